@@ -1,0 +1,79 @@
+"""The three kinds of failure, and under them what callers really tell apart.
+
+`RetryableError`     the attempt failed and may succeed later; the task waits.
+`NonRetryableError`  this task can never succeed as it stands; it is failed.
+anything else        a bug: logged with its stack trace, the task is failed.
+
+Messages name the thing, what was expected and what to do. They never carry task text, tokens, keys, headers
+or bodies: they end up in logs and in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AitpError(Exception):
+    """Root of everything that aitp raises on purpose."""
+
+
+class ConfigurationError(AitpError):
+    """The settings, or what they point at, cannot be used: exit code 78. `problems` has one line for each fault."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class RetryableError(AitpError):
+    """The attempt failed, the task may succeed later. Not the service's fault as far as its breaker is concerned."""
+
+
+class ServiceFault(RetryableError):
+    """A service (`api`, `oauth`, `openai`, `ollama`, `wikidata`) failed: 5xx, connection, time-out. Its breaker counts it."""
+
+    def __init__(self, service: str, message: str) -> None:
+        super().__init__(message)
+        self.service = service
+
+
+class CredentialsRefused(ServiceFault):
+    """A service refuses our credentials (401, 403). Never the task's fault: the breaker opens at once, tasks stay pending."""
+
+
+class CooldownRequired(RetryableError):
+    """429: the service answers, but asks for a pause of `seconds`. `model` is None when the whole provider must pause (quota)."""
+
+    def __init__(self, service: str, message: str, *, seconds: float, model: str | None) -> None:
+        super().__init__(message)
+        self.service = service
+        self.seconds = seconds
+        self.model = model
+
+
+class NonRetryableError(AitpError):
+    """This task can never succeed as it stands: invalid content, unsupported model, an input the provider refuses."""
+
+
+class InputRefused(NonRetryableError):
+    """The provider refused a request (400, 422) that held one or more inputs. Alone: the input's fault. In a batch: halve it."""
+
+
+class DeliveryRefused(NonRetryableError):
+    """The task API refused a result for good (400, 404, 409, 413, 422): a dead letter. `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DeadlineExceeded(RetryableError):
+    """The timer that bounds a whole call fired: the client it happened in must be thrown away."""
+
+
+class GraceOver(AitpError):
+    """A stop's grace ended inside a call: the call is abandoned, its task goes back, and it may be bought again."""
+
+
+class LedgerError(AitpError):
+    """The ledger cannot be used now (disk full, I/O, locked): the machine's fault, tasks are released, never failed."""

@@ -1,0 +1,90 @@
+"""The vocabulary: what a task is, and how an attempt at it can end. Values only; no I/O, no policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+
+class TaskType(StrEnum):
+    """The task types that this release knows. Third parties register more by name (`aitp.processors`)."""
+
+    TEXT_EMBEDDING = "text_embedding"
+
+
+class TaskStatus(StrEnum):
+    """What the task API is told."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What tasks are grouped by: tasks of one kind can share a provider call."""
+
+    type: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task as a poll brings it: `content` is the JSON of the document's content, `invalid` why it can never succeed."""
+
+    id: str
+    kind: Kind
+    content: bytes
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A claimed task. `seq` is its row in the ledger, `attempts` counts the failed ones so far, `crashes` dead processes."""
+
+    seq: int
+    id: str
+    kind: Kind
+    content: bytes
+    attempts: int = 0
+    crashes: int = 0
+
+
+class Ending(Enum):
+    """How one attempt at one task ended. The ledger turns each into a state and an effect on limits."""
+
+    SUCCEEDED = "succeeded"  # result in hand
+    FAILED = "failed"  # non-retryable: delivered as failed
+    RETRY = "retry"  # counts as an attempt; due again after back-off
+    POSTPONED = "postponed"  # no fault of the task's (429, credentials): ready again, no attempt counted
+    SPLIT = "split"  # the batch was refused: each half is claimed separately
+    ABANDONED = "abandoned"  # sent, no answer awaited (grace over): ready again, may be bought again
+    UNSENT = "unsent"  # no request was sent: ready again, room in the limits comes back
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One task's ending. `result` is the JSON to deliver (SUCCEEDED only); `reason` says why for all others."""
+
+    task: Task
+    ending: Ending
+    result: bytes | None = None
+    reason: str = ""
+
+
+class Health(Enum):
+    """What a call says of its service: only faults count against a breaker; UNKNOWN ends no probe well or badly."""
+
+    HEALTHY = "healthy"
+    FAULTY = "faulty"
+    REFUSED = "refused"  # credentials: the breaker opens at once
+    UNKNOWN = "unknown"
+
+
+class Service(StrEnum):
+    """Everything that has a breaker."""
+
+    API = "api"
+    OAUTH = "oauth"
+    OPENAI = "openai"
+    OLLAMA = "ollama"
+    WIKIDATA = "wikidata"
