@@ -1,0 +1,119 @@
+"""Ownership that cannot lie: POSIX record locks on `<ledger>.lock`, one byte a slot.
+
+A process holds the byte of its slot for as long as it lives; the kernel takes it back with the process, after
+kill -9 too, and fork does not hand it on. Whoever obtains a slot may release what that slot had claimed.
+Byte 0 is the master's; one byte far above the slots is the queue in which the ledger's writers stand (SQLite's own
+busy handler starves some of them).
+
+Closing *any* descriptor of the file drops every lock that the process has on it (fcntl(2)): open one `SlotLocks` in
+a process, after fork, and close it last. Master, children, and every ledger connection of theirs use that one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+MASTER_SLOT = 0
+QUEUE_BYTE = 1 << 20
+
+FLOCK = struct.Struct("@hhlli")  # struct flock on Linux: l_type, l_whence, l_start, l_len, l_pid
+
+
+def lock_path(ledger: Path) -> Path:
+    """The lock file that belongs to a ledger."""
+    return ledger.with_name(ledger.name + ".lock")
+
+
+class _TimeUp(Exception):
+    """The timer of `acquire` fired."""
+
+
+class SlotLocks:
+    """The locks of this process. Not for threads; not to be used across fork."""
+
+    def __init__(self, ledger: Path) -> None:
+        """Open the lock file of `ledger` (mode 0600), making it and its folder if need be. Raises OSError."""
+        path = lock_path(ledger)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def acquire(self, slot: int, timeout: float | None = None) -> bool:
+        """Hold `slot` until released or dead; False if another process still has it after `timeout` seconds.
+
+        None waits for ever, 0 tries once. A positive time-out borrows SIGALRM and its timer while it waits.
+        """
+        if timeout is None:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
+            return True
+        if timeout <= 0:
+            return self._try(slot)
+        return self._try(slot) or self._wait(slot, timeout)
+
+    def release(self, slot: int) -> None:
+        """Give `slot` back; nothing happens if this process does not hold it."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
+
+    def holder(self, slot: int) -> int | None:
+        """The pid of *another* process that holds `slot` (0: one in another pid namespace); None if there is none."""
+        question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+        answer = fcntl.fcntl(self._file, fcntl.F_GETLK, question)
+        kind, _, _, _, pid = FLOCK.unpack(answer)
+        return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+    @contextmanager
+    def queue(self) -> Iterator[None]:
+        """Stand in the writers' queue, then be the only writer. Does not nest: the inner exit would end the outer."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, QUEUE_BYTE)
+            yield
+        finally:
+            # Also when a signal's exception came between the lock and the yield; unlocking a free byte is harmless.
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, QUEUE_BYTE)
+
+    def close(self) -> None:
+        """Drop all locks of this process."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _try(self, slot: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _wait(self, slot: int, timeout: float) -> bool:
+        fired = False
+
+        def time_up(signum: int, frame: FrameType | None) -> None:
+            nonlocal fired
+            if not fired:
+                fired = True
+                raise _TimeUp
+
+        before = signal.signal(signal.SIGALRM, time_up)
+        try:
+            # It fires again and again: one alarm could come just before the system call and interrupt nothing.
+            signal.setitimer(signal.ITIMER_REAL, timeout, 0.1)
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
+            return True
+        except _TimeUp:
+            return self._try(slot)  # the alarm may have come when the lock was already ours
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
