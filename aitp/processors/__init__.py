@@ -1,0 +1,12 @@
+"""What can be done with a task: `PROCESSORS` maps each known task type to its processor.
+
+A task type is one module here: its content, what is asked of the provider, and the shape of its result. Relays use
+`parse` to judge documents, workers use `load` and `run`. A type that is not in the table is left to later releases.
+"""
+
+from aitp.processors import text_embedding as _text_embedding  # registers itself
+from aitp.processors.registry import PROCESSORS, Answer, Content, Processor, Result, processor
+
+__all__ = ["PROCESSORS", "Answer", "Content", "Processor", "Result", "processor"]
+
+del _text_embedding
