@@ -1,0 +1,209 @@
+"""Breakers and cooldowns: which services may be called now, shared by all processes through the ledger.
+
+pybreaker judges outcomes; the gate is ours. It alone moves a breaker from open to half-open, and writes down whose
+slot makes the probe, so that exactly one process anywhere makes exactly one (pybreaker alone lets every process
+through). A probe ends with its outcome or with its slot's death. Everything runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import apsw
+import pybreaker
+
+from aitp.tasks import Health, Service
+
+# No cooldown is believed for longer: a server that names a time next week would stop the service till then.
+MAX_COOLDOWN_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a service may be called: now, as a probe, or not before `until` (None: when the running probe ends)."""
+
+    passes: bool
+    probe: bool = False
+    until: float | None = None
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChange:
+    """A breaker that moved, for the log line."""
+
+    service: str
+    state: str
+    reason: str
+
+
+class _Fault(Exception):
+    """How a fault is put to pybreaker."""
+
+
+class _Row(pybreaker.CircuitBreakerStorage):
+    """One row of `breakers`, read in this transaction, as pybreaker's storage. `write` puts it back."""
+
+    def __init__(self, connection: apsw.Connection, service: str, now: float) -> None:
+        super().__init__(service)
+        self._connection = connection
+        self._now = now
+        self._state, self._counter, self._opened_at, self.probe_slot = connection.execute(
+            "SELECT state, failures, opened_at, probe_slot FROM breakers WHERE service = ?", (service,)
+        ).get
+        self._successes = 0
+        self.reason = ""
+
+    @property
+    def state(self) -> str:
+        return str(self._state)
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+
+    @property
+    def counter(self) -> int:
+        return int(self._counter)
+
+    def increment_counter(self) -> None:
+        self._counter += 1
+
+    def reset_counter(self) -> None:
+        self._counter = 0
+
+    @property
+    def success_counter(self) -> int:
+        return self._successes
+
+    def increment_success_counter(self) -> None:
+        self._successes += 1
+
+    def reset_success_counter(self) -> None:
+        self._successes = 0
+
+    @property
+    def opened_at(self) -> datetime | None:
+        return None
+
+    @opened_at.setter
+    def opened_at(self, instant: datetime) -> None:
+        # pybreaker reads its own clock; the ledger goes by the one it was given.
+        self._opened_at = self._now
+
+    def write(self) -> None:
+        self._connection.execute(
+            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ? WHERE service = ?",
+            (
+                self._state,
+                self._counter,
+                None if self._state == pybreaker.STATE_CLOSED else self._opened_at,
+                self.reason,
+                self.name,
+            ),
+        )
+
+
+class Breakers:
+    """The breakers of all services. `threshold`: failures in a row that open one; `recovery`: seconds until its probe."""
+
+    def __init__(self, threshold: int, recovery: float) -> None:
+        self._threshold = threshold
+        self._recovery = recovery
+
+    def gate(self, connection: apsw.Connection, services: Sequence[str], now: float) -> Gate:
+        """Whether all of `services` may be called. Reads only; `begin_probe` follows once there is something to send."""
+        probe = False
+        for service in services:
+            state, opened_at = connection.execute(
+                "SELECT state, opened_at FROM breakers WHERE service = ?", (service,)
+            ).get
+            if state == pybreaker.STATE_HALF_OPEN:
+                return Gate(False, service=service)
+            if state == pybreaker.STATE_OPEN:
+                # An opening in the future is left over from before the clock was set back.
+                due_at = min(opened_at, now) + self._recovery
+                if due_at > now:
+                    return Gate(False, until=due_at, service=service)
+                probe = True
+        return Gate(True, probe=probe)
+
+    def begin_probe(self, connection: apsw.Connection, services: Sequence[str], slot: int) -> None:
+        """Move the open ones among `services` to half-open, with `slot` as the only one that may call them."""
+        for service in services:
+            connection.execute(
+                "UPDATE breakers SET state = 'half-open', probe_slot = ? WHERE service = ? AND state = 'open'",
+                (slot, service),
+            )
+
+    def tell(
+        self, connection: apsw.Connection, service: str, health: Health, slot: int, now: float, reason: str = ""
+    ) -> BreakerChange | None:
+        """Judge the outcome of a call to `service` made by `slot`; return the change of state, if any.
+
+        Outcomes of calls that were already under way when the breaker opened say nothing: only the probe's counts then.
+        """
+        row = _Row(connection, service, now)
+        before = row.state
+        probing = before == pybreaker.STATE_HALF_OPEN and row.probe_slot == slot
+        if not (before == pybreaker.STATE_CLOSED or probing):
+            return None
+        if health is Health.UNKNOWN:
+            if probing:
+                self._end_probe(connection, service)
+            return None
+        if health is Health.HEALTHY and before == pybreaker.STATE_CLOSED and row.counter == 0:
+            return None
+        row.reason = "" if health is Health.HEALTHY else reason
+        breaker = pybreaker.CircuitBreaker(
+            fail_max=self._threshold, state_storage=row, name=service, throw_new_error_on_trip=False
+        )
+        if health is Health.REFUSED:
+            breaker.open()
+        else:
+            try:
+                breaker.call(_replay, health)
+            except _Fault:
+                pass
+        row.write()
+        return None if row.state == before else BreakerChange(service, row.state, row.reason)
+
+    def release(self, connection: apsw.Connection, slot: int) -> None:
+        """A dead slot's probes end without an outcome: the next process may probe at once."""
+        connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE probe_slot = ?", (slot,))
+
+    def _end_probe(self, connection: apsw.Connection, service: str) -> None:
+        connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE service = ?", (service,))
+
+
+def _replay(health: Health) -> None:
+    if health is Health.FAULTY:
+        raise _Fault
+
+
+def cool_down(
+    connection: apsw.Connection, provider: str, model: str | None, seconds: float, now: float, reason: str
+) -> float:
+    """Pause one model of a provider, or with None the whole provider (quota); return until when."""
+    until = now + min(max(seconds, 0.0), MAX_COOLDOWN_SECONDS)
+    connection.execute(
+        "INSERT INTO cooldowns (provider, model, until, reason) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET until = excluded.until, reason = excluded.reason",
+        (provider, model or "", until, reason),
+    )
+    return until
+
+
+def cooling_until(connection: apsw.Connection, provider: str, model: str, now: float) -> float | None:
+    """When the cooldown of this provider's model ends; None if there is none. Reads only."""
+    # One that reaches further than any may is left over from before the clock was set back: it has ended.
+    until = connection.execute(
+        "SELECT MAX(until) FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND until > ?3 AND until <= ?4",
+        (provider, model, now, now + MAX_COOLDOWN_SECONDS),
+    ).get
+    return None if until is None else float(until)
+
+
+SERVICES = tuple(service.value for service in Service)

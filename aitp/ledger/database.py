@@ -1,0 +1,177 @@
+"""The ledger's SQLite file: opening it safely, and the one way to write to it.
+
+Promises: a library or a file system on which several processes would corrupt the file is refused; writers queue
+fairly (a blocking lock in front of SQLite's, whose own busy handler lets some processes starve for seconds); every
+failure of SQLite arrives as LedgerError, with the transaction rolled back. Open after fork, one to a process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.schema import MIGRATIONS, VERSION
+
+# Every release from 3.7.0 up to 3.51.2 can corrupt a WAL database that several processes write and checkpoint.
+OLDEST_SAFE_SQLITE = (3, 51, 3)
+
+# POSIX locks and shared memory, on which WAL mode rests, cannot be trusted on these.
+NETWORK_FILE_SYSTEMS = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2")
+    + ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs", "virtiofs")
+)
+
+BUSY_TIMEOUT_MILLISECONDS = 10_000
+
+
+class Database:
+    """One connection and the lock file beside it. `clock` gives UTC seconds; it is read inside transactions only."""
+
+    def __init__(self, path: Path, clock: Callable[[], float], *, locks: SlotLocks | None = None) -> None:
+        refuse_affected_sqlite(apsw.sqlite_lib_version())
+        self.path = path
+        self.clock = clock
+        self.locks = locks if locks is not None else SlotLocks(path)
+        self._synchronous = ""
+        with as_ledger_error(path):
+            self.connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.locks.close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[apsw.Connection]:
+        """A write transaction, entered in turn. `durable` waits for the disk, so that it survives a power cut."""
+        with as_ledger_error(self.path), self.locks.queue():
+            synchronous = "FULL" if durable else "NORMAL"
+            if synchronous != self._synchronous:
+                self.connection.execute(f"PRAGMA synchronous = {synchronous}")
+                self._synchronous = synchronous
+            # IMMEDIATE, because a read that turns into a write fails at once when another process wrote in between.
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def next_sequence(self) -> int:
+        """Move the ledger's own clock on by one. Only inside a transaction."""
+        row = self.connection.execute("UPDATE ledger SET sequence = sequence + 1 RETURNING sequence").fetchone()
+        return int(row[0])
+
+    def free_bytes(self) -> int:
+        """Bytes that this process may still write on the ledger's file system."""
+        status = os.statvfs(self.path.parent)
+        return status.f_bavail * status.f_frsize
+
+
+def migrate(path: Path, clock: Callable[[], float]) -> int:
+    """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
+
+    Raises ConfigurationError if the ledger is newer than this release, damaged, or on a network file system.
+    """
+    refuse_affected_sqlite(apsw.sqlite_lib_version())
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    refuse_network_file_system(path.parent, Path("/proc/self/mountinfo").read_text())
+    with as_ledger_error(path):
+        # Created here and not by SQLite, whose file would be readable by all until the first chmod.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+    try:
+        with as_ledger_error(path):
+            connection.execute("PRAGMA journal_mode = WAL")
+            _refuse_damage(connection, path)
+            connection.execute("BEGIN IMMEDIATE")
+            found = _version(connection)
+            if found > VERSION:
+                raise ConfigurationError(
+                    [
+                        f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, this release knows {VERSION}: "
+                        "install the newer release again, or restore the ledger's backup from before the upgrade"
+                    ]
+                )
+            for number in range(found, VERSION):
+                connection.execute(MIGRATIONS[number])
+                connection.execute("UPDATE ledger SET version = ?", (number + 1,))
+            connection.execute("COMMIT")
+            return found
+    finally:
+        connection.close()
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
+    # What sorting or a temporary table needs must not fail on a full disk.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    return connection
+
+
+def open_read_only(path: Path) -> apsw.Connection:
+    """A connection for one read: whoever opens it closes it soon, because a reader keeps the WAL from being reset."""
+    with as_ledger_error(path):
+        return _connect(path, apsw.SQLITE_OPEN_READONLY)
+
+
+def _version(connection: apsw.Connection) -> int:
+    known = connection.execute("SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'ledger'").get
+    return int(connection.execute("SELECT version FROM ledger").get) if known else 0
+
+
+def _refuse_damage(connection: apsw.Connection, path: Path) -> None:
+    found = str(connection.execute("PRAGMA quick_check(1)").get)
+    if found != "ok":
+        raise ConfigurationError(
+            [f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({found}): restore a backup, or move it aside"]
+        )
+
+
+@contextmanager
+def as_ledger_error(path: Path) -> Iterator[None]:
+    """SQLite's and the file system's failures become LedgerError: the machine's fault, never a task's."""
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise LedgerError(f"the ledger {path} is damaged: {error}") from error
+    except apsw.FullError as error:
+        raise LedgerError(f"the disk that holds the ledger {path} is full") from error
+    except (apsw.Error, OSError) as error:
+        raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
+
+
+def refuse_affected_sqlite(version: str) -> None:
+    """Raise ConfigurationError for a SQLite library whose WAL mode several processes can corrupt."""
+    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST_SAFE_SQLITE:
+        needed = ".".join(map(str, OLDEST_SAFE_SQLITE))
+        raise ConfigurationError(
+            [f"SQLite {version} can corrupt a database that several processes write: install apsw {needed} or newer"]
+        )
+
+
+def refuse_network_file_system(folder: Path, mountinfo: str) -> None:
+    """Raise ConfigurationError if `folder` is on a network file system. `mountinfo`: see proc(5), /proc/pid/mountinfo."""
+    real = folder.resolve()
+    best, kind = Path("/"), ""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(fields.split(" ")[4].encode().decode("unicode_escape"))
+        if real.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, rest.split(" ")[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigurationError(
+            [
+                f"RATE_LIMIT_STORAGE_PATH is on {best}, a network file system ({kind}), where locks cannot be trusted: "
+                "put the ledger on a local disk"
+            ]
+        )

@@ -1,0 +1,145 @@
+"""The tables, as numbered migrations: entry N of MIGRATIONS takes a ledger from version N to N + 1.
+
+A migration that has been released is never edited; a change is a new entry. Texts and results live in tables of
+their own, because SQLite rewrites a whole row at each change of state.
+
+Life of a task: `ready → claimed → finished → (deleted, a tombstone stays a while) | dead`. A row with a slot is owned
+by the process that holds that slot's lock: claimed by a worker, or finished and being delivered by a relay.
+`due_at` is NULL for "now", so that the rows that can be claimed are exactly one partial index.
+All instants are UTC seconds since 1970 unless their name says sequence.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE ledger (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        version INTEGER NOT NULL,
+        sequence INTEGER NOT NULL DEFAULT 0,
+        strategy TEXT NOT NULL DEFAULT 'rolling' CHECK (strategy IN ('rolling', 'fixed')),
+        timezone TEXT NOT NULL DEFAULT 'UTC',
+        paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1))
+    ) STRICT;
+    INSERT INTO ledger (one, version) VALUES (1, 1);
+
+    CREATE TABLE kinds (
+        id INTEGER PRIMARY KEY,
+        type TEXT NOT NULL,
+        model TEXT NOT NULL,
+        UNIQUE (type, model)
+    ) STRICT;
+
+    CREATE TABLE tasks (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        kind INTEGER NOT NULL REFERENCES kinds (id),
+        state TEXT NOT NULL CHECK (state IN ('ready', 'claimed', 'finished', 'dead')),
+        slot INTEGER,
+        due_at REAL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        crashes INTEGER NOT NULL DEFAULT 0,
+        batch_limit INTEGER,
+        provider TEXT,
+        first_failure_sequence INTEGER,
+        entered_sequence INTEGER NOT NULL,
+        entered_at REAL NOT NULL,
+        missed INTEGER NOT NULL DEFAULT 0,
+        CHECK ((state = 'claimed') <= (slot IS NOT NULL)),
+        CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
+    ) STRICT;
+    CREATE INDEX tasks_ready ON tasks (kind, seq) WHERE state = 'ready' AND due_at IS NULL;
+    CREATE INDEX tasks_ready_later ON tasks (due_at) WHERE state = 'ready' AND due_at IS NOT NULL;
+    CREATE INDEX tasks_claimed ON tasks (kind) WHERE state = 'claimed';
+    CREATE INDEX tasks_owned ON tasks (slot) WHERE slot IS NOT NULL;
+    CREATE INDEX tasks_finished ON tasks (seq) WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL;
+    CREATE INDEX tasks_finished_later ON tasks (due_at) WHERE state = 'finished' AND due_at IS NOT NULL;
+    CREATE INDEX tasks_dead ON tasks (seq) WHERE state = 'dead';
+
+    CREATE TABLE contents (
+        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+        content BLOB NOT NULL
+    ) STRICT;
+
+    CREATE TABLE results (
+        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+        status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed')),
+        body BLOB,
+        reason TEXT NOT NULL DEFAULT '',
+        finished_at REAL NOT NULL,
+        deliveries INTEGER NOT NULL DEFAULT 0,
+        refusal TEXT,
+        refused_at REAL,
+        CHECK ((status = 'succeeded') = (body IS NOT NULL))
+    ) STRICT;
+
+    CREATE TABLE tombstones (
+        id TEXT PRIMARY KEY,
+        sequence INTEGER NOT NULL,
+        delivered_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tombstones_sequence ON tombstones (sequence);
+
+    CREATE TABLE unreadable (
+        id TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        missed INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE polls (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        slot INTEGER,
+        began_sequence INTEGER NOT NULL DEFAULT 0,
+        began_at REAL,
+        regular_at REAL,
+        succeeded_at REAL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        more_there INTEGER NOT NULL DEFAULT 0,
+        problem TEXT
+    ) STRICT;
+    INSERT INTO polls (one) VALUES (1);
+
+    CREATE TABLE task_completions (
+        id INTEGER PRIMARY KEY,
+        completed_at REAL NOT NULL,
+        task_type TEXT NOT NULL,
+        task_id TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX task_completions_time ON task_completions (completed_at);
+
+    CREATE TABLE rate_limits (
+        time_period TEXT PRIMARY KEY,
+        current_count INTEGER NOT NULL,
+        window_start TEXT NOT NULL,
+        window_end TEXT NOT NULL,
+        last_updated TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE limits (
+        period TEXT PRIMARY KEY,
+        allowed INTEGER NOT NULL CHECK (allowed > 0),
+        warned_until REAL NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE breakers (
+        service TEXT PRIMARY KEY,
+        state TEXT NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open', 'half-open')),
+        failures INTEGER NOT NULL DEFAULT 0,
+        opened_at REAL,
+        probe_slot INTEGER,
+        last_success_sequence INTEGER NOT NULL DEFAULT 0,
+        reason TEXT NOT NULL DEFAULT ''
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
+
+    CREATE TABLE cooldowns (
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        until REAL NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (provider, model)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+VERSION = len(MIGRATIONS)

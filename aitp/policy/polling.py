@@ -1,0 +1,68 @@
+"""When to poll the task API next, and how many tasks to ask for. Pure; the inbox asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aitp.policy.backoff import retry_delay
+
+# However much there is to do, a poll starts at most this often.
+SHORTEST_PAUSE_SECONDS = 1.0
+
+# Room for more than one interval's work, because the rate of the last minute may rise.
+MARGIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PollFacts:
+    """What the decision rests on. Instants are UTC seconds; None means never (`began_at`) or now (`room_at`)."""
+
+    now: float
+    interval: float
+    began_at: float | None
+    regular_at: float | None
+    failures: int
+    more_there: bool
+    delivered_since: bool
+    ready: int
+    low_water: int
+    appetite: int
+    inbox_limit: int
+    room_at: float | None
+    asked: bool = False
+
+
+def next_poll_at(facts: PollFacts) -> float:
+    """When the next poll is due: `facts.now` or earlier means now.
+
+    A person's wish goes first. Otherwise never while the limits have no room or while more is held than could be
+    claimed before the next regular poll; soon while more is known to be there, or when deliveries may have created
+    tasks and little is left; else at the regular time.
+    """
+    if facts.asked or facts.began_at is None:
+        return facts.now
+    # Left over from before the clock was set back.
+    began_at = min(facts.began_at, facts.now)
+    soonest = began_at + SHORTEST_PAUSE_SECONDS
+    if facts.failures:
+        return began_at + min(retry_delay(facts.failures, 2.0, 1.0), max(facts.interval, SHORTEST_PAUSE_SECONDS))
+    regular_at = began_at + facts.interval
+    if facts.regular_at is not None:
+        regular_at = min(regular_at, facts.regular_at)
+    if facts.room_at is not None and facts.ready >= facts.low_water:
+        return max(facts.room_at, soonest)
+    if facts.ready >= min(facts.appetite, facts.inbox_limit):
+        return max(regular_at, facts.now + facts.interval)
+    if facts.more_there or (facts.delivered_since and facts.ready < facts.low_water):
+        return soonest
+    return max(regular_at, soonest)
+
+
+def appetite(tasks_per_second: float, interval: float, workers: int, batch_size: int) -> int:
+    """How many tasks could be claimed before the next regular poll: two rounds of all workers, or the going rate."""
+    return max(MARGIN * workers * batch_size, round(MARGIN * tasks_per_second * interval))
+
+
+def page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int) -> int:
+    """The `limit` to ask for: all that is held (a server that honours it lists those too), and what is wanted on top."""
+    return max(2 * concurrency, held + max(0, min(wanted, inbox_limit) - ready))
