@@ -44,6 +44,7 @@ class SlotLocks:
         path = lock_path(ledger)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.held: set[int] = set()
 
     def acquire(self, slot: int, timeout: float | None = None) -> bool:
         """Hold `slot` until released or dead; False if another process still has it after `timeout` seconds.
@@ -52,14 +53,17 @@ class SlotLocks:
         """
         if timeout is None:
             fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
-            return True
-        if timeout <= 0:
-            return self._try(slot)
-        return self._try(slot) or self._wait(slot, timeout)
+            obtained = True
+        else:
+            obtained = self._try(slot) or (timeout > 0 and self._wait(slot, timeout))
+        if obtained:
+            self.held.add(slot)
+        return obtained
 
     def release(self, slot: int) -> None:
         """Give `slot` back; nothing happens if this process does not hold it."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
+        self.held.discard(slot)
 
     def holder(self, slot: int) -> int | None:
         """The pid of *another* process that holds `slot` (0: one in another pid namespace); None if there is none."""
@@ -83,6 +87,7 @@ class SlotLocks:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+            self.held.clear()
 
     def __enter__(self) -> Self:
         return self
