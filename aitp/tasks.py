@@ -54,6 +54,7 @@ class Ending(Enum):
 
     SUCCEEDED = "succeeded"  # result in hand
     FAILED = "failed"  # non-retryable: delivered as failed
+    BUG = "bug"  # an exception nobody expected: delivered as failed, and counted against the processor
     RETRY = "retry"  # counts as an attempt; due again after back-off
     POSTPONED = "postponed"  # no fault of the task's (429, credentials): ready again, no attempt counted
     SPLIT = "split"  # the batch was refused: each half is claimed separately

@@ -26,6 +26,9 @@ from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
 DISK_RESERVE_BYTES = 64 * 2**20
 DISK_LOOK_SECONDS = 5.0
 
+BUGS_IN_A_ROW = 5
+PROCESSOR_PAUSE_SECONDS = 3_600.0
+
 # A due time further away was set before the clock stepped back.
 FURTHEST_DUE_SECONDS = MAX_RETRY_DELAY_SECONDS * SPREAD[1]
 
@@ -39,6 +42,7 @@ class Because(StrEnum):
     COOLDOWN = "cooldown"
     DISK = "disk"
     PAUSED = "paused"
+    PROCESSOR = "processor"
 
 
 class Cause(Enum):
@@ -101,11 +105,12 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a finish or a release made of the tasks: (task, ending, reason), blame and poison decided."""
+    """What a finish or a release made of the tasks: blame and poison decided. `paused_processor`: its bugs just paused it."""
 
     outcomes: tuple[Outcome, ...]
     breaker: BreakerChange | None = None
     retry_at: float | None = None
+    paused_processor: str | None = None
 
 
 class Claims:
@@ -152,6 +157,10 @@ class Claims:
                 if cooling is not None:
                     idle = _sooner(idle, Idle(Because.COOLDOWN, cooling, service=provider))
                     continue
+                paused_until = processor_paused_until(connection, kind.type, now)
+                if paused_until is not None:
+                    idle = _sooner(idle, Idle(Because.PROCESSOR, paused_until))
+                    continue
                 rows, more = _choose(connection, number, gate.probe, room.count, terms.workers, terms.batch_size(kind))
                 if gate.probe:
                     self._breakers.begin_probe(connection, (provider,), slot)
@@ -192,9 +201,10 @@ class Claims:
                     "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (sequence, claim.provider)
                 )
             settled = self._settle(connection, owned, claim.provider, now, sequence)
+            paused = _count_bugs(connection, owned, now)
             if change is not None and change.state == "open":
                 _forgive(connection, claim.provider)
-            return Settled(settled.outcomes, change, settled.retry_at)
+            return Settled(settled.outcomes, change, settled.retry_at, paused)
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone.
@@ -212,11 +222,19 @@ class Claims:
                 " JOIN kinds ON kinds.id = kind WHERE slot = ? AND state = 'claimed' ORDER BY seq",
                 (slot,),
             ).fetchall()
-            tasks = [Task(seq, task_id, Kind(a, b), b"", tries, crashes) for seq, task_id, a, b, tries, crashes, _ in rows]
+            tasks = [
+                Task(seq, task_id, Kind(a, b), b"", tries, crashes) for seq, task_id, a, b, tries, crashes, _ in rows
+            ]
             self._limits.count(connection, tasks, now)
             outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
             provider = rows[0][6] if rows else ""
             return self._settle(connection, outcomes, provider, now, sequence)
+
+    @staticmethod
+    def resume_processors(database: Database) -> None:
+        """A new release or new settings may have mended the bug: let paused processors try again."""
+        with database.transaction() as connection:
+            connection.execute("DELETE FROM processors")
 
     def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
         if cause is Cause.STOPPED:
@@ -239,7 +257,7 @@ class Claims:
         for outcome in outcomes:
             outcome = self._blame(connection, outcome, provider, sequence)
             task = outcome.task
-            if outcome.ending in (Ending.SUCCEEDED, Ending.FAILED):
+            if outcome.ending in (Ending.SUCCEEDED, Ending.FAILED, Ending.BUG):
                 _store_result(connection, outcome, now)
             elif outcome.ending is Ending.RETRY:
                 retry_at = now + retry_delay(task.attempts + 1, self._rules.backoff_factor, spread)
@@ -339,15 +357,45 @@ def next_due(connection: apsw.Connection, state: str) -> float | None:
     """When the next row of `state` ('ready', 'finished') is due."""
     if state not in ("ready", "finished"):
         raise ValueError(state)
-    due_at = connection.execute(
-        f"SELECT MIN(due_at) FROM tasks WHERE state = '{state}' AND due_at IS NOT NULL"
-    ).get
+    due_at = connection.execute(f"SELECT MIN(due_at) FROM tasks WHERE state = '{state}' AND due_at IS NOT NULL").get
     return None if due_at is None else float(due_at)
 
 
 def _is_owned(connection: apsw.Connection, task: Task, slot: int) -> bool:
     found = connection.execute("SELECT 1 FROM tasks WHERE seq = ? AND state = 'claimed' AND slot = ?", (task.seq, slot))
     return found.get is not None
+
+
+def _count_bugs(connection: apsw.Connection, outcomes: Sequence[Outcome], now: float) -> str | None:
+    """Pause a processor after several bugs in a row, over different tasks: a bug must not fail the whole queue.
+
+    When the pause is over one more bug renews it. Returns the type whose processor was paused now.
+    """
+    for outcome in outcomes:
+        type_ = outcome.task.kind.type
+        if outcome.ending is Ending.BUG:
+            bugs = connection.execute(
+                "INSERT INTO processors (type, bugs) VALUES (?, 1)"
+                " ON CONFLICT DO UPDATE SET bugs = bugs + 1 RETURNING bugs",
+                (type_,),
+            ).get
+            if bugs >= BUGS_IN_A_ROW:
+                connection.execute(
+                    "UPDATE processors SET paused_until = ? WHERE type = ?", (now + PROCESSOR_PAUSE_SECONDS, type_)
+                )
+                return type_
+        elif outcome.ending is Ending.SUCCEEDED:
+            connection.execute("DELETE FROM processors WHERE type = ?", (type_,))
+    return None
+
+
+def processor_paused_until(connection: apsw.Connection, type_: str, now: float) -> float | None:
+    """When the pause of a processor with too many bugs ends; None if there is none. Reads only."""
+    until = connection.execute(
+        "SELECT paused_until FROM processors WHERE type = ? AND paused_until > ? AND paused_until <= ?",
+        (type_, now, now + PROCESSOR_PAUSE_SECONDS),
+    ).get
+    return None if until is None else float(until)
 
 
 def _store_result(connection: apsw.Connection, outcome: Outcome, now: float) -> None:

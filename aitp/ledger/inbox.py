@@ -137,9 +137,7 @@ class Inbox:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
         with self._database.transaction() as connection:
             now = self._database.clock()
-            room = self._inbox_limit - int(
-                connection.execute("SELECT COUNT(*) FROM tasks WHERE state = 'ready'").get
-            )
+            room = self._inbox_limit - int(connection.execute("SELECT COUNT(*) FROM tasks WHERE state = 'ready'").get)
             entered = left_out = 0
             for task in tasks:
                 connection.execute("INSERT OR IGNORE INTO temp.seen (id) VALUES (?)", (task.id,))
@@ -240,9 +238,7 @@ class Inbox:
         )
         gone = [
             row[0]
-            for row in connection.execute(
-                f"SELECT seq FROM tasks WHERE missed >= ? AND {untouched}", (PAGES_MISSED,)
-            )
+            for row in connection.execute(f"SELECT seq FROM tasks WHERE missed >= ? AND {untouched}", (PAGES_MISSED,))
         ]
         delete_tasks(connection, gone)
         connection.execute("UPDATE unreadable SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM temp.seen)")

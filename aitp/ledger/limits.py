@@ -118,9 +118,7 @@ class Limits:
         if not rows:
             return
         restamp(connection, now)
-        connection.executemany(
-            "INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)", rows
-        )
+        connection.executemany("INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)", rows)
         _, zone = strategy_and_zone(connection)
         for period in Period:
             window = fixed_window(period, now, zone)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from aitp.settings import Settings
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,12 @@ MIGRATIONS: tuple[str, ...] = (
         reason TEXT NOT NULL,
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE processors (
+        type TEXT PRIMARY KEY,
+        bugs INTEGER NOT NULL DEFAULT 0,
+        paused_until REAL
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 

@@ -1,0 +1,124 @@
+"""The ledger: all shared state in one SQLite file, and the only place that speaks SQL.
+
+`Ledger.open` gives a process its connection, after fork; its parts are the life of a task: `inbox` (poll, admit),
+`claims` (claim, finish, release), `outbox` (take, settle), `dead` letters, and the `limits` in force. `prepare` is what a
+short-lived process does before anyone else opens it. `views.snapshot` reads all that there is to show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+
+from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.claims import Because, Cause, Claim, Claims, Cooldown, Idle, Report, Settled, Terms
+from aitp.ledger.database import Database, migrate
+from aitp.ledger.inbox import Admitted, Inbox, NotYet, Poll, PollTerms, Unreadable
+from aitp.ledger.limits import Exceeded, Limits, LimitUse
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, Nothing, Outbox, Verdict
+from aitp.ledger.rules import Rules
+
+__all__ = [
+    "Admitted",
+    "Because",
+    "BreakerChange",
+    "Cause",
+    "Claim",
+    "Cooldown",
+    "DeadLetter",
+    "Delivery",
+    "Exceeded",
+    "Idle",
+    "Ledger",
+    "LimitUse",
+    "NotYet",
+    "Nothing",
+    "Poll",
+    "PollTerms",
+    "Report",
+    "Rules",
+    "Settled",
+    "SlotLocks",
+    "Terms",
+    "Unreadable",
+    "Verdict",
+    "prepare",
+]
+
+
+class Ledger:
+    """One process's hold of the ledger. Not for threads; not to be carried over fork."""
+
+    def __init__(self, database: Database, rules: Rules) -> None:
+        self._database = database
+        breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
+        self.limits = Limits(database)
+        self.inbox = Inbox(database, breakers, self.limits, rules.inbox_limit)
+        self.claims = Claims(database, breakers, self.limits, rules)
+        self.outbox = Outbox(database, breakers, rules)
+        self.dead = DeadLetters(database)
+
+    @classmethod
+    def open(
+        cls, path: Path, rules: Rules, *, clock: Callable[[], float] = time.time, locks: SlotLocks | None = None
+    ) -> Ledger:
+        """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
+
+        Raises LedgerError if the file cannot be opened.
+        """
+        return cls(Database(path, clock, locks=locks), rules)
+
+    def close(self) -> None:
+        self._database.close()
+
+    @property
+    def locks(self) -> SlotLocks:
+        return self._database.locks
+
+    def owners(self) -> list[int]:
+        """Slots that own tasks, a poll or a probe."""
+        rows = self._database.connection.execute(
+            "SELECT slot FROM tasks WHERE slot IS NOT NULL"
+            " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
+            " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
+        )
+        return [int(slot) for (slot,) in rows]
+
+    def release_ownerless(self, spared: Container[int] = ()) -> list[Settled]:
+        """Free what belongs to slots that no process holds: after a crash of everything, or with fewer processes.
+
+        `spared` slots are left to their successors, who know how their predecessor ended.
+        """
+        released = []
+        for slot in self.owners():
+            # This process would obtain its own slots as well: they are never ownerless.
+            if slot not in spared and slot not in self.locks.held and self.locks.acquire(slot, 0):
+                try:
+                    released.append(self.claims.release(slot, Cause.STOPPED))
+                finally:
+                    self.locks.release(slot)
+        return released
+
+    def pause(self, paused: bool) -> None:
+        """Stop (or go on) polling and claiming, across restarts, until told otherwise."""
+        with self._database.transaction(durable=True) as connection:
+            connection.execute("UPDATE ledger SET paused = ?", (int(paused),))
+
+
+def prepare(
+    path: Path, *, strategy: str, timezone: str, limits: Mapping[str, int], clock: Callable[[], float] = time.time
+) -> int:
+    """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
+
+    Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
+    """
+    found = migrate(path, clock)
+    database = Database(path, clock)
+    try:
+        Limits(database).publish(strategy, timezone, limits)
+        Claims.resume_processors(database)
+    finally:
+        database.close()
+    return found

@@ -1,0 +1,195 @@
+"""The way out: finished tasks are taken in small chunks, delivered, and settled one by one; some end as dead letters.
+
+A delivery is claimed like any other work: the row carries the relay's slot, and is free again when that slot's process
+is gone. A delivered task leaves a tombstone without content; a refused one stays, result and all, until a person
+decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.claims import next_due, promote_due
+from aitp.ledger.database import Database
+from aitp.ledger.inbox import delete_tasks
+from aitp.ledger.rules import Rules
+from aitp.policy.backoff import SPREAD, retry_delay
+from aitp.tasks import Health, Service, TaskStatus
+
+DELIVERY_SERVICES = (Service.OAUTH.value, Service.API.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A finished task in a relay's hands. `result` is the JSON to send, None for a failed one; `tries` so far."""
+
+    slot: int
+    seq: int
+    id: str
+    type: str
+    status: TaskStatus
+    result: bytes | None
+    reason: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Nothing to deliver until `until`, UTC seconds (None: until something happens)."""
+
+    until: float | None
+
+
+class Verdict(Enum):
+    """How a delivery ended."""
+
+    DELIVERED = "delivered"  # acknowledged
+    REFUSED = "refused"  # never: a dead letter
+    LATER = "later"  # the service's fault: again after back-off
+    RETURNED = "returned"  # not sent: again at once, by any relay
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A result that the task API refused for good. Instants are UTC seconds."""
+
+    id: str
+    type: str
+    model: str
+    status: TaskStatus
+    refusal: str
+    refused_at: float
+    finished_at: float
+    result: bytes | None
+
+
+class Outbox:
+    """Finished tasks on their way to the task API. `draw(low, high)` is the spread of the back-off."""
+
+    def __init__(
+        self,
+        database: Database,
+        breakers: Breakers,
+        rules: Rules,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._database = database
+        self._breakers = breakers
+        self._rules = rules
+        self._draw = draw
+
+    def take(self, slot: int, most: int) -> tuple[Delivery, ...] | Nothing:
+        """Claim up to `most` finished tasks, oldest first; one alone if it is the probe of an open breaker."""
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            promote_due(connection, "finished", now)
+            gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
+            rows = connection.execute(
+                "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries FROM tasks"
+                " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
+                " WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?",
+                (0 if not gate.passes else 1 if gate.probe else most,),
+            ).fetchall()
+            if not gate.passes:
+                return Nothing(gate.until)
+            if not rows:
+                return Nothing(next_due(connection, "finished"))
+            self._breakers.begin_probe(connection, DELIVERY_SERVICES, slot)
+            connection.executemany("UPDATE tasks SET slot = ? WHERE seq = ?", [(slot, row[0]) for row in rows])
+            return tuple(
+                Delivery(slot, seq, task_id, type_, TaskStatus(status), body, reason, tries)
+                for seq, task_id, type_, status, body, reason, tries in rows
+            )
+
+    def settle(self, delivery: Delivery, verdict: Verdict, refusal: str = "") -> None:
+        """Record how a delivery ended. Nothing happens if the task is no longer this slot's."""
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            owned = connection.execute(
+                "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
+            ).get
+            if owned is None:
+                return
+            if verdict is Verdict.DELIVERED:
+                connection.execute(
+                    "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
+                    (delivery.id, self._database.next_sequence(), now),
+                )
+                delete_tasks(connection, [delivery.seq])
+            elif verdict is Verdict.REFUSED:
+                connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
+                connection.execute(
+                    "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
+                )
+            elif verdict is Verdict.LATER:
+                delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
+                connection.execute(
+                    "UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq)
+                )
+                connection.execute("UPDATE results SET deliveries = deliveries + 1 WHERE seq = ?", (delivery.seq,))
+            else:
+                connection.execute("UPDATE tasks SET slot = NULL WHERE seq = ?", (delivery.seq,))
+
+    def tell(self, slot: int, service: str, health: Health, reason: str = "") -> BreakerChange | None:
+        """What a call to the task API or the authorization server said of it."""
+        with self._database.transaction() as connection:
+            return self._breakers.tell(connection, service, health, slot, self._database.clock(), reason)
+
+
+class DeadLetters:
+    """What a person may do with refused results."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self) -> list[DeadLetter]:
+        """All dead letters, oldest first, without their results."""
+        return self._read("state = 'dead'", (), with_result=False)
+
+    def show(self, task_id: str) -> DeadLetter | None:
+        """One dead letter with its result; None if there is none of that id."""
+        found = self._read("state = 'dead' AND tasks.id = ?", (task_id,), with_result=True)
+        return found[0] if found else None
+
+    def retry(self, task_id: str) -> bool:
+        """Deliver it once more; False if there is none of that id."""
+        with self._database.transaction() as connection:
+            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            if seq is None:
+                return False
+            connection.execute("UPDATE tasks SET state = 'finished', due_at = NULL WHERE seq = ?", (seq,))
+            connection.execute(
+                "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0 WHERE seq = ?", (seq,)
+            )
+            return True
+
+    def drop(self, task_id: str) -> bool:
+        """Throw it away, result and all; False if there is none of that id."""
+        with self._database.transaction() as connection:
+            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            if seq is None:
+                return False
+            # A tombstone, as after a delivery: a lagging list must not bring it back as new at once.
+            connection.execute(
+                "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
+                (task_id, self._database.next_sequence(), self._database.clock()),
+            )
+            delete_tasks(connection, [seq])
+            return True
+
+    def _read(self, where: str, bindings: tuple[str, ...], *, with_result: bool) -> list[DeadLetter]:
+        body = "body" if with_result else "NULL"
+        rows = self._database.connection.execute(
+            f"SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at, {body}"
+            " FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
+            f" WHERE {where} ORDER BY tasks.seq",
+            bindings,
+        )
+        return [
+            DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
+            for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
+        ]

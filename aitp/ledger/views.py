@@ -1,0 +1,145 @@
+"""What there is to see in the ledger, read in one go: for gauges, /health, /ready, the page and `aitp status`.
+
+Each snapshot opens the file read-only, reads one consistent state and closes, because a reader that stays keeps the WAL
+from being reset.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from aitp.errors import LedgerError
+from aitp.ledger.database import as_ledger_error, open_read_only
+from aitp.ledger.limits import LimitUse, use_of_limits
+from aitp.ledger.schema import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """One service's breaker. `probe_at`: when an open one may be probed."""
+
+    state: str
+    failures: int
+    opened_at: float | None
+    probe_at: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CooldownView:
+    """A pause in force; `model` is empty if it is the whole provider's."""
+
+    provider: str
+    model: str
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes."""
+
+    taken_at: float
+    strategy: str
+    limits_enabled: bool
+    paused: bool
+    limits: dict[str, LimitUse]
+    breakers: dict[str, BreakerView]
+    cooldowns: tuple[CooldownView, ...]
+    paused_processors: dict[str, float]
+    ready: int
+    waiting: int
+    claimed: int
+    finished: int
+    dead: int
+    unreadable: int
+    oldest_ready_age: float
+    oldest_finished_age: float
+    last_poll_at: float | None
+    last_poll_problem: str | None
+    disk_free: int
+
+    @property
+    def held(self) -> int:
+        """Tasks that are not dealt with yet."""
+        return self.ready + self.waiting + self.claimed + self.finished
+
+
+def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
+    """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+    connection = open_read_only(path)
+    try:
+        with as_ledger_error(path):
+            connection.execute("BEGIN")
+            version = int(connection.execute("SELECT version FROM ledger").get)
+            if version != VERSION:
+                raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
+            return _read(connection, time.time() if now is None else now, recovery, _free_bytes(path))
+    finally:
+        connection.close()
+
+
+def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
+    strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
+    limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
+    polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
+    oldest_ready = connection.execute("SELECT MIN(entered_at) FROM tasks WHERE state = 'ready'").get
+    oldest_finished = connection.execute(
+        "SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE state = 'finished'"
+    ).get
+    return Snapshot(
+        taken_at=now,
+        strategy=str(strategy),
+        limits_enabled=bool(limits),
+        paused=bool(paused),
+        limits=limits,
+        breakers={
+            service: BreakerView(
+                state, failures, opened_at, None if opened_at is None else min(opened_at, now) + recovery, reason
+            )
+            for service, state, failures, opened_at, reason in connection.execute(
+                "SELECT service, state, failures, opened_at, reason FROM breakers"
+            )
+        },
+        cooldowns=tuple(
+            CooldownView(*row)
+            for row in connection.execute(
+                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? ORDER BY provider, model", (now,)
+            )
+        ),
+        paused_processors=dict(
+            connection.execute("SELECT type, paused_until FROM processors WHERE paused_until > ?", (now,))
+        ),
+        ready=_count(connection, "state = 'ready' AND due_at IS NULL"),
+        waiting=_count(connection, "state = 'ready' AND due_at IS NOT NULL"),
+        claimed=_count(connection, "state = 'claimed'"),
+        finished=_count(connection, "state = 'finished'"),
+        dead=_count(connection, "state = 'dead'"),
+        unreadable=int(connection.execute("SELECT COUNT(*) FROM unreadable").get),
+        oldest_ready_age=_age(oldest_ready, now),
+        oldest_finished_age=_age(oldest_finished, now),
+        last_poll_at=polled_at,
+        last_poll_problem=problem,
+        disk_free=disk_free,
+    )
+
+
+def _count(connection: apsw.Connection, where: str) -> int:
+    return int(connection.execute(f"SELECT COUNT(*) FROM tasks WHERE {where}").get)
+
+
+def _age(instant: float | None, now: float) -> float:
+    return 0.0 if instant is None else max(0.0, now - instant)
+
+
+def _free_bytes(path: Path) -> int:
+    with as_ledger_error(path):
+        status = os.statvfs(path.parent)
+    return status.f_bavail * status.f_frsize
