@@ -1,0 +1,278 @@
+"""The base of the demo's servers: listens, talks HTTP/1.1 with keep-alive, strikes with faults, keeps a record.
+
+A thread a connection, blocking. A server is a context manager; `url` is where it listens. A subclass gives `answer`
+(what to say), `error` (its own kind of error body) and, if it likes, `ended` (told how each request went). A call
+counts as in flight until its last byte leaves, or until its client is gone: a killed client makes no call any more.
+Don't fork from a process that runs a server and expect its port to close: use `aitp.demo.world` for that.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from aitp.demo.faults import IDLE_KINDS, Fault, FaultKind, FaultPlan
+from aitp.demo.wire import Connection, ConnectionOver, Request, Response
+
+FOR_EVER_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request as the record keeps it. `status` is 0 if no answer was tried, `whole` if the client got all of it."""
+
+    number: int
+    connection: int
+    method: str
+    path: str
+    query: dict[str, str]
+    authorized: bool  # an Authorization header was there; its value is not kept
+    body_bytes: int
+    status: int
+    whole: bool
+    fault: FaultKind | None
+    at_once: int  # requests in flight when this one came, itself included
+    received_wall: float
+    received_monotonic: float
+    ended_monotonic: float
+
+
+class HttpServer:
+    """One server on loopback. `latency_seconds` may be set at any time; it counts from the request's arrival."""
+
+    def __init__(
+        self, port: int = 0, *, latency_seconds: float = 0.0, idle_seconds: float = 60.0, fault_seed: int = 0
+    ) -> None:
+        self.latency_seconds = latency_seconds
+        self.faults = FaultPlan(fault_seed)
+        self.exchanges: list[Exchange] = []
+        self.most_at_once = 0
+        self._idle_seconds = idle_seconds
+        self._listener = _bound("127.0.0.1", port)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, Connection] = {}
+        self._connections: set[Connection] = set()
+        self._threads: set[threading.Thread] = set()
+        self._numbers = iter(range(1, 1 << 62))
+        self._up = False
+
+    # What a subclass says
+
+    def answer(self, request: Request, fault: Fault | None) -> Response:
+        """The answer to a request that no fault has answered already. `fault` may ask to spoil it."""
+        raise NotImplementedError
+
+    def error(self, status: int, request: Request) -> Response:
+        """An error in this server's own manner."""
+        raise NotImplementedError
+
+    def latency_of(self, request: Request) -> float:
+        """Seconds from arrival to answer."""
+        return self.latency_seconds
+
+    def ended(self, request: Request, exchange: Exchange) -> None:
+        """Told about each request once it is over."""
+
+    # Up and down
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin to listen (again, on the same port)."""
+        with self._lock:
+            if self._up:
+                return
+            self._up = True
+            self._listener.listen(512)
+            self._spawn(self._accept, self._listener)
+
+    def stop(self) -> None:
+        """Stop listening and drop every connection: clients see "connection refused" until `start`. Keeps the port."""
+        with self._lock:
+            if not self._up:
+                return
+            self._up = False
+            self._hang_up(self._listener)
+            self._listener = _bound("127.0.0.1", self.port)
+            connections = list(self._connections)
+        for connection in connections:
+            connection.shut()
+
+    def down_for(self, seconds: float) -> None:
+        """`stop`, and `start` again that much later."""
+        self.stop()
+        timer = threading.Timer(seconds, self.start)
+        timer.daemon = True
+        timer.start()
+
+    def close(self) -> None:
+        """Stop for good and wait for the threads."""
+        self.stop()
+        for thread in list(self._threads):
+            thread.join(timeout=5)
+        self._listener.close()
+
+    @staticmethod
+    def _hang_up(listener: socket.socket) -> None:
+        try:
+            listener.shutdown(socket.SHUT_RDWR)  # close alone would leave accept() waiting
+        except OSError:
+            pass
+        listener.close()
+
+    def _spawn(self, target: object, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        self._threads.add(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, (_, client_port) = listener.accept()
+            except OSError:
+                break
+            connection = Connection(sock, self._idle_seconds)
+            with self._lock:
+                if not self._up:
+                    connection.close()
+                    continue
+                self._connections.add(connection)
+                self._spawn(self._converse, connection, client_port)
+        self._threads.discard(threading.current_thread())
+
+    # One connection
+
+    def _converse(self, connection: Connection, client_port: int) -> None:
+        reset = False
+        try:
+            while self._up:
+                request = connection.read(next(self._numbers))
+                fault = self.faults.strike(request.method, request.path)
+                if not self._exchange(connection, client_port, request, fault):
+                    reset = fault is not None and fault.kind is FaultKind.RESET
+                    break
+        except ConnectionOver:
+            pass
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            connection.close(reset)
+            self._threads.discard(threading.current_thread())
+
+    def _exchange(self, connection: Connection, client_port: int, request: Request, fault: Fault | None) -> bool:
+        """Answer one request and note it; False if the connection is to be closed."""
+        at_once = self._enter(request, connection)
+        whole, status = False, 0
+        try:
+            response = self._response(request, fault)
+            late = fault.seconds if fault and fault.kind is FaultKind.STALL else 0.0
+            due = request.received_monotonic + self.latency_of(request) + late
+            if response is None:
+                due += FOR_EVER_SECONDS if fault and fault.kind is FaultKind.HANG else 0.0
+            else:
+                status = response.status
+            wait = due - time.monotonic()
+            if wait > 0 and connection.gone_within(wait):
+                return False
+            if response is None or (fault and fault.kind is FaultKind.LOSE):
+                return False
+            whole = self._send(connection, request, response, fault)
+            return whole and request.keep_alive
+        finally:
+            self._leave(request)
+            exchange = Exchange(
+                request.number,
+                client_port,
+                request.method,
+                request.path,
+                request.query,
+                "authorization" in request.headers,
+                len(request.body),
+                status,
+                whole,
+                fault.kind if fault else None,
+                at_once,
+                request.received_wall,
+                request.received_monotonic,
+                time.monotonic(),
+            )
+            self.exchanges.append(exchange)
+            self.ended(request, exchange)
+
+    def _response(self, request: Request, fault: Fault | None) -> Response | None:
+        if fault is not None and fault.kind in IDLE_KINDS and fault.kind is not FaultKind.QUOTA:
+            if fault.kind is not FaultKind.STATUS:
+                return None
+            refusal = self.error(fault.status, request)
+            return Response(refusal.status, refusal.body, (*refusal.headers, *fault.headers.items()))
+        if request.without_length:
+            return self.error(411, request)
+        response = self.answer(request, fault)
+        if fault is not None and fault.kind is FaultKind.GARBAGE:
+            return Response(200, b"<html><body>It works!</body>", content_type="text/html")
+        return response
+
+    def _send(self, connection: Connection, request: Request, response: Response, fault: Fault | None) -> bool:
+        pieces = list(_pieces(response, request.keep_alive, fault))
+        pause_seconds = fault.seconds if fault else 0.0
+        for piece in pieces[:-1]:
+            if not connection.send(piece) or connection.gone_within(pause_seconds):
+                return False
+        # Before the last byte, not after: with it in hand the client may call again before this thread runs.
+        self._leave(request)
+        if not connection.send(pieces[-1]):
+            return False
+        return fault is None or fault.kind is not FaultKind.CUT
+
+    def _enter(self, request: Request, connection: Connection) -> int:
+        with self._lock:
+            flights = self._in_flight
+            flights[request.number] = connection
+            if len(flights) > self.most_at_once:
+                # A client that was killed a moment ago makes no call any more, even if its thread has not noticed.
+                for number in [n for n, other in flights.items() if other.is_gone() and n != request.number]:
+                    del flights[number]
+                self.most_at_once = max(self.most_at_once, len(flights))
+            return len(flights)
+
+    def _leave(self, request: Request) -> None:
+        with self._lock:
+            self._in_flight.pop(request.number, None)
+
+
+def _pieces(response: Response, keep_alive: bool, fault: Fault | None) -> Iterator[bytes]:
+    """What is sent one after the other. All at once, unless the fault says otherwise."""
+    head, body = response.encode(keep_alive)
+    if fault is not None and fault.kind is FaultKind.CUT:
+        yield head + body[: len(body) // 2]
+    elif fault is not None and fault.kind is FaultKind.TRICKLE:
+        yield head
+        for position in range(len(body)):
+            yield body[position : position + 1]
+    elif len(body) > 1_000_000:
+        yield head  # no second copy of a page of 100 MB
+        yield body
+    else:
+        yield head + body
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the port without listening: connections to it are refused."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    return sock

@@ -1,0 +1,32 @@
+"""Fixtures that every room uses: the servers on the other side of the wires (see tests/services)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.openai_api import OpenAIApi
+from aitp.demo.task_api import TaskApi
+
+
+@pytest.fixture
+def authorization() -> Iterator[AuthorizationServer]:
+    """The authorization server, on a free port."""
+    with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture
+def task_api(authorization: AuthorizationServer) -> Iterator[TaskApi]:
+    """The task API without tasks; it believes tokens of `authorization` only."""
+    with TaskApi(authorization=authorization) as server:
+        yield server
+
+
+@pytest.fixture
+def openai_api() -> Iterator[OpenAIApi]:
+    """The provider."""
+    with OpenAIApi() as server:
+        yield server
