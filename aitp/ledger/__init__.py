@@ -17,7 +17,7 @@ from aitp.ledger.database import Database, migrate
 from aitp.ledger.inbox import Admitted, Inbox, NotYet, Poll, PollTerms, Unreadable
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, Nothing, Outbox, Verdict
+from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, Fault, Nothing, Outbox, Verdict
 from aitp.ledger.rules import Rules
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Exceeded",
+    "Fault",
     "Idle",
     "Ledger",
     "LimitUse",

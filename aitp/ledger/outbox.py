@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import apsw
+
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.claims import next_due, promote_due
 from aitp.ledger.database import Database
@@ -42,6 +44,15 @@ class Nothing:
     """Nothing to deliver until `until`, UTC seconds (None: until something happens)."""
 
     until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong with a service that a relay called."""
+
+    service: str
+    health: Health
+    reason: str
 
 
 class Verdict(Enum):
@@ -105,39 +116,58 @@ class Outbox:
                 for seq, task_id, type_, status, body, reason, tries in rows
             )
 
-    def settle(self, delivery: Delivery, verdict: Verdict, refusal: str = "") -> None:
-        """Record how a delivery ended. Nothing happens if the task is no longer this slot's."""
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            owned = connection.execute(
-                "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
-            ).get
-            if owned is None:
-                return
-            if verdict is Verdict.DELIVERED:
-                connection.execute(
-                    "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
-                    (delivery.id, self._database.next_sequence(), now),
-                )
-                delete_tasks(connection, [delivery.seq])
-            elif verdict is Verdict.REFUSED:
-                connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
-                connection.execute(
-                    "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
-                )
-            elif verdict is Verdict.LATER:
-                delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
-                connection.execute(
-                    "UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq)
-                )
-                connection.execute("UPDATE results SET deliveries = deliveries + 1 WHERE seq = ?", (delivery.seq,))
-            else:
-                connection.execute("UPDATE tasks SET slot = NULL WHERE seq = ?", (delivery.seq,))
+    def settle(
+        self, delivery: Delivery, verdict: Verdict, refusal: str = "", fault: Fault | None = None
+    ) -> BreakerChange | None:
+        """Record how a delivery ended, and what it says of the services; return the breaker that moved, if one did.
 
-    def tell(self, slot: int, service: str, health: Health, reason: str = "") -> BreakerChange | None:
-        """What a call to the task API or the authorization server said of it."""
+        Nothing happens to the task if it is no longer this slot's.
+        """
         with self._database.transaction() as connection:
-            return self._breakers.tell(connection, service, health, slot, self._database.clock(), reason)
+            self._settle(connection, delivery, verdict, refusal)
+            if verdict is Verdict.RETURNED and fault is None:
+                return None
+            return self._judge(connection, delivery.slot, fault)
+
+    def _settle(self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str) -> None:
+        now = self._database.clock()
+        owned = connection.execute(
+            "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
+        ).get
+        if owned is None:
+            return
+        if verdict is Verdict.DELIVERED:
+            connection.execute(
+                "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
+                (delivery.id, self._database.next_sequence(), now),
+            )
+            delete_tasks(connection, [delivery.seq])
+        elif verdict is Verdict.REFUSED:
+            connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
+            connection.execute(
+                "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
+            )
+        elif verdict is Verdict.LATER:
+            delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
+            connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
+            connection.execute("UPDATE results SET deliveries = deliveries + 1 WHERE seq = ?", (delivery.seq,))
+        else:
+            connection.execute("UPDATE tasks SET slot = NULL WHERE seq = ?", (delivery.seq,))
+
+    def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
+        """What a poll said of the services it needed: None is well."""
+        with self._database.transaction() as connection:
+            return self._judge(connection, slot, fault)
+
+    def _judge(self, connection: apsw.Connection, slot: int, fault: Fault | None) -> BreakerChange | None:
+        """A token comes before the call: where the task API answered or failed, the authorization server was well."""
+        now = self._database.clock()
+        change = None
+        for service in DELIVERY_SERVICES:
+            if fault is not None and service == fault.service:
+                return self._breakers.tell(connection, service, fault.health, slot, now, fault.reason) or change
+            change = self._breakers.tell(connection, service, Health.HEALTHY, slot, now) or change
+        return change
 
 
 class DeadLetters:
