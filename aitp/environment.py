@@ -1,0 +1,149 @@
+"""Where the values of settings come from: the environment, the env file, and files that hold one secret each.
+
+`read_sources` merges them (the real environment wins over the file) and says what is wrong with the files themselves;
+`misspelt` finds variables that look like ours and are not. Nothing here knows what a value means, and nothing here
+touches the process's own environment: both are the settings' business, which alone call this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv.parser import parse_stream
+
+SECRET_FILE_BYTES = 65_536
+
+# Names under which nobody else keeps settings: whatever starts so was meant for us.
+OUR_PREFIXES = (
+    "AITP_",
+    "CIRCUIT_BREAKER_",
+    "CONCURRENCY_",
+    "EMBEDDING_",
+    "FALLBACK_",
+    "HYBRID_",
+    "INBOX_",
+    "OAUTH2_",
+    "OLLAMA_",
+    "OPENAI_",
+    "ORY_",
+    "POLLING_",
+    "PROCESSING_",
+    "RATE_LIMIT_",
+    "RELAY_",
+    "RETRY_",
+    "SUPPORTED_",
+    "WIKIDATA_",
+)
+
+# Read by Ollama's server and by OpenAI's other tools; often set beside ours.
+NAMES_OF_OTHERS = frozenset(
+    {
+        *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NUM_PARALLEL", "OLLAMA_KEEP_ALIVE", "OLLAMA_ORIGINS", "OLLAMA_DEBUG"),
+        *("OLLAMA_MAX_QUEUE", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_FLASH_ATTENTION", "OLLAMA_KV_CACHE_TYPE"),
+        *("OLLAMA_LOAD_TIMEOUT", "OLLAMA_NOPRUNE", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_API_KEY", "OPENAI_ORG_ID"),
+        *("OPENAI_ORGANIZATION", "OPENAI_PROJECT", "OPENAI_PROJECT_ID", "OPENAI_LOG", "OPENAI_API_BASE"),
+        *("OPENAI_API_VERSION", "OPENAI_API_TYPE", "OPENAI_WEBHOOK_SECRET", "OPENAI_ADMIN_KEY", "AITP_VENV"),
+    }
+)
+
+# How alike a name without one of our prefixes must be to be worth a warning (POLING_INTERVAL_SECONDS: 0.98).
+ALIKE = 0.87
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The merged values (empty ones included), the file that took part, and what is wrong with the files."""
+
+    values: Mapping[str, str]
+    env_file: Path | None
+    problems: tuple[str, ...]
+
+
+def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
+    """Merge the file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) with
+    `environ`, then put in the contents of the files named by <secret>_FILE."""
+    problems: list[str] = []
+    path = _env_file(environ, fallback)
+    in_file = _read_env_file(path, problems) if path is not None else {}
+    values = {**in_file, **environ}
+    for secret in secrets:
+        name = f"{secret}_FILE"
+        if not values.get(name):
+            continue
+        if values.get(secret):
+            problems.append(f"{secret}, {name}: both are set; keep one of them")
+        else:
+            values[secret] = _read_secret(name, Path(values[name]), problems)
+    return Sources(values, path, tuple(problems))
+
+
+def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """One line for each name that is not known and looks like one of ours, with the nearest real name."""
+    lines = []
+    for name in sorted(set(names) - set(known) - NAMES_OF_OTHERS):
+        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.6)
+        ours = name.upper().startswith(OUR_PREFIXES)
+        if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):
+            lines.append(f"{name} is not a setting and is ignored; did you mean {nearest[0]}?")
+        elif ours:
+            lines.append(f"{name} is not a setting and is ignored")
+    return lines
+
+
+def _env_file(environ: Mapping[str, str], fallback: Path | None) -> Path | None:
+    named = environ.get("AITP_ENV_FILE")
+    if named:
+        return Path(named).absolute()
+    if named is None and fallback is not None and fallback.exists():
+        return fallback.absolute()
+    return None
+
+
+def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"AITP_ENV_FILE={path}: {_reason(error)}; it must be a readable text file of NAME=value lines")
+        return {}
+    values: dict[str, str] = {}
+    for binding in bindings:
+        if binding.error or (binding.key is not None and binding.value is None):
+            # The line itself stays out of the message: it may well be a secret with a missing quote.
+            problems.append(f"{path}, line {binding.original.line}: not NAME=value (is a quote missing?)")
+        elif binding.key is not None and binding.value is not None:
+            # No ${interpolation}: a secret that happens to hold ${ must arrive as it was written.
+            values[binding.key] = binding.value
+    return values
+
+
+def _read_secret(name: str, path: Path, problems: list[str]) -> str:
+    """The secret in `path` without its line end; "" with a problem added if there is none to be had."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+            regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+            secret = stream.read(SECRET_FILE_BYTES + 1).decode().strip() if regular else ""
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{name}={path}: {_reason(error)}; it must be a readable file that holds the secret")
+        return ""
+    if not regular:
+        # Every process, and every reload, reads it again: a pipe has nothing left by then.
+        problems.append(f"{name}={path}: must be a regular file")
+    elif not secret:
+        problems.append(f"{name}={path}: the file is empty; it must hold the secret")
+    elif len(secret) > SECRET_FILE_BYTES:
+        problems.append(f"{name}={path}: the file is too big to be a secret (more than {SECRET_FILE_BYTES:,} bytes)")
+    else:
+        return secret
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else type(error).__name__

@@ -1,0 +1,382 @@
+"""Every environment variable of aitp, once: its name, type, default, bounds and meaning.
+
+`load_settings` reads the environment, the env file and the secrets' files, and either returns one frozen `Settings`
+or raises ConfigurationError with *all* that is wrong, one line each. An attribute has its variable's name in lower
+case. A variable that is set but empty counts as unset, except EMBEDDING_DIMENSIONS. This is the only module that
+touches the process's environment; .env.example is checked against it by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+
+from aitp.environment import misspelt, read_sources
+from aitp.errors import ConfigurationError
+from aitp.urls import refuse_open_secrets, service_url
+from aitp.wording import problem
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PLACEHOLDER_KEY = "your_openai_api_key_here"
+PERIODS = ("minute", "hour", "day", "week", "month")
+
+
+def _models(value: object) -> object:
+    """A JSON array, or names with commas between them."""
+    if not isinstance(value, str):
+        return value
+    names = _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError('must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas')
+    return tuple(dict.fromkeys(name.strip() for name in names))
+
+
+def _model_map(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = _json(value, dict)
+    if not all(isinstance(name, str) and name.strip() for name in names.values()):
+        raise ValueError('must be a JSON object from model to model like {"*": "text-embedding-3-small"}')
+    return names
+
+
+def _json(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise ValueError("must be a JSON array of strings" if kind is list else "must be a JSON object of strings")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    """Relative paths count from the project's root, so that no command depends on where it was started."""
+    return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
+    return name
+
+
+def _slug(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise ValueError("must be the project's slug alone: lower-case letters, digits and hyphens")
+    return text
+
+
+def _language(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
+        raise ValueError("must be a language code like pt, en or pt-BR")
+    return text
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    # Anything else would fail each single call, with an exception that quotes the key.
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+        raise ValueError("must be one word of printable ASCII characters")
+    return secret
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+Url = Annotated[str, AfterValidator(service_url)]
+Place = Annotated[Path, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
+Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
+class Settings(BaseModel):
+    """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any."""
+
+    model_config = ConfigDict(frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    warnings: tuple[str, ...] = ()
+    env_file: Path | None = None
+
+    # The task API and its authorization server
+    allow_insecure_http: bool = Field(
+        False,
+        description="Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL and OPENAI_BASE_URL on any host. Without "
+        "it only loopback, private addresses and names of a single label may be reached without TLS.",
+    )
+    api_base_url: Url = Field(
+        description="Required. Address of the task API, without /api, like http://nestjs-api:3000.",
+    )
+    ory_project_slug: Annotated[str, AfterValidator(_slug)] | None = Field(
+        None,
+        description="The Ory project: tokens come from https://SLUG.projects.oryapis.com/oauth2/token. "
+        "Required unless OAUTH2_TOKEN_URL is set.",
+    )
+    oauth2_token_url: Url | None = Field(
+        None, description="The token endpoint's whole address, for a self-hosted server. Overrides ORY_PROJECT_SLUG."
+    )
+    oauth2_client_id: str = Field(description="Required. The OAuth2 client that aitp is to the task API.")
+    oauth2_client_secret: SecretStr = Field(
+        description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
+    )
+    oauth2_scope: str = Field("read write", description="The scopes asked for, separated by spaces.")
+    request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
+    http_trust_env: bool = Field(
+        False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
+    )
+
+    # Models and providers
+    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], BeforeValidator(_lower)] = Field(
+        "hybrid", description="Who runs the tasks: openai, ollama, or hybrid (Ollama first, OpenAI as its fallback)."
+    )
+    supported_models: Annotated[tuple[str, ...], BeforeValidator(_models)] = Field(
+        ("nomic-embed-text",), description="Ollama's models: a JSON array (or names separated by commas)."
+    )
+    openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] | None = Field(
+        None,
+        description="The OpenAI key, or OPENAI_API_KEY_FILE=path of a file that holds it. Required in mode openai; "
+        f"unset in mode hybrid means no fallback. {PLACEHOLDER_KEY} means mock mode: invented results, no calls.",
+    )
+    openai_base_url: Url | None = Field(None, description="Another server that speaks OpenAI's protocol.")
+    openai_timeout: Seconds = Field(60.0, description="Seconds that a call to OpenAI may take.")
+    ollama_base_url: Url = Field("http://localhost:11434", description="Address of the Ollama server.")
+    ollama_timeout: Seconds = Field(
+        120.0, description="Seconds that a call to Ollama may take, loading the model included."
+    )
+    ollama_model_download_timeout: Seconds = Field(600.0, description="Seconds that the download of a model may take.")
+    hybrid_fallback: bool = Field(
+        True, description="In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."
+    )
+    fallback_models: Annotated[Mapping[str, str], BeforeValidator(_model_map)] = Field(
+        {},
+        description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
+        "others. Built in: text-embedding-3-small for embeddings, o3-mini for the rest.",
+    )
+    embedding_batch_size: int = Field(32, ge=1, le=2048, description="Texts in one embedding call, at most.")
+    embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        1024, description="Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."
+    )
+    embedding_overflow: Annotated[Literal["truncate", "fail"], BeforeValidator(_lower)] = Field(
+        "truncate", description="What becomes of a text too long for its model: truncate (cut, and logged) or fail."
+    )
+    result_language: Annotated[str, AfterValidator(_language)] = Field(
+        "pt", description="Language of the names and descriptions in results."
+    )
+    prompts_dir: Place | None = Field(None, description="A directory whose prompts replace the built-in ones.")
+    wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
+    wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
+
+    # Polling and processes
+    polling_interval_seconds: Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)] = Field(
+        30.0, description="Seconds between two polls while nothing else asks for one."
+    )
+    concurrency_limit: int = Field(5, ge=1, le=1000, description="Worker processes: provider calls at one time.")
+    relay_processes: int = Field(2, ge=1, le=99, description="Processes that poll the task API and deliver results.")
+    inbox_limit: int = Field(5000, ge=1, le=1_000_000, description="Tasks held in the ledger, at most.")
+    worker_max_tasks: int = Field(
+        0, ge=0, le=1_000_000_000, description="Replace a worker after about that many tasks. 0: never."
+    )
+    shutdown_grace_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=34,
+        allow_inf_nan=False,
+        description="Seconds that calls in flight may go on after a stop was asked for. At most 34: supervisord kills "
+        "after 40 (stopwaitsecs), systemd and Docker after 50.",
+    )
+    runtime_dir: Place = Field(
+        Path("run"),
+        description="Directory (0700) of token, scoreboard, metrics files and socket. Default: run/ beside the "
+        "ledger's folder.",
+    )
+    aitp_env_file: Path | None = Field(
+        None,
+        description="File that holds settings; read again at a reload (HUP). Unset: .env in the current directory, if "
+        "there is one. Empty: none. The real environment wins over it.",
+    )
+
+    # Rate limits
+    rate_limit_enabled: bool = Field(True, description="false switches all five limits off.")
+    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], BeforeValidator(_lower)] = Field(
+        "rolling", description="rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."
+    )
+    rate_limit_per_minute: Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
+    rate_limit_per_hour: Limit = Field(100, description="The same for an hour.")
+    rate_limit_per_day: Limit = Field(500, description="The same for a day.")
+    rate_limit_per_week: Limit = Field(2000, description="The same for a week.")
+    rate_limit_per_month: Limit = Field(7500, description="The same for a month (30 days if rolling).")
+    rate_limit_timezone: Annotated[str, AfterValidator(_zone)] = Field(
+        "UTC", description="Time zone of the fixed windows."
+    )
+    rate_limit_storage_path: Place = Field(
+        Path("data/rate_limits.db"),
+        description="The ledger, one file on a local disk: limits, tasks in hand, results not yet delivered. "
+        "A relative path counts from the project's root (/app in the container).",
+    )
+
+    # Resilience
+    max_retries: int = Field(3, ge=0, le=100, description="How often a failed task is tried again.")
+    retry_backoff_factor: float = Field(
+        2.0, ge=1, le=10, allow_inf_nan=False, description="Waits between tries: factor, factor², factor³ … seconds."
+    )
+    max_task_crashes: int = Field(
+        3, ge=1, le=100, description="A task whose process died that often is poison: it is failed."
+    )
+    circuit_breaker_threshold: int = Field(
+        5, ge=1, le=1000, description="Failures of a service in a row that open its circuit breaker."
+    )
+    circuit_breaker_recovery_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = Field(
+        60.0, description="Seconds before an open breaker lets one probe through."
+    )
+    result_reuse_seconds: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = Field(
+        86_400.0, description="How long a result is used again for the same type, model and text. 0: never."
+    )
+
+    # Monitoring
+    metrics_host: str = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
+    metrics_port: int = Field(8001, ge=1, le=65_535, description="Their port.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+        "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = Field(
+        "auto", description="json, console, or auto: console on a terminal, else json."
+    )
+
+    @field_validator("api_base_url", "oauth2_token_url", "openai_base_url")
+    @classmethod
+    def _keep_secrets_off_the_wire(cls, url: str | None, info: ValidationInfo) -> str | None:
+        # With a wrong ALLOW_INSECURE_HTTP, that alone is the problem to report.
+        if url is not None and not info.data.get("allow_insecure_http", True):
+            refuse_open_secrets(url)
+        return url
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.rate_limit_storage_path
+
+    @property
+    def token_url(self) -> str:
+        return self.oauth2_token_url or f"https://{self.ory_project_slug}.projects.oryapis.com/oauth2/token"
+
+    @property
+    def mock(self) -> bool:
+        """Whether OpenAI's results are invented: the key is the placeholder, and the mode would use it."""
+        key = self.openai_api_key
+        return key is not None and key.get_secret_value() == PLACEHOLDER_KEY and self.processing_mode != "ollama"
+
+    @property
+    def rate_limits(self) -> dict[str, int]:
+        """The limits in force, by period, shortest first."""
+        limits = {period: int(getattr(self, f"rate_limit_per_{period}")) for period in PERIODS}
+        return {period: limit for period, limit in limits.items() if limit and self.rate_limit_enabled}
+
+    def without_provider_secrets(self) -> Settings:
+        """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
+        return self if self.mock else self.model_copy(update={"openai_api_key": None})
+
+    def without_oauth_secret(self) -> Settings:
+        """For workers."""
+        return self.model_copy(update={"oauth2_client_secret": SecretStr("")})
+
+
+FIELDS: Mapping[str, FieldInfo] = {
+    name.upper(): field for name, field in Settings.model_fields.items() if field.description
+}
+SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY")
+KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process: its environment and AITP_ENV_FILE or ./.env; or of `environ` and the file it names.
+
+    Raises ConfigurationError that lists everything wrong: `NAME=value: what is allowed`, secrets masked.
+    """
+    fallback = Path(".env") if environ is None else None
+    sources = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
+    values = {
+        name.lower(): value.strip()
+        for name in FIELDS
+        if (value := sources.values.get(name)) is not None and (value.strip() or name == "EMBEDDING_DIMENSIONS")
+    }
+    problems = list(sources.problems)
+    try:
+        settings = Settings.model_validate({**values, **_derived(values)})
+    except ValidationError as error:
+        problems += [problem(values, FIELDS, SECRETS, dict(details)) for details in error.errors(include_url=False)]
+    problems += _missing_together(values)
+    if problems:
+        raise ConfigurationError(problems)
+    warnings = (*misspelt(sources.values, KNOWN_NAMES), *_contradictions(settings))
+    return settings.model_copy(update={"warnings": warnings, "env_file": sources.env_file})
+
+
+def prepare_environment() -> None:
+    """Call before numpy or the openai client is imported: no helper threads (we fork), no logging of request bodies."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ.pop("OPENAI_LOG", None)
+
+
+def multiprocess_metrics(directory: Path) -> None:
+    """Tell prometheus_client, before it is imported, to keep its values in files in `directory`."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+
+
+def _derived(values: Mapping[str, str]) -> dict[str, Any]:
+    derived: dict[str, Any] = {}
+    if "runtime_dir" not in values and "rate_limit_storage_path" in values:
+        derived["runtime_dir"] = _absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
+    if not values.get("embedding_dimensions", "unset"):
+        derived["embedding_dimensions"] = None
+    return derived
+
+
+def _missing_together(values: Mapping[str, str]) -> list[str]:
+    """What only several values together tell, judged on the raw ones so that it is listed with all the rest."""
+    problems = []
+    if "ory_project_slug" not in values and "oauth2_token_url" not in values:
+        problems.append(
+            "ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL: neither is set; set ORY_PROJECT_SLUG to your Ory project's slug, or "
+            "OAUTH2_TOKEN_URL to the address of the token endpoint"
+        )
+    if values.get("processing_mode", "").lower() == "openai" and "openai_api_key" not in values:
+        problems.append(
+            "OPENAI_API_KEY: not set; PROCESSING_MODE=openai needs a key, or the placeholder "
+            f"{PLACEHOLDER_KEY} for mock mode (invented results, no calls)"
+        )
+    return problems
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    limits = list(settings.rate_limits.items())
+    return [
+        f"RATE_LIMIT_PER_{longer.upper()}={more} is below RATE_LIMIT_PER_{shorter.upper()}={less}: "
+        f"the {shorter} limit can never be reached; raise one or set it to 0"
+        for (shorter, less), (longer, more) in pairwise(limits)
+        if more < less
+    ]

@@ -1,0 +1,68 @@
+"""Addresses of other services as settings give them: what a usable one looks like, and where plain http may go.
+
+Plain http carries tokens and secrets in the open. It is accepted for this machine, private addresses and names of a
+single label (`http://nestjs-api:3000` in a compose file), and refused for anything else unless the operator says
+otherwise. Pure: nothing is resolved, so a name is judged by its form alone. Called by the settings.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import SplitResult, urlsplit
+
+LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def service_url(text: str) -> str:
+    """`text` without trailing slashes; raises ValueError unless it is http(s)://host[:port][/path] and nothing else."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("must be an address like https://host:port/path") from None
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise ValueError("must be an address without spaces or control characters")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("must start with http:// or https:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user name or password")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise ValueError("must not have a query (?) or a fragment (#)")
+    if not _is_address(parts.hostname) and not all(map(LABEL.fullmatch, parts.hostname.rstrip(".").split("."))):
+        raise ValueError(f"must name a host; {parts.hostname!r} is not a host name")
+    return text.rstrip("/")
+
+
+def refuse_open_secrets(url: str) -> None:
+    """Raise ValueError if secrets sent to `url` could be read on the way: plain http to a public-looking host."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not _is_near(parts):
+        raise ValueError(
+            "plain http would send secrets in the open; use https:// (http:// is for loopback, private addresses and "
+            "names of a single label), or accept it with ALLOW_INSECURE_HTTP=true"
+        )
+
+
+def without_credentials(url: str) -> str:
+    """`url` as it may be shown: whatever stands between :// and @ is masked."""
+    return re.sub(r"(://)[^/]*@", r"\1***@", url)
+
+
+def _is_near(parts: SplitResult) -> bool:
+    host = (parts.hostname or "").rstrip(".")
+    if not _is_address(host):
+        return "." not in host or host.endswith(".localhost")
+    address = ip_address(host)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    # is_private alone would also take documentation and benchmarking ranges, and 0.0.0.0/8: harmless, none is routed.
+    return address.is_private or address.is_loopback or address.is_link_local
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
