@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def fair_share(claimable: int, workers: int, batch_size: int) -> int:
     """Tasks that one worker may claim, so that no worker takes what would keep its idle siblings busy.
@@ -10,3 +12,21 @@ def fair_share(claimable: int, workers: int, batch_size: int) -> int:
     At least 1, at most `batch_size`.
     """
     return max(1, min(batch_size, -(-claimable // max(1, workers))))
+
+
+# OpenAI API reference, embeddings: an array of up to 2,048 inputs, 300,000 tokens in a request. A byte-level
+# tokenizer makes at most one token of a byte of UTF-8, and a text's JSON is never shorter than its UTF-8: a batch
+# whose stored contents have 300,000 bytes or less cannot exceed the tokens, whatever language they are in.
+MAX_BATCH_TEXTS = 2_048
+MAX_BATCH_BYTES = 300_000
+
+
+def fitting(content_sizes: Iterable[int]) -> int:
+    """How many of the first contents, of these sizes in bytes of JSON, one embedding call may take. At least 1."""
+    texts, taken_bytes = 0, 0
+    for size in content_sizes:
+        taken_bytes += size
+        if texts and (taken_bytes > MAX_BATCH_BYTES or texts == MAX_BATCH_TEXTS):
+            break
+        texts += 1
+    return max(1, texts)

@@ -31,7 +31,7 @@ class Content(BaseModel):
     model: str
 
     def to_json(self) -> bytes:
-        """The known fields, always in the same order: for the ledger, where `Processor.load` reads it; twins share it."""
+        """The known fields, always in one order: for the ledger, where `Processor.load` reads it; twins share it."""
         return self.model_dump_json().encode()
 
 
@@ -71,7 +71,7 @@ class Processor(ABC, Generic[C]):
 
     @abstractmethod
     def run(self, contents: Sequence[C], provider: Provider) -> Answer:
-        """Buy the results of `contents`, all of one model, in as few calls as can be. Raises what the provider raises."""
+        """Buy the results of `contents`, all of one model, in as few calls as may be. Raises what the provider does."""
 
 
 PROCESSORS: dict[str, Processor[Any]] = {}

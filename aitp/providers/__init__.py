@@ -8,11 +8,14 @@ command line) does not load numpy and the OpenAI client.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from aitp.errors import NonRetryableError, RetryableError
+from aitp.errors import NonRetryableError, RetryableError, ServiceFault
+from aitp.settings import Settings
 
 Vector = bytes | RetryableError | NonRetryableError
 """One text's share of an answer: its vector as JSON, ready to deliver, or why this text alone has none."""
@@ -26,6 +29,12 @@ class Usage:
     completion_tokens: int
     total_tokens: int
     estimated: bool = False
+
+    @classmethod
+    def estimate(cls, texts: Sequence[str]) -> Self:
+        """Four tokens for three words: what Latin scripts come to, roughly."""
+        tokens = sum(-(-4 * len(text.split()) // 3) for text in texts)
+        return cls(tokens, 0, tokens, estimated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +59,38 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Close connections. The provider may be used again: it then makes a new client."""
+
+
+def build(settings: Settings) -> Mapping[str, Provider]:
+    """The providers that `settings` name, by name. After fork; no connection is made before the first call."""
+    if settings.mock:
+        from aitp.providers.mock import DIMENSIONS, MockProvider
+
+        mock = MockProvider(settings.embedding_dimensions or DIMENSIONS)
+        return {mock.name: mock}
+    if settings.openai_api_key is None:
+        return {}
+    from aitp.providers.openai import DEFAULT_BASE_URL, OpenAIProvider
+
+    openai = OpenAIProvider(
+        settings.openai_api_key,
+        base_url=settings.openai_base_url or DEFAULT_BASE_URL,
+        timeout_seconds=settings.openai_timeout,
+        dimensions=settings.embedding_dimensions,
+        trust_env=settings.http_trust_env,
+    )
+    return {openai.name: openai}
+
+
+def warm_up(settings: Settings) -> None:
+    """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
+        refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
+        for provider in build(settings.model_copy(update={"openai_base_url": refusing})).values():
+            try:
+                provider.embed(["warm-up"], "text-embedding-3-small")
+            except ServiceFault:
+                pass
+            provider.close()
+    gc.collect()

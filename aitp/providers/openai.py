@@ -1,0 +1,151 @@
+"""OpenAI, or any server that speaks its protocol, through the official client.
+
+One call is one request: the client never retries (the ledger does), never follows a redirect, and is made at the
+first call, after fork. The request is posted as ready JSON and the answer taken as raw bytes, which the client offers
+for endpoints it does not know: its own way costs twice the CPU, most of it for objects that nobody here wants.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+from pydantic import SecretStr
+
+from aitp.errors import CooldownRequired, RetryableError, ServiceFault
+from aitp.logs import get_logger
+from aitp.providers import Embeddings, Usage, Vector
+from aitp.providers.failures import OPENAI, judge
+from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
+from aitp.providers.wire import BodyBound, http_client
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+# An answer of floats may need 24 bytes a number, and models have up to 4,096 of them.
+ANSWER_BYTES = 65_536
+ANSWER_BYTES_A_TEXT = 131_072
+
+_log = get_logger(__name__)
+
+
+def accepts_dimensions(model: str) -> bool:
+    """Whether `model` lets us say how many numbers we want (OpenAI API reference, embeddings)."""
+    return model.startswith("text-embedding-3-")
+
+
+class OpenAIProvider:
+    """`dimensions`: numbers to ask for in an embedding of models that accept it; None leaves it to the model."""
+
+    name = OPENAI
+
+    def __init__(
+        self,
+        api_key: SecretStr,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        timeout_seconds: float = 60.0,
+        dimensions: int | None = None,
+        trust_env: bool = False,
+    ) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._timeout_seconds = timeout_seconds
+        self._dimensions = dimensions
+        self._trust_env = trust_env
+        self._bound = BodyBound(OPENAI)
+        self._client: openai.OpenAI | None = None
+
+    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+        request: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
+        length = self._dimensions if accepts_dimensions(model) else None
+        if length is not None:
+            request["dimensions"] = length
+        self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
+        return read_embeddings(self._post("/embeddings", request, model), texts, length)
+
+    def _post(self, path: str, request: dict[str, Any], model: str) -> bytes:
+        if self._client is None:
+            self._client = self._connect()
+        try:
+            return self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
+        except openai.OpenAIError as error:
+            failure = judge(error, model)
+        # Out here the client's error is gone: it holds the request (key, texts) and the server's own words.
+        if isinstance(failure, CooldownRequired) and failure.model is None:
+            _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
+        raise failure
+
+    def _connect(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            api_key=self._api_key.get_secret_value(),
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=self._timeout_seconds,
+            http_client=http_client(self._bound, self._timeout_seconds, self._trust_env),
+            default_headers={"Accept-Encoding": "identity"},  # base64 of floats does not compress; unpacking costs CPU
+        )
+
+    def reset(self) -> None:
+        # Not closed: a timer may have fired with a lock of the connection pool held. Collected, its sockets close.
+        self._client = None
+        gc.collect()
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def read_embeddings(body: bytes, texts: Sequence[str], length: int | None) -> Embeddings:
+    """The vectors of `texts` from an answer's body, each `length` numbers long if not None.
+
+    A text whose vector is missing, doubled or unusable gets a RetryableError of its own; an answer without one usable
+    vector is the service's fault.
+    """
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _no_answer("no JSON") from None
+    if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
+        raise _no_answer("JSON without a list of embeddings")
+    vectors: list[Vector | None] = [None] * len(texts)
+    for item in items:
+        index = item.get("index") if isinstance(item, dict) else None
+        if type(index) is int and 0 <= index < len(texts):
+            doubled = vectors[index] is not None
+            vectors[index] = _unusable("sent two vectors for this text") if doubled else _vector(item, length)
+    whole: list[Vector] = [_unusable("sent no vector for this text") if v is None else v for v in vectors]
+    if not any(isinstance(vector, bytes) for vector in whole):
+        raise _no_answer(f"no usable vector ({whole[0]!s})")
+    return Embeddings(whole, _usage(answer.get("usage"), texts))
+
+
+def _vector(item: dict[str, Any], length: int | None) -> Vector:
+    embedding = item.get("embedding")
+    try:
+        if isinstance(embedding, str):
+            return vector_from_base64(embedding, length)
+        if isinstance(embedding, list):
+            return vector_from_numbers(embedding, length)
+    except UnusableVector as error:
+        return _unusable(f"sent an unusable vector: {error}")
+    return _unusable("sent no vector for this text")
+
+
+def _usage(counted: object, texts: Sequence[str]) -> Usage:
+    if isinstance(counted, dict):
+        prompt, total = counted.get("prompt_tokens"), counted.get("total_tokens")
+        if type(prompt) is int and prompt >= 0:
+            return Usage(prompt, 0, total if type(total) is int and total >= prompt else prompt)
+    return Usage.estimate(texts)
+
+
+def _unusable(what: str) -> RetryableError:
+    return RetryableError(f"{OPENAI} {what}")
+
+
+def _no_answer(what: str) -> ServiceFault:
+    return ServiceFault(OPENAI, f"{OPENAI} answered 200 with {what}")
