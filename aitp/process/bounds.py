@@ -1,0 +1,74 @@
+"""The bound on a whole call, from inside: a timer that raises in the middle of whatever blocks.
+
+Time-outs of sockets bound each read, not the call; one byte a second would last for ever. The call ends with
+`DeadlineExceeded` at its own deadline, or with `GraceOver` when a stop's grace ends first.
+
+For the main thread of a child, one call at a time. Needs SIGALRM for itself.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Self
+
+from aitp.errors import DeadlineExceeded, GraceOver
+
+# It fires again until the call is over: an alarm can come just before a system call and interrupt nothing, and what it
+# raises can be swallowed where exceptions have nowhere to go (`__del__`, callbacks from C).
+AGAIN_SECONDS = 1.0
+
+
+class BoundedCall:
+    """`with BoundedCall(seconds, grace_ends, ended):` ends in time, and calls `ended` once its timer is off.
+
+    `grace_ends` gives monotonic time, math.inf while nobody stops us; it is asked again whenever `rearm` is called.
+    """
+
+    def __init__(self, seconds: float, grace_ends: Callable[[], float], ended: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._deadline = math.inf
+        self._grace_ends = grace_ends
+        self._ended = ended
+        self._over = False
+
+    def __enter__(self) -> Self:
+        now = time.monotonic()
+        if now >= self._grace_ends():
+            raise GraceOver("the stop's grace is over: no call is begun")
+        signal.signal(signal.SIGALRM, self._alarm)
+        self._deadline = now + self._seconds
+        self.rearm()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._ended()
+
+    def rearm(self) -> None:
+        """Set the timer anew, as the grace's end may have become known. Nothing happens before the call, or after it."""
+        if self._over or self._deadline == math.inf:
+            return
+        left = min(self._deadline, self._grace_ends()) - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.001), AGAIN_SECONDS)
+
+    def _alarm(self, signum: int, frame: FrameType | None) -> None:
+        if self._over or self._inside(frame, BoundedCall.__exit__):
+            return  # the call was over before its time was
+        if self._inside(frame, BoundedCall.__enter__) or self._inside(frame, BoundedCall.rearm):
+            # Raised there, it would leave the timer running behind it: __exit__ follows only what __enter__ returned.
+            signal.setitimer(signal.ITIMER_REAL, 0.001, AGAIN_SECONDS)
+            return
+        now = time.monotonic()
+        if now >= self._grace_ends():
+            raise GraceOver("the stop's grace is over: the call was abandoned")
+        if now >= self._deadline:
+            raise DeadlineExceeded(f"the call took longer than {self._seconds:g} s")
+        self.rearm()
+
+    def _inside(self, frame: FrameType | None, function: Callable[..., object]) -> bool:
+        return frame is not None and frame.f_code is function.__code__

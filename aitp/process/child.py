@@ -1,0 +1,234 @@
+"""What a relay or a worker knows of its own process: its slot, who asked it to leave, and how to wait.
+
+`run_child` is a child's whole life after fork: signals, slot lock, the role's main, exit code. The master learns of it
+by the scoreboard and by how it ends. A role's main first frees what its slot's former process owned, and only then
+says `idle` for the first time: until then the master keeps the former process's cause of death for the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import Cause, SlotLocks
+from aitp.logs import configure, get_logger
+from aitp.process.bounds import BoundedCall
+from aitp.process.crew import Crew, Heritage
+from aitp.process.scoreboard import Record, State
+from aitp.process.slots import MASTER, Role, role_of
+from aitp.settings import Settings
+
+EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
+EXIT_QUIT = 128 + signal.SIGQUIT
+LONGEST_WAIT_SECONDS = (
+    60.0  # wall clocks step, machines are suspended: nobody sleeps on one look at the clock for longer
+)
+
+log = get_logger(__name__)
+
+
+class Child:
+    """A child's own view. `cause` is what ended the process that held the slot before."""
+
+    def __init__(self, slot: int, settings: Settings, cause: Cause, heritage: Heritage) -> None:
+        self.slot = slot
+        self.role: Role = role_of(slot)
+        self.cause = cause
+        self.locks = SlotLocks(settings.ledger_path)
+        self.poll_asked = False  # USR1 came: poll now. The reader resets it.
+        self._settings = settings
+        self._heritage = heritage
+        self._told_to_leave = False
+        self._own_grace_ends = math.inf
+        self._call: BoundedCall | None = None
+        now = time.time()
+        self._record = Record(slot, os.getpid(), State.STARTING, started=now, since=now)
+        self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._sleep = select.poll()
+        for descriptor in (self._signals, heritage.wakes.bell(slot), heritage.lifeline):
+            self._sleep.register(descriptor, select.POLLIN)
+        self._lifeline = select.poll()
+        self._lifeline.register(heritage.lifeline, select.POLLIN)
+
+    # What others ask of us
+
+    @property
+    def leaving(self) -> bool:
+        """Told to leave (TERM, HUP), or the master is dead: finish what is in hand, begin nothing, return from main."""
+        return self._told_to_leave or bool(self._lifeline.poll(0))
+
+    @property
+    def draining(self) -> bool:
+        """The master is stopping: bring no new work in. Relays go on delivering until they are told to leave."""
+        return self._heritage.board.state(MASTER) == State.DRAINING
+
+    def listen(self) -> None:
+        """Install the signal handlers, then let signals in: the master blocks them, and its mask was inherited."""
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, self._leave_within_grace)
+        signal.signal(signal.SIGHUP, self._leave_at_leisure)
+        signal.signal(signal.SIGQUIT, lambda *_: os._exit(EXIT_QUIT))
+        signal.signal(signal.SIGUSR1, self._poll_now)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    # What we tell others
+
+    def idle(self) -> None:
+        """Say that this child is to be woken for new work. Before the look for work that finds none, not after it."""
+        self._write(State.IDLE)
+
+    def working(self, seconds: float) -> None:
+        """Say that the present step (not a call: the ledger, the disk) may take this long."""
+        self._write(self._record.state, allow=seconds)
+
+    def count_done(self, count: int = 1) -> None:
+        """Add finished tasks to the scoreboard's count."""
+        self._write(self._record.state, done=self._record.done + count)
+
+    def call(self, task_id: str, seconds: float) -> BoundedCall:
+        """`with child.call(id, seconds):` bounds a call to another service. Not nested.
+
+        Raises DeadlineExceeded after `seconds`, GraceOver when a stop's grace ends before or within it; whatever was in
+        use then (a connection, a client) must be thrown away. Nothing in it may write to the ledger.
+        """
+        self._write(State.BUSY, task_id=task_id, allow=seconds)
+        if rings := self._heritage.wakes.silence(self.slot):
+            self._wake(self.role, rings)  # they were meant for someone with time
+        self._call = BoundedCall(seconds, self._grace_ends, self._call_ended)
+        return self._call
+
+    def wake_workers(self, count: int = 1) -> None:
+        """There is work for `count` workers: wake as many idle ones."""
+        self._wake(Role.WORKER, count)
+
+    def wake_relays(self, count: int = 1) -> None:
+        """There are results to deliver, or room to poll for: wake idle relays."""
+        self._wake(Role.RELAY, count)
+
+    # Waiting
+
+    def wait(self, until: float | None = None) -> None:
+        """Sleep until `until` (wall clock), a wake-up, a signal or the master's death; 60 s at most."""
+        seconds = LONGEST_WAIT_SECONDS
+        if until is not None:
+            seconds = min(max(until - time.time(), 0.0), seconds)
+        if self._told_to_leave:
+            seconds = 0.0
+        self._write(self._record.state, allow=seconds + self._heritage.timings.step_seconds)
+        self._sleep.poll(math.ceil(seconds * 1000))
+        rings = self._heritage.wakes.silence(self.slot)
+        _drain(self._signals)
+        if rings > 1:
+            self._wake(self.role, rings - 1)  # two rang for one of us: another has work to do as well
+
+    def take_slot(self) -> bool:
+        """Wait for the slot's former process to be gone; False if told to leave before that."""
+        warned = False
+        while not self.locks.acquire(self.slot, timeout=1.0):
+            if self.leaving:
+                return False
+            self._write(State.WAITING, allow=self._heritage.timings.start_seconds)
+            if not warned:
+                warned = True
+                log.warning("Slot is still held by its former process", holder=self.locks.holder(self.slot))
+        self._write(State.STARTING, allow=self._heritage.timings.start_seconds)
+        return True
+
+    def leave(self) -> None:
+        """Say that main has returned."""
+        self._write(State.LEAVING)
+        if rings := self._heritage.wakes.silence(self.slot):
+            self._wake(self.role, rings)
+
+    # Inside
+
+    def _write(self, state: State, *, task_id: str = "", allow: float | None = None, done: int | None = None) -> None:
+        before = self._record
+        seconds = self._heritage.timings.step_seconds if allow is None else allow
+        self._record = dataclasses.replace(
+            before,
+            state=state,
+            since=before.since if state is before.state and task_id == before.task_id else time.time(),
+            deadline=time.monotonic() + seconds,
+            task_id=task_id,
+            done=before.done if done is None else done,
+        )
+        self._heritage.board.write(self._record)
+
+    def _wake(self, role: Role, count: int) -> None:
+        self._heritage.wakes.wake_idle(role, count, self._heritage.board, but=self.slot)
+
+    def _call_ended(self) -> None:
+        self._call = None
+        self._write(State.BUSY)
+
+    def _grace_ends(self) -> float:
+        if self._own_grace_ends == math.inf:
+            return math.inf
+        # A stop of the whole service began before we were told: its grace is everyone's.
+        return self._heritage.board.grace_ends or self._own_grace_ends
+
+    def _leave_within_grace(self, signum: int, frame: FrameType | None) -> None:
+        self._told_to_leave = True
+        if self._own_grace_ends == math.inf:
+            self._own_grace_ends = time.monotonic() + self._settings.shutdown_grace_seconds
+        if self._call is not None:
+            self._call.rearm()
+
+    def _leave_at_leisure(self, signum: int, frame: FrameType | None) -> None:
+        self._told_to_leave = True
+
+    def _poll_now(self, signum: int, frame: FrameType | None) -> None:
+        self.poll_asked = True
+
+
+def run_child(slot: int, settings: Settings, cause: Cause, crew: Crew, heritage: Heritage) -> NoReturn:
+    """Be the child in `slot`, from fork to exit. Never returns, never unwinds into the master's stack."""
+    code = 1
+    try:
+        gc.enable()
+        heritage.shed()
+        child = Child(slot, settings, cause, heritage)
+        child.listen()
+        configure(settings.log_level, settings.log_format, slot=slot)
+        code = _live(child, settings, crew.mains[child.role])
+    except Exception:
+        log.exception("Child could not start", slot=slot)
+    finally:
+        os._exit(code)  # whatever happens: a child never runs on in the master's code
+
+
+def _live(child: Child, settings: Settings, main: Callable[[Child, Settings, Cause], None]) -> int:
+    try:
+        if child.take_slot():
+            main(child, settings, child.cause)
+        child.leave()
+    except ConfigurationError as error:
+        log.error("Configuration cannot be used", problems=error.problems)
+        return 78
+    except (LedgerError, OSError, MemoryError):
+        log.exception("Child gives up: the machine or the ledger fails it")
+        return EXIT_MACHINE
+    except Exception:
+        log.exception("Child failed")
+        return 1
+    return 0
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while len(os.read(descriptor, 512)) == 512:
+            pass
+    except BlockingIOError:
+        pass

@@ -1,0 +1,191 @@
+"""The scoreboard: what each process is doing, and by when its present step must be over.
+
+One small file in the runtime directory, one record of fixed size a slot, mapped into the master and its children. Each
+record has one writer at a time: its child, or the master while there is none. A record is numbered at both ends, so
+a reader sees when it came in the middle of a write.
+
+The master makes a new file at each start, so that a former master's orphans write to the old one. Everyone else
+(health, status, the page) reads with `glance`: plain reads, never an exception, whatever the file holds.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Self
+
+from aitp.process.slots import LAST_SLOT, MASTER
+
+MAGIC = b"aitpsb01"
+HEADER = struct.Struct("=8sd")  # magic, end of a stop's grace (monotonic; 0: no stop)
+# number, pid, state, started, since, deadline, tasks done, length of the task id, task id, number again
+RECORD = struct.Struct("=IiB7xdddQB64s3xI")
+RECORD_BYTES = 128
+_STATE_AT = 8
+SIZE = RECORD_BYTES * (LAST_SLOT + 2)  # the header takes a record's place
+SLACK_SECONDS = 5.0  # between a deadline and its being overrun
+
+
+class State(IntEnum):
+    """What a slot's process is doing. RUNNING and DRAINING are the master's, the rest are its children's."""
+
+    GONE = 0
+    STARTING = 1
+    WAITING = 2  # for the slot's former process to be gone
+    IDLE = 3
+    BUSY = 4
+    LEAVING = 5
+    RUNNING = 6
+    DRAINING = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One slot's line. `started` and `since` (of this state) are wall clock; `deadline` is monotonic, 0 for none."""
+
+    slot: int
+    pid: int = 0
+    state: State = State.GONE
+    started: float = 0.0
+    since: float = 0.0
+    deadline: float = 0.0
+    done: int = 0
+    task_id: str = ""
+
+    def overdue(self, monotonic: float) -> bool:
+        """Whether the present step should have been over some time ago."""
+        return self.state is not State.GONE and 0 < self.deadline < monotonic - SLACK_SECONDS
+
+
+class Scoreboard:
+    """The mapped file, for those who write on it."""
+
+    def __init__(self, path: Path) -> None:
+        """Map an existing scoreboard. Raises OSError or ValueError (too short)."""
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), SIZE)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Put an empty scoreboard (mode 0600) in the place of what was there. Raises OSError, disk full included."""
+        draft = path.with_name(path.name + ".new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Allocated now: a full disk behind a mapped page would kill the process that writes there (SIGBUS).
+            os.posix_fallocate(descriptor, 0, SIZE)
+            os.pwrite(descriptor, HEADER.pack(MAGIC, 0.0), 0)
+        finally:
+            os.close(descriptor)
+        draft.rename(path)
+        return cls(path)
+
+    def write(self, record: Record) -> None:
+        """Replace a slot's record. Only for the one who owns it now."""
+        at = _offset(record.slot)
+        (number,) = struct.unpack_from("=I", self._map, at)
+        number = (number + 1) & 0xFFFFFFFF
+        struct.pack_into("=I", self._map, at, number)
+        name = record.task_id.encode("ascii", "replace")[:64]
+        times = (record.started, record.since, record.deadline)
+        RECORD.pack_into(self._map, at, number, record.pid, record.state, *times, record.done, len(name), name, number)
+
+    def read(self, slot: int) -> Record:
+        """A slot's record; one that stays half written (its writer died or was stopped there) is read as it is."""
+        at = _offset(slot)
+        for _ in range(3):
+            raw = self._map[at : at + RECORD.size]
+            if _whole(raw):
+                break
+        return _decode(slot, raw)
+
+    def state(self, slot: int) -> int:
+        """A slot's state alone: what a waker needs of many slots."""
+        return self._map[_offset(slot) + _STATE_AT]
+
+    def records(self) -> list[Record]:
+        """All slots that are in use, the master's first."""
+        return [record for slot in range(LAST_SLOT + 1) if (record := self.read(slot)).state is not State.GONE]
+
+    @property
+    def grace_ends(self) -> float:
+        """When calls in hand must be given up (monotonic); 0 while nobody stops the service."""
+        ends: float = HEADER.unpack_from(self._map, 0)[1]
+        return ends
+
+    @grace_ends.setter
+    def grace_ends(self, monotonic: float) -> None:
+        HEADER.pack_into(self._map, 0, MAGIC, monotonic)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def glance(path: Path) -> list[Record]:
+    """The slots in use, the master's first, as the file says now; nothing if there is no readable scoreboard."""
+    records: list[Record] = []
+    for _ in range(3):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return []
+        if not content.startswith(MAGIC):
+            return []
+        present = [
+            slot for slot in range(min(LAST_SLOT + 1, len(content) // RECORD_BYTES - 1)) if _in_use(content, slot)
+        ]
+        raws = {slot: content[_offset(slot) : _offset(slot) + RECORD.size] for slot in present}
+        records = [record for slot, raw in raws.items() if (record := _decode(slot, raw)).state is not State.GONE]
+        if all(_whole(raw) for raw in raws.values()):
+            break
+    return records
+
+
+def master_ticks(records: list[Record], monotonic: float) -> bool:
+    """Whether a master is there and does its rounds: its record's deadline is when it will have ticked again."""
+    for record in records:
+        if record.slot == MASTER:
+            # A deadline far ahead was written before the machine restarted, and its clock with it.
+            return not record.overdue(monotonic) and record.deadline < monotonic + 600
+    return False
+
+
+def _offset(slot: int) -> int:
+    return RECORD_BYTES * (slot + 1)
+
+
+def _in_use(content: bytes, slot: int) -> bool:
+    return content[_offset(slot) + _STATE_AT] != State.GONE
+
+
+def _whole(raw: bytes) -> bool:
+    return raw[:4] == raw[-4:]
+
+
+def _decode(slot: int, raw: bytes) -> Record:
+    _, pid, state, started, since, deadline, done, length, name, _ = RECORD.unpack(raw)
+    try:
+        known = State(state)
+    except ValueError:
+        return Record(slot)
+    task_id = name[: min(length, 64)].decode("ascii", "replace")
+    return Record(
+        slot,
+        pid,
+        known,
+        started=_finite(started),
+        since=_finite(since),
+        deadline=_finite(deadline),
+        done=done,
+        # Whatever was in the file, it cannot forge a line of a log or of a terminal.
+        task_id="".join(letter if letter.isprintable() else "?" for letter in task_id),
+    )
+
+
+def _finite(number: float) -> float:
+    return number if math.isfinite(number) else 0.0
