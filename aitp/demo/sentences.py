@@ -7,7 +7,7 @@ persons. `tasks(n, seed)` yields task documents as the task API lists them; no t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -222,19 +222,20 @@ MODEL = "text-embedding-3-small"
 BARE_EVERY = 5  # each fifth task's content is a bare string, as the oldest clients send it
 
 
-def texts(count: int) -> Iterator[str]:
-    """So many different texts: the sentences, then the sentences again with a number."""
-    for position in range(count):
+def texts(count: int, start: int = 0) -> Iterator[str]:
+    """So many different texts: the sentences, then the sentences again with a number. `start` skips that many."""
+    for position in range(start, start + count):
         round_, place = divmod(position, len(SENTENCES))
         yield SENTENCES[place] if round_ == 0 else f"{SENTENCES[place]} ({round_ + 1})"
 
 
-def tasks(count: int, seed: int = 0, model: str = MODEL) -> Iterator[dict[str, Any]]:
+def tasks(count: int, seed: int = 0, model: str = MODEL, start: int = 0) -> Iterator[dict[str, Any]]:
     """So many task documents, as GET /api/ai-tasks/pending lists them. The same for the same arguments."""
-    generator = random.Random(seed)
+    generator = random.Random(f"{seed}/{start}")
     created = datetime(2025, 3, 1, tzinfo=UTC)
-    for position, text in enumerate(texts(count)):
+    for position, text in enumerate(texts(count, start)):
         created += timedelta(seconds=generator.uniform(0.1, 30))
+        stamp = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         content: Any = text if position % BARE_EVERY == BARE_EVERY - 1 else {"text": text, "model": model}
         yield {
             "_id": f"{generator.getrandbits(96):024x}",
@@ -243,13 +244,13 @@ def tasks(count: int, seed: int = 0, model: str = MODEL) -> Iterator[dict[str, A
             "content": content,
             "callbackRoute": "verification_update_embedding",
             "callbackParams": {"targetId": f"{generator.getrandbits(96):024x}", "field": "embedding"},
-            "createdAt": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "updatedAt": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "createdAt": stamp,
+            "updatedAt": stamp,
             "__v": 0,
         }
 
 
-def text_of(task: dict[str, Any]) -> str:
+def text_of(task: Mapping[str, Any]) -> str:
     """The text of a task document, in whichever form it comes."""
     content = task["content"]
     return content if isinstance(content, str) else str(content["text"])

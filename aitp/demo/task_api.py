@@ -126,9 +126,9 @@ class TaskApi(HttpServer):
         """All tasks, oldest first."""
         return list(self._tasks)
 
-    def content(self, task_id: str) -> Any:
-        """The task's `content` as it was added."""
-        return self._tasks[task_id].document.get("content")
+    def document(self, task_id: str) -> TaskDocument:
+        """The task as stored now."""
+        return self._tasks[task_id].document
 
     def result(self, task_id: str) -> Any:
         """The last result accepted (None without one)."""

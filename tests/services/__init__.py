@@ -2,11 +2,11 @@
 
 In a thread of the test process: quick, and everything is an attribute.
 
-    def test_a_refused_result_is_a_dead_letter(task_api, authorization, openai_api):
+    def test_a_task_is_embedded(task_api, authorization, openai_api):
         [task_id] = task_api.add([a_task("Brasília foi inaugurada em 1960.")])
         ...  # run something with environment(task_api, authorization, openai_api)
         assert task_api.state(task_id) == "succeeded"
-        assert task_api.result(task_id) == openai_api.expected("Brasília foi inaugurada em 1960.")
+        assert same_vector(task_api.result(task_id), openai_api.expected("Brasília foi inaugurada em 1960."))
 
 `task_api`       .url .add(documents) .state(id) .states() .result(id) .deliveries .deliveries_of(id) .remove(id);
                  switches: .honour_limit .lag_seconds .latency_seconds .list_seconds .body_limit_bytes .throttle
@@ -25,20 +25,28 @@ Faults, the same for all three (aitp/demo/faults.py):
     task_api.faults.add(Fault(kind=FaultKind.DROP, for_seconds=60))             # accepts and closes for a minute
     task_api.down_for(60)                                                       # connection refused for a minute
 
-As a process of their own, for tests that fork, kill or measure CPU: `aitp.demo.world.WorldProcess`. A test that
-forks must use that one: a child would inherit the listening sockets of servers in threads.
+`faults.times_struck(fault)` says how often one struck. All three together in threads: `aitp.demo.world.World`.
 
-A fault that strikes `times` in a test with the right answer afterwards is `faults.times_struck(fault)`.
+As a process of their own, for tests that fork, kill or measure CPU (a forked child would inherit the listening
+sockets of servers in threads):
+
+    with WorldProcess({"tasks": 200, "openai_api": {"latency_seconds": 0.5}}) as world:     # aitp/demo/world_process.py
+        ...  # world.environment; .add_fault(server, fault) .set(server, switch=value) .down(server, seconds)
+        ...  # .add_tasks(n) .add_documents([...]) .revoke_tokens() .purchases() .deliveries() .exchanges(server)
+        assert world.summary().states == {"succeeded": 200}
+        assert world.summary().wrong_results == 0
 """
 
 from __future__ import annotations
 
 import itertools
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
-from aitp.demo.authorization import AuthorizationServer
-from aitp.demo.openai_api import OpenAIApi
-from aitp.demo.task_api import TaskApi
+from aitp.demo.world import environment
+
+__all__ = ["a_task", "environment", "same_vector"]
 
 _numbers = itertools.count(1)
 
@@ -58,13 +66,6 @@ def a_task(text: str = "The Danube flows through ten countries.", **fields: Any)
     return document | fields
 
 
-def environment(task_api: TaskApi, authorization: AuthorizationServer, openai_api: OpenAIApi) -> dict[str, str]:
-    """The settings that point aitp at these servers."""
-    return {
-        "API_BASE_URL": task_api.url,
-        "OAUTH2_TOKEN_URL": authorization.token_url,
-        "OAUTH2_CLIENT_ID": authorization.client_id,
-        "OAUTH2_CLIENT_SECRET": authorization.client_secret,
-        "OPENAI_BASE_URL": openai_api.base_url,
-        "OPENAI_API_KEY": openai_api.key,
-    }
+def same_vector(one: Iterable[float], other: Iterable[float]) -> bool:
+    """Whether two vectors are equal as float32: what is delivered is written with the shortest float32 digits."""
+    return array("f", one) == array("f", other)

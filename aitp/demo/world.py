@@ -1,0 +1,70 @@
+"""All three servers together, wired to each other, in threads of this process. See `__main__.py` for a process.
+
+The configuration, every part of it optional:
+
+    {"task_api": {…}, "authorization": {…}, "openai_api": {…},     arguments of each server's class, "port" among them
+     "tasks": 200, "seed": 0}                                      tasks pending at the start
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.http import HttpServer
+from aitp.demo.openai_api import OpenAIApi
+from aitp.demo.sentences import tasks
+from aitp.demo.task_api import TaskApi
+
+
+class World:
+    """The three servers, wired to each other. A context manager."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        config = dict(config or {})
+        self.seed = int(config.get("seed", 0))
+        self.tasks_made = 0
+        self.authorization = AuthorizationServer(**config.get("authorization", {}))
+        self.openai_api = OpenAIApi(**config.get("openai_api", {}))
+        pending = self.make_tasks(int(config.get("tasks", 0)))
+        self.task_api = TaskApi(authorization=self.authorization, tasks=pending, **config.get("task_api", {}))
+
+    def make_tasks(self, count: int) -> list[dict[str, Any]]:
+        """So many new documents, their texts unlike all made before."""
+        documents = list(tasks(count, self.seed, start=self.tasks_made))
+        self.tasks_made += count
+        return documents
+
+    @property
+    def servers(self) -> dict[str, HttpServer]:
+        """The three by name, as orders name them."""
+        return {"task_api": self.task_api, "authorization": self.authorization, "openai_api": self.openai_api}
+
+    def environment(self) -> dict[str, str]:
+        """The settings that point aitp here."""
+        return environment(self.task_api, self.authorization, self.openai_api)
+
+    def __enter__(self) -> Self:
+        for server in self.servers.values():
+            server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self.servers.values():
+            server.close()
+
+
+def environment(task_api: TaskApi, authorization: AuthorizationServer, openai_api: OpenAIApi) -> dict[str, str]:
+    """The settings that point aitp at these servers."""
+    return {
+        "API_BASE_URL": task_api.url,
+        "OAUTH2_TOKEN_URL": authorization.token_url,
+        "OAUTH2_CLIENT_ID": authorization.client_id,
+        "OAUTH2_CLIENT_SECRET": authorization.client_secret,
+        "OPENAI_BASE_URL": openai_api.base_url,
+        "OPENAI_API_KEY": openai_api.key,
+    }
