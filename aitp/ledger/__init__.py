@@ -87,17 +87,19 @@ class Ledger:
         )
         return [int(slot) for (slot,) in rows]
 
-    def release_ownerless(self, spared: Container[int] = ()) -> list[Settled]:
+    def release_ownerless(
+        self, spared: Container[int] = (), causes: Mapping[int, Cause] | None = None
+    ) -> dict[int, Settled]:
         """Free what belongs to slots that no process holds: after a crash of everything, or with fewer processes.
 
-        `spared` slots are left to their successors, who know how their predecessor ended.
+        `spared` slots are left to their successors. `causes` are what is known of how the owners ended (else STOPPED).
         """
-        released = []
+        released = {}
         for slot in self.owners():
             # This process would obtain its own slots as well: they are never ownerless.
             if slot not in spared and slot not in self.locks.held and self.locks.acquire(slot, 0):
                 try:
-                    released.append(self.claims.release(slot, Cause.STOPPED))
+                    released[slot] = self.claims.release(slot, (causes or {}).get(slot, Cause.STOPPED))
                 finally:
                     self.locks.release(slot)
         return released
