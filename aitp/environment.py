@@ -57,11 +57,15 @@ ALIKE = 0.87
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The merged values (empty ones included), the file that took part, and what is wrong with the files."""
+    """The merged values (empty ones included), the file that took part, and what is wrong with the files.
+
+    `unread` names the secrets that are set, but whose files could not be used: a problem is listed already.
+    """
 
     values: Mapping[str, str]
     env_file: Path | None
     problems: tuple[str, ...]
+    unread: frozenset[str]
 
 
 def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
@@ -71,6 +75,7 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
     path = _env_file(environ, fallback)
     in_file = _read_env_file(path, problems) if path is not None else {}
     values = {**in_file, **environ}
+    unread = set()
     for secret in secrets:
         name = f"{secret}_FILE"
         if not values.get(name):
@@ -79,7 +84,9 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
             problems.append(f"{secret}, {name}: both are set; keep one of them")
         else:
             values[secret] = _read_secret(name, Path(values[name]), problems)
-    return Sources(values, path, tuple(problems))
+            if not values[secret]:
+                unread.add(secret)
+    return Sources(values, path, tuple(problems), frozenset(unread))
 
 
 def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:

@@ -8,14 +8,11 @@ touches the process's environment; .env.example is checked against it by a test.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -33,80 +30,34 @@ from pydantic.fields import FieldInfo
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.urls import refuse_open_secrets, service_url
+from aitp.values import (
+    header_value,
+    language_code,
+    lower_case,
+    model_map,
+    model_names,
+    project_slug,
+    upper_case,
+    zone_name,
+)
 from aitp.wording import problem
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER_KEY = "your_openai_api_key_here"
+EXAMPLES = {
+    "ory_project_slug": "your-project-slug",
+    "oauth2_client_id": "your-client-id",
+    "oauth2_client_secret": "your-client-secret",
+}
 PERIODS = ("minute", "hour", "day", "week", "month")
-
-
-def _models(value: object) -> object:
-    """A JSON array, or names with commas between them."""
-    if not isinstance(value, str):
-        return value
-    names = _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError('must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas')
-    return tuple(dict.fromkeys(name.strip() for name in names))
-
-
-def _model_map(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    names = _json(value, dict)
-    if not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise ValueError('must be a JSON object from model to model like {"*": "text-embedding-3-small"}')
-    return names
-
-
-def _json(text: str, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, kind):
-        raise ValueError("must be a JSON array of strings" if kind is list else "must be a JSON object of strings")
-    return value
 
 
 def _absolute(path: Path) -> Path:
     """Relative paths count from the project's root, so that no command depends on where it was started."""
-    return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
-
-
-def _zone(name: str) -> str:
     try:
-        ZoneInfo(name)
-    except (ValueError, OSError, LookupError):
-        raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
-    return name
-
-
-def _slug(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise ValueError("must be the project's slug alone: lower-case letters, digits and hyphens")
-    return text
-
-
-def _language(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
-        raise ValueError("must be a language code like pt, en or pt-BR")
-    return text
-
-
-def _header_value(secret: SecretStr) -> SecretStr:
-    # Anything else would fail each single call, with an exception that quotes the key.
-    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
-        raise ValueError("must be one word of printable ASCII characters")
-    return secret
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
+        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
+    except RuntimeError:
+        raise ValueError("must be a path; nobody here has that home directory") from None
 
 
 Url = Annotated[str, AfterValidator(service_url)]
@@ -132,7 +83,7 @@ class Settings(BaseModel):
     api_base_url: Url = Field(
         description="Required. Address of the task API, without /api, like http://nestjs-api:3000.",
     )
-    ory_project_slug: Annotated[str, AfterValidator(_slug)] | None = Field(
+    ory_project_slug: Annotated[str, AfterValidator(project_slug)] | None = Field(
         None,
         description="The Ory project: tokens come from https://SLUG.projects.oryapis.com/oauth2/token. "
         "Required unless OAUTH2_TOKEN_URL is set.",
@@ -151,13 +102,13 @@ class Settings(BaseModel):
     )
 
     # Models and providers
-    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], BeforeValidator(_lower)] = Field(
+    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], BeforeValidator(lower_case)] = Field(
         "hybrid", description="Who runs the tasks: openai, ollama, or hybrid (Ollama first, OpenAI as its fallback)."
     )
-    supported_models: Annotated[tuple[str, ...], BeforeValidator(_models)] = Field(
+    supported_models: Annotated[tuple[str, ...], BeforeValidator(model_names)] = Field(
         ("nomic-embed-text",), description="Ollama's models: a JSON array (or names separated by commas)."
     )
-    openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] | None = Field(
+    openai_api_key: Annotated[SecretStr, AfterValidator(header_value)] | None = Field(
         None,
         description="The OpenAI key, or OPENAI_API_KEY_FILE=path of a file that holds it. Required in mode openai; "
         f"unset in mode hybrid means no fallback. {PLACEHOLDER_KEY} means mock mode: invented results, no calls.",
@@ -172,7 +123,7 @@ class Settings(BaseModel):
     hybrid_fallback: bool = Field(
         True, description="In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."
     )
-    fallback_models: Annotated[Mapping[str, str], BeforeValidator(_model_map)] = Field(
+    fallback_models: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
         {},
         description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
         "others. Built in: text-embedding-3-small for embeddings, o3-mini for the rest.",
@@ -181,10 +132,10 @@ class Settings(BaseModel):
     embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         1024, description="Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."
     )
-    embedding_overflow: Annotated[Literal["truncate", "fail"], BeforeValidator(_lower)] = Field(
+    embedding_overflow: Annotated[Literal["truncate", "fail"], BeforeValidator(lower_case)] = Field(
         "truncate", description="What becomes of a text too long for its model: truncate (cut, and logged) or fail."
     )
-    result_language: Annotated[str, AfterValidator(_language)] = Field(
+    result_language: Annotated[str, AfterValidator(language_code)] = Field(
         "pt", description="Language of the names and descriptions in results."
     )
     prompts_dir: Place | None = Field(None, description="A directory whose prompts replace the built-in ones.")
@@ -222,7 +173,7 @@ class Settings(BaseModel):
 
     # Rate limits
     rate_limit_enabled: bool = Field(True, description="false switches all five limits off.")
-    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], BeforeValidator(_lower)] = Field(
+    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], BeforeValidator(lower_case)] = Field(
         "rolling", description="rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."
     )
     rate_limit_per_minute: Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
@@ -230,7 +181,7 @@ class Settings(BaseModel):
     rate_limit_per_day: Limit = Field(500, description="The same for a day.")
     rate_limit_per_week: Limit = Field(2000, description="The same for a week.")
     rate_limit_per_month: Limit = Field(7500, description="The same for a month (30 days if rolling).")
-    rate_limit_timezone: Annotated[str, AfterValidator(_zone)] = Field(
+    rate_limit_timezone: Annotated[str, AfterValidator(zone_name)] = Field(
         "UTC", description="Time zone of the fixed windows."
     )
     rate_limit_storage_path: Place = Field(
@@ -260,10 +211,10 @@ class Settings(BaseModel):
     # Monitoring
     metrics_host: str = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
     metrics_port: int = Field(8001, ge=1, le=65_535, description="Their port.")
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper_case)] = Field(
         "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
     )
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower_case)] = Field(
         "auto", description="json, console, or auto: console on a terminal, else json."
     )
 
@@ -327,11 +278,20 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     try:
         settings = Settings.model_validate({**values, **_derived(values)})
     except ValidationError as error:
-        problems += [problem(values, FIELDS, SECRETS, dict(details)) for details in error.errors(include_url=False)]
-    problems += _missing_together(values)
+        problems += [
+            problem(values, FIELDS, SECRETS, details)
+            for details in error.errors(include_url=False)
+            if str(details["loc"][0]).upper() not in sources.unread
+        ]
+    problems += _missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values})
     if problems:
         raise ConfigurationError(problems)
-    warnings = (*misspelt(sources.values, KNOWN_NAMES), *_contradictions(settings))
+    warnings = (
+        *misspelt(sources.values, KNOWN_NAMES),
+        *_left_as_in_the_example(values),
+        *_quoted(values),
+        *_contradictions(settings),
+    )
     return settings.model_copy(update={"warnings": warnings, "env_file": sources.env_file})
 
 
@@ -370,6 +330,23 @@ def _missing_together(values: Mapping[str, str]) -> list[str]:
             f"{PLACEHOLDER_KEY} for mock mode (invented results, no calls)"
         )
     return problems
+
+
+def _left_as_in_the_example(values: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name.upper()} still has the example's value {value}"
+        for name, value in EXAMPLES.items()
+        if values.get(name) == value
+    ]
+
+
+def _quoted(values: Mapping[str, str]) -> list[str]:
+    # docker's --env-file keeps the quotes that a shell, or our own reading of a file, takes off.
+    return [
+        f"{name.upper()} begins and ends with a quote, which counts as part of the value; is that meant?"
+        for name, value in values.items()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    ]
 
 
 def _contradictions(settings: Settings) -> list[str]:

@@ -12,6 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
 LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
 def service_url(text: str) -> str:
@@ -52,7 +53,8 @@ def without_credentials(url: str) -> str:
 def _is_near(parts: SplitResult) -> bool:
     host = (parts.hostname or "").rstrip(".")
     if not _is_address(host):
-        return "." not in host or host.endswith(".localhost")
+        # 134744072 and 0x08080808 are addresses too, to those who resolve them: 8.8.8.8.
+        return ("." not in host and not NUMBER.fullmatch(host)) or host.endswith(".localhost")
     address = ip_address(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

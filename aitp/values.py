@@ -1,0 +1,78 @@
+"""From a setting's text to its value, for those that pydantic's own types don't cover.
+
+Each function takes one value, returns the one to keep, and raises ValueError with what is allowed: the words that the
+operator reads. Called through the settings' types.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import SecretStr
+
+
+def model_names(value: object) -> object:
+    """A JSON array, or names with commas between them."""
+    if not isinstance(value, str):
+        return value
+    names = _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError('must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas')
+    return tuple(dict.fromkeys(name.strip() for name in names))
+
+
+def model_map(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = _json(value, dict)
+    if not all(isinstance(name, str) and name.strip() for name in names.values()):
+        raise ValueError('must be a JSON object from model to model like {"*": "text-embedding-3-small"}')
+    return names
+
+
+def _json(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ValueError("must be a JSON array of strings" if kind is list else "must be a JSON object of strings")
+    return value
+
+
+def zone_name(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
+    return name
+
+
+def project_slug(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise ValueError("must be the project's slug alone: lower-case letters, digits and hyphens")
+    return text
+
+
+def language_code(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
+        raise ValueError("must be a language code like pt, en or pt-BR")
+    return text
+
+
+def header_value(secret: SecretStr) -> SecretStr:
+    # Anything else would fail each single call, with an exception that quotes the key.
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+        raise ValueError("must be one word of printable ASCII characters")
+    return secret
+
+
+def lower_case(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def upper_case(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
