@@ -48,7 +48,8 @@ class Summary:
     )
     bought_after_delivery: int  # of them, sent after the result of that text was delivered: always a fault
     wrong_results: int  # stored results that are not the vector of their task's text
-    calls: int  # requests to the provider
+    calls: int  # requests to the provider that are over
+    calls_in_flight: int  # and those that are not
     most_calls_at_once: int
     tokens_issued: int
     faults_struck: int
@@ -69,6 +70,7 @@ def summary(world: World) -> Summary:
         bought_after_delivery=_bought_after(world, _first_deliveries(world)),
         wrong_results=len(wrong_results(world)),
         calls=len(provider.exchanges),
+        calls_in_flight=provider.in_flight,
         most_calls_at_once=provider.most_at_once,
         tokens_issued=world.authorization.issued,
         faults_struck=sum(server.faults.struck for server in world.servers.values()),

@@ -80,6 +80,11 @@ class HttpServer:
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Told about each request once it is over."""
 
+    @property
+    def in_flight(self) -> int:
+        """Requests being answered now."""
+        return len(self._in_flight)
+
     # Up and down
 
     def __enter__(self) -> Self:
