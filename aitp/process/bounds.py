@@ -50,7 +50,7 @@ class BoundedCall:
         self._ended()
 
     def rearm(self) -> None:
-        """Set the timer anew, as the grace's end may have become known. Nothing happens before the call, or after it."""
+        """Set the timer anew, as the grace's end may have become known. Does nothing before the call and after it."""
         if self._over or self._deadline == math.inf:
             return
         left = min(self._deadline, self._grace_ends()) - time.monotonic()

@@ -8,7 +8,6 @@ says `idle` for the first time: until then the master keeps the former process's
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import os
 import select
@@ -197,7 +196,6 @@ def run_child(slot: int, settings: Settings, cause: Cause, crew: Crew, heritage:
     """Be the child in `slot`, from fork to exit. Never returns, never unwinds into the master's stack."""
     code = 1
     try:
-        gc.enable()
         heritage.shed()
         child = Child(slot, settings, cause, heritage)
         child.listen()

@@ -58,7 +58,7 @@ class Record:
     task_id: str = ""
 
     def overdue(self, monotonic: float) -> bool:
-        """Whether the present step should have been over some time ago."""
+        """Whether the present step should have been over some time ago: for health; the master has its own slack."""
         return self.state is not State.GONE and 0 < self.deadline < monotonic - SLACK_SECONDS
 
 

@@ -1,0 +1,106 @@
+"""Starting the master: what must be in place before it forks for the first time. Called by `aitp master`."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from aitp.errors import ConfigurationError
+from aitp.ledger import SlotLocks
+from aitp.logs import configure, get_logger
+from aitp.process.crew import Crew, Heritage, Timings
+from aitp.process.errand import FAILED, MISCONFIGURED
+from aitp.process.master import ANSWERS, Master
+from aitp.process.scoreboard import Scoreboard
+from aitp.process.slots import LAST_SLOT, MASTER
+from aitp.process.wakes import Wakes
+from aitp.settings import Settings
+
+LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, which nothing tells the end of to one who must hear signals too
+DESCRIPTORS = LAST_SLOT + 100  # a bell for each slot
+
+log = get_logger(__name__)
+
+
+def scoreboard_path(runtime_dir: Path) -> Path:
+    """Where health, status and the page find the scoreboard."""
+    return runtime_dir / "scoreboard"
+
+
+def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> int:  # noqa: B008 (frozen)
+    """Be the master until told to stop; the exit code (0, 1, 78)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERS.keys())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, the dead would be reaped behind our back
+    os.umask(0o077)
+    configure(settings.log_level, settings.log_format, slot=MASTER)
+    try:
+        own_directory(settings.runtime_dir)
+        locks = SlotLocks(settings.ledger_path)
+        if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
+            return code
+        board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
+        lifeline, lifeline_end = os.pipe2(os.O_CLOEXEC)
+        _allow_descriptors()
+    except ConfigurationError as error:
+        log.error("Configuration cannot be used", problems=list(error.problems))
+        return MISCONFIGURED
+    except OSError as error:
+        log.error("Master cannot start", reason=str(error))
+        return FAILED
+    log.info("Master started", pid=os.getpid())
+    crew.warm_up()
+    gc.collect()
+    gc.freeze()  # children share what a collection would otherwise touch
+    return Master(settings, crew, Heritage(board, Wakes(), lifeline, lifeline_end, locks, timings)).run()
+
+
+def own_directory(path: Path) -> None:
+    """Make the runtime directory (0700), or see that it is one. Raises ConfigurationError; OSError if the disk is full."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
+    except PermissionError as error:
+        if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
+            # Someone else's, but we may write there (a volume of an orchestrator): each file in it is private anyway.
+            log.warning("Runtime directory is open to others", directory=str(path))
+            return
+        raise _unusable(path, error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
+            raise _unusable(path, error) from error
+        raise
+
+
+def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        [f"RUNTIME_DIR={path}: must be a directory that this user may write to ({error.strerror})"]
+    )
+
+
+def _take_over(locks: SlotLocks, patience: float) -> int | None:
+    """Wait for another master of this ledger to leave. None: we are the master now; else the exit code."""
+    give_up = time.monotonic() + patience
+    waiting = False
+    while not locks.acquire(MASTER, timeout=0):
+        if not waiting:
+            waiting = True
+            log.warning("Another master is running, waiting for it to leave", holder=locks.holder(MASTER))
+        if time.monotonic() >= give_up:
+            log.error("Another master is still running: one ledger has one master", holder=locks.holder(MASTER))
+            return FAILED
+        if signal.sigtimedwait([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], LOOK_AGAIN_SECONDS):
+            return 0
+    return None
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
