@@ -1,6 +1,7 @@
 """Orders for a world in another process, over HTTP on loopback: look at its records, order faults, add tasks.
 
-    GET    /control/summary                                   one `Summary`
+    GET    /control/summary                                   one `Summary`: parses every result, not for a tight loop
+    GET    /control/states                                    how many tasks are in each state: cheap
     GET    /control/log?server=NAME&part=PART&since=N         a server's record from entry N on
     POST   /control/faults   {"server": NAME, …fields of Fault}      DELETE: take them all back
     POST   /control/tasks    {"count": 10} or {"documents": […]}     → the new ids
@@ -122,6 +123,7 @@ class Control(HttpServer):
         self._world = world
         self._orders: dict[tuple[str, str], Callable[[dict[str, Any]], object]] = {
             ("GET", "/control/summary"): lambda order: summary(world),
+            ("GET", "/control/states"): lambda order: dict(world.task_api.states()),
             ("GET", "/control/log"): self._log,
             ("POST", "/control/faults"): self._add_fault,
             ("DELETE", "/control/faults"): self._clear_faults,

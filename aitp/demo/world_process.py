@@ -42,6 +42,7 @@ class WorldProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=PROJECT,
+            start_new_session=True,  # Ctrl-C is for the parent to answer
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -75,6 +76,10 @@ class WorldProcess:
     def summary(self) -> Summary:
         """How things stand."""
         return Summary(**self._order("GET", "/control/summary"))
+
+    def states(self) -> dict[str, int]:
+        """How many tasks are in each state: cheap, for a progress bar or a wait."""
+        return dict(self._order("GET", "/control/states"))
 
     def purchases(self, since: int = 0) -> list[Purchase]:
         """The provider's bill from entry `since` on."""

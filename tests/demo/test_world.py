@@ -54,6 +54,7 @@ def test_a_task_can_be_worked_through_all_three_servers(world: WorldProcess) -> 
     wait_until(lambda: world.deliveries())
     seen = world.summary()
 
+    assert world.states() == seen.states
     assert seen.states["succeeded"] == 1
     assert (seen.texts_bought, seen.bought_again, seen.wrong_results) == (1, 0, 0)
     assert [delivery.task_id for delivery in world.deliveries()] == [task_id]

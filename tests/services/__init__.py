@@ -33,7 +33,7 @@ sockets of servers in threads):
     with WorldProcess({"tasks": 200, "openai_api": {"latency_seconds": 0.5}}) as world:     # aitp/demo/world_process.py
         ...  # world.environment; .add_fault(server, fault) .set(server, switch=value) .down(server, seconds)
         ...  # .add_tasks(n) .add_documents([...]) .revoke_tokens() .purchases() .deliveries() .exchanges(server)
-        assert world.summary().states == {"succeeded": 200}
+        wait_until(lambda: world.states() == {"succeeded": 200})
         assert world.summary().wrong_results == 0
 """
 
