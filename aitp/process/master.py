@@ -1,8 +1,8 @@
 """The master: keeps a child in every slot, relays signals, enforces deadlines, and decides nothing else.
 
 One loop (`reap → kill the overdue → manage → hear`) around one `sigtimedwait`, woken by signals, by the next known
-event, or by a tick. No network, no ledger connection: what needs the ledger is an errand, done by a short-lived process.
-`start.run_master` sets it up.
+event, or by a tick. No network, no ledger connection: what needs the ledger is an errand, done by a short-lived
+process. `start.run_master` sets it up.
 """
 
 from __future__ import annotations

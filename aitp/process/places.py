@@ -46,7 +46,7 @@ class Death:
 
 @dataclass(slots=True)
 class Place:
-    """One slot. `cause` is for the next child, `not_before` (monotonic) holds it back, `unclean` says it has to tidy up."""
+    """One slot. `cause` is for the next child, `not_before` (monotonic) holds it back, `unclean`: it has to tidy up."""
 
     cause: Cause = Cause.STOPPED
     unclean: bool = False

@@ -120,9 +120,9 @@ class Staff:
         if exit_code == 0:
             log.info("Child left", **facts)
         else:
-            held_back = max(place.not_before - now, 0.0)
-            facts |= {"cause": death.cause.value, "task_id": last.task_id, "held_back_seconds": held_back}
-            log.warning("Child died", **facts)
+            held_back = round(max(place.not_before - now, 0.0), 1)
+            cause = death.cause.value
+            log.warning("Child died", **facts, cause=cause, task_id=last.task_id, held_back_seconds=held_back)
         return child.slot
 
     def kill_overdue(self, mercy_until: float) -> float:

@@ -60,7 +60,7 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
 
 
 def own_directory(path: Path) -> None:
-    """Make the runtime directory (0700), or see that it is one. Raises ConfigurationError; OSError if the disk is full."""
+    """Make the runtime directory (0700), or take it as it is. Raises ConfigurationError; OSError for a full disk."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o077:
@@ -78,9 +78,8 @@ def own_directory(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        [f"RUNTIME_DIR={path}: must be a directory that this user may write to ({error.strerror})"]
-    )
+    problem = f"RUNTIME_DIR={path}: must be a directory that this user may write to ({error.strerror})"
+    return ConfigurationError([problem])
 
 
 def _take_over(locks: SlotLocks, patience: float) -> int | None:
