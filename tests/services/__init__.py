@@ -14,7 +14,9 @@ In a thread of the test process: quick, and everything is an attribute.
 `authorization`  .token_url .client_id .client_secret .issue() .active(token) .revoke_all() .issued .issues .refusals;
                  switches: .lifetime_seconds .expires_in (announced, if it is to differ)
 `openai_api`     .base_url .key .bad_marker .purchases .times_bought() .times_answered() .expected(text, model, n)
-all three        .exchanges (every request) .most_at_once .faults .latency_seconds .stop() .start() .down_for(seconds)
+all three        .exchanges (every request) .in_flight .most_at_once .faults .latency_seconds .stop() .start()
+                 .down_for(seconds)
+A record is written just after its answer has left: `wait_until` it is there.
 
 Faults, the same for all three (aitp/demo/faults.py):
 
