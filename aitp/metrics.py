@@ -150,8 +150,10 @@ LIMIT_MAX = _declare("gauge", "rate_limit_max_allowed", "Tasks allowed in a wind
 LIMIT_REMAINING = _declare("gauge", "rate_limit_remaining", "Tasks that the current window has room for.", "period")
 BREAKER_STATE = _declare("gauge", "circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "service")
 BREAKER_FAILURES = _declare("gauge", "aitp_breaker_failures", "Failures in a row that a breaker counts.", "service")
-COOLDOWNS = _declare("gauge", "aitp_cooldowns", "Pauses in force that a provider asked for.", "provider")
-QUEUE_TASKS = _declare("gauge", "aitp_queue_tasks", "Tasks that wait for a worker.")
+COOLDOWNS = _declare("gauge", "aitp_cooldowns", "Pauses in force that a service asked for.", "service")
+QUEUE_TASKS = _declare(
+    "gauge", "aitp_queue_tasks", "Tasks that wait for a worker, or first for their next try.", "state"
+)
 QUEUE_AGE = _declare("gauge", "aitp_queue_oldest_age_seconds", "Age of the oldest waiting task.")
 OUTBOX_RESULTS = _declare("gauge", "aitp_outbox_results", "Results that wait for delivery.")
 OUTBOX_AGE = _declare("gauge", "aitp_outbox_oldest_age_seconds", "Age of the oldest undelivered result.")
@@ -160,6 +162,7 @@ UNREADABLE = _declare("gauge", "aitp_unreadable_documents", "Task documents left
 LAST_POLL = _declare("gauge", "aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
 DISK_FREE = _declare("gauge", "aitp_disk_free_bytes", "Free space where the ledger lies.")
 PAUSED = _declare("gauge", "aitp_paused", "1 while claims are paused by an operator.")
+PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
 
 # ── read at scrape time: from the scoreboard, the settings, the metrics process ──────────────────────────────────────

@@ -73,7 +73,9 @@ def test_a_duration_falls_into_its_bucket_and_all_above(tmp_path: Path) -> None:
         return value(series, name, task_type="text_embedding", le=bound)
 
     assert [upto(b) for b in ("0.01", "0.25", "0.5", "60.0", "120.0", "+Inf")] == [2, 2, 3, 3, 4, 5]
-    assert value(series, "ai_task_processing_duration_seconds_sum", task_type="text_embedding") == pytest.approx(1090.31)
+    assert value(series, "ai_task_processing_duration_seconds_sum", task_type="text_embedding") == pytest.approx(
+        1090.31
+    )
 
 
 def test_a_histogram_shows_every_bucket_from_its_first_value_on(tmp_path: Path) -> None:

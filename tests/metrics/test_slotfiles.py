@@ -23,7 +23,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_file_is_set_aside_by_the_next_owner_of_its_slot(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_set_aside_by_the_next_owner_of_its_slot(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     metrics = open_metrics(tmp_path, 101)
     metrics.auth(success=True)
     metrics.close()

@@ -1,0 +1,74 @@
+"""What is known about the running service at one moment: scoreboard, ledger and token, read and closed again.
+
+Whatever is missing or garbled is a fact too, in words, and never an exception: the endpoints and the page are
+looked at most when something is wrong. Called once a request by `aitp.web.app`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from aitp.errors import LedgerError
+from aitp.ledger.views import Snapshot, snapshot
+from aitp.process.scoreboard import Record, glance, master_ticks
+from aitp.process.slots import MASTER, Role, role_of
+from aitp.settings import Settings
+
+# Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
+_GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One moment. `now` is UTC seconds; `ledger` is None exactly if `ledger_problem` says why."""
+
+    now: float
+    master: Record | None
+    master_ticks: bool
+    children: tuple[Record, ...]
+    overrun: tuple[Record, ...]
+    ledger: Snapshot | None
+    ledger_problem: str
+    has_token: bool
+
+
+def read_facts(settings: Settings) -> Facts:
+    """Look now. Never raises for the state of the service or of its files."""
+    monotonic = time.monotonic()
+    records = glance(settings.runtime_dir / "scoreboard")
+    children = tuple(record for record in records if _is_child(record.slot))
+    ledger, problem = _read_ledger(settings)
+    return Facts(
+        now=time.time(),
+        master=next((record for record in records if record.slot == MASTER), None),
+        master_ticks=master_ticks(records, monotonic),
+        children=children,
+        overrun=tuple(record for record in children if record.overdue(monotonic)),
+        ledger=ledger,
+        ledger_problem=problem,
+        has_token=_has_token(settings),
+    )
+
+
+def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:
+    try:
+        return snapshot(settings.ledger_path, recovery=settings.circuit_breaker_recovery_seconds), ""
+    except LedgerError as error:
+        return None, str(error)
+    except _GARBLED as error:
+        return None, f"the ledger {settings.ledger_path} cannot be understood: {error!r}"
+
+
+def _is_child(slot: int) -> bool:
+    try:
+        return role_of(slot) in Role
+    except ValueError:
+        return False  # the master's, or a number between the roles that only a garbled scoreboard has in use
+
+
+def _has_token(settings: Settings) -> bool:
+    try:
+        return (settings.runtime_dir / "token").stat().st_size > 0
+    except OSError:
+        return False

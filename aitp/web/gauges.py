@@ -1,0 +1,73 @@
+"""Gauges: what the facts of this moment say, in the families of `aitp.metrics`. True by construction, kept nowhere.
+
+A family whose source cannot be read is left out of the scrape: no value is better than one of yesterday. Known label
+sets are always all there. Called by `aitp.web.app` for each scrape.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import Metric
+
+from aitp import __version__, metrics
+from aitp.ledger.views import Snapshot
+from aitp.metrics import Family, reading
+from aitp.process.scoreboard import State
+from aitp.process.slots import role_of
+from aitp.tasks import Service
+from aitp.web.facts import Facts
+
+BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
+_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.LEAVING)
+
+
+def gauges(facts: Facts, mock: bool) -> Iterator[Metric]:
+    """All gauges that this moment has a value for."""
+    yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
+    if facts.ledger is not None:
+        yield from _of_ledger(facts.ledger)
+    yield from _of_processes(facts)
+    yield _one(metrics.MOCK, mock)
+    yield reading(metrics.BUILD_INFO, {(__version__, platform.python_version()): 1})
+
+
+def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
+    yield _one(metrics.TASKS_IN_FLIGHT, ledger.claimed)
+    yield reading(metrics.LIMIT_USAGE, {(period,): use.current for period, use in ledger.limits.items()})
+    yield reading(metrics.LIMIT_MAX, {(period,): use.limit for period, use in ledger.limits.items()})
+    yield reading(metrics.LIMIT_REMAINING, {(period,): use.remaining for period, use in ledger.limits.items()})
+    breakers = ledger.breakers.items()
+    yield reading(metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers})
+    yield reading(metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers})
+    cooldowns = Counter(cooldown.provider for cooldown in ledger.cooldowns)
+    yield reading(metrics.COOLDOWNS, {(service.value,): cooldowns[service.value] for service in Service})
+    yield reading(metrics.QUEUE_TASKS, {("ready",): ledger.ready, ("waiting",): ledger.waiting})
+    yield _one(metrics.QUEUE_AGE, ledger.oldest_ready_age)
+    yield _one(metrics.OUTBOX_RESULTS, ledger.finished)
+    yield _one(metrics.OUTBOX_AGE, ledger.oldest_finished_age)
+    yield _one(metrics.DEAD_LETTERS, ledger.dead)
+    yield _one(metrics.UNREADABLE, ledger.unreadable)
+    if ledger.last_poll_at is not None:
+        yield _one(metrics.LAST_POLL, ledger.last_poll_at)
+    yield _one(metrics.DISK_FREE, ledger.disk_free)
+    yield _one(metrics.PAUSED, ledger.paused)
+    yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
+
+
+def _of_processes(facts: Facts) -> Iterator[Metric]:
+    processes: dict[tuple[str, ...], float] = {
+        (role, state.name.lower()): 0 for role in metrics.ROLES for state in _CHILD_STATES
+    }
+    for child in facts.children:
+        if child.state in _CHILD_STATES:
+            processes[role_of(child.slot).value, child.state.name.lower()] += 1
+    yield reading(metrics.PROCESSES, processes)
+    yield _one(metrics.MASTER_RUNNING, facts.master_ticks)
+    yield _one(metrics.DEADLINES_OVERRUN, len(facts.overrun))
+
+
+def _one(family: Family, value: float) -> Metric:
+    return reading(family, {(): float(value)})

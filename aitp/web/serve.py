@@ -1,0 +1,103 @@
+"""`aitp metrics`: the application under waitress, one thread, from the bound port to the exit code.
+
+TERM and INT end it with 0, HUP reads the settings again. It asks the kernel to be told of its parent's death: an orphan
+would hold the port against the supervisor's next child. Between requests the process sleeps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+from types import FrameType
+from typing import Any, NoReturn
+
+import waitress  # type: ignore[import-untyped]
+
+from aitp import logs
+from aitp.errors import ConfigurationError
+from aitp.settings import Settings, load_settings
+from aitp.web.app import Application, build_app
+
+log = logs.get_logger(__name__)
+
+EXIT_FAILED, EXIT_CONFIGURATION = 1, 78
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+# How often waitress looks for dead connections. It wakes for nothing else that is not a request.
+_ROUNDS_SECONDS = 30
+
+
+def run_metrics(settings: Settings) -> int:
+    """Serve until told to stop; the exit code. Called by the command line, in the main thread."""
+    logs.configure(settings.log_level, settings.log_format)
+    # waitress warns of every request that waits for the one before.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    application = build_app(settings)
+    # Blocked while waitress starts its thread, so that only this one is ever interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        server = _bind(application, settings)
+    except (OSError, ValueError) as error:
+        return _refusal(settings, error)
+    _install_signals(application)
+    _stop_with_parent()
+    log.info("Metrics server started", host=settings.metrics_host, port=settings.metrics_port, mock=settings.mock)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        server.run()
+    except SystemExit:
+        pass  # the signal came before waitress was in its loop
+    log.info("Metrics server stopped")
+    return 0
+
+
+def _bind(application: Application, settings: Settings) -> Any:
+    return waitress.create_server(
+        application,
+        host=settings.metrics_host,
+        port=settings.metrics_port,
+        threads=1,
+        ident="aitp",
+        asyncore_loop_timeout=_ROUNDS_SECONDS,
+        channel_timeout=_ROUNDS_SECONDS,
+        max_request_body_size=65_536,
+    )
+
+
+def _refusal(settings: Settings, error: OSError | ValueError) -> int:
+    facts = {"host": settings.metrics_host, "port": settings.metrics_port}
+    if isinstance(error, OSError):
+        log.error("METRICS_HOST and METRICS_PORT cannot be listened on", reason=error.strerror or str(error), **facts)
+        return EXIT_FAILED
+    log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **facts)
+    return EXIT_CONFIGURATION
+
+
+def _install_signals(application: Application) -> None:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        try:
+            application.settings = load_settings()
+            log.info("Settings loaded again")
+        except ConfigurationError as error:
+            log.error("New settings are invalid, the old ones stay in force", problems=list(error.problems))
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+
+
+def _stop_with_parent() -> None:
+    """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
+    parent = os.getppid()
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

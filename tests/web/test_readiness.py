@@ -1,0 +1,157 @@
+"""Healthy or not, ready or not: every reason, as a table over one good moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitp.ledger.views import BreakerView, Snapshot
+from aitp.process.scoreboard import Record, State
+from aitp.tasks import Service
+from aitp.web.facts import Facts
+from aitp.web.readiness import health_problems, readiness_problems
+from tests.web.world import RELAY, WORKER, settings_in
+
+NOW = 1_800_000_000.0
+CLOSED = BreakerView("closed", 0, None, None)
+OPEN = BreakerView("open", 5, NOW - 10, NOW + 50, "401: see OPENAI_API_KEY")
+LEDGER = Snapshot(
+    taken_at=NOW,
+    strategy="rolling",
+    limits_enabled=False,
+    paused=False,
+    limits={},
+    breakers={service.value: CLOSED for service in Service},
+    cooldowns=(),
+    paused_processors={},
+    ready=0,
+    waiting=0,
+    claimed=0,
+    finished=0,
+    dead=0,
+    unreadable=0,
+    oldest_ready_age=0,
+    oldest_finished_age=0,
+    last_poll_at=NOW - 5,
+    last_poll_problem=None,
+    disk_free=10**9,
+)
+MASTER = Record(0, 1, State.RUNNING)
+WELL = Facts(
+    now=NOW,
+    master=MASTER,
+    master_ticks=True,
+    children=(Record(RELAY, 2, State.IDLE), Record(WORKER, 3, State.BUSY)),
+    overrun=(),
+    ledger=LEDGER,
+    ledger_problem="",
+    has_token=True,
+)
+
+
+def with_ledger(**changes: Any) -> Facts:
+    return replace(WELL, ledger=replace(LEDGER, **changes))
+
+
+def with_breakers(*names: str, breaker: BreakerView = OPEN, **changes: Any) -> Facts:
+    return with_ledger(breakers=LEDGER.breakers | dict.fromkeys(names, breaker), **changes)
+
+
+def with_children(*states: tuple[int, State]) -> Facts:
+    return replace(WELL, children=tuple(Record(slot, 9, state) for slot, state in states))
+
+
+UNWELL: dict[str, tuple[Facts, str]] = {
+    "no master": (replace(WELL, master=None, master_ticks=False), "the master is not running"),
+    "master hangs": (replace(WELL, master_ticks=False), "the master does not make its rounds"),
+    "deadline": (replace(WELL, overrun=(WELL.children[1],)), "slot 101 has overrun its deadline"),
+}
+NOT_READY: dict[str, tuple[Facts, str]] = UNWELL | {
+    "draining": (replace(WELL, master=replace(MASTER, state=State.DRAINING)), "draining: the service is being stopped"),
+    "no relay yet": (with_children((WORKER, State.IDLE)), "starting: no relay is at work yet"),
+    "relay waits for its slot": (
+        with_children((RELAY, State.WAITING), (WORKER, State.IDLE)),
+        "starting: no relay is at work yet",
+    ),
+    "no worker yet": (
+        with_children((RELAY, State.IDLE), (WORKER, State.STARTING)),
+        "starting: no worker is at work yet",
+    ),
+    "no ledger": (replace(WELL, ledger=None, ledger_problem="the ledger is gone"), "the ledger is gone"),
+    "disk": (with_ledger(disk_free=63 * 2**20), "the disk that holds the ledger is nearly full: 63 MB are free"),
+    "paused": (with_ledger(paused=True), "paused by an operator"),
+    "paused processor": (
+        with_ledger(paused_processors={"text_embedding": NOW + 60}),
+        "the processor of text_embedding is paused after several bugs in a row: see the log",
+    ),
+    "token": (replace(WELL, has_token=False), "there is no access token for the task API yet"),
+    "api": (with_breakers("api"), "Circuit breaker is open for api: 401: see OPENAI_API_KEY"),
+    "oauth probes": (
+        with_breakers("oauth", breaker=BreakerView("half-open", 5, NOW, NOW)),
+        "Circuit breaker is open for oauth",
+    ),
+    "provider": (with_breakers("openai"), "Circuit breaker is open for openai: 401: see OPENAI_API_KEY"),
+    "provider, probe due, work waits": (
+        with_breakers("openai", breaker=replace(OPEN, probe_at=NOW - 1), waiting=1),
+        "Circuit breaker is open for openai: 401: see OPENAI_API_KEY",
+    ),
+    "bad poll": (with_ledger(last_poll_problem="503 from the API"), "the last poll: 503 from the API"),
+    "never polled": (with_ledger(last_poll_at=None), "the task API has not been polled yet"),
+}
+READY: dict[str, Facts] = {
+    "all well": WELL,
+    "limits exhausted": with_ledger(limits_enabled=True),
+    "another provider's breaker": with_breakers("ollama", "wikidata"),
+    "nobody is there to probe": with_breakers("openai", breaker=replace(OPEN, probe_at=NOW - 1)),
+    "some children start": with_children((RELAY, State.IDLE), (WORKER, State.LEAVING), (102, State.IDLE)),
+}
+
+
+@pytest.mark.parametrize(("facts", "problem"), UNWELL.values(), ids=UNWELL.keys())
+def test_what_makes_the_service_unhealthy(facts: Facts, problem: str) -> None:
+    assert health_problems(facts) == [problem]
+
+
+@pytest.mark.parametrize(("facts", "problem"), NOT_READY.values(), ids=NOT_READY.keys())
+def test_what_makes_the_service_not_ready(facts: Facts, problem: str, tmp_path: Path) -> None:
+    assert readiness_problems(facts, settings_in(tmp_path)) == [problem]
+
+
+@pytest.mark.parametrize("name", sorted(NOT_READY.keys() - UNWELL.keys()))
+def test_what_no_restart_would_cure_leaves_the_service_healthy(name: str) -> None:
+    assert health_problems(NOT_READY[name][0]) == []
+
+
+@pytest.mark.parametrize("facts", READY.values(), ids=READY.keys())
+def test_what_leaves_the_service_ready(facts: Facts, tmp_path: Path) -> None:
+    assert readiness_problems(facts, settings_in(tmp_path)) == []
+
+
+def test_several_problems_are_all_told(tmp_path: Path) -> None:
+    facts = replace(with_ledger(paused=True, last_poll_at=None), has_token=False, master_ticks=False)
+
+    assert len(readiness_problems(facts, settings_in(tmp_path))) == 4
+
+
+HYBRID = {"PROCESSING_MODE": "hybrid"}
+MODES: list[tuple[dict[str, str], tuple[str, ...], int]] = [
+    ({"PROCESSING_MODE": "ollama"}, ("openai",), 0),
+    ({"PROCESSING_MODE": "ollama"}, ("ollama",), 1),
+    (HYBRID, ("ollama",), 0),
+    (HYBRID, ("openai",), 0),
+    (HYBRID, ("ollama", "openai"), 2),
+    (HYBRID | {"HYBRID_FALLBACK": "false"}, ("ollama",), 1),
+    (HYBRID | {"OPENAI_API_KEY": ""}, ("ollama",), 1),
+]
+
+
+@pytest.mark.parametrize(("mode", "open_breakers", "problems"), MODES)
+def test_a_provider_is_missed_only_if_none_stands_in(
+    mode: dict[str, str], open_breakers: tuple[str, ...], problems: int, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path, **mode)
+
+    assert len(readiness_problems(with_breakers(*open_breakers), settings)) == problems

@@ -1,0 +1,119 @@
+"""A service to look at, made of real parts without its processes: settings, a ledger, a scoreboard, metrics files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aitp.ledger import Claim, Ledger, Poll, PollTerms, Rules, Terms, prepare
+from aitp.metrics import prepare_directory
+from aitp.process.scoreboard import Record, Scoreboard, State
+from aitp.settings import Settings, load_settings
+from aitp.tasks import Kind, NewTask
+from aitp.web.app import Application, build_app
+
+RELAY, WORKER = 1, 101
+KIND = Kind("text_embedding", "text-embedding-3-small")
+TERMS = Terms(workers=1, provider=lambda kind: "openai", batch_size=lambda kind: 1)
+
+
+def settings_in(folder: Path, **more: str) -> Settings:
+    """Settings of a service that lives in `folder`; `more` are environment variables."""
+    return load_settings(environment_in(folder) | more)
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    return {
+        "API_BASE_URL": "http://127.0.0.1:1",
+        "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/oauth2/token",
+        "OAUTH2_CLIENT_ID": "client",
+        "OAUTH2_CLIENT_SECRET": "the-client-secret",
+        "OPENAI_API_KEY": "the-provider-key",
+        "PROCESSING_MODE": "openai",
+        "METRICS_HOST": "127.0.0.1",
+        "RATE_LIMIT_STORAGE_PATH": str(folder / "data" / "ledger.db"),
+        "RUNTIME_DIR": str(folder / "run"),
+    }
+
+
+@dataclass
+class World:
+    """A service in good health; each test spoils what it is about."""
+
+    settings: Settings
+    scoreboard: Scoreboard
+
+    @classmethod
+    def create(cls, folder: Path, **more: str) -> World:
+        settings = settings_in(folder, **more)
+        settings.runtime_dir.mkdir(mode=0o700)
+        prepare_directory(settings.runtime_dir / "metrics")
+        (settings.runtime_dir / "token").write_text("{}")
+        world = cls(settings, Scoreboard.create(settings.runtime_dir / "scoreboard"))
+        prepare(settings.ledger_path, strategy="rolling", timezone="UTC", limits=settings.rate_limits)
+        world.master(State.RUNNING)
+        world.child(RELAY, State.IDLE)
+        world.child(WORKER, State.IDLE)
+        ledger = world.ledger()
+        ledger.inbox.end_poll(world.poll(ledger), complete=True, more_there=False, regular_at=time.time() + 30)
+        ledger.close()
+        return world
+
+    def master(self, state: State, ticks: bool = True) -> None:
+        now = time.monotonic()
+        self.scoreboard.write(Record(0, os.getpid(), state, time.time(), time.time(), now + 5 if ticks else now - 60))
+
+    def child(self, slot: int, state: State, task_id: str = "", deadline: float = 0.0) -> None:
+        now = time.time()
+        self.scoreboard.write(Record(slot, 4242, state, now - 100, now - 42, deadline, 7, task_id))
+
+    def ledger(self) -> Ledger:
+        return Ledger.open(self.settings.ledger_path, Rules.of(self.settings))
+
+    def poll(self, ledger: Ledger) -> Poll:
+        poll = ledger.inbox.begin_poll(RELAY, PollTerms(interval=30, concurrency=1, batch_size=1), asked=True)
+        assert isinstance(poll, Poll)
+        return poll
+
+    def admit(self, *ids: str) -> None:
+        """Put tasks into the ledger, as a poll does."""
+        ledger = self.ledger()
+        poll = self.poll(ledger)
+        ledger.inbox.admit(poll, [NewTask(name, KIND, b'{"text": "a text that nobody may see"}') for name in ids])
+        ledger.inbox.end_poll(poll, complete=True, more_there=False, regular_at=time.time() + 30)
+        ledger.close()
+
+    def claim(self, ledger: Ledger, slot: int = WORKER) -> Claim:
+        claim = ledger.claims.claim(slot, TERMS)
+        assert isinstance(claim, Claim)
+        return claim
+
+    @property
+    def app(self) -> Application:
+        return build_app(self.settings)
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer of the application."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(app: Application, path: str, method: str = "GET") -> Response:
+    """One request, straight into the application."""
+    told: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path}, lambda *answer: told.append(answer)))
+    ((status, headers),) = told
+    assert len({name for name, _ in headers}) == len(headers)
+    return Response(int(status.split()[0]), dict(headers), body)
