@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -105,10 +106,11 @@ def read_embeddings(body: bytes, texts: Sequence[str], length: int | None) -> Em
     A text whose vector is missing, doubled or unusable gets a RetryableError of its own; an answer without one usable
     vector is the service's fault.
     """
-    try:
+    answer: Any = None
+    with suppress(orjson.JSONDecodeError):
         answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise _no_answer("no JSON") from None
+    if answer is None:
+        raise _no_answer("no JSON")
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
         raise _no_answer("JSON without a list of embeddings")
     vectors: list[Vector | None] = [None] * len(texts)

@@ -6,7 +6,9 @@ one connection kept alive. Built after fork, by the provider. httpx2 is what the
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from functools import cache
 
 import httpx2
 from openai import DefaultHttpxClient
@@ -52,11 +54,21 @@ class _BoundedStream(httpx2.SyncByteStream):
         self._stream.close()
 
 
+@cache
+def tls_context(trust_env: bool) -> ssl.SSLContext:
+    """The roots to trust. Made once, by the master's warm-up: 2 MB and 20 ms that its children share.
+
+    A context may be inherited; connections and sessions may not, and there are none yet.
+    """
+    return httpx2.create_ssl_context(trust_env=trust_env)
+
+
 def http_client(bound: BodyBound, timeout_seconds: float, trust_env: bool) -> httpx2.Client:
     """`timeout_seconds` bounds connecting, each read and each write; a timer around the call bounds the whole."""
     return DefaultHttpxClient(
         timeout=timeout_seconds,
         limits=LIMITS,
+        verify=tls_context(trust_env),
         trust_env=trust_env,
         follow_redirects=False,
         event_hooks={"response": [bound]},

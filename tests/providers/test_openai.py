@@ -1,0 +1,239 @@
+"""Calls to a server that speaks OpenAI's protocol: what is sent, and what is made of the answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from aitp.errors import DeadlineExceeded, RetryableError, ServiceFault
+from aitp.providers import Usage
+from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
+from tests.providers.scripted import endless, raw, reply, scripted, trickle
+from tests.waiting import wait_until
+
+
+def test_one_request_asks_for_all_vectors_in_base64() -> None:
+    with scripted(reply(200, answer(item(0, as_base64([1.0])), item(1, as_base64([2.0]))))) as server:
+        provider_at(server.url).embed(["um", "dois"], OTHER)
+
+    (request,) = server.requests
+    assert request.line == "POST /v1/embeddings HTTP/1.1"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["content-type"] == "application/json"
+    assert request.json() == {"model": OTHER, "input": ["um", "dois"], "encoding_format": "base64"}
+
+
+@pytest.mark.parametrize(("model", "asked"), [(SMALL, 4), ("text-embedding-3-large", 4), (OTHER, None)])
+def test_dimensions_are_asked_only_of_models_that_know_them(model: str, asked: int | None) -> None:
+    with scripted(reply(200, answer(item(0, as_base64([0.5] * 4))))) as server:
+        provider_at(server.url, dimensions=4).embed([TEXT], model)
+
+    assert server.requests[0].json().get("dimensions") == asked
+
+
+def test_vectors_come_in_the_order_of_the_texts_whatever_the_order_of_the_answer() -> None:
+    items = (item(2, as_base64([2.0])), item(0, as_base64([0.0])), item(1, as_base64([1.0])))
+    with scripted(reply(200, answer(*items))) as server:
+        answered = provider_at(server.url).embed(["a", "b", "c"], SMALL)
+
+    assert answered.vectors == [b"[0.0]", b"[1.0]", b"[2.0]"]
+    assert not answered.mock
+
+
+def test_a_server_that_knows_no_base64_is_understood_too() -> None:
+    with scripted(reply(200, answer(item(0, [0.1, -2, 3e-5])))) as server:
+        answered = provider_at(server.url).embed([TEXT], SMALL)
+
+    assert answered.vectors == [b"[0.1,-2.0,0.00003]"]
+
+
+def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None:
+    good, strange = as_base64([1.0, 2.0]), [item(-1, "x"), item(9, "x"), item(True, "x"), {}, 5, None]  # type: ignore[arg-type]
+    items = [item(0, good), item(1, good), item(1, good), item(3, as_base64([1.0])), item(4, None), *strange]
+    with scripted(reply(200, answer(*items))) as server:
+        answered = provider_at(server.url, dimensions=2).embed(["a", "b", "c", "d", "e"], SMALL)
+
+    first, *others = answered.vectors
+    assert first == b"[1.0,2.0]"
+    assert all(type(error) is RetryableError for error in others)
+    assert [str(error) for error in others] == [
+        "openai sent two vectors for this text",
+        "openai sent no vector for this text",
+        "openai sent an unusable vector: expected 2 numbers, got 1",
+        "openai sent no vector for this text",
+    ]
+
+
+def test_a_server_that_ignores_dimensions_is_at_fault_rather_than_every_text() -> None:
+    with (
+        scripted(reply(200, answer(item(0, as_base64([0.5] * 3))))) as server,
+        pytest.raises(ServiceFault, match="expected 4 numbers, got 3"),
+    ):
+        provider_at(server.url, dimensions=4).embed([TEXT], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        ({"prompt_tokens": 12, "total_tokens": 12}, Usage(12, 0, 12)),
+        ({"prompt_tokens": 12}, Usage(12, 0, 12)),
+        ({"prompt_tokens": 12, "total_tokens": 3}, Usage(12, 0, 12)),
+        ({"prompt_tokens": "12"}, Usage(4, 0, 4, estimated=True)),
+        ({"prompt_tokens": -1, "total_tokens": -1}, Usage(4, 0, 4, estimated=True)),
+        (None, Usage(4, 0, 4, estimated=True)),
+    ],
+)
+def test_usage_is_the_servers_count_or_an_estimate_marked_as_such(counted: object, usage: Usage) -> None:
+    with scripted(reply(200, answer(item(0, as_base64([1.0])), usage=counted))) as server:
+        assert provider_at(server.url).embed(["uma frase curta"], SMALL).usage == usage
+
+
+def test_calls_share_one_connection() -> None:
+    with scripted(reply(200, answer(item(0, as_base64([1.0]))))) as server:
+        provider = provider_at(server.url)
+        for _ in range(3):
+            provider.embed([TEXT], SMALL)
+        provider.close()
+
+    assert [request.connection for request in server.requests] == [1, 1, 1]
+
+
+def test_a_closed_or_reset_provider_makes_a_new_client() -> None:
+    with scripted(reply(200, answer(item(0, as_base64([1.0]))))) as server:
+        provider = provider_at(server.url)
+        provider.embed([TEXT], SMALL)
+        provider.close()
+        provider.embed([TEXT], SMALL)
+        provider.reset()
+        provider.embed([TEXT], SMALL)
+        provider.close()
+
+    assert [request.connection for request in server.requests] == [1, 2, 3]
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_not_used_again() -> None:
+    body = json.dumps(answer(item(0, as_base64([1.0])))).encode()
+    last = raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    with scripted(last) as server:
+        provider = provider_at(server.url)
+        for _ in range(3):
+            provider.embed([TEXT], SMALL)
+            wait_until(lambda: not open_connections(server.port, "01"))  # until its end has arrived here
+
+    assert len(server.requests) == 3
+
+
+def test_a_redirect_is_never_followed() -> None:
+    with scripted(reply(200, answer())) as elsewhere, scripted(reply(307, location=elsewhere.url)) as server:
+        with pytest.raises(ServiceFault, match="307"):
+            provider_at(server.url).embed([TEXT], SMALL)
+
+        assert elsewhere.requests == []
+
+
+def test_proxies_of_the_environment_are_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(reply(200, answer(item(0, as_base64([1.0]))))) as proxy, scripted(*proxy.script) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        provider_at(server.url).embed([TEXT], SMALL)
+        provider_at(server.url, trust_env=True).embed([TEXT], SMALL)
+
+    assert [request.line for request in server.requests] == ["POST /v1/embeddings HTTP/1.1"]
+    assert [request.line for request in proxy.requests] == [f"POST {server.url}/embeddings HTTP/1.1"]
+
+
+CHUNKED = b"HTTP/1.1 %d Whatever\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_body_without_end_is_refused(status: int) -> None:
+    with (
+        scripted(endless(CHUNKED % status, b"10000\r\n" + b" " * 0x10000 + b"\r\n")) as server,
+        pytest.raises(ServiceFault, match="more than the 196608 bytes"),
+    ):
+        provider_at(server.url).embed([TEXT], SMALL)
+
+
+def test_a_compressed_answer_is_refused_and_was_not_asked_for() -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    with scripted(reply(200, bomb, content_encoding="gzip")) as server:
+        with pytest.raises(ServiceFault, match="compressed"):
+            provider_at(server.url).embed([TEXT], SMALL)
+
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_the_largest_answer_fits_the_bound() -> None:
+    vector = [-1.2345678901234567e-5] * 4096  # as an indented list of float64
+    body = json.dumps(answer(*(item(i, vector) for i in range(4))), indent=1).encode()
+    with scripted(reply(200, body)) as server:
+        answered = provider_at(server.url).embed(["a", "b", "c", "d"], OTHER)
+
+    assert all(isinstance(vector, bytes) for vector in answered.vectors)
+
+
+def test_a_timer_ends_a_call_that_trickles_and_the_next_call_works() -> None:
+    gone = threading.Event()
+    slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
+    with scripted(slow, reply(200, answer(item(0, as_base64([1.0]))))) as server:
+        provider = provider_at(server.url, timeout_seconds=1.0)
+        with pytest.raises(DeadlineExceeded), timer(0.3):
+            provider.embed([TEXT], SMALL)
+        provider.reset()
+        assert gone.wait(5), "the connection of the interrupted call stayed open"
+
+        assert provider.embed([TEXT], SMALL).vectors == [b"[1.0]"]
+        provider.close()
+
+
+def test_the_key_is_not_in_what_a_provider_says_of_itself() -> None:
+    provider = provider_at("http://127.0.0.1:1/v1")
+
+    assert KEY not in repr(provider) + repr(vars(provider))
+
+
+def test_no_descriptor_stays_open_after_close() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with scripted(reply(200, answer(item(0, as_base64([1.0]))))) as server:
+        provider = provider_at(server.url)
+        provider.embed([TEXT], SMALL)
+        provider.close()
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)  # the listener's
+
+    assert struct.calcsize("<f") == 4
+
+
+@contextmanager
+def timer(seconds: float) -> Iterator[None]:
+    """What a worker puts around a call."""
+
+    def fire(_signal: int, _frame: FrameType | None) -> None:
+        raise DeadlineExceeded("the call took too long")
+
+    previous = signal.signal(signal.SIGALRM, fire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def open_connections(port: int, state: str) -> list[str]:
+    """This machine's TCP sockets whose other end is `port` on loopback, in `state` (01: established)."""
+    remote = f"{socket.htonl(0x7F000001):08X}:{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[2] == remote and row[3] == state]
