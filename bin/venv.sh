@@ -1,0 +1,144 @@
+# Sourced by bin/aitp and bin/test: makes and keeps the project's own virtual environment.
+#
+# `ensure_venv FILE…` returns at once if everything in those locked requirements is installed. Else it makes the
+# environment ($AITP_VENV, or .venv in the project's root) or brings it up to date, under a lock, so that two first uses
+# don't collide. Interrupted or killed at any point, it leaves nothing that passes for a finished environment. POSIX sh;
+# expects $root, sets $venv.
+
+venv=${AITP_VENV:-$root/.venv}
+case $venv in
+/*) ;;
+*) venv=$PWD/$venv ;;
+esac
+unfinished=$venv/aitp.unfinished
+
+say() {
+    printf 'aitp: %s\n' "$*" >&2
+}
+
+die() {
+    say "$@"
+    exit 1
+}
+
+ensure_venv() {
+    installed "$@" || prepare "$@"
+}
+
+# One stamp a requirements file: its checksum, where the project is, and which Python runs it.
+stamp_of() {
+    printf '%s\n%s\n%s\n' "$(cksum <"$root/$1")" "$root" "$(readlink -f "$venv/bin/python")"
+}
+
+installed() {
+    [ ! -e "$unfinished" ] && [ -x "$venv/bin/python" ] || return 1
+    for file in "$@"; do
+        [ "$(cat "$venv/$file.stamp" 2>/dev/null)" = "$(stamp_of "$file")" ] || return 1
+    done
+}
+
+prepare() {
+    mkdir -p "$(dirname "$venv")" 2>/dev/null
+    # Opened in a subshell first: a failing exec would end this shell without our own words.
+    (: >>"$venv.lock") 2>/dev/null ||
+        die "cannot write to $(dirname "$venv"): run this once as its owner, or name another directory in AITP_VENV"
+    exec 9>>"$venv.lock"
+    if ! flock -n 9; then
+        say "waiting for another aitp that is preparing $venv"
+        flock 9
+    fi
+    installed "$@" || fill "$@"
+    # The lock must not live on in what this script becomes.
+    exec 9>&-
+}
+
+fill() {
+    if [ -e "$venv" ] && [ ! -d "$venv" ]; then
+        die "$venv is not a directory; name another one in AITP_VENV"
+    fi
+    child=
+    trap 'give_up 129' HUP
+    trap 'give_up 130' INT
+    trap 'give_up 143' TERM
+    umask 022 # whoever makes it, the service's user must be able to read it
+    if [ -e "$unfinished" ]; then
+        rm -rf "$venv"
+    fi
+    if [ ! -e "$venv/pyvenv.cfg" ]; then
+        if [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then
+            die "$venv is not empty and not a virtual environment; name another directory in AITP_VENV"
+        fi
+        make_venv
+    elif ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
+        # The Python that it was made with is gone or another one, as after an upgrade of the system.
+        make_venv --clear
+    else
+        say "bringing the Python packages in $venv up to date"
+    fi
+    for file in "$@"; do
+        rm -f "$venv/$file.stamp"
+    done
+    install -r "$root/requirements-build.txt"
+    for file in "$@"; do
+        install --no-build-isolation -r "$root/$file"
+    done
+    packages=$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    printf '%s\n' "$root" >"$packages/aitp.pth"
+    for file in "$@"; do
+        stamp_of "$file" >"$venv/$file.stamp"
+    done
+    rm -f "$unfinished"
+    trap - HUP INT TERM
+}
+
+make_venv() {
+    find_python
+    say "making a virtual environment in $venv with $("$python" -V), and installing the packages that aitp needs;"
+    say "this happens once and takes about a minute"
+    mkdir -p "$venv"
+    : >"$unfinished"
+    run "$python" -I -m venv "$@" "$venv" || give_up 1
+    : >"$unfinished" # --clear took it away
+}
+
+install() {
+    run "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input install --quiet --require-hashes \
+        --root-user-action=ignore --no-user "$@" || {
+        say "installing the Python packages failed (see above); the next run tries again"
+        give_up 1
+    }
+}
+
+# In the background, because a shell answers signals only between its foreground commands.
+run() {
+    "$@" </dev/null &
+    child=$!
+    wait "$child"
+}
+
+give_up() {
+    trap '' HUP INT TERM
+    if [ -n "$child" ]; then
+        kill "$child" 2>/dev/null
+        wait "$child" 2>/dev/null
+    fi
+    if [ -e "$unfinished" ]; then
+        rm -rf "$venv"
+    fi
+    exit "$1"
+}
+
+find_python() {
+    found=
+    for python in python3 python3.13 python3.12 python3.11; do
+        # Run, not only found: a version manager's stand-in may be on the path for a Python that it hasn't got.
+        "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue
+        found=$python
+        "$python" -I -c 'import ensurepip, venv' >/dev/null 2>&1 && return
+    done
+    if [ -n "$found" ]; then
+        die "$found has no venv module; install it (Debian and Ubuntu: apt install python3-venv) and try again"
+    fi
+    old=$(python3 -I -V 2>/dev/null) || old="no python3"
+    die "needs Python 3.11 or newer, and found $old; install it (Debian 12: apt install python3 python3-venv)"
+}
