@@ -1,0 +1,116 @@
+"""Running toy masters from tests, and looking at what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from aitp.process.scoreboard import Record, State, glance
+from aitp.process.slots import MASTER
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"tick_seconds": 0.2, "slack_seconds": 0.5, "takeover_seconds": 0.2, "grace_margin_seconds": 0.1}
+
+
+class House:
+    """One ledger's directory, and the masters that are started on it. Nothing of it survives `clear`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.env_file = directory / "env"
+        self.masters: list[subprocess.Popen[bytes]] = []
+        self.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1, SHUTDOWN_GRACE_SECONDS=10)
+
+    def settings(self, **values: object) -> None:
+        """Write the settings file that masters read, now and at a reload."""
+        fixed = {
+            "API_BASE_URL": "http://127.0.0.1:9",
+            "OAUTH2_TOKEN_URL": "http://127.0.0.1:9/token",
+            "OAUTH2_CLIENT_ID": "toy",
+            "OAUTH2_CLIENT_SECRET": "toy-secret",
+            "OPENAI_API_KEY": "your_openai_api_key_here",
+            "RATE_LIMIT_STORAGE_PATH": self.directory / "data" / "ledger.db",
+            "RUNTIME_DIR": self.directory / "run",
+        }
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in {**fixed, **values}.items()))
+
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AITP_ENV_FILE": str(self.env_file)}
+
+    def start(self, *words: str, ready: bool = True, wrapper: Iterable[str] = (), **timings: float) -> Any:
+        """Start a master with toy children; `wrapper` is a command to run it by."""
+        patience = [f"{name}={value}" for name, value in {**QUICK, **timings}.items()]
+        command = [*wrapper, sys.executable, "-m", "tests.process.toys", str(self.directory), *words, *patience]
+        with (self.directory / "log").open("ab") as log:
+            master = subprocess.Popen(command, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
+        self.masters.append(master)
+        if ready:
+            wait_until(lambda: master.poll() is not None or (self.crew() and self.crew_is(State.IDLE)))
+            assert master.poll() is None, self.log()
+        return master
+
+    def order(self, name: str, text: str = "") -> None:
+        draft = self.directory / f"draft of {name}"
+        draft.write_text(text)
+        draft.rename(self.directory / name)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        try:
+            lines = (self.directory / "events").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [told for line in lines if (told := json.loads(line))["event"] == event]
+
+    def await_events(self, event: str, count: int = 1, timeout: float = 10) -> list[dict[str, Any]]:
+        try:
+            return wait_until(lambda: found if len(found := self.events(event)) >= count else None, timeout) or []
+        except AssertionError:
+            raise AssertionError(f"{len(self.events(event))} of {count} '{event}':\n{self.log()}") from None
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    @property
+    def scoreboard(self) -> Path:
+        return self.directory / "run" / "scoreboard"
+
+    def board(self) -> dict[int, Record]:
+        return {record.slot: record for record in glance(self.scoreboard)}
+
+    def crew(self) -> dict[int, Record]:
+        """The children, as the scoreboard has them, once the master has started all."""
+        board = self.board()
+        ready = MASTER in board and board[MASTER].state is State.RUNNING
+        return {slot: record for slot, record in board.items() if slot != MASTER} if ready else {}
+
+    def crew_is(self, state: State) -> bool:
+        expected = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())
+        count = int(expected["CONCURRENCY_LIMIT"]) + int(expected["RELAY_PROCESSES"])
+        crew = self.crew()
+        return len(crew) == count and all(record.state is state for record in crew.values())
+
+    def pids(self) -> dict[int, int]:
+        return {slot: record.pid for slot, record in self.crew().items()}
+
+    def clear(self) -> None:
+        for master in self.masters:
+            try:
+                os.killpg(master.pid, signal.SIGKILL)  # its session: it and all that it forked
+            except ProcessLookupError:
+                pass
+            master.wait()
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, other than as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
