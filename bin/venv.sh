@@ -10,7 +10,8 @@ case $venv in
 /*) ;;
 *) venv=$PWD/$venv ;;
 esac
-unfinished=$venv/aitp.unfinished
+# Locked while someone prepares the environment, and not empty while what stands there is half made.
+lock=$venv.lock
 
 say() {
     printf 'aitp: %s\n' "$*" >&2
@@ -31,7 +32,7 @@ stamp_of() {
 }
 
 installed() {
-    [ ! -e "$unfinished" ] && [ -x "$venv/bin/python" ] || return 1
+    [ ! -s "$lock" ] && [ -x "$venv/bin/python" ] || return 1
     for file in "$@"; do
         [ "$(cat "$venv/$file.stamp" 2>/dev/null)" = "$(stamp_of "$file")" ] || return 1
     done
@@ -40,9 +41,9 @@ installed() {
 prepare() {
     mkdir -p "$(dirname "$venv")" 2>/dev/null
     # Opened in a subshell first: a failing exec would end this shell without our own words.
-    (: >>"$venv.lock") 2>/dev/null ||
+    (: >>"$lock") 2>/dev/null ||
         die "cannot write to $(dirname "$venv"): run this once as its owner, or name another directory in AITP_VENV"
-    exec 9>>"$venv.lock"
+    exec 9>>"$lock"
     if ! flock -n 9; then
         say "waiting for another aitp that is preparing $venv"
         flock 9
@@ -61,9 +62,7 @@ fill() {
     trap 'give_up 130' INT
     trap 'give_up 143' TERM
     umask 022 # whoever makes it, the service's user must be able to read it
-    if [ -e "$unfinished" ]; then
-        rm -rf "$venv"
-    fi
+    discard_unfinished
     if [ ! -e "$venv/pyvenv.cfg" ]; then
         if [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then
             die "$venv is not empty and not a virtual environment; name another directory in AITP_VENV"
@@ -87,7 +86,7 @@ fill() {
     for file in "$@"; do
         stamp_of "$file" >"$venv/$file.stamp"
     done
-    rm -f "$unfinished"
+    : >"$lock"
     trap - HUP INT TERM
 }
 
@@ -95,10 +94,8 @@ make_venv() {
     find_python
     say "making a virtual environment in $venv with $("$python" -V), and installing the packages that aitp needs;"
     say "this happens once and takes about a minute"
-    mkdir -p "$venv"
-    : >"$unfinished"
+    echo unfinished >"$lock"
     run "$python" -I -m venv "$@" "$venv" || give_up 1
-    : >"$unfinished" # --clear took it away
 }
 
 install() {
@@ -109,23 +106,31 @@ install() {
     }
 }
 
-# In the background, because a shell answers signals only between its foreground commands.
+# In the background, because a shell answers signals only between its foreground commands; and in a group of its own,
+# because ensurepip and pip start processes of their own, which would go on writing.
 run() {
-    "$@" </dev/null &
+    setsid "$@" </dev/null &
     child=$!
     wait "$child"
 }
 
 give_up() {
     trap '' HUP INT TERM
+    if [ "$1" -gt 128 ]; then
+        say "interrupted; removing what was half made"
+    fi
     if [ -n "$child" ]; then
-        kill "$child" 2>/dev/null
+        kill -KILL -- "-$child" 2>/dev/null || kill -KILL "$child" 2>/dev/null
         wait "$child" 2>/dev/null
     fi
-    if [ -e "$unfinished" ]; then
-        rm -rf "$venv"
-    fi
+    discard_unfinished
     exit "$1"
+}
+
+discard_unfinished() {
+    if [ -s "$lock" ]; then
+        rm -rf "$venv" && : >"$lock"
+    fi
 }
 
 find_python() {
@@ -137,7 +142,7 @@ find_python() {
         "$python" -I -c 'import ensurepip, venv' >/dev/null 2>&1 && return
     done
     if [ -n "$found" ]; then
-        die "$found has no venv module; install it (Debian and Ubuntu: apt install python3-venv) and try again"
+        die "$found cannot make virtual environments (no venv or ensurepip module); install them (Debian and Ubuntu: apt install python3-venv) and try again"
     fi
     old=$(python3 -I -V 2>/dev/null) || old="no python3"
     die "needs Python 3.11 or newer, and found $old; install it (Debian 12: apt install python3 python3-venv)"
