@@ -67,3 +67,166 @@ def check(as_json: bool) -> None:
     if settings.mock:
         print("MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made")
     print(f"Settings are fine ({f'environment and {settings.env_file}' if settings.env_file else 'environment'})")
+
+
+@commands.command()
+def run() -> None:
+    """Run the service in the foreground, under supervisord: for systemd, containers and terminals.
+
+    TERM or Ctrl-C stops it; `supervisorctl -s unix://RUNTIME_DIR/supervisor.sock` steers it.
+    """
+    from aitp.process.supervise import run_supervised
+    from aitp.settings import load_settings
+
+    sys.exit(run_supervised(load_settings()))
+
+
+@commands.command()
+def master() -> None:
+    """Run the master with its relays and workers in the foreground, without supervisord and metrics."""
+    from aitp.process.service import crew
+    from aitp.process.start import run_master
+    from aitp.settings import load_settings
+
+    settings = load_settings()
+    sys.exit(run_master(settings, crew(settings)))
+
+
+@commands.command()
+def metrics() -> None:
+    """Serve /metrics, /health, /ready and the status page."""
+    from aitp.settings import load_settings
+    from aitp.web.serve import run_metrics
+
+    sys.exit(run_metrics(load_settings()))
+
+
+@commands.command(hidden=True)
+def listen() -> None:
+    """Be supervisord's event listener."""
+    from aitp.process.listener import listen as run_listener
+
+    sys.exit(run_listener())
+
+
+@commands.command()
+def once() -> None:
+    """Poll, work and deliver in the foreground until nothing is left: for cron, debugging and tests.
+
+    Exit 0 if nothing is left, 1 if something waits for longer than this run does.
+    """
+    from aitp.errors import LedgerError
+    from aitp.logs import configure
+    from aitp.process.once import run_once
+    from aitp.settings import load_settings
+
+    settings = load_settings()
+    configure(settings.log_level, settings.log_format)
+    try:
+        sys.exit(run_once(settings))
+    except LedgerError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@commands.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Show what the service is doing: its processes, the queue, limits, breakers. Exit 1 if it is not running."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    sys.exit(console.show_status(load_settings(), as_json=as_json))
+
+
+@commands.group()
+def dead() -> None:
+    """Results that the task API refused for good: list, show, retry or drop them."""
+
+
+@dead.command("list")
+@json_option
+def dead_list(as_json: bool) -> None:
+    """List them, oldest first."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.list_dead_letters(load_settings(), as_json=as_json)
+
+
+@dead.command("show")
+@click.argument("task_id")
+def dead_show(task_id: str) -> None:
+    """Print one as JSON, its result included."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.show_dead_letter(load_settings(), task_id)
+
+
+@dead.command("retry")
+@click.argument("task_ids", nargs=-1, required=True)
+def dead_retry(task_ids: tuple[str, ...]) -> None:
+    """Deliver them once more."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.retry_dead_letters(load_settings(), task_ids)
+
+
+@dead.command("drop")
+@click.argument("task_ids", nargs=-1, required=True)
+@click.confirmation_option(prompt="Their results are lost. Go on?")
+def dead_drop(task_ids: tuple[str, ...]) -> None:
+    """Throw them away."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.drop_dead_letters(load_settings(), task_ids)
+
+
+@commands.command()
+def pause() -> None:
+    """Stop polling and claiming, across restarts, until `aitp resume`. Calls in flight finish and are delivered."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.pause(load_settings(), paused=True)
+
+
+@commands.command()
+def resume() -> None:
+    """Go on after `aitp pause`."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.pause(load_settings(), paused=False)
+
+
+@commands.command()
+def poll() -> None:
+    """Have the running service poll the task API now."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    console.ask_for_poll(load_settings())
+
+
+@commands.command()
+@click.option("--tasks", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many tasks.")
+@click.option(
+    "--workers", default=5, show_default=True, type=click.IntRange(1, 100), help="Provider calls at one time."
+)
+@click.option("--latency-ms", default=100, show_default=True, type=click.IntRange(0, 60_000), help="The provider's.")
+@click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Of page and metrics; 0 takes a free one.")
+@click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
+@click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
+def demo(tasks: int, workers: int, latency_ms: int, port: int, faults: bool, keep: bool) -> None:
+    """See the whole service at work on this machine, against servers of its own.
+
+    Exit 0 only if every task succeeded and each text was bought once.
+    """
+    from aitp.demo.command import Plan
+    from aitp.demo.show import show
+    from aitp.settings import real_openai_key
+
+    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key())))

@@ -302,6 +302,17 @@ def prepare_environment() -> None:
     os.environ.pop("OPENAI_LOG", None)
 
 
+def surroundings() -> dict[str, str]:
+    """The process's environment without anything that is ours: what a demo or a test adds its own settings to."""
+    return {name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}
+
+
+def real_openai_key() -> str | None:
+    """OPENAI_API_KEY of the environment, if it is one that OpenAI may know: for the demo."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    return key if key not in ("", PLACEHOLDER_KEY) else None
+
+
 def multiprocess_metrics(directory: Path) -> None:
     """Tell prometheus_client, before it is imported, to keep its values in files in `directory`."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)

@@ -25,11 +25,11 @@ from aitp.errors import (
 )
 from aitp.ledger import Claim, Cooldown, Idle, Ledger, Report, Settled, Terms
 from aitp.logs import get_logger
-from aitp.metrics import CallStatus, Metrics
+from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.process.hands import Hands
 from aitp.processors import PROCESSORS, Answer, Processor
 from aitp.providers import Provider
-from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
+from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -110,9 +110,7 @@ class Worker:
             self._observe_call(claim, error, time.monotonic() - started)
             return report
         self._observe_call(claim, None, time.monotonic() - started)
-        self._count_tokens(claim.kind, claim.provider, answer)
-        if answer.mock:
-            log.warning("Result is made up", mock=True, task_type=claim.kind.type, tasks=len(claim.tasks))
+        self._tell_of_usage(claim, answer, time.monotonic() - started)
         return Report([_outcome(*pair) for pair in zip(claim.tasks, answer.results, strict=True)], Health.HEALTHY)
 
     def _report_of_failure(self, claim: Claim, error: Exception) -> Report:
@@ -210,10 +208,20 @@ class Worker:
     def _observe_call(self, claim: Claim, error: Exception | None, seconds: float) -> None:
         self._metrics.provider_request(claim.provider, claim.kind.model, CallStatus.of(error), seconds)
 
-    def _count_tokens(self, kind: Kind, provider: str, answer: Answer) -> None:
+    def _tell_of_usage(self, claim: Claim, answer: Answer, seconds: float) -> None:
         usage = answer.usage
-        for type_ in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            self._metrics.tokens(provider, kind.model, type_, getattr(usage, type_))
+        for type_ in TOKEN_TYPES:
+            self._metrics.tokens(claim.provider, claim.kind.model, type_, getattr(usage, type_))
+        log.info(
+            "Provider call completed",
+            provider=claim.provider,
+            model=claim.kind.model,
+            tasks=len(claim.tasks),
+            tokens=usage.total_tokens,
+            estimated=usage.estimated,
+            seconds=round(seconds, 3),
+            **({"mock": True} if answer.mock else {}),
+        )
 
     def _warn_of_limits(self, idle: Idle) -> None:
         for limit in idle.exceeded:
@@ -246,21 +254,3 @@ def _outcome(task: Task, result: bytes | RetryableError | NonRetryableError) -> 
 def _all(claim: Claim, ending: Ending, reason: str, health: Health, cooldown: Cooldown | None = None) -> Report:
     outcomes: Sequence[Outcome] = [Outcome(task, ending, reason=reason) for task in claim.tasks]
     return Report(outcomes, health, reason, cooldown)
-
-
-def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
-    """A worker's whole life: free what the slot's former process owned, then work until told to leave."""
-    ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=child.locks)
-    metrics = open_metrics(metrics_directory(settings), child.slot, models_of(settings))
-    providers = build(settings.without_oauth_secret())
-    tell_of_release(log, ledger.claims.release(child.slot, cause))
-    worker = Worker(child, ledger, providers, metrics, settings)
-    while not child.leaving and not worker.spent:
-        try:
-            found = worker.step()
-        except LedgerError as error:
-            log.error("Ledger cannot be used, nothing is claimed", reason=str(error))
-            child.wait(time.time() + LEDGER_PAUSE_SECONDS)
-            continue
-        if isinstance(found, Idle):
-            child.wait(found.until)

@@ -1,11 +1,10 @@
-"""The task API side: its client, its token, its documents. Only relays use it."""
+"""The task API side: its client and its token. Only relays use it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from aitp.taskapi.client import TaskApi
-from aitp.taskapi.documents import read_document
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import Tokens
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from aitp.metrics import Metrics
     from aitp.settings import Settings
 
-__all__ = ["PendingPage", "TaskApi", "Tokens", "connect", "read_document"]
+__all__ = ["PendingPage", "TaskApi", "Tokens", "connect"]
 
 
 def connect(settings: Settings, metrics: Metrics) -> TaskApi:

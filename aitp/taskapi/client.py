@@ -87,7 +87,7 @@ class TaskApi:
     close = reset
 
     def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> requests.Response:
-        """One request; if its token is refused, one more with a fresh one. The body of the answer is still to be read."""
+        """One request; if its token is refused, one more with a fresh one. The answer's body is still to be read."""
         token = self._tokens.current()
         response = self._send(method, endpoint, path, body, token)
         if response.status_code in (401, 403):

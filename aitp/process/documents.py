@@ -1,8 +1,8 @@
 """One raw document of the pending list → a task, or why this release cannot read it.
 
 Tolerant: fields may be missing or new at any time, and one odd document never costs the others anything. What is not
-understood (an unknown type, no id) stays pending in the API for a later release; what is understood and can never succeed
-(invalid content of a known type) becomes a task that is failed with its reason. No reason repeats the content.
+understood (an unknown type, no id) stays pending in the API for a later release; what is understood and can never
+succeed (invalid content of a known type) becomes a task that is failed with its reason. No reason repeats the content.
 """
 
 from __future__ import annotations

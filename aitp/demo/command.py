@@ -1,0 +1,236 @@
+"""`aitp demo`: the whole service at work, on this machine alone, in one command.
+
+It starts the demo's servers (task API, authorization server, and a provider that speaks OpenAI's protocol) as one
+process, the service itself exactly as an operator would (`aitp run`: supervisord, master, relays, workers, metrics), in a
+directory of its own, and judges the run by what the servers saw. Whatever happens, it stops all that it started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from aitp.demo.faults import Fault, FaultKind
+from aitp.demo.verdict import Verdict, judge
+from aitp.demo.world_process import WorldProcess
+from aitp.process.scoreboard import State, glance
+from aitp.process.slots import Role, role_of
+from aitp.settings import PROJECT_ROOT, surroundings
+
+LOOK_SECONDS = 0.2
+PATIENCE_SECONDS = 120.0  # without any task's progress
+STOP_SECONDS = 60.0
+LAG_SECONDS = 2.0
+TOKEN_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was asked for on the command line. `key`: a real OpenAI key, then real calls are made and paid for."""
+
+    tasks: int = 200
+    workers: int = 5
+    latency_ms: int = 100
+    port: int = 0
+    faults: bool = False
+    keep: bool = False
+    key: str | None = None
+
+
+class Demo:
+    """One run. A context manager: leaving it stops the service and its servers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.folder = Path(tempfile.mkdtemp(prefix="aitp-demo-"))
+        self.port = plan.port or free_port()
+        self.killed_worker: int | None = None
+        self._started = time.monotonic()
+        try:
+            self.world = WorldProcess(
+                {
+                    "tasks": plan.tasks,
+                    "openai_api": {"latency_seconds": plan.latency_ms / 1000},
+                    "task_api": {"lag_seconds": LAG_SECONDS},
+                    "authorization": {"lifetime_seconds": TOKEN_SECONDS},
+                }
+            )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        if plan.faults:
+            self._order_faults()
+        self._log = self.log_path.open("wb")
+        self._service = subprocess.Popen(
+            [sys.executable, "-m", "aitp", "run"],
+            env=self._environment(),
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
+            start_new_session=True,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "aitp.log"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "data" / "rate_limits.db"
+
+    @property
+    def runtime_dir(self) -> Path:
+        return self.folder / "run"
+
+    def _environment(self) -> Mapping[str, str]:
+        environment = {
+            **surroundings(),
+            **self.world.environment,
+            "AITP_ENV_FILE": "",
+            "PROCESSING_MODE": "openai",
+            "CONCURRENCY_LIMIT": str(self.plan.workers),
+            "POLLING_INTERVAL_SECONDS": "1",
+            "RATE_LIMIT_STORAGE_PATH": str(self.ledger_path),
+            "RUNTIME_DIR": str(self.runtime_dir),
+            "METRICS_HOST": "127.0.0.1",
+            "METRICS_PORT": str(self.port),
+            "LOG_FORMAT": "json",
+            # High enough to be out of the way, so that they can be seen at work without slowing the demo.
+            **{f"RATE_LIMIT_PER_{period}": str(100 * self.plan.tasks) for period in ("MINUTE", "HOUR", "DAY")},
+            **{f"RATE_LIMIT_PER_{period}": str(1000 * self.plan.tasks) for period in ("WEEK", "MONTH")},
+        }
+        if self.plan.key is not None:
+            environment |= {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
+        return environment
+
+    def _order_faults(self) -> None:
+        """Some of everything, early enough to strike in a short run as well."""
+        few = max(2, self.plan.tasks // 100)
+        faults = {
+            "task_api": [
+                Fault(method="PATCH", status=403, skip=5, times=1),
+                Fault(method="PATCH", status=500, skip=10, times=few),
+                Fault(method="PATCH", kind=FaultKind.LOSE, skip=20, times=2),
+                Fault(method="PATCH", kind=FaultKind.DROP, skip=30, times=2),
+                Fault(method="PATCH", status=429, headers={"Retry-After": "1"}, skip=40, times=1),
+                Fault(method="GET", kind=FaultKind.CUT, skip=1, times=1),
+            ],
+            "openai_api": [
+                Fault(status=500, skip=1, times=2),
+                Fault(status=429, headers={"Retry-After": "1"}, skip=4, times=1),
+                Fault(kind=FaultKind.DROP, skip=6, times=2),
+                Fault(kind=FaultKind.WRONG_COUNT, skip=9, times=1),
+                Fault(kind=FaultKind.GARBAGE, skip=12, times=1),
+            ],
+            "authorization": [Fault(status=503, skip=1, times=1)],
+        }
+        for server, ordered in faults.items():
+            for fault in ordered:
+                self.world.add_fault(server, fault)
+
+    def progress(self) -> Iterator[int]:
+        """Tasks that the task API has a result for, now and then, until all have, nothing moves any more, or it fails."""
+        done, moved = 0, time.monotonic()
+        while done < self.plan.tasks:
+            states = self.world.states()
+            now_done = states.get("succeeded", 0) + states.get("failed", 0)
+            if now_done != done:
+                done, moved = now_done, time.monotonic()
+            yield done
+            if self.plan.faults and self.killed_worker is None and done * 3 >= self.plan.tasks:
+                self._kill_a_worker()
+            if time.monotonic() - moved > PATIENCE_SECONDS:
+                return
+            try:
+                self._service.wait(LOOK_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _kill_a_worker(self) -> None:
+        """kill -9 of a worker in the middle of a call; at the next look if none is in one."""
+        for record in glance(self.runtime_dir / "scoreboard"):
+            if record.slot and role_of(record.slot) is Role.WORKER and record.state is State.BUSY:
+                self.killed_worker = record.slot
+                signal.pidfd_send_signal(_pidfd(record.pid), signal.SIGKILL)
+                return
+
+    def verdict(self) -> Verdict:
+        """What the servers and the service's own log say of the run. Before the servers are stopped."""
+        return judge(self.world, self.log_path, self.ledger_path, self.plan.tasks, time.monotonic() - self._started)
+
+    @property
+    def running(self) -> bool:
+        return self._service.poll() is None
+
+    def wait(self) -> int:
+        """Until the service ends, or Ctrl-C."""
+        return self._service.wait()
+
+    def stop(self) -> int:
+        """Stop the service in order; its exit code."""
+        if self.running:
+            self._service.terminate()
+        try:
+            code = self._service.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._service.kill()
+            code = self._service.wait()
+        self._log.close()
+        return code
+
+    def close(self, *, keep_log: bool) -> None:
+        """Stop everything, and leave nothing behind, but for the log if that is wanted."""
+        self.stop()
+        self.world.close()
+        if not keep_log:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _pidfd(pid: int) -> int:
+    return os.pidfd_open(pid)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def told_to_stop_once() -> Iterator[None]:
+    """Ctrl-C and TERM stop the demo; a second one while it is stopping changes nothing."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

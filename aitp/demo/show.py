@@ -1,0 +1,92 @@
+"""What `aitp demo` prints: a progress bar, then the figures, and where to look."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aitp.demo.command import Demo, Plan, told_to_stop_once
+from aitp.demo.verdict import Verdict
+
+EXIT_INTERRUPTED = 130
+
+
+def show(plan: Plan) -> int:
+    """Run the demo; 0 only if it kept all promises."""
+    console = Console()
+    with told_to_stop_once():
+        demo = Demo(plan)
+        keep_log = False
+        try:
+            console.print(_introduction(plan, demo))
+            verdict = _run(demo, console)
+            console.print(_figures(verdict))
+            for wrong in verdict.wrong:
+                console.print(f"[bold red]WRONG[/]: {wrong}")
+            if not verdict.wrong:
+                console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, each text bought once[/]")
+            console.print(_places(demo))
+            if plan.keep and demo.running:
+                console.print("Running until Ctrl-C")
+                demo.wait()
+            code = demo.stop()
+            if code != 0:
+                console.print(f"[bold red]WRONG[/]: the service ended with exit code {code}")
+            keep_log = True
+            return 0 if code == 0 and not verdict.wrong else 1
+        except KeyboardInterrupt:
+            console.print("Stopping")
+            return 0 if plan.keep and keep_log else EXIT_INTERRUPTED
+        finally:
+            demo.close(keep_log=keep_log)
+
+
+def _run(demo: Demo, console: Console) -> Verdict:
+    columns = (TextColumn("tasks"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("tasks", total=demo.plan.tasks)
+        for done in demo.progress():
+            progress.update(bar, completed=done)
+        verdict = demo.verdict()
+        progress.update(bar, completed=verdict.succeeded + verdict.failed)
+    return verdict
+
+
+def _introduction(plan: Plan, demo: Demo) -> str:
+    provider = (
+        "OpenAI, with your key: these calls are paid for"
+        if plan.key
+        else "embedded, it invents vectors (no key is set)"
+    )
+    return (
+        f"{plan.tasks} tasks, {plan.workers} workers. Provider: {provider}.\n"
+        f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"
+    )
+
+
+def _figures(verdict: Verdict) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    rows = {
+        "Tasks": f"{verdict.succeeded} succeeded, {verdict.failed} failed, of {verdict.tasks}",
+        "Time": f"{verdict.seconds:.1f} s from start to last result",
+        "Throughput": f"{verdict.succeeded / verdict.seconds:.1f} tasks/s",
+        "Provider calls": f"{verdict.calls}, at most {verdict.most_calls_at_once} at once",
+        "Tokens": f"{verdict.tokens}",
+        "Texts bought": f"{verdict.texts_bought}, {verdict.bought_again} of them again, "
+        f"{verdict.bought_after_record} after their answer was recorded",
+        "Retries": f"{verdict.put_back} tasks put back, {verdict.deliveries_retried} deliveries made again, "
+        f"{verdict.delivered_again} acknowledged twice",
+        "Faults": f"{verdict.faults_struck} struck",
+        "Limits": ", ".join(f"{used}/{limit} a {name}" for name, (used, limit) in verdict.limits.items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _places(demo: Demo) -> str:
+    if demo.plan.keep:
+        return f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"
+    return f"Log: {demo.log_path} (with --keep the service stays, to look at its page and metrics)"

@@ -1,0 +1,150 @@
+"""`aitp once`: poll, work and deliver in the foreground, in one process, until nothing is left. For cron and debugging.
+
+It is a master, a relay and a worker at once: it holds their slots' locks, so that it and a running service keep out of
+each other's way, and takes the same steps as they do.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import signal
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from aitp.errors import ConfigurationError
+from aitp.ledger import Cause, Idle, Ledger, Rules
+from aitp.ledger.views import Snapshot, snapshot
+from aitp.logs import get_logger
+from aitp.metrics import known_models, open_metrics
+from aitp.process.bounds import BoundedCall
+from aitp.process.relay import Relay
+from aitp.process.service import metrics_directory, prepare_service, tell_of_release
+from aitp.process.slots import MASTER, Role, slots_of
+from aitp.process.worker import Worker
+from aitp.providers import build
+from aitp.taskapi import connect
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+# What is due later than this (a limit of a day, a service that is down) is left to the next run.
+PATIENCE_SECONDS = 90.0
+LONGEST_SLEEP_SECONDS = 1.0
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class LoneHands:
+    """The hands of a process that has nobody to wake. `grace_ends` is monotonic, math.inf until it is told to stop."""
+
+    slot: int
+    grace_ends: float = math.inf
+    done: int = 0
+    current: BoundedCall | None = field(default=None, repr=False)
+
+    def idle(self) -> None: ...
+
+    def working(self, seconds: float) -> None: ...
+
+    def wake_workers(self, count: int = 1) -> None: ...
+
+    def wake_relays(self, count: int = 1) -> None: ...
+
+    def count_done(self, count: int = 1) -> None:
+        self.done += count
+
+    def call(self, task_id: str, seconds: float) -> BoundedCall:
+        self.current = BoundedCall(seconds, lambda: self.grace_ends, self._ended)
+        return self.current
+
+    def _ended(self) -> None:
+        self.current = None
+
+    def stop(self, grace: float) -> None:
+        self.grace_ends = min(self.grace_ends, time.monotonic() + grace)
+        if self.current is not None:
+            self.current.rearm()
+
+    @property
+    def leaving(self) -> bool:
+        return self.grace_ends != math.inf
+
+
+def run_once(settings: Settings) -> int:
+    """Do all there is to do; 0 if nothing is left, 1 if something waits for longer than this run does.
+
+    Raises ConfigurationError (also when a service runs on the same ledger) and LedgerError.
+    """
+    settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    prepare_service(settings)
+    ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
+    try:
+        return _Run(ledger, settings).drive()
+    finally:
+        ledger.close()
+
+
+class _Run:
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        (relay_slot,), (worker_slot,) = slots_of(Role.RELAY, 1), slots_of(Role.WORKER, 1)
+        if not all(ledger.locks.acquire(slot, 0) for slot in (MASTER, relay_slot, worker_slot)):
+            raise ConfigurationError(
+                [f"{settings.ledger_path} is in use: a service runs on this ledger, which does what `once` would do"]
+            )
+        for slot in (relay_slot, worker_slot):
+            tell_of_release(slot, ledger.claims.release(slot, Cause.STOPPED))
+        for slot, settled in ledger.release_ownerless().items():
+            tell_of_release(slot, settled)
+        self._settings = settings
+        self._hands = LoneHands(worker_slot)
+        relay_hands = LoneHands(relay_slot)
+        self._all_hands = (self._hands, relay_hands)
+        directory, models = metrics_directory(settings), known_models(settings.supported_models)
+        metrics = open_metrics(directory, relay_slot, models)
+        api = connect(settings.without_provider_secrets(), metrics)
+        self._relay = Relay(relay_hands, ledger, api, metrics, settings)
+        self._worker = Worker(
+            self._hands, ledger, build(settings), open_metrics(directory, worker_slot, models), settings
+        )
+
+    def drive(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        polled_for = -1  # tasks done when the last poll was asked for: results make the API create more tasks
+        while not self._hands.leaving:
+            relay_until = self._relay.step(asked=False)
+            found = self._worker.step()
+            if not isinstance(found, Idle) or (relay_until is not None and relay_until <= time.time()):
+                continue
+            state = snapshot(self._settings.ledger_path)
+            if state.held == 0 and polled_for == self._hands.done:
+                return self._report(state, None)
+            if state.held == 0:
+                polled_for = self._hands.done
+                relay_until = self._relay.step(asked=True)
+                state = snapshot(self._settings.ledger_path)
+                if state.last_poll_problem is None:
+                    continue
+            until = min((at for at in (relay_until, found.until) if at is not None), default=time.time() + 1)
+            if until > time.time() + PATIENCE_SECONDS:
+                return self._report(state, until)
+            select.select([], [], [], min(max(until - time.time(), 0.0), LONGEST_SLEEP_SECONDS))
+        self._relay.empty_outbox()
+        return self._report(snapshot(self._settings.ledger_path), None)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        for hands in self._all_hands:
+            hands.stop(self._settings.shutdown_grace_seconds)
+
+    def _report(self, state: Snapshot, until: float | None) -> int:
+        facts = {"done": self._hands.done, "left": state.held, "dead_letters": state.dead}
+        if state.held or state.last_poll_problem:
+            wait = None if until is None else round(until - time.time())
+            log.warning("Work is left for the next run", **facts, due_in_seconds=wait, poll=state.last_poll_problem)
+            return 1
+        log.info("Nothing is left to do", **facts)
+        return 0

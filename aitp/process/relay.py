@@ -1,0 +1,272 @@
+"""A relay: carries tasks from the task API into the ledger, and results from the ledger to the task API.
+
+`step` says what comes first: deliver what is finished, then poll if a poll is due. A relay never waits for a provider,
+and holds none of its keys. `aitp once` uses the same steps without a master.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from aitp.errors import (
+    AitpError,
+    CooldownRequired,
+    CredentialsRefused,
+    DeadlineExceeded,
+    DeliveryRefused,
+    GraceOver,
+    LedgerError,
+    ServiceFault,
+)
+from aitp.ledger import BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
+from aitp.logs import get_logger
+from aitp.metrics import Metrics
+from aitp.process.documents import read_document
+from aitp.process.hands import Hands
+from aitp.taskapi import PendingPage, TaskApi
+from aitp.tasks import Health, NewTask, Service
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+# Few, so that a slow task API keeps no result waiting behind another relay's.
+CHUNK = 8
+# Documents entered in one transaction: more would keep claims waiting.
+PART = 200
+# A page of everything that is pending may be 500 MB: it is bounded by its silence (REQUEST_TIMEOUT) and by this.
+POLL_SECONDS = 900.0
+JITTER = (0.9, 1.0)
+# A call may need a token first, and be made twice with a fresh one.
+REQUESTS_IN_A_CALL = 4
+
+log = get_logger(__name__)
+
+
+class Harvest:
+    """What one poll brings, part by part. Invalid tasks are held back to the end: if over half of a page cannot be
+    read, it is more likely this release than the tasks, and nothing is failed."""
+
+    def __init__(self, ledger: Ledger, poll: Poll) -> None:
+        self._ledger = ledger
+        self._poll = poll
+        self._invalid: list[NewTask] = []
+        self._unreadable = 0
+        self.documents = 0
+        self.entered = 0
+        self.left_out = 0
+        self.problem: str | None = None
+
+    def enter(self, documents: Sequence[bytes]) -> None:
+        """Enter one part of the page."""
+        valid: list[NewTask] = []
+        unreadable: list[Unreadable] = []
+        for raw in documents:
+            match read_document(raw):
+                case Unreadable() as document:
+                    unreadable.append(document)
+                case NewTask(invalid=None) as task:
+                    valid.append(task)
+                case task:
+                    self._invalid.append(task)
+        self.documents += len(documents)
+        self._unreadable += len(unreadable)
+        self._admit(valid, unreadable)
+
+    def enter_invalid(self) -> None:
+        """At the end of the page: fail what can never succeed, unless that is most of it."""
+        useless = self._unreadable + len(self._invalid)
+        if useless * 2 > self.documents:
+            self.problem = f"{useless} of {self.documents} pending documents cannot be read: none of them is failed"
+            self._admit([], [Unreadable(task.id, task.invalid or "") for task in self._invalid])
+        else:
+            self._admit(self._invalid, [])
+
+    def _admit(self, tasks: Sequence[NewTask], unreadable: Sequence[Unreadable]) -> None:
+        admitted = self._ledger.inbox.admit(self._poll, tasks, unreadable)
+        self.entered += admitted.tasks
+        self.left_out += admitted.left_out
+        for document in admitted.unreadable:
+            log.warning("Document cannot be read, it stays pending", task_id=document.id, reason=document.reason)
+
+
+class Relay:
+    """One relay's tools, and until when the task API asked this one to be quiet."""
+
+    def __init__(self, hands: Hands, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings) -> None:
+        self._hands = hands
+        self._ledger = ledger
+        self._api = api
+        self._metrics = metrics
+        self._interval = settings.polling_interval_seconds
+        self._workers = settings.concurrency_limit
+        self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
+        self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
+        self._quiet_until = 0.0
+
+    def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
+        """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known."""
+        # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
+        self._hands.idle()
+        if self._quiet_until > time.time():
+            return self._quiet_until
+        found = self._ledger.outbox.take(self._hands.slot, CHUNK)
+        if not isinstance(found, Nothing):
+            if len(found) == CHUNK:
+                self._hands.wake_relays(1)
+            self._deliver_all(found)
+            return time.time()
+        if not may_poll:
+            return found.until
+        poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
+        if isinstance(poll, Poll):
+            self._poll(poll)
+            return time.time()
+        return min((until for until in (found.until, poll.until) if until is not None), default=None)
+
+    # Out: results to the task API
+
+    def _deliver_all(self, deliveries: tuple[Delivery, ...]) -> None:
+        going = True
+        for delivery in deliveries:
+            if going:
+                going = self._deliver(delivery)
+            else:
+                # The API is not well: the rest is anyone's again, and waits with everything else.
+                self._ledger.outbox.settle(delivery, Verdict.RETURNED)
+
+    def _deliver(self, delivery: Delivery) -> bool:
+        """Bring one result to the task API; False if the next would fare no better."""
+        facts = {"task_id": delivery.id, "task_type": delivery.type}
+        fault: Fault | None = None
+        try:
+            with self._hands.call(delivery.id, self._call_seconds):
+                self._api.deliver(delivery.id, delivery.status, delivery.result)
+        except GraceOver:
+            log.warning("Delivery abandoned, it will be made again", **facts)
+            self._ledger.outbox.settle(delivery, Verdict.RETURNED)
+            return False
+        except DeliveryRefused as error:
+            log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
+            self._metrics.delivery("refused")
+            self._settle(delivery, Verdict.REFUSED, refusal=str(error))
+            return True
+        except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
+            fault = self._fault_of(error)
+            log.warning("Result could not be delivered, it waits", **facts, reason=_reason(error))
+        if fault is not None:
+            self._metrics.delivery("deferred")
+            self._settle(delivery, Verdict.LATER, fault=fault)
+            return False
+        self._metrics.delivery("delivered")
+        self._settle(delivery, Verdict.DELIVERED)
+        log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
+        return True
+
+    def _settle(self, delivery: Delivery, verdict: Verdict, refusal: str = "", fault: Fault | None = None) -> None:
+        self._tell(self._ledger.outbox.settle(delivery, verdict, refusal, fault))
+
+    def _fault_of(self, error: Exception) -> Fault:
+        """What a failed call says of the task API and of the authorization server."""
+        match error:
+            case CooldownRequired():
+                self._quiet_until = time.time() + error.seconds
+                return Fault(error.service, Health.HEALTHY, str(error))
+            case CredentialsRefused():
+                return Fault(error.service, Health.REFUSED, str(error))
+            case ServiceFault():
+                return Fault(error.service, Health.FAULTY, str(error))
+            case DeadlineExceeded():
+                self._api.reset()
+                return Fault(Service.API.value, Health.FAULTY, str(error))
+            case MemoryError() | OSError() | LedgerError():
+                return Fault(Service.API.value, Health.UNKNOWN, "this machine is in trouble")
+            case _:
+                log.error("Unexpected error", exc_info=error)
+                return Fault(Service.API.value, Health.UNKNOWN, f"unexpected {type(error).__name__}")
+
+    def empty_outbox(self) -> None:
+        """Before leaving: bring out all that can be brought out now."""
+        while self._quiet_until <= time.time():
+            found = self._ledger.outbox.take(self._hands.slot, CHUNK)
+            if isinstance(found, Nothing):
+                return
+            self._deliver_all(found)
+
+    # In: tasks from the task API
+
+    def _poll(self, poll: Poll) -> None:
+        """One poll, whatever comes of it. The answer is read in parts, each entered before the next is read."""
+        harvest = Harvest(self._ledger, poll)
+        fault = None
+        try:
+            self._read_page(poll, harvest)
+        except GraceOver:
+            self._ledger.inbox.fail_poll(poll, "the service stopped during the poll")
+            return
+        except Exception as error:  # noqa: BLE001 (the border of a poll: the next one may fare better)
+            fault = self._fault_of(error)
+            log.warning("Poll failed", reason=_reason(error), tasks=harvest.entered)
+            self._ledger.inbox.fail_poll(poll, _reason(error))
+        else:
+            self._close_poll(poll, harvest)
+        self._tell(self._ledger.outbox.judge(self._hands.slot, fault))
+        if harvest.entered:
+            self._hands.wake_workers(min(harvest.entered, self._workers))
+
+    def _read_page(self, poll: Poll, harvest: Harvest) -> None:
+        give_up = time.monotonic() + POLL_SECONDS
+        page: PendingPage | None = None
+        try:
+            # Each step has its own bound, and none is open while the ledger is written to: a timer that fires in a
+            # transaction could leave the writers' queue locked.
+            with self._hands.call("", self._call_seconds):
+                page = self._api.pending(poll.limit)
+            while True:
+                with self._hands.call("", self._call_seconds):
+                    part = list(islice(page, PART))
+                harvest.enter(part)
+                if len(part) < PART:
+                    break
+                if harvest.entered:
+                    self._hands.wake_workers(1)
+                if time.monotonic() > give_up:
+                    raise ServiceFault(Service.API.value, f"the pending list took longer than {POLL_SECONDS:g} s")
+            harvest.enter_invalid()
+        finally:
+            if page is not None:
+                page.close()
+
+    def _close_poll(self, poll: Poll, harvest: Harvest) -> None:
+        dropped = self._ledger.inbox.end_poll(
+            poll,
+            complete=harvest.documents != poll.limit,
+            more_there=harvest.documents == poll.limit or harvest.left_out > 0,
+            regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
+            problem=harvest.problem,
+        )
+        facts = {"documents": harvest.documents, "tasks": harvest.entered, "dropped": dropped}
+        if harvest.entered or dropped:
+            log.info("Poll completed", **facts, left_out=harvest.left_out)
+        else:
+            log.debug("Poll completed", **facts)
+        if harvest.problem:
+            log.error("Most of the pending documents cannot be read", reason=harvest.problem)
+
+    def _tell(self, change: BreakerChange | None) -> None:
+        if change is None:
+            return
+        if change.state == "open":
+            log.error("Circuit breaker is open", service=change.service, reason=change.reason)
+        else:
+            log.info(f"Circuit breaker is {change.state}", service=change.service)
+        # What the others sleep until has changed.
+        self._hands.wake_relays(99)
+
+
+def _reason(error: Exception) -> str:
+    """What may be logged and kept: our own words, or the name of an error that nobody expected."""
+    return str(error) if isinstance(error, AitpError) else type(error).__name__

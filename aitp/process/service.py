@@ -1,0 +1,147 @@
+"""The real crew: what the master's processes do when they are aitp's. `cli` hands it to the master.
+
+Each role's main opens what it needs after fork, frees what its slot's former process owned, and works until told to
+leave. The functions without a role run in short-lived processes, so that the master itself never opens the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
+from aitp.logs import get_logger
+from aitp.metrics import Metrics, known_models, open_metrics, prepare_directory
+from aitp.process.child import Child
+from aitp.process.crew import Crew
+from aitp.process.relay import Relay
+from aitp.process.slots import Role, role_of
+from aitp.process.worker import Worker
+from aitp.processors import PROCESSORS
+from aitp.providers import build, warm_up
+from aitp.settings import PLACEHOLDER_KEY, Settings, load_settings
+from aitp.taskapi import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# After a failure of the ledger: its disk may have room again by then.
+LEDGER_PAUSE_SECONDS = 5.0
+
+log = get_logger(__name__)
+
+
+def crew(settings: Settings) -> Crew:
+    """The crew for the master. `settings`: those it starts with; a reload loads them anew."""
+    return Crew(
+        mains={Role.RELAY: relay_main, Role.WORKER: worker_main},
+        load=load_settings,
+        prepare=prepare_service,
+        sweep=sweep,
+        warm_up=lambda: warm_up(settings),
+    )
+
+
+def refuse_unsupported(settings: Settings) -> None:
+    """Raise ConfigurationError for a mode that this release cannot run."""
+    if settings.processing_mode != "openai" and not settings.mock:
+        raise ConfigurationError(
+            [
+                f"PROCESSING_MODE={settings.processing_mode}: this release runs tasks on OpenAI only: set "
+                f"PROCESSING_MODE=openai, with a key or with the placeholder {PLACEHOLDER_KEY} for mock mode"
+            ]
+        )
+
+
+def metrics_directory(settings: Settings) -> Path:
+    """Where the slots' metrics files are."""
+    return settings.runtime_dir / "metrics"
+
+
+def prepare_service(settings: Settings) -> None:
+    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
+    refuse_unsupported(settings)
+    found = prepare(
+        settings.ledger_path,
+        strategy=settings.rate_limit_strategy,
+        timezone=settings.rate_limit_timezone,
+        limits=settings.rate_limits,
+    )
+    log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
+    prepare_directory(metrics_directory(settings), known_models(settings.supported_models), tuple(PROCESSORS))
+
+
+def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
+    """Free what slots outside `wanted` own, where their process is gone; False if some are still held."""
+    ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
+    try:
+        for slot, settled in ledger.release_ownerless(wanted, causes).items():
+            tell_of_release(slot, settled)
+        return all(slot in wanted for slot in ledger.owners())
+    finally:
+        ledger.close()
+
+
+def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
+    """A worker's whole life."""
+    settings = settings.without_oauth_secret()
+    ledger, metrics = _open(child, settings, cause)
+    providers = build(settings)
+    worker = Worker(child, ledger, providers, metrics, settings)
+
+    def step() -> float | None:
+        found = worker.step()
+        return found.until if isinstance(found, Idle) else time.time()
+
+    while not child.leaving and not worker.spent:
+        _step_or_rest(child, step)
+
+
+def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
+    """A relay's whole life. Told to leave, it first brings out what is finished."""
+    settings = settings.without_provider_secrets()
+    ledger, metrics = _open(child, settings, cause)
+    relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
+
+    def step() -> float | None:
+        asked, child.poll_asked = child.poll_asked, False
+        return relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
+
+    while not child.leaving:
+        _step_or_rest(child, step)
+    relay.empty_outbox()
+
+
+def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
+    ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=child.locks)
+    metrics = open_metrics(metrics_directory(settings), child.slot, known_models(settings.supported_models))
+    tell_of_release(child.slot, ledger.claims.release(child.slot, cause))
+    return ledger, metrics
+
+
+def _step_or_rest(child: Child, step: Callable[[], float | None]) -> None:
+    """One step, then sleep until there is something to do. A ledger that fails is waited for, never died of."""
+    try:
+        until = step()
+    except LedgerError as error:
+        log.error("Ledger cannot be used, work waits", reason=str(error))
+        until = time.time() + LEDGER_PAUSE_SECONDS
+    if until is None or until > time.time():
+        child.wait(until)
+
+
+def tell_of_release(slot: int, settled: Settled) -> None:
+    """A line for each task that a former process left behind."""
+    role = role_of(slot).value
+    for outcome in settled.outcomes:
+        log.warning(
+            "Task of a former process put back, it may be bought again",
+            task_id=outcome.task.id,
+            task_type=outcome.task.kind.type,
+            former=f"{role} {slot}",
+            ending=outcome.ending.value,
+            reason=outcome.reason,
+        )
