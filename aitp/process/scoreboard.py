@@ -26,6 +26,8 @@ HEADER = struct.Struct("=8sd")  # magic, end of a stop's grace (monotonic; 0: no
 # number, pid, state, started, since, deadline, tasks done, length of the task id, task id, number again
 RECORD = struct.Struct("=IiB7xdddQB64s3xI")
 RECORD_BYTES = 128
+NUMBER = struct.Struct("=I")
+TRIES = 10  # of a reader that comes into the middle of a write, which takes less than a microsecond
 _STATE_AT = 8
 SIZE = RECORD_BYTES * (LAST_SLOT + 2)  # the header takes a record's place
 SLACK_SECONDS = 5.0  # between a deadline and its being overrun
@@ -88,17 +90,20 @@ class Scoreboard:
     def write(self, record: Record) -> None:
         """Replace a slot's record. Only for the one who owns it now."""
         at = _offset(record.slot)
-        (number,) = struct.unpack_from("=I", self._map, at)
-        number = (number + 1) & 0xFFFFFFFF
-        struct.pack_into("=I", self._map, at, number)
+        number = (NUMBER.unpack_from(self._map, at)[0] + 1) & 0xFFFFFFFF
         name = record.task_id.encode("ascii", "replace")[:64]
         times = (record.started, record.since, record.deadline)
-        RECORD.pack_into(self._map, at, number, record.pid, record.state, *times, record.done, len(name), name, number)
+        raw = RECORD.pack(number, record.pid, record.state, *times, record.done, len(name), name, number)
+        # Not by pack_into, which clears the record first. Front number, content, back number, in this order.
+        body, end = at + NUMBER.size, at + RECORD.size
+        self._map[at:body] = raw[: NUMBER.size]
+        self._map[body : end - NUMBER.size] = raw[NUMBER.size : -NUMBER.size]
+        self._map[end - NUMBER.size : end] = raw[-NUMBER.size :]
 
     def read(self, slot: int) -> Record:
         """A slot's record; one that stays half written (its writer died or was stopped there) is read as it is."""
         at = _offset(slot)
-        for _ in range(3):
+        for _ in range(TRIES):
             raw = self._map[at : at + RECORD.size]
             if _whole(raw):
                 break
@@ -128,22 +133,21 @@ class Scoreboard:
 
 def glance(path: Path) -> list[Record]:
     """The slots in use, the master's first, as the file says now; nothing if there is no readable scoreboard."""
-    records: list[Record] = []
-    for _ in range(3):
+    found: dict[int, bytes] = {}
+    for _ in range(TRIES):
         try:
             content = path.read_bytes()
         except OSError:
             return []
         if not content.startswith(MAGIC):
             return []
-        present = [
-            slot for slot in range(min(LAST_SLOT + 1, len(content) // RECORD_BYTES - 1)) if _in_use(content, slot)
-        ]
-        raws = {slot: content[_offset(slot) : _offset(slot) + RECORD.size] for slot in present}
-        records = [record for slot, raw in raws.items() if (record := _decode(slot, raw)).state is not State.GONE]
-        if all(_whole(raw) for raw in raws.values()):
+        for slot in range(min(LAST_SLOT + 1, len(content) // RECORD_BYTES - 1)):
+            if content[_offset(slot) + _STATE_AT] != State.GONE and not _whole(found.get(slot, b"")):
+                found[slot] = content[_offset(slot) : _offset(slot) + RECORD.size]
+        if all(map(_whole, found.values())):
             break
-    return records
+    records = (_decode(slot, raw) for slot, raw in sorted(found.items()))
+    return [record for record in records if record.state is not State.GONE]
 
 
 def master_ticks(records: list[Record], monotonic: float) -> bool:
@@ -159,12 +163,8 @@ def _offset(slot: int) -> int:
     return RECORD_BYTES * (slot + 1)
 
 
-def _in_use(content: bytes, slot: int) -> bool:
-    return content[_offset(slot) + _STATE_AT] != State.GONE
-
-
 def _whole(raw: bytes) -> bool:
-    return raw[:4] == raw[-4:]
+    return len(raw) == RECORD.size and raw[: NUMBER.size] == raw[-NUMBER.size :]
 
 
 def _decode(slot: int, raw: bytes) -> Record:

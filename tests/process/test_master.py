@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,7 +122,8 @@ def test_a_deaf_child_is_killed_at_the_graces_end_and_swept(house: House) -> Non
     house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, SHUTDOWN_GRACE_SECONDS=1)
     master = house.start("worker=is_deaf", ready=False)
     house.await_events("started", 2)
-    pid = wait_until(lambda: house.pids().get(101))
+    wait_until(lambda: house.pids().get(101))
+    pid = house.pids()[101]
     started = time.monotonic()
     master.terminate()
     assert master.wait(10) == 0
@@ -181,7 +184,7 @@ def test_a_stopped_child_is_killed_after_its_deadline_and_replaced(house: House)
     begins = house.await_events("call begins")[0]
     os.kill(begins["pid"], signal.SIGSTOP)
     os.kill(house.pids()[1], signal.SIGCONT)
-    successor = wait_until(lambda: next((e for e in house.events("started")[2:] if e["slot"] == 101), None))
+    successor = house.await_events("started", 3)[2]
     assert successor["cause"] == "deadline"
     assert 1.5 <= successor["at"] - begins["at"] < 3  # deadline and slack, not before
 
@@ -190,7 +193,7 @@ def test_those_who_die_young_are_held_back_more_and_more(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1)
     house.start("worker=dies_young", ready=False)
     times = [event["at"] for event in house.await_events("started", 4) if event["slot"] == 101]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert 1 <= gaps[0] < 2
     assert 2 <= gaps[1] < 3
 
@@ -279,15 +282,13 @@ def test_an_idle_master_sleeps(house: House) -> None:
         status = Path(f"/proc/{master.pid}/status").read_text()
         return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
-    wait_until(lambda: house.events("sweep"))
-    asleep = wait_until(lambda: before if (before := wakes()) == _after_a_moment(wakes) else None)
-    deadline = time.monotonic() + 2
-    wait_until(lambda: time.monotonic() > deadline, timeout=5)
-    assert wakes() - asleep <= 1  # one tick may fall in
+    house.await_events("sweep")
+    wait_until(lambda: wakes() == after_seconds(0.3, wakes))
+    asleep = wakes()
+    assert after_seconds(2, wakes) - asleep <= 1  # one tick may fall in
 
 
-def _after_a_moment(look: object) -> int:
-    moment = time.monotonic() + 0.3
-    wait_until(lambda: time.monotonic() > moment)
-    assert callable(look)
-    return int(look())
+def after_seconds(seconds: float, look: Callable[[], int]) -> int:
+    moment = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > moment, timeout=seconds + 10)
+    return look()

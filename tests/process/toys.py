@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -45,8 +46,6 @@ def taken(order: str) -> str | None:
 def block(seconds: float) -> None:
     """A system call that nothing ends but time or a signal's exception."""
     never, _keep_open = os.pipe()
-    import select
-
     select.select([never], [], [], seconds)
 
 
@@ -129,6 +128,8 @@ def prepare(settings: Settings) -> None:
     note("prepare", limit=settings.concurrency_limit)
     if problem := taken("misconfigured"):
         raise ConfigurationError([problem])
+    if seconds := taken("slow prepare"):
+        block(float(seconds))
     if taken("broken") is not None:
         raise RuntimeError("broken")
 

@@ -1,0 +1,137 @@
+"""The bound on a whole call: it interrupts what blocks, and never anything outside the call."""
+
+from __future__ import annotations
+
+import math
+import random
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from aitp.errors import DeadlineExceeded, GraceOver
+from aitp.process.bounds import BoundedCall
+from tests.process.forks import in_child
+
+
+def bounded(seconds: float, grace_ends: float = math.inf) -> BoundedCall:
+    return BoundedCall(seconds, lambda: grace_ends, lambda: None)
+
+
+def test_it_ends_a_read_from_a_peer_that_trickles() -> None:
+    def reads_for_ever() -> float:
+        ours, theirs = socket.socketpair()
+        started = time.monotonic()
+
+        def trickle() -> None:
+            while True:
+                theirs.send(b"x")  # each read is answered: a time-out of the socket would never end this
+                ours.recv(1)
+                select.select([], [], [], 0.01)
+
+        with pytest.raises(DeadlineExceeded, match=r"longer than 0\.3 s"), bounded(0.3):
+            trickle()
+        return time.monotonic() - started
+
+    assert 0.3 <= in_child(reads_for_ever) < 1
+
+
+def test_it_ends_a_single_system_call() -> None:
+    def blocks() -> float:
+        ours, _theirs = socket.socketpair()
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded), bounded(0.2):
+            ours.recv(1)
+        return time.monotonic() - started
+
+    assert 0.2 <= in_child(blocks) < 1
+
+
+def test_whoever_swallows_it_gets_it_again() -> None:
+    def swallows() -> None:
+        ours, _theirs = socket.socketpair()
+
+        def go_on() -> None:
+            try:
+                ours.recv(1)
+            except DeadlineExceeded:
+                ours.recv(1)
+
+        with pytest.raises(DeadlineExceeded), bounded(0.1):
+            go_on()
+
+    in_child(swallows)
+
+
+def test_a_call_in_time_leaves_no_timer_behind() -> None:
+    def is_quick() -> Any:
+        with bounded(0.05):
+            pass
+        select.select([], [], [], 0.2)
+        return signal.getitimer(signal.ITIMER_REAL)
+
+    assert in_child(is_quick) == [0.0, 0.0]
+
+
+def test_the_graces_end_comes_before_the_deadline() -> None:
+    def blocks() -> None:
+        ours, _theirs = socket.socketpair()
+        with pytest.raises(GraceOver), bounded(60, grace_ends=time.monotonic() + 0.1):
+            ours.recv(1)
+
+    in_child(blocks)
+
+
+def test_no_call_begins_when_the_grace_is_over() -> None:
+    def begins() -> Any:
+        with pytest.raises(GraceOver), bounded(60, grace_ends=time.monotonic()):
+            raise AssertionError("begun")
+        return signal.getitimer(signal.ITIMER_REAL)
+
+    assert in_child(begins) == [0.0, 0.0]
+
+
+def test_a_timer_set_anew_heeds_a_grace_that_was_not_known() -> None:
+    def is_told_meanwhile() -> None:
+        ends = math.inf
+        call = BoundedCall(60, lambda: ends, lambda: None)
+
+        def told(*_: object) -> None:
+            nonlocal ends
+            ends = time.monotonic() + 0.1
+            call.rearm()
+
+        signal.signal(signal.SIGVTALRM, told)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.05)
+        with pytest.raises(GraceOver), call:
+            busy_loop()
+
+    def busy_loop() -> None:
+        while True:
+            pass
+
+    in_child(is_told_meanwhile)
+
+
+def test_a_bound_that_comes_as_the_call_ends_never_strikes_outside() -> None:
+    def many_close_ones() -> list[int]:
+        ended, struck = 0, 0
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            try:
+                with bounded(0.0005):
+                    stop = time.monotonic() + 0.0005 + random.uniform(-0.00005, 0.00005)
+                    while time.monotonic() < stop:
+                        pass
+                ended += 1
+            except DeadlineExceeded:
+                struck += 1
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        return [ended, struck]
+
+    ended, struck = in_child(many_close_ones)
+    assert ended > 50
+    assert struck > 50

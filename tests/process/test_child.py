@@ -1,0 +1,169 @@
+"""What a child knows of itself: waiting and being woken, without a wake-up being lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitp.errors import GraceOver
+from aitp.ledger import Cause, SlotLocks
+from aitp.process.child import Child
+from aitp.process.crew import Heritage, Timings
+from aitp.process.scoreboard import Record, Scoreboard, State
+from aitp.process.wakes import Wakes
+from aitp.settings import Settings, load_settings
+from tests.process.forks import in_child
+from tests.process.house import House
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    house = House(tmp_path)
+    house.settings(SHUTDOWN_GRACE_SECONDS=0.3)
+    return load_settings(house.environment())
+
+
+@pytest.fixture
+def heritage(settings: Settings, tmp_path: Path) -> Iterator[Heritage]:
+    """What a master would hand on, with bells for a relay and three workers."""
+    wakes = Wakes()
+    for slot in (1, 101, 102, 103):
+        wakes.install(slot)
+    read, write = os.pipe()
+    with SlotLocks(settings.ledger_path) as locks:
+        yield Heritage(Scoreboard.create(tmp_path / "scoreboard"), wakes, read, write, locks, Timings())
+    os.close(read)
+
+
+@pytest.fixture
+def child(settings: Settings, heritage: Heritage) -> Child:
+    return Child(101, settings, Cause.STOPPED, heritage)
+
+
+def waits(child: Child, seconds: float) -> float:
+    """How long the child slept."""
+    started = time.monotonic()
+    child.wait(time.time() + seconds)
+    return time.monotonic() - started
+
+
+def test_a_wait_ends_at_its_time_and_not_before(child: Child) -> None:
+    assert 0.2 <= waits(child, 0.2) < 1
+
+
+def test_a_wait_for_a_moment_that_is_past_does_not_sleep(child: Child) -> None:
+    assert waits(child, -5) < 0.1
+
+
+def test_a_ring_before_the_wait_is_not_lost_and_rings_once(child: Child, heritage: Heritage) -> None:
+    heritage.wakes.ring(101)
+    assert waits(child, 10) < 1
+    assert waits(child, 0.2) >= 0.2
+
+
+def test_a_waiting_child_may_sleep_past_its_usual_step(child: Child, heritage: Heritage) -> None:
+    child.idle()
+    heritage.wakes.ring(101)
+    child.wait()
+    assert heritage.board.read(101).deadline > time.monotonic() + 110
+
+
+def test_wakers_ring_idle_ones_only_and_not_themselves(child: Child, heritage: Heritage) -> None:
+    for slot, state in ((1, State.IDLE), (101, State.IDLE), (102, State.BUSY), (103, State.IDLE)):
+        heritage.board.write(Record(slot, state=state))
+    child.wake_workers(3)
+    assert [heritage.wakes.silence(slot) for slot in (1, 101, 102, 103)] == [0, 0, 0, 1]
+    child.wake_relays()
+    assert heritage.wakes.silence(1) == 1
+
+
+def test_as_many_are_woken_as_there_is_work_for(child: Child, heritage: Heritage) -> None:
+    for slot in (102, 103):
+        heritage.board.write(Record(slot, state=State.IDLE))
+    child.wake_workers(1)
+    assert sum(heritage.wakes.silence(slot) for slot in (102, 103)) == 1
+
+
+def test_a_second_ring_in_one_sleep_goes_on_to_another_idle_child(child: Child, heritage: Heritage) -> None:
+    heritage.board.write(Record(102, state=State.IDLE))
+    heritage.wakes.ring(101)
+    heritage.wakes.ring(101)
+    child.wait()
+    assert heritage.wakes.silence(102) == 1
+
+
+def test_a_ring_that_finds_its_child_busy_goes_on_to_an_idle_one(child: Child, heritage: Heritage) -> None:
+    heritage.board.write(Record(103, state=State.IDLE))
+    child.idle()
+    heritage.wakes.ring(101)
+    child.call("task-1", 5)
+    assert heritage.wakes.silence(103) == 1
+
+
+def test_a_call_shows_on_the_scoreboard(child: Child, heritage: Heritage) -> None:
+    def calls() -> list[Any]:
+        child.idle()
+        with child.call("65f0c0ffee", 7):
+            during = heritage.board.read(101)
+        child.count_done(3)
+        after = heritage.board.read(101)
+        return [during.state.name, during.task_id, during.deadline - time.monotonic(), after.task_id, after.done]
+
+    state, task_id, left, task_id_after, done = in_child(calls)
+    assert (state, task_id, task_id_after, done) == ("BUSY", "65f0c0ffee", "", 3)
+    assert 6 < left < 7
+
+
+def test_the_masters_death_wakes_and_asks_to_leave(child: Child, heritage: Heritage) -> None:
+    assert not child.leaving
+    os.close(heritage.lifeline_end)
+    assert waits(child, 10) < 1
+    assert child.leaving
+
+
+def test_a_draining_master_is_seen(child: Child, heritage: Heritage) -> None:
+    assert not child.draining
+    heritage.board.write(Record(0, state=State.DRAINING))
+    assert child.draining
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_leave_ends_the_sleep(child: Child, signum: int) -> None:
+    def sleeps() -> list[Any]:
+        child.listen()
+        os.kill(os.getpid(), signum)
+        return [waits(child, 10) < 1, waits(child, 10) < 1, child.leaving]
+
+    assert in_child(sleeps) == [True, True, True]
+
+
+def test_a_signal_to_poll_ends_the_sleep_once(child: Child) -> None:
+    def sleeps() -> list[Any]:
+        child.listen()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return [waits(child, 10) < 1, waits(child, 0.2) >= 0.2, child.poll_asked, child.leaving]
+
+    assert in_child(sleeps) == [True, True, True, False]
+
+
+def test_a_term_from_anyone_gives_the_call_in_hand_the_grace(child: Child) -> None:
+    def calls() -> float:
+        child.listen()
+        started = time.monotonic()
+        try:
+            with child.call("task-1", 60):
+                os.kill(os.getpid(), signal.SIGTERM)
+                signal.sigtimedwait([], 60)
+        except GraceOver:
+            return time.monotonic() - started
+        return math.inf
+
+    seconds = in_child(calls)
+    assert 0.3 <= seconds < 1
