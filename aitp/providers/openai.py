@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -17,7 +16,7 @@ import openai
 import orjson
 from pydantic import SecretStr
 
-from aitp.errors import CooldownRequired, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, RetryableError, ServiceFault
 from aitp.logs import get_logger
 from aitp.providers import Embeddings, Usage, Vector
 from aitp.providers.failures import OPENAI, judge
@@ -67,14 +66,18 @@ class OpenAIProvider:
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
         return read_embeddings(self._post("/embeddings", request, model), texts, length)
 
-    def _post(self, path: str, request: dict[str, Any], model: str) -> bytes:
+    def _post(self, path: str, request: dict[str, Any], model: str) -> object:
+        """The answer's JSON; its body is free again when this returns."""
         if self._client is None:
             self._client = self._connect()
         try:
-            return self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
+            body = self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            failure: AitpError = _no_answer("no JSON")
         except openai.OpenAIError as error:
             failure = judge(error, model)
-        # Out here the client's error is gone: it holds the request (key, texts) and the server's own words.
+        # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
         raise failure
@@ -100,17 +103,12 @@ class OpenAIProvider:
             self._client = None
 
 
-def read_embeddings(body: bytes, texts: Sequence[str], length: int | None) -> Embeddings:
-    """The vectors of `texts` from an answer's body, each `length` numbers long if not None.
+def read_embeddings(answer: object, texts: Sequence[str], length: int | None) -> Embeddings:
+    """The vectors of `texts` from an answer's JSON, each `length` numbers long if not None. Takes the answer apart.
 
     A text whose vector is missing, doubled or unusable gets a RetryableError of its own; an answer without one usable
     vector is the service's fault.
     """
-    answer: Any = None
-    with suppress(orjson.JSONDecodeError):
-        answer = orjson.loads(body)
-    if answer is None:
-        raise _no_answer("no JSON")
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
         raise _no_answer("JSON without a list of embeddings")
     vectors: list[Vector | None] = [None] * len(texts)
@@ -126,7 +124,7 @@ def read_embeddings(body: bytes, texts: Sequence[str], length: int | None) -> Em
 
 
 def _vector(item: dict[str, Any], length: int | None) -> Vector:
-    embedding = item.get("embedding")
+    embedding = item.pop("embedding", None)  # freed one by one: a worker's memory is counted
     try:
         if isinstance(embedding, str):
             return vector_from_base64(embedding, length)

@@ -39,19 +39,22 @@ class BodyBound:
 
 class _BoundedStream(httpx2.SyncByteStream):
     def __init__(self, stream: httpx2.SyncByteStream, bound: BodyBound) -> None:
-        self._stream = stream
+        self._stream: httpx2.SyncByteStream | None = stream
         self._bound = bound
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
-        for chunk in self._stream:
+        for chunk in self._stream or ():
             received += len(chunk)
             if received > self._bound.limit_bytes:
                 raise self._bound.refusal()
             yield chunk
 
     def close(self) -> None:
-        self._stream.close()
+        # The stream knows its response, which knows the stream: let go, or each body waits for the garbage collector.
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
 
 @cache

@@ -7,8 +7,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from aitp.providers.openai import OpenAIProvider
 from pydantic import SecretStr
+
+from aitp.providers.openai import OpenAIProvider
+from aitp.settings import Settings, load_settings
 
 KEY = "sk-planted-key-9f86d081884c7d65"
 TEXT = "Um texto plantado que nunca aparece em mensagens."
@@ -31,3 +33,17 @@ def answer(*items: object, **more: object) -> dict[str, Any]:
 
 def provider_at(url: str, **options: Any) -> OpenAIProvider:
     return OpenAIProvider(SecretStr(KEY), base_url=url, **{"timeout_seconds": 5.0, **options})
+
+
+def settings(**values: str) -> Settings:
+    """Settings of a service whose other parts are not needed here."""
+    environ = {
+        "API_BASE_URL": "http://127.0.0.1:1",
+        "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/token",
+        "OAUTH2_CLIENT_ID": "aitp",
+        "OAUTH2_CLIENT_SECRET": "secret",
+        "PROCESSING_MODE": "openai",
+        "OPENAI_API_KEY": KEY,
+        "AITP_ENV_FILE": "",
+    }
+    return load_settings({**environ, **{name.upper(): value for name, value in values.items()}})

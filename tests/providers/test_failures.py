@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 import traceback
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aitp import logs
 from aitp.errors import (
     AitpError,
     CooldownRequired,
@@ -141,6 +143,15 @@ def test_an_exhausted_quota_pauses_the_whole_account_for_long(answer: Answer) ->
     assert (failure.model, failure.seconds) == (None, 600.0)
 
 
+def test_an_exhausted_quota_is_an_error_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    failure_of(reply(429, error("insufficient_quota", "insufficient_quota")))
+
+    (line,) = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["level"] == "error"
+    assert "billing" in json.loads(line)["reason"]
+
+
 def test_a_model_that_the_project_may_not_use_pauses_alone() -> None:
     failure = failure_of(reply(403, error("model_not_found")), model=OTHER)
 
@@ -153,7 +164,7 @@ def test_a_refused_port_is_the_services_fault() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         provider = provider_at(f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
-        with pytest.raises(ServiceFault, match="ConnectError: .*Connection refused"):
+        with pytest.raises(ServiceFault, match=r"ConnectError: .*Connection refused"):
             provider.embed([TEXT], SMALL)
 
 
@@ -166,7 +177,7 @@ def test_an_unknown_host_is_the_services_fault() -> None:
 def test_silence_is_a_time_out_that_names_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_seconds=0.1)
-        with pytest.raises(ServiceFault, match="ReadTimeout.*OPENAI_TIMEOUT"):
+        with pytest.raises(ServiceFault, match=r"ReadTimeout.*OPENAI_TIMEOUT"):
             provider.embed([TEXT], SMALL)
 
 
