@@ -93,7 +93,10 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
     """One line for each name that is not known and looks like one of ours, with the nearest real name."""
     lines = []
     for name in sorted(set(names) - set(known) - NAMES_OF_OTHERS):
-        nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.6)
+        words = set(name.upper().split("_"))
+        # OAUTH2_SECRET is OAUTH2_CLIENT_SECRET with a word left out, although OAUTH2_SCOPE looks more like it.
+        longer = [real for real in known if words <= set(real.split("_"))]
+        nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=0.6)
         ours = name.upper().startswith(OUR_PREFIXES)
         if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):
             lines.append(f"{name} is not a setting and is ignored; did you mean {nearest[0]}?")

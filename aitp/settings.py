@@ -168,7 +168,7 @@ class Settings(BaseModel):
     aitp_env_file: Path | None = Field(
         None,
         description="File that holds settings; read again at a reload (HUP). Unset: .env in the current directory, if "
-        "there is one. Empty: none. The real environment wins over it.",
+        "there is one. Empty: none. The real environment, which alone can name it, wins over it.",
     )
 
     # Rate limits
@@ -177,10 +177,12 @@ class Settings(BaseModel):
         "rolling", description="rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."
     )
     rate_limit_per_minute: Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
-    rate_limit_per_hour: Limit = Field(100, description="The same for an hour.")
-    rate_limit_per_day: Limit = Field(500, description="The same for a day.")
-    rate_limit_per_week: Limit = Field(2000, description="The same for a week.")
-    rate_limit_per_month: Limit = Field(7500, description="The same for a month (30 days if rolling).")
+    rate_limit_per_hour: Limit = Field(100, description="Tasks sent to providers in an hour. 0: no such limit.")
+    rate_limit_per_day: Limit = Field(500, description="Tasks sent to providers in a day. 0: no such limit.")
+    rate_limit_per_week: Limit = Field(2000, description="Tasks sent to providers in a week. 0: no such limit.")
+    rate_limit_per_month: Limit = Field(
+        7500, description="Tasks sent to providers in a month (30 days if rolling). 0: no such limit."
+    )
     rate_limit_timezone: Annotated[str, AfterValidator(zone_name)] = Field(
         "UTC", description="Time zone of the fixed windows."
     )
@@ -210,7 +212,9 @@ class Settings(BaseModel):
 
     # Monitoring
     metrics_host: str = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
-    metrics_port: int = Field(8001, ge=1, le=65_535, description="Their port.")
+    metrics_port: int = Field(
+        8001, ge=1, le=65_535, description="Port that /metrics, /health, /ready and the page listen on."
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper_case)] = Field(
         "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
     )

@@ -1,0 +1,145 @@
+"""What follows from several settings together: addresses, mock mode, limits in force, warnings, copies for children."""
+
+from __future__ import annotations
+
+import pytest
+
+from aitp.errors import ConfigurationError
+from aitp.settings import PLACEHOLDER_KEY, load_settings
+from tests.settings.complete import COMPLETE
+
+
+def without(*names: str, **more: str) -> dict[str, str]:
+    return {**{name: value for name, value in COMPLETE.items() if name not in names}, **more}
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("https://api.example.org", True),
+        ("http://localhost:3000", True),
+        ("http://api.localhost", True),
+        ("http://127.0.0.9", True),
+        ("http://[::1]:3000", True),
+        ("http://10.1.2.3", True),
+        ("http://172.16.0.1", True),
+        ("http://192.168.0.7:3000", True),
+        ("http://[fd00::7]", True),
+        ("http://[::ffff:192.168.0.7]", True),
+        ("http://nestjs-api:3000", True),
+        ("http://api.example.org", False),
+        ("http://api.internal", False),
+        ("http://8.8.8.8", False),
+        ("http://172.32.0.1", False),
+        ("http://134744072", False),
+        ("http://0x08080808", False),
+        ("http://[2001:4860:4860::8888]", False),
+        ("http://[::ffff:8.8.8.8]", False),
+        ("http://localhost.example.org", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["API_BASE_URL", "OAUTH2_TOKEN_URL", "OPENAI_BASE_URL"])
+def test_plain_http_goes_only_where_nobody_listens(name: str, url: str, accepted: bool) -> None:
+    environ = {**COMPLETE, name: url}
+    if accepted:
+        assert getattr(load_settings(environ), name.lower()) == url
+    else:
+        with pytest.raises(ConfigurationError, match="ALLOW_INSECURE_HTTP=true"):
+            load_settings(environ)
+        assert getattr(load_settings({**environ, "ALLOW_INSECURE_HTTP": "true"}), name.lower()) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "nestjs-api:3000", "ftp://api", "https://", "https://a b", "https://api/?q=1", "https://api/#top"),
+        *("https://api:99999", "https://api:0", "https://[::1", "https://u@api", "https://-a-/", "https://a\u202eb"),
+    ],
+)
+def test_what_is_not_an_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="API_BASE_URL"):
+        load_settings({**COMPLETE, "API_BASE_URL": url})
+
+
+def test_the_token_comes_from_the_slugs_project_unless_an_address_overrides_it() -> None:
+    assert load_settings(COMPLETE).token_url == "https://happy-tree-1234.projects.oryapis.com/oauth2/token"
+    address = "https://hydra.example.org/oauth2/token"
+    assert load_settings({**COMPLETE, "OAUTH2_TOKEN_URL": address}).token_url == address
+
+
+def test_neither_slug_nor_token_address_is_one_clear_line() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(without("ORY_PROJECT_SLUG"))
+    assert [problem[:35] for problem in caught.value.problems] == ["ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL:"]
+
+
+def test_mode_openai_without_a_key_names_the_placeholder() -> None:
+    with pytest.raises(ConfigurationError, match=f"OPENAI_API_KEY: not set; .*{PLACEHOLDER_KEY}"):
+        load_settings(without("OPENAI_API_KEY", PROCESSING_MODE="openai"))
+
+
+def test_mode_hybrid_without_a_key_is_fine() -> None:
+    settings = load_settings(without("OPENAI_API_KEY", PROCESSING_MODE="hybrid"))
+
+    assert settings.openai_api_key is None
+    assert not settings.mock
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "mock"),
+    [
+        ("openai", PLACEHOLDER_KEY, True),
+        ("hybrid", PLACEHOLDER_KEY, True),
+        ("ollama", PLACEHOLDER_KEY, False),
+        ("openai", "sk-real", False),
+    ],
+)
+def test_the_placeholder_means_mock_mode_where_openai_is_used(mode: str, key: str, mock: bool) -> None:
+    assert load_settings({**COMPLETE, "PROCESSING_MODE": mode, "OPENAI_API_KEY": key}).mock is mock
+
+
+def test_limits_in_force_leave_out_those_switched_off() -> None:
+    assert load_settings({**COMPLETE, "RATE_LIMIT_PER_DAY": "0"}).rate_limits == {
+        "minute": 20,
+        "hour": 100,
+        "week": 2000,
+        "month": 7500,
+    }
+    assert load_settings({**COMPLETE, "RATE_LIMIT_ENABLED": "false"}).rate_limits == {}
+
+
+def test_a_limit_that_can_never_be_reached_is_a_warning() -> None:
+    assert load_settings({**COMPLETE, "RATE_LIMIT_PER_HOUR": "10"}).warnings == (
+        "RATE_LIMIT_PER_HOUR=10 is below RATE_LIMIT_PER_MINUTE=20: "
+        "the minute limit can never be reached; raise one or set it to 0",
+    )
+
+
+def test_a_limit_is_compared_past_those_switched_off() -> None:
+    (warning,) = load_settings({**COMPLETE, "RATE_LIMIT_PER_HOUR": "0", "RATE_LIMIT_PER_DAY": "10"}).warnings
+    assert warning.startswith("RATE_LIMIT_PER_DAY=10 is below RATE_LIMIT_PER_MINUTE=20")
+
+
+def test_what_was_left_as_in_the_example_is_a_warning() -> None:
+    (warning,) = load_settings({**COMPLETE, "OAUTH2_CLIENT_ID": "your-client-id"}).warnings
+    assert warning.startswith("OAUTH2_CLIENT_ID still has")
+
+
+def test_quotes_that_came_along_are_a_warning() -> None:
+    (warning,) = load_settings({**COMPLETE, "OAUTH2_SCOPE": '"read write"'}).warnings
+    assert warning.startswith("OAUTH2_SCOPE begins and ends with a quote")
+
+
+def test_relays_get_no_provider_key_and_workers_no_oauth_secret() -> None:
+    settings = load_settings(COMPLETE)
+
+    for_relay, for_worker = settings.without_provider_secrets(), settings.without_oauth_secret()
+
+    assert for_relay.openai_api_key is None
+    assert for_relay.oauth2_client_secret == settings.oauth2_client_secret
+    assert for_worker.oauth2_client_secret.get_secret_value() == ""
+    assert for_worker.openai_api_key == settings.openai_api_key
+
+
+def test_relays_still_know_that_results_are_invented() -> None:
+    assert load_settings({**COMPLETE, "OPENAI_API_KEY": PLACEHOLDER_KEY}).without_provider_secrets().mock
