@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-from aitp.errors import DeadlineExceeded, GraceOver
+from aitp.errors import AitpError, DeadlineExceeded, GraceOver
 
 # It fires again until the call is over: an alarm can come just before a system call and interrupt nothing, and what it
 # raises can be swallowed where exceptions have nowhere to go (`__del__`, callbacks from C).
@@ -34,6 +34,7 @@ class BoundedCall:
         self._grace_ends = grace_ends
         self._ended = ended
         self._over = False
+        self._raised: AitpError | None = None
 
     def __enter__(self) -> Self:
         now = time.monotonic()
@@ -48,6 +49,9 @@ class BoundedCall:
         self._over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._ended()
+        # Clients wrap whatever is raised inside them into errors of their own.
+        if self._raised is not None and error is not None and error is not self._raised:
+            raise self._raised from None
 
     def rearm(self) -> None:
         """Set the timer anew, as the grace's end may have become known. Does nothing before the call and after it."""
@@ -65,9 +69,11 @@ class BoundedCall:
             return
         now = time.monotonic()
         if now >= self._grace_ends():
-            raise GraceOver("the stop's grace is over: the call was abandoned")
+            self._raised = GraceOver("the stop's grace is over: the call was abandoned")
+            raise self._raised
         if now >= self._deadline:
-            raise DeadlineExceeded(f"the call took longer than {self._seconds:g} s")
+            self._raised = DeadlineExceeded(f"the call took longer than {self._seconds:g} s")
+            raise self._raised
         self.rearm()
 
     def _inside(self, frame: FrameType | None, function: Callable[..., object]) -> bool:

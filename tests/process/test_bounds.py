@@ -50,6 +50,22 @@ def test_it_ends_a_single_system_call() -> None:
     assert 0.2 <= in_child(blocks) < 1
 
 
+def test_it_stays_itself_when_a_client_wraps_it_into_an_error_of_its_own() -> None:
+    def wraps() -> None:
+        ours, _theirs = socket.socketpair()
+
+        def client() -> None:
+            try:
+                ours.recv(1)
+            except Exception as error:
+                raise ConnectionError("no answer") from error
+
+        with pytest.raises(DeadlineExceeded), bounded(0.1):
+            client()
+
+    in_child(wraps)
+
+
 def test_whoever_swallows_it_gets_it_again() -> None:
     def swallows() -> None:
         ours, _theirs = socket.socketpair()
