@@ -79,6 +79,7 @@ def run_once(settings: Settings) -> int:
 
     Raises ConfigurationError (also when a service runs on the same ledger) and LedgerError.
     """
+    settings = settings.model_copy(update={"concurrency_limit": 1})  # one call at a time: no share is left for others
     settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     prepare_service(settings)
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
