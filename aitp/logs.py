@@ -94,6 +94,8 @@ class _Output:
 
     def write(self, line: bytes) -> None:
         try:
+            if self._stream is not None and self._stream.closed:
+                return  # its descriptor may be somebody else's by now
             if self._descriptor is not None:
                 os.write(self._descriptor, line)
             elif self._stream is not None:
