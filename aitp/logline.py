@@ -26,7 +26,7 @@ MASK = "***"
 
 # Longest text kept in a line that is too long: tried in turn until the line fits.
 CUTS = (1_500, 500, 200, 60)
-LAST_RESORT = ("timestamp", "level", "slot", "task_id", "event")
+LAST_RESORT = ("timestamp", "level", "event", "slot", "task_id")
 DEEPEST = 4
 MOST_MEMBERS = 50
 MOST_FRAMES = 12
