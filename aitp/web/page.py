@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -108,9 +107,9 @@ def _processes(facts: Facts) -> str:
         ("slot", "role", "pid", "state", "task", "since", "tasks done"),
         [
             (
-                record.slot,
+                str(record.slot),
                 _role(record),
-                record.pid,
+                str(record.pid),
                 _state(record, facts),
                 record.task_id,
                 _duration(facts.now - record.since) if record.since > 0 else "",
@@ -152,8 +151,6 @@ def _until(instant: float | None, now: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
     seconds = max(0.0, seconds)
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:

@@ -33,6 +33,7 @@ _ROUNDS_SECONDS = 30
 def run_metrics(settings: Settings) -> int:
     """Serve until told to stop; the exit code. Called by the command line, in the main thread."""
     logs.configure(settings.log_level, settings.log_format)
+    logs.conceal(settings.oauth2_client_secret, settings.openai_api_key)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     application = build_app(settings)
@@ -82,7 +83,9 @@ def _install_signals(application: Application) -> None:
 
     def reload(number: int, frame: FrameType | None) -> None:
         try:
-            application.settings = load_settings()
+            settings = load_settings()
+            logs.conceal(settings.oauth2_client_secret, settings.openai_api_key)
+            application.settings = settings
             log.info("Settings loaded again")
         except ConfigurationError as error:
             log.error("New settings are invalid, the old ones stay in force", problems=list(error.problems))

@@ -18,6 +18,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "length beyond the file": lambda good: struct.pack("i", 1 << 30) + good[4:],
     "negative length": lambda good: struct.pack("i", -8) + good[4:],
     "text": lambda good: b"not a metrics file\n" * 40,
+    "labels that are none": lambda good: good.replace(b'{"status": "success"}', b'["status", "success"]'),
     "key that is no JSON": lambda good: good.replace(b'["oauth', b"!!oauth!"),
 }
 
@@ -40,7 +41,7 @@ def test_a_damaged_file_is_set_aside_by_the_next_owner_of_its_slot(
 
 
 def test_a_damaged_file_of_a_slot_that_nobody_owns_is_set_aside_at_start(tmp_path: Path) -> None:
-    (tmp_path / "counter_150.db").write_bytes(b"\xff" * 100)
+    (tmp_path / "counter_150.db").write_bytes(b"no metrics file" * 99)
 
     prepare_directory(tmp_path)
 

@@ -59,7 +59,7 @@ def test_no_series_appears_late(world: World) -> None:
 
 
 def test_gauges_of_tasks_and_limits_are_the_ledgers(world: World) -> None:
-    world.admit("a", "b", "c")
+    world.admit("a", "b", "c", "d")
     ledger = world.ledger()
     claim = world.claim(ledger)
     done = Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")
@@ -69,7 +69,7 @@ def test_gauges_of_tasks_and_limits_are_the_ledgers(world: World) -> None:
     series = scrape(world)
 
     assert value(series, "ai_tasks_in_flight") == 1
-    assert value(series, "aitp_queue_tasks", state="ready") == 1
+    assert value(series, "aitp_queue_tasks", state="ready") == 2
     assert value(series, "aitp_outbox_results") == 1
     assert value(series, "rate_limit_current_usage", period="minute") == 2
     assert value(series, "rate_limit_max_allowed", period="minute") == 20

@@ -106,6 +106,26 @@ def test_a_client_that_sends_half_a_request_keeps_nobody_waiting(running: Runnin
         assert running.process.wait(10) == 0
 
 
+def test_many_requests_at_once_are_all_answered_and_nothing_to_log(running: Running) -> None:
+    clients = [socket.create_connection(("127.0.0.1", running.port), timeout=20) for _ in range(30)]
+    for client in clients:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+    answers = [client.makefile("rb").read() for client in clients]
+    for client in clients:
+        client.close()
+
+    assert all(answer.startswith(b"HTTP/1.0 200 OK") for answer in answers)
+    assert len(running.log()) == 1
+
+
+def test_signals_reach_the_main_thread_only(running: Running) -> None:
+    """One that interrupts another thread would be answered only when the next request comes."""
+    main, *others = sorted(Path(f"/proc/{running.process.pid}/task").iterdir())
+
+    assert blocked(main) == set()
+    assert [blocked(thread) for thread in others] == [{signal.SIGTERM, signal.SIGINT, signal.SIGHUP}]
+
+
 def test_between_requests_nothing_runs(running: Running) -> None:
     """One thread beside the main one, and no wake-up in a second and a half."""
     running.get("/health")
@@ -191,6 +211,13 @@ def connected(port: int) -> Iterator[bool]:
 def accepts(port: int) -> bool:
     with connected(port) as success:
         return success
+
+
+def blocked(thread: Path) -> set[int]:
+    """The signals that a thread (its directory in /proc) does not take: bit n-1 stands for signal n."""
+    status = dict(line.split(":\t") for line in (thread / "status").read_text().splitlines())
+    mask = int(status["SigBlk"], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def gone(pid: int) -> bool:
