@@ -37,7 +37,7 @@ PERIODS = ("minute", "hour", "day", "week", "month")
 TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
-EXIT_CAUSES = ("crashed", "deadline", "stopped")
+EXIT_CAUSES = ("crashed", "deadline")
 DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text")
 
 _API_CALLS = ((PENDING_ENDPOINT, "GET"), (TASK_ENDPOINT, "PATCH"))
@@ -135,7 +135,7 @@ TOKEN_REQUESTS = _declare("counter", "oauth_token_requests_total", "Requests for
 LIMIT_EXCEEDED = _declare(
     "counter", "rate_limit_exceeded_total", "Times that a rate limit kept tasks waiting.", "period"
 )
-CHILD_EXITS = _declare("counter", "aitp_child_exits_total", "Children that ended, by cause.", "role", "cause")
+CHILD_EXITS = _declare("counter", "aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
 OPENAI_REQUESTS = _declare("counter", "openai_requests_total", "Calls to OpenAI.", "model", "status")
 OPENAI_TOKENS = _declare("counter", "openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
 OPENAI_DURATION = _declare("histogram", "openai_request_duration_seconds", "Duration of calls to OpenAI.", "model")

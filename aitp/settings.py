@@ -317,11 +317,6 @@ def real_openai_key() -> str | None:
     return key if key not in ("", PLACEHOLDER_KEY) else None
 
 
-def multiprocess_metrics(directory: Path) -> None:
-    """Tell prometheus_client, before it is imported, to keep its values in files in `directory`."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-
-
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     derived: dict[str, Any] = {}
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:

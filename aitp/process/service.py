@@ -118,7 +118,10 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=child.locks)
     metrics = open_metrics(metrics_directory(settings), child.slot, known_models(settings.supported_models))
+    if cause is not Cause.STOPPED:
+        metrics.child_ended(child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(child.slot, cause))
+    child.wake_relays()  # a task that was poison is finished now
     return ledger, metrics
 
 
