@@ -79,13 +79,14 @@ def raw(data: bytes) -> Answer:
     return answer
 
 
-def endless(head: bytes, piece: bytes) -> Answer:
-    """A head, then pieces for as long as the client takes them."""
+def flood(head: bytes, piece: bytes, times: int) -> Answer:
+    """A head, then as many pieces as the client takes, `times` at most, and no proper end."""
 
     def answer(connection: socket.socket) -> bool:
         connection.sendall(head)
-        while True:
+        for _ in range(times):
             connection.sendall(piece)
+        return False
 
     return answer
 

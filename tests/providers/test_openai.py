@@ -20,7 +20,7 @@ import pytest
 from aitp.errors import DeadlineExceeded, RetryableError, ServiceFault
 from aitp.providers import Usage
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
-from tests.providers.scripted import endless, raw, reply, scripted, trickle
+from tests.providers.scripted import flood, raw, reply, scripted, trickle
 from tests.waiting import wait_until
 
 
@@ -176,7 +176,7 @@ CHUNKED = b"HTTP/1.1 %d Whatever\r\nContent-Type: application/json\r\nTransfer-E
 @pytest.mark.parametrize("status", [200, 500])
 def test_a_body_without_end_is_refused(status: int) -> None:
     with (
-        scripted(endless(CHUNKED % status, b"10000\r\n" + b" " * 0x10000 + b"\r\n")) as server,
+        scripted(flood(CHUNKED % status, b"10000\r\n" + b" " * 0x10000 + b"\r\n", 500)) as server,
         pytest.raises(ServiceFault, match="more than the 196608 bytes"),
     ):
         provider_at(server.url).embed([TEXT], SMALL)
