@@ -120,7 +120,7 @@ give_up() {
         say "interrupted; removing what was half made"
     fi
     if [ -n "$child" ]; then
-        kill -KILL -- "-$child" 2>/dev/null || kill -KILL "$child" 2>/dev/null
+        kill -KILL "-$child" 2>/dev/null || kill -KILL "$child" 2>/dev/null
         wait "$child" 2>/dev/null
     fi
     discard_unfinished
@@ -129,7 +129,9 @@ give_up() {
 
 discard_unfinished() {
     if [ -s "$lock" ]; then
-        rm -rf "$venv" && : >"$lock"
+        # Twice, because what was killed just now may have made one last file meanwhile.
+        rm -rf "$venv" 2>/dev/null || rm -rf "$venv"
+        [ -e "$venv" ] || : >"$lock"
     fi
 }
 

@@ -1,0 +1,120 @@
+"""The command line: what is cheap stays cheap, and exit codes mean what they should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aitp import __version__
+from aitp.settings import PROJECT_ROOT, surroundings
+from tests.settings.complete import COMPLETE
+
+
+def aitp(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "aitp", *arguments, **environ)
+
+
+def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**surroundings(), "PYTHONPATH": str(PROJECT_ROOT), "AITP_ENV_FILE": "", **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_version_is_told_without_loading_the_service() -> None:
+    program = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from aitp.cli import main\n"
+        "main()"
+    )
+    run = python("-c", program, "--version")
+
+    assert run.stdout == f"aitp {__version__}\n"
+    loaded = set(run.stderr.split())
+    assert "click" in loaded
+    assert not loaded & {
+        "openai",
+        "requests",
+        "rich",
+        "pydantic",
+        "numpy",
+        "apsw",
+        "supervisor",
+        "structlog",
+        "asyncio",
+    }
+
+
+def test_settings_load_without_the_service() -> None:
+    program = "import sys, aitp.settings; print(*sys.modules)"
+    loaded = set(python("-c", program).stdout.split())
+
+    assert not loaded & {"openai", "requests", "rich", "numpy", "apsw", "supervisor", "structlog", "asyncio"}
+
+
+@pytest.mark.parametrize("arguments", [("fly",), ("check", "--fast"), ("--loud",)])
+def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
+    run = aitp(*arguments)
+
+    assert run.returncode == 2
+    assert run.stderr.startswith("Usage: aitp")
+
+
+def test_check_passes_complete_settings() -> None:
+    run = aitp("check", **COMPLETE)
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == "Settings are fine (environment)\n"
+
+
+def test_check_lists_all_problems_and_exits_78() -> None:
+    run = aitp("check", **{**COMPLETE, "METRICS_PORT": "0", "LOG_LEVEL": "loud"})
+
+    assert run.returncode == 78
+    assert run.stdout == ""
+    assert run.stderr.splitlines() == [
+        "aitp: METRICS_PORT=0: must be a whole number from 1 to 65,535",
+        "aitp: LOG_LEVEL=loud: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+    ]
+
+
+def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
+    file = tmp_path / "aitp.env"
+    file.write_text("OPENAI_API_KEY=your_openai_api_key_here\nOLLAMA_URL=x\n")
+    environ = {**COMPLETE, "AITP_ENV_FILE": str(file)}
+    del environ["OPENAI_API_KEY"]
+
+    run = aitp("check", **environ)
+
+    assert run.returncode == 0
+    assert run.stdout.splitlines() == [
+        "warning: OLLAMA_URL is not a setting and is ignored; did you mean OLLAMA_BASE_URL?",
+        "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made",
+        f"Settings are fine (environment and {file})",
+    ]
+
+
+def test_check_speaks_json() -> None:
+    fine, wrong = aitp("check", "--json", **COMPLETE), aitp("check", "--json", **COMPLETE, METRICS_PORT="0")
+
+    assert (fine.returncode, wrong.returncode) == (0, 78)
+    assert json.loads(fine.stdout) == {"ok": True, "problems": [], "warnings": [], "mock": False, "env_file": None}
+    assert json.loads(wrong.stdout)["problems"] == ["METRICS_PORT=0: must be a whole number from 1 to 65,535"]
+
+
+def test_numerical_libraries_are_told_to_start_no_threads() -> None:
+    program = (
+        "import os; from aitp.settings import prepare_environment; prepare_environment(); import numpy; "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    assert python("-c", program, OPENBLAS_NUM_THREADS=str(os.cpu_count())).stdout == "1\n"

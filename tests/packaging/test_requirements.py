@@ -1,0 +1,56 @@
+"""The locked requirements: everything that setup.cfg asks for, pinned by hash, from nowhere in particular."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from aitp.settings import PROJECT_ROOT
+
+LOCKS = sorted(PROJECT_ROOT.glob("requirements*.txt"))
+
+
+def asked_for() -> tuple[list[Requirement], list[Requirement]]:
+    setup = configparser.ConfigParser()
+    setup.read(PROJECT_ROOT / "setup.cfg")
+    runtime, test = setup["options"]["install_requires"], setup["options.extras_require"]["test"]
+    return [Requirement(line) for line in runtime.split()], [Requirement(line) for line in test.split()]
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+) \\$", lock.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_package_is_pinned_with_its_hashes(lock: Path) -> None:
+    text = re.sub(r"^\s*#.*\n", "", lock.read_text(), flags=re.MULTILINE)
+    entries = [entry for entry in re.split(r"\n(?=\S)", text) if entry.strip()]
+
+    assert len(entries) == len(pinned(lock))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_no_index_no_host_and_no_path_of_a_machine_stands_in_them(lock: Path) -> None:
+    text = lock.read_text()
+
+    assert not re.search(r"^--?(?!hash)|://|index-url|find-links|trusted-host|\s/\w+", text, re.MULTILINE)
+
+
+def test_what_setup_cfg_asks_for_is_what_is_pinned() -> None:
+    runtime, test = asked_for()
+    for lock, requirements in (("requirements.txt", runtime), ("requirements-test.txt", [*runtime, *test])):
+        versions = pinned(PROJECT_ROOT / lock)
+        for requirement in requirements:
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), (lock, requirement)
+
+
+def test_tests_run_with_the_packages_that_are_shipped() -> None:
+    shipped, tested = pinned(PROJECT_ROOT / "requirements.txt"), pinned(PROJECT_ROOT / "requirements-test.txt")
+
+    assert {name: tested[name] for name in shipped} == shipped
