@@ -1,0 +1,173 @@
+"""`aitp run`: supervisord in this process, with etc/supervisord.conf, and its files in RUNTIME_DIR.
+
+What differs from a bare supervisord: programs write to our own standard output, not through a pipe that breaks with
+us; our lines are logged like theirs; exit code 78 ends the service at once, however early it comes; HUP and USR1 go to
+the programs; and the exit code is that of the program that ended the service.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from supervisor import loggers, options, supervisord  # type: ignore[import-untyped]
+from supervisor.process import Subprocess  # type: ignore[import-untyped]
+from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
+
+from aitp.errors import ConfigurationError
+from aitp.logs import configure, get_logger
+from aitp.process.listener import exit_code_path
+from aitp.process.start import own_directory
+from aitp.settings import Settings
+
+CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
+RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
+LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
+SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
+
+log = get_logger(__name__)
+
+
+def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> int:
+    """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
+    os.umask(0o077)
+    configure(settings.log_level, settings.log_format)
+    own_directory(settings.runtime_dir)
+    socket = settings.runtime_dir / "supervisor.sock"
+    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+        longest = LONGEST_SOCKET_PATH - len("/supervisor.sock")
+        problem = f"RUNTIME_DIR={settings.runtime_dir}: at most {longest} bytes, or no socket can be made in it"
+        raise ConfigurationError([problem])
+    exit_code = exit_code_path(settings.runtime_dir)
+    exit_code.unlink(missing_ok=True)
+    try:
+        _supervise(settings, configuration)
+    except SystemExit as refusal:
+        log.error("supervisord could not start", exit_code=refusal.code)
+        return 1
+    try:
+        return int(exit_code.read_text())
+    except FileNotFoundError:
+        return 0  # stopped from outside
+
+
+def _supervise(settings: Settings, configuration: Path) -> None:
+    """supervisord.main, but with our options."""
+    first = True
+    mood = SupervisorStates.RESTARTING
+    while mood == SupervisorStates.RESTARTING:  # `supervisorctl reload`
+        ours = Options(settings)
+        ours.realize(["-c", str(configuration)], doc="", progname="aitp run")
+        ours.first = first
+        ours.test = False
+        supervisord.go(ours)
+        ours.close_httpservers()
+        ours.close_logger()
+        mood = ours.mood
+        first = False
+
+
+class Options(options.ServerOptions):  # type: ignore[misc]
+    """supervisord's options and means, as read from its configuration, changed where `aitp run` differs."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def open(self, fn: str, mode: str = "r") -> io.StringIO:
+        """The configuration file, with the runtime directory of the settings in the place of its own."""
+        runtime_dir = str(self._settings.runtime_dir).replace("%", "%%")
+        return io.StringIO(Path(fn).read_text().replace(RUNTIME_DIR_IN_CONFIGURATION, runtime_dir))
+
+    def processes_from_section(self, parser: Any, section: str, group_name: str, klass: Any = None) -> list[Any]:
+        ours = Program if klass is options.ProcessConfig else klass
+        configs: list[Any] = super().processes_from_section(parser, section, group_name, ours)
+        if self._settings.env_file is not None:
+            for config in configs:
+                # Found in this directory, it must be found again by whoever reads it next.
+                config.environment = {
+                    **(config.environment or {}),
+                    "AITP_ENV_FILE": str(self._settings.env_file.absolute()),
+                }
+        return configs
+
+    def make_logger(self) -> None:
+        self.logger = loggers.Logger(self.loglevel, [LogLines()])
+        for problem in (*self.parse_criticals, *self.parse_warnings):
+            self.logger.warn(problem)
+
+    def setsignals(self) -> None:
+        super().setsignals()
+        signal.signal(signal.SIGUSR1, self.signal_receiver.receive)
+
+    def get_signal(self) -> int | None:
+        """The next signal for supervisord itself. HUP would have it restart everything: the programs can reload."""
+        received: int | None = super().get_signal()
+        if received not in (signal.SIGHUP, signal.SIGUSR1):
+            return received
+        for process in self.pidhistory.values():
+            if isinstance(process, ProgramProcess) and (received == signal.SIGHUP or process.is_master):
+                process.signal(received)
+        return None
+
+
+class Program(options.ProcessConfig):  # type: ignore[misc]
+    """One of our programs (the listener is not: it talks to supervisord on its standard output)."""
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        super().__init__(*args, **{**params, "stdout_logfile": None, "stderr_logfile": None})
+
+    def make_process(self, group: Any = None) -> ProgramProcess:
+        process = ProgramProcess(self)
+        process.group = group
+        return process
+
+
+class ProgramProcess(Subprocess):  # type: ignore[misc]
+    """A program's process."""
+
+    laststart: float
+    exitstatus: int | None
+
+    @property
+    def is_master(self) -> bool:
+        return bool(self.config.name == "aitp-master")
+
+    def _prepare_child_fds(self) -> None:
+        """In the new process: read from the pipe that supervisord made, write to where supervisord writes."""
+        os.dup2(self.pipes["child_stdin"], 0)
+        os.closerange(3, max(self.config.options.minfds, 1024))
+
+    def finish(self, pid: int, sts: int) -> None:
+        """The process has ended. supervisord counts every early end as a failed start, and starts it again."""
+        exit_code, _ = options.decode_wait_status(sts)
+        final = exit_code in self.config.exitcodes
+        killed = exit_code == -1 and time.time() - self.laststart >= SETTLED_SECONDS
+        if final or killed:
+            self.laststart = min(self.laststart, time.time() - self.config.startsecs)  # it counts as started
+        super().finish(pid, sts)
+        if self.exitstatus is None:
+            self.exitstatus = exit_code  # for the listener, if supervisord gives up
+
+
+class LogLines(loggers.Handler):  # type: ignore[misc]
+    """supervisord's own lines, in our log."""
+
+    def emit(self, record: Any) -> None:
+        tell = getattr(log, LEVELS.get(record.level, "debug"))
+        tell(f"supervisord: {record.asdict()['message'].rstrip()}")
+
+    def close(self) -> None:
+        """There is no stream to close."""
+
+
+LEVELS = {
+    loggers.LevelsByName.CRIT: "critical",
+    loggers.LevelsByName.ERRO: "error",
+    loggers.LevelsByName.WARN: "warning",
+    loggers.LevelsByName.INFO: "info",
+}

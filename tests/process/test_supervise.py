@@ -1,0 +1,211 @@
+"""`aitp run` and plain supervisord, for real, with toys for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitp.process.scoreboard import State
+from aitp.process.supervise import SETTLED_SECONDS
+from tests.process.house import ROOT, House, alive
+from tests.waiting import wait_until
+
+
+class Stage(House):
+    """A house with a supervisord configuration: the project's, but for commands and patience."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.configuration = directory / "etc" / "supervisord.conf"
+        self.configuration.parent.mkdir()
+        text = (ROOT / "etc" / "supervisord.conf").read_text()
+        stage = f"{sys.executable} -m tests.process.stage"
+        text = text.replace("%(here)s/../bin/aitp listen", f"{stage} listen")
+        text = text.replace("%(here)s/../bin/aitp", f"{stage} {directory}")
+        text = text.replace("startretries = 5", "startretries = 2")
+        assert "bin/aitp" not in text
+        self.configuration.write_text(text)
+
+    def play(self, *command: str) -> Any:
+        with (self.directory / "log").open("ab") as log:
+            process = subprocess.Popen(command, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
+        self.masters.append(process)
+        return process
+
+    def run(self) -> Any:
+        return self.play(sys.executable, "-m", "tests.process.stage", "run", str(self.configuration))
+
+    def starts(self, program: str) -> list[int]:
+        try:
+            return [int(line) for line in (self.directory / f"starts of {program}").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def await_service(self) -> None:
+        wait_until(lambda: self.crew_is(State.IDLE) and self.starts("metrics"), timeout=20)
+
+    def processes(self) -> list[int]:
+        return [pid for pid in (*self.starts("master"), *self.starts("metrics"), *self.pids().values()) if alive(pid)]
+
+    def clear(self) -> None:
+        super().clear()
+        for pid in self.processes():  # supervisord gives each program a process group of its own
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="aitp-") as directory:  # short: there are sockets in it
+        stage = Stage(Path(directory))
+        yield stage
+        stage.clear()
+
+
+def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> None:
+    run = stage.run()
+    stage.await_service()
+    socket = stage.directory / "run" / "supervisor.sock"
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+    processes = [*stage.processes(), run.pid]
+    assert len(processes) == 6
+    run.terminate()
+    assert run.wait(15) == 0
+    assert not any(map(alive, processes))
+    assert {path.name for path in (stage.directory / "run").iterdir()} == {"scoreboard"}
+    assert len(stage.events("leaves")) == 3
+    events = [json.loads(line)["event"] for line in stage.log().splitlines()]  # supervisord's lines too
+    # Health and metrics answer until the master has left.
+    ends = [event for event in events if event.startswith("supervisord: stopped")]
+    assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
+
+
+def test_settings_that_are_invalid_are_refused_before_anything_starts(stage: Stage) -> None:
+    stage.settings(CONCURRENCY_LIMIT="many", RELAY_PROCESSES=1)
+    assert stage.run().wait(10) == 78
+    assert "CONCURRENCY_LIMIT=many" in stage.log()
+    assert not stage.starts("master")
+
+
+def test_a_runtime_directory_too_deep_for_a_socket_is_refused(stage: Stage) -> None:
+    stage.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, RUNTIME_DIR=stage.directory / ("x" * 80))
+    assert stage.run().wait(10) == 78
+    assert "at most" in stage.log()
+
+
+def test_exit_78_of_a_program_ends_the_service_with_78_and_without_a_second_start(stage: Stage) -> None:
+    stage.order("master exits", "78")
+    run = stage.run()
+    assert run.wait(20) == 78
+    assert len(stage.starts("master")) == 1
+    assert not stage.processes()
+
+
+def test_a_program_that_cannot_start_is_given_up_and_ends_the_service_with_1(stage: Stage) -> None:
+    stage.order("master exits", "1")
+    run = stage.run()
+    assert run.wait(40) == 1
+    assert len(stage.starts("master")) == 3  # startretries + 1
+    assert not stage.processes()
+
+
+def test_a_program_that_leaves_by_itself_ends_the_service_with_0(stage: Stage) -> None:
+    run = stage.run()
+    stage.await_service()
+    os.kill(stage.starts("master")[0], signal.SIGTERM)
+    assert run.wait(20) == 0
+    assert not stage.processes()
+
+
+def test_a_killed_master_is_started_again_however_often(stage: Stage) -> None:
+    run = stage.run()
+    for kills in range(4):  # more than startretries
+        await_master(stage, kills + 1)
+        os.kill(stage.starts("master")[-1], signal.SIGKILL)
+    await_master(stage, 5)
+    assert run.poll() is None
+
+
+def await_master(stage: Stage, number: int) -> None:
+    wait_until(lambda: len(stage.starts("master")) == number, timeout=20)
+    pid = stage.starts("master")[-1]
+    stage.await_service()
+    wait_until(lambda: stage.board()[0].pid == pid)
+    wait_until(lambda: stage.board()[0].since - stage.board()[0].started > SETTLED_SECONDS)
+
+
+def test_hup_reloads_the_programs_and_restarts_nothing(stage: Stage) -> None:
+    run = stage.run()
+    stage.await_service()
+    stage.settings(CONCURRENCY_LIMIT=3, RELAY_PROCESSES=1)
+    (stage.directory / "starts of metrics").rename(stage.directory / "before")  # a toy without a handler dies of HUP
+    run.send_signal(signal.SIGHUP)
+    wait_until(lambda: stage.crew_is(State.IDLE))
+    assert len(stage.starts("master")) == 1
+
+
+def test_usr1_makes_relays_poll(stage: Stage) -> None:
+    run = stage.run()
+    stage.await_service()
+    run.send_signal(signal.SIGUSR1)
+    stage.await_events("polls")
+
+
+def test_kill_9_of_supervisord_makes_everyone_leave(stage: Stage) -> None:
+    run = stage.run()
+    stage.await_service()
+    processes = stage.processes()
+    assert len(processes) == 5
+    run.kill()
+    wait_until(lambda: not any(map(alive, processes)), timeout=15)
+    assert len(stage.events("leaves")) == 3
+
+
+def test_after_kill_9_of_supervisord_it_starts_again(stage: Stage) -> None:
+    first = stage.run()
+    stage.await_service()
+    first.kill()
+    first.wait()
+    second = stage.run()
+    wait_until(lambda: len(stage.starts("master")) == 2 and stage.crew_is(State.IDLE), timeout=20)
+    second.terminate()
+    assert second.wait(15) == 0
+    assert not stage.processes()
+
+
+def test_a_second_run_in_the_same_directory_is_refused_and_harms_nothing(stage: Stage) -> None:
+    first = stage.run()
+    stage.await_service()
+    assert stage.run().wait(20) == 1
+    assert stage.crew_is(State.IDLE)
+    first.terminate()
+    assert first.wait(15) == 0
+
+
+def test_plain_supervisord_works_with_the_same_file(stage: Stage) -> None:
+    (stage.directory / "run").mkdir()
+    supervisord = stage.play(sys.executable, "-m", "supervisor.supervisord", "-c", str(stage.configuration))
+    stage.await_service()
+    assert "Master ready" in stage.log()
+    supervisord.terminate()
+    assert supervisord.wait(15) == 0
+    assert not stage.processes()
+    assert not (stage.directory / "run" / "supervisor.sock").exists()
+
+
+def test_the_configuration_keeps_its_promises() -> None:
+    text = (ROOT / "etc" / "supervisord.conf").read_text()
+    assert re.findall(r"^stopwaitsecs = (\d+)", text, re.M)[0] == "40"
+    assert re.findall(r"^exitcodes = (.*)", text, re.M) == ["0,78", "0,78"]
+    assert "stopasgroup =" not in text
+    assert "killasgroup =" not in text
