@@ -29,6 +29,7 @@ from aitp.process.slots import Role, role_of
 from aitp.settings import PROJECT_ROOT, surroundings
 
 LOOK_SECONDS = 0.2
+HUNT_SECONDS = 0.01
 PATIENCE_SECONDS = 120.0  # without any task's progress
 STOP_SECONDS = 60.0
 LAG_SECONDS = 2.0
@@ -112,6 +113,7 @@ class Demo:
             "METRICS_HOST": "127.0.0.1",
             "METRICS_PORT": str(self.port),
             "LOG_FORMAT": "json",
+            "CIRCUIT_BREAKER_RECOVERY_SECONDS": "2",
             # High enough to be out of the way, so that they can be seen at work without slowing the demo.
             **{f"RATE_LIMIT_PER_{period}": str(100 * self.plan.tasks) for period in ("MINUTE", "HOUR", "DAY")},
             **{f"RATE_LIMIT_PER_{period}": str(1000 * self.plan.tasks) for period in ("WEEK", "MONTH")},
@@ -123,19 +125,20 @@ class Demo:
     def _order_faults(self) -> None:
         """Some of everything, early enough to strike in a short run as well."""
         few = max(2, self.plan.tasks // 100)
+        # By chance rather than in a row, so that the breakers judge as they would judge a service that stumbles.
         faults = {
             "task_api": [
                 Fault(method="PATCH", status=403, skip=5, times=1),
-                Fault(method="PATCH", status=500, skip=10, times=few),
-                Fault(method="PATCH", kind=FaultKind.LOSE, skip=20, times=2),
-                Fault(method="PATCH", kind=FaultKind.DROP, skip=30, times=2),
                 Fault(method="PATCH", status=429, headers={"Retry-After": "1"}, skip=40, times=1),
+                Fault(method="PATCH", status=500, probability=0.05, times=few),
+                Fault(method="PATCH", kind=FaultKind.LOSE, probability=0.02, times=few),
+                Fault(method="PATCH", kind=FaultKind.DROP, probability=0.02, times=few),
                 Fault(method="GET", kind=FaultKind.CUT, skip=1, times=1),
             ],
             "openai_api": [
-                Fault(status=500, skip=1, times=2),
                 Fault(status=429, headers={"Retry-After": "1"}, skip=4, times=1),
-                Fault(kind=FaultKind.DROP, skip=6, times=2),
+                Fault(status=500, probability=0.2, times=3),
+                Fault(kind=FaultKind.DROP, probability=0.1, times=2),
                 Fault(kind=FaultKind.WRONG_COUNT, skip=9, times=1),
                 Fault(kind=FaultKind.GARBAGE, skip=12, times=1),
             ],
@@ -154,19 +157,23 @@ class Demo:
             if now_done != done:
                 done, moved = now_done, time.monotonic()
             yield done
-            if self.plan.faults and self.killed_worker is None and done * 3 >= self.plan.tasks:
-                self._kill_a_worker()
             if time.monotonic() - moved > PATIENCE_SECONDS:
                 return
+            hunting = self.plan.faults and self.killed_worker is None
+            if hunting:
+                self._kill_a_worker()
             try:
-                self._service.wait(LOOK_SECONDS)
+                self._service.wait(HUNT_SECONDS if hunting else LOOK_SECONDS)
                 return
             except subprocess.TimeoutExpired:
                 continue
 
     def _kill_a_worker(self) -> None:
-        """kill -9 of a worker in the middle of a call; at the next look if none is in one."""
-        for record in glance(self.runtime_dir / "scoreboard"):
+        """kill -9 of a worker in the middle of a call, once the work has begun; at the next look if none is in one."""
+        records = glance(self.runtime_dir / "scoreboard")
+        if not any(record.done for record in records):
+            return
+        for record in records:
             if record.slot and role_of(record.slot) is Role.WORKER and record.state is State.BUSY:
                 self.killed_worker = record.slot
                 signal.pidfd_send_signal(_pidfd(record.pid), signal.SIGKILL)

@@ -21,11 +21,16 @@ def show(plan: Plan) -> int:
         try:
             console.print(_introduction(plan, demo))
             verdict = _run(demo, console)
-            console.print(_figures(verdict))
+            console.print(_figures(verdict, demo.killed_worker))
             for wrong in verdict.wrong:
                 console.print(f"[bold red]WRONG[/]: {wrong}")
             if not verdict.wrong:
-                console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, each text bought once[/]")
+                said = (
+                    "none bought again once its answer was recorded"
+                    if verdict.bought_again
+                    else "each text bought once"
+                )
+                console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, {said}[/]")
             console.print(_places(demo))
             if plan.keep and demo.running:
                 console.print("Running until Ctrl-C")
@@ -65,7 +70,7 @@ def _introduction(plan: Plan, demo: Demo) -> str:
     )
 
 
-def _figures(verdict: Verdict) -> Table:
+def _figures(verdict: Verdict, killed: int | None) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     rows = {
@@ -78,7 +83,8 @@ def _figures(verdict: Verdict) -> Table:
         f"{verdict.bought_after_record} after their answer was recorded",
         "Retries": f"{verdict.put_back} tasks put back, {verdict.deliveries_retried} deliveries made again, "
         f"{verdict.delivered_again} acknowledged twice",
-        "Faults": f"{verdict.faults_struck} struck",
+        "Faults": f"{verdict.faults_struck} struck"
+        + ("" if killed is None else f", worker {killed} killed with kill -9"),
         "Limits": ", ".join(f"{used}/{limit} a {name}" for name, (used, limit) in verdict.limits.items()),
     }
     for name, value in rows.items():
