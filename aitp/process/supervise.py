@@ -84,7 +84,7 @@ class Options(options.ServerOptions):  # type: ignore[misc]
         return io.StringIO(Path(fn).read_text().replace(RUNTIME_DIR_IN_CONFIGURATION, runtime_dir))
 
     def processes_from_section(self, parser: Any, section: str, group_name: str, klass: Any = None) -> list[Any]:
-        ours = Program if klass is options.ProcessConfig else klass
+        ours = Program if klass is options.ProcessConfig else Listener
         configs: list[Any] = super().processes_from_section(parser, section, group_name, ours)
         if self._settings.env_file is not None:
             for config in configs:
@@ -115,11 +115,15 @@ class Options(options.ServerOptions):  # type: ignore[misc]
         return None
 
 
+# What supervisord need not collect. It could not, if our standard output were a socket, as systemd's journal is.
+UNCOLLECTED = {"stdout_logfile": None, "stderr_logfile": None}
+
+
 class Program(options.ProcessConfig):  # type: ignore[misc]
-    """One of our programs (the listener is not: it talks to supervisord on its standard output)."""
+    """A program that supervisord keeps running: master and metrics."""
 
     def __init__(self, *args: Any, **params: Any) -> None:
-        super().__init__(*args, **{**params, "stdout_logfile": None, "stderr_logfile": None})
+        super().__init__(*args, **params | UNCOLLECTED)
 
     def make_process(self, group: Any = None) -> ProgramProcess:
         process = ProgramProcess(self)
@@ -140,7 +144,7 @@ class ProgramProcess(Subprocess):  # type: ignore[misc]
     def _prepare_child_fds(self) -> None:
         """In the new process: read from the pipe that supervisord made, write to where supervisord writes."""
         os.dup2(self.pipes["child_stdin"], 0)
-        os.closerange(3, max(self.config.options.minfds, 1024))
+        os.closerange(3, self.config.options.minfds)
 
     def finish(self, pid: int, sts: int) -> None:
         """The process has ended. supervisord counts every early end as a failed start, and starts it again."""
@@ -152,6 +156,28 @@ class ProgramProcess(Subprocess):  # type: ignore[misc]
         super().finish(pid, sts)
         if self.exitstatus is None:
             self.exitstatus = exit_code  # for the listener, if supervisord gives up
+
+
+class Listener(options.EventListenerConfig):  # type: ignore[misc]
+    """The event listener, whose standard output is its answer to supervisord."""
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        super().__init__(*args, **params | UNCOLLECTED)
+
+    def make_process(self, group: Any = None) -> ListenerProcess:
+        process = ListenerProcess(self)
+        process.group = group
+        return process
+
+
+class ListenerProcess(Subprocess):  # type: ignore[misc]
+    """The listener's process."""
+
+    def _prepare_child_fds(self) -> None:
+        """In the new process: complain where supervisord complains."""
+        os.dup2(self.pipes["child_stdin"], 0)
+        os.dup2(self.pipes["child_stdout"], 1)
+        os.closerange(3, self.config.options.minfds)
 
 
 class LogLines(loggers.Handler):  # type: ignore[misc]

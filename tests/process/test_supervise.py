@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -37,14 +38,17 @@ class Stage(House):
         assert "bin/aitp" not in text
         self.configuration.write_text(text)
 
-    def play(self, *command: str) -> Any:
+    RUN = (sys.executable, "-m", "tests.process.stage", "run")
+
+    def play(self, *command: str, output: Any = None) -> Any:
         with (self.directory / "log").open("ab") as log:
-            process = subprocess.Popen(command, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
+            out = output or log
+            process = subprocess.Popen(command, env=self.environment(), stdout=out, stderr=out, start_new_session=True)
         self.masters.append(process)
         return process
 
     def run(self) -> Any:
-        return self.play(sys.executable, "-m", "tests.process.stage", "run", str(self.configuration))
+        return self.play(*self.RUN, str(self.configuration))
 
     def starts(self, program: str) -> list[int]:
         try:
@@ -75,8 +79,7 @@ def stage() -> Iterator[Stage]:
 def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> None:
     run = stage.run()
     stage.await_service()
-    socket = stage.directory / "run" / "supervisor.sock"
-    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+    assert stat.S_IMODE((stage.directory / "run" / "supervisor.sock").stat().st_mode) == 0o700
     processes = [*stage.processes(), run.pid]
     assert len(processes) == 6
     run.terminate()
@@ -88,6 +91,15 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     # Health and metrics answer until the master has left.
     ends = [event for event in events if event.startswith("supervisord: stopped")]
     assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
+
+
+def test_standard_output_may_be_a_socket_as_under_systemd(stage: Stage) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        run = stage.play(*stage.RUN, str(stage.configuration), output=theirs)
+        wait_until(lambda: b"Master ready" in ours.recv(65536))
+        run.terminate()
+        assert run.wait(15) == 0
 
 
 def test_settings_that_are_invalid_are_refused_before_anything_starts(stage: Stage) -> None:
@@ -200,7 +212,7 @@ def test_plain_supervisord_works_with_the_same_file(stage: Stage) -> None:
     supervisord.terminate()
     assert supervisord.wait(15) == 0
     assert not stage.processes()
-    assert not (stage.directory / "run" / "supervisor.sock").exists()
+    assert {path.name for path in (stage.directory / "run").iterdir()} == {"scoreboard"}
 
 
 def test_the_configuration_keeps_its_promises() -> None:
