@@ -1,8 +1,8 @@
 """`aitp demo`: the whole service at work, on this machine alone, in one command.
 
 It starts the demo's servers (task API, authorization server, and a provider that speaks OpenAI's protocol) as one
-process, the service itself exactly as an operator would (`aitp run`: supervisord, master, relays, workers, metrics), in a
-directory of its own, and judges the run by what the servers saw. Whatever happens, it stops all that it started.
+process, the service itself exactly as an operator would (`aitp run`: supervisord, master, relays, workers, metrics),
+in a directory of its own, and judges the run by what the servers saw. Whatever happens, it stops all that it started.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Demo:
                 self.world.add_fault(server, fault)
 
     def progress(self) -> Iterator[int]:
-        """Tasks that the task API has a result for, now and then, until all have, nothing moves any more, or it fails."""
+        """Tasks that have a result, now and then, until all have one, nothing moves any more, or the service fails."""
         done, moved = 0, time.monotonic()
         while done < self.plan.tasks:
             states = self.world.states()

@@ -1,4 +1,4 @@
-"""Whether a demo's run kept its promises: by what the servers saw, and by when the service said a result was recorded."""
+"""Whether a demo kept its promises: by what the servers saw, and by when the service said a result was recorded."""
 
 from __future__ import annotations
 
