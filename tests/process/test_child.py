@@ -107,6 +107,21 @@ def test_a_ring_that_finds_its_child_busy_goes_on_to_an_idle_one(child: Child, h
     assert heritage.wakes.silence(103) == 1
 
 
+def test_a_waker_looks_again_after_it_rang(child: Child, heritage: Heritage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for slot in (102, 103):
+        heritage.board.write(Record(slot, state=State.IDLE))
+    ring = heritage.wakes.ring
+
+    def turns_busy_first(slot: int) -> None:
+        if slot == 102:
+            heritage.board.write(Record(102, state=State.BUSY))
+        ring(slot)
+
+    monkeypatch.setattr(heritage.wakes, "ring", turns_busy_first)
+    child.wake_workers(1)
+    assert heritage.wakes.silence(103) == 1
+
+
 def test_a_call_shows_on_the_scoreboard(child: Child, heritage: Heritage) -> None:
     def calls() -> list[Any]:
         child.idle()
