@@ -100,6 +100,7 @@ def test_two_first_uses_at_once_make_one_environment(machine: Machine) -> None:
 
     assert [finish(process)[0] for process in both] == [0, 0]
     assert len(machine.calls("-m venv")) == 1
+    assert len(machine.installed()) == 2
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
