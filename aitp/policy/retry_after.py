@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+
+DEFAULT_PAUSE_SECONDS = 5.0
+SHORTEST_PAUSE_SECONDS = 1.0  # a service that says 0 wants a pause all the same, or it would not have said 429
+LONGEST_PAUSE_SECONDS = 3_600.0
+
+SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]*)?")
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -14,12 +21,20 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     if value is None:
         return None
     text = value.strip()
-    if text.isascii() and text.replace(".", "", 1).isdigit():
-        return float(text[:15])
+    if SECONDS.fullmatch(text):
+        return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, moment.timestamp() - now)
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - now)
+
+
+def pause_seconds(value: str | None, now: float) -> float:
+    """How long to leave a service alone that answered 429: what its Retry-After says, from 1 s to an hour; else 5 s."""
+    wanted = parse_retry_after(value, now)
+    if wanted is None:
+        return DEFAULT_PAUSE_SECONDS
+    return min(max(wanted, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""The task API: read what is pending, deliver results. One session a process, made after fork.
+"""The task API: read what is pending, deliver results. One connection a process, made after fork.
 
 Every failure arrives as one of our errors, with a message that holds neither token nor result: DeliveryRefused (never
 again), CredentialsRefused, CooldownRequired, ServiceFault. The bound on a whole call is the caller's; after its timer
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urljoin, urlsplit
 
-import orjson
 import requests
-from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
-from aitp.policy.retry_after import parse_retry_after
+from aitp.policy.retry_after import pause_seconds
 from aitp.taskapi.pages import PendingPage
-from aitp.taskapi.token import Tokens
-from aitp.taskapi.wire import USER_AGENT, BodyTooLarge, open_session, read_bounded
+from aitp.taskapi.token import REFUSED_AGAIN, Tokens
+from aitp.taskapi.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
+from aitp.taskapi.words import words_of
 from aitp.tasks import Service, TaskStatus
 
 if TYPE_CHECKING:
@@ -30,14 +29,10 @@ if TYPE_CHECKING:
 API = Service.API.value
 PENDING = "/api/ai-tasks/pending"
 TASK = "/api/ai-tasks/:id"
-
 ERROR_BYTES = 65_536
-MESSAGE_LENGTH = 200
-DEFAULT_PAUSE_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 3_600.0
 
 # A result that is answered so will never be taken: it is a dead letter, for a person to see.
-NEVER = frozenset({400, 404, 405, 406, 409, 410, 411, 413, 414, 415, 422, 451})
+NEVER = frozenset({400, 404, 409, 413, 422})
 
 # (endpoint, method, status code or None if there was no answer, seconds)
 Observer = Callable[[str, str, int | None, float], None]
@@ -52,123 +47,99 @@ class TaskApi:
         self._trust_env = settings.http_trust_env
         self._tokens = tokens
         self._observe = observe
-        self._session: requests.Session | None = None
+        self._wire: Wire | None = None
 
     def pending(self, limit: int) -> PendingPage:
         """The pending tasks, `limit` of them if the server heeds that, else all."""
-        response = self._call("GET", PENDING, f"{PENDING}?limit={limit}", None)
-        try:
-            if response.status_code != 200:
-                raise self._service_error(response)
-        except AitpError:
-            response.close()
-            raise
-        return PendingPage(response, _no_answer)
+        answer, token = self._call("GET", PENDING, f"{PENDING}?limit={limit}", None)
+        if answer.status_code != 200:
+            raise self._service_error(answer.status_code, self._said(answer, token), answer)
+        return PendingPage(answer)
 
     def deliver(self, task_id: str, status: TaskStatus, result: bytes | None) -> None:
         """Bring a result, ready JSON, to its task; None is null, as a failure sends."""
         body = b'{"state":"%s","result":%s}' % (status.value.encode(), result or b"null")
-        with self._call("PATCH", TASK, f"/api/ai-tasks/{quote(task_id, safe='')}", body) as response:
-            if 200 <= response.status_code < 300:
-                self._drain(response)
-                return
-            if response.status_code in NEVER:
-                message = f"the task API answered {response.status_code}{self._words(response)}"
-                raise DeliveryRefused(message, status=response.status_code)
-            raise self._service_error(response)
+        path = f"/api/ai-tasks/{quote(task_id, safe='')}"
+        answer, token = self._call("PATCH", TASK, path, body)
+        code = answer.status_code
+        if 200 <= code < 300:
+            finish(answer)
+            return
+        said = self._said(answer, token, body.decode(errors="replace"))
+        if code == 404 and "Cannot PATCH" in said:
+            raise ServiceFault(API, f"{said}: it has no such route: look at API_BASE_URL")
+        if code in NEVER:
+            raise DeliveryRefused(said, status=code)
+        if code in (302, 303) and self._stays_here(path, answer.headers.get("Location", "")):
+            raise DeliveryRefused(f"{said}, as its older versions do for an id they do not know", status=code)
+        raise self._service_error(code, said, answer)
 
     def reset(self) -> None:
-        """Throw the session away: a timer fired inside a call, what its connection would say next is unknown."""
-        session, self._session = self._session, None
+        """Throw the connection away: a timer fired inside a call, what it would say next is unknown."""
         self._tokens.forget()
-        if session is not None:
-            session.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     close = reset
 
-    def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> requests.Response:
+    def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> tuple[requests.Response, str]:
         """One request; if its token is refused, one more with a fresh one. The answer's body is still to be read."""
         token = self._tokens.current()
-        response = self._send(method, endpoint, path, body, token)
-        if response.status_code in (401, 403):
-            response.close()
-            fresh = self._tokens.replace(token)
-            response = self._send(method, endpoint, path, body, fresh)
-        return response
+        answer = self._send(method, endpoint, path, body, token)
+        if answer.status_code in (401, 403):
+            finish(answer)
+            token = self._tokens.replace(token)
+            answer = self._send(method, endpoint, path, body, token)
+        return answer, token
 
     def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> requests.Response:
-        if self._session is None:
-            self._session = open_session(self._trust_env)
-        # Prepared by hand: the library's own preparation costs as much CPU as all the rest of a PATCH.
-        request = requests.PreparedRequest()
-        request.method = method
-        request.url = self._base_url + path
-        request.hooks = default_hooks()
-        request.body = body
-        request.headers = CaseInsensitiveDict(
-            {
-                "Authorization": f"Bearer {token}",
-                "User-Agent": USER_AGENT,
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip, deflate",
-                "Connection": "keep-alive",
-            }
-        )
-        if body is not None:
-            request.headers["Content-Type"] = "application/json"
-            request.headers["Content-Length"] = str(len(body))
-        started = time.monotonic()
+        if self._wire is None:
+            self._wire = Wire(self._base_url, self._timeout, self._trust_env)
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT, "Accept": "application/json"}
+        if body is None:
+            headers["Accept-Encoding"] = "gzip, deflate"
+        else:
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        started, code = time.monotonic(), None
         try:
-            response = self._session.send(request, timeout=self._timeout, allow_redirects=False, stream=True)
-        except (requests.RequestException, OSError, ValueError) as error:
-            self._observe(endpoint, method, None, time.monotonic() - started)
-            raise _no_answer(error) from None
-        self._observe(endpoint, method, response.status_code, time.monotonic() - started)
-        return response
+            answer = self._wire.send(method, self._base_url + path, CaseInsensitiveDict(headers), body)
+            code = answer.status_code
+        except NoAnswer as failure:
+            raise ServiceFault(API, f"the task API {failure}: look at API_BASE_URL") from None
+        finally:
+            self._observe(endpoint, method, code, time.monotonic() - started)
+        return answer
 
-    def _service_error(self, response: requests.Response) -> AitpError:
+    @staticmethod
+    def _said(answer: requests.Response, *sent: str) -> str:
+        """That the API answered so, with its own words if there are any. Reads the answer to its end."""
+        said = f"the task API answered {answer.status_code}"
+        try:
+            words = words_of(whole_body(answer, ERROR_BYTES), *sent)
+        except NoAnswer:
+            return said
+        return f"{said} ({words})" if words else said
+
+    @staticmethod
+    def _service_error(code: int, said: str, answer: requests.Response) -> AitpError:
         """What an answer that is neither success nor a refusal of the result means."""
-        status = response.status_code
-        said = f"the task API answered {status}{self._words(response)}"
-        if status in (401, 403):
-            return CredentialsRefused(API, f"{said} to a fresh token: look at what OAUTH2_CLIENT_ID may do there")
-        if status == 429:
-            wanted = parse_retry_after(response.headers.get("Retry-After"), time.time())
-            seconds = min(DEFAULT_PAUSE_SECONDS if wanted is None else wanted, LONGEST_PAUSE_SECONDS)
+        if code in (401, 403):
+            return CredentialsRefused(API, f"{said}: {REFUSED_AGAIN}")
+        if code == 429:
+            seconds = pause_seconds(answer.headers.get("Retry-After"), time.time())
             return CooldownRequired(API, said, seconds=seconds, model=None)
-        if 300 <= status < 400:
-            return ServiceFault(API, f"{said}: it redirects elsewhere, which is never followed: look at API_BASE_URL")
-        if status == 404:
+        if 300 <= code < 400:
+            return ServiceFault(API, f"{said}: redirects are never followed: look at API_BASE_URL")
+        if code == 404:
             return ServiceFault(API, f"{said}: look at API_BASE_URL")
         return ServiceFault(API, said)
 
-    def _words(self, response: requests.Response) -> str:
-        """The server's own `message`, made safe to log; nothing if there is none."""
+    def _stays_here(self, path: str, location: str) -> bool:
+        """Whether a redirect leads to another page of the same server."""
         try:
-            body: Any = orjson.loads(read_bounded(response, ERROR_BYTES))
-        except (requests.RequestException, OSError, ValueError):
-            return ""
-        message = body.get("message") if isinstance(body, dict) else None
-        if isinstance(message, list):  # NestJS: one line for each field
-            message = "; ".join(part for part in message if isinstance(part, str))
-        if not isinstance(message, str) or not message:
-            return ""
-        safe = "".join(sign if sign.isprintable() else " " for sign in message[:MESSAGE_LENGTH])
-        return f" ({safe})"
-
-    def _drain(self, response: requests.Response) -> None:
-        """Read the answer to its end, so that the connection can be used again; the answer itself is of no interest."""
-        try:
-            read_bounded(response, 2**24)
-        except (requests.RequestException, OSError, BodyTooLarge):
-            # Acknowledged by its status already. What follows costs only the connection.
-            pass
-
-
-def _no_answer(error: Exception) -> ServiceFault:
-    """Only the kind of failure: the library's own words quote addresses and headers."""
-    if isinstance(error, requests.Timeout):
-        return ServiceFault(API, "the task API did not answer in time: look at REQUEST_TIMEOUT")
-    if isinstance(error, requests.exceptions.SSLError):
-        return ServiceFault(API, "the task API's certificate could not be verified: look at API_BASE_URL")
-    return ServiceFault(API, f"the task API gave no answer ({type(error).__name__}): look at API_BASE_URL")
+            there = urlsplit(urljoin(self._base_url + path, location))
+        except ValueError:
+            return False
+        here = urlsplit(self._base_url)
+        return bool(location) and (there.scheme, there.netloc) == (here.scheme, here.netloc)

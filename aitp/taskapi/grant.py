@@ -1,0 +1,134 @@
+"""Asking the authorization server for a token: OAuth2 client credentials (RFC 6749 §4.4), one request.
+
+Whatever it answers becomes a token with its life, or an error that names the setting to look at. No message carries a
+token, a secret or the server's own text. Called by `Tokens`, which sees to it that one process at a time does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus, urlencode
+
+import orjson
+from requests.structures import CaseInsensitiveDict
+
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.policy.retry_after import pause_seconds
+from aitp.taskapi.wire import USER_AGENT, NoAnswer, Wire, whole_body
+from aitp.tasks import Service
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+OAUTH = Service.OAUTH.value
+DEFAULT_LIFETIME_SECONDS = 300.0  # where the server does not say (RFC 6749 §5.1: expires_in is only recommended)
+LONGEST_LIFETIME_SECONDS = 86_400.0
+ANSWER_BYTES = 65_536
+VALUE = re.compile(r"[!-~]{1,16384}")
+
+# RFC 6749 §5.2. Anything else in `error` is the server's own text, and not repeated.
+LOOK_AT = {
+    "invalid_client": "OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET",
+    "unauthorized_client": "OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET",
+    "invalid_scope": "OAUTH2_SCOPE",
+}
+OTHER_ERRORS = frozenset({"invalid_request", "invalid_grant", "unsupported_grant_type"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A token, and for how many seconds it lives."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: float
+
+
+class TokenEndpoint:
+    """The authorization server as the settings name it. `fingerprint` tells tokens of other settings apart."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.token_url
+        self._address_setting = "OAUTH2_TOKEN_URL" if settings.oauth2_token_url else "ORY_PROJECT_SLUG"
+        self._client_id = settings.oauth2_client_id
+        self._secret = settings.oauth2_client_secret
+        self._scope = settings.oauth2_scope
+        self._timeout = settings.request_timeout
+        self._trust_env = settings.http_trust_env
+        parts = [self._url, self._client_id, self._scope, self._secret.get_secret_value()]
+        self.fingerprint = hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+
+    def ask(self) -> Grant:
+        """A new token. Raises CredentialsRefused, CooldownRequired or ServiceFault of the service `oauth`."""
+        form = urlencode({"grant_type": "client_credentials", "scope": self._scope}).encode()
+        headers = CaseInsensitiveDict(
+            {
+                "Authorization": self._basic(),
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                "Content-Type": "application/x-www-form-urlencoded",
+                "Content-Length": str(len(form)),
+                "Connection": "close",  # the next one is most likely another process's
+            }
+        )
+        wire = Wire(self._url, self._timeout, self._trust_env)
+        try:
+            response = wire.send("POST", self._url, headers, form)
+            body = _object(whole_body(response, ANSWER_BYTES))
+        except NoAnswer as failure:
+            raise ServiceFault(OAUTH, f"the token endpoint {failure}: look at {self._address_setting}") from None
+        finally:
+            wire.close()
+        if response.status_code != 200:
+            raise self._refusal(response.status_code, body.get("error"), response.headers.get("Retry-After"))
+        value = body.get("access_token")
+        if not isinstance(value, str) or not VALUE.fullmatch(value):
+            raise ServiceFault(
+                OAUTH, f"the token endpoint answered 200 without a token: look at {self._address_setting}"
+            )
+        return Grant(value, lifetime_of(body.get("expires_in")))
+
+    def _basic(self) -> str:
+        """Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`."""
+        pair = f"{quote_plus(self._client_id)}:{quote_plus(self._secret.get_secret_value())}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+    def _refusal(self, status: int, name: object, retry_after: str | None) -> AitpError:
+        said = f"the token endpoint answered {status}"
+        if isinstance(name, str) and (name in LOOK_AT or name in OTHER_ERRORS):
+            said += f" ({name})"
+        if status == 429:
+            return CooldownRequired(OAUTH, said, seconds=pause_seconds(retry_after, time.time()), model=None)
+        if status >= 500:
+            return ServiceFault(OAUTH, said)
+        if isinstance(name, str) and name in LOOK_AT:
+            return CredentialsRefused(OAUTH, f"{said}: look at {LOOK_AT[name]}")
+        if status in (401, 403):
+            return CredentialsRefused(OAUTH, f"{said}: look at {LOOK_AT['invalid_client']}")
+        return ServiceFault(OAUTH, f"{said}: look at {self._address_setting}")
+
+
+def lifetime_of(expires_in: object) -> float:
+    """Seconds that a token lives by its `expires_in`: a number, or one in a string; nonsense counts as not said."""
+    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float | str):
+        return DEFAULT_LIFETIME_SECONDS
+    try:
+        seconds = float(expires_in)
+    except (ValueError, OverflowError):
+        return DEFAULT_LIFETIME_SECONDS
+    if not 0 < seconds < float("inf"):
+        return DEFAULT_LIFETIME_SECONDS
+    return min(seconds, LONGEST_LIFETIME_SECONDS)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`; empty if it is none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
