@@ -8,7 +8,6 @@ command line) does not load numpy and the OpenAI client.
 
 from __future__ import annotations
 
-import gc
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,4 +92,3 @@ def warm_up(settings: Settings) -> None:
             except ServiceFault:
                 pass
             provider.close()
-    gc.collect()

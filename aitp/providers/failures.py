@@ -1,4 +1,4 @@
-"""What a failed call to OpenAI means: one table, first match wins. Pure; `aitp.providers.openai` asks and raises.
+"""What a failed call to OpenAI means: one table, first match wins. No effects: `aitp.providers.openai` asks and raises.
 
 Verdicts: the service's fault (its breaker counts), the credentials' (the breaker opens), a pause for one model or for
 the account (tasks stay pending), the input's (halve the batch), the model's (the task can never succeed). What a

@@ -7,7 +7,6 @@ for endpoints it does not know: its own way costs twice the CPU, most of it for 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,9 +92,8 @@ class OpenAIProvider:
         )
 
     def reset(self) -> None:
-        # Not closed: a timer may have fired with a lock of the connection pool held. Collected, its sockets close.
+        # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.
         self._client = None
-        gc.collect()
 
     def close(self) -> None:
         if self._client is not None:

@@ -39,22 +39,19 @@ class BodyBound:
 
 class _BoundedStream(httpx2.SyncByteStream):
     def __init__(self, stream: httpx2.SyncByteStream, bound: BodyBound) -> None:
-        self._stream: httpx2.SyncByteStream | None = stream
+        self._stream = stream
         self._bound = bound
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
-        for chunk in self._stream or ():
+        for chunk in self._stream:
             received += len(chunk)
             if received > self._bound.limit_bytes:
                 raise self._bound.refusal()
             yield chunk
 
     def close(self) -> None:
-        # The stream knows its response, which knows the stream: let go, or each body waits for the garbage collector.
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        self._stream.close()
 
 
 @cache

@@ -131,8 +131,10 @@ def test_a_closed_or_reset_provider_makes_a_new_client() -> None:
         provider.close()
         provider.embed([TEXT], SMALL)
         provider.reset()
+        assert not open_connections(server.port, "01")
         provider.embed([TEXT], SMALL)
         provider.close()
+        assert not open_connections(server.port, "01")
 
     assert [request.connection for request in server.requests] == [1, 2, 3]
 
