@@ -17,7 +17,7 @@ def show(plan: Plan) -> int:
     console = Console()
     with told_to_stop_once():
         demo = Demo(plan)
-        keep_log = False
+        keep_log, verdict = False, None
         try:
             console.print(_introduction(plan, demo))
             verdict = _run(demo, console)
@@ -42,7 +42,9 @@ def show(plan: Plan) -> int:
             return 0 if code == 0 and not verdict.wrong else 1
         except KeyboardInterrupt:
             console.print("Stopping")
-            return 0 if plan.keep and keep_log else EXIT_INTERRUPTED
+            if plan.keep and verdict is not None:
+                return 1 if verdict.wrong else 0  # that is how a demo which is kept ends
+            return EXIT_INTERRUPTED
         finally:
             demo.close(keep_log=keep_log)
 
