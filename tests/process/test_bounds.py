@@ -7,7 +7,9 @@ import random
 import select
 import signal
 import socket
+import sys
 import time
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -130,6 +132,25 @@ def test_a_timer_set_anew_heeds_a_grace_that_was_not_known() -> None:
             pass
 
     in_child(is_told_meanwhile)
+
+
+def test_an_alarm_at_the_first_step_out_of_the_call_is_no_longer_raised() -> None:
+    frames = []
+
+    def remember(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is BoundedCall.__exit__.__code__:
+            frames.append(frame)
+
+    def leaves() -> None:
+        sys.setprofile(remember)
+        with bounded(60):
+            pass
+        sys.setprofile(None)
+        late = bounded(0.001)
+        with late:
+            late._alarm(signal.SIGALRM, frames[0])
+
+    in_child(leaves)
 
 
 def test_a_bound_that_comes_as_the_call_ends_never_strikes_outside() -> None:

@@ -31,12 +31,14 @@ def test_it_fills_all_slots_and_leaves_nobody_behind(house: House) -> None:
 
 def test_twenty_children_killed_at_once_are_all_replaced(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=20, RELAY_PROCESSES=1)
-    house.start(longest_hold_back_seconds=0.1, tick_seconds=5)
+    master = house.start(longest_hold_back_seconds=0.1, tick_seconds=5)
     before = house.pids()
+    master.send_signal(signal.SIGSTOP)
     for slot, pid in before.items():
         if slot > 100:
             os.kill(pid, signal.SIGKILL)
-    # One SIGCHLD may stand for all: were only one reaped for it, the ticks in between would take too long.
+    wait_until(lambda: not any(alive(pid) for slot, pid in before.items() if slot > 100))
+    master.send_signal(signal.SIGCONT)  # one SIGCHLD stands for all
     wait_until(lambda: house.crew_is(State.IDLE) and not set(before.values()) & {*house.pids().values()} - {before[1]})
     assert house.pids()[1] == before[1]
 
@@ -168,17 +170,17 @@ def test_the_cause_survives_a_successor_that_never_took_over(house: House) -> No
 
 def test_a_hanging_start_up_is_killed_and_replaced(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1)
-    house.order("hang")
-    house.start("worker=hangs_once", start_seconds=0.5, longest_hold_back_seconds=0.1)
-    assert house.events("hangs")
-    assert house.events("started")[-1]["slot"] == 101
-    assert house.events("started")[-1]["cause"] == "stopped"  # nobody had taken the slot over
+    house.start(start_seconds=0.5, longest_hold_back_seconds=0.1)
+    house.order("hang at fork")
+    os.kill(house.pids()[101], signal.SIGKILL)
+    house.await_events("hangs")
+    assert house.await_events("started", 3)[2]["slot"] == 101
     assert "overran its deadline" in house.log()
 
 
 def test_a_stopped_child_is_killed_after_its_deadline_and_replaced(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1)
-    master = house.start()
+    master = house.start(longest_hold_back_seconds=0)
     house.order("call", "60 1")
     os.kill(house.pids()[1], signal.SIGSTOP)
     master.send_signal(signal.SIGUSR1)

@@ -17,10 +17,11 @@ def test_invalid_settings_change_nothing_and_the_log_says_why(house: House) -> N
     master.send_signal(signal.SIGHUP)
     wait_until(lambda: "the running ones stay" in house.log())
     assert "CONCURRENCY_LIMIT=many" in house.log()
-    master.send_signal(signal.SIGUSR1)
-    house.await_events("polls")
     house.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1)
     assert house.pids() == before
+    master.send_signal(signal.SIGHUP)  # once more, and good: nothing of the bad ones was begun
+    house.await_events("started", 6)
+    assert len(house.events("prepare")) == 2
 
 
 def test_settings_that_the_preparation_refuses_change_nothing(house: House) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from aitp.errors import ConfigurationError, DeadlineExceeded, GraceOver, LedgerError
 from aitp.ledger import Cause
 from aitp.process.child import Child
-from aitp.process.crew import Crew, Timings
+from aitp.process.crew import Crew, Heritage, Timings
 from aitp.process.slots import Role
 from aitp.process.start import run_master
 from aitp.settings import Settings, load_settings
@@ -139,7 +139,18 @@ def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause
     return taken("sweep again") is None
 
 
+def hang_at_fork(shed: Callable[[Heritage], None]) -> Callable[[Heritage], None]:
+    def shed_or_hang(heritage: Heritage) -> None:
+        if taken("hang at fork") is not None:
+            note("hangs")
+            block(3600)
+        shed(heritage)
+
+    return shed_or_hang
+
+
 def main() -> int:
+    Heritage.shed = hang_at_fork(Heritage.shed)  # type: ignore[method-assign, assignment]
     words = dict(word.split("=") for word in sys.argv[2:])
     mains = {role: globals()[words.pop(role.value, "obeys")] for role in Role}
     crew = Crew(mains, load_settings, prepare, sweep)
