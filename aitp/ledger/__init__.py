@@ -1,8 +1,8 @@
 """The ledger: all shared state in one SQLite file, and the only place that speaks SQL.
 
 `Ledger.open` gives a process its connection, after fork; its parts are the life of a task: `inbox` (poll, admit),
-`claims` (claim, finish, release), `outbox` (take, settle), `dead` letters, and the `limits` in force. `prepare` is what a
-short-lived process does before anyone else opens it. `views.snapshot` reads all that there is to show.
+`claims` (claim, finish, release), `outbox` (take, settle), `dead` letters, and the `limits` in force. `prepare` is what
+a short-lived process does before anyone else opens it. `views.snapshot` reads all that there is to show.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.claims import Because, Cause, Claim, Claims, Cooldown, Idle, Report, Settled, Terms
-from aitp.ledger.database import Database, migrate
-from aitp.ledger.inbox import Admitted, Inbox, NotYet, Poll, PollTerms, Unreadable
+from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
+from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate
+from aitp.ledger.dead_letters import DeadLetter, DeadLetters
+from aitp.ledger.endings import Cause, Cooldown, Report, Settled
+from aitp.ledger.inbox import Admitted, Inbox, Unreadable
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, Fault, Nothing, Outbox, Verdict
+from aitp.ledger.outbox import Delivery, Fault, Nothing, Outbox, Verdict
+from aitp.ledger.pauses import forget_bugs
+from aitp.ledger.polls import NotYet, Poll, PollTerms
 from aitp.ledger.rules import Rules
 
 __all__ = [
+    "DISK_RESERVE_BYTES",
     "Admitted",
     "Because",
     "BreakerChange",
@@ -67,9 +73,16 @@ class Ledger:
     ) -> Ledger:
         """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
 
-        Raises LedgerError if the file cannot be opened.
+        Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
+        release.
         """
-        return cls(Database(path, clock, locks=locks), rules)
+        database = Database(path, clock, locks=locks)
+        try:
+            database.refuse_other_version()
+        except BaseException:
+            database.connection.close()
+            raise
+        return cls(database, rules)
 
     def close(self) -> None:
         self._database.close()
@@ -80,11 +93,12 @@ class Ledger:
 
     def owners(self) -> list[int]:
         """Slots that own tasks, a poll or a probe."""
-        rows = self._database.connection.execute(
-            "SELECT slot FROM tasks WHERE slot IS NOT NULL"
-            " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
-            " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
-        )
+        with as_ledger_error(self._database.path):
+            rows: list[tuple[Any, ...]] = self._database.connection.execute(
+                "SELECT slot FROM tasks WHERE slot IS NOT NULL"
+                " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
+                " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
+            ).fetchall()
         return [int(slot) for (slot,) in rows]
 
     def release_ownerless(
@@ -121,7 +135,9 @@ def prepare(
     database = Database(path, clock)
     try:
         Limits(database).publish(strategy, timezone, limits)
-        Claims.resume_processors(database)
+        with database.transaction() as connection:
+            # A new release or new settings may have mended the bug.
+            forget_bugs(connection)
     finally:
         database.close()
     return found

@@ -1,4 +1,4 @@
-"""Breakers and cooldowns: which services may be called now, shared by all processes through the ledger.
+"""Breakers: which services may be called now, shared by all processes through the ledger.
 
 pybreaker judges outcomes; the gate is ours. It alone moves a breaker from open to half-open, and writes down whose
 slot makes the probe, so that exactly one process anywhere makes exactly one (pybreaker alone lets every process
@@ -14,10 +14,10 @@ from datetime import datetime
 import apsw
 import pybreaker
 
-from aitp.tasks import Health, Service
+from aitp.tasks import Health
 
-# No cooldown is believed for longer: a server that names a time next week would stop the service till then.
-MAX_COOLDOWN_SECONDS = 3_600.0
+# After a probe that said nothing of its service (the prober's machine was in trouble): not at once again.
+PROBE_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,12 @@ class BreakerChange:
     service: str
     state: str
     reason: str
+    before: str = ""
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was well until now: a probe that failed opens nothing."""
+        return self.before == pybreaker.STATE_CLOSED and self.state == pybreaker.STATE_OPEN
 
 
 class _Fault(Exception):
@@ -95,7 +101,8 @@ class _Row(pybreaker.CircuitBreakerStorage):
 
     def write(self) -> None:
         self._connection.execute(
-            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ? WHERE service = ?",
+            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?"
+            " WHERE service = ?",
             (
                 self._state,
                 self._counter,
@@ -107,14 +114,14 @@ class _Row(pybreaker.CircuitBreakerStorage):
 
 
 class Breakers:
-    """The breakers of all services. `threshold`: failures in a row that open one; `recovery`: seconds until its probe."""
+    """The breakers of all services. `threshold`: failures in a row that open one. `recovery`: seconds to its probe."""
 
     def __init__(self, threshold: int, recovery: float) -> None:
         self._threshold = threshold
         self._recovery = recovery
 
     def gate(self, connection: apsw.Connection, services: Sequence[str], now: float) -> Gate:
-        """Whether all of `services` may be called. Reads only; `begin_probe` follows once there is something to send."""
+        """Whether all of `services` may be called. `begin_probe` follows once there is something to send."""
         probe = False
         for service in services:
             state, opened_at = connection.execute(
@@ -123,20 +130,21 @@ class Breakers:
             if state == pybreaker.STATE_HALF_OPEN:
                 return Gate(False, service=service)
             if state == pybreaker.STATE_OPEN:
-                # An opening in the future is left over from before the clock was set back.
-                due_at = min(opened_at, now) + self._recovery
-                if due_at > now:
-                    return Gate(False, until=due_at, service=service)
+                if opened_at > now:
+                    # The clock was set back: as if it had opened now, or the probe would wait for that time to return.
+                    opened_at = now
+                    connection.execute("UPDATE breakers SET opened_at = ? WHERE service = ?", (now, service))
+                if opened_at + self._recovery > now:
+                    return Gate(False, until=opened_at + self._recovery, service=service)
                 probe = True
         return Gate(True, probe=probe)
 
     def begin_probe(self, connection: apsw.Connection, services: Sequence[str], slot: int) -> None:
         """Move the open ones among `services` to half-open, with `slot` as the only one that may call them."""
-        for service in services:
-            connection.execute(
-                "UPDATE breakers SET state = 'half-open', probe_slot = ? WHERE service = ? AND state = 'open'",
-                (slot, service),
-            )
+        connection.executemany(
+            "UPDATE breakers SET state = 'half-open', probe_slot = ? WHERE service = ? AND state = 'open'",
+            [(slot, service) for service in services],
+        )
 
     def tell(
         self, connection: apsw.Connection, service: str, health: Health, slot: int, now: float, reason: str = ""
@@ -152,7 +160,7 @@ class Breakers:
             return None
         if health is Health.UNKNOWN:
             if probing:
-                self._end_probe(connection, service)
+                self._put_off(connection, service, now)
             return None
         if health is Health.HEALTHY and before == pybreaker.STATE_CLOSED and row.counter == 0:
             return None
@@ -168,42 +176,20 @@ class Breakers:
             except _Fault:
                 pass
         row.write()
-        return None if row.state == before else BreakerChange(service, row.state, row.reason)
+        return None if row.state == before else BreakerChange(service, row.state, row.reason, before)
 
     def release(self, connection: apsw.Connection, slot: int) -> None:
         """A dead slot's probes end without an outcome: the next process may probe at once."""
         connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE probe_slot = ?", (slot,))
 
-    def _end_probe(self, connection: apsw.Connection, service: str) -> None:
-        connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE service = ?", (service,))
+    def _put_off(self, connection: apsw.Connection, service: str, now: float) -> None:
+        opened_at = now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS)
+        connection.execute(
+            "UPDATE breakers SET state = 'open', probe_slot = NULL, opened_at = ? WHERE service = ?",
+            (opened_at, service),
+        )
 
 
 def _replay(health: Health) -> None:
     if health is Health.FAULTY:
         raise _Fault
-
-
-def cool_down(
-    connection: apsw.Connection, provider: str, model: str | None, seconds: float, now: float, reason: str
-) -> float:
-    """Pause one model of a provider, or with None the whole provider (quota); return until when."""
-    until = now + min(max(seconds, 0.0), MAX_COOLDOWN_SECONDS)
-    connection.execute(
-        "INSERT INTO cooldowns (provider, model, until, reason) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET until = excluded.until, reason = excluded.reason",
-        (provider, model or "", until, reason),
-    )
-    return until
-
-
-def cooling_until(connection: apsw.Connection, provider: str, model: str, now: float) -> float | None:
-    """When the cooldown of this provider's model ends; None if there is none. Reads only."""
-    # One that reaches further than any may is left over from before the clock was set back: it has ended.
-    until = connection.execute(
-        "SELECT MAX(until) FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND until > ?3 AND until <= ?4",
-        (provider, model, now, now + MAX_COOLDOWN_SECONDS),
-    ).get
-    return None if until is None else float(until)
-
-
-SERVICES = tuple(service.value for service in Service)

@@ -8,9 +8,11 @@ failure of SQLite arrives as LedgerError, with the transaction rolled back. Open
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -23,11 +25,22 @@ OLDEST_SAFE_SQLITE = (3, 51, 3)
 
 # POSIX locks and shared memory, on which WAL mode rests, cannot be trusted on these.
 NETWORK_FILE_SYSTEMS = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2")
-    + ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs", "virtiofs")
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "davfs"),
+        *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "fuse.grpcfuse"),
+        "virtiofs",
+    )
 )
 
+# Whoever writes without standing in the queue (a person's sqlite3 shell, say) is waited for this long.
 BUSY_TIMEOUT_MILLISECONDS = 10_000
+
+# New work is refused below this, so that there is room for the answers to work already paid for.
+DISK_RESERVE_BYTES = 64 * 2**20
+DISK_LOOK_SECONDS = 5.0
+
+# What a query gives: apsw knows no better, the schema (STRICT tables) does.
+Row = tuple[Any, ...]
 
 
 class Database:
@@ -54,9 +67,9 @@ class Database:
             if synchronous != self._synchronous:
                 self.connection.execute(f"PRAGMA synchronous = {synchronous}")
                 self._synchronous = synchronous
-            # IMMEDIATE, because a read that turns into a write fails at once when another process wrote in between.
-            self.connection.execute("BEGIN IMMEDIATE")
             try:
+                # IMMEDIATE, because a read that turns into a write fails at once when another process wrote in between.
+                self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
                 self.connection.execute("COMMIT")
             except BaseException:
@@ -66,13 +79,32 @@ class Database:
 
     def next_sequence(self) -> int:
         """Move the ledger's own clock on by one. Only inside a transaction."""
-        row = self.connection.execute("UPDATE ledger SET sequence = sequence + 1 RETURNING sequence").fetchone()
-        return int(row[0])
+        rows: list[Row] = self.connection.execute(
+            "UPDATE ledger SET sequence = sequence + 1 RETURNING sequence"
+        ).fetchall()
+        return int(rows[0][0])
+
+    def refuse_other_version(self) -> None:
+        """Raise ConfigurationError for a ledger newer than this release, LedgerError for one not yet migrated."""
+        with as_ledger_error(self.path):
+            found = _version(self.connection)
+        _refuse_newer(found, self.path)
+        if found < VERSION:
+            raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
 
     def free_bytes(self) -> int:
         """Bytes that this process may still write on the ledger's file system."""
-        status = os.statvfs(self.path.parent)
-        return status.f_bavail * status.f_frsize
+        return free_bytes(self.path)
+
+    def short_of_disk(self) -> bool:
+        """Whether there is too little room left to take on new work."""
+        return self.free_bytes() < DISK_RESERVE_BYTES
+
+
+def free_bytes(ledger: Path) -> int:
+    """Bytes that an ordinary user may still write beside the ledger."""
+    status = os.statvfs(ledger.parent)
+    return status.f_bavail * status.f_frsize
 
 
 def migrate(path: Path, clock: Callable[[], float]) -> int:
@@ -82,24 +114,18 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
     """
     refuse_affected_sqlite(apsw.sqlite_lib_version())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    refuse_network_file_system(path.parent, Path("/proc/self/mountinfo").read_text())
+    refuse_network_file_system(path.resolve().parent, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     with as_ledger_error(path):
         # Created here and not by SQLite, whose file would be readable by all until the first chmod.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
     try:
         with as_ledger_error(path):
-            connection.execute("PRAGMA journal_mode = WAL")
             _refuse_damage(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             found = _version(connection)
-            if found > VERSION:
-                raise ConfigurationError(
-                    [
-                        f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, this release knows {VERSION}: "
-                        "install the newer release again, or restore the ledger's backup from before the upgrade"
-                    ]
-                )
+            _refuse_newer(found, path)
             for number in range(found, VERSION):
                 connection.execute(MIGRATIONS[number])
                 connection.execute("UPDATE ledger SET version = ?", (number + 1,))
@@ -129,8 +155,21 @@ def _version(connection: apsw.Connection) -> int:
     return int(connection.execute("SELECT version FROM ledger").get) if known else 0
 
 
+def _refuse_newer(found: int, path: Path) -> None:
+    if found > VERSION:
+        raise ConfigurationError(
+            [
+                f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, this release knows {VERSION}: "
+                "install the newer release again, or restore the ledger's backup from before the upgrade"
+            ]
+        )
+
+
 def _refuse_damage(connection: apsw.Connection, path: Path) -> None:
-    found = str(connection.execute("PRAGMA quick_check(1)").get)
+    try:
+        found = str(connection.execute("PRAGMA quick_check(1)").get)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        found = str(error)
     if found != "ok":
         raise ConfigurationError(
             [f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({found}): restore a backup, or move it aside"]
@@ -139,9 +178,14 @@ def _refuse_damage(connection: apsw.Connection, path: Path) -> None:
 
 @contextmanager
 def as_ledger_error(path: Path) -> Iterator[None]:
-    """SQLite's and the file system's failures become LedgerError: the machine's fault, never a task's."""
+    """SQLite's and the file system's failures become LedgerError: the machine's fault, never a task's.
+
+    A violated constraint is neither's fault: it passes, as the bug that it is.
+    """
     try:
         yield
+    except apsw.ConstraintError:
+        raise
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise LedgerError(f"the ledger {path} is damaged: {error}") from error
     except apsw.FullError as error:
@@ -160,12 +204,12 @@ def refuse_affected_sqlite(version: str) -> None:
 
 
 def refuse_network_file_system(folder: Path, mountinfo: str) -> None:
-    """Raise ConfigurationError if `folder` is on a network file system. `mountinfo`: see proc(5), /proc/pid/mountinfo."""
+    """Raise ConfigurationError if `folder` is on a network file system, by its `mountinfo` (see proc(5))."""
     real = folder.resolve()
     best, kind = Path("/"), ""
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        point = Path(fields.split(" ")[4].encode().decode("unicode_escape"))
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
         if real.is_relative_to(point) and len(point.parts) >= len(best.parts):
             best, kind = point, rest.split(" ")[0]
     if kind in NETWORK_FILE_SYSTEMS:

@@ -28,7 +28,8 @@ from aitp.policy.windows import (
 )
 from aitp.tasks import Task
 
-PRUNE_ROWS = 2_000
+# At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
+PRUNE_ROWS = 10_000
 
 # A completion leaves a rolling window when it is exactly as old as the window; a float sum may fall just short of it.
 ROUNDING_SECONDS = 0.001
@@ -100,14 +101,13 @@ class Limits:
     ) -> Iterable[Exceeded]:
         strategy, zone = strategy_and_zone(connection)
         for period, use in exhausted.items():
-            quiet_until = (
-                fixed_window(period, now, zone).end if strategy is Strategy.FIXED else now + ROLLING_SECONDS[period]
-            )
+            rolling = strategy is Strategy.ROLLING
+            quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, zone).end
             changed = connection.execute(
-                # A mark that reaches further than a window can is left over from before a clock step.
-                "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?4) "
-                "RETURNING 1",
-                (quiet_until, period.value, now, now + LONGEST_WINDOW_SECONDS),
+                # A mark beyond what would be set now is left over from before the clock was set back.
+                "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)"
+                " RETURNING 1",
+                (quiet_until, period.value, now),
             ).fetchall()
             if changed:
                 yield Exceeded(period.value, use.current, use.limit, use.frees_at)
@@ -136,10 +136,11 @@ class Limits:
 
     def prune(self, connection: apsw.Connection, now: float) -> None:
         """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
+        # Served by task_completions_time; ids and times rise together, so this takes rows from the low end only.
         connection.execute(
             "DELETE FROM task_completions WHERE id IN ("
             "  SELECT id FROM task_completions WHERE completed_at < ?1"
-            "  AND id < (SELECT MAX(id) FROM task_completions) ORDER BY completed_at LIMIT ?2)",
+            "  AND id < (SELECT MAX(id) FROM task_completions) ORDER BY completed_at, id LIMIT ?2)",
             (now - LONGEST_WINDOW_SECONDS, PRUNE_ROWS),
         )
 
@@ -168,14 +169,14 @@ def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, Limit
         completed, first = _completions(connection, window, inclusive=not rolling)
         current, limit = completed + reserved, allowed[period]
         frees_at = None
-        if current >= limit:
-            frees_at = _frees_at(connection, period, first, current - limit, completed) if rolling else window.end
+        if current >= limit and reserved < limit:
+            frees_at = _frees_at(connection, period, first + current - limit, now) if rolling else window.end
         uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at)
     return uses
 
 
 def _completions(connection: apsw.Connection, window: Window, *, inclusive: bool) -> tuple[int, int]:
-    """(number of completions in the window, id of the first of them). A fixed window includes its start, a rolling one not.
+    """(number of completions in the window, id of the first of them). A fixed window includes its start.
 
     Served by task_completions_time and the row id: two look-ups, however long the history.
     """
@@ -187,15 +188,15 @@ def _completions(connection: apsw.Connection, window: Window, *, inclusive: bool
     if row is None:
         return 0, 0
     newest = int(connection.execute("SELECT MAX(id) FROM task_completions").get)
-    return newest - int(row[0]) + 1, int(row[0])
+    first = int(row[0])
+    return newest - first + 1, first
 
 
-def _frees_at(connection: apsw.Connection, period: Period, first: int, surplus: int, completed: int) -> float | None:
-    """When enough completions have left the rolling window for one more task; None if that needs a call to end first."""
-    if surplus >= completed:
-        return None
-    leaves = connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (first + surplus,)).get
-    return float(leaves) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
+def _frees_at(connection: apsw.Connection, period: Period, last: int, now: float) -> float:
+    """When completion `last`, and with it all before it, will have left the rolling window: room for one more task."""
+    completed_at = float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (last,)).get)
+    # One from the future (the clock was set back) will be taken as having happened now.
+    return min(completed_at, now) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
 def _text(instant: float) -> str:

@@ -15,10 +15,11 @@ from enum import Enum
 import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.claims import next_due, promote_due
-from aitp.ledger.database import Database
-from aitp.ledger.inbox import delete_tasks
+from aitp.ledger.database import Database, Row
+from aitp.ledger.due import next_due, promote_due
+from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
+from aitp.ledger.tombstones import bury
 from aitp.policy.backoff import SPREAD, retry_delay
 from aitp.tasks import Health, Service, TaskStatus
 
@@ -64,20 +65,6 @@ class Verdict(Enum):
     RETURNED = "returned"  # not sent: again at once, by any relay
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A result that the task API refused for good. Instants are UTC seconds."""
-
-    id: str
-    type: str
-    model: str
-    status: TaskStatus
-    refusal: str
-    refused_at: float
-    finished_at: float
-    result: bytes | None
-
-
 class Outbox:
     """Finished tasks on their way to the task API. `draw(low, high)` is the spread of the back-off."""
 
@@ -94,19 +81,24 @@ class Outbox:
         self._draw = draw
 
     def take(self, slot: int, most: int) -> tuple[Delivery, ...] | Nothing:
-        """Claim up to `most` finished tasks, oldest first; one alone if it is the probe of an open breaker."""
+        """Claim up to `most` finished tasks, oldest first; one alone if it is the probe of an open breaker.
+
+        A slot does one thing at a time: deliveries that it had not settled are anyone's again, and may be made twice.
+        """
         with self._database.transaction() as connection:
             now = self._database.clock()
+            let_go(connection, self._breakers, slot)
             promote_due(connection, "finished", now)
             gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
-            rows = connection.execute(
+            if not gate.passes:
+                return Nothing(gate.until)
+            # Served by tasks_finished.
+            rows: list[Row] = connection.execute(
                 "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries FROM tasks"
                 " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
                 " WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?",
-                (0 if not gate.passes else 1 if gate.probe else most,),
+                (1 if gate.probe else most,),
             ).fetchall()
-            if not gate.passes:
-                return Nothing(gate.until)
             if not rows:
                 return Nothing(next_due(connection, "finished"))
             self._breakers.begin_probe(connection, DELIVERY_SERVICES, slot)
@@ -124,24 +116,17 @@ class Outbox:
         Nothing happens to the task if it is no longer this slot's.
         """
         with self._database.transaction() as connection:
-            self._settle(connection, delivery, verdict, refusal)
-            if verdict is Verdict.RETURNED and fault is None:
-                return None
-            return self._judge(connection, delivery.slot, fault)
+            now = self._database.clock()
+            if _is_owned(connection, delivery):
+                self._settle(connection, delivery, verdict, refusal, now)
+            said_nothing = verdict is Verdict.RETURNED and fault is None
+            return self._judge(connection, delivery.slot, fault, Health.UNKNOWN if said_nothing else Health.HEALTHY)
 
-    def _settle(self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str) -> None:
-        now = self._database.clock()
-        owned = connection.execute(
-            "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
-        ).get
-        if owned is None:
-            return
+    def _settle(
+        self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
+    ) -> None:
         if verdict is Verdict.DELIVERED:
-            connection.execute(
-                "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
-                (delivery.id, self._database.next_sequence(), now),
-            )
-            delete_tasks(connection, [delivery.seq])
+            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now)
         elif verdict is Verdict.REFUSED:
             connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
@@ -157,69 +142,29 @@ class Outbox:
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
         with self._database.transaction() as connection:
-            return self._judge(connection, slot, fault)
+            return self._judge(connection, slot, fault, Health.HEALTHY)
 
-    def _judge(self, connection: apsw.Connection, slot: int, fault: Fault | None) -> BreakerChange | None:
-        """A token comes before the call: where the task API answered or failed, the authorization server was well."""
+    def _judge(
+        self, connection: apsw.Connection, slot: int, fault: Fault | None, otherwise: Health
+    ) -> BreakerChange | None:
+        """A token comes before the call: where the task API answered or failed, the authorization server was well.
+
+        Of the services behind the one that failed nothing is known; a probe of them ends all the same.
+        """
         now = self._database.clock()
         change = None
         for service in DELIVERY_SERVICES:
             if fault is not None and service == fault.service:
-                return self._breakers.tell(connection, service, fault.health, slot, now, fault.reason) or change
-            change = self._breakers.tell(connection, service, Health.HEALTHY, slot, now) or change
+                told = self._breakers.tell(connection, service, fault.health, slot, now, fault.reason)
+                otherwise = Health.UNKNOWN
+            else:
+                told = self._breakers.tell(connection, service, otherwise, slot, now)
+            change = told or change
         return change
 
 
-class DeadLetters:
-    """What a person may do with refused results."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def list(self) -> list[DeadLetter]:
-        """All dead letters, oldest first, without their results."""
-        return self._read("state = 'dead'", (), with_result=False)
-
-    def show(self, task_id: str) -> DeadLetter | None:
-        """One dead letter with its result; None if there is none of that id."""
-        found = self._read("state = 'dead' AND tasks.id = ?", (task_id,), with_result=True)
-        return found[0] if found else None
-
-    def retry(self, task_id: str) -> bool:
-        """Deliver it once more; False if there is none of that id."""
-        with self._database.transaction() as connection:
-            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
-            if seq is None:
-                return False
-            connection.execute("UPDATE tasks SET state = 'finished', due_at = NULL WHERE seq = ?", (seq,))
-            connection.execute(
-                "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0 WHERE seq = ?", (seq,)
-            )
-            return True
-
-    def drop(self, task_id: str) -> bool:
-        """Throw it away, result and all; False if there is none of that id."""
-        with self._database.transaction() as connection:
-            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
-            if seq is None:
-                return False
-            # A tombstone, as after a delivery: a lagging list must not bring it back as new at once.
-            connection.execute(
-                "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)",
-                (task_id, self._database.next_sequence(), self._database.clock()),
-            )
-            delete_tasks(connection, [seq])
-            return True
-
-    def _read(self, where: str, bindings: tuple[str, ...], *, with_result: bool) -> list[DeadLetter]:
-        body = "body" if with_result else "NULL"
-        rows = self._database.connection.execute(
-            f"SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at, {body}"
-            " FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
-            f" WHERE {where} ORDER BY tasks.seq",
-            bindings,
-        )
-        return [
-            DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
-            for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
-        ]
+def _is_owned(connection: apsw.Connection, delivery: Delivery) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
+    )
+    return found.get is not None

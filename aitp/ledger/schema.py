@@ -54,6 +54,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX tasks_owned ON tasks (slot) WHERE slot IS NOT NULL;
     CREATE INDEX tasks_finished ON tasks (seq) WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL;
     CREATE INDEX tasks_finished_later ON tasks (due_at) WHERE state = 'finished' AND due_at IS NOT NULL;
+    CREATE INDEX tasks_tried ON tasks (provider) WHERE attempts > 0;
     CREATE INDEX tasks_dead ON tasks (seq) WHERE state = 'dead';
 
     CREATE TABLE contents (

@@ -6,7 +6,6 @@ from being reset.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from pathlib import Path
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger.database import as_ledger_error, open_read_only
+from aitp.ledger.cooldowns import MAX_COOLDOWN_SECONDS
+from aitp.ledger.database import Row, as_ledger_error, free_bytes, open_read_only
 from aitp.ledger.limits import LimitUse, use_of_limits
+from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
 
 
@@ -81,7 +82,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
             version = int(connection.execute("SELECT version FROM ledger").get)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
-            return _read(connection, time.time() if now is None else now, recovery, _free_bytes(path))
+            return _read(connection, time.time() if now is None else now, recovery, free_bytes(path))
     finally:
         connection.close()
 
@@ -90,6 +91,7 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
     strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
     polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
+    counts = _counts(connection)
     oldest_ready = connection.execute("SELECT MIN(entered_at) FROM tasks WHERE state = 'ready'").get
     oldest_finished = connection.execute(
         "SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE state = 'finished'"
@@ -111,17 +113,18 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
         cooldowns=tuple(
             CooldownView(*row)
             for row in connection.execute(
-                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? ORDER BY provider, model", (now,)
+                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? AND until <= ?"
+                " ORDER BY provider, model",
+                (now, now + MAX_COOLDOWN_SECONDS),
             )
         ),
         paused_processors=dict(
-            connection.execute("SELECT type, paused_until FROM processors WHERE paused_until > ?", (now,))
+            connection.execute(
+                "SELECT type, paused_until FROM processors WHERE paused_until > ? AND paused_until <= ?",
+                (now, now + PAUSE_SECONDS),
+            )
         ),
-        ready=_count(connection, "state = 'ready' AND due_at IS NULL"),
-        waiting=_count(connection, "state = 'ready' AND due_at IS NOT NULL"),
-        claimed=_count(connection, "state = 'claimed'"),
-        finished=_count(connection, "state = 'finished'"),
-        dead=_count(connection, "state = 'dead'"),
+        **counts,
         unreadable=int(connection.execute("SELECT COUNT(*) FROM unreadable").get),
         oldest_ready_age=_age(oldest_ready, now),
         oldest_finished_age=_age(oldest_finished, now),
@@ -131,15 +134,15 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
     )
 
 
-def _count(connection: apsw.Connection, where: str) -> int:
-    return int(connection.execute(f"SELECT COUNT(*) FROM tasks WHERE {where}").get)
+def _counts(connection: apsw.Connection) -> dict[str, int]:
+    """Tasks by state; those that are ready but not yet due count as waiting. One walk over what is held."""
+    counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
+    rows: list[Row] = connection.execute(
+        "SELECT IIF(state = 'ready' AND due_at IS NOT NULL, 'waiting', state) AS what, COUNT(*)"
+        " FROM tasks GROUP BY what"
+    ).fetchall()
+    return counts | dict(rows)
 
 
 def _age(instant: float | None, now: float) -> float:
     return 0.0 if instant is None else max(0.0, now - instant)
-
-
-def _free_bytes(path: Path) -> int:
-    with as_ledger_error(path):
-        status = os.statvfs(path.parent)
-    return status.f_bavail * status.f_frsize

@@ -1,1 +1,1 @@
-"""Pure decisions: no clock, no ledger, no network. Whoever calls passes the time and the facts, and acts on the answer."""
+"""Pure decisions: no clock, no ledger, no network. Whoever calls passes time and facts, and acts on the answer."""

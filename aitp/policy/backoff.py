@@ -11,8 +11,12 @@ def retry_delay(attempt: int, factor: float, spread: float) -> float:
 
     `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't return together.
     """
-    # The exponent is bounded because factor ** 5000 overflows long before it is useful.
-    return min(MAX_RETRY_DELAY_SECONDS, factor ** min(attempt, 64)) * spread
+    try:
+        delay = factor**attempt
+    except OverflowError:
+        delay = MAX_RETRY_DELAY_SECONDS
+    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same 60 s.
+    return min(delay, MAX_RETRY_DELAY_SECONDS / SPREAD[1]) * spread
 
 
 def is_blamed(attempts: int, max_retries: int, first_failure: int, last_success: int) -> bool:

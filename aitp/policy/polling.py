@@ -15,7 +15,11 @@ MARGIN = 2
 
 @dataclass(frozen=True, slots=True)
 class PollFacts:
-    """What the decision rests on. Instants are UTC seconds; None means never (`began_at`) or now (`room_at`)."""
+    """What the decision rests on. Instants are UTC seconds, none of the past ones later than `now`.
+
+    `began_at`: the last poll (None: never). `regular_at`: when that one wanted the next. `failures`: failed polls in a
+    row. `more_there`: it left tasks behind. `full`: a limit has no room; `room_at`: until when, if that is known.
+    """
 
     now: float
     interval: float
@@ -28,34 +32,36 @@ class PollFacts:
     low_water: int
     appetite: int
     inbox_limit: int
-    room_at: float | None
+    full: bool = False
+    room_at: float | None = None
     asked: bool = False
 
 
 def next_poll_at(facts: PollFacts) -> float:
     """When the next poll is due: `facts.now` or earlier means now.
 
-    A person's wish goes first. Otherwise never while the limits have no room or while more is held than could be
-    claimed before the next regular poll; soon while more is known to be there, or when deliveries may have created
-    tasks and little is left; else at the regular time.
+    A person's wish goes first. Otherwise never while there is plenty to do and the limits have no room for it, or while
+    more is held than could be claimed before the next regular poll; at once while more is known to be there, or when
+    deliveries may have created tasks and little is left; else at the regular time.
     """
     if facts.asked or facts.began_at is None:
         return facts.now
-    # Left over from before the clock was set back.
-    began_at = min(facts.began_at, facts.now)
-    soonest = began_at + SHORTEST_PAUSE_SECONDS
+    soonest = facts.began_at + SHORTEST_PAUSE_SECONDS
     if facts.failures:
-        return began_at + min(retry_delay(facts.failures, 2.0, 1.0), max(facts.interval, SHORTEST_PAUSE_SECONDS))
-    regular_at = began_at + facts.interval
+        pause = min(retry_delay(facts.failures, 2.0, 1.0), facts.interval)
+        return max(facts.began_at + pause, soonest)
+    regular_at = facts.began_at + facts.interval
     if facts.regular_at is not None:
         regular_at = min(regular_at, facts.regular_at)
-    if facts.room_at is not None and facts.ready >= facts.low_water:
-        return max(facts.room_at, soonest)
+    regular_at = max(regular_at, soonest)
+    plenty = facts.ready >= min(facts.low_water, facts.inbox_limit)
+    if facts.full:
+        return max(facts.room_at, soonest) if plenty and facts.room_at is not None else regular_at
     if facts.ready >= min(facts.appetite, facts.inbox_limit):
         return max(regular_at, facts.now + facts.interval)
-    if facts.more_there or (facts.delivered_since and facts.ready < facts.low_water):
+    if facts.more_there or (facts.delivered_since and not plenty):
         return soonest
-    return max(regular_at, soonest)
+    return regular_at
 
 
 def appetite(tasks_per_second: float, interval: float, workers: int, batch_size: int) -> int:
@@ -64,5 +70,5 @@ def appetite(tasks_per_second: float, interval: float, workers: int, batch_size:
 
 
 def page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int) -> int:
-    """The `limit` to ask for: all that is held (a server that honours it lists those too), and what is wanted on top."""
+    """The `limit` to ask for: what is held (a server that honours it lists that too), and what is wanted on top."""
     return max(2 * concurrency, held + max(0, min(wanted, inbox_limit) - ready))

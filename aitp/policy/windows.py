@@ -6,9 +6,10 @@ calendar minutes, hours, days, weeks (from Monday) and months of a time zone. Pu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -37,7 +38,7 @@ ROLLING_SECONDS: Mapping[Period, int] = {
 }
 
 # A month of 31 days in a zone that also sets its clock back: nothing older is ever counted.
-LONGEST_WINDOW_SECONDS = 31 * 86_400 + 2 * 3_600
+LONGEST_WINDOW_SECONDS = 32 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,24 @@ class Window:
 
 
 def fixed_window(period: Period, now: float, zone: ZoneInfo) -> Window:
-    """The calendar window of `period` in `zone` that holds `now`.
+    """The calendar window of `period` in `zone` that holds `now`. The windows of a period never overlap or leave gaps.
 
     Days, weeks and months are found by local dates, so that one with a DST change has 23 or 25 hours. Minutes and
-    hours are cut on the zone's offset at `now`: an hour that the clocks repeat is two windows, not one of two hours.
+    hours are cut on the zone's offset, and where it changes: an hour that the clocks repeat is two windows, not one of
+    two hours.
     """
-    local = datetime.fromtimestamp(now, zone)
+    # Whole seconds: rounding up a microsecond before midnight would give the next day.
+    now = math.floor(now)
     if period in (Period.MINUTE, Period.HOUR):
-        length = ROLLING_SECONDS[period]
-        offset = _offset_seconds(local)
-        start = (now + offset) // length * length - offset
-        return Window(start, start + length)
-    first = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
-    if period is Period.DAY:
-        last = first + timedelta(days=1)
-    elif period is Period.WEEK:
-        first -= timedelta(days=first.weekday())
-        last = first + timedelta(days=7)
-    else:
-        first = first.replace(day=1)
-        last = (first + timedelta(days=32)).replace(day=1)
-    return Window(_instant(first, zone), _instant(last, zone))
+        return _clock_window(ROLLING_SECONDS[period], now, zone)
+    today = datetime.fromtimestamp(now, zone).date()
+    first, after = _bounds(period, today)
+    start, end = _midnight(first, zone), _midnight(after, zone)
+    while end <= now:
+        # The clocks were set back over midnight: by its date this is yesterday again, but yesterday has ended.
+        first, after = _bounds(period, after)
+        start, end = end, _midnight(after, zone)
+    return Window(start, end)
 
 
 def rolling_window(period: Period, now: float) -> Window:
@@ -80,31 +78,52 @@ def rolling_window(period: Period, now: float) -> Window:
     return Window(now - ROLLING_SECONDS[period], now)
 
 
-def _offset_seconds(local: datetime) -> float:
-    offset = local.utcoffset()
-    return offset.total_seconds() if offset is not None else 0.0
+def _clock_window(length: int, now: int, zone: ZoneInfo) -> Window:
+    offset = _offset_seconds(now, zone)
+    start = (now + offset) // length * length - offset
+    end = start + length
+    if _offset_seconds(start, zone) != offset:
+        start = _change(start, now, zone)
+    if _offset_seconds(end, zone) != offset:
+        end = _change(now, end, zone)
+    return Window(start, end)
 
 
-def _instant(wall: datetime, zone: ZoneInfo) -> float:
-    """The UTC instant of a local midnight. One that a DST change skips is taken as the moment the gap begins."""
-    first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
-    if first.astimezone(zone).replace(tzinfo=None, fold=0) == wall:
-        return first.timestamp()
-    # In a gap, fold=0 uses the offset before the change: the instant lies just after it. The gap's first
-    # instant is where the offset changes, which is the same wall time read with the two offsets apart.
-    before = _offset_seconds(wall.replace(tzinfo=zone, fold=0))
-    after = _offset_seconds(wall.replace(tzinfo=zone, fold=1))
-    skipped = first.timestamp()
-    return _gap_start(skipped - (after - before), skipped, zone)
+def _bounds(period: Period, day: date) -> tuple[date, date]:
+    """The first day of the day, week or month that `day` is in, and the first day after it."""
+    if period is Period.DAY:
+        return day, day + timedelta(days=1)
+    if period is Period.WEEK:
+        monday = day - timedelta(days=day.weekday())
+        return monday, monday + timedelta(days=7)
+    first = day.replace(day=1)
+    return first, (first + timedelta(days=32)).replace(day=1)
 
 
-def _gap_start(low: float, high: float, zone: ZoneInfo) -> float:
-    """The instant in (low, high] at which the zone's offset changes, to the second."""
-    target = _offset_seconds(datetime.fromtimestamp(high, zone))
+def _midnight(day: date, zone: ZoneInfo) -> int:
+    """The UTC instant at which a local day begins: its first midnight, or the end of the gap that skips midnight."""
+    wall = datetime.combine(day, time(), tzinfo=zone)
+    instant = math.floor(wall.timestamp())
+    if datetime.fromtimestamp(instant, zone).replace(tzinfo=None) == wall.replace(tzinfo=None):
+        return instant
+    # A skipped time is read with the offset from before the gap, so this instant is in or at the end of the hours
+    # after it; the change itself is less than the gap's length earlier.
+    gap = _offset_seconds(instant, zone) - math.floor(wall.utcoffset().total_seconds())  # type: ignore[union-attr]
+    return _change(instant - gap, instant, zone)
+
+
+def _change(low: int, high: int, zone: ZoneInfo) -> int:
+    """The instant in (low, high] at which the zone's offset becomes that of `high`."""
+    target = _offset_seconds(high, zone)
     while high - low > 1:
         middle = (low + high) // 2
-        if _offset_seconds(datetime.fromtimestamp(middle, zone)) == target:
+        if _offset_seconds(middle, zone) == target:
             high = middle
         else:
             low = middle
     return high
+
+
+def _offset_seconds(instant: int, zone: ZoneInfo) -> int:
+    offset = datetime.fromtimestamp(instant, zone).utcoffset()
+    return 0 if offset is None else math.floor(offset.total_seconds())

@@ -1,0 +1,271 @@
+"""How attempts end: with a report of the worker that made them, or with the death of its process.
+
+Either is one transaction, on disk before it returns: the result is stored (which is the outbox), the attempt is
+counted, the claim is gone, the breaker is told. A kill between any two instructions loses nothing and buys again only
+the call in flight. `Claims.finish` and `Claims.release` come here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import apsw
+
+from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.cooldowns import cool_down, cooling_until
+from aitp.ledger.database import Database, Row
+from aitp.ledger.limits import Limits
+from aitp.ledger.ownership import let_go
+from aitp.ledger.pauses import count_bugs, forget_bugs
+from aitp.ledger.rules import Rules
+from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
+from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
+
+# A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
+POSTPONE_SECONDS = 5.0
+
+STATUS_OF = {
+    Ending.SUCCEEDED: TaskStatus.SUCCEEDED,
+    Ending.FAILED: TaskStatus.FAILED,
+    Ending.BUG: TaskStatus.FAILED,
+}
+
+
+class Cause(Enum):
+    """What ended the process that held a slot before."""
+
+    CRASHED = "crashed"  # it died by itself
+    DEADLINE = "deadline"  # the master killed it for overrunning a deadline
+    STOPPED = "stopped"  # all else: told to leave, killed at the grace's end, gone with its master
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    """A pause that the provider asked for. `model` is None if all of its models must pause."""
+
+    seconds: float
+    model: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a claim's call ended: an outcome for each task, and what the call says of its provider."""
+
+    outcomes: Sequence[Outcome]
+    health: Health
+    reason: str = ""
+    cooldown: Cooldown | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a finish or a release made of the tasks: blame and poison are decided.
+
+    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    breaker: BreakerChange | None = None
+    retry_at: float | None = None
+    paused_processor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What all tasks of one ending share. `spread`: one draw of the back-off, so that a batch stays together."""
+
+    now: float
+    sequence: int
+    spread: float
+    provider: str
+
+
+class Endings:
+    """Ends attempts. `draw(low, high)` is the spread of the back-off."""
+
+    def __init__(
+        self,
+        database: Database,
+        breakers: Breakers,
+        limits: Limits,
+        rules: Rules,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._database = database
+        self._breakers = breakers
+        self._limits = limits
+        self._rules = rules
+        self._draw = draw
+
+    def finish(self, slot: int, provider: str, kind: Kind, report: Report) -> Settled:
+        """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone."""
+        # By task: a report that names one twice must not fail for ever.
+        reported = {outcome.task.seq: outcome for outcome in report.outcomes}
+        with self._database.transaction(durable=True) as connection:
+            moment = self._moment(provider)
+            change = self._breakers.tell(connection, provider, report.health, slot, moment.now, report.reason)
+            if change is not None and change.opened:
+                _forgive(connection, provider)
+            if pause := report.cooldown:
+                cool_down(connection, provider, pause.model, pause.seconds, moment.now, pause.reason)
+            owned = _owned_by(connection, slot)
+            outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
+            sent = [outcome.task for outcome in outcomes if outcome.ending is not Ending.UNSENT]
+            self._limits.count(connection, sent, moment.now)
+            endings = [outcome.ending for outcome in outcomes]
+            if Ending.SUCCEEDED in endings:
+                connection.execute(
+                    "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
+                )
+            held_back = Ending.POSTPONED in endings and self._is_held_back(connection, provider, kind, moment.now)
+            settled = self._settle(connection, moment, outcomes, owned, held_back)
+            paused = self._judge_processor(connection, kind.type, endings, moment.now)
+            return Settled(settled.outcomes, change, settled.retry_at, kind.type if paused else None)
+
+    def release(self, slot: int, cause: Cause) -> Settled:
+        """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
+        with self._database.transaction(durable=True) as connection:
+            let_go(connection, self._breakers, slot)
+            return self.give_back(connection, slot, cause)
+
+    def give_back(self, connection: apsw.Connection, slot: int, cause: Cause) -> Settled:
+        """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
+        # Served by tasks_owned.
+        rows: list[Row] = connection.execute(
+            "SELECT seq, tasks.id, type, model, attempts, crashes, provider FROM tasks"
+            " JOIN kinds ON kinds.id = kind WHERE slot = ? AND state = 'claimed' ORDER BY seq",
+            (slot,),
+        ).fetchall()
+        if not rows:
+            return Settled(())
+        moment = self._moment(rows[0][6])
+        tasks = [
+            Task(seq, task_id, Kind(type_, model), b"", attempts, crashes)
+            for seq, task_id, type_, model, attempts, crashes, _ in rows
+        ]
+        self._limits.count(connection, tasks, moment.now)
+        outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
+        return self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
+
+    def _moment(self, provider: str) -> _Moment:
+        return _Moment(self._database.clock(), self._database.next_sequence(), self._draw(*SPREAD), provider)
+
+    def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
+        if cause is Cause.STOPPED:
+            return Outcome(task, Ending.ABANDONED, reason="the process that ran it was stopped")
+        if cause is Cause.DEADLINE:
+            return Outcome(task, Ending.RETRY, reason="the process that ran it overran its deadline and was killed")
+        crashes = task.crashes + 1
+        # Alone from now on: if it is this task that kills processes, it is to take no other with it.
+        connection.execute("UPDATE tasks SET crashes = ?, batch_limit = 1 WHERE seq = ?", (crashes, task.seq))
+        if crashes >= self._rules.max_crashes:
+            return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
+        return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
+
+    def _is_held_back(self, connection: apsw.Connection, provider: str, kind: Kind, now: float) -> bool:
+        """Whether something keeps tasks of `kind` from being claimed at once."""
+        gate = self._breakers.gate(connection, (provider,), now)
+        return not gate.passes or cooling_until(connection, provider, kind.model, now) is not None
+
+    def _settle(
+        self,
+        connection: apsw.Connection,
+        moment: _Moment,
+        outcomes: Sequence[Outcome],
+        owned: Mapping[int, Row],
+        held_back: bool,
+    ) -> Settled:
+        """Write each outcome's state, after blame is decided. `owned`: what `_owned_by` says of these tasks."""
+        last_success = _last_success(connection, moment.provider)
+        outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
+        _store_results(connection, outcomes, moment.now)
+        halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in outcomes) // 2)
+        retry_at = None
+        for outcome in outcomes:
+            seq = outcome.task.seq
+            match outcome.ending:
+                case Ending.RETRY:
+                    attempts = owned[seq][1] + 1
+                    due_at = moment.now + retry_delay(attempts, self._rules.backoff_factor, moment.spread)
+                    _put_back(connection, seq, due_at)
+                    connection.execute(
+                        "UPDATE tasks SET attempts = ?, first_failure_sequence = COALESCE(first_failure_sequence, ?)"
+                        " WHERE seq = ?",
+                        (attempts, moment.sequence, seq),
+                    )
+                    retry_at = due_at if retry_at is None else min(retry_at, due_at)
+                case Ending.SPLIT:
+                    _put_back(connection, seq, None)
+                    connection.execute(
+                        "UPDATE tasks SET batch_limit = MIN(?, COALESCE(batch_limit, ?)) WHERE seq = ?",
+                        (halves, halves, seq),
+                    )
+                case Ending.POSTPONED if not held_back:
+                    retry_at = moment.now + POSTPONE_SECONDS * moment.spread
+                    _put_back(connection, seq, retry_at)
+                case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT:
+                    _put_back(connection, seq, None)
+        return Settled(tuple(outcomes), retry_at=retry_at)
+
+    def _blame(self, outcome: Outcome, owned: Row, moment: _Moment, last_success: int) -> Outcome:
+        if outcome.ending is not Ending.RETRY:
+            return outcome
+        _, attempts, first_failure = owned
+        tries = attempts + 1
+        first_failure = moment.sequence if first_failure is None else first_failure
+        if not is_blamed(tries, self._rules.max_retries, first_failure, last_success):
+            return outcome
+        return Outcome(outcome.task, Ending.FAILED, reason=f"failed {tries} times, last: {outcome.reason}")
+
+    @staticmethod
+    def _judge_processor(connection: apsw.Connection, task_type: str, endings: Sequence[Ending], now: float) -> bool:
+        if Ending.SUCCEEDED in endings:
+            forget_bugs(connection, task_type)
+            return False
+        bugs = endings.count(Ending.BUG)
+        return bugs > 0 and count_bugs(connection, task_type, bugs, now)
+
+
+def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, Row]:
+    """(seq, attempts, first_failure_sequence) of the tasks that a slot has claimed, by seq. Served by tasks_owned."""
+    rows: list[Row] = connection.execute(
+        "SELECT seq, attempts, first_failure_sequence FROM tasks WHERE slot = ? AND state = 'claimed'", (slot,)
+    ).fetchall()
+    return {row[0]: row for row in rows}
+
+
+def _last_success(connection: apsw.Connection, provider: str) -> int:
+    found = connection.execute("SELECT last_success_sequence FROM breakers WHERE service = ?", (provider,)).get
+    return int(found or 0)
+
+
+def _put_back(connection: apsw.Connection, seq: int, due_at: float | None) -> None:
+    connection.execute("UPDATE tasks SET state = 'ready', slot = NULL, due_at = ? WHERE seq = ?", (due_at, seq))
+
+
+def _store_results(connection: apsw.Connection, outcomes: Iterable[Outcome], now: float) -> None:
+    ended = [(outcome, STATUS_OF[outcome.ending]) for outcome in outcomes if outcome.ending in STATUS_OF]
+    connection.executemany(
+        "UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq = ?",
+        [(outcome.task.seq,) for outcome, _ in ended],
+    )
+    connection.executemany(
+        "INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)",
+        [(outcome.task.seq, status.value, outcome.result, outcome.reason, now) for outcome, status in ended],
+    )
+
+
+def _forgive(connection: apsw.Connection, provider: str) -> None:
+    """An open breaker says that the failures were the provider's: its tasks start afresh. Served by tasks_tried.
+
+    Not when a probe fails: attempts since then tell the next probe which task it had better not take.
+    """
+    connection.execute(
+        "UPDATE tasks SET attempts = 0, first_failure_sequence = NULL"
+        " WHERE attempts > 0 AND provider = ? AND state IN ('ready', 'claimed')",
+        (provider,),
+    )

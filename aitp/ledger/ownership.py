@@ -1,0 +1,20 @@
+"""Letting go of what a slot owns but can no longer be at work on.
+
+A slot does one thing at a time. So whatever it still owns when its process begins something new is left over: from a
+process that is gone, or from a step of this one that ended in a failure of the ledger (a full disk, say) before its
+outcome could be written. Without this, such rows would belong to a living slot for ever.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from aitp.ledger.breakers import Breakers
+
+
+def let_go(connection: apsw.Connection, breakers: Breakers, slot: int) -> None:
+    """Free the deliveries, the poll and the probes of `slot`; its claims are `Endings.give_back`'s."""
+    # Served by tasks_owned.
+    connection.execute("UPDATE tasks SET slot = NULL WHERE slot = ? AND state = 'finished'", (slot,))
+    connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))
+    breakers.release(connection, slot)

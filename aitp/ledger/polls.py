@@ -1,0 +1,130 @@
+"""Polls: one at a time over all processes, when one is due, and what became of the last one.
+
+`begin` decides and takes the poll for a slot; `end` or `fail` closes it. The inbox brings them together with what
+is admitted in between. Everything runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from aitp.ledger.limits import restamp, use_of_limits
+from aitp.policy.polling import PollFacts, appetite, page_limit
+
+
+@dataclass(frozen=True, slots=True)
+class PollTerms:
+    """What the polling decision needs from the settings: seconds, tasks, processes."""
+
+    interval: float
+    concurrency: int
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries."""
+
+    slot: int
+    began_sequence: int
+    began_at: float
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """No poll now; the next is due at `until` (None: when something else happens first)."""
+
+    until: float | None
+
+
+def poll_facts(
+    connection: apsw.Connection, terms: PollTerms, now: float, inbox_limit: int, asked: bool = False
+) -> PollFacts:
+    """What the polling decision rests on."""
+    restamp(connection, now)
+    # Left over from before the clock was set back: else the next poll would wait for that time to return.
+    connection.execute("UPDATE polls SET began_at = ?1 WHERE began_at > ?1", (now,))
+    began_at, regular_at, failures, more_there, delivered_since = connection.execute(
+        # Served by tombstones_sequence.
+        "SELECT began_at, regular_at, failures, more_there,"
+        " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
+    ).get
+    recent = connection.execute(
+        # Served by task_completions_time: the ids of the last minute are contiguous.
+        "SELECT (SELECT MAX(id) FROM task_completions) - id + 1 FROM task_completions"
+        " WHERE completed_at > ? ORDER BY completed_at, id LIMIT 1",
+        (now - 60.0,),
+    ).get
+    full = [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
+    room_times = [use.frees_at for use in full if use.frees_at is not None]
+    return PollFacts(
+        now=now,
+        interval=terms.interval,
+        began_at=began_at,
+        regular_at=regular_at,
+        failures=failures,
+        more_there=bool(more_there),
+        delivered_since=bool(delivered_since),
+        ready=ready_count(connection),
+        low_water=terms.concurrency * terms.batch_size,
+        appetite=appetite((recent or 0) / 60.0, terms.interval, terms.concurrency, terms.batch_size),
+        inbox_limit=inbox_limit,
+        full=bool(full),
+        room_at=max(room_times) if len(room_times) == len(full) and full else None,
+        asked=asked,
+    )
+
+
+def begin(connection: apsw.Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int) -> Poll:
+    """Take the poll for `slot`. Closed by `end` or `fail`, or by the end of the slot's process."""
+    connection.execute(
+        "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, facts.now)
+    )
+    held = int(
+        # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
+        connection.execute(
+            "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM unreadable)"
+            " + (SELECT COUNT(*) FROM tombstones)"
+        ).get
+    )
+    limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
+    return Poll(slot, sequence, facts.now, limit)
+
+
+def is_underway(connection: apsw.Connection) -> bool:
+    """Whether someone polls now."""
+    return connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get is not None
+
+
+def is_current(connection: apsw.Connection, poll: Poll) -> bool:
+    """Whether the poll is still its slot's: not closed, not taken over."""
+    owner = connection.execute(
+        "SELECT 1 FROM polls WHERE slot = ? AND began_sequence = ?", (poll.slot, poll.began_sequence)
+    )
+    return owner.get is not None
+
+
+def end(connection: apsw.Connection, now: float, more_there: bool, regular_at: float, problem: str | None) -> None:
+    """Close a poll that got its answer."""
+    connection.execute(
+        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, more_there = ?, problem = ?",
+        (regular_at, now, more_there, problem),
+    )
+
+
+def fail(connection: apsw.Connection, problem: str) -> None:
+    """Close a poll that got no whole answer."""
+    connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
+
+
+def ready_count(connection: apsw.Connection) -> int:
+    """Tasks that wait to be claimed, now or later. Counted in tasks_ready and tasks_ready_later, no row is read."""
+    return int(
+        connection.execute(
+            "SELECT (SELECT COUNT(*) FROM tasks WHERE state = 'ready' AND due_at IS NULL)"
+            " + (SELECT COUNT(*) FROM tasks WHERE state = 'ready' AND due_at IS NOT NULL)"
+        ).get
+    )
