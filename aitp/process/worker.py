@@ -6,6 +6,7 @@ of its secrets. `aitp once` uses the same steps without a master.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import select
 import time
@@ -27,7 +28,7 @@ from aitp.ledger import Claim, Cooldown, Idle, Ledger, Report, Settled, Terms
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.process.hands import Hands
-from aitp.processors import PROCESSORS, Answer, Processor
+from aitp.processors import PROCESSORS, Answer, Content, Processor
 from aitp.providers import Provider
 from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
 
@@ -97,14 +98,23 @@ class Worker:
     def _run(self, claim: Claim) -> Report:
         """One provider call for all tasks of the claim, whatever comes of it."""
         processor = PROCESSORS[claim.kind.type]
-        provider = self._providers[claim.provider]
+        contents, unreadable = [], []
         for task in claim.tasks:
             log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
+            try:
+                contents.append((task, processor.load(task.content)))
+            except NonRetryableError as error:  # stored by a release that took it
+                unreadable.append(Outcome(task, Ending.FAILED, reason=str(error)))
+        if not contents:
+            return Report(unreadable, Health.UNKNOWN)
+        report = self._call(dataclasses.replace(claim, tasks=tuple(task for task, _ in contents)), processor, contents)
+        return dataclasses.replace(report, outcomes=[*unreadable, *report.outcomes])
+
+    def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[tuple[Task, Content]]) -> Report:
         started = time.monotonic()
         try:
-            contents = [processor.load(task.content) for task in claim.tasks]
             with self._hands.call(claim.tasks[0].id, self._call_seconds):
-                answer = processor.run(contents, provider)
+                answer = processor.run([content for _, content in contents], self._providers[claim.provider])
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             report = self._report_of_failure(claim, error)
             self._observe_call(claim, error, time.monotonic() - started)
