@@ -30,7 +30,7 @@ class RetryableError(AitpError):
 
 
 class ServiceFault(RetryableError):
-    """A service (`api`, `oauth`, `openai`, `ollama`, `wikidata`) failed: 5xx, connection, time-out. Its breaker counts it."""
+    """A `service` (of `aitp.tasks.Service`) failed: 5xx, connection, time-out. Its breaker counts it."""
 
     def __init__(self, service: str, message: str) -> None:
         super().__init__(message)
@@ -38,11 +38,11 @@ class ServiceFault(RetryableError):
 
 
 class CredentialsRefused(ServiceFault):
-    """A service refuses our credentials (401, 403). Never the task's fault: the breaker opens at once, tasks stay pending."""
+    """A service refuses our credentials (401, 403). Not the task's fault: the breaker opens at once, tasks wait."""
 
 
 class CooldownRequired(RetryableError):
-    """429: the service answers, but asks for a pause of `seconds`. `model` is None when the whole provider must pause (quota)."""
+    """429: the service asks for a pause of `seconds`. `model` is None when the whole provider must pause (quota)."""
 
     def __init__(self, service: str, message: str, *, seconds: float, model: str | None) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class NonRetryableError(AitpError):
 
 
 class InputRefused(NonRetryableError):
-    """The provider refused a request (400, 422) that held one or more inputs. Alone: the input's fault. In a batch: halve it."""
+    """The provider refused a request (400, 422). With one input it is the input's fault; a batch is to be halved."""
 
 
 class DeliveryRefused(NonRetryableError):

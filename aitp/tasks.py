@@ -29,7 +29,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task as a poll brings it: `content` is the JSON of the document's content, `invalid` why it can never succeed."""
+    """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed."""
 
     id: str
     kind: Kind
@@ -39,7 +39,7 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A claimed task. `seq` is its row in the ledger, `attempts` counts the failed ones so far, `crashes` dead processes."""
+    """A claimed task. `seq` is its row; `attempts` that failed so far; `crashes` of processes that ran it."""
 
     seq: int
     id: str
