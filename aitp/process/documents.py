@@ -3,10 +3,12 @@
 Tolerant: fields may be missing or new at any time, and one odd document never costs the others anything. What is not
 understood (an unknown type, no id) stays pending in the API for a later release; what is understood and can never
 succeed (invalid content of a known type) becomes a task that is failed with its reason. No reason repeats the content.
+Called by the relay.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -19,33 +21,55 @@ from aitp.tasks import Kind, NewTask
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
 TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-LONGEST_TYPE = 64
+TYPE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+# Where Mongo puts it: at the beginning. For documents of which more cannot be read, or is not there.
+LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
 UNKNOWN_MODEL = "unknown"
 
 
 def read_document(raw: bytes) -> NewTask | Unreadable:
     """The task that a document describes. Never raises for anything that a server may send."""
     try:
-        document: Any = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return Unreadable(None, "it is not valid JSON")
+        document = _parsed(raw)
+    except (ValueError, RecursionError):
+        found = LEADING_ID.match(raw)
+        return Unreadable(_task_id(found[1].decode()) if found else None, "it is not valid JSON, or far too long")
     if not isinstance(document, dict):
         return Unreadable(None, "it is not an object")
-    task_id = document.get("_id")
-    if not isinstance(task_id, str) or not TASK_ID.fullmatch(task_id) or task_id in (".", ".."):
+    task_id = _task_id(document.get("_id"))
+    if task_id is None:
         return Unreadable(None, "it has no usable _id")
     type_ = document.get("type")
     if not isinstance(type_, str) or type_ not in PROCESSORS:
         return Unreadable(task_id, f"its type is unknown to this release: {_shown(type_)}")
+    return _task(task_id, type_, document.get("content"))
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        # It is strict where others are not: half an emoji (JavaScript cuts texts so), NaN. Their tasks can be told why.
+        return json.loads(raw)
+
+
+def _task(task_id: str, type_: str, content: object) -> NewTask | Unreadable:
     processor = PROCESSORS[type_]
     try:
-        content = processor.parse(document.get("content"))
+        known = processor.parse(content)
+        return NewTask(task_id, Kind(type_, known.model), known.to_json())
     except NonRetryableError as error:
         return NewTask(task_id, Kind(type_, UNKNOWN_MODEL), b"", invalid=str(error))
-    return NewTask(task_id, Kind(type_, content.model), content.to_json())
+    except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
+        return Unreadable(task_id, f"its content cannot be read by this release ({type(error).__name__})")
+
+
+def _task_id(value: object) -> str | None:
+    usable = isinstance(value, str) and TASK_ID.fullmatch(value) and value not in (".", "..")
+    return str(value) if usable else None
 
 
 def _shown(type_: object) -> str:
     if not isinstance(type_, str):
         return type(type_).__name__
-    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in type_[:LONGEST_TYPE])
+    return type_ if TYPE_NAME.fullmatch(type_) else "no name of a type"

@@ -20,9 +20,11 @@ PAGE_BYTES = 2**30
 DOCUMENT_BYTES = 2**20
 KEPT_OF_OVERSIZED = 4096
 
-# A string (whole if its group is a quote, else cut off by the end of what is there), or what structures an array.
-TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[][{},]', re.DOTALL)
-REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+QUOTE, COMMA = b'",'
+# What tells nothing about where an element ends: between elements, and within one, where commas don't either. Long
+# strings and those with escapes are left to `bytes.find`. (Bounded, as each repetition costs the engine memory.)
+BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|"[^"\\]{0,100}"){0,200}')
+WITHIN = re.compile(rb'(?:[^"\[\]{}]+|"[^"\\]{0,100}"){0,200}')
 
 
 class NotAnArray(ValueError):
@@ -46,61 +48,57 @@ class ArraySplitter:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The elements that `data` completes. Raises NotAnArray."""
-        self._buffer += data
-        if self._in_string and not self._leave_string():
-            self._forget(0)
-            return
-        buffer, start, end = self._buffer, 0, self._understood
-        for token in TOKEN.finditer(buffer, end):
-            at, end = token.span()
-            sign = buffer[at]
+        buffer = self._buffer = self._buffer + data
+        start, end = 0, self._understood
+        if self._in_string:
+            end = self._leave_string(end)
+        while end < len(buffer) and not self._in_string:
+            dull = (WITHIN if self._depth > 1 else BETWEEN).match(buffer, end)
+            at = end if dull is None else dull.end()
+            end = min(at + 1, len(buffer))
+            sign = buffer[at] if at < end else 0
             if self._depth == 0:
                 self._open(sign, buffer[start:at])
                 start = end
-            elif sign == 0x22:  # "
-                if not token.group(1):
-                    self._in_string = True
-                    break
-            elif sign == 0x2C:  # ,
-                if self._depth == 1:
-                    yield self._element(buffer[start:at])
-                    start = end
+            elif sign == QUOTE:
+                end = self._leave_string(end)
+            elif sign == COMMA and self._depth == 1:
+                yield self._element(buffer[start:at])
+                start = end
             elif sign in b"[{":
                 self._depth += 1
-            elif self._depth > 1:
+            elif sign in b"]}" and self._depth > 1:
                 self._depth -= 1
-            else:
+            elif sign in b"]}":
                 if last := self._close(sign, buffer[start:at]):
                     yield last
                 start = end
-        if self._depth == 0:
-            if buffer[start:].strip():
-                raise NotAnArray("something follows its end" if self.closed else "it does not begin with [")
-            start = end = len(buffer)
-        self._understood = end
-        self._forget(start)
+        self._forget(start, end)
 
     def _open(self, sign: int, before: bytes) -> None:
-        if self.closed:
+        """At the first sign of anything but white space, or at the end of the buffer (sign 0)."""
+        if self.closed and (sign or before.strip()):
             raise NotAnArray("something follows its end")
-        if sign != 0x5B or before.strip():
+        if sign not in b"[\0" or before.strip():
             raise NotAnArray("it does not begin with [")
-        self._depth = 1
+        self._depth = 1 if sign else 0
 
     def _close(self, sign: int, before: bytes) -> bytes:
-        if sign != 0x5D:
+        if sign not in b"]":
             raise NotAnArray("it does not end with ]")
         self._depth = 0
         self.closed = True
         return self._element(before)
 
-    def _leave_string(self) -> bool:
-        """Go on within a string that was cut off; False if it is not over yet."""
-        rest = REST_OF_STRING.match(self._buffer, self._understood)
-        assert rest is not None  # it matches nothing as well
-        self._understood = rest.end()
-        self._in_string = not rest.group(1)
-        return not self._in_string
+    def _leave_string(self, at: int) -> int:
+        """From `at`, inside a string, to behind its end; or to the end of the buffer, if the string goes on there."""
+        self._in_string = False
+        while (quote := self._buffer.find(b'"', at)) >= 0:
+            if not _ends_in_escape(self._buffer[at:quote]):
+                return quote + 1
+            at = quote + 1
+        self._in_string = True
+        return len(self._buffer) - _ends_in_escape(self._buffer[at:])
 
     def _element(self, raw: bytes) -> bytes:
         beginning, self._oversized = self._oversized, None
@@ -111,14 +109,19 @@ class ArraySplitter:
     def _beginning(self, raw: bytes) -> bytes:
         return raw[: self._most].strip()[:KEPT_OF_OVERSIZED]
 
-    def _forget(self, start: int) -> None:
+    def _forget(self, start: int, understood: int) -> None:
         """Keep what is needed from `start` on; of an element beyond all bounds only what is not understood yet."""
         if len(self._buffer) - start > self._most or self._oversized is not None:
             if self._oversized is None:
                 self._oversized = self._beginning(self._buffer[start:])
-            start = self._understood
+            start = understood
         self._buffer = self._buffer[start:]
-        self._understood -= start
+        self._understood = understood - start
+
+
+def _ends_in_escape(text: bytes) -> bool:
+    """Whether a backslash at the end of `text` escapes what follows it."""
+    return text.endswith(b"\\") and (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
 
 
 class PendingPage:
