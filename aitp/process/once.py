@@ -21,7 +21,7 @@ from aitp.logs import get_logger
 from aitp.metrics import known_models, open_metrics
 from aitp.process.bounds import BoundedCall
 from aitp.process.relay import Relay
-from aitp.process.service import metrics_directory, prepare_service, tell_of_release
+from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
 from aitp.process.slots import MASTER, Role, slots_of
 from aitp.process.worker import Worker
 from aitp.providers import build
@@ -80,6 +80,7 @@ def run_once(settings: Settings) -> int:
     Raises ConfigurationError (also when a service runs on the same ledger) and LedgerError.
     """
     settings = settings.model_copy(update={"concurrency_limit": 1})  # one call at a time: no share is left for others
+    keep_out_of_logs(settings)
     settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     prepare_service(settings)
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings))

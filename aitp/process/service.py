@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
-from aitp.logs import get_logger
+from aitp.logs import conceal, get_logger
 from aitp.metrics import Metrics, known_models, open_metrics, prepare_directory
 from aitp.process.child import Child
 from aitp.process.crew import Crew
@@ -36,13 +36,25 @@ log = get_logger(__name__)
 
 def crew(settings: Settings) -> Crew:
     """The crew for the master. `settings`: those it starts with; a reload loads them anew."""
+    keep_out_of_logs(settings)
     return Crew(
         mains={Role.RELAY: relay_main, Role.WORKER: worker_main},
-        load=load_settings,
+        load=_load,
         prepare=prepare_service,
         sweep=sweep,
         warm_up=lambda: warm_up(settings),
     )
+
+
+def keep_out_of_logs(settings: Settings) -> None:
+    """Never let the secrets of `settings` appear in a log line of this process or of its children."""
+    conceal(settings.oauth2_client_secret, settings.openai_api_key)
+
+
+def _load() -> Settings:
+    settings = load_settings()
+    keep_out_of_logs(settings)
+    return settings
 
 
 def refuse_unsupported(settings: Settings) -> None:
