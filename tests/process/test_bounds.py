@@ -146,8 +146,10 @@ def test_an_alarm_at_the_first_step_out_of_the_call_is_no_longer_raised() -> Non
         with bounded(60):
             pass
         sys.setprofile(None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         late = bounded(0.001)
         with late:
+            select.select([], [], [], 0.01)
             late._alarm(signal.SIGALRM, frames[0])
 
     in_child(leaves)

@@ -31,7 +31,7 @@ def test_it_fills_all_slots_and_leaves_nobody_behind(house: House) -> None:
 
 def test_twenty_children_killed_at_once_are_all_replaced(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=20, RELAY_PROCESSES=1)
-    master = house.start(longest_hold_back_seconds=0.1, tick_seconds=5)
+    master = house.start(longest_hold_back_seconds=0, tick_seconds=5)
     before = house.pids()
     master.send_signal(signal.SIGSTOP)
     for slot, pid in before.items():
