@@ -59,6 +59,14 @@ class InputRefused(NonRetryableError):
     """The provider refused a request (400, 422). With one input it is the input's fault; a batch is to be halved."""
 
 
+class ModelRefused(NonRetryableError):
+    """The model declined to answer (`message.refusal`, a content filter): it would decline again."""
+
+
+class AnswerCut(RetryableError):
+    """The answer ended before it was complete (`finish_reason` or `done_reason` length). Never a shorter success."""
+
+
 class DeliveryRefused(NonRetryableError):
     """The task API refused a result for good (400, 404, 409, 413, 422): a dead letter. `status` is the HTTP status."""
 

@@ -10,6 +10,10 @@ class TaskType(StrEnum):
     """The task types that this release knows. Third parties register more by name (`aitp.processors`)."""
 
     TEXT_EMBEDDING = "text_embedding"
+    IDENTIFYING_DATA = "identifying_data"
+    DEFINING_TOPICS = "defining_topics"
+    DEFINING_IMPACT_AREA = "defining_impact_area"
+    DEFINING_SEVERITY = "defining_severity"
 
 
 class TaskStatus(StrEnum):

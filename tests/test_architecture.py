@@ -19,7 +19,7 @@ FLOORS = (
     {"console"},
     {"process", "web", "demo"},
     {"processors"},
-    {"providers", "taskapi"},
+    {"providers", "taskapi", "knowledge"},
     {"ledger"},
     {"policy"},
     {"metrics", "logs"},

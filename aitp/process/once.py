@@ -24,6 +24,7 @@ from aitp.process.relay import Relay
 from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
 from aitp.process.slots import MASTER, Role, slots_of
 from aitp.process.worker import Worker
+from aitp.processors import Context
 from aitp.providers import build
 from aitp.taskapi import connect
 
@@ -110,7 +111,12 @@ class _Run:
         api = connect(settings.without_provider_secrets(), metrics)
         self._relay = Relay(relay_hands, ledger, api, metrics, settings)
         self._worker = Worker(
-            self._hands, ledger, build(settings), open_metrics(directory, worker_slot, models), settings
+            self._hands,
+            ledger,
+            build(settings),
+            open_metrics(directory, worker_slot, models),
+            settings,
+            Context.of(settings),
         )
 
     def drive(self) -> int:

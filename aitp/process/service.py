@@ -20,7 +20,7 @@ from aitp.process.crew import Crew
 from aitp.process.relay import Relay
 from aitp.process.slots import Role, role_of
 from aitp.process.worker import Worker
-from aitp.processors import PROCESSORS
+from aitp.processors import PROCESSORS, Context
 from aitp.providers import build, warm_up
 from aitp.settings import PLACEHOLDER_KEY, Settings, load_settings
 from aitp.taskapi import connect
@@ -102,7 +102,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     settings = settings.without_oauth_secret()
     ledger, metrics = _open(child, settings, cause)
     providers = build(settings)
-    worker = Worker(child, ledger, providers, metrics, settings)
+    worker = Worker(child, ledger, providers, metrics, settings, Context.of(settings))
 
     def step() -> float | None:
         found = worker.step()

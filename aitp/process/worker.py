@@ -28,7 +28,7 @@ from aitp.ledger import Claim, Cooldown, Idle, Ledger, Report, Settled, Terms
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.process.hands import Hands
-from aitp.processors import PROCESSORS, Answer, Content, Processor
+from aitp.processors import PROCESSORS, Answer, Content, Context, Processor
 from aitp.providers import Provider
 from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
 
@@ -62,11 +62,13 @@ class Worker:
         providers: Mapping[str, Provider],
         metrics: Metrics,
         settings: Settings,
+        context: Context,
     ) -> None:
         self._hands = hands
         self._ledger = ledger
         self._providers = providers
         self._metrics = metrics
+        self._context = context
         self._terms = terms_of(settings)
         self._call_seconds = settings.openai_timeout + CALL_MARGIN_SECONDS
         self._workers = settings.concurrency_limit
@@ -114,7 +116,8 @@ class Worker:
         started = time.monotonic()
         try:
             with self._hands.call(claim.tasks[0].id, self._call_seconds):
-                answer = processor.run([content for _, content in contents], self._providers[claim.provider])
+                provider = self._providers[claim.provider]
+                answer = processor.run([content for _, content in contents], provider, self._context)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             report = self._report_of_failure(claim, error)
             self._observe_call(claim, error, time.monotonic() - started)

@@ -5,8 +5,9 @@ A task type is one module here: its content, what is asked of the provider, and 
 """
 
 from aitp.processors import text_embedding as _text_embedding  # registers itself
+from aitp.processors.context import Context
 from aitp.processors.registry import PROCESSORS, Answer, Content, Processor, Result, processor
 
-__all__ = ["PROCESSORS", "Answer", "Content", "Processor", "Result", "processor"]
+__all__ = ["PROCESSORS", "Answer", "Content", "Context", "Processor", "Result", "processor"]
 
 del _text_embedding

@@ -16,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aitp.errors import NonRetryableError, RetryableError
+from aitp.processors.context import Context
 from aitp.providers import Provider, Usage
 
 Result = bytes | RetryableError | NonRetryableError
@@ -70,8 +71,11 @@ class Processor(ABC, Generic[C]):
             raise NonRetryableError("content: expected valid JSON in UTF-8") from None
 
     @abstractmethod
-    def run(self, contents: Sequence[C], provider: Provider) -> Answer:
-        """Buy the results of `contents`, all of one model, in as few calls as may be. Raises what the provider does."""
+    def run(self, contents: Sequence[C], provider: Provider, context: Context) -> Answer:
+        """Buy the results of `contents`, all of one model, in as few calls as may be.
+
+        Raises what the provider and the context's knowledge do.
+        """
 
 
 PROCESSORS: dict[str, Processor[Any]] = {}

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from aitp.processors.context import Context
 from aitp.processors.registry import Answer, Content, Processor, processor
 from aitp.providers import Provider
 
@@ -55,6 +56,6 @@ class TextEmbeddingProcessor(Processor[EmbeddingContent]):
     batched = True
     content = EmbeddingContent
 
-    def run(self, contents: Sequence[EmbeddingContent], provider: Provider) -> Answer:
+    def run(self, contents: Sequence[EmbeddingContent], provider: Provider, context: Context) -> Answer:
         answer = provider.embed([content.text for content in contents], contents[0].model)
         return Answer(results=answer.vectors, usage=answer.usage, mock=answer.mock)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import NonRetryableError, RetryableError, ServiceFault
 from aitp.settings import Settings
@@ -45,6 +45,35 @@ class Embeddings:
     mock: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation with a chat model."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a chat model is asked. The answer is to be JSON of `schema` (a JSON schema, strict in OpenAI's sense).
+
+    `name`: of the schema, [a-zA-Z0-9_-]{1,64}.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said, word for word: it is the caller's to validate. `mock`: nothing was bought."""
+
+    text: str
+    usage: Usage
+    mock: bool = False
+
+
 class Provider(Protocol):
     """A place where answers are bought. Calls block, never retry, and raise the errors of `aitp.errors` only."""
 
@@ -52,6 +81,9 @@ class Provider(Protocol):
 
     def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         """One request for the vectors of all `texts`. InputRefused: halve them; with a single text it is its fault."""
+
+    def ask(self, question: Question, model: str) -> Reply:
+        """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end."""
 
     def reset(self) -> None:
         """Throw the client away: a timer fired inside a call, its state is unknown. The next call makes another."""

@@ -11,7 +11,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-from aitp.providers import Embeddings, Usage
+from aitp.errors import NonRetryableError
+from aitp.providers import Embeddings, Question, Reply, Usage
 from aitp.providers.vectors import vector_json
 from aitp.tasks import Service
 
@@ -33,6 +34,9 @@ class MockProvider:
         seed = blake2b(f"{model}\0{text}".encode(), digest_size=16).digest()
         numbers = np.random.Generator(np.random.PCG64(int.from_bytes(seed))).standard_normal(self._dimensions)
         return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"), self._dimensions)
+
+    def ask(self, question: Question, model: str) -> Reply:
+        raise NonRetryableError("this provider answers no questions yet")
 
     def reset(self) -> None:
         """Nothing to throw away."""

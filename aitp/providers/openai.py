@@ -15,9 +15,9 @@ import openai
 import orjson
 from pydantic import SecretStr
 
-from aitp.errors import AitpError, CooldownRequired, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, NonRetryableError, RetryableError, ServiceFault
 from aitp.logs import get_logger
-from aitp.providers import Embeddings, Usage, Vector
+from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
 from aitp.providers.wire import BodyBound, http_client
@@ -90,6 +90,9 @@ class OpenAIProvider:
             http_client=http_client(self._bound, self._timeout_seconds, self._trust_env),
             default_headers={"Accept-Encoding": "identity"},  # base64 of floats does not compress; unpacking costs CPU
         )
+
+    def ask(self, question: Question, model: str) -> Reply:
+        raise NonRetryableError("this provider answers no questions yet")
 
     def reset(self) -> None:
         # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.

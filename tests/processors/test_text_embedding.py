@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import NonRetryableError
-from aitp.processors import PROCESSORS, processor
+from aitp.knowledge import NoKnowledge
+from aitp.processors import PROCESSORS, Context, processor
 from aitp.providers.mock import MockProvider
 
 EMBEDDING = PROCESSORS["text_embedding"]
+CONTEXT = Context(NoKnowledge(), "pt")
 SMALL = "text-embedding-3-small"
 
 
@@ -108,7 +110,7 @@ def test_a_batch_is_one_call_and_results_keep_the_order() -> None:
     provider = CountingProvider(8)
     texts = ["um", "dois", "três"]
 
-    answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider)
+    answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider, CONTEXT)
 
     assert provider.calls == [(texts, SMALL)]
     assert answer.results == MockProvider(8).embed(texts, SMALL).vectors
@@ -128,7 +130,7 @@ def test_a_type_has_one_processor() -> None:
 
 
 def test_a_result_is_the_bare_array() -> None:
-    (result,) = EMBEDDING.run([EMBEDDING.parse("x")], MockProvider(8)).results
+    (result,) = EMBEDDING.run([EMBEDDING.parse("x")], MockProvider(8), CONTEXT).results
 
     assert isinstance(result, bytes)
     assert len(orjson.loads(result)) == 8

@@ -15,10 +15,11 @@ from aitp.settings import Settings, prepare_environment
 
 prepare_environment()
 
-from aitp.processors import PROCESSORS  # noqa: E402
+from aitp.processors import PROCESSORS, Context  # noqa: E402
 from aitp.providers import build, warm_up  # noqa: E402
 from tests.providers.embeddings import SMALL, settings  # noqa: E402
 
+CONTEXT = Context.of(settings())
 TEXTS = ["Uma frase de exemplo em português, nem curta nem longa demais. " * 3] * 32
 
 
@@ -41,7 +42,7 @@ def work(settings: Settings) -> dict[str, Any]:
     embedding = PROCESSORS["text_embedding"]
     provider = build(settings)["openai"]
     for _ in range(20):
-        answer = embedding.run([embedding.parse({"text": text, "model": SMALL}) for text in TEXTS], provider)
+        answer = embedding.run([embedding.parse({"text": text, "model": SMALL}) for text in TEXTS], provider, CONTEXT)
         assert all(isinstance(result, bytes) for result in answer.results)
     return {"private_kilobytes": private_kilobytes()}
 

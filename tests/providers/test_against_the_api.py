@@ -10,12 +10,13 @@ import pytest
 from aitp.demo.openai_api import BAD_MARKER, DEMO_KEY, OpenAIApi
 from aitp.errors import CredentialsRefused, InputRefused, NonRetryableError
 from aitp.policy.batching import fitting
-from aitp.processors import PROCESSORS
+from aitp.processors import PROCESSORS, Context
 from aitp.providers import Provider, build
 from tests.providers.embeddings import SMALL, settings
 from tests.waiting import wait_until
 
 EMBEDDING = PROCESSORS["text_embedding"]
+CONTEXT = Context.of(settings())
 
 
 def provider_of(api: OpenAIApi, **values: str) -> Provider:
@@ -25,7 +26,7 @@ def provider_of(api: OpenAIApi, **values: str) -> Provider:
 def test_each_text_gets_its_own_vector_bit_by_bit(openai_api: OpenAIApi) -> None:
     texts = [f"frase {number}" for number in range(32)]
 
-    answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider_of(openai_api))
+    answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider_of(openai_api), CONTEXT)
 
     for text, result in zip(texts, answer.results, strict=True):
         assert isinstance(result, bytes)
@@ -62,7 +63,7 @@ def test_the_longest_texts_that_fit_a_batch_are_within_the_apis_limits(openai_ap
     contents = [EMBEDDING.parse("palavra " * 1_250)] * 40
     count = fitting(len(content.to_json()) for content in contents)
 
-    answer = EMBEDDING.run(contents[:count], provider_of(openai_api))
+    answer = EMBEDDING.run(contents[:count], provider_of(openai_api), CONTEXT)
 
     assert count == 29
     assert all(isinstance(result, bytes) for result in answer.results)
