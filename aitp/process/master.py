@@ -259,6 +259,7 @@ class Master:
         assert self._kill_at is not None
         if now >= self._kill_at:
             self._staff.give_up()
+            self._errands.end(signal.SIGKILL, "prepare")
         workers = [child for child in self._staff if child.role is Role.WORKER]
         everyone = not workers or now >= self._board.grace_ends
         # Told again in each round: a signal that comes just before a system call interrupts nothing.

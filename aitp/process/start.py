@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.ledger import SlotLocks
@@ -40,7 +41,7 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
         own_directory(settings.runtime_dir)
-        locks = SlotLocks(settings.ledger_path)
+        locks = _open_locks(settings.ledger_path)
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
@@ -63,23 +64,40 @@ def own_directory(path: Path) -> None:
     """Make the runtime directory (0700), or take it as it is. Raises ConfigurationError; OSError for a full disk."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if path.stat().st_mode & 0o077:
-            path.chmod(0o700)
-    except PermissionError as error:
-        if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
-            # Someone else's, but we may write there (a volume of an orchestrator): each file in it is private anyway.
-            log.warning("Runtime directory is open to others", directory=str(path))
-            return
-        raise _unusable(path, error) from error
+            _close_to_others(path)
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EROFS):
-            raise _unusable(path, error) from error
-        raise
+        _blame_setting("RUNTIME_DIR", path, error)
 
 
-def _unusable(path: Path, error: OSError) -> ConfigurationError:
-    problem = f"RUNTIME_DIR={path}: must be a directory that this user may write to ({error.strerror})"
-    return ConfigurationError([problem])
+def _close_to_others(path: Path) -> None:
+    """Our files are private anyway; what else may be in there (it could be /run) is not ours to lock away."""
+    names = {entry.name for entry in path.iterdir()}
+    ours = "scoreboard" in names or all(name.startswith((".", "supervisor")) for name in names)
+    try:
+        if ours and path.stat().st_uid == os.geteuid():
+            path.chmod(0o700)
+            return
+    except PermissionError:
+        pass
+    log.warning("Runtime directory is open to others", directory=str(path))
+
+
+def _blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
+    """Raise what starting again would not mend as a ConfigurationError, and anything else as it is."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        problem = f"{name}={path}: this user must be able to write there ({error.strerror})"
+        raise ConfigurationError([problem]) from error
+    raise error
+
+
+def _open_locks(ledger: Path) -> SlotLocks:
+    try:
+        return SlotLocks(ledger)
+    except OSError as error:
+        _blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
 
 
 def _take_over(locks: SlotLocks, patience: float) -> int | None:

@@ -53,6 +53,8 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         return int(exit_code.read_text())
     except FileNotFoundError:
         return 0  # stopped from outside
+    except ValueError:
+        return 1  # the disk was full
 
 
 def _supervise(settings: Settings, configuration: Path) -> None:

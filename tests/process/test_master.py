@@ -275,6 +275,39 @@ def test_a_runtime_directory_that_cannot_be_is_a_configuration_error(house: Hous
     assert "RUNTIME_DIR" in house.log()
 
 
+def test_a_ledger_that_cannot_be_written_is_a_configuration_error(house: House, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    house.settings(RATE_LIMIT_STORAGE_PATH=tmp_path / "file" / "ledger.db")
+    assert house.start(ready=False).wait(10) == 78
+    assert "RATE_LIMIT_STORAGE_PATH" in house.log()
+
+
+def test_an_open_runtime_directory_is_closed_to_others(house: House) -> None:
+    (house.directory / "run").mkdir(mode=0o755)
+    house.start()
+    assert stat.S_IMODE((house.directory / "run").stat().st_mode) == 0o700
+
+
+def test_a_directory_that_is_used_by_others_too_stays_open_to_them(house: House) -> None:
+    (house.directory / "run").mkdir(mode=0o755)
+    (house.directory / "run" / "sshd.pid").write_text("1")
+    house.start()
+    assert stat.S_IMODE((house.directory / "run").stat().st_mode) == 0o755
+    assert "open to others" in house.log()
+
+
+def test_a_stop_does_not_wait_for_a_preparation_that_hangs(house: House) -> None:
+    house.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1, SHUTDOWN_GRACE_SECONDS=0)
+    house.order("slow prepare", "3600")
+    master = house.start(ready=False)
+    house.await_events("prepare")
+    hanging = house.events("prepare")[0]["pid"]
+    os.kill(hanging, signal.SIGSTOP)
+    master.terminate()
+    assert master.wait(5) == 0
+    assert not alive(hanging)
+
+
 def test_claims_that_a_former_owner_still_holds_are_swept_again(house: House) -> None:
     house.order("sweep again")
     house.start(sweep_again_seconds=0.3)
