@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ PART = 200
 # A page of everything that is pending may be 500 MB: it is bounded by its silence (REQUEST_TIMEOUT) and by this.
 POLL_SECONDS = 900.0
 JITTER = (0.9, 1.0)
+# Documents that cannot be read before a page is suspected to be of a kind that this release does not know.
+FEWEST_USELESS = 10
 # A call may need a token first, and be made twice with a fresh one.
 REQUESTS_IN_A_CALL = 4
 
@@ -48,7 +51,8 @@ log = get_logger(__name__)
 
 class Harvest:
     """What one poll brings, part by part. Invalid tasks are held back to the end: if over half of a page cannot be
-    read, it is more likely this release than the tasks, and nothing is failed."""
+    read, it is more likely this release than the tasks, and nothing is failed. A few prove nothing: a quiet service
+    sees its tasks one by one, and what stays pending for good is all that its pages hold."""
 
     def __init__(self, ledger: Ledger, poll: Poll) -> None:
         self._ledger = ledger
@@ -66,6 +70,9 @@ class Harvest:
         unreadable: list[Unreadable] = []
         for raw in documents:
             match read_document(raw):
+                case Unreadable(id=None, reason=reason):
+                    # Named by what it is, so that it is told once as well.
+                    unreadable.append(Unreadable(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
                 case Unreadable() as document:
                     unreadable.append(document)
                 case NewTask(invalid=None) as task:
@@ -79,7 +86,7 @@ class Harvest:
     def enter_invalid(self) -> None:
         """At the end of the page: fail what can never succeed, unless that is most of it."""
         useless = self._unreadable + len(self._invalid)
-        if useless * 2 > self.documents:
+        if useless >= FEWEST_USELESS and useless * 2 > self.documents:
             self.problem = f"{useless} of {self.documents} pending documents cannot be read: none of them is failed"
             self._admit([], [Unreadable(task.id, task.invalid or "") for task in self._invalid])
         else:
@@ -106,6 +113,7 @@ class Relay:
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._quiet_until = 0.0
+        self._problem_told = False
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known."""
@@ -253,8 +261,9 @@ class Relay:
             log.info("Poll completed", **facts, left_out=harvest.left_out)
         else:
             log.debug("Poll completed", **facts)
-        if harvest.problem:
+        if harvest.problem and not self._problem_told:
             log.error("Most of the pending documents cannot be read", reason=harvest.problem)
+        self._problem_told = harvest.problem is not None
 
     def _tell(self, change: BreakerChange | None) -> None:
         if change is None:

@@ -46,6 +46,7 @@ class Service:
             "CONCURRENCY_LIMIT": 3,
             "POLLING_INTERVAL_SECONDS": 1,
             "RATE_LIMIT_ENABLED": "false",
+            **dict.fromkeys((f"RATE_LIMIT_PER_{period}" for period in ("HOUR", "DAY", "WEEK", "MONTH")), 0),
             "RATE_LIMIT_STORAGE_PATH": directory / "data" / "ledger.db",
             "RUNTIME_DIR": directory / "run",
             "METRICS_HOST": "127.0.0.1",
@@ -279,7 +280,7 @@ class Service:
         """kill -9 of every process at one time, and wait until they are gone."""
         while found := self.pids():
             self.kill(found)
-            wait_until(lambda: not any(map(alive, found)))  # noqa: B023 (called before the next round)
+            wait_until(lambda: not any(map(alive, found)))
         if self.process is not None:
             self.process.wait(10)
 

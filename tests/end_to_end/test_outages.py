@@ -1,0 +1,130 @@
+"""The task API or the provider away: its breaker is open, one probe at a time, nothing is lost, failed or bought again.
+
+For seconds, with a short CIRCUIT_BREAKER_RECOVERY_SECONDS; for a minute with the default one under `pytest -m slow`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from aitp.demo.faults import Fault
+from aitp.demo.http import Exchange
+from tests.end_to_end.running import Service
+
+THRESHOLD = 5
+SHORT = pytest.param(7.0, 2.0)
+LONG = pytest.param(60.0, 60.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)])
+# Half of the default: two probes fail before the third one succeeds.
+LONG_WITH_PROBES = pytest.param(60.0, 25.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)])
+outages = pytest.mark.parametrize(("away_seconds", "recovery"), [SHORT, LONG, LONG_WITH_PROBES])
+
+
+def probes(exchanges: Sequence[Exchange], recovery: float) -> list[Exchange]:
+    """Of the calls that failed with 503, those after the breaker opened; asserts that they are one at a time."""
+    failed = sorted((e for e in exchanges if e.status == 503), key=lambda e: e.received_monotonic)
+    # Calls that were in flight when the breaker opened say nothing; from the first pause on, all are probes.
+    gaps = [later.received_monotonic - earlier.ended_monotonic for earlier, later in itertools.pairwise(failed)]
+    first = next((number for number, gap in enumerate(gaps, 1) if gap >= recovery * 0.9), len(failed))
+    assert THRESHOLD <= first <= THRESHOLD + 6, gaps
+    assert all(gap >= recovery * 0.9 for gap in gaps[first - 1 :]), gaps
+    return failed[first:]
+
+
+@outages
+def test_the_task_api_answers_503(service: Service, away_seconds: float, recovery: float) -> None:
+    world = service.open_world(60, openai_api={"latency_seconds": 0.5})
+    service.start(
+        CONCURRENCY_LIMIT=3, EMBEDDING_BATCH_SIZE=4, RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=recovery
+    )
+    service.wait(lambda: world.states().get("succeeded"), what="nothing delivered")
+
+    world.add_fault("task_api", Fault(status=503, for_seconds=away_seconds))
+
+    service.wait(lambda: service.snapshot().breakers["api"].state == "open", what="the breaker stays closed")
+    service.await_bought(60)  # workers go on with what is here
+    assert service.snapshot().finished > 0
+    assert len(service.said("Circuit breaker is open", service="api")) >= 1
+    service.await_states(timeout=away_seconds + 2 * recovery + 20, succeeded=60)
+    summary = world.summary()
+    assert (summary.bought_again, summary.delivered_again) == (0, 0)
+    assert len(service.said("Circuit breaker is closed", service="api")) == 1
+    failed_probes = probes(world.exchanges("task_api"), recovery)
+    assert len(failed_probes) <= away_seconds / recovery
+    assert failed_probes or away_seconds <= recovery
+
+
+@outages
+def test_the_task_api_refuses_connections(service: Service, away_seconds: float, recovery: float) -> None:
+    world = service.open_world(60, openai_api={"latency_seconds": 0.5})
+    service.start(
+        CONCURRENCY_LIMIT=3, EMBEDDING_BATCH_SIZE=4, RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=recovery
+    )
+    service.wait(lambda: world.states().get("succeeded"), what="nothing delivered")
+
+    world.down("task_api", away_seconds)
+
+    service.wait(lambda: service.snapshot().breakers["api"].state == "open", what="the breaker stays closed")
+    service.await_bought(60)
+    assert service.snapshot().finished > 0
+    service.await_states(timeout=away_seconds + 2 * recovery + 20, succeeded=60)
+    summary = world.summary()
+    # An answer may have been under way when the connections were cut: it is delivered once more, never bought.
+    assert summary.bought_again == 0
+    assert summary.delivered_again <= 2
+    assert summary.wrong_results == 0
+
+
+@outages
+def test_the_provider_answers_503(service: Service, away_seconds: float, recovery: float) -> None:
+    world = service.open_world(60, openai_api={"latency_seconds": 0.2})
+    service.start(
+        CONCURRENCY_LIMIT=4, EMBEDDING_BATCH_SIZE=2, RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=recovery
+    )
+    service.wait(lambda: world.states().get("succeeded"), what="nothing delivered")
+
+    world.add_fault("openai_api", Fault(status=503, for_seconds=away_seconds))
+
+    service.wait(lambda: service.snapshot().breakers["openai"].state == "open", what="the breaker stays closed")
+    assert len(service.said("Circuit breaker is open", service="openai")) >= 1
+    service.await_states(timeout=away_seconds + 2 * recovery + 30, succeeded=60)
+    assert len(service.said("Circuit breaker is closed", service="openai")) == 1
+    assert service.said("Task processing failed") == []
+    assert world.summary().bought_again == 0
+    failed_probes = probes(world.exchanges("openai_api"), recovery)
+    assert len(failed_probes) <= away_seconds / recovery
+    assert failed_probes or away_seconds <= recovery
+
+
+def test_a_lone_task_outlives_an_outage_that_outlasts_its_retries(service: Service) -> None:
+    world = service.open_world(1)
+    world.add_fault("openai_api", Fault(status=500, times=7))
+
+    service.start(RETRY_BACKOFF_FACTOR=1, MAX_RETRIES=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=1)
+
+    service.await_states(succeeded=1)
+    assert world.summary().faults_struck == 7
+
+
+def test_a_refused_key_opens_the_breaker_at_once_and_fails_no_task(service: Service) -> None:
+    world = service.open_world(10)
+    world.add_fault("openai_api", Fault(status=401, times=1))
+
+    service.start(CONCURRENCY_LIMIT=1, EMBEDDING_BATCH_SIZE=4, CIRCUIT_BREAKER_RECOVERY_SECONDS=1)
+
+    service.await_states(succeeded=10)
+    assert len(service.said("Circuit breaker is open", service="openai")) == 1
+
+
+def test_a_rejected_token_is_replaced_once_and_no_result_is_lost(service: Service) -> None:
+    world = service.open_world(40, openai_api={"latency_seconds": 0.2})
+    service.start(EMBEDDING_BATCH_SIZE=4)
+    service.wait(lambda: world.states().get("succeeded"), what="nothing delivered")
+
+    world.revoke_tokens()
+
+    service.await_states(succeeded=40)
+    assert world.summary().tokens_issued == 2
+    assert service.snapshot().dead == 0
