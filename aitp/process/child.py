@@ -133,14 +133,21 @@ class Child:
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
+        patience = time.monotonic() + self._heritage.timings.orphan_seconds
         warned = False
         while not self.locks.acquire(self.slot, timeout=1.0):
             if self.leaving:
                 return False
             self._write(State.WAITING, allow=self._heritage.timings.start_seconds)
+            holder = self.locks.holder(self.slot)
             if not warned:
                 warned = True
-                log.warning("Slot is still held by its former process", holder=self.locks.holder(self.slot))
+                log.warning("Slot is still held by its former process", holder=holder)
+            if holder and time.monotonic() >= patience:
+                # An orphan, since a master replaces no living child of its own; and a stuck one, with nobody else to
+                # end it. The lock says that this pid is it.
+                log.error("Former process of this slot is stuck and is killed", holder=holder)
+                _kill(holder)
         self._write(State.STARTING, allow=self._heritage.timings.start_seconds)
         return True
 
@@ -222,6 +229,13 @@ def _live(child: Child, settings: Settings, main: Callable[[Child, Settings, Cau
         log.exception("Child failed")
         return 1
     return 0
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _drain(descriptor: int) -> None:

@@ -56,6 +56,7 @@ class Timings:
     grace_margin_seconds: float = 2.0  # before the grace ends, calls are given up, to put it on record
     takeover_seconds: float = 5.0  # beyond the grace, for another master to leave
     prepare_seconds: float = 900.0  # migrations and integrity checks read the whole ledger
+    orphan_seconds: float = 900.0  # for a dead master's child to end its call: longer than any call
     sweep_seconds: float = 5.0
     sweep_again_seconds: float = 60.0
 

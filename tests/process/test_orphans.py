@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from aitp.process.scoreboard import State
 from tests.process.house import House, alive
@@ -70,6 +71,18 @@ def test_a_child_that_waits_for_its_slot_hears_term(house: House) -> None:
     second.terminate()
     assert second.wait(3) == 0
     os.kill(orphan["pid"], signal.SIGKILL)
+
+
+def test_an_orphan_that_is_stuck_is_killed_in_the_end(house: House) -> None:
+    first = house.start()
+    stuck = house.pids()[101]
+    os.kill(stuck, signal.SIGSTOP)
+    first.kill()
+    started = time.monotonic()
+    house.start(orphan_seconds=1)
+    assert time.monotonic() - started > 1
+    assert not alive(stuck)
+    assert "is stuck and is killed" in house.log()
 
 
 def test_kill_9_of_everything_is_no_crash_of_a_task(house: House) -> None:
