@@ -6,6 +6,7 @@ leave. The functions without a role run in short-lived processes, so that the ma
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
 
+M_TRIM_THRESHOLD = -1  # mallopt(3)
+KEPT_BYTES = 65_536
+
 log = get_logger(__name__)
 
 
@@ -42,8 +46,18 @@ def crew(settings: Settings) -> Crew:
         load=_load,
         prepare=prepare_service,
         sweep=sweep,
-        warm_up=lambda: warm_up(settings),
+        warm_up=lambda: prepare_to_fork(settings),
     )
+
+
+def prepare_to_fork(settings: Settings) -> None:
+    """In the master: load what all children need, and have them give back what large answers took."""
+    warm_up(settings)
+    try:
+        # Otherwise malloc keeps up to twice its largest block so far: a megabyte or two a worker.
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    except AttributeError:
+        pass  # another libc than glibc
 
 
 def keep_out_of_logs(settings: Settings) -> None:
