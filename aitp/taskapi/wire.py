@@ -8,6 +8,7 @@ and for the token.
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
@@ -127,12 +129,44 @@ def finish(response: requests.Response) -> None:
     response.close()
 
 
+class _Shelf(queue.LifoQueue[Any]):
+    """Where a pool keeps its idle connection. The standard queue's lock stays taken for good if a timer's exception
+    strikes within it, and closing the pool, or its being collected, would wait for it; there is one thread here."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if not self.queue:
+            raise queue.Empty
+        return self.queue.pop()
+
+
+class _Pool(HTTPConnectionPool):
+    QueueCls = _Shelf
+
+
+class _TlsPool(HTTPSConnectionPool):
+    QueueCls = _Shelf
+
+
+POOLS = {"http": _Pool, "https": _TlsPool}
+
+
 class _Adapter(HTTPAdapter):
     """For one server: its pool is looked up once, and no response is dressed up with cookies and the like."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self.poolmanager.pool_classes_by_scheme = POOLS
         self._pool: Any = None
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
     @property
     def connections(self) -> int:

@@ -1,0 +1,293 @@
+"""What can happen to a connection: hang-ups, cuts, redirects, endless and bursting bodies, timers."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from aitp.demo.faults import Fault, FaultKind
+from aitp.demo.task_api import TaskApi
+from aitp.errors import AitpError, CredentialsRefused, DeliveryRefused, ServiceFault
+from aitp.taskapi import pages
+from tests.providers.scripted import Answer, flood, raw, reply, scripted
+from tests.services import a_task
+from tests.taskapi.desk import Desk, MakeDesk
+
+CALLS: tuple[Callable[[Desk], Any], ...] = (Desk.list, Desk.deliver)
+BOMB = gzip.compress(b"[" + b" " * 50_000_000)  # 50 kB on the wire
+
+
+@contextmanager
+def api_of(desk_at: MakeDesk, *script: Answer, **settings: str) -> Iterator[tuple[Desk, Any]]:
+    with scripted(*script) as server:
+        yield desk_at(f"http://127.0.0.1:{server.port}", **settings), server
+
+
+def hang_up_after(answer: Answer, done: threading.Event) -> Answer:
+    """A proper answer on a connection that is then closed without a word, as an idle one is."""
+
+    def answered(connection: socket.socket) -> bool:
+        answer(connection)
+        connection.shutdown(socket.SHUT_RDWR)
+        done.set()
+        return False
+
+    return answered
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(("HTTP/1.1 200 OK", *lines, "", "")).encode()
+
+
+# Hang-ups
+
+
+def test_a_connection_closed_while_idle_is_replaced_unseen(desk_at: MakeDesk) -> None:
+    closed = threading.Event()
+    with api_of(desk_at, hang_up_after(reply(200, []), closed), reply(200, [])) as (desk, server):
+        desk.list()
+        assert closed.wait(5)
+        desk.list()
+        assert [request.connection for request in server.requests] == [1, 2]
+        assert [status for *_, status in desk.requests] == [200, 200]
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DROP, FaultKind.RESET])
+def test_a_kept_connection_closed_at_the_moment_of_use_is_replaced_at_once(
+    desk: Desk, task_api: TaskApi, kind: FaultKind
+) -> None:
+    [task_id] = task_api.add([a_task()])
+    desk.list()
+    task_api.faults.add(Fault(kind=kind, times=1))
+    desk.deliver(task_id)
+    assert task_api.state(task_id) == "succeeded"
+    assert [status for *_, status in desk.requests] == [200, 200]
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DROP, FaultKind.RESET])
+def test_a_fresh_connection_that_is_closed_is_the_services_fault(
+    desk: Desk, task_api: TaskApi, kind: FaultKind
+) -> None:
+    fault = task_api.faults.add(Fault(kind=kind))
+    with pytest.raises(ServiceFault, match="gave no whole answer"):
+        desk.deliver()
+    assert task_api.faults.times_struck(fault) == 1
+    assert [status for *_, status in desk.requests] == [None]
+
+
+def test_a_request_is_made_anew_only_once(desk: Desk, task_api: TaskApi) -> None:
+    desk.list()
+    fault = task_api.faults.add(Fault(kind=FaultKind.DROP))
+    with pytest.raises(ServiceFault):
+        desk.deliver()
+    assert task_api.faults.times_struck(fault) == 2
+
+
+def test_a_kept_connection_that_is_silent_is_not_asked_again(desk_at: MakeDesk, task_api: TaskApi) -> None:
+    desk = desk_at(task_api.url, REQUEST_TIMEOUT="0.2")
+    desk.list()
+    fault = task_api.faults.add(Fault(kind=FaultKind.HANG))
+    with pytest.raises(ServiceFault, match="REQUEST_TIMEOUT"):
+        desk.list()
+    assert task_api.faults.times_struck(fault) == 1
+
+
+def test_a_server_that_is_down_is_said_to_be_so(desk: Desk, task_api: TaskApi) -> None:
+    task_api.stop()
+    for call in CALLS:
+        with pytest.raises(ServiceFault, match="could not be connected to: look at API_BASE_URL"):
+            call(desk)
+
+
+def test_a_name_that_does_not_resolve_is_said_to_be_so(desk_at: MakeDesk) -> None:
+    with pytest.raises(ServiceFault, match="does not resolve"):
+        desk_at("http://nowhere.localhost.invalid", ALLOW_INSECURE_HTTP="true").list()
+
+
+# Answers that are not whole, or no answers
+
+CUT = {
+    "length": head("Content-Length: 90") + b'[{"_id": "1"}]',
+    "chunk": head("Transfer-Encoding: chunked") + b'20\r\n[{"_id": "1"}]',
+    "last chunk": head("Transfer-Encoding: chunked") + b'e\r\n[{"_id": "1"}]\r\n',
+    "bracket": head("Content-Length: 14") + b'[{"_id": "1"},',
+    "gzip": head("Content-Encoding: gzip", "Connection: close") + gzip.compress(b'[{"_id": "1"}, {"_id": "2"}]')[:-12],
+}
+ODD = {
+    "no array": head("Content-Length: 12") + b'{"tasks":[]}',
+    "page": head("Content-Length: 6") + b"<html>",
+    "more": head("Content-Length: 7") + b"[1] [2]",
+    "no gzip": head("Content-Encoding: gzip", "Content-Length: 2") + b"[]",
+    "lengths": head("Content-Length: 2", "Content-Length: 3") + b"[]",
+    "chunk size": head("Transfer-Encoding: chunked") + b"zz\r\n[]\r\n",
+    "no http": b"220 smtp.example ESMTP\r\n",
+    "nothing": b"",
+    "long head": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+    "many heads": b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("data", CUT.values(), ids=CUT)
+def test_a_list_that_breaks_off_is_noticed_and_what_came_before_is_good(desk_at: MakeDesk, data: bytes) -> None:
+    with api_of(desk_at, raw(data)) as (desk, _):
+        documents = desk.api.pending(10)
+        with pytest.raises(ServiceFault):
+            for document in documents:
+                assert document == b'{"_id": "1"}'
+
+
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
+def test_an_answer_that_is_no_list_is_the_services_fault(desk_at: MakeDesk, data: bytes) -> None:
+    with api_of(desk_at, raw(data)) as (desk, _), pytest.raises(ServiceFault):
+        desk.list()
+
+
+def test_a_list_may_come_packed_and_in_chunks(desk_at: MakeDesk) -> None:
+    packed = gzip.compress(b'[{"_id": "1"}, {"_id": "2"}]')
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in packed) + b"0\r\n\r\n"
+    answer = head("Transfer-Encoding: chunked", "Content-Encoding: gzip") + chunks
+    with api_of(desk_at, raw(answer)) as (desk, _):
+        assert desk.list() == [{"_id": "1"}, {"_id": "2"}]
+
+
+def test_a_page_left_in_the_middle_costs_its_connection_only(desk_at: MakeDesk) -> None:
+    long = reply(200, [{"text": "x" * 1000}] * 1000)
+    with api_of(desk_at, long, reply(200, [])) as (desk, server):
+        page = desk.api.pending(10)
+        next(iter(page))
+        page.close()
+        assert desk.list() == []
+        assert [request.connection for request in server.requests] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [FaultKind.CUT, FaultKind.GARBAGE])
+def test_a_delivery_counts_by_its_status_whatever_follows(desk: Desk, task_api: TaskApi, kind: FaultKind) -> None:
+    first, second = task_api.add([a_task(), a_task()])
+    task_api.faults.add(Fault(kind=kind, times=1))
+    desk.deliver(first)
+    desk.deliver(second)
+    assert task_api.states() == {"succeeded": 2}
+
+
+def test_an_acknowledgement_that_never_ends_is_not_waited_for(desk_at: MakeDesk) -> None:
+    with api_of(desk_at, flood(head("Content-Length: 2000000000"), b"x" * 65_536, 30_000)) as (desk, _):
+        started = time.monotonic()
+        desk.deliver()
+        assert time.monotonic() - started < 3
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("call", CALLS, ids=["list", "deliver"])
+def test_no_redirect_carries_a_token_to_another_server(
+    desk_at: MakeDesk, status: int, call: Callable[[Desk], Any]
+) -> None:
+    with scripted(reply(200, [])) as thief:
+        location = f"http://127.0.0.1:{thief.port}/api/ai-tasks/pending"
+        with api_of(desk_at, reply(status, Location=location)) as (desk, server):
+            with pytest.raises(ServiceFault, match="redirects are never followed"):
+                call(desk)
+            assert len(server.requests) == 1
+        assert thief.requests == []
+
+
+def test_no_redirect_carries_the_secret_to_another_server(desk_at: MakeDesk, task_api: TaskApi) -> None:
+    with scripted(reply(200, {"access_token": "x"})) as thief:
+        location = f"http://127.0.0.1:{thief.port}/oauth2/token"
+        with scripted(reply(307, Location=location)) as server:
+            desk = desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/oauth2/token")
+            with pytest.raises(ServiceFault, match="307.*OAUTH2_TOKEN_URL"):
+                desk.list()
+        assert thief.requests == []
+
+
+def test_a_redirects_endless_body_is_not_read(desk_at: MakeDesk) -> None:
+    endless = flood(b"HTTP/1.1 302 Found\r\nLocation: /404\r\n\r\n", b"x" * 65_536, 100_000)
+    with api_of(desk_at, endless) as (desk, _):
+        started = time.monotonic()
+        with pytest.raises(DeliveryRefused):
+            desk.deliver()
+        assert time.monotonic() - started < 3
+
+
+# The environment
+
+
+def test_neither_proxies_nor_netrc_come_in_from_the_environment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "netrc").write_text("default login thief password thief\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert desk.list() == []
+
+
+def test_asked_to_trust_the_environment_it_uses_its_proxy_and_still_no_netrc(
+    desk_at: MakeDesk, task_api: TaskApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "netrc").write_text("default login thief password thief\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with scripted(reply(200, [])) as proxy:
+        desk = desk_at("http://tasks.localhost:3000", HTTP_TRUST_ENV="true")
+        token = desk.tokens.current()  # the authorization server takes no other credentials than ours
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        assert desk.list() == []
+        assert proxy.requests[0].line == "GET http://tasks.localhost:3000/api/ai-tasks/pending?limit=10 HTTP/1.1"
+        assert proxy.requests[0].headers["authorization"] == f"Bearer {token}"
+
+
+# Memory
+
+
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_that_bursts_is_never_unpacked_in_memory(desk_at: MakeDesk, status: int) -> None:
+    with api_of(desk_at, reply(status, BOMB, Content_Encoding="gzip")) as (desk, _), little_memory(4_000_000):
+        for call in CALLS:
+            try:
+                call(desk)
+            except AitpError:
+                continue
+            assert status == 200
+
+
+def test_a_page_beyond_all_bounds_is_given_up(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PAGE_BYTES", 4_000_000)
+    endless = flood(head("Connection: close") + b"[", b'{"_id": "1"},' * 5000, 100_000)
+    with api_of(desk_at, endless) as (desk, _), pytest.raises(ServiceFault, match="more than 4000000 bytes"):
+        for document in desk.api.pending(10):
+            assert document == b'{"_id": "1"}'
+
+
+def test_the_token_endpoints_answer_is_bounded_too(desk_at: MakeDesk, task_api: TaskApi) -> None:
+    with scripted(reply(200, BOMB, Content_Encoding="gzip")) as server, little_memory(4_000_000):
+        desk = desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/oauth2/token")
+        with pytest.raises(ServiceFault, match="more than 65536 bytes"):
+            desk.list()
+
+
+def test_a_refusal_does_not_keep_the_connection_from_being_used_again(desk_at: MakeDesk) -> None:
+    with api_of(desk_at, reply(403, {"message": "Forbidden resource"})) as (desk, server):
+        with pytest.raises(CredentialsRefused):
+            desk.deliver()
+        assert {request.connection for request in server.requests} == {1}
