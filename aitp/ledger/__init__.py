@@ -1,7 +1,8 @@
 """The ledger: all shared state in one SQLite file, and the only place that speaks SQL.
 
 `Ledger.open` gives a process its connection, after fork; its parts are the life of a task: `inbox` (poll, admit),
-`claims` (claim, finish, release), `outbox` (take, settle), `dead` letters, and the `limits` in force. `prepare` is what
+`claims` (claim, finish, release), `outbox` (take, settle), `dead` letters, and the `limits` in force;
+beside them `services` gate what else a task calls, and `cache` keeps what it learns there. `prepare` is what
 a short-lived process does before anyone else opens it. `views.snapshot` reads all that there is to show.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate
 from aitp.ledger.dead_letters import DeadLetter, DeadLetters
@@ -24,12 +26,14 @@ from aitp.ledger.outbox import Delivery, Fault, Nothing, Outbox, Verdict
 from aitp.ledger.pauses import forget_bugs
 from aitp.ledger.polls import NotYet, Poll, PollTerms
 from aitp.ledger.rules import Rules
+from aitp.ledger.services import Services
 
 __all__ = [
     "DISK_RESERVE_BYTES",
     "Admitted",
     "Because",
     "BreakerChange",
+    "Cache",
     "Cause",
     "Claim",
     "Cooldown",
@@ -46,6 +50,7 @@ __all__ = [
     "PollTerms",
     "Report",
     "Rules",
+    "Services",
     "Settled",
     "SlotLocks",
     "Terms",
@@ -66,6 +71,8 @@ class Ledger:
         self.claims = Claims(database, breakers, self.limits, rules)
         self.outbox = Outbox(database, breakers, rules)
         self.dead = DeadLetters(database)
+        self.cache = Cache(database)
+        self.services = Services(database, breakers)
 
     @classmethod
     def open(

@@ -147,6 +147,16 @@ MIGRATIONS: tuple[str, ...] = (
         paused_until REAL
     ) STRICT, WITHOUT ROWID;
     """,
+    # What was looked up elsewhere. Rows written last have the highest numbers.
+    """
+    CREATE TABLE cache (
+        number INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        value BLOB NOT NULL,
+        stored_at REAL NOT NULL,
+        expires_at REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -1,0 +1,57 @@
+"""Answers worth keeping for a while, shared by all processes: key → JSON, until a time.
+
+Bounded in rows, the longest-written go first; what is too large is not kept. An entry counts only between the instants
+it was written and expires at, so that a clock set back or forward makes it missing at worst, never older than it may
+be. Reads are no transactions; a write is one small one. Used by `aitp.knowledge`, for what is not there as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import apsw
+import orjson
+
+from aitp.ledger.database import Database, Row, as_ledger_error
+
+MOST_ROWS = 20_000
+MOST_BYTES = 16_384  # of one value
+
+
+class Cache:
+    """The cache. `most_rows`: it never holds more."""
+
+    def __init__(self, database: Database, most_rows: int = MOST_ROWS) -> None:
+        self._database = database
+        self._most_rows = most_rows
+
+    def get(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """What is kept under `keys`; those that are missing or have expired are left out."""
+        now = self._database.clock()
+        with as_ledger_error(self._database.path):
+            # Served by the unique index on key.
+            rows: list[Row] = self._database.connection.execute(
+                "SELECT key, value FROM cache WHERE key IN (SELECT value FROM json_each(?1))"
+                " AND stored_at <= ?2 AND expires_at > ?2",
+                (orjson.dumps(list(keys)).decode(), now),
+            ).fetchall()
+        return dict(rows)
+
+    def put(self, values: Mapping[str, bytes], seconds: float) -> None:
+        """Keep `values` for so long, in place of what was there under their keys."""
+        fitting = [(key, value) for key, value in values.items() if len(value) <= MOST_BYTES]
+        if not fitting:
+            return
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            connection.executemany(
+                # A replaced row gets a new number: numbers tell who was written last.
+                "INSERT OR REPLACE INTO cache (key, value, stored_at, expires_at) VALUES (?, ?, ?, ?)",
+                [(key, value, now, now + seconds) for key, value in fitting],
+            )
+            _bound(connection, self._most_rows)
+
+
+def _bound(connection: apsw.Connection, most_rows: int) -> None:
+    """Numbers rise by one with each row written, so this leaves `most_rows` at most without counting any."""
+    connection.execute("DELETE FROM cache WHERE number <= (SELECT MAX(number) FROM cache) - ?", (most_rows,))

@@ -1,0 +1,146 @@
+"""The cache: what it keeps, for how long, how much; and that a ledger without it is given one with its data intact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from aitp.ledger import Ledger, Rules, prepare
+from aitp.ledger.cache import MOST_BYTES, Cache
+from aitp.ledger.database import Database
+from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.views import snapshot
+
+DAY = 86_400.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.db"
+    prepare(path, strategy="rolling", timezone="UTC", limits={})
+    return path
+
+
+@pytest.fixture
+def cache(path: Path, clock: Clock) -> Iterator[Cache]:
+    database = Database(path, clock)
+    yield Cache(database, most_rows=10)
+    database.close()
+
+
+def test_what_is_put_is_found_until_it_expires(cache: Cache, clock: Clock) -> None:
+    cache.put({"a": b"1", "b": b"null"}, DAY)
+    clock.now += DAY - 1
+    assert cache.get(["a", "b", "c"]) == {"a": b"1", "b": b"null"}
+    clock.now += 1
+    assert cache.get(["a", "b", "c"]) == {}
+
+
+def test_a_newer_value_takes_the_place_of_an_older_one(cache: Cache, clock: Clock) -> None:
+    cache.put({"a": b"1"}, 10)
+    clock.now += 9
+    cache.put({"a": b"2"}, 10)
+    clock.now += 9
+    assert cache.get(["a"]) == {"a": b"2"}
+
+
+def test_a_clock_set_back_makes_nothing_last_longer(cache: Cache, clock: Clock) -> None:
+    cache.put({"a": b"1"}, 60)
+    clock.now -= 3600
+    assert cache.get(["a"]) == {}
+    cache.put({"a": b"2"}, 60)
+    assert cache.get(["a"]) == {"a": b"2"}
+    clock.now += 60
+    assert cache.get(["a"]) == {}
+
+
+def test_a_clock_set_forward_and_back_again_harms_nothing(cache: Cache, clock: Clock) -> None:
+    cache.put({"a": b"1"}, 60)
+    clock.now += 1e9
+    cache.put({"b": b"2"}, 60)
+    clock.now -= 1e9
+    assert cache.get(["a", "b"]) == {"a": b"1"}
+
+
+def test_no_more_rows_are_kept_than_allowed_and_the_oldest_go_first(cache: Cache, path: Path) -> None:
+    for number in range(25):
+        cache.put({f"key {number}": b"1"}, DAY)
+    cache.put({"key 15": b"again"}, DAY)
+    cache.put({"key 25": b"1", "key 26": b"1"}, DAY)
+    kept = cache.get([f"key {number}" for number in range(30)])
+    assert apsw.Connection(str(path)).execute("SELECT COUNT(*) FROM cache").get <= 10
+    assert {"key 15", "key 25", "key 26"} < set(kept) < {f"key {number}" for number in range(15, 27)}
+
+
+def test_more_values_at_once_than_there_is_room_for_leave_the_last(cache: Cache) -> None:
+    cache.put({f"key {number}": b"1" for number in range(50)}, DAY)
+    assert set(cache.get([f"key {number}" for number in range(50)])) == {f"key {number}" for number in range(40, 50)}
+
+
+def test_a_value_too_large_is_not_kept_and_keeps_no_other_out(cache: Cache) -> None:
+    cache.put({"large": b"x" * (MOST_BYTES + 1), "small": b"1"}, DAY)
+    assert cache.get(["large", "small"]) == {"small": b"1"}
+
+
+def test_other_processes_find_it(path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        ledger = Ledger.open(path, Rules())
+        ledger.cache.put({"a": b"1"}, DAY)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    ledger = Ledger.open(path, Rules())
+    assert ledger.cache.get(["a"]) == {"a": b"1"}
+    ledger.close()
+
+
+def test_reading_waits_for_no_writer(path: Path, cache: Cache) -> None:
+    cache.put({"a": b"1"}, DAY)
+    writer = apsw.Connection(str(path))
+    writer.execute("BEGIN IMMEDIATE; DELETE FROM cache")
+    cache._database.connection.set_busy_timeout(0)  # it would fail at once
+    found = cache.get(["a"])
+    writer.execute("ROLLBACK")
+    assert found == {"a": b"1"}
+
+
+def test_a_ledger_of_version_1_is_migrated_with_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    old = apsw.Connection(str(path))
+    old.execute(MIGRATIONS[0])
+    old.execute(
+        "INSERT INTO kinds VALUES (1, 'text_embedding', 'm');"
+        "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES ('a', 1, 'ready', 1, 1.0);"
+        "INSERT INTO contents VALUES (1, x'7b7d');"
+        "INSERT INTO task_completions VALUES (1, 5.0, 'text_embedding', 'b');"
+        "UPDATE breakers SET failures = 3 WHERE service = 'wikidata'"
+    )
+    old.close()
+
+    assert prepare(path, strategy="rolling", timezone="UTC", limits={}) == 1
+    seen = snapshot(path)
+    new = apsw.Connection(str(path))
+
+    assert new.execute("SELECT version FROM ledger").get == VERSION >= 2
+    assert (seen.ready, seen.breakers["wikidata"].failures) == (1, 3)
+    assert new.execute("SELECT task_id FROM task_completions").get == "b"
+    assert new.execute("SELECT COUNT(*) FROM cache").get == 0
+    new.close()
+    assert prepare(path, strategy="rolling", timezone="UTC", limits={}) == VERSION
