@@ -36,6 +36,7 @@ from aitp.values import (
     lower_case,
     model_map,
     model_names,
+    plain_words,
     project_slug,
     upper_case,
     zone_name,
@@ -137,6 +138,10 @@ class Settings(BaseModel):
     )
     result_language: Annotated[str, AfterValidator(language_code)] = Field(
         "pt", description="Language of the names and descriptions in results."
+    )
+    result_country: Annotated[str, AfterValidator(plain_words)] = Field(
+        "Brazil",
+        description="Country whose readers results are for: what is severe, and whom a name means, depend on it.",
     )
     prompts_dir: Place | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")

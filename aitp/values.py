@@ -63,6 +63,13 @@ def language_code(text: str) -> str:
     return text
 
 
+def plain_words(text: str) -> str:
+    # It becomes a part of prompts.
+    if not (text.isprintable() and len(text) <= 100):
+        raise ValueError("must be words of printable characters, 100 at most")
+    return text
+
+
 def header_value(secret: SecretStr) -> SecretStr:
     # Anything else would fail each single call, with an exception that quotes the key.
     if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):

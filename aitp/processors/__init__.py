@@ -4,10 +4,17 @@ A task type is one module here: its content, what is asked of the provider, and 
 `parse` to judge documents, workers use `load` and `run`. A type that is not in the table is left to later releases.
 """
 
-from aitp.processors import text_embedding as _text_embedding  # registers itself
+from aitp.processors import (  # each registers itself
+    defining_impact_area,
+    defining_severity,
+    defining_topics,
+    identifying_data,
+    text_embedding,
+)
+from aitp.processors.content import Content
 from aitp.processors.context import Context
-from aitp.processors.registry import PROCESSORS, Answer, Content, Processor, Result, processor
+from aitp.processors.registry import PROCESSORS, Answer, Processor, Result, processor
 
 __all__ = ["PROCESSORS", "Answer", "Content", "Context", "Processor", "Result", "processor"]
 
-del _text_embedding
+del defining_impact_area, defining_severity, defining_topics, identifying_data, text_embedding

@@ -8,32 +8,22 @@ between tasks and does no I/O but through the provider it is given. Errors of on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from aitp.errors import NonRetryableError, RetryableError
+from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
+from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
+from aitp.processors.content import Content
 from aitp.processors.context import Context
 from aitp.providers import Provider, Usage
 
 Result = bytes | RetryableError | NonRetryableError
 """One task's result as JSON, ready to deliver, or why it has none."""
-
-
-class Content(BaseModel):
-    """What every task's content has. Unknown fields are ignored: the API may add some at any time."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    text: str
-    model: str
-
-    def to_json(self) -> bytes:
-        """The known fields, always in one order: for the ledger, where `Processor.load` reads it; twins share it."""
-        return self.model_dump_json().encode()
 
 
 C = TypeVar("C", bound=Content)
@@ -49,11 +39,15 @@ class Answer:
 
 
 class Processor(ABC, Generic[C]):
-    """One task type. `batched`: contents of one model may share a call; otherwise `run` is given one at a time."""
+    """One task type. `batched`: contents of one model may share a call; otherwise `run` is given one at a time.
+
+    `prompt`: the file of its instructions, if it asks a chat model (`aitp.processors.prompting`).
+    """
 
     task_type: ClassVar[str]
     label: ClassVar[str]  # in logs: the seed's class names
     batched: ClassVar[bool] = False
+    prompt: ClassVar[Path | None] = None
     content: type[C]
 
     def parse(self, document: object) -> C:
@@ -78,15 +72,50 @@ class Processor(ABC, Generic[C]):
         """
 
 
-PROCESSORS: dict[str, Processor[Any]] = {}
+class Registry(MutableMapping[str, Processor[Any]]):
+    """Processors by task type: those of this package, and from the first look on those of other installed packages.
+
+    Looking raises ConfigurationError if one of these cannot be used.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, Processor[Any]] = {}
+        self._complete = False
+
+    def __getitem__(self, task_type: str) -> Processor[Any]:
+        return self._all()[task_type]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __setitem__(self, task_type: str, entered: Processor[Any]) -> None:
+        if other := self._own.get(task_type):  # not a look: extensions enter themselves while they are being loaded
+            raise ValueError(f"task type {task_type} has a processor already: {other.label}")
+        self._own[task_type] = entered
+
+    def __delitem__(self, task_type: str) -> None:
+        del self._own[task_type]
+
+    def _all(self) -> dict[str, Processor[Any]]:
+        if not self._complete:
+            for found in extensions(PROCESSORS_GROUP):
+                if found.name not in self._own:
+                    said = complaint(PROCESSORS_GROUP, found.name, found.package)
+                    raise ConfigurationError([f"{said}: loading it enters no @processor({found.name!r})"])
+            self._complete = True
+        return self._own
+
+
+PROCESSORS = Registry()
 
 
 def processor(task_type: str) -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:
     """Class decorator: enter the processor of `task_type` into the table, under its class's name in logs."""
 
     def register(kind: type[Processor[Any]]) -> type[Processor[Any]]:
-        if task_type in PROCESSORS:
-            raise ValueError(f"task type {task_type} has a processor already: {PROCESSORS[task_type].label}")
         kind.task_type = task_type
         kind.label = kind.__name__
         PROCESSORS[task_type] = kind()

@@ -11,10 +11,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol, Self
 
-from aitp.errors import NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import ConfigurationError, NonRetryableError, RetryableError, ServiceFault
+from aitp.extensions import PROVIDERS_GROUP, complaint, extensions
 from aitp.settings import Settings
+from aitp.tasks import Service
 
 Vector = bytes | RetryableError | NonRetryableError
 """One text's share of an answer: its vector as JSON, ready to deliver, or why this text alone has none."""
@@ -30,10 +33,23 @@ class Usage:
     estimated: bool = False
 
     @classmethod
-    def estimate(cls, texts: Sequence[str]) -> Self:
+    def estimate(cls, texts: Sequence[str], answer: str = "") -> Self:
         """Four tokens for three words: what Latin scripts come to, roughly."""
-        tokens = sum(-(-4 * len(text.split()) // 3) for text in texts)
-        return cls(tokens, 0, tokens, estimated=True)
+        prompt, completion = sum(map(_tokens, texts)), _tokens(answer)
+        return cls(prompt, completion, prompt + completion, estimated=True)
+
+    def __add__(self, other: Usage) -> Usage:
+        """What two calls cost together."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+            self.estimated or other.estimated,
+        )
+
+
+def _tokens(text: str) -> int:
+    return -(-4 * len(text.split()) // 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +108,44 @@ class Provider(Protocol):
         """Close connections. The provider may be used again: it then makes a new client."""
 
 
+class Builder(Protocol):
+    """What an entry point of the group `aitp.providers` names: makes the provider of that name.
+
+    `models`: the models that go to it, whatever PROCESSING_MODE says.
+    """
+
+    models: Sequence[str]
+
+    def __call__(self, settings: Settings) -> Provider:
+        """The provider. After fork; no connection is made before the first call."""
+
+
+@cache
+def foreign_builders() -> Mapping[str, Builder]:
+    """The providers of other installed packages, by name. ConfigurationError: one of them cannot be used."""
+    builders: dict[str, Builder] = {}
+    for found in extensions(PROVIDERS_GROUP):
+        value: Any = found.value
+        said = complaint(PROVIDERS_GROUP, found.name, found.package)
+        if found.name in set(Service) or found.name in builders:
+            raise ConfigurationError([f"{said}: there is a provider of that name already"])
+        if not callable(value) or not isinstance(getattr(value, "models", None), list | tuple):
+            raise ConfigurationError([f"{said}: expected a callable with `models`, the names of its models"])
+        builders[found.name] = value
+    return builders
+
+
+def foreign_models() -> Mapping[str, str]:
+    """Which of these providers serves a model, by the model's name."""
+    return {model: name for name, builder in foreign_builders().items() for model in builder.models}
+
+
 def build(settings: Settings) -> Mapping[str, Provider]:
     """The providers that `settings` name, by name. After fork; no connection is made before the first call."""
+    return {**_own_providers(settings), **{name: make(settings) for name, make in foreign_builders().items()}}
+
+
+def _own_providers(settings: Settings) -> Mapping[str, Provider]:
     if settings.mock:
         from aitp.providers.mock import DIMENSIONS, MockProvider
 
@@ -118,7 +170,7 @@ def warm_up(settings: Settings) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        for provider in build(settings.model_copy(update={"openai_base_url": refusing})).values():
+        for provider in _own_providers(settings.model_copy(update={"openai_base_url": refusing})).values():
             try:
                 provider.embed(["warm-up"], "text-embedding-3-small")
             except ServiceFault:

@@ -94,6 +94,10 @@ def _dimensions(refusal: Refusal) -> AitpError:
     return ServiceFault(OPENAI, f"{refusal}, because of the dimensions: look at EMBEDDING_DIMENSIONS")
 
 
+def _no_schema(refusal: Refusal) -> AitpError:
+    return NonRetryableError(f"{refusal}: {refusal.model} takes no {refusal.param}; give such tasks another model")
+
+
 def _input(refusal: Refusal) -> AitpError:
     return InputRefused(f"{refusal}: it refuses the input")
 
@@ -101,6 +105,7 @@ def _input(refusal: Refusal) -> AitpError:
 Condition = Callable[[Refusal], bool]
 Verdict = Callable[[Refusal], AitpError]
 
+_CHAT_OPTIONS = {"response_format", "temperature"}
 _OUT_OF_CREDIT = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
 
 ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
@@ -115,6 +120,7 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     ("404, address", lambda r: r.status == 404, _address),
     # A wrong setting must not fail the whole queue, text by text.
     ("400, dimensions", lambda r: r.status in (400, 422) and r.param == "dimensions", _dimensions),
+    ("400, a chat model too old", lambda r: r.status in (400, 422) and r.param in _CHAT_OPTIONS, _no_schema),
     ("400, 413, 422", lambda r: r.status in (400, 413, 422), _input),
     ("408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
 )

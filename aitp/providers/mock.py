@@ -1,7 +1,8 @@
 """The provider behind the placeholder key: invents results, calls nobody.
 
 It stands in for OpenAI under its name, so that metrics, logs and limits are those of a real run; every answer is
-marked `mock`. An embedding is a unit vector seeded by model and text: the same text gets the same one, always.
+marked `mock`. An embedding is a unit vector seeded by model and text: the same text gets the same one, always. So do
+questions: an answer of the right form, made of the text's own words.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-from aitp.errors import NonRetryableError
 from aitp.providers import Embeddings, Question, Reply, Usage
+from aitp.providers.invented import invented
 from aitp.providers.vectors import vector_json
 from aitp.tasks import Service
 
@@ -36,7 +37,9 @@ class MockProvider:
         return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"), self._dimensions)
 
     def ask(self, question: Question, model: str) -> Reply:
-        raise NonRetryableError("this provider answers no questions yet")
+        text = invented(question, model)
+        usage = Usage.estimate([message.content for message in question.messages], text)
+        return Reply(text, usage, mock=True)
 
     def reset(self) -> None:
         """Nothing to throw away."""

@@ -15,9 +15,9 @@ import openai
 import orjson
 from pydantic import SecretStr
 
-from aitp.errors import AitpError, CooldownRequired, NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, RetryableError, ServiceFault
 from aitp.logs import get_logger
-from aitp.providers import Embeddings, Question, Reply, Usage, Vector
+from aitp.providers import Embeddings, Question, Reply, Usage, Vector, chat
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
 from aitp.providers.wire import BodyBound, http_client
@@ -65,6 +65,12 @@ class OpenAIProvider:
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
         return read_embeddings(self._post("/embeddings", request, model), texts, length)
 
+    def ask(self, question: Question, model: str) -> Reply:
+        self._bound.limit_bytes = chat.ANSWER_BYTES
+        return chat.read_reply(
+            OPENAI, self._post("/chat/completions", chat.request_of(question, model), model), question
+        )
+
     def _post(self, path: str, request: dict[str, Any], model: str) -> object:
         """The answer's JSON; its body is free again when this returns."""
         if self._client is None:
@@ -90,9 +96,6 @@ class OpenAIProvider:
             http_client=http_client(self._bound, self._timeout_seconds, self._trust_env),
             default_headers={"Accept-Encoding": "identity"},  # base64 of floats does not compress; unpacking costs CPU
         )
-
-    def ask(self, question: Question, model: str) -> Reply:
-        raise NonRetryableError("this provider answers no questions yet")
 
     def reset(self) -> None:
         # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.

@@ -1,0 +1,42 @@
+"""The objects that a model's words hold. Tolerant of what models put around JSON, never of what is wrong inside it.
+
+Understood: the bare object, a code fence around it, prose before and after, a block of thoughts. Not understood, and
+left to the repair round: trailing commas, comments, single quotes, NaN, a cut end. Guessing there could turn a wrong
+answer into a valid one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+# Each reading may go to the end of the text: a bound, so that a text full of braces costs no more than a long one.
+MOST_OPENINGS = 200
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused)
+
+
+def objects_in(text: str) -> Iterator[dict[str, Any]]:
+    """The outermost JSON objects in `text`, from the last to the first: models end with what they mean."""
+    yield from reversed(list(_from_the_start(_THOUGHTS.sub("", text))))
+
+
+def _from_the_start(text: str) -> Iterator[dict[str, Any]]:
+    position = text.find("{")
+    for _ in range(MOST_OPENINGS):
+        if position < 0:
+            return
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+            yield value
+        except (ValueError, RecursionError):
+            end = position + 1
+        position = text.find("{", end)

@@ -1,0 +1,88 @@
+"""defining_impact_area: the field of life that a text matters for.
+
+Result: `{name, description, wikidataId | null, language}`.
+
+With `options` in its content the answer is one of them, word for word: they bind the schema, and the answer is checked
+against them again, because not every server keeps to a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from aitp.processors.content import Content
+from aitp.processors.context import Context
+from aitp.processors.folding import folded
+from aitp.processors.linking import linked_subjects
+from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.schemas import narrowed, schema_of
+from aitp.processors.structured import Inquiry, Output, ask
+from aitp.providers import Provider
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+def _names(options: object) -> object:
+    """null is no list; `{name, …}` in place of a name is what the API's other lists hold."""
+    if not isinstance(options, list):
+        return () if options is None else options
+    return tuple(option.get("name") if isinstance(option, dict) else option for option in options)
+
+
+class ImpactAreaContent(Content):
+    """`options`: the closed list to choose from; empty if any name will do."""
+
+    options: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(max_length=1_000)] = ()
+
+
+class ImpactArea(Output):
+    """The area."""
+
+    name: Name = Field(description="The area's name; if there are options, one of them, word for word.")
+    description: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000)] = Field(
+        description="One sentence that says what the area is."
+    )
+
+
+@processor("defining_impact_area")
+class DefiningImpactAreaProcessor(Processor[ImpactAreaContent]):
+    """One call for the area, then its id."""
+
+    content = ImpactAreaContent
+    prompt = Path(__file__).parent / "prompts" / "defining_impact_area.md"
+
+    def run(self, contents: Sequence[ImpactAreaContent], provider: Provider, context: Context) -> Answer:
+        (content,) = contents
+        found = ask(provider, content.model, _inquiry(content, context.prompt(self.task_type)), context.memory)
+        name = _option(found.value.name, content.options) or found.value.name
+        with found.kept(context.memory):
+            entity = linked_subjects([name], context.knowledge, context.language)[name]
+        return found.answer(
+            {
+                "name": name,
+                "description": found.value.description,
+                "wikidataId": entity and entity.id,
+                "language": context.language,
+            }
+        )
+
+
+def _inquiry(content: ImpactAreaContent, prompt: str) -> Inquiry[ImpactArea]:
+    options = content.options
+    data: Mapping[str, Any] = {"text": content.text, **({"options": options} if options else {})}
+
+    def check(found: ImpactArea) -> list[str]:
+        listed = not options or _option(found.name, options) is not None
+        return [] if listed else [f"name: is none of the {len(options)} options"]
+
+    schema = narrowed(schema_of(ImpactArea), "name", options)
+    return Inquiry("defining_impact_area", prompt, data, ImpactArea, schema, check)
+
+
+def _option(name: str, options: Sequence[str]) -> str | None:
+    """The option that `name` is, without regard to case and accents; the letters are the option's."""
+    return next((option for option in options if folded(option) == folded(name)), None)

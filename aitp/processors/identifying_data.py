@@ -1,0 +1,92 @@
+"""identifying_data: who a text is about. Result: `{"personalities": [{name, mentioned_as, confidence, context, …}]}`.
+
+Grounded twice: each mention occurs in the text (without regard to case and accents), and each personality is an entity
+of Wikidata that is a human, a public company or an online newspaper. Who has no such entity is dropped, but only when
+Wikidata answered; where it is switched off, all are kept with `wikidata: null`. A text about nobody has an empty list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from aitp.errors import NonRetryableError
+from aitp.knowledge import Entity
+from aitp.processors.content import Content
+from aitp.processors.context import Context
+from aitp.processors.folding import first_of_each, occurs
+from aitp.processors.linking import linked_people
+from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.structured import Inquiry, Output, ask
+from aitp.providers import Provider
+
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+
+class Personality(Output):
+    """Somebody whom the text mentions."""
+
+    name: Words = Field(description="The full name by which encyclopedias know this personality.")
+    mentioned_as: Words = Field(description="The words that the text uses, copied from it letter by letter.")
+    confidence: float = Field(ge=0, le=1, description="From 0 to 1: how sure it is who is meant.")
+    context: Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)] = Field(
+        description="One sentence: what the text says of this personality."
+    )
+
+
+class Personalities(Output):
+    """All of them."""
+
+    personalities: list[Personality] = Field(max_length=100)
+
+
+@processor("identifying_data")
+class IdentifyingDataProcessor(Processor[Content]):
+    """One call for the people, then what Wikidata knows of them."""
+
+    content = Content
+    prompt = Path(__file__).parent / "prompts" / "identifying_data.md"
+
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
+        (content,) = contents
+        inquiry = _inquiry(content.text, context.prompt(self.task_type))
+        found = ask(provider, content.model, inquiry, context.memory)
+        people = first_of_each(found.value.personalities, lambda person: person.name)
+        if not context.knowledge.available:
+            return found.answer({"personalities": [_shown(person, None) for person in people]})
+        with found.kept(context.memory):
+            entities = linked_people([person.name for person in people], context.knowledge, context.language)
+        known = [(person, entity) for person in people if (entity := entities[person.name])]
+        once = first_of_each(known, lambda pair: pair[1].id)
+        return found.answer({"personalities": [_shown(*pair) for pair in once]})
+
+
+def _inquiry(text: str, prompt: str) -> Inquiry[Personalities]:
+    def check(found: Personalities) -> list[str]:
+        return [
+            f"personalities.{number}.mentioned_as: does not occur in the text"
+            for number, person in enumerate(found.personalities)
+            if not occurs(person.mentioned_as, text)
+        ]
+
+    def salvage(found: Personalities) -> Personalities:
+        grounded = [person for person in found.personalities if occurs(person.mentioned_as, text)]
+        if not grounded:
+            raise NonRetryableError("nobody whom the model names occurs in the text, after a repair neither")
+        return Personalities(personalities=grounded)
+
+    return Inquiry("identifying_data", prompt, {"text": text}, Personalities, check=check, salvage=salvage)
+
+
+def _shown(person: Personality, entity: Entity | None) -> dict[str, Any]:
+    wikidata = entity and {
+        "id": entity.id,
+        "url": entity.url,
+        "label": entity.label,
+        "description": entity.description,
+        "aliases": list(entity.aliases),
+    }
+    return {**person.model_dump(), "wikidata": wikidata}

@@ -1,0 +1,49 @@
+"""From names to Wikidata's ids: one search a name, and one fetch for all the hits together.
+
+Nothing here guesses. A search hits whatever *begins* with the name, so that a topic or an area is linked only if the
+name is the hit's label or one of its aliases. An outage raises; ids are left out only by an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from aitp.knowledge import Entity, Knowledge
+from aitp.processors.folding import folded
+
+PEOPLE = frozenset({"Q5", "Q891723", "Q1153191"})  # human, public company, online newspaper
+# Pages about names and articles, not about what is named.
+NO_SUBJECTS = frozenset({"Q4167410", "Q101352", "Q202444", "Q13442814", "Q4167836", "Q13406463"})
+MOST_CANDIDATES = 7
+
+Choice = Callable[[str, list[Entity]], Entity | None]
+
+
+def linked_people(names: Iterable[str], knowledge: Knowledge, language: str) -> dict[str, Entity | None]:
+    """The person (or company, or newspaper) that each name means: one that is called so, else the first hit."""
+    return _linked(names, knowledge, language, _person)
+
+
+def linked_subjects(names: Iterable[str], knowledge: Knowledge, language: str) -> dict[str, Entity | None]:
+    """The subject that each name means: the first hit that is called so."""
+    return _linked(names, knowledge, language, _subject)
+
+
+def _linked(names: Iterable[str], knowledge: Knowledge, language: str, choice: Choice) -> dict[str, Entity | None]:
+    hits = {name: [hit.id for hit in knowledge.find(name, language)][:MOST_CANDIDATES] for name in names}
+    ids = list(dict.fromkeys(id_ for found in hits.values() for id_ in found))
+    entities = knowledge.entities(ids, language) if ids else {}
+    return {name: choice(name, [e for id_ in found if (e := entities.get(id_))]) for name, found in hits.items()}
+
+
+def _person(name: str, entities: list[Entity]) -> Entity | None:
+    people = [entity for entity in entities if PEOPLE.intersection(entity.instance_of)]
+    return next((entity for entity in people if _is_called(entity, name)), people[0] if people else None)
+
+
+def _subject(name: str, entities: list[Entity]) -> Entity | None:
+    return next((e for e in entities if _is_called(e, name) and not NO_SUBJECTS.intersection(e.instance_of)), None)
+
+
+def _is_called(entity: Entity, name: str) -> bool:
+    return folded(name) in {folded(each) for each in (entity.label, *entity.aliases)}
