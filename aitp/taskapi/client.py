@@ -19,9 +19,9 @@ from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, Deliver
 from aitp.policy.retry_after import pause_seconds
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN, Tokens
-from aitp.taskapi.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
 from aitp.taskapi.words import words_of
 from aitp.tasks import Service, TaskStatus
+from aitp.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
 
 if TYPE_CHECKING:
     from aitp.settings import Settings

@@ -19,8 +19,8 @@ from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.policy.retry_after import pause_seconds
-from aitp.taskapi.wire import USER_AGENT, NoAnswer, Wire, whole_body
 from aitp.tasks import Service
+from aitp.wire import USER_AGENT, NoAnswer, Wire, whole_body
 
 if TYPE_CHECKING:
     from aitp.settings import Settings

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import requests
 
 from aitp.errors import ServiceFault
-from aitp.taskapi.wire import NoAnswer, pieces
 from aitp.tasks import Service
+from aitp.wire import NoAnswer, pieces
 
 PAGE_BYTES = 2**30
 DOCUMENT_BYTES = 2**20
 KEPT_OF_OVERSIZED = 4096
 
-QUOTE, COMMA = b'",'
+QUOTE, COMMA, BACKSLASH = b'",\\'
 # What tells nothing about where an element ends: between elements, and within one, where commas don't either. Long
 # strings and those with escapes are left to `bytes.find`. (Bounded, as each repetition costs the engine memory.)
 BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|"[^"\\]{0,100}"){0,200}')
@@ -92,13 +92,14 @@ class ArraySplitter:
 
     def _leave_string(self, at: int) -> int:
         """From `at`, inside a string, to behind its end; or to the end of the buffer, if the string goes on there."""
+        buffer = self._buffer
         self._in_string = False
-        while (quote := self._buffer.find(b'"', at)) >= 0:
-            if not _ends_in_escape(self._buffer[at:quote]):
+        while (quote := buffer.find(b'"', at)) >= 0:
+            if not _escaped(buffer, quote, at):
                 return quote + 1
             at = quote + 1
         self._in_string = True
-        return len(self._buffer) - _ends_in_escape(self._buffer[at:])
+        return len(buffer) - _escaped(buffer, len(buffer), at)
 
     def _element(self, raw: bytes) -> bytes:
         beginning, self._oversized = self._oversized, None
@@ -119,9 +120,12 @@ class ArraySplitter:
         self._understood = understood - start
 
 
-def _ends_in_escape(text: bytes) -> bool:
-    """Whether a backslash at the end of `text` escapes what follows it."""
-    return text.endswith(b"\\") and (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
+def _escaped(buffer: bytes, position: int, start: int) -> bool:
+    """Whether a backslash (not one that is escaped itself), `start` at the earliest, escapes what is at `position`."""
+    before = position - 1
+    while before >= start and buffer[before] == BACKSLASH:
+        before -= 1
+    return (position - before) % 2 == 0
 
 
 class PendingPage:

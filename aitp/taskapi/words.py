@@ -1,7 +1,7 @@
 """What the task API says of a failure, made fit for logs and the ledger.
 
 A refusal's own words are what a person needs to see ("Embedding must be a non-empty array"), but servers quote what
-they refuse: what stands in quotes, decimal numbers, and all that was also in what we sent is left out. Pure.
+they refuse: what stands in quotes, decimal numbers, what may be a key, and all that we sent is left out. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LEFT_OUT = "…"
 # What a server repeats of a request is recognised by so many characters in a row.
 REPEATED = 8
 
-QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?")
+QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?|[\w+=~-]{30,}")
 
 
 def words_of(body: bytes, *sent: str) -> str:

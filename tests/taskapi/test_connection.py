@@ -138,10 +138,10 @@ ODD = {
 @pytest.mark.parametrize("data", CUT.values(), ids=CUT)
 def test_a_list_that_breaks_off_is_noticed_and_what_came_before_is_good(desk_at: MakeDesk, data: bytes) -> None:
     with api_of(desk_at, raw(data)) as (desk, _):
-        documents = desk.api.pending(10)
+        documents: list[bytes] = []
         with pytest.raises(ServiceFault):
-            for document in documents:
-                assert document == b'{"_id": "1"}'
+            documents.extend(desk.api.pending(10))
+        assert set(documents) <= {b'{"_id": "1"}'}
 
 
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
@@ -206,7 +206,7 @@ def test_no_redirect_carries_the_secret_to_another_server(desk_at: MakeDesk, tas
         location = f"http://127.0.0.1:{thief.port}/oauth2/token"
         with scripted(reply(307, Location=location)) as server:
             desk = desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/oauth2/token")
-            with pytest.raises(ServiceFault, match="307.*OAUTH2_TOKEN_URL"):
+            with pytest.raises(ServiceFault, match=r"307.*OAUTH2_TOKEN_URL"):
                 desk.list()
         assert thief.requests == []
 
@@ -274,9 +274,11 @@ def test_a_body_that_bursts_is_never_unpacked_in_memory(desk_at: MakeDesk, statu
 def test_a_page_beyond_all_bounds_is_given_up(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PAGE_BYTES", 4_000_000)
     endless = flood(head("Connection: close") + b"[", b'{"_id": "1"},' * 5000, 100_000)
-    with api_of(desk_at, endless) as (desk, _), pytest.raises(ServiceFault, match="more than 4000000 bytes"):
-        for document in desk.api.pending(10):
-            assert document == b'{"_id": "1"}'
+    with api_of(desk_at, endless) as (desk, _):
+        documents: list[bytes] = []
+        with pytest.raises(ServiceFault, match="more than 4000000 bytes"):
+            documents.extend(desk.api.pending(10))
+    assert set(documents) == {b'{"_id": "1"}'}
 
 
 def test_the_token_endpoints_answer_is_bounded_too(desk_at: MakeDesk, task_api: TaskApi) -> None:

@@ -75,9 +75,11 @@ def test_an_id_stays_one_part_of_the_path(desk_at: MakeDesk) -> None:
 
 @pytest.mark.parametrize("status", NEVER)
 def test_a_result_that_is_refused_for_good_is_said_to_be_so(desk_at: MakeDesk, status: int) -> None:
-    with scripted(reply(status, {"message": "Embedding must be an array"})) as server:
-        with pytest.raises(DeliveryRefused, match=f"{status} .*Embedding must be an array") as caught:
-            desk_at(f"http://127.0.0.1:{server.port}").deliver()
+    with (
+        scripted(reply(status, {"message": "Embedding must be an array"})) as server,
+        pytest.raises(DeliveryRefused, match=f"{status} .*Embedding must be an array") as caught,
+    ):
+        desk_at(f"http://127.0.0.1:{server.port}").deliver()
     assert caught.value.status == status
 
 
@@ -155,6 +157,7 @@ def test_an_unknown_id_of_an_old_server_is_refused_for_good(desk: Desk, task_api
     task_api.redirect_unknown = True
     with pytest.raises(DeliveryRefused, match="302"):
         desk.deliver("65f0000000000000000000ff")
+    wait_until(lambda: task_api.exchanges)
     assert [exchange.path for exchange in task_api.exchanges] == ["/api/ai-tasks/65f0000000000000000000ff"]
 
 

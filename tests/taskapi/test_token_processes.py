@@ -1,4 +1,4 @@
-"""One token over many processes: twenty relays at once cause one request, and no timer or kill leaves the lock taken."""
+"""One token over many processes: twenty relays at once cause one request, and no timer or kill keeps the lock."""
 
 from __future__ import annotations
 
