@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.task_api import TaskApi
 
@@ -29,4 +30,11 @@ def task_api(authorization: AuthorizationServer) -> Iterator[TaskApi]:
 def openai_api() -> Iterator[OpenAIApi]:
     """The provider."""
     with OpenAIApi() as server:
+        yield server
+
+
+@pytest.fixture
+def ollama_api() -> Iterator[OllamaApi]:
+    """The other provider, with every model of its registry."""
+    with OllamaApi() as server:
         yield server

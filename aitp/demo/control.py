@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ import orjson
 
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import HttpServer
+from aitp.demo.ollama_api import with_tag
+from aitp.demo.openai_api import Purchase
 from aitp.demo.sentences import text_of
 from aitp.demo.wire import Request, Response, json_response
 from aitp.demo.world import World
@@ -32,7 +34,10 @@ PARTS = {
     "task_api": {"exchanges", "deliveries"},
     "authorization": {"exchanges", "issues", "refusals"},
     "openai_api": {"exchanges", "purchases"},
+    "ollama_api": {"exchanges", "purchases", "pulls"},
 }
+DEFAULT_MODEL = "text-embedding-3-small"
+ASIDE = {"/api/tags", "/api/show", "/api/pull", "/api/version"}  # of Ollama: no text in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,8 @@ class Summary:
         int  # of them, sent after an answer for that text got through: none, unless clients were killed
     )
     bought_after_delivery: int  # of them, sent after the result of that text was delivered: always a fault
-    wrong_results: int  # stored results that are not the vector of their task's text
-    calls: int  # requests to the provider that are over
+    wrong_results: int  # stored vectors that are not their task's text's
+    calls: int  # requests to the providers, for texts, that are over
     calls_in_flight: int  # and those that are not
     most_calls_at_once: int
     tokens_issued: int
@@ -58,9 +63,9 @@ class Summary:
 
 def summary(world: World) -> Summary:
     """Count everything. Takes milliseconds for each thousand of tasks: not for a tight loop."""
-    api, provider = world.task_api, world.openai_api
+    api, providers = world.task_api, (world.openai_api, world.ollama_api)
     accepted = [delivery for delivery in list(api.deliveries) if delivery.status == 200]
-    bought = provider.times_bought()
+    bought = world.openai_api.times_bought() + world.ollama_api.times_bought()
     return Summary(
         states=dict(api.states()),
         deliveries=len(accepted),
@@ -70,39 +75,50 @@ def summary(world: World) -> Summary:
         bought_after_answer=_bought_after(world, _first_answers(world)),
         bought_after_delivery=_bought_after(world, _first_deliveries(world)),
         wrong_results=len(wrong_results(world)),
-        calls=len(provider.exchanges),
-        calls_in_flight=provider.in_flight,
-        most_calls_at_once=provider.most_at_once,
+        calls=sum(exchange.path not in ASIDE for provider in providers for exchange in list(provider.exchanges)),
+        calls_in_flight=sum(provider.in_flight for provider in providers),
+        most_calls_at_once=max(provider.most_at_once for provider in providers),
         tokens_issued=world.authorization.issued,
         faults_struck=sum(server.faults.struck for server in world.servers.values()),
     )
 
 
 def wrong_results(world: World) -> list[str]:
-    """Ids of tasks whose stored result differs from the provider's vector for their text. Compared as float32."""
+    """Ids of tasks whose stored vector is not one that a provider gave for their text. Compared as float32."""
     wrong = []
     for task_id in world.task_api.ids():
         result = world.task_api.result(task_id)
-        if result is None:
-            continue
         document = world.task_api.document(task_id)
-        content = document["content"]
-        model = "text-embedding-3-small" if isinstance(content, str) else content["model"]
-        expected = world.openai_api.expected(text_of(document), model, len(result))
-        if array("f", result) != array("f", expected):
+        if result is None or document.get("type") != "text_embedding":
+            continue
+        if array("f", result) not in [array("f", vector) for vector in _expected(world, document, len(result))]:
             wrong.append(task_id)
     return wrong
 
 
+def _expected(world: World, document: Mapping[str, Any], length: int) -> Iterator[list[float]]:
+    """What Ollama gives for its models, or OpenAI in its place; what OpenAI gives for all others."""
+    content, text = document["content"], text_of(document)
+    model = DEFAULT_MODEL if isinstance(content, str) else content.get("model") or DEFAULT_MODEL
+    if with_tag(model) in world.ollama_api.library:
+        yield world.ollama_api.expected(text, model)
+        model = DEFAULT_MODEL
+    yield world.openai_api.expected(text, model, length)
+
+
+def _purchases(world: World) -> list[Purchase]:
+    """What was paid for or worked on, at either provider."""
+    return [p for p in (*list(world.openai_api.purchases), *list(world.ollama_api.purchases)) if p.status == 200]
+
+
 def _bought_after(world: World, moments: Mapping[str, float]) -> int:
-    purchases = [purchase for purchase in list(world.openai_api.purchases) if purchase.status == 200]
-    return sum(p.received_monotonic > moments.get(p.text, math.inf) for p in purchases)
+    return sum(p.received_monotonic > moments.get(p.text, math.inf) for p in _purchases(world))
 
 
 def _first_answers(world: World) -> dict[str, float]:
     moments: dict[str, float] = {}
-    for purchase in list(world.openai_api.purchases):
-        if purchase.answered and purchase.status == 200:
+    for purchase in sorted(_purchases(world), key=lambda purchase: purchase.ended_monotonic):
+        if purchase.answered:
             moments.setdefault(purchase.text, purchase.ended_monotonic)
     return moments
 

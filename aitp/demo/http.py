@@ -232,6 +232,8 @@ class HttpServer:
         return response
 
     def _send(self, connection: Connection, request: Request, response: Response, fault: Fault | None) -> bool:
+        if response.stream is not None:
+            return self._send_stream(connection, request, response)
         pieces = list(_pieces(response, request.keep_alive, fault))
         pause_seconds = fault.seconds if fault else 0.0
         for piece in pieces[:-1]:
@@ -242,6 +244,18 @@ class HttpServer:
         if not connection.send(pieces[-1]):
             return False
         return fault is None or fault.kind is not FaultKind.CUT
+
+    def _send_stream(self, connection: Connection, request: Request, response: Response) -> bool:
+        assert response.stream is not None
+        if not connection.send(response.encode(request.keep_alive)[0]):
+            return False
+        for piece in response.stream:
+            if connection.gone_within(piece.after_seconds) or piece.data is None:
+                return False
+            if not connection.send(b"%x\r\n%s\r\n" % (len(piece.data), piece.data)):
+                return False
+        self._leave(request)
+        return connection.send(b"0\r\n\r\n")
 
     def _enter(self, request: Request, connection: Connection) -> int:
         with self._lock:

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,7 @@ REASONS = {
     413: "Payload Too Large",
     429: "Too Many Requests",
     500: "Internal Server Error",
+    501: "Not Implemented",
     502: "Bad Gateway",
     503: "Service Unavailable",
 }
@@ -57,19 +59,29 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a streamed body: sent `after_seconds`. `data` None: the server hangs up instead."""
+
+    data: bytes | None
+    after_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
-    """What is to be answered."""
+    """What is to be answered. With `stream` the body is sent piece by piece, in chunks (RFC 9112 §7.1)."""
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "application/json; charset=utf-8"
+    stream: Iterable[Piece] | None = None
 
     def encode(self, keep_alive: bool) -> tuple[bytes, bytes]:
         """The bytes of head and body."""
         head = (
             f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Unknown')}\r\n"
-            f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n"
+            f"Content-Type: {self.content_type}\r\n"
+            f"{f'Content-Length: {len(self.body)}' if self.stream is None else 'Transfer-Encoding: chunked'}\r\n"
             f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
         )
         for name, value in self.headers:

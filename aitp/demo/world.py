@@ -1,9 +1,9 @@
-"""All three servers together, wired to each other, in threads of this process. See `__main__.py` for a process.
+"""All servers together, wired to each other, in threads of this process. See `__main__.py` for a process.
 
 The configuration, every part of it optional:
 
-    {"task_api": {…}, "authorization": {…}, "openai_api": {…},     arguments of each server's class, "port" among them
-     "tasks": 200, "seed": 0}                                      tasks pending at the start
+    {"task_api": {…}, "authorization": {…}, "openai_api": {…}, "ollama_api": {…},     arguments of each server's class
+     "tasks": 200, "seed": 0}                                                         tasks pending at the start
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any, Self
 
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.http import HttpServer
+from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.sentences import tasks
 from aitp.demo.task_api import TaskApi
 
 
 class World:
-    """The three servers, wired to each other. A context manager."""
+    """The servers, wired to each other. A context manager."""
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         config = dict(config or {})
@@ -28,6 +29,7 @@ class World:
         self.tasks_made = 0
         self.authorization = AuthorizationServer(**config.get("authorization", {}))
         self.openai_api = OpenAIApi(**config.get("openai_api", {}))
+        self.ollama_api = OllamaApi(**config.get("ollama_api", {}))
         pending = self.make_tasks(int(config.get("tasks", 0)))
         self.task_api = TaskApi(authorization=self.authorization, tasks=pending, **config.get("task_api", {}))
 
@@ -39,12 +41,20 @@ class World:
 
     @property
     def servers(self) -> dict[str, HttpServer]:
-        """The three by name, as orders name them."""
-        return {"task_api": self.task_api, "authorization": self.authorization, "openai_api": self.openai_api}
+        """All by name, as orders name them."""
+        return {
+            "task_api": self.task_api,
+            "authorization": self.authorization,
+            "openai_api": self.openai_api,
+            "ollama_api": self.ollama_api,
+        }
 
     def environment(self) -> dict[str, str]:
         """The settings that point aitp here."""
-        return environment(self.task_api, self.authorization, self.openai_api)
+        return {
+            **environment(self.task_api, self.authorization, self.openai_api),
+            "OLLAMA_BASE_URL": self.ollama_api.url,
+        }
 
     def __enter__(self) -> Self:
         for server in self.servers.values():

@@ -81,9 +81,9 @@ class WorldProcess:
         """How many tasks are in each state: cheap, for a progress bar or a wait."""
         return dict(self._order("GET", "/control/states"))
 
-    def purchases(self, since: int = 0) -> list[Purchase]:
-        """The provider's bill from entry `since` on."""
-        return [Purchase(**entry) for entry in self._log("openai_api", "purchases", since)]
+    def purchases(self, since: int = 0, server: str = "openai_api") -> list[Purchase]:
+        """A provider's bill ("openai_api", "ollama_api") from entry `since` on."""
+        return [Purchase(**entry) for entry in self._log(server, "purchases", since)]
 
     def deliveries(self, since: int = 0) -> list[Delivery]:
         """Every PATCH from entry `since` on."""
@@ -94,7 +94,7 @@ class WorldProcess:
         return [Issue(**entry) for entry in self._log("authorization", "issues", since)]
 
     def exchanges(self, server: str, since: int = 0) -> list[Exchange]:
-        """Every request to `server` ("task_api", "authorization", "openai_api") from entry `since` on."""
+        """Every request to `server` ("task_api", "authorization", "openai_api", "ollama_api") from entry `since` on."""
         return [Exchange(**entry) for entry in self._log(server, "exchanges", since)]
 
     def add_fault(self, server: str, fault: Fault) -> None:
