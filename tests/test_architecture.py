@@ -26,7 +26,7 @@ FLOORS = (
     {"slotfiles", "logline"},
     {"settings"},
     {"environment", "wording"},
-    {"urls", "values", "extensions"},
+    {"urls", "wire", "values", "extensions"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

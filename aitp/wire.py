@@ -1,0 +1,211 @@
+"""HTTP for relays and look-ups: one kept-alive connection to one server, no redirects, no retries, bounded bodies.
+
+Retries are the ledger's: one more layer would multiply them. A redirect is never followed, because it would carry the
+token to wherever it points. Whatever goes wrong is a `NoAnswer` whose words are safe to log: the libraries' own quote
+addresses, headers and bodies. Time-outs bound each read; the bound on a whole call is the caller's. Used for the task
+API, for tokens and for Wikidata.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    SSLError,
+    TimeoutError,
+)
+
+from aitp import __version__
+from aitp.errors import DeadlineExceeded, GraceOver
+
+USER_AGENT = f"aitp/{__version__}"
+CHUNK_BYTES = 65_536
+DRAIN_BYTES = 262_144
+DRAIN_SECONDS = 1.0
+
+# The first that fits.
+WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((requests.exceptions.ProxyError, ProxyError), "could not be reached through the proxy"),
+    ((requests.exceptions.SSLError, SSLError), "could not be spoken to by TLS (is its certificate valid?)"),
+    ((NameResolutionError,), "could not be found: its name does not resolve"),
+    ((NewConnectionError,), "could not be connected to"),
+    ((requests.Timeout, TimeoutError), "did not answer within REQUEST_TIMEOUT"),
+)
+FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
+
+
+class NoAnswer(Exception):
+    """A request got no answer, or not all of one. Its words continue a sentence about the server: "did not …"."""
+
+
+class TooLong(NoAnswer):
+    """The answer is longer than was agreed."""
+
+
+class Wire:
+    """The connection to the server that `url` names. Opened by the first request, kept until `close`.
+
+    `timeout`: seconds for the connection, and for each read. `trust_env`: proxies and certificate bundles from the
+    environment (never credentials: a netrc would replace ours).
+    """
+
+    def __init__(self, url: str, timeout: float, trust_env: bool) -> None:
+        self._session = requests.Session()
+        self._session.trust_env = trust_env
+        self._adapter = _Adapter()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, self._adapter)
+        around = self._session.merge_environment_settings(url, {}, True, None, None)
+        self._terms: dict[str, Any] = {**around, "timeout": timeout}
+
+    def send(
+        self, method: str, url: str, headers: CaseInsensitiveDict[str], body: bytes | None = None
+    ) -> requests.Response:
+        """One request. Of the answer, the body is still to be read: with `pieces`, `whole_body` or `finish`."""
+        # Prepared by hand and sent by the adapter: the session's own way costs half as much CPU again, and reads the
+        # body of a redirect whole, however long it is.
+        request = requests.PreparedRequest()
+        request.method, request.url, request.headers, request.body = method, url, headers, body
+        connections = self._adapter.connections
+        try:
+            try:
+                return self._adapter.send(request, **self._terms)
+            except requests.ConnectionError as error:
+                if not _hung_up(error) or self._adapter.connections != connections:
+                    raise
+            # The server closed the connection while it was idle, and that was not yet known here. All our requests
+            # may be repeated; this one goes over a new connection, and is not repeated again.
+            return self._adapter.send(request, **self._terms)
+        except FAILURES as error:
+            raise _no_answer(error) from None
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def pieces(response: requests.Response, most: int) -> Iterator[bytes]:
+    """The body, unpacked, in pieces of CHUNK_BYTES. Raises NoAnswer, also above `most` bytes or if it breaks off."""
+    size = 0
+    while True:
+        try:
+            piece: bytes = response.raw.read(CHUNK_BYTES, decode_content=True)
+        except FAILURES as error:
+            raise _no_answer(error) from None
+        if not piece:
+            return
+        size += len(piece)
+        if size > most:
+            raise TooLong(f"sent an answer of more than {most} bytes")
+        yield piece
+
+
+def whole_body(response: requests.Response, most: int) -> bytes:
+    """The whole body, unpacked, of an answer that is read no further. Raises NoAnswer, also above `most` bytes."""
+    try:
+        return b"".join(pieces(response, most))
+    finally:
+        response.close()
+
+
+def finish(response: requests.Response) -> None:
+    """Let go of an answer whose status says it all. Its body is read if it comes at once, for the connection's sake.
+
+    Never raises: the answer counts, whatever interrupts this.
+    """
+    try:
+        give_up, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
+        while left > 0 and time.monotonic() < give_up and (piece := response.raw.read1(left, decode_content=False)):
+            left -= len(piece)
+    except (*FAILURES, DeadlineExceeded, GraceOver):
+        pass
+    response.close()
+
+
+class _Shelf(queue.LifoQueue[Any]):
+    """Where a pool keeps its idle connection. The standard queue's lock stays taken for good if a timer's exception
+    strikes within it, and closing the pool, or its being collected, would wait for it; there is one thread here."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if not self.queue:
+            raise queue.Empty
+        return self.queue.pop()
+
+
+class _Pool(HTTPConnectionPool):
+    QueueCls = _Shelf
+
+
+class _TlsPool(HTTPSConnectionPool):
+    QueueCls = _Shelf
+
+
+POOLS = {"http": _Pool, "https": _TlsPool}
+
+
+class _Adapter(HTTPAdapter):
+    """For one server: its pool is looked up once, and no response is dressed up with cookies and the like."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+        self._pool: Any = None
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    @property
+    def connections(self) -> int:
+        """How many were made so far: if a request adds none, it went over one that was there."""
+        return 0 if self._pool is None else int(self._pool.num_connections)
+
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str | None,
+        proxies: Mapping[str, str] | None = None,
+        cert: Any = None,
+    ) -> Any:
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        return self._pool
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        return response
+
+
+def _hung_up(error: requests.ConnectionError) -> bool:
+    """Whether the connection ended before an answer began."""
+    reason = error.args[0] if error.args else None
+    return isinstance(reason, ProtocolError) and isinstance(reason.args[-1], ConnectionError)
+
+
+def _no_answer(error: Exception) -> NoAnswer:
+    cause = error.args[0] if error.args else None
+    cause = getattr(cause, "reason", cause)  # what urllib3 gave up for
+    for kinds, words in WORDS:
+        if isinstance(error, kinds) or isinstance(cause, kinds):
+            return NoAnswer(words)
+    return NoAnswer(f"gave no whole answer ({type(error).__name__})")
