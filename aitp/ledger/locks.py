@@ -103,12 +103,12 @@ class SlotLocks:
         return True
 
     def _wait(self, slot: int, timeout: float) -> bool:
-        fired = False
+        waiting = True
 
         def time_up(signum: int, frame: FrameType | None) -> None:
-            nonlocal fired
-            if not fired:
-                fired = True
+            nonlocal waiting
+            if waiting:
+                waiting = False
                 raise _TimeUp
 
         before = signal.signal(signal.SIGALRM, time_up)
@@ -116,9 +116,10 @@ class SlotLocks:
             # It fires again and again: one alarm could come just before the system call and interrupt nothing.
             signal.setitimer(signal.ITIMER_REAL, timeout, 0.1)
             fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
-            return True
         except _TimeUp:
-            return self._try(slot)  # the alarm may have come when the lock was already ours
+            pass
         finally:
+            waiting = False  # first of all: an alarm from now on has nothing to interrupt
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+        return self._try(slot)  # also when time was up: the alarm may have come when the lock was already ours

@@ -20,6 +20,7 @@ from aitp.errors import AitpError, DeadlineExceeded, GraceOver
 # It fires again until the call is over: an alarm can come just before a system call and interrupt nothing, and what it
 # raises can be swallowed where exceptions have nowhere to go (`__del__`, callbacks from C).
 AGAIN_SECONDS = 1.0
+SOONEST_SECONDS = 0.0001  # 0 would switch the timer off
 
 
 class BoundedCall:
@@ -58,14 +59,14 @@ class BoundedCall:
         if self._over or self._deadline == math.inf:
             return
         left = min(self._deadline, self._grace_ends()) - time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, max(left, 0.001), AGAIN_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, max(left, SOONEST_SECONDS), AGAIN_SECONDS)
 
     def _alarm(self, signum: int, frame: FrameType | None) -> None:
-        if self._over or self._inside(frame, BoundedCall.__exit__):
+        if self._over or _within(frame, BoundedCall.__exit__):
             return  # the call was over before its time was
-        if self._inside(frame, BoundedCall.__enter__) or self._inside(frame, BoundedCall.rearm):
+        if _within(frame, BoundedCall.__enter__):
             # Raised there, it would leave the timer running behind it: __exit__ follows only what __enter__ returned.
-            signal.setitimer(signal.ITIMER_REAL, 0.001, AGAIN_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, SOONEST_SECONDS, AGAIN_SECONDS)
             return
         now = time.monotonic()
         if now >= self._grace_ends():
@@ -76,5 +77,9 @@ class BoundedCall:
             raise self._raised
         self.rearm()
 
-    def _inside(self, frame: FrameType | None, function: Callable[..., object]) -> bool:
-        return frame is not None and frame.f_code is function.__code__
+
+def _within(frame: FrameType | None, function: Callable[..., object]) -> bool:
+    """Whether `function` runs now. All callers count: one alarm may come while another is answered."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None

@@ -23,7 +23,7 @@ from aitp.logs import configure, get_logger
 from aitp.process.bounds import BoundedCall
 from aitp.process.crew import Crew, Heritage
 from aitp.process.scoreboard import Record, State
-from aitp.process.slots import MASTER, Role, role_of
+from aitp.process.slots import MASTER, Role, name_process, role_of
 from aitp.settings import Settings
 
 EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
@@ -204,6 +204,7 @@ def run_child(slot: int, settings: Settings, cause: Cause, crew: Crew, heritage:
     code = 1
     try:
         heritage.shed()
+        name_process(f"aitp {role_of(slot).value} {slot}")
         child = Child(slot, settings, cause, heritage)
         child.listen()
         configure(settings.log_level, settings.log_format, slot=slot)

@@ -7,6 +7,7 @@ and a metrics file.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 MASTER = 0
 LAST_SLOT = 1100
@@ -29,6 +30,14 @@ def slots_of(role: Role, count: int) -> range:
     if not 0 <= count <= _LAST[role] - first + 1:
         raise ValueError(f"there are slots for {_LAST[role] - first + 1} {role}s, not for {count}")
     return range(first, first + count)
+
+
+def name_process(name: str) -> None:
+    """What ps and top call this process (15 bytes; Linux). Nothing depends on it."""
+    try:
+        Path("/proc/self/comm").write_text(name)
+    except OSError:
+        pass
 
 
 def role_of(slot: int) -> Role:

@@ -18,7 +18,7 @@ from aitp.process.crew import Crew, Heritage, Timings
 from aitp.process.errand import FAILED, MISCONFIGURED
 from aitp.process.master import ANSWERS, Master
 from aitp.process.scoreboard import Scoreboard
-from aitp.process.slots import LAST_SLOT, MASTER
+from aitp.process.slots import LAST_SLOT, MASTER, name_process
 from aitp.process.wakes import Wakes
 from aitp.settings import Settings
 
@@ -38,6 +38,7 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERS.keys())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, the dead would be reaped behind our back
     os.umask(0o077)
+    name_process("aitp master")
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
         own_directory(settings.runtime_dir)

@@ -186,8 +186,10 @@ class LogLines(loggers.Handler):  # type: ignore[misc]
     """supervisord's own lines, in our log."""
 
     def emit(self, record: Any) -> None:
-        tell = getattr(log, LEVELS.get(record.level, "debug"))
-        tell(f"supervisord: {record.asdict()['message'].rstrip()}")
+        text = record.asdict()["message"].rstrip()
+        if "without any HTTP authentication" in text:
+            return  # its socket is a file that only its owner can open
+        getattr(log, LEVELS.get(record.level, "debug"))(f"supervisord: {text}")
 
     def close(self) -> None:
         """There is no stream to close."""

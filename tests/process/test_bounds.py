@@ -155,14 +155,36 @@ def test_an_alarm_at_the_first_step_out_of_the_call_is_no_longer_raised() -> Non
     in_child(leaves)
 
 
+def test_an_alarm_on_the_way_into_the_call_waits_until_it_has_begun() -> None:
+    def enters() -> None:
+        steps: list[str] = []
+
+        def grace_ends() -> float:
+            if call._deadline < math.inf and not steps:
+                steps.append("alarm")
+                call._alarm(signal.SIGALRM, sys._getframe())
+            return math.inf
+
+        def blocks() -> None:
+            steps.append("begun")
+            signal.sigtimedwait([], 10)
+
+        call = BoundedCall(-1, grace_ends, lambda: None)
+        with pytest.raises(DeadlineExceeded), call:
+            blocks()
+        assert steps == ["alarm", "begun"]
+
+    in_child(enters)
+
+
 def test_a_bound_that_comes_as_the_call_ends_never_strikes_outside() -> None:
     def many_close_ones() -> list[int]:
         ended, struck = 0, 0
         give_up = time.monotonic() + 30
         while min(ended, struck) <= 50 and time.monotonic() < give_up:
             try:
-                with bounded(0.0005):
-                    stop = time.monotonic() + 0.0005 + random.uniform(-0.00005, 0.00005)
+                with bounded(random.choice([0.00001, 0.0005])):
+                    stop = time.monotonic() + 0.0005 + random.uniform(-0.0001, 0.0001)
                     while time.monotonic() < stop:
                         pass
                 ended += 1

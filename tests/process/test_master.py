@@ -21,6 +21,8 @@ def test_it_fills_all_slots_and_leaves_nobody_behind(house: House) -> None:
     master = house.start()
     pids = house.pids()
     assert set(pids) == {1, 101, 102}
+    names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (master.pid, *pids.values())}
+    assert names == {"aitp master", "aitp relay 1", "aitp worker 101", "aitp worker 102"}
     assert stat.S_IMODE((house.directory / "run").stat().st_mode) == 0o700
     assert stat.S_IMODE(house.scoreboard.stat().st_mode) == 0o600
     master.terminate()
