@@ -32,10 +32,12 @@ from aitp.errors import ConfigurationError
 from aitp.urls import refuse_open_secrets, service_url
 from aitp.values import (
     header_value,
+    keep_alive,
     language_code,
     lower_case,
     model_map,
     model_names,
+    model_options,
     plain_words,
     project_slug,
     upper_case,
@@ -120,7 +122,20 @@ class Settings(BaseModel):
     ollama_timeout: Seconds = Field(
         120.0, description="Seconds that a call to Ollama may take, loading the model included."
     )
-    ollama_model_download_timeout: Seconds = Field(600.0, description="Seconds that the download of a model may take.")
+    ollama_model_download_timeout: Seconds = Field(
+        600.0,
+        description="Seconds that the download of a model may take in total, and ten times what it may go without "
+        "progress. One that takes longer is put off, and goes on later where it was.",
+    )
+    ollama_keep_alive: Annotated[int | str, BeforeValidator(keep_alive)] | None = Field(
+        None,
+        description="How long Ollama keeps a model loaded after a call: 5m, seconds, -1 for ever. Empty: as it likes.",
+    )
+    ollama_options: Annotated[Mapping[str, Any], BeforeValidator(model_options)] = Field(
+        {},
+        description='Options for Ollama\'s models: a JSON object like {"num_ctx": 16384}. Chats have num_ctx 8192, '
+        "num_predict 4096 and temperature 0 unless it says otherwise.",
+    )
     hybrid_fallback: bool = Field(
         True, description="In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."
     )
@@ -309,6 +324,10 @@ def prepare_environment() -> None:
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.pop("OPENAI_LOG", None)
+    for name, value in list(os.environ.items()):
+        # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
+        if name == "OLLAMA_HOST" or (name.lower().endswith("_proxy") and value.lower().startswith("socks")):
+            del os.environ[name]
 
 
 def surroundings() -> dict[str, str]:

@@ -33,6 +33,29 @@ def model_map(value: object) -> object:
     return names
 
 
+def model_options(value: object) -> object:
+    """A JSON object of whatever the model server takes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        options = json.loads(value)
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError('must be a JSON object like {"num_ctx": 8192}')
+    return options
+
+
+def keep_alive(value: object) -> object:
+    """Seconds, or a duration as Go writes it; Ollama takes the first as a number only."""
+    text = str(value).strip()
+    if re.fullmatch(r"-?\d{1,9}", text):
+        return int(text)
+    if not re.fullmatch(r"-?(\d{1,9}(\.\d+)?(ms|s|m|h))+", text):
+        raise ValueError("must be a duration like 5m or 1h30m, or seconds; -1 for ever, 0 to unload at once")
+    return text
+
+
 def _json(text: str, kind: type) -> Any:
     try:
         value = json.loads(text)
