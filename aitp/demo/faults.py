@@ -32,6 +32,11 @@ class FaultKind(StrEnum):
     WRONG_INDEX = "wrong_index"  # provider: every index is 0
     WRONG_LENGTH = "wrong_length"  # provider: vectors of half the length
     NOT_A_NUMBER = "not_a_number"  # provider: NaN in every vector
+    REFUSAL = "refusal"  # chat: the model declines
+    CUT_ANSWER = "cut_answer"  # chat: finish_reason length
+    FENCED = "fenced"  # chat: the right answer within prose and a code fence
+    NO_JSON = "no_json"  # chat: a trailing comma
+    OUT_OF_LIST = "out_of_list"  # chat: JSON that does not fit
 
 
 IDLE_KINDS = frozenset({FaultKind.STATUS, FaultKind.DROP, FaultKind.RESET, FaultKind.HANG, FaultKind.QUOTA})

@@ -1,4 +1,4 @@
-"""The provider: OpenAI's POST /v1/embeddings, with its checks, its errors and its bill.
+"""The provider: OpenAI's POST /v1/embeddings and /v1/chat/completions, with its checks, its errors and its bill.
 
 Every text that a request with the right key brings is written down in `purchases`: when, with which call, whether
 the answer got through. Answers carry `index` and come in shuffled order, as base64 or as numbers. A text that holds
@@ -18,37 +18,17 @@ import orjson
 
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import Exchange, HttpServer
+from aitp.demo.openai_chat import CHAT_PATH, asked_text, complete
+from aitp.demo.openai_errors import ERRORS, HEADERS, QUOTA, Refusal, error_response
 from aitp.demo.vectors import encoded_vector, vector
-from aitp.demo.wire import Request, Response, json_response
+from aitp.demo.wire import Request, Response
 
 EMBEDDINGS_PATH = "/v1/embeddings"
+PATHS = {EMBEDDINGS_PATH, CHAT_PATH}
 DEMO_KEY = "sk-demo-0123456789abcdef"
 BAD_MARKER = "<|bad input|>"
 MAX_INPUTS, MAX_TOKENS, MAX_INPUT_TOKENS = 2048, 300_000, 8192
 MODELS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
-HEADERS = (
-    ("openai-version", "2020-10-01"),
-    ("openai-processing-ms", "5"),
-    ("x-ratelimit-limit-requests", "5000"),
-    ("x-ratelimit-limit-tokens", "5000000"),
-    ("x-ratelimit-remaining-requests", "4999"),
-    ("x-ratelimit-remaining-tokens", "4999000"),
-    ("x-ratelimit-reset-requests", "12ms"),
-    ("x-ratelimit-reset-tokens", "1ms"),
-)
-ERRORS = {  # status: (type, code, message)
-    400: ("invalid_request_error", None, "Bad request."),
-    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided. You can find your API key online."),
-    403: (
-        "invalid_request_error",
-        "unsupported_country_region_territory",
-        "Country, region, or territory not supported",
-    ),
-    404: ("invalid_request_error", "unknown_url", "Unknown request URL. Please check the URL for typos."),
-    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests. Please try again later."),
-    503: ("server_error", "overloaded", "The engine is currently overloaded, please try again later"),
-}
-QUOTA = ("insufficient_quota", "insufficient_quota", "You exceeded your current quota, please check your plan.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +55,8 @@ class _Order:
     base64: bool
 
 
-class _Refusal(Exception):
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-
-
 class OpenAIApi(HttpServer):
-    """POST /v1/embeddings. `key`, `bad_marker` and `latency_seconds` may be changed at any time."""
+    """OpenAI on loopback. `key`, `bad_marker` and `latency_seconds` may be changed at any time."""
 
     def __init__(
         self,
@@ -122,15 +96,17 @@ class OpenAIApi(HttpServer):
     def answer(self, request: Request, fault: Fault | None) -> Response:
         """One call, checked in the order in which OpenAI checks."""
         if fault is not None and fault.kind is FaultKind.QUOTA:
-            return _error(429, *QUOTA, headers=tuple(fault.headers.items()))
+            return error_response(429, *QUOTA, headers=tuple(fault.headers.items()))
         if not self._key_is_right(request):
             return self.error(401, request)
-        if request.path != EMBEDDINGS_PATH or request.method != "POST":
+        if request.path not in PATHS or request.method != "POST":
             return self.error(404, request)
         try:
+            if request.path == CHAT_PATH:
+                return complete(_document(request.body), fault, self.bad_marker)
             order = self._order(request.body)
-        except _Refusal as refusal:
-            return _error(refusal.status, "invalid_request_error", refusal.code, str(refusal), refusal.param)
+        except Refusal as refusal:
+            return refusal.response()
         return self._vectors(order, fault)
 
     def error(self, status: int, request: Request) -> Response:
@@ -138,13 +114,15 @@ class OpenAIApi(HttpServer):
         kind, code, message = ERRORS.get(
             status, ("server_error", None, "The server had an error while processing your request. Sorry about that!")
         )
-        return _error(status, kind, code, message)
+        return error_response(status, kind, code, message)
 
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Write down what was bought."""
-        if request.path != EMBEDDINGS_PATH or not self._key_is_right(request):
+        if request.path not in PATHS or not self._key_is_right(request):
             return
-        _, texts, model = _read(request.body)
+        document, texts, model = _read(request.body)
+        if request.path == CHAT_PATH:
+            texts = [asked_text(document)]
         for text in texts:
             self.purchases.append(
                 Purchase(
@@ -167,41 +145,41 @@ class OpenAIApi(HttpServer):
     def _order(self, body: bytes) -> _Order:
         document, texts, model = _read(body)
         if not document:
-            raise _Refusal("We could not parse the JSON body of your request.")
+            raise Refusal("We could not parse the JSON body of your request.")
         if not model:
-            raise _Refusal("you must provide a model parameter")
+            raise Refusal("you must provide a model parameter")
         if model not in self._models:
             message = f"The model `{model}` does not exist or you do not have access to it."
-            raise _Refusal(message, status=404, code="model_not_found")
+            raise Refusal(message, status=404, code="model_not_found")
         self._check_texts(texts)
         form = document.get("encoding_format", "float")
         if form not in ("float", "base64"):
-            raise _Refusal(f"Invalid value for 'encoding_format': {form!r}.", param="encoding_format")
+            raise Refusal(f"Invalid value for 'encoding_format': {form!r}.", param="encoding_format")
         return _Order(texts, model, self._dimensions(model, document.get("dimensions")), form == "base64")
 
     def _check_texts(self, texts: list[str]) -> None:
         if not texts or not all(texts):
-            raise _Refusal("'$.input' is invalid. Please check the API reference.", param="input")
+            raise Refusal("'$.input' is invalid. Please check the API reference.", param="input")
         if len(texts) > MAX_INPUTS:
-            raise _Refusal(f"'$.input' is too long: at most {MAX_INPUTS} inputs.", param="input")
+            raise Refusal(f"'$.input' is too long: at most {MAX_INPUTS} inputs.", param="input")
         longest, total = max(map(_tokens, texts)), sum(map(_tokens, texts))
         if longest > MAX_INPUT_TOKENS:
             message = f"This model's maximum context length is {MAX_INPUT_TOKENS} tokens, you requested {longest}."
-            raise _Refusal(message)
+            raise Refusal(message)
         if total > MAX_TOKENS:
             message = f"Requested {total} tokens, max {MAX_TOKENS} tokens per request"
-            raise _Refusal(message, code="max_tokens_per_request")
+            raise Refusal(message, code="max_tokens_per_request")
         if any(self.bad_marker in text for text in texts):
-            raise _Refusal("'$.input' is invalid. Please check the API reference.", param="input")
+            raise Refusal("'$.input' is invalid. Please check the API reference.", param="input")
 
     def _dimensions(self, model: str, asked: Any) -> int:
         full = self._models[model]
         if asked is None:
             return full
         if not model.startswith("text-embedding-3-"):
-            raise _Refusal("This model does not support specifying dimensions.", param="dimensions")
+            raise Refusal("This model does not support specifying dimensions.", param="dimensions")
         if not isinstance(asked, int) or not 1 <= asked <= full:
-            raise _Refusal(f"Invalid value for 'dimensions': at most {full}.", param="dimensions")
+            raise Refusal(f"Invalid value for 'dimensions': at most {full}.", param="dimensions")
         return asked
 
     def _vectors(self, order: _Order, fault: Fault | None) -> Response:
@@ -235,12 +213,7 @@ class OpenAIApi(HttpServer):
 
 def _read(body: bytes) -> tuple[dict[str, Any], list[str], str]:
     """The document of a request, its texts and its model, as far as they can be read."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}, [], ""
-    if not isinstance(document, dict):
-        return {}, [], ""
+    document = _document(body)
     given = document.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -248,18 +221,14 @@ def _read(body: bytes) -> tuple[dict[str, Any], list[str], str]:
     return document, texts, str(document.get("model") or "")
 
 
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def _tokens(text: str) -> int:
     """About what the tokenizer counts; enough for a bill and for the limits."""
     return max(1, len(text) // 4)
-
-
-def _error(
-    status: int,
-    kind: str,
-    code: str | None,
-    message: str,
-    param: str | None = None,
-    headers: tuple[tuple[str, str], ...] = (),
-) -> Response:
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return json_response(status, body, (*HEADERS, *headers))

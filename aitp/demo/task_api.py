@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.callbacks import complaint
 from aitp.demo.faults import Fault
 from aitp.demo.http import HttpServer
 from aitp.demo.wire import Request, Response, json_response
@@ -227,8 +228,9 @@ class TaskApi(HttpServer):
         if body["state"] == "succeeded":
             if stored.document["_id"] in self.broken_targets:
                 return self._error(500, request, "Internal server error")
-            if complaint := _complaint(stored.document.get("type"), body.get("result")):
-                return self._error(400, request, complaint)
+            document = stored.document
+            if refusal := complaint(document.get("type"), document.get("content"), body.get("result")):
+                return self._error(400, request, refusal)
             if self.keep_results:
                 stored.result = request.body
             if self.follow_up is not None:
@@ -289,17 +291,6 @@ def _route(request: Request) -> str:
     if request.method == "PATCH" and request.path.startswith(TASK_PATH):
         return "patch"
     return "other"
-
-
-def _complaint(task_type: Any, result: Any) -> str | None:
-    """Why the callback refuses a result; None if it takes it. Unknown types have no callback to refuse."""
-    if task_type != "text_embedding":
-        return None
-    if not isinstance(result, list) or not result:
-        return "Embedding must be a non-empty array"
-    if not set(map(type, result)) <= {float, int} or not all(map(math.isfinite, result)):
-        return "Embedding must be an array of numbers"
-    return None
 
 
 def _now() -> str:
