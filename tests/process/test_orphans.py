@@ -81,7 +81,7 @@ def test_an_orphan_that_is_stuck_is_killed_in_the_end(house: House) -> None:
     wait_until(lambda: "still held by its former process" in house.log())
     assert alive(stuck)
     wait_until(lambda: house.crew_is(State.IDLE))
-    assert not alive(stuck)
+    wait_until(lambda: not alive(stuck))
     assert "is stuck and is killed" in house.log()
 
 
