@@ -1,0 +1,79 @@
+"""Which provider runs a task, as which model, and why. Pure; the claim asks, with what stands in each provider's way.
+
+Vectors of two models under one name are silent damage to whoever searches them, so a fallback is never silent: the
+route says what it falls back from and for what reason, and whoever claims by it logs and counts that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """PROCESSING_MODE."""
+
+    OPENAI = "openai"
+    OLLAMA = "ollama"
+    HYBRID = "hybrid"
+
+
+class Why(StrEnum):
+    """Why a task goes to another provider than its first choice."""
+
+    FAILED = "failed"  # the first one failed for this very task
+    BLOCKED = "blocked"  # the first one's breaker is open, or it cools down
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A provider, the model that is asked for there, and what it falls back from, if it is a fallback."""
+
+    provider: str
+    model: str
+    fallback_from: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What routes depend on, from the settings. `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others."""
+
+    mode: Mode
+    supported: frozenset[str]
+    fallbacks: Mapping[str, str]
+    may_fall_back: bool
+    has_openai: bool
+
+    def options(self, model: str, default_fallback: str, failed_at: str = "") -> tuple[Route, ...]:
+        """The routes for a task of `model`, first choice first; `failed_at`: the provider that failed for it last.
+
+        `default_fallback` is OpenAI's model for its type, where `fallbacks` names none. In mode ollama a model that is
+        not supported still has a route: its provider refuses it with the list of those that are.
+        """
+        if self.mode is Mode.OPENAI:
+            return (Route("openai", model),)
+        if self.mode is Mode.OLLAMA:
+            return (Route("ollama", model),)
+        if with_tag(model) not in self.supported:
+            return (Route("openai", model),) if self.has_openai else (Route("ollama", model),)
+        first = Route("ollama", model)
+        if not (self.may_fall_back and self.has_openai):
+            return (first,)
+        # Ollama's name means nothing to OpenAI.
+        instead = self.fallbacks.get(model) or self.fallbacks.get("*") or default_fallback
+        if failed_at == "ollama":
+            return (Route("openai", instead, "ollama", Why.FAILED), first)
+        return (first, Route("openai", instead, "ollama", Why.BLOCKED))
+
+
+def choose(options: Sequence[Route], is_blocked: Callable[[Route], bool]) -> Route | None:
+    """The first route that nothing stands in the way of; None if the task has to wait."""
+    return next((route for route in options if not is_blocked(route)), None)
+
+
+def with_tag(model: str) -> str:
+    """Ollama's full name of a model: `x` is `x:latest`, another tag is another model."""
+    name = model.rsplit("/", 1)[-1]
+    return model if ":" in name else f"{model}:latest"
