@@ -90,6 +90,10 @@ def metrics_directory(settings: Settings) -> Path:
 def prepare_service(settings: Settings) -> None:
     """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
     refuse_unsupported(settings)
+    for warning in settings.warnings:
+        log.warning("Settings are odd", warning=warning)
+    if settings.mock:
+        log.warning("Mock mode: results are invented, no calls are made", mock=True)
     found = prepare(
         settings.ledger_path,
         strategy=settings.rate_limit_strategy,
