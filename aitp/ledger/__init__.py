@@ -102,7 +102,8 @@ class Ledger:
         """Slots that own tasks, a poll or a probe."""
         with as_ledger_error(self._database.path):
             rows: list[tuple[Any, ...]] = self._database.connection.execute(
-                "SELECT slot FROM tasks WHERE slot IS NOT NULL"
+                "SELECT slot FROM tasks WHERE state = 'claimed'"
+                " UNION SELECT slot FROM tasks WHERE state = 'finished' AND due_at IS NULL AND slot IS NOT NULL"
                 " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
                 " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
             ).fetchall()

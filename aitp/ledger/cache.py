@@ -7,15 +7,22 @@ be. Reads are no transactions; a write is one small one. Used by `aitp.knowledge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import apsw
 import orjson
 
+from aitp.errors import LedgerError
 from aitp.ledger.database import Database, Row, as_ledger_error
 
-MOST_ROWS = 20_000
-MOST_BYTES = 16_384  # of one value
+MOST_ROWS = 10_000
+MOST_BYTES = 65_536  # of one value
+KEPT_SECONDS = 86_400.0
+NOTHING_KEPT_SECONDS = 3_600.0  # None or []: something may have come to be there
+
+Fetch = Callable[[list[str]], Iterable[Mapping[str, Any]]]
+"""Looks names up; yields the values of some after the other, plain JSON."""
 
 
 class Cache:
@@ -50,6 +57,24 @@ class Cache:
                 [(key, value, now, now + seconds) for key, value in fitting],
             )
             _bound(connection, self._most_rows)
+
+    def through(self, place: str, kind: str, names: Sequence[str], fetch: Fetch) -> dict[str, Any]:
+        """The values of `names`, of that kind and from that place: from here, else by `fetch`.
+
+        Each part that it yields is kept before the next is asked for. What `fetch` raises passes.
+        """
+        keys = {name: f"{place} {kind} {name}" for name in names}
+        kept = self.get(keys.values())
+        values = {name: orjson.loads(kept[key]) for name, key in keys.items() if key in kept}
+        for part in fetch([name for name in keys if name not in values]):
+            values.update(part)
+            try:
+                for nothing, seconds in ((False, KEPT_SECONDS), (True, NOTHING_KEPT_SECONDS)):
+                    some = {name: value for name, value in part.items() if (value in (None, [])) is nothing}
+                    self.put({keys[name]: orjson.dumps(value) for name, value in some.items()}, seconds)
+            except LedgerError:
+                pass  # what cannot be kept is looked up again
+        return values
 
 
 def _bound(connection: apsw.Connection, most_rows: int) -> None:

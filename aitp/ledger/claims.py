@@ -16,11 +16,11 @@ import apsw
 
 from aitp.ledger.breakers import Breakers, Gate
 from aitp.ledger.cooldowns import cooling_until
-from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
+from aitp.ledger.database import DISK_LOOK_SECONDS, THESE, Database, Row, these
 from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
 from aitp.ledger.due import next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
-from aitp.ledger.limits import Exceeded, Limits, restamp
+from aitp.ledger.limits import Exceeded, Limits
 from aitp.ledger.pauses import paused_until
 from aitp.ledger.rules import Rules
 from aitp.policy.batching import fair_share, fitting
@@ -103,7 +103,6 @@ class Claims:
             kinds = _kinds_by_fairness(connection)
             if not kinds:
                 return Idle(Because.NOTHING_READY, next_due(connection, "ready"))
-            restamp(connection, now)
             room = self._limits.room(connection, now)
             if room.count == 0:
                 return Idle(Because.LIMIT, room.frees_at, room.exceeded)
@@ -135,9 +134,9 @@ class Claims:
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
         if gate.probe:
             self._breakers.begin_probe(connection, (provider,), slot)
-        connection.executemany(
-            "UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq = ?",
-            [(slot, provider, row[0]) for row in rows],
+        connection.execute(
+            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq IN ({THESE})",
+            (slot, provider, these(row[0] for row in rows)),
         )
 
 
@@ -163,7 +162,7 @@ def _kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
     """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
 
     Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
-    counted in tasks_claimed.
+    counted in tasks_claimed, if there is a choice at all.
     """
     rows: list[Row] = connection.execute(
         """
@@ -173,13 +172,18 @@ def _kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
             SELECT (SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind > waiting.kind)
             FROM waiting WHERE waiting.kind IS NOT NULL
         )
-        SELECT kinds.id, type, model
+        SELECT kinds.id, type, model,
+               (SELECT MIN(seq) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind = kinds.id)
         FROM waiting JOIN kinds ON kinds.id = waiting.kind
-        ORDER BY (SELECT COUNT(*) FROM tasks WHERE state = 'claimed' AND kind = kinds.id),
-                 (SELECT MIN(seq) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind = kinds.id)
         """
     ).fetchall()
-    return [(number, Kind(type_, model)) for number, type_, model in rows]
+    if len(rows) > 1:
+        counts: list[Row] = connection.execute(
+            "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
+        ).fetchall()
+        claimed: dict[int, int] = dict(counts)
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), row[3]))
+    return [(number, Kind(type_, model)) for number, type_, model, _ in rows]
 
 
 # Served by tasks_ready; what is read of a row comes by its seq.
@@ -189,8 +193,10 @@ _COLUMNS = (
 )
 # The task with the fewest attempts: one that has failed often may be what fails.
 _PROBE = _COLUMNS + f"{_READY} ORDER BY attempts, tasks.seq LIMIT 1"
-_COUNT = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_READY} LIMIT ?2)"
-_BOUND = f"SELECT batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1"
+_COUNT = (
+    f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_READY} LIMIT ?2)),"
+    f" (SELECT batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1)"
+)
 _BATCH = _COLUMNS + (
     f"tasks.seq IN (SELECT seq FROM (SELECT seq, batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT ?2)"
     " WHERE batch_limit IS ?3 ORDER BY seq LIMIT ?4) ORDER BY tasks.seq"
@@ -209,8 +215,7 @@ def _choose(
     if gate.probe:
         return connection.execute(_PROBE, (kind,)).fetchall(), False
     most = batch_size * workers if room is None else min(batch_size * workers, room)
-    claimable = int(connection.execute(_COUNT, (kind, most)).get)
-    bound: int | None = connection.execute(_BOUND, (kind,)).get
+    claimable, bound = connection.execute(_COUNT, (kind, most)).get
     share = fair_share(claimable, workers, batch_size if bound is None else min(bound, batch_size))
     rows = connection.execute(_BATCH, (kind, most, bound, share)).fetchall()
     rows = rows[: fitting(len(row[2]) for row in rows)]

@@ -66,7 +66,7 @@ class DeadLetters:
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
         with as_ledger_error(self._database.path):
-            # Served by tasks_dead.
+            # A walk over what is held: asked by a person, now and then.
             rows: list[Row] = self._database.connection.execute(
                 "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
                 f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"

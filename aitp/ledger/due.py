@@ -14,29 +14,22 @@ from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
 
 Waiting = Literal["ready", "finished"]
 
-# Spelt out for each state because a partial index serves only a literal. Each half is one search by index.
-_PROMOTE = {
-    state: (
-        f"UPDATE tasks SET due_at = NULL WHERE state = '{state}' AND due_at IS NOT NULL AND due_at <= ?",
-        # Further away than any delay: set before the clock was set back.
-        f"UPDATE tasks SET due_at = NULL WHERE state = '{state}' AND due_at IS NOT NULL AND due_at > ?",
-    )
-    for state in ("ready", "finished")
-}
-_NEXT = {
-    state: f"SELECT MIN(due_at) FROM tasks WHERE state = '{state}' AND due_at IS NOT NULL"
-    for state in ("ready", "finished")
-}
-
 
 def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
-    """Rows of `state` whose time has come are due now."""
-    past, beyond = _PROMOTE[state]
-    connection.execute(past, (now,))
-    connection.execute(beyond, (now + MAX_RETRY_DELAY_SECONDS,))
+    """Rows of `state` whose time has come are due now. Searches in tasks_later."""
+    if next_due(connection, state) is None:
+        return  # the usual case, and cheaper than two updates of nothing
+    connection.execute(
+        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at <= ?", (state, now)
+    )
+    # Further away than any delay: set before the clock was set back.
+    connection.execute(
+        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
+        (state, now + MAX_RETRY_DELAY_SECONDS),
+    )
 
 
 def next_due(connection: apsw.Connection, state: Waiting) -> float | None:
-    """When the next row of `state` is due."""
-    due_at = connection.execute(_NEXT[state]).get
+    """When the next row of `state` is due. One search in tasks_later."""
+    due_at = connection.execute("SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = ?", (state,)).get
     return None if due_at is None else float(due_at)

@@ -16,7 +16,7 @@ import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.cooldowns import cool_down, cooling_until
-from aitp.ledger.database import Database, Row
+from aitp.ledger.database import THESE, Database, Row, these
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import count_bugs, forget_bugs
@@ -27,11 +27,8 @@ from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
 POSTPONE_SECONDS = 5.0
 
-STATUS_OF = {
-    Ending.SUCCEEDED: TaskStatus.SUCCEEDED,
-    Ending.FAILED: TaskStatus.FAILED,
-    Ending.BUG: TaskStatus.FAILED,
-}
+# Endings that the task API is told of; after all others the task is ready again.
+DELIVERED = (Ending.SUCCEEDED, Ending.FAILED, Ending.BUG)
 
 
 class Cause(Enum):
@@ -114,7 +111,7 @@ class Endings:
                 cool_down(connection, provider, pause.model, pause.seconds, moment.now, pause.reason)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
-            sent = [outcome.task for outcome in outcomes if outcome.ending is not Ending.UNSENT]
+            sent = [outcome.task.seq for outcome in outcomes if outcome.ending is not Ending.UNSENT]
             self._limits.count(connection, sent, moment.now)
             endings = [outcome.ending for outcome in outcomes]
             if Ending.SUCCEEDED in endings:
@@ -134,10 +131,10 @@ class Endings:
 
     def give_back(self, connection: apsw.Connection, slot: int, cause: Cause) -> Settled:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
-        # Served by tasks_owned.
+        # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
             "SELECT seq, tasks.id, type, model, attempts, crashes, provider FROM tasks"
-            " JOIN kinds ON kinds.id = kind WHERE slot = ? AND state = 'claimed' ORDER BY seq",
+            " JOIN kinds ON kinds.id = kind WHERE state = 'claimed' AND slot = ? ORDER BY seq",
             (slot,),
         ).fetchall()
         if not rows:
@@ -147,7 +144,7 @@ class Endings:
             Task(seq, task_id, Kind(type_, model), b"", attempts, crashes)
             for seq, task_id, type_, model, attempts, crashes, _ in rows
         ]
-        self._limits.count(connection, tasks, moment.now)
+        self._limits.count(connection, [task.seq for task in tasks], moment.now)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         return self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
 
@@ -180,12 +177,14 @@ class Endings:
         held_back: bool,
     ) -> Settled:
         """Write each outcome's state, after blame is decided. `owned`: what `_owned_by` says of these tasks."""
-        last_success = _last_success(connection, moment.provider)
-        outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
-        _store_results(connection, outcomes, moment.now)
-        halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in outcomes) // 2)
+        if any(outcome.ending is Ending.RETRY for outcome in outcomes):
+            last_success = _last_success(connection, moment.provider)
+            outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
+        _store_results(connection, [outcome for outcome in outcomes if outcome.ending in DELIVERED], moment.now)
+        returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
+        halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         retry_at = None
-        for outcome in outcomes:
+        for outcome in returned:
             seq = outcome.task.seq
             match outcome.ending:
                 case Ending.RETRY:
@@ -231,9 +230,9 @@ class Endings:
 
 
 def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, Row]:
-    """(seq, attempts, first_failure_sequence) of the tasks that a slot has claimed, by seq. Served by tasks_owned."""
+    """(seq, attempts, first_failure_sequence) of the tasks that a slot has claimed, by seq. Served by tasks_claimed."""
     rows: list[Row] = connection.execute(
-        "SELECT seq, attempts, first_failure_sequence FROM tasks WHERE slot = ? AND state = 'claimed'", (slot,)
+        "SELECT seq, attempts, first_failure_sequence FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
     ).fetchall()
     return {row[0]: row for row in rows}
 
@@ -248,15 +247,22 @@ def _put_back(connection: apsw.Connection, seq: int, due_at: float | None) -> No
 
 
 def _store_results(connection: apsw.Connection, outcomes: Iterable[Outcome], now: float) -> None:
-    ended = [(outcome, STATUS_OF[outcome.ending]) for outcome in outcomes if outcome.ending in STATUS_OF]
-    connection.executemany(
-        "UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq = ?",
-        [(outcome.task.seq,) for outcome, _ in ended],
+    succeeded, failed = TaskStatus.SUCCEEDED.value, TaskStatus.FAILED.value
+    rows = [
+        (
+            outcome.task.seq,
+            succeeded if outcome.ending is Ending.SUCCEEDED else failed,
+            outcome.result,
+            outcome.reason,
+            now,
+        )
+        for outcome in outcomes
+    ]
+    connection.execute(
+        f"UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq IN ({THESE})",
+        (these(row[0] for row in rows),),
     )
-    connection.executemany(
-        "INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)",
-        [(outcome.task.seq, status.value, outcome.result, outcome.reason, now) for outcome, status in ended],
-    )
+    connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _forgive(connection: apsw.Connection, provider: str) -> None:

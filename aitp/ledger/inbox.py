@@ -14,6 +14,7 @@ import apsw
 
 from aitp.ledger import polls
 from aitp.ledger.breakers import Breakers
+from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
@@ -71,7 +72,7 @@ class Inbox:
             gate = self._breakers.gate(connection, POLL_SERVICES, now)
             if not gate.passes:
                 return NotYet(gate.until)
-            facts = polls.poll_facts(connection, terms, now, self._inbox_limit, asked)
+            facts = polls.poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked)
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)
             if due_at > now:
@@ -114,7 +115,7 @@ class Inbox:
             _forget_seen(connection)
             clear_tombstones(connection, poll.began_sequence, now)
             polls.end(connection, now, more_there, regular_at, problem)
-            self._limits.prune(connection, now)
+            prune_completions(connection, now)
             _prune_kinds(connection)
             return dropped
 

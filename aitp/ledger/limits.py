@@ -1,35 +1,28 @@
 """Rate limits: how much was sent to providers, how much room is left, and when more comes.
 
 The unit is one task sent to a provider once. What is counted is (completions in the window) + (claimed tasks, each a
-reservation), so that N processes together exceed no window. Times in `task_completions` never decrease with the id and
-ids are contiguous, so a count is the difference of two ids found by index: no query grows with history.
-
-Everything but `publish` runs inside a transaction of the caller's.
+reservation), so that N processes together exceed no window. The limits in force are those published in the ledger at
+load and reload. The claim asks for room, the finish counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.database import Database
-from aitp.policy.windows import (
-    LONGEST_WINDOW_SECONDS,
-    ROLLING_SECONDS,
-    Period,
-    Strategy,
-    Window,
-    fixed_window,
-    rolling_window,
+from aitp.ledger.completions import (
+    completed_at,
+    first_completions,
+    mirror_windows,
+    newest_completion,
+    record_completions,
+    restamp,
 )
-from aitp.tasks import Task
-
-# At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
-PRUNE_ROWS = 10_000
+from aitp.ledger.database import Database
+from aitp.policy.windows import ROLLING_SECONDS, Period, Strategy, fixed_window, rolling_window
 
 # A completion leaves a rolling window when it is exactly as old as the window; a float sum may fall just short of it.
 ROUNDING_SECONDS = 0.001
@@ -65,17 +58,16 @@ class Room:
 
 
 class Limits:
-    """The limits in force, as published in the ledger at load and reload."""
+    """The limits in force. All but `publish` runs inside a transaction of the caller's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
+        zone = ZoneInfo(timezone)
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, ZoneInfo(timezone).key)
-            )
+            connection.execute("UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, zone.key))
             before = dict(connection.execute("SELECT period, allowed FROM limits"))
             for period, limit in before.items():
                 if allowed.get(period, 0) != limit:
@@ -85,119 +77,101 @@ class Limits:
                     connection.execute(
                         "INSERT OR IGNORE INTO limits (period, allowed) VALUES (?, ?)", (Period(period).value, limit)
                     )
+            mirror_windows(connection, self._database.clock(), zone)
 
     def room(self, connection: apsw.Connection, now: float) -> Room:
         """How many more tasks may be claimed now. Marks newly exhausted limits as warned about."""
-        uses = use_of_limits(connection, now)
-        exhausted = {period: use for period, use in uses.items() if use.remaining == 0}
-        if not exhausted:
-            return Room(min((use.remaining for use in uses.values()), default=None))
+        tally = _tally(connection, now, after_restamp=True)
+        room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
+        if room is None or room > 0:
+            return Room(room)
+        exhausted = {period: use for period, use in _uses(connection, tally, now).items() if use.remaining == 0}
         times = [use.frees_at for use in exhausted.values()]
         frees_at = None if None in times else max(time for time in times if time is not None)
-        return Room(0, frees_at, tuple(self._newly_exceeded(connection, exhausted, now)))
+        exceeded = [
+            Exceeded(period.value, use.current, use.limit, use.frees_at)
+            for period, use in exhausted.items()
+            if _is_news(connection, tally, period, now)
+        ]
+        return Room(0, frees_at, tuple(exceeded))
 
-    def _newly_exceeded(
-        self, connection: apsw.Connection, exhausted: Mapping[Period, LimitUse], now: float
-    ) -> Iterable[Exceeded]:
-        strategy, zone = strategy_and_zone(connection)
-        for period, use in exhausted.items():
-            rolling = strategy is Strategy.ROLLING
-            quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, zone).end
-            changed = connection.execute(
-                # A mark beyond what would be set now is left over from before the clock was set back.
-                "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)"
-                " RETURNING 1",
-                (quiet_until, period.value, now),
-            ).fetchall()
-            if changed:
-                yield Exceeded(period.value, use.current, use.limit, use.frees_at)
+    def count(self, connection: apsw.Connection, seqs: Sequence[int], now: float) -> None:
+        """Record tasks that were sent to a provider and whose attempt has ended now."""
+        _, zone = _strategy_and_zone(connection)
+        record_completions(connection, seqs, now, zone)
 
-    def count(self, connection: apsw.Connection, tasks: Iterable[Task], now: float) -> None:
-        """Record tasks that were sent to a provider and whose attempt has ended now, and mirror the fixed windows."""
-        rows = [(now, task.kind.type, task.id) for task in tasks]
-        if not rows:
-            return
-        restamp(connection, now)
-        connection.executemany("INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)", rows)
-        _, zone = strategy_and_zone(connection)
-        for period in Period:
-            window = fixed_window(period, now, zone)
-            connection.execute(
-                "INSERT OR REPLACE INTO rate_limits "
-                "(time_period, current_count, window_start, window_end, last_updated) VALUES (?, ?, ?, ?, ?)",
-                (
-                    period.value,
-                    _completions(connection, window, inclusive=True)[0],
-                    _text(window.start),
-                    _text(window.end),
-                    _text(now),
-                ),
-            )
-
-    def prune(self, connection: apsw.Connection, now: float) -> None:
-        """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
-        # Served by task_completions_time; ids and times rise together, so this takes rows from the low end only.
-        connection.execute(
-            "DELETE FROM task_completions WHERE id IN ("
-            "  SELECT id FROM task_completions WHERE completed_at < ?1"
-            "  AND id < (SELECT MAX(id) FROM task_completions) ORDER BY completed_at, id LIMIT ?2)",
-            (now - LONGEST_WINDOW_SECONDS, PRUNE_ROWS),
-        )
-
-
-def restamp(connection: apsw.Connection, now: float) -> None:
-    """After the clock was set back: completions from the future happened now at the latest."""
-    connection.execute("UPDATE task_completions SET completed_at = ?1 WHERE completed_at > ?1", (now,))
-
-
-def strategy_and_zone(connection: apsw.Connection) -> tuple[Strategy, ZoneInfo]:
-    strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
-    return Strategy(strategy), ZoneInfo(zone)
+    def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
+        """The limits that have no room now."""
+        tally = _tally(connection, now, after_restamp=True)
+        return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
-    allowed = {Period(period): int(limit) for period, limit in connection.execute("SELECT period, allowed FROM limits")}
+    return _uses(connection, _tally(connection, now), now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
+
+    strategy: Strategy
+    zone: ZoneInfo
+    reserved: int
+    rows: list[tuple[Period, int, int, int, float]]
+
+
+def _tally(connection: apsw.Connection, now: float, *, after_restamp: bool = False) -> _Tally:
+    strategy, zone = _strategy_and_zone(connection)
+    newest, newest_at = newest_completion(connection)
+    if after_restamp and newest_at > now:
+        restamp(connection, now, zone)
+    allowed = dict(connection.execute("SELECT period, allowed FROM limits"))
     if not allowed:
-        return {}
-    strategy, zone = strategy_and_zone(connection)
+        return _Tally(strategy, zone, 0, [])
+    # Counted in tasks_claimed.
     reserved = int(connection.execute("SELECT COUNT(*) FROM tasks WHERE state = 'claimed'").get)
+    rolling = strategy is Strategy.ROLLING
+    periods = [period for period in Period if period in allowed]
+    windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in periods]
+    firsts = first_completions(connection, [window.start for window in windows])
+    rows = []
+    for period, window, found in zip(periods, windows, firsts, strict=True):
+        first = newest + 1 if found is None else found
+        rows.append((period, int(allowed[period]), newest + 1 - first + reserved, first, window.end))
+    return _Tally(strategy, zone, reserved, rows)
+
+
+def _uses(connection: apsw.Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:
     uses = {}
-    for period in (period for period in Period if period in allowed):
-        rolling = strategy is Strategy.ROLLING
-        window = rolling_window(period, now) if rolling else fixed_window(period, now, zone)
-        completed, first = _completions(connection, window, inclusive=not rolling)
-        current, limit = completed + reserved, allowed[period]
+    rolling = tally.strategy is Strategy.ROLLING
+    for period, limit, current, first, end in tally.rows:
         frees_at = None
-        if current >= limit and reserved < limit:
-            frees_at = _frees_at(connection, period, first + current - limit, now) if rolling else window.end
+        if current >= limit > tally.reserved:
+            frees_at = _leaves_at(connection, period, first + current - limit, now) if rolling else end
         uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at)
     return uses
 
 
-def _completions(connection: apsw.Connection, window: Window, *, inclusive: bool) -> tuple[int, int]:
-    """(number of completions in the window, id of the first of them). A fixed window includes its start.
-
-    Served by task_completions_time and the row id: two look-ups, however long the history.
-    """
-    comparison = ">=" if inclusive else ">"
-    row = connection.execute(
-        f"SELECT id FROM task_completions WHERE completed_at {comparison} ? ORDER BY completed_at, id LIMIT 1",
-        (window.start,),
-    ).fetchone()
-    if row is None:
-        return 0, 0
-    newest = int(connection.execute("SELECT MAX(id) FROM task_completions").get)
-    first = int(row[0])
-    return newest - first + 1, first
-
-
-def _frees_at(connection: apsw.Connection, period: Period, last: int, now: float) -> float:
-    """When completion `last`, and with it all before it, will have left the rolling window: room for one more task."""
-    completed_at = float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (last,)).get)
+def _leaves_at(connection: apsw.Connection, period: Period, number: int, now: float) -> float:
+    """When a completion, and with it all before it, will have left the rolling window."""
     # One from the future (the clock was set back) will be taken as having happened now.
-    return min(completed_at, now) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
+    return min(completed_at(connection, number), now) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
-def _text(instant: float) -> str:
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _is_news(connection: apsw.Connection, tally: _Tally, period: Period, now: float) -> bool:
+    """Whether nobody was warned yet that this limit is exhausted in its present window; from now on somebody was."""
+    rolling = tally.strategy is Strategy.ROLLING
+    quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, tally.zone).end
+    changed = connection.execute(
+        # A mark beyond what would be set now is left over from before the clock was set back.
+        "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)"
+        " RETURNING 1",
+        (quiet_until, period.value, now),
+    ).fetchall()
+    return bool(changed)
+
+
+def _strategy_and_zone(connection: apsw.Connection) -> tuple[Strategy, ZoneInfo]:
+    strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
+    return Strategy(strategy), ZoneInfo(zone)

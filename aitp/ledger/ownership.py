@@ -14,7 +14,7 @@ from aitp.ledger.breakers import Breakers
 
 def let_go(connection: apsw.Connection, breakers: Breakers, slot: int) -> None:
     """Free the deliveries, the poll and the probes of `slot`; its claims are `Endings.give_back`'s."""
-    # Served by tasks_owned.
-    connection.execute("UPDATE tasks SET slot = NULL WHERE slot = ? AND state = 'finished'", (slot,))
+    # Served by tasks_finished.
+    connection.execute("UPDATE tasks SET slot = NULL WHERE state = 'finished' AND due_at IS NULL AND slot = ?", (slot,))
     connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))
     breakers.release(connection, slot)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import apsw
 
-from aitp.ledger.limits import restamp, use_of_limits
+from aitp.ledger.completions import first_completions, newest_completion
+from aitp.ledger.limits import Limits
 from aitp.policy.polling import PollFacts, appetite, page_limit
 
 
@@ -41,10 +42,11 @@ class NotYet:
 
 
 def poll_facts(
-    connection: apsw.Connection, terms: PollTerms, now: float, inbox_limit: int, asked: bool = False
+    connection: apsw.Connection, terms: PollTerms, now: float, limits: Limits, inbox_limit: int, asked: bool = False
 ) -> PollFacts:
     """What the polling decision rests on."""
-    restamp(connection, now)
+    full = list(limits.full(connection, now))
+    room_times = [use.frees_at for use in full if use.frees_at is not None]
     # Left over from before the clock was set back: else the next poll would wait for that time to return.
     connection.execute("UPDATE polls SET began_at = ?1 WHERE began_at > ?1", (now,))
     began_at, regular_at, failures, more_there, delivered_since = connection.execute(
@@ -52,14 +54,8 @@ def poll_facts(
         "SELECT began_at, regular_at, failures, more_there,"
         " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
     ).get
-    recent = connection.execute(
-        # Served by task_completions_time: the ids of the last minute are contiguous.
-        "SELECT (SELECT MAX(id) FROM task_completions) - id + 1 FROM task_completions"
-        " WHERE completed_at > ? ORDER BY completed_at, id LIMIT 1",
-        (now - 60.0,),
-    ).get
-    full = [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
-    room_times = [use.frees_at for use in full if use.frees_at is not None]
+    (first,) = first_completions(connection, [now - 60.0])
+    recent = 0 if first is None else newest_completion(connection)[0] + 1 - first
     return PollFacts(
         now=now,
         interval=terms.interval,
@@ -70,7 +66,7 @@ def poll_facts(
         delivered_since=bool(delivered_since),
         ready=ready_count(connection),
         low_water=terms.concurrency * terms.batch_size,
-        appetite=appetite((recent or 0) / 60.0, terms.interval, terms.concurrency, terms.batch_size),
+        appetite=appetite(recent / 60.0, terms.interval, terms.concurrency, terms.batch_size),
         inbox_limit=inbox_limit,
         full=bool(full),
         room_at=max(room_times) if len(room_times) == len(full) and full else None,
@@ -121,10 +117,10 @@ def fail(connection: apsw.Connection, problem: str) -> None:
 
 
 def ready_count(connection: apsw.Connection) -> int:
-    """Tasks that wait to be claimed, now or later. Counted in tasks_ready and tasks_ready_later, no row is read."""
+    """Tasks that wait to be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
     return int(
         connection.execute(
             "SELECT (SELECT COUNT(*) FROM tasks WHERE state = 'ready' AND due_at IS NULL)"
-            " + (SELECT COUNT(*) FROM tasks WHERE state = 'ready' AND due_at IS NOT NULL)"
+            " + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
         ).get
     )

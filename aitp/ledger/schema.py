@@ -49,13 +49,10 @@ MIGRATIONS: tuple[str, ...] = (
         CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
     ) STRICT;
     CREATE INDEX tasks_ready ON tasks (kind, seq) WHERE state = 'ready' AND due_at IS NULL;
-    CREATE INDEX tasks_ready_later ON tasks (due_at) WHERE state = 'ready' AND due_at IS NOT NULL;
-    CREATE INDEX tasks_claimed ON tasks (kind) WHERE state = 'claimed';
-    CREATE INDEX tasks_owned ON tasks (slot) WHERE slot IS NOT NULL;
-    CREATE INDEX tasks_finished ON tasks (seq) WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL;
-    CREATE INDEX tasks_finished_later ON tasks (due_at) WHERE state = 'finished' AND due_at IS NOT NULL;
+    CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
+    CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
     CREATE INDEX tasks_tried ON tasks (provider) WHERE attempts > 0;
-    CREATE INDEX tasks_dead ON tasks (seq) WHERE state = 'dead';
 
     CREATE TABLE contents (
         seq INTEGER PRIMARY KEY REFERENCES tasks (seq),

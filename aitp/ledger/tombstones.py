@@ -6,7 +6,11 @@ and not by clocks, *and* the list can no longer be behind it. Everything runs in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import apsw
+
+from aitp.ledger.database import THESE, these
 
 # How long the pending list is believed to show a task whose result it has acknowledged.
 LISTING_LAG_SECONDS = 30.0
@@ -43,7 +47,7 @@ def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: floa
     connection.execute("UPDATE tombstones SET delivered_at = ?1 WHERE delivered_at > ?1", (now,))
 
 
-def delete_tasks(connection: apsw.Connection, seqs: list[int]) -> None:
+def delete_tasks(connection: apsw.Connection, seqs: Sequence[int]) -> None:
     """Remove tasks with all that hangs on them."""
     for table in ("contents", "results", "tasks"):
-        connection.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in seqs])
+        connection.execute(f"DELETE FROM {table} WHERE seq IN ({THESE})", (these(seqs),))

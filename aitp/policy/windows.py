@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 
@@ -63,19 +64,24 @@ def fixed_window(period: Period, now: float, zone: ZoneInfo) -> Window:
     now = math.floor(now)
     if period in (Period.MINUTE, Period.HOUR):
         return _clock_window(ROLLING_SECONDS[period], now, zone)
-    today = datetime.fromtimestamp(now, zone).date()
-    first, after = _bounds(period, today)
-    start, end = _midnight(first, zone), _midnight(after, zone)
-    while end <= now:
+    day = datetime.fromtimestamp(now, zone).date()
+    window = _calendar_window(period, day, zone)
+    while window.end <= now:
         # The clocks were set back over midnight: by its date this is yesterday again, but yesterday has ended.
-        first, after = _bounds(period, after)
-        start, end = end, _midnight(after, zone)
-    return Window(start, end)
+        day = _bounds(period, day)[1]
+        window = _calendar_window(period, day, zone)
+    return window
 
 
 def rolling_window(period: Period, now: float) -> Window:
     """The last seconds of `period` up to and including `now`: an event exactly one period old is outside."""
-    return Window(now - ROLLING_SECONDS[period], now)
+    return Window(math.nextafter(now - ROLLING_SECONDS[period], math.inf), math.nextafter(now, math.inf))
+
+
+@lru_cache(maxsize=64)
+def _calendar_window(period: Period, day: date, zone: ZoneInfo) -> Window:
+    first, after = _bounds(period, day)
+    return Window(_midnight(first, zone), _midnight(after, zone))
 
 
 def _clock_window(length: int, now: int, zone: ZoneInfo) -> Window:

@@ -1,0 +1,105 @@
+"""Completions: one row for each task that was sent to a provider and whose attempt has ended, the memory of the limits.
+
+Ids are contiguous and times never decrease with them, so how many there are since some moment is a difference of two
+ids found by index: no query grows with history. `rate_limits` mirrors the counts of the current calendar windows, for
+people and tools that know the table. Everything runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import apsw
+
+from aitp.ledger.database import THESE, Row, these
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period, fixed_window
+
+# At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
+PRUNE_ROWS = 10_000
+
+# Served by task_completions_time.
+_FIRST_SINCE = "SELECT id FROM task_completions WHERE completed_at >= ? ORDER BY completed_at, id LIMIT 1"
+
+
+def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
+    """(id, time) of the last completion; (0, 0) before the first."""
+    rows: list[Row] = connection.execute(
+        "SELECT id, completed_at FROM task_completions ORDER BY id DESC LIMIT 1"
+    ).fetchall()
+    return rows[0] if rows else (0, 0.0)
+
+
+def first_completions(connection: apsw.Connection, since: Sequence[float]) -> list[int | None]:
+    """For each of these moments, the id of the first completion that is not earlier. One search in the index each."""
+    columns = ", ".join(f"({_FIRST_SINCE})" for _ in since)
+    rows: list[Row] = connection.execute(f"SELECT {columns}", tuple(since)).fetchall()
+    return list(rows[0])
+
+
+def completed_at(connection: apsw.Connection, number: int) -> float:
+    """When the completion of that id was."""
+    return float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get)
+
+
+def record_completions(connection: apsw.Connection, seqs: Sequence[int], now: float, zone: ZoneInfo) -> None:
+    """The attempts at these tasks have ended now."""
+    if not seqs:
+        return
+    restamp(connection, now, zone)
+    connection.execute(
+        "INSERT INTO task_completions (completed_at, task_type, task_id) SELECT ?, type, tasks.id"
+        f" FROM tasks JOIN kinds ON kinds.id = kind WHERE seq IN ({THESE}) ORDER BY seq",
+        (now, these(seqs)),
+    )
+    connection.execute(
+        "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = ?2"
+        " WHERE window_start <= ?2 AND window_end > ?2",
+        (len(seqs), _text(now)),
+    )
+    if connection.changes() < len(Period):
+        mirror_windows(connection, now, zone)
+
+
+def restamp(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
+    """After the clock was set back: completions from the future happened now at the latest."""
+    if newest_completion(connection)[1] > now:
+        connection.execute("UPDATE task_completions SET completed_at = ?1 WHERE completed_at > ?1", (now,))
+        mirror_windows(connection, now, zone)
+
+
+def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
+    """Count the current calendar windows anew."""
+    windows = [fixed_window(period, now, zone) for period in Period]
+    newest, _ = newest_completion(connection)
+    firsts = first_completions(connection, [window.start for window in windows])
+    connection.executemany(
+        "INSERT OR REPLACE INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
+        " VALUES (?, ?, ?, ?, ?)",
+        [
+            (
+                period.value,
+                0 if first is None else newest + 1 - first,
+                _text(window.start),
+                _text(window.end),
+                _text(now),
+            )
+            for period, window, first in zip(Period, windows, firsts, strict=True)
+        ],
+    )
+
+
+def prune_completions(connection: apsw.Connection, now: float) -> None:
+    """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
+    # Ids and times rise together, so this takes rows from the low end only.
+    connection.execute(
+        "DELETE FROM task_completions WHERE id IN ("
+        "  SELECT id FROM task_completions WHERE completed_at < ?1"
+        "  AND id < (SELECT MAX(id) FROM task_completions) ORDER BY completed_at, id LIMIT ?2)",
+        (now - LONGEST_WINDOW_SECONDS, PRUNE_ROWS),
+    )
+
+
+def _text(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,173 @@
+"""What the ledger bears: tasks claimed and finished a second, and how long a claim waits among many.
+
+It runs on the disk that this repository is on (a temporary folder beside this file, removed afterwards), with
+1,000,000 completions in the table and limits on all five periods, so that every claim counts them.
+
+    PYTHONPATH=. python bench/ledger.py [--completions 1000000] [--seconds 8] [--only throughput|paced]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from aitp.ledger import Claim, Idle, Ledger, Poll, PollTerms, Report, Rules, Terms, prepare
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS
+from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
+
+KIND = Kind("text_embedding", "text-embedding-3-small")
+RULES = Rules(inbox_limit=10**9)
+LIMITS = dict.fromkeys(("minute", "hour", "day", "week", "month"), 10**9)
+CONTENT = b'{"text": "' + b"Um texto de tamanho comum. " * 40 + b'", "model": "text-embedding-3-small"}'
+SMALL = b"[0.1, 0.2, 0.3]"
+VECTOR = b"[" + b",".join(b"%.9f" % random.uniform(-0.1, 0.1) for _ in range(1024)) + b"]"
+FIRST_WORKER = 101
+RELAY = 1
+
+# A process's own figures, as it sends them to the parent.
+Figures = dict[str, list[float]]
+
+
+@contextmanager
+def a_ledger(completions: int) -> Iterator[Path]:
+    """A ledger on the repository's disk with that much history."""
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".ledger-") as folder:
+        path = Path(folder) / "ledger.db"
+        prepare(path, strategy="rolling", timezone="America/Sao_Paulo", limits=LIMITS)
+        ledger = Ledger.open(path, RULES)
+        now, span = time.time(), LONGEST_WINDOW_SECONDS / completions
+        rows = ((now - span * (completions - n), KIND.type, f"{n:024x}") for n in range(completions))
+        with ledger._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)", rows
+            )
+        ledger.close()
+        yield path
+
+
+def admit(path: Path, count: int) -> None:
+    """Put `count` tasks into the ledger, as a poll does."""
+    ledger = Ledger.open(path, RULES)
+    poll = ledger.inbox.begin_poll(RELAY, PollTerms(30.0, 1, 1), asked=True)
+    assert isinstance(poll, Poll)
+    for start in range(0, count, 1_000):
+        part = [NewTask(f"{poll.began_sequence:08x}{n:016x}", KIND, CONTENT) for n in range(start, start + 1_000)]
+        ledger.inbox.admit(poll, part)
+    ledger.inbox.end_poll(poll, complete=False, more_there=False, regular_at=time.time() + 30)
+    ledger.close()
+
+
+def in_processes(count: int, work: Callable[[int], Figures]) -> list[Figures]:
+    """What `work(number)` returns in each of `count` processes, which all begin together."""
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
+
+    def run(number: int, answer: Connection) -> None:
+        start.wait()
+        answer.send(work(number))
+
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    processes = [context.Process(target=run, args=(number, pipes[number][1])) for number in range(count)]
+    for process in processes:
+        process.start()
+    start.set()
+    figures: list[Figures] = [receiver.recv() for receiver, _ in pipes]
+    for process in processes:
+        process.join()
+    return figures
+
+
+def report_on(claim: Claim, result: bytes) -> Report:
+    return Report([Outcome(task, Ending.SUCCEEDED, result) for task in claim.tasks], Health.HEALTHY)
+
+
+def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:
+    """Claim and finish until nothing is ready."""
+    ledger = Ledger.open(path, RULES)
+    terms = Terms(workers, lambda kind: "openai", lambda kind: batch)
+    began, tasks = time.monotonic(), 0
+    while not isinstance(claim := ledger.claims.claim(FIRST_WORKER + number, terms), Idle):
+        ledger.claims.finish(claim, report_on(claim, result))
+        tasks += len(claim.tasks)
+    ended, cpu = time.monotonic(), time.process_time()
+    ledger.close()
+    return {"tasks": [tasks], "began": [began], "ended": [ended], "cpu": [cpu]}
+
+
+def throughput(completions: int, processes: int, batch: int, result: bytes, tasks: int) -> None:
+    with a_ledger(completions) as path:
+        admit(path, tasks)
+        figures = in_processes(processes, lambda number: drain(path, number, batch, processes, result))
+        seconds = max(f["ended"][0] for f in figures) - min(f["began"][0] for f in figures)
+        done = sum(f["tasks"][0] for f in figures)
+        cpu = sum(f["cpu"][0] for f in figures)
+    assert done == tasks
+    print(
+        f"{processes} process(es), batches of {batch}, results of {len(result):>6,} B: {done / seconds:>7,.0f} tasks/s,"
+        f" {cpu / done * 1e6:4.0f} us of CPU a task, {done / batch / seconds:6,.0f} finishes/s, each on disk"
+    )
+
+
+def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -> Figures:
+    """Claim and finish one task at a time, `rate` times a second over all processes together."""
+    ledger = Ledger.open(path, RULES)
+    terms = Terms(processes, lambda kind: "openai", lambda kind: 1)
+    interval = processes / rate
+    claims: list[float] = []
+    finishes: list[float] = []
+    began = time.monotonic()
+    due = began + random.uniform(0, interval)
+    while due < began + seconds:
+        time.sleep(max(0.0, due - time.monotonic()))
+        due += interval
+        started = time.perf_counter()
+        claim = ledger.claims.claim(FIRST_WORKER + number, terms)
+        claimed = time.perf_counter()
+        assert isinstance(claim, Claim)
+        ledger.claims.finish(claim, report_on(claim, SMALL))
+        claims.append(claimed - started)
+        finishes.append(time.perf_counter() - claimed)
+    ledger.close()
+    return {"claims": claims, "finishes": finishes}
+
+
+def paced(completions: int, processes: int, rate: float, seconds: float) -> None:
+    with a_ledger(completions) as path:
+        admit(path, round(rate * seconds * 1.1 / 1_000 + 1) * 1_000)
+        figures = in_processes(processes, lambda number: pace(path, number, processes, rate, seconds))
+    shares = [len(f["claims"]) for f in figures]
+    print(f"{processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each:")
+    for what in ("claims", "finishes"):
+        waits = sorted(wait for f in figures for wait in f[what])
+        median, p99, longest = (waits[min(len(waits) - 1, int(len(waits) * part))] for part in (0.5, 0.99, 1.0))
+        print(f"    {what:<9} median {median * 1e3:6.2f} ms  p99 {p99 * 1e3:6.2f} ms  longest {longest * 1e3:6.1f} ms")
+    print(f"    claims of a process: {min(shares)} to {max(shares)}, {sum(shares) / len(shares):.0f} on average")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The ledger's speed and fairness.")
+    parser.add_argument("--completions", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--only", choices=("throughput", "paced"))
+    options = parser.parse_args()
+    load = " ".join(f"{part:.1f}" for part in os.getloadavg())
+    print(f"{options.completions:,} completions; {os.cpu_count()} cores, load before the start {load}")
+    if options.only != "paced":
+        for processes in (1, 4):
+            throughput(options.completions, processes, 32, SMALL, 64_000)
+        for processes in (1, 4):
+            throughput(options.completions, processes, 32, VECTOR, 32_000)
+    if options.only != "throughput":
+        paced(options.completions, 16, 1_000.0, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
