@@ -99,7 +99,7 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], memory: Memory | No
     if value is not None and not faults:
         return Structured(value, first.usage, first.mock, first.text, key)
     _log.info("Answer is not usable, asking for a repair", model=model, schema=inquiry.name, faults=faults)
-    messages += [Message("assistant", first.text), Message("user", _repair(faults))]
+    messages = [*messages, Message("assistant", first.text), Message("user", _repair(faults))]
     second = provider.ask(Question(inquiry.name, schema, messages), model)
     value, faults = _judged(second.text, inquiry)
     value = _usable(value, faults, inquiry)
