@@ -9,7 +9,7 @@ command line) does not load numpy and the OpenAI client.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol, Self
@@ -140,29 +140,56 @@ def foreign_models() -> Mapping[str, str]:
     return {model: name for name, builder in foreign_builders().items() for model in builder.models}
 
 
-def build(settings: Settings) -> Mapping[str, Provider]:
-    """The providers that `settings` name, by name. After fork; no connection is made before the first call."""
-    return {**_own_providers(settings), **{name: make(settings) for name, make in foreign_builders().items()}}
+def build(settings: Settings, missing: Callable[[str], None] = lambda model: None) -> Mapping[str, Provider]:
+    """The providers that `settings` name, by name. After fork; no connection is made before the first call.
+
+    `missing` is told of an Ollama model that is supported, and not there.
+    """
+    own = _own_providers(settings, missing)
+    return {**own, **{name: make(settings) for name, make in foreign_builders().items()}}
 
 
-def _own_providers(settings: Settings) -> Mapping[str, Provider]:
+def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mapping[str, Provider]:
     if settings.mock:
         from aitp.providers.mock import DIMENSIONS, MockProvider
 
         mock = MockProvider(settings.embedding_dimensions or DIMENSIONS)
         return {mock.name: mock}
+    providers = [] if settings.processing_mode == "ollama" else _openai(settings)
+    if settings.processing_mode != "openai":
+        providers.append(_ollama(settings, missing))
+    return {provider.name: provider for provider in providers}
+
+
+def _ollama(settings: Settings, missing: Callable[[str], None]) -> Provider:
+    from aitp.providers.ollama import OllamaProvider
+
+    return OllamaProvider(
+        settings.ollama_base_url,
+        settings.supported_models,
+        timeout_seconds=settings.ollama_timeout,
+        truncate=settings.embedding_overflow == "truncate",
+        keep_alive=settings.ollama_keep_alive,
+        options=settings.ollama_options,
+        trust_env=settings.http_trust_env,
+        missing=missing,
+    )
+
+
+def _openai(settings: Settings) -> list[Provider]:
     if settings.openai_api_key is None:
-        return {}
+        return []
     from aitp.providers.openai import DEFAULT_BASE_URL, OpenAIProvider
 
-    openai = OpenAIProvider(
-        settings.openai_api_key,
-        base_url=settings.openai_base_url or DEFAULT_BASE_URL,
-        timeout_seconds=settings.openai_timeout,
-        dimensions=settings.embedding_dimensions,
-        trust_env=settings.http_trust_env,
-    )
-    return {openai.name: openai}
+    return [
+        OpenAIProvider(
+            settings.openai_api_key,
+            base_url=settings.openai_base_url or DEFAULT_BASE_URL,
+            timeout_seconds=settings.openai_timeout,
+            dimensions=settings.embedding_dimensions,
+            trust_env=settings.http_trust_env,
+        )
+    ]
 
 
 def warm_up(settings: Settings) -> None:
@@ -170,9 +197,11 @@ def warm_up(settings: Settings) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        for provider in _own_providers(settings.model_copy(update={"openai_base_url": refusing})).values():
+        model = "text-embedding-3-small"
+        addresses = {"openai_base_url": refusing, "ollama_base_url": refusing, "supported_models": (model,)}
+        for provider in _own_providers(settings.model_copy(update=addresses), lambda missing: None).values():
             try:
-                provider.embed(["warm-up"], "text-embedding-3-small")
+                provider.embed(["warm-up"], model)
             except ServiceFault:
                 pass
             provider.close()

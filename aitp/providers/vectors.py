@@ -27,15 +27,18 @@ def vector_from_base64(text: str, length: int | None) -> bytes:
     return vector_json(vector, length)
 
 
-def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
-    """JSON of a list of numbers: for servers that know no base64."""
+def vector_from_numbers(numbers: list[Any], length: int | None, *, unit: bool = False) -> bytes:
+    """JSON of a list of numbers: for servers that know no base64. `unit`: brought to length 1."""
     try:
         values = np.asarray(numbers)
     except ValueError as error:
         raise UnusableVector("expected a flat list of numbers") from error
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise UnusableVector("expected a flat list of numbers")
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as such
+    # What does not fit float32 becomes infinite, what has no direction no number: both are refused as such.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if unit:
+            values = values / np.sqrt(np.square(values, dtype="<f8").sum())
         return vector_json(values.astype("<f4"), length)
 
 

@@ -7,6 +7,9 @@ import math
 import orjson
 import pytest
 
+from aitp.demo.callbacks import complaint
+from aitp.demo.scripts import SCRIPTS
+from aitp.processors import PROCESSORS, Context
 from aitp.providers import Usage, build
 from aitp.providers.mock import MockProvider
 from aitp.providers.openai import OpenAIProvider
@@ -48,4 +51,19 @@ def test_the_placeholder_key_gets_the_mock_under_openais_name() -> None:
 
 def test_a_real_key_gets_the_real_provider_and_no_key_none() -> None:
     assert isinstance(build(settings(openai_api_key="sk-real"))["openai"], OpenAIProvider)
-    assert build(settings(openai_api_key="", processing_mode="hybrid")) == {}
+    assert set(build(settings(openai_api_key="", processing_mode="hybrid"))) == {"ollama"}
+
+
+@pytest.mark.parametrize("task_type", [each.task_type for each in PROCESSORS.values() if each.prompt is not None])
+@pytest.mark.parametrize("text", [script.text for script in SCRIPTS] + ["sem maiúsculas", "😀", "1", "A"])
+def test_an_invented_answer_is_one_that_the_task_api_takes(task_type: str, text: str) -> None:
+    kind = PROCESSORS[task_type]
+    content = {"text": text, "options": ["Saúde", "Educação"]}
+    answers = [kind.run([kind.parse(content)], MockProvider(8), Context.of(settings())) for _ in range(2)]
+
+    assert answers[0] == answers[1]
+    assert answers[0].mock
+    assert answers[0].usage.estimated
+    (result,) = answers[0].results
+    assert isinstance(result, bytes)
+    assert complaint(task_type, content, orjson.loads(result)) is None

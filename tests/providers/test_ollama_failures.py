@@ -1,0 +1,158 @@
+"""Every row of Ollama's table of failures, against a server that really answers so, or really does not answer."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+
+import pytest
+
+from aitp.errors import (
+    AitpError,
+    CooldownRequired,
+    CredentialsRefused,
+    InputRefused,
+    NonRetryableError,
+    RetryableError,
+    ServiceFault,
+)
+from aitp.providers.ollama_failures import ROWS, InputTooLong, ModelMissing, PathMissing, Refusal
+from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, TEXT, provider_at
+from tests.providers.scripted import Answer, flood, raw, reply, scripted
+
+
+def error(message: str) -> dict[str, str]:
+    """A body as Ollama writes it; it quotes what must not be passed on."""
+    return {"error": f"{message} (you said {TEXT!r})"}
+
+
+def failure_of(answer: Answer) -> AitpError:
+    """Of a chat: one request, whatever comes of it."""
+    with scripted(answer) as server:
+        provider = provider_at(server)
+        with pytest.raises(AitpError) as raised:
+            provider.ask(QUESTION, CHAT)
+        provider.close()
+        assert len(server.requests) == 1, "a failed request must not be repeated by the client"
+    story = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    assert TEXT not in story
+    assert raised.value.__context__ is None, "the client's exception holds the request: the texts"
+    return raised.value
+
+
+MISSING = f'model "{CHAT}" not found, try pulling it first'
+MEMORY = "model requires more system memory (5.6 GiB) than is available (1.9 GiB)"
+ANSWERS: list[tuple[str, Answer, type[AitpError], str]] = [
+    ("400 too long", reply(400, error("the input length exceeds the context length")), InputTooLong, "longer than"),
+    ("413 too long", reply(413, error("the input length exceeds the context length")), InputTooLong, "longer than"),
+    ("500 too long", reply(500, error("the input length exceeds the context length")), InputTooLong, "longer than"),
+    ("400 cannot be cut", reply(400, error("input exceeds maximum context length and cannot be truncated further")),
+     InputTooLong, "longer than"),
+    ("400 other kind", reply(400, error(f'"{CHAT}" does not support chat')), NonRetryableError, "no model for"),
+    ("501 other kind", reply(501, error("this model does not support embeddings")), NonRetryableError, "no model for"),
+    ("404 model", reply(404, error(MISSING)), ModelMissing, CHAT),
+    ("404 model, newer words", reply(404, error(f"model '{CHAT}' not found")), ModelMissing, CHAT),
+    ("404 path", reply(404, b"404 page not found"), PathMissing, "OLLAMA_BASE_URL"),
+    ("404 proxy", reply(404, b"<html>model not found</html>"), PathMissing, "OLLAMA_BASE_URL"),
+    ("404 other words", reply(404, {"detail": "model not found"}), PathMissing, "OLLAMA_BASE_URL"),
+    ("401", reply(401, b"<html>"), CredentialsRefused, "OLLAMA_BASE_URL"),
+    ("403", reply(403, b""), CredentialsRefused, "OLLAMA_ORIGINS"),
+    ("400 option", reply(400, error('option "num_ctx" must be of type integer')), ServiceFault, "OLLAMA_OPTIONS"),
+    ("400 keep_alive", reply(400, error('time: missing unit in duration "5"')), ServiceFault, "OLLAMA_KEEP_ALIVE"),
+    ("400 NaN", reply(400, error("embedding contains NaN or Inf values")), InputRefused, "400"),
+    ("400 no words", reply(400, b""), InputRefused, "400"),
+    ("413", reply(413, b"<html>"), InputRefused, "413"),
+    ("422", reply(422, error("x")), InputRefused, "422"),
+    ("503", reply(503, error("server busy, please try again")), ServiceFault, "queue"),
+    ("500 memory", reply(500, error(MEMORY)), ServiceFault, "memory"),
+    ("500", reply(500, error("llama runner process has terminated: signal: killed")), ServiceFault, "answered 500"),
+    ("499", reply(499, error("request canceled")), ServiceFault, "499"),
+    ("408", reply(408), ServiceFault, "408"),
+    ("502 html", reply(502, b"<html>Bad Gateway</html>"), ServiceFault, "502"),
+    ("301", reply(301, location="http://127.0.0.1:1/"), ServiceFault, "301"),
+    ("error that is no sentence", reply(500, {"error": {"message": TEXT}}), ServiceFault, "answered 500"),
+    ("200 garbage", reply(200, b"<html>"), ServiceFault, "no JSON"),
+    ("200 empty", reply(200, b""), ServiceFault, "no JSON"),
+    ("200 without end", flood(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65_536, 100), ServiceFault, "more than the 1048576"),
+    ("500 without end", flood(b"HTTP/1.1 500 No\r\n\r\n", b" " * 65_536, 100), ServiceFault, "more than the 1048576"),
+    ("hung up before headers", raw(b""), ServiceFault, "RemoteProtocolError"),
+    ("hung up within the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), ServiceFault, "Remote"),
+    ("no HTTP", raw(f"220 mail {TEXT}\r\n\r\n".encode()), ServiceFault, "RemoteProtocolError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "kind", "said"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS])
+def test_a_failed_call_means_what_the_table_says(answer: Answer, kind: type[AitpError], said: str) -> None:
+    failure = failure_of(answer)
+
+    assert type(failure) is kind
+    assert said in str(failure)
+    if isinstance(failure, ServiceFault | CooldownRequired):
+        assert failure.service == "ollama"
+
+
+def test_a_missing_model_pauses_alone_and_shortly() -> None:
+    failure = failure_of(reply(404, error(MISSING)))
+
+    assert isinstance(failure, CooldownRequired)
+    assert (failure.model, failure.seconds) == (CHAT, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({}, 5.0), ({"retry_after": "7"}, 7.0), ({"retry_after": "604800"}, 3600.0), ({"retry_after": "soon"}, 5.0)],
+)
+def test_a_proxy_that_wants_fewer_requests_pauses_the_whole_provider(headers: dict[str, str], seconds: float) -> None:
+    failure = failure_of(reply(429, b"", **headers))
+
+    assert isinstance(failure, CooldownRequired)
+    assert (failure.model, failure.seconds) == (None, seconds)
+
+
+def test_an_input_that_is_refused_in_a_batch_is_left_to_the_worker_to_find() -> None:
+    with scripted(reply(400, error("embedding contains NaN or Inf values"))) as server:
+        with pytest.raises(InputRefused):
+            provider_at(server).embed([TEXT, "dois"], NOMIC)
+
+        assert len(server.requests) == 1
+
+
+def test_a_refused_port_is_the_services_fault() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        provider = provider_at(f"http://127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(ServiceFault, match=r"ConnectError: .*Connection refused"):
+            provider.embed([TEXT], NOMIC)
+
+
+def test_silence_is_a_time_out_that_names_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=0.1)
+        with pytest.raises(ServiceFault, match=r"ReadTimeout.*OLLAMA_TIMEOUT"):
+            provider.embed([TEXT], NOMIC)
+
+
+def test_all_failures_but_refusals_leave_the_task_pending() -> None:
+    for status in (301, 401, 403, 404, 405, 408, 409, 429, 499, 500, 502, 503, 504):
+        assert isinstance(failure_of(reply(status)), RetryableError), status
+
+
+EXAMPLES = [
+    Refusal(400, CHAT, "the input length exceeds the context length"),
+    Refusal(501, CHAT, "this model does not support embeddings"),
+    Refusal(404, CHAT, MISSING),
+    Refusal(404, CHAT),
+    Refusal(403, CHAT),
+    Refusal(429, CHAT),
+    Refusal(400, CHAT, 'option "num_ctx" must be of type integer'),
+    Refusal(400, CHAT, "embedding contains NaN or Inf values"),
+    Refusal(503, CHAT),
+    Refusal(500, CHAT, MEMORY),
+    Refusal(500, CHAT),
+]
+
+
+def test_no_row_stands_behind_one_that_takes_its_place() -> None:
+    reached = [next(name for name, holds, _ in ROWS if holds(example)) for example in EXAMPLES]
+
+    assert reached == [name for name, _, _ in ROWS]
