@@ -6,7 +6,6 @@ leave. The functions without a role run in short-lived processes, so that the ma
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
 from aitp.logs import conceal, get_logger
 from aitp.metrics import Metrics, known_models, open_metrics, prepare_directory
+from aitp.process import memory
 from aitp.process.child import Child
 from aitp.process.crew import Crew
 from aitp.process.relay import Relay
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
 
-M_TRIM_THRESHOLD = -1  # mallopt(3)
-KEPT_BYTES = 65_536
+# Giving memory back costs as much as half a task: not after each of a trickle.
+TASKS_BEFORE_GIVING_BACK = 16
 
 log = get_logger(__name__)
 
@@ -51,13 +51,9 @@ def crew(settings: Settings) -> Crew:
 
 
 def prepare_to_fork(settings: Settings) -> None:
-    """In the master: load what all children need, and have them give back what large answers took."""
+    """In the master: load what all children need, and have them keep little of what large answers took."""
     warm_up(settings)
-    try:
-        # Otherwise malloc keeps up to twice its largest block so far: a megabyte or two a worker.
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    except AttributeError:
-        pass  # another libc than glibc
+    memory.keep_little()
 
 
 def keep_out_of_logs(settings: Settings) -> None:
@@ -122,9 +118,18 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     providers = build(settings)
     worker = Worker(child, ledger, providers, metrics, settings, Context.of(settings))
 
+    kept = 0
+
     def step() -> float | None:
+        nonlocal kept
         found = worker.step()
-        return found.until if isinstance(found, Idle) else time.time()
+        if not isinstance(found, Idle):
+            kept += len(found.tasks)
+            return time.time()
+        if kept >= TASKS_BEFORE_GIVING_BACK:
+            kept = 0
+            memory.give_back()
+        return found.until
 
     while not child.leaving and not worker.spent:
         _step_or_rest(child, step)

@@ -11,7 +11,7 @@ from aitp.process.slots import Role
 from tests.end_to_end.running import Service
 
 
-@pytest.mark.parametrize("command", ["master", "run"])
+@pytest.mark.parametrize("command", ["master", pytest.param("run", marks=pytest.mark.slow)])
 def test_more_workers_and_other_limits_take_effect_and_no_task_fails(service: Service, command: str) -> None:
     world = service.open_world(75, openai_api={"latency_seconds": 0.3})
     service.start(command, CONCURRENCY_LIMIT=2, EMBEDDING_BATCH_SIZE=3)

@@ -13,10 +13,13 @@ from tests.end_to_end.running import Service
 BEYOND_GRACE = "may be bought again"
 
 
-@pytest.mark.parametrize("command", ["master", "run"])
 @pytest.mark.parametrize(
-    ("latency", "grace"),
-    [(2.0, 8), pytest.param(7.0, 30, marks=[pytest.mark.slow])],
+    ("command", "latency", "grace"),
+    [
+        ("run", 1.5, 8),
+        pytest.param("run", 7.0, 30, marks=pytest.mark.slow),
+        pytest.param("master", 7.0, 30, marks=pytest.mark.slow),
+    ],
 )
 def test_calls_in_flight_end_and_are_delivered(service: Service, command: str, latency: float, grace: int) -> None:
     world = service.open_world(30, openai_api={"latency_seconds": latency})
@@ -42,7 +45,7 @@ def test_calls_beyond_the_grace_go_back_and_a_restart_makes_them_again(
     service: Service, command: str, margin: float
 ) -> None:
     """`margin`: supervisord looks around once a second, and stops the metrics process last."""
-    grace = 3
+    grace = 2
     world = service.open_world(12, openai_api={"latency_seconds": 60})
     service.start(command, CONCURRENCY_LIMIT=3, EMBEDDING_BATCH_SIZE=2, SHUTDOWN_GRACE_SECONDS=grace)
     service.wait(lambda: world.summary().calls_in_flight == 3, what="not all workers are in a call")
@@ -78,9 +81,9 @@ def test_quit_ends_at_once_and_a_restart_makes_the_calls_again(service: Service)
 
 
 def test_results_in_the_outbox_are_delivered_before_the_end(service: Service) -> None:
-    world = service.open_world(24, task_api={"latency_seconds": 0.3, "list_seconds": 0.0})
-    service.start(EMBEDDING_BATCH_SIZE=8)
-    service.wait(lambda: service.snapshot().finished > 8, what="no outbox")
+    world = service.open_world(18, task_api={"latency_seconds": 0.2, "list_seconds": 0.0})
+    service.start(EMBEDDING_BATCH_SIZE=6)
+    service.wait(lambda: service.snapshot().finished > 9, what="no outbox")
 
     assert service.stop() == 0
 
