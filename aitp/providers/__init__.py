@@ -11,13 +11,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, Protocol, Self
 
-from aitp.errors import ConfigurationError, NonRetryableError, RetryableError, ServiceFault
-from aitp.extensions import PROVIDERS_GROUP, complaint, extensions
+from aitp.errors import NonRetryableError, RetryableError, ServiceFault
 from aitp.settings import Settings
-from aitp.tasks import Service
 
 Vector = bytes | RetryableError | NonRetryableError
 """One text's share of an answer: its vector as JSON, ready to deliver, or why this text alone has none."""
@@ -108,43 +105,13 @@ class Provider(Protocol):
         """Close connections. The provider may be used again: it then makes a new client."""
 
 
-class Builder(Protocol):
-    """What an entry point of the group `aitp.providers` names: makes the provider of that name.
-
-    `models`: the models that go to it, whatever PROCESSING_MODE says.
-    """
-
-    models: Sequence[str]
-
-    def __call__(self, settings: Settings) -> Provider:
-        """The provider. After fork; no connection is made before the first call."""
-
-
-@cache
-def foreign_builders() -> Mapping[str, Builder]:
-    """The providers of other installed packages, by name. ConfigurationError: one of them cannot be used."""
-    builders: dict[str, Builder] = {}
-    for found in extensions(PROVIDERS_GROUP):
-        value: Any = found.value
-        said = complaint(PROVIDERS_GROUP, found.name, found.package)
-        if found.name in set(Service) or found.name in builders:
-            raise ConfigurationError([f"{said}: there is a provider of that name already"])
-        if not callable(value) or not isinstance(getattr(value, "models", None), list | tuple):
-            raise ConfigurationError([f"{said}: expected a callable with `models`, the names of its models"])
-        builders[found.name] = value
-    return builders
-
-
-def foreign_models() -> Mapping[str, str]:
-    """Which of these providers serves a model, by the model's name."""
-    return {model: name for name, builder in foreign_builders().items() for model in builder.models}
-
-
 def build(settings: Settings, missing: Callable[[str], None] = lambda model: None) -> Mapping[str, Provider]:
     """The providers that `settings` name, by name. After fork; no connection is made before the first call.
 
     `missing` is told of an Ollama model that is supported, and not there.
     """
+    from aitp.providers.foreign import foreign_builders
+
     own = _own_providers(settings, missing)
     return {**own, **{name: make(settings) for name, make in foreign_builders().items()}}
 
@@ -194,6 +161,9 @@ def _openai(settings: Settings) -> list[Provider]:
 
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
+    from aitp.providers.foreign import foreign_builders
+
+    foreign_builders()  # looking for them reads the metadata of all packages
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"

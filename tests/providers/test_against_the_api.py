@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import orjson
 import pytest
 
+from aitp.demo.callbacks import complaint
+from aitp.demo.documents import TYPES, tasks_of
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.openai_api import BAD_MARKER, DEMO_KEY, OpenAIApi
-from aitp.errors import CredentialsRefused, InputRefused, NonRetryableError
+from aitp.demo.scripts import SCRIPTS
+from aitp.errors import (
+    AnswerCut,
+    CooldownRequired,
+    CredentialsRefused,
+    InputRefused,
+    ModelRefused,
+    NonRetryableError,
+    ServiceFault,
+)
 from aitp.policy.batching import fitting
 from aitp.processors import PROCESSORS, Context
 from aitp.providers import Provider, build
@@ -17,6 +30,7 @@ from tests.waiting import wait_until
 
 EMBEDDING = PROCESSORS["text_embedding"]
 CONTEXT = Context.of(settings())
+CHAT_TYPES = TYPES[1:]
 
 
 def provider_of(api: OpenAIApi, **values: str) -> Provider:
@@ -67,3 +81,71 @@ def test_the_longest_texts_that_fit_a_batch_are_within_the_apis_limits(openai_ap
 
     assert count == 29
     assert all(isinstance(result, bytes) for result in answer.results)
+
+
+def chat(task_type: str, text: str, api: OpenAIApi, **more: object) -> Any:
+    kind = PROCESSORS[task_type]
+    (result,) = kind.run([kind.parse({"text": text, **more})], provider_of(api), CONTEXT).results
+    assert isinstance(result, bytes)
+    return orjson.loads(result)
+
+
+@pytest.mark.parametrize("document", list(tasks_of(CHAT_TYPES, 4 * len(SCRIPTS))), ids=lambda task: task["type"])
+def test_each_type_gets_a_result_that_the_task_api_takes(openai_api: OpenAIApi, document: dict[str, Any]) -> None:
+    result = chat(document["type"], api=openai_api, **document["content"])
+
+    assert complaint(document["type"], document["content"], result) is None
+
+
+def test_the_scripts_answers_come_through_whole(openai_api: OpenAIApi) -> None:
+    text = "Santos Dumont voou com o 14-bis em Paris em 1906, três anos depois do voo dos irmãos Wright."
+    (person,) = chat("identifying_data", text, openai_api)["personalities"]
+
+    assert (person["name"], person["mentioned_as"]) == ("Alberto Santos-Dumont", "Santos Dumont")
+    assert [topic["name"] for topic in chat("defining_topics", text, openai_api)] == ["Aviação", "14-bis"]
+    assert chat("defining_severity", text, openai_api) == {"severity": "low_1"}
+    wait_until(lambda: len(openai_api.purchases) == 3)
+    assert openai_api.times_bought() == {text: 3}
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(FaultKind.FENCED, 1), (FaultKind.NO_JSON, 2), (FaultKind.OUT_OF_LIST, 2)])
+def test_an_answer_in_a_fence_is_read_and_a_wrong_one_repaired(
+    openai_api: OpenAIApi, kind: FaultKind, calls: int
+) -> None:
+    openai_api.faults.add(Fault(kind=kind, times=1))
+
+    assert chat("defining_severity", SCRIPTS[3].text, openai_api) == {"severity": "critical"}
+    wait_until(lambda: len(openai_api.exchanges) == calls)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (FaultKind.REFUSAL, ModelRefused),
+        (FaultKind.CUT_ANSWER, AnswerCut),
+        (FaultKind.NO_JSON, NonRetryableError),
+        (FaultKind.OUT_OF_LIST, NonRetryableError),
+        (FaultKind.QUOTA, CooldownRequired),
+        (FaultKind.GARBAGE, ServiceFault),
+        (FaultKind.CUT, ServiceFault),
+        (FaultKind.DROP, ServiceFault),
+    ],
+)
+def test_what_goes_wrong_in_a_chat_is_never_a_result(
+    openai_api: OpenAIApi, kind: FaultKind, error: type[Exception]
+) -> None:
+    openai_api.faults.add(Fault(kind=kind))
+    with pytest.raises(error):
+        chat("defining_topics", SCRIPTS[0].text, openai_api)
+
+
+@pytest.mark.parametrize("model", ["o3", "gpt-4o"])
+def test_models_that_take_a_temperature_and_models_that_refuse_it_both_answer(
+    openai_api: OpenAIApi, model: str
+) -> None:
+    assert chat("defining_severity", "x", openai_api, model=model)["severity"]
+
+
+def test_a_text_that_is_flagged_fails_alone(openai_api: OpenAIApi) -> None:
+    with pytest.raises(InputRefused, match="invalid_prompt"):
+        chat("defining_severity", BAD_MARKER, openai_api)
