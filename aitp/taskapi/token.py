@@ -72,7 +72,7 @@ class Tokens:
                 kept = self._fetch(waited_since, 0.0 if kept is None else kept.replaced_at)
             elif kept.value == refused:
                 now = self._clock()
-                if 0 <= now - kept.replaced_at < REPLACEMENT_PAUSE_SECONDS:
+                if now - kept.replaced_at < REPLACEMENT_PAUSE_SECONDS:
                     raise CredentialsRefused(Service.API.value, REFUSED_AGAIN)
                 kept = self._fetch(waited_since, now)
             self._known = kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import socket
 import threading
 import time
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from aitp import wire
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CredentialsRefused, DeliveryRefused, ServiceFault
+from aitp.process.bounds import BoundedCall
 from aitp.taskapi import pages
-from tests.providers.scripted import Answer, flood, raw, reply, scripted
+from tests.process.forks import in_child
+from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk
 
@@ -100,6 +104,21 @@ def test_a_kept_connection_that_is_silent_is_not_asked_again(desk_at: MakeDesk, 
     assert task_api.faults.times_struck(fault) == 1
 
 
+def test_a_kept_connection_that_answers_nonsense_is_not_asked_again(desk_at: MakeDesk) -> None:
+    with api_of(desk_at, reply(200, []), raw(b"220 smtp.example ESMTP\r\n"), reply(200, [])) as (desk, server):
+        desk.list()
+        with pytest.raises(ServiceFault):
+            desk.list()
+        assert len(server.requests) == 2
+
+
+def test_only_the_list_may_come_packed(desk_at: MakeDesk) -> None:
+    with api_of(desk_at, reply(200, [])) as (desk, server):
+        for call in CALLS:
+            call(desk)
+        assert [request.headers["accept-encoding"] for request in server.requests] == ["gzip, deflate", "identity"]
+
+
 def test_a_server_that_is_down_is_said_to_be_so(desk: Desk, task_api: TaskApi) -> None:
     task_api.stop()
     for call in CALLS:
@@ -177,11 +196,36 @@ def test_a_delivery_counts_by_its_status_whatever_follows(desk: Desk, task_api: 
     assert task_api.states() == {"succeeded": 2}
 
 
-def test_an_acknowledgement_that_never_ends_is_not_waited_for(desk_at: MakeDesk) -> None:
-    with api_of(desk_at, flood(head("Content-Length: 2000000000"), b"x" * 65_536, 30_000)) as (desk, _):
+def test_an_acknowledgement_that_never_ends_is_not_read_to_its_end(
+    desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "DRAIN_SECONDS", 60.0)
+    with api_of(desk_at, flood(head("Content-Length: 2000000000000"), b"x" * 65_536, 10**9)) as (desk, _):
         started = time.monotonic()
         desk.deliver()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 5
+
+
+def test_an_acknowledgement_that_trickles_is_not_waited_for(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "DRAIN_SECONDS", 0.1)
+    gone = threading.Event()
+    with api_of(desk_at, trickle(head("Content-Length: 1000000"), gone)) as (desk, _):
+        desk.deliver()
+        assert gone.wait(5)
+
+
+def test_a_bound_that_ends_within_an_acknowledgement_does_not_undo_it(
+    desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "DRAIN_SECONDS", 60.0)
+    with api_of(desk_at, trickle(head("Content-Length: 1000000"), threading.Event())) as (desk, _):
+
+        def bounded() -> bool:
+            with BoundedCall(0.3, lambda: math.inf, lambda: None):
+                desk.deliver()
+            return True
+
+        assert in_child(bounded)
 
 
 # Redirects

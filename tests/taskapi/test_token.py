@@ -149,6 +149,20 @@ def test_where_the_file_cannot_be_written_the_process_keeps_its_own(desk: Desk, 
     assert desk.token_requests == [True, True]
 
 
+def test_a_token_that_could_not_be_written_outdoes_the_older_one_in_the_file(
+    desk: Desk, task_api: TaskApi, authorization: AuthorizationServer, tmp_path: Path
+) -> None:
+    desk.list()
+    (tmp_path / "token.new").mkdir()
+    authorization.revoke_all()
+    desk.list()
+    task_api.faults.add(Fault(status=403))
+    for _ in range(3):
+        with pytest.raises(CredentialsRefused):
+            desk.list()
+    assert desk.token_requests == [True, True]
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"OAUTH2_CLIENT_ID": "other"}, {"OAUTH2_CLIENT_SECRET": "other"}, {"OAUTH2_SCOPE": "read"}],
@@ -194,6 +208,19 @@ def test_a_clock_set_back_makes_nobody_wait_or_trust_for_longer(desk_at: MakeDes
     task_api.faults.add(Fault(status=403, times=1))
     desk.list()
     assert desk.token_requests == [True, True, True]
+
+
+def test_a_token_fetched_after_the_clock_was_set_back_serves_the_others_too(
+    desk_at: MakeDesk, task_api: TaskApi, authorization: AuthorizationServer
+) -> None:
+    one, other = desk_at(task_api.url), desk_at(task_api.url)
+    one.list()
+    authorization.revoke_all()
+    one.list()
+    for desk in (one, other):
+        desk.clock.step(-7200)
+        desk.list()
+    assert (one.token_requests, other.token_requests) == ([True, True, True], [])
 
 
 @given(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(), st.lists(st.integers())))
