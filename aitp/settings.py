@@ -286,14 +286,15 @@ SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY")
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process: its environment and AITP_ENV_FILE or ./.env; or of `environ` and the file it names.
 
+    `defaults`, by attribute: for a command that needs no task API, in place of what is required for it.
     Raises ConfigurationError that lists everything wrong: `NAME=value: what is allowed`, secrets masked.
     """
     fallback = Path(".env") if environ is None else None
     sources = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
-    values = {
+    values = dict(defaults or {}) | {
         name.lower(): value.strip()
         for name in FIELDS
         if (value := sources.values.get(name)) is not None and (value.strip() or name == "EMBEDDING_DIMENSIONS")
