@@ -35,6 +35,7 @@ PARTS = {
     "authorization": {"exchanges", "issues", "refusals"},
     "openai_api": {"exchanges", "purchases"},
     "ollama_api": {"exchanges", "purchases", "pulls"},
+    "wikidata_api": {"exchanges", "calls"},
 }
 DEFAULT_MODEL = "text-embedding-3-small"
 ASIDE = {"/api/tags", "/api/show", "/api/pull", "/api/version"}  # of Ollama: no text in them

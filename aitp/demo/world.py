@@ -3,6 +3,7 @@
 The configuration, every part of it optional:
 
     {"task_api": {…}, "authorization": {…}, "openai_api": {…}, "ollama_api": {…},     arguments of each server's class
+     "wikidata_api": {…},
      "tasks": 200, "seed": 0}                                                         tasks pending at the start
 """
 
@@ -18,6 +19,7 @@ from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.sentences import tasks
 from aitp.demo.task_api import TaskApi
+from aitp.demo.wikidata_api import WikidataApi
 
 
 class World:
@@ -30,6 +32,7 @@ class World:
         self.authorization = AuthorizationServer(**config.get("authorization", {}))
         self.openai_api = OpenAIApi(**config.get("openai_api", {}))
         self.ollama_api = OllamaApi(**config.get("ollama_api", {}))
+        self.wikidata_api = WikidataApi(**config.get("wikidata_api", {}))
         pending = self.make_tasks(int(config.get("tasks", 0)))
         self.task_api = TaskApi(authorization=self.authorization, tasks=pending, **config.get("task_api", {}))
 
@@ -47,6 +50,7 @@ class World:
             "authorization": self.authorization,
             "openai_api": self.openai_api,
             "ollama_api": self.ollama_api,
+            "wikidata_api": self.wikidata_api,
         }
 
     def environment(self) -> dict[str, str]:
@@ -54,6 +58,7 @@ class World:
         return {
             **environment(self.task_api, self.authorization, self.openai_api),
             "OLLAMA_BASE_URL": self.ollama_api.url,
+            "WIKIDATA_BASE_URL": self.wikidata_api.url,
         }
 
     def __enter__(self) -> Self:
