@@ -31,6 +31,7 @@ from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.urls import refuse_open_secrets, service_url
 from aitp.values import (
+    contact,
     header_value,
     keep_alive,
     language_code,
@@ -161,6 +162,11 @@ class Settings(BaseModel):
     prompts_dir: Place | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
     wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
+    wikidata_contact: Annotated[str, AfterValidator(contact)] = Field(
+        "",
+        description="Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an "
+        "address of a page or of mail.",
+    )
 
     # Polling and processes
     polling_interval_seconds: Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)] = Field(

@@ -93,6 +93,13 @@ def plain_words(text: str) -> str:
     return text
 
 
+def contact(text: str) -> str:
+    # It stands between parentheses in a User-Agent.
+    if not re.fullmatch(r"[ -'*-~]{0,200}", text):
+        raise ValueError("must be printable ASCII characters without parentheses, 200 at most")
+    return text
+
+
 def header_value(secret: SecretStr) -> SecretStr:
     # Anything else would fail each single call, with an exception that quotes the key.
     if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):

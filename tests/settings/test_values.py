@@ -175,3 +175,11 @@ def test_secrets_are_masked_in_what_settings_print() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings(COMPLETE).concurrency_limit = 7
+
+
+@pytest.mark.parametrize("contact", ["see (us)", "Zoë", "a\nb", "x" * 201])
+def test_a_contact_fits_into_a_user_agent(contact: str) -> None:
+    (problem,) = problems_of({**COMPLETE, "WIKIDATA_CONTACT": contact})
+    assert problem.startswith("WIKIDATA_CONTACT=")
+    fine = load_settings({**COMPLETE, "WIKIDATA_CONTACT": "https://example.org/bot; bot@example.org"})
+    assert fine.wikidata_contact == "https://example.org/bot; bot@example.org"
