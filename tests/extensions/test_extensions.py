@@ -1,0 +1,129 @@
+"""Task types and providers of other packages: there by being installed, named when they are broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aitp.settings import PROJECT_ROOT
+from tests.extensions.packages import install, run
+
+EXAMPLE = PROJECT_ROOT / "examples" / "aitp_sentiment"
+PROCESSOR = """
+from aitp.processors import Answer, Content, Processor, processor
+from aitp.providers import Usage
+
+@processor({name!r})
+class ShoutingProcessor(Processor[Content]):
+    content = Content
+    def run(self, contents, provider, context):
+        return Answer([b'"LOUD"'] * len(contents), Usage(0, 0, 0))
+"""
+TYPES = "from aitp.processors import PROCESSORS; print(sorted(PROCESSORS))"
+OWN = ["defining_impact_area", "defining_severity", "defining_topics", "identifying_data", "text_embedding"]
+
+
+def test_without_other_packages_there_are_five_task_types() -> None:
+    assert run(TYPES).stdout == f"{OWN}\n"
+
+
+def test_an_installed_task_type_is_in_the_table(tmp_path: Path) -> None:
+    install(tmp_path, "loud", PROCESSOR.format(name="shouting"), "aitp.processors", {"shouting": "loud"})
+
+    assert run(TYPES, tmp_path).stdout == f"{sorted([*OWN, 'shouting'])}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("x = 1", "loading it enters no @processor('shouting')"),
+        (PROCESSOR.format(name="whispering"), "loading it enters no @processor('shouting')"),
+        (PROCESSOR.format(name="text_embedding"), "text_embedding has a processor already: TextEmbeddingProcessor"),
+    ],
+)
+def test_a_broken_package_is_a_configuration_error_that_names_it(tmp_path: Path, source: str, said: str) -> None:
+    install(tmp_path, "loud", source, "aitp.processors", {"shouting": "loud"})
+    ended = run(TYPES, tmp_path)
+
+    assert "ConfigurationError: the package loud 2.0 cannot be used for aitp.processors shouting" in ended.stderr
+    assert said in ended.stderr
+
+
+PROVIDER = """
+class Acme:
+    def __init__(self, settings): self.name = "acme"
+    def embed(self, texts, model): raise NotImplementedError
+    def ask(self, question, model): raise NotImplementedError
+    def reset(self): pass
+    def close(self): pass
+def build(settings): return Acme(settings)
+build.models = ("acme-1", "acme-2")
+"""
+PROVIDERS = """
+from aitp.providers import build
+from aitp.providers.foreign import foreign_models
+from tests.providers.embeddings import settings
+print(sorted(build(settings())), dict(foreign_models()))
+"""
+
+
+def test_an_installed_provider_is_built_beside_the_others(tmp_path: Path) -> None:
+    install(tmp_path, "acme_ai", PROVIDER, "aitp.providers", {"acme": "acme_ai:build"})
+
+    assert run(PROVIDERS, tmp_path).stdout == "['acme', 'openai'] {'acme-1': 'acme', 'acme-2': 'acme'}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "said"),
+    [
+        ("openai", "acme_ai:build", "there is a provider of that name already"),
+        ("acme", "acme_ai:Acme", "expected a callable with `models`"),
+        ("acme", "acme_ai:nothing", "AttributeError"),
+    ],
+)
+def test_a_broken_provider_is_a_configuration_error_too(tmp_path: Path, name: str, target: str, said: str) -> None:
+    install(tmp_path, "acme_ai", PROVIDER, "aitp.providers", {name: target})
+    ended = run(PROVIDERS, tmp_path)
+
+    assert f"the package acme-ai 2.0 cannot be used for aitp.providers {name}" in ended.stderr
+    assert said in ended.stderr
+
+
+@pytest.fixture
+def sentiment(tmp_path: Path) -> tuple[Path, Path]:
+    """The example, installed as an editable install leaves it."""
+    install(tmp_path, "aitp_sentiment", "", "aitp.processors", {"defining_sentiment": "aitp_sentiment"})
+    (tmp_path / "aitp_sentiment.py").unlink()
+    return EXAMPLE / "src", tmp_path
+
+
+def test_the_examples_own_tests_pass(sentiment: tuple[Path, Path]) -> None:
+    program = f"import pytest, sys; sys.exit(pytest.main(['-q', '-c', '/dev/null', {str(EXAMPLE / 'tests')!r}]))"
+    ended = run(program, *sentiment)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "3 passed" in ended.stdout
+
+
+def test_the_example_declares_the_entry_point_that_it_is_installed_with() -> None:
+    assert "aitp.processors =\n    defining_sentiment = aitp_sentiment\n" in (EXAMPLE / "setup.cfg").read_text()
+
+
+def test_the_inventory_lists_what_is_registered(sentiment: tuple[Path, Path]) -> None:
+    program = """
+import dataclasses, json
+from aitp.processors.inventory import inventory
+from tests.providers.embeddings import settings
+print(json.dumps(dataclasses.asdict(inventory(settings()))))
+"""
+    listed = json.loads(run(program, *sentiment).stdout)
+    by_name = {entry["name"]: entry for entry in listed["task_types"]}
+
+    assert sorted(by_name) == sorted([*OWN, "defining_sentiment"])
+    assert by_name["text_embedding"]["prompt"] == ""
+    assert by_name["defining_sentiment"]["module"] == "aitp_sentiment"
+    assert by_name["defining_sentiment"]["prompt"].startswith("version 1, ")
