@@ -25,6 +25,7 @@ from prometheus_client.utils import floatToGoString
 
 from aitp import slotfiles
 from aitp.errors import CooldownRequired, CredentialsRefused, DeadlineExceeded, NonRetryableError
+from aitp.policy.routing import Why
 from aitp.slotfiles import SlotFile, key_of
 from aitp.tasks import Ending, Service, TaskStatus, TaskType
 
@@ -135,6 +136,14 @@ TOKEN_REQUESTS = _declare("counter", "oauth_token_requests_total", "Requests for
 LIMIT_EXCEEDED = _declare(
     "counter", "rate_limit_exceeded_total", "Times that a rate limit kept tasks waiting.", "period"
 )
+FALLBACKS = _declare(
+    "counter",
+    "ai_provider_fallbacks_total",
+    "Calls to another provider than the first choice.",
+    "from",
+    "to",
+    "reason",
+)
 CHILD_EXITS = _declare("counter", "aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
 OPENAI_REQUESTS = _declare("counter", "openai_requests_total", "Calls to OpenAI.", "model", "status")
 OPENAI_TOKENS = _declare("counter", "openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
@@ -230,6 +239,10 @@ class Metrics:
         """Tokens that a provider reported; `type` is one of TOKEN_TYPES."""
         if families := _PROVIDERS.get(provider):
             self._count(families.tokens, self._known(model), type if type in TOKEN_TYPES else OTHER, amount=count)
+
+    def provider_fallback(self, first: str, instead: str, reason: str) -> None:
+        """A call to `instead`, because `first` failed or could not be asked."""
+        self._count(FALLBACKS, first, instead, reason)
 
     def rate_limit_exceeded(self, period: str) -> None:
         """The limit of `period` keeps tasks waiting: once for each window, as the warning in the log."""
@@ -338,6 +351,7 @@ def _known_label_sets(models: Collection[str], task_types: Collection[str]) -> I
         (DELIVERIES, product(DELIVERY_OUTCOMES)),
         (TOKEN_REQUESTS, product(("success", "failure"))),
         (LIMIT_EXCEEDED, product(PERIODS)),
+        (FALLBACKS, (("ollama", "openai", str(reason.value)) for reason in Why)),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
     ]
     for provider in (_OPENAI, _OLLAMA):

@@ -25,10 +25,14 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What tasks are grouped by: tasks of one kind can share a provider call."""
+    """What tasks are grouped by: tasks of one kind can share a provider call.
+
+    `failed_at`: the provider that failed for them, if another is to be asked instead.
+    """
 
     type: str
     model: str
+    failed_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Ending(Enum):
     BUG = "bug"  # an exception nobody expected: delivered as failed, and counted against the processor
     RETRY = "retry"  # counts as an attempt; due again after back-off
     POSTPONED = "postponed"  # no fault of the task's (429, credentials): ready again, no attempt counted
+    FALLBACK = "fallback"  # its provider failed, another one stands in: ready again for that one
     SPLIT = "split"  # the batch was refused: each half is claimed separately
     ABANDONED = "abandoned"  # sent, no answer awaited (grace over): ready again, may be bought again
     UNSENT = "unsent"  # no request was sent: ready again, room in the limits comes back

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from aitp.ledger import Claim, Idle, Ledger, Poll, PollTerms, Report, Rules, Terms, prepare
+from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
 
@@ -92,7 +93,7 @@ def report_on(claim: Claim, result: bytes) -> Report:
 def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:
     """Claim and finish until nothing is ready."""
     ledger = Ledger.open(path, RULES)
-    terms = Terms(workers, lambda kind: "openai", lambda kind: batch)
+    terms = Terms(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
     began, tasks = time.monotonic(), 0
     while not isinstance(claim := ledger.claims.claim(FIRST_WORKER + number, terms), Idle):
         ledger.claims.finish(claim, report_on(claim, result))
@@ -119,7 +120,7 @@ def throughput(completions: int, processes: int, batch: int, result: bytes, task
 def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -> Figures:
     """Claim and finish one task at a time, `rate` times a second over all processes together."""
     ledger = Ledger.open(path, RULES)
-    terms = Terms(processes, lambda kind: "openai", lambda kind: 1)
+    terms = Terms(processes, lambda kind: (Route("openai", kind.model),), lambda kind: 1)
     interval = processes / rate
     claims: list[float] = []
     finishes: list[float] = []

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import apsw
 
@@ -24,6 +25,7 @@ from aitp.ledger.limits import Exceeded, Limits
 from aitp.ledger.pauses import paused_until
 from aitp.ledger.rules import Rules
 from aitp.policy.batching import fair_share, fitting
+from aitp.policy.routing import Route, choose
 from aitp.tasks import Kind, Task
 
 
@@ -41,23 +43,27 @@ class Because(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a claim needs from the settings. `provider` names a kind's provider, `batch_size` its tasks in one call."""
+    """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call."""
 
     workers: int
-    provider: Callable[[Kind], str]
+    routes: Callable[[Kind], Sequence[Route]]
     batch_size: Callable[[Kind], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Tasks of one kind that `slot` owns, for one call to `provider`. `more`: others could be claimed as well."""
+    """Tasks of one kind that `slot` owns, for one call by `route`. `more`: others could be claimed as well."""
 
     slot: int
-    provider: str
+    route: Route
     kind: Kind
     tasks: tuple[Task, ...]
     probe: bool
     more: bool
+
+    @property
+    def provider(self) -> str:
+        return self.route.provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +114,15 @@ class Claims:
                 return Idle(Because.LIMIT, room.frees_at, room.exceeded)
             blocks: list[Idle] = []
             for number, kind in kinds:
-                provider = terms.provider(kind)
-                gate = self._breakers.gate(connection, (provider,), now)
-                block = _block(connection, kind, provider, gate, now)
-                if block is None:
+                is_blocked = partial(self._is_blocked, connection, now, blocks, kind)
+                route = choose(terms.routes(kind), is_blocked)
+                if route is not None:
+                    gate = self._breakers.gate(connection, (route.provider,), now)
                     rows, more = _choose(connection, number, gate, room.count, terms.workers, terms.batch_size(kind))
-                    self._own(connection, slot, provider, gate, rows)
+                    self._own(connection, slot, route.provider, gate, rows)
                     tasks = tuple(Task(seq, id_, kind, *rest) for seq, id_, *rest in rows)
                     others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
-                    return Claim(slot, provider, kind, tasks, gate.probe, more or others)
-                blocks.append(block)
+                    return Claim(slot, route, kind, tasks, gate.probe, more or others)
             return _first_end(blocks, next_due(connection, "ready"))
 
     def finish(self, claim: Claim, report: Report) -> Settled:
@@ -125,11 +130,21 @@ class Claims:
 
         Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for.
         """
-        return self._endings.finish(claim.slot, claim.provider, claim.kind, report)
+        return self._endings.finish(claim.slot, claim.route, claim.kind, report)
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         return self._endings.release(slot, cause)
+
+    def _is_blocked(
+        self, connection: apsw.Connection, now: float, blocks: list[Idle], kind: Kind, route: Route
+    ) -> bool:
+        """Whether something keeps tasks of `kind` from being sent by `route` now; if so, it is added to `blocks`."""
+        gate = self._breakers.gate(connection, (route.provider,), now)
+        block = _block(connection, kind, route, gate, now)
+        if block is not None:
+            blocks.append(block)
+        return block is not None
 
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
         if gate.probe:
@@ -140,13 +155,13 @@ class Claims:
         )
 
 
-def _block(connection: apsw.Connection, kind: Kind, provider: str, gate: Gate, now: float) -> Idle | None:
-    """What keeps tasks of `kind` from being sent now, if anything does."""
+def _block(connection: apsw.Connection, kind: Kind, route: Route, gate: Gate, now: float) -> Idle | None:
+    """What keeps tasks of `kind` from being sent by `route` now, if anything does."""
     if not gate.passes:
-        return Idle(Because.BREAKER, gate.until, service=provider)
-    cooling = cooling_until(connection, provider, kind.model, now)
+        return Idle(Because.BREAKER, gate.until, service=route.provider)
+    cooling = cooling_until(connection, route.provider, route.model, now)
     if cooling is not None:
-        return Idle(Because.COOLDOWN, cooling, service=provider)
+        return Idle(Because.COOLDOWN, cooling, service=route.provider)
     paused = paused_until(connection, kind.type, now)
     return None if paused is None else Idle(Because.PROCESSOR, paused)
 
@@ -172,7 +187,7 @@ def _kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
             SELECT (SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind > waiting.kind)
             FROM waiting WHERE waiting.kind IS NOT NULL
         )
-        SELECT kinds.id, type, model,
+        SELECT kinds.id, type, model, failed_at,
                (SELECT MIN(seq) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind = kinds.id)
         FROM waiting JOIN kinds ON kinds.id = waiting.kind
         """
@@ -182,8 +197,8 @@ def _kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
             "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
         ).fetchall()
         claimed: dict[int, int] = dict(counts)
-        rows.sort(key=lambda row: (claimed.get(row[0], 0), row[3]))
-    return [(number, Kind(type_, model)) for number, type_, model, _ in rows]
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), row[4]))
+    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at, _ in rows]
 
 
 # Served by tasks_ready; what is read of a row comes by its seq.

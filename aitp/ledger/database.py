@@ -91,6 +91,8 @@ class Database:
         connection = self.connection
         try:
             with self.locks.queue():
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")  # of one that a timer's exception left behind
                 try:
                     # IMMEDIATE: a read that turns into a write fails at once when another process wrote in between.
                     connection.execute("BEGIN IMMEDIATE")

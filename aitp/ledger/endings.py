@@ -7,6 +7,7 @@ the call in flight. `Claims.finish` and `Claims.release` come here.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import apsw
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.cooldowns import cool_down, cooling_until
 from aitp.ledger.database import THESE, Database, Row, these
+from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
 from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
+from aitp.policy.routing import Route
 from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
 
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
@@ -98,8 +101,9 @@ class Endings:
         self._rules = rules
         self._draw = draw
 
-    def finish(self, slot: int, provider: str, kind: Kind, report: Report) -> Settled:
+    def finish(self, slot: int, route: Route, kind: Kind, report: Report) -> Settled:
         """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone."""
+        provider = route.provider
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         with self._database.transaction(durable=True) as connection:
@@ -118,7 +122,7 @@ class Endings:
                 connection.execute(
                     "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
                 )
-            held_back = Ending.POSTPONED in endings and self._is_held_back(connection, provider, kind, moment.now)
+            held_back = Ending.POSTPONED in endings and self._is_held_back(connection, route, moment.now)
             settled = self._settle(connection, moment, outcomes, owned, held_back)
             paused = self._judge_processor(connection, kind.type, endings, moment.now)
             return Settled(settled.outcomes, change, settled.retry_at, kind.type if paused else None)
@@ -133,16 +137,16 @@ class Endings:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
-            "SELECT seq, tasks.id, type, model, attempts, crashes, provider FROM tasks"
+            "SELECT seq, tasks.id, type, model, failed_at, attempts, crashes, provider FROM tasks"
             " JOIN kinds ON kinds.id = kind WHERE state = 'claimed' AND slot = ? ORDER BY seq",
             (slot,),
         ).fetchall()
         if not rows:
             return Settled(())
-        moment = self._moment(rows[0][6])
+        moment = self._moment(rows[0][7])
         tasks = [
-            Task(seq, task_id, Kind(type_, model), b"", attempts, crashes)
-            for seq, task_id, type_, model, attempts, crashes, _ in rows
+            Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
+            for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
         ]
         self._limits.count(connection, [task.seq for task in tasks], moment.now)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
@@ -163,10 +167,10 @@ class Endings:
             return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
         return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
 
-    def _is_held_back(self, connection: apsw.Connection, provider: str, kind: Kind, now: float) -> bool:
-        """Whether something keeps tasks of `kind` from being claimed at once."""
-        gate = self._breakers.gate(connection, (provider,), now)
-        return not gate.passes or cooling_until(connection, provider, kind.model, now) is not None
+    def _is_held_back(self, connection: apsw.Connection, route: Route, now: float) -> bool:
+        """Whether something keeps tasks from being sent by `route` again at once."""
+        gate = self._breakers.gate(connection, (route.provider,), now)
+        return not gate.passes or cooling_until(connection, route.provider, route.model, now) is not None
 
     def _settle(
         self,
@@ -197,6 +201,10 @@ class Endings:
                         (attempts, moment.sequence, seq),
                     )
                     retry_at = due_at if retry_at is None else min(retry_at, due_at)
+                case Ending.FALLBACK:
+                    instead = dataclasses.replace(outcome.task.kind, failed_at=moment.provider)
+                    _put_back(connection, seq, None)
+                    connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (kind_id(connection, instead), seq))
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
                     connection.execute(

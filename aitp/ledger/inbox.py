@@ -16,15 +16,15 @@ from aitp.ledger import polls
 from aitp.ledger.breakers import Breakers
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
+from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.polls import NotYet, Poll, PollTerms, ready_count
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
-from aitp.tasks import Kind, NewTask, Service, TaskStatus
+from aitp.tasks import NewTask, Service, TaskStatus
 
 PAGES_MISSED = 2
-MOST_KINDS = 200
 POLL_SERVICES = (Service.OAUTH.value, Service.API.value)
 
 
@@ -116,7 +116,7 @@ class Inbox:
             clear_tombstones(connection, poll.began_sequence, now)
             polls.end(connection, now, more_there, regular_at, problem)
             prune_completions(connection, now)
-            _prune_kinds(connection)
+            prune_kinds(connection)
             return dropped
 
     def fail_poll(self, poll: Poll, problem: str) -> None:
@@ -143,7 +143,7 @@ def _enter(connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -
     state = "ready" if task.invalid is None else "finished"
     seq = connection.execute(
         "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES (?, ?, ?, ?, ?) RETURNING seq",
-        (task.id, _kind_id(connection, task.kind), state, poll.began_sequence, now),
+        (task.id, kind_id(connection, task.kind), state, poll.began_sequence, now),
     ).get
     connection.execute("DELETE FROM unreadable WHERE id = ?", (task.id,))
     if task.invalid is None:
@@ -189,19 +189,3 @@ def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
     connection.execute("UPDATE unreadable SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
     connection.execute("DELETE FROM unreadable WHERE missed >= ?", (PAGES_MISSED,))
     return len(gone)
-
-
-def _kind_id(connection: apsw.Connection, kind: Kind) -> int:
-    """The row of a kind, made if need be."""
-    found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ?", (kind.type, kind.model)).get
-    if found is None:
-        found = connection.execute(
-            "INSERT INTO kinds (type, model) VALUES (?, ?) RETURNING id", (kind.type, kind.model)
-        ).get
-    return int(found)
-
-
-def _prune_kinds(connection: apsw.Connection) -> None:
-    # Models are named by the API's users: without this, the table would grow by every misspelt one.
-    if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_KINDS:
-        connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")

@@ -27,7 +27,8 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY,
         type TEXT NOT NULL,
         model TEXT NOT NULL,
-        UNIQUE (type, model)
+        failed_at TEXT NOT NULL DEFAULT '',
+        UNIQUE (type, model, failed_at)
     ) STRICT;
 
     CREATE TABLE tasks (

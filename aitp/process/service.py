@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aitp.errors import ConfigurationError, LedgerError
+from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
 from aitp.logs import conceal, get_logger
 from aitp.metrics import Metrics, known_models, open_metrics, prepare_directory
@@ -23,7 +23,7 @@ from aitp.process.slots import Role, role_of
 from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS, Context
 from aitp.providers import build, warm_up
-from aitp.settings import PLACEHOLDER_KEY, Settings, load_settings
+from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
 
 if TYPE_CHECKING:
@@ -67,17 +67,6 @@ def _load() -> Settings:
     return settings
 
 
-def refuse_unsupported(settings: Settings) -> None:
-    """Raise ConfigurationError for a mode that this release cannot run."""
-    if settings.processing_mode != "openai" and not settings.mock:
-        raise ConfigurationError(
-            [
-                f"PROCESSING_MODE={settings.processing_mode}: this release runs tasks on OpenAI only: set "
-                f"PROCESSING_MODE=openai, with a key or with the placeholder {PLACEHOLDER_KEY} for mock mode"
-            ]
-        )
-
-
 def metrics_directory(settings: Settings) -> Path:
     """Where the slots' metrics files are."""
     return settings.runtime_dir / "metrics"
@@ -85,7 +74,6 @@ def metrics_directory(settings: Settings) -> Path:
 
 def prepare_service(settings: Settings) -> None:
     """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
-    refuse_unsupported(settings)
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
@@ -115,7 +103,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A worker's whole life."""
     settings = settings.without_oauth_secret()
     ledger, metrics = _open(child, settings, cause)
-    providers = build(settings)
+    providers = build(settings, missing=lambda model: child.miss_model())
     worker = Worker(child, ledger, providers, metrics, settings, Context.of(settings))
 
     kept = 0

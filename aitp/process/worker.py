@@ -10,24 +10,17 @@ import dataclasses
 import random
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aitp.errors import (
-    CooldownRequired,
-    CredentialsRefused,
-    DeadlineExceeded,
-    GraceOver,
-    InputRefused,
-    LedgerError,
-    NonRetryableError,
-    RetryableError,
-    ServiceFault,
-)
-from aitp.ledger import Claim, Cooldown, Idle, Ledger, Report, Settled, Terms
+from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, NonRetryableError
+from aitp.ledger import Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
+from aitp.policy.routing import Route
 from aitp.process.hands import Hands
+from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
+from aitp.process.terms import terms_of
 from aitp.processors import PROCESSORS, Answer, Content, Context, Processor
 from aitp.providers import Provider
 from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
@@ -43,13 +36,10 @@ RECORD_STEP_SECONDS = 60.0
 log = get_logger(__name__)
 
 
-def terms_of(settings: Settings) -> Terms:
-    """What claims need of the settings. Every known model goes to OpenAI: the one provider of this release."""
-    return Terms(
-        workers=settings.concurrency_limit,
-        provider=lambda kind: "openai",
-        batch_size=lambda kind: settings.embedding_batch_size if PROCESSORS[kind.type].batched else 1,
-    )
+def call_seconds(settings: Settings, providers: Iterable[str]) -> Mapping[str, float]:
+    """How long a call may take as a whole, by provider."""
+    own = {"openai": settings.openai_timeout, "ollama": settings.ollama_timeout}
+    return {name: own.get(name, settings.openai_timeout) + CALL_MARGIN_SECONDS for name in providers}
 
 
 class Worker:
@@ -70,7 +60,7 @@ class Worker:
         self._metrics = metrics
         self._context = context
         self._terms = terms_of(settings)
-        self._call_seconds = settings.openai_timeout + CALL_MARGIN_SECONDS
+        self._call_seconds = call_seconds(settings, providers)
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
         self._tasks_left = settings.worker_max_tasks * random.uniform(0.9, 1.1) or float("inf")
@@ -90,6 +80,8 @@ class Worker:
             return claim
         if claim.more:
             self._hands.wake_workers(1)
+        if fallback_from := claim.route.fallback_from:
+            self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
         started = time.monotonic()
         report = self._run(claim)
         settled = self._record(claim, report)
@@ -109,54 +101,42 @@ class Worker:
                 unreadable.append(Outcome(task, Ending.FAILED, reason=str(error)))
         if not contents:
             return Report(unreadable, Health.UNKNOWN)
-        report = self._call(dataclasses.replace(claim, tasks=tuple(task for task, _ in contents)), processor, contents)
+        tasks, readable = zip(*contents, strict=True)
+        report = self._call(dataclasses.replace(claim, tasks=tasks), processor, readable)
         return dataclasses.replace(report, outcomes=[*unreadable, *report.outcomes])
 
-    def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[tuple[Task, Content]]) -> Report:
-        started = time.monotonic()
+    def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[Content]) -> Report:
+        route, started = claim.route, time.monotonic()
+        if route.model != claim.kind.model:
+            contents = [content.model_copy(update={"model": route.model}) for content in contents]
         try:
-            with self._hands.call(claim.tasks[0].id, self._call_seconds):
-                provider = self._providers[claim.provider]
-                answer = processor.run([content for _, content in contents], provider, self._context)
+            with self._hands.call(claim.tasks[0].id, self._call_seconds[route.provider]):
+                answer = processor.run(contents, self._providers[route.provider], self._context)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
-            report = self._report_of_failure(claim, error)
             self._observe_call(claim, error, time.monotonic() - started)
-            return report
-        self._observe_call(claim, None, time.monotonic() - started)
-        self._tell_of_usage(claim, answer, time.monotonic() - started)
-        return Report([_outcome(*pair) for pair in zip(claim.tasks, answer.results, strict=True)], Health.HEALTHY)
+            self._look_after(claim, error)
+            report = report_of_failure(claim, error)
+        else:
+            self._observe_call(claim, None, time.monotonic() - started)
+            self._tell_of_usage(claim, answer, time.monotonic() - started)
+            report = report_of_answer(claim, answer)
+        # The next claim of these tasks is routed past the provider that failed for them.
+        others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
+        return with_fallback(report) if others and not claim.kind.failed_at else report
 
-    def _report_of_failure(self, claim: Claim, error: Exception) -> Report:
-        """The one place where a failed call becomes an ending for its tasks and a word about its provider."""
-        reason = str(error)
+    def _look_after(self, claim: Claim, error: Exception) -> None:
+        """What a failed call asks for besides its report."""
         match error:
             case GraceOver():
                 log.warning("Call abandoned, its tasks go back and may be bought again", tasks=len(claim.tasks))
-                return _all(claim, Ending.ABANDONED, "the service stopped before the answer came", Health.UNKNOWN)
             case DeadlineExceeded():
                 self._providers[claim.provider].reset()
-                return _all(claim, Ending.RETRY, reason, Health.FAULTY)
-            case CredentialsRefused():
-                return _all(claim, Ending.POSTPONED, reason, Health.REFUSED)
-            case CooldownRequired():
-                pause = Cooldown(error.seconds, error.model, reason)
-                return _all(claim, Ending.POSTPONED, reason, Health.HEALTHY, pause)
-            case ServiceFault():
-                return _all(claim, Ending.RETRY, reason, Health.FAULTY)
-            case RetryableError():
-                return _all(claim, Ending.RETRY, reason, Health.HEALTHY)
-            case InputRefused():
-                ending = Ending.SPLIT if len(claim.tasks) > 1 else Ending.FAILED
-                return _all(claim, ending, reason, Health.HEALTHY)
-            case NonRetryableError():
-                return _all(claim, Ending.FAILED, reason, Health.HEALTHY)
-            case MemoryError() | OSError() | LedgerError():
+            case AitpError():
+                pass
+            case MemoryError() | OSError():
                 log.error("This machine is in trouble, tasks go back", reason=type(error).__name__)
-                return _all(claim, Ending.POSTPONED, "this machine is in trouble", Health.UNKNOWN)
             case _:
                 log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
-                ending = Ending.SPLIT if len(claim.tasks) > 1 else Ending.BUG
-                return _all(claim, ending, f"unexpected {type(error).__name__}", Health.UNKNOWN)
 
     def _record(self, claim: Claim, report: Report) -> Settled:
         """Finish, as often as it takes: what the report holds is paid for."""
@@ -177,7 +157,7 @@ class Worker:
         processor = PROCESSORS[claim.kind.type]
         ended = 0
         for outcome in settled.outcomes:
-            ended += self._tell_of(outcome, processor, claim.provider, seconds)
+            ended += self._tell_of(outcome, processor, claim.route, seconds)
         self._hands.count_done(ended)
         if change := settled.breaker:
             opened = change.state == "open"
@@ -194,24 +174,16 @@ class Worker:
             # What the others sleep until has changed: a due time, a cooldown, a probe, room that came back.
             self._hands.wake_workers(self._workers)
 
-    def _tell_of(self, outcome: Outcome, processor: Processor[Any], provider: str, seconds: float) -> int:
-        facts = _facts(outcome.task, processor)
+    def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
+        facts = {**_facts(outcome.task, processor), **_facts_of(route)}
         self._metrics.attempt_ended(processor.task_type, outcome.ending)
         match outcome.ending:
             case Ending.SUCCEEDED:
                 status = TaskStatus.SUCCEEDED
-                log.info(
-                    "Task processing completed",
-                    **facts,
-                    status=status.value,
-                    provider=provider,
-                    seconds=round(seconds, 3),
-                )
+                log.info("Task processing completed", **facts, status=status.value, seconds=round(seconds, 3))
             case Ending.FAILED | Ending.BUG:
                 status = TaskStatus.FAILED
-                log.error(
-                    "Task processing failed", **facts, status=status.value, provider=provider, reason=outcome.reason
-                )
+                log.error("Task processing failed", **facts, status=status.value, reason=outcome.reason)
             case _:
                 log.warning("Task put back", **facts, ending=outcome.ending.value, reason=outcome.reason)
                 return 0
@@ -219,16 +191,16 @@ class Worker:
         return 1
 
     def _observe_call(self, claim: Claim, error: Exception | None, seconds: float) -> None:
-        self._metrics.provider_request(claim.provider, claim.kind.model, CallStatus.of(error), seconds)
+        self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.of(error), seconds)
 
     def _tell_of_usage(self, claim: Claim, answer: Answer, seconds: float) -> None:
         usage = answer.usage
         for type_ in TOKEN_TYPES:
-            self._metrics.tokens(claim.provider, claim.kind.model, type_, getattr(usage, type_))
+            self._metrics.tokens(claim.provider, claim.route.model, type_, getattr(usage, type_))
         log.info(
             "Provider call completed",
             provider=claim.provider,
-            model=claim.kind.model,
+            model=claim.route.model,
             tasks=len(claim.tasks),
             tokens=usage.total_tokens,
             estimated=usage.estimated,
@@ -257,13 +229,13 @@ def _facts(task: Task, processor: Processor[Any]) -> dict[str, Any]:
     }
 
 
-def _outcome(task: Task, result: bytes | RetryableError | NonRetryableError) -> Outcome:
-    if isinstance(result, bytes):
-        return Outcome(task, Ending.SUCCEEDED, result)
-    ending = Ending.RETRY if isinstance(result, RetryableError) else Ending.FAILED
-    return Outcome(task, ending, reason=str(result))
-
-
-def _all(claim: Claim, ending: Ending, reason: str, health: Health, cooldown: Cooldown | None = None) -> Report:
-    outcomes: Sequence[Outcome] = [Outcome(task, ending, reason=reason) for task in claim.tasks]
-    return Report(outcomes, health, reason, cooldown)
+def _facts_of(route: Route) -> dict[str, str]:
+    """The provider, and if it only stands in for another: which one, why, and as which model."""
+    if not route.fallback_from:
+        return {"provider": route.provider}
+    return {
+        "provider": route.provider,
+        "fallback_from": route.fallback_from,
+        "fallback_reason": route.reason,
+        "fallback_model": route.model,
+    }

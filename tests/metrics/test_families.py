@@ -24,6 +24,7 @@ SEED = {
     "rate_limit_current_usage": ("gauge", ("period",)),
     "rate_limit_max_allowed": ("gauge", ("period",)),
     "rate_limit_remaining": ("gauge", ("period",)),
+    "ai_provider_fallbacks_total": ("counter", ("from", "to", "reason")),
     "rate_limit_exceeded_total": ("counter", ("period",)),
     "circuit_breaker_state": ("gauge", ("service",)),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from aitp.ledger import Claim, Ledger, Poll, PollTerms, Rules, Terms, prepare
 from aitp.metrics import prepare_directory
+from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
 from aitp.tasks import Kind, NewTask
@@ -18,7 +19,7 @@ from aitp.web.app import Application, build_app
 
 RELAY, WORKER = 1, 101
 KIND = Kind("text_embedding", "text-embedding-3-small")
-TERMS = Terms(workers=1, provider=lambda kind: "openai", batch_size=lambda kind: 1)
+TERMS = Terms(workers=1, routes=lambda kind: (Route("openai", kind.model),), batch_size=lambda kind: 1)
 
 
 def settings_in(folder: Path, **more: str) -> Settings:

@@ -1,0 +1,43 @@
+"""What claims need of the settings: how many workers share, which tasks share a call, and who runs them as what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aitp.ledger import Terms
+from aitp.policy.routing import Mode, Route, Routing, with_tag
+from aitp.processors import PROCESSORS
+from aitp.tasks import Kind
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+# OpenAI's models where FALLBACK_MODELS names none.
+EMBEDDING_FALLBACK = "text-embedding-3-small"
+CHAT_FALLBACK = "o3-mini"
+
+
+def terms_of(settings: Settings) -> Terms:
+    """The terms of all workers under `settings`."""
+    routing = routing_of(settings)
+
+    def routes(kind: Kind) -> Sequence[Route]:
+        default = EMBEDDING_FALLBACK if PROCESSORS[kind.type].batched else CHAT_FALLBACK
+        return routing.options(kind.model, default, kind.failed_at)
+
+    def batch_size(kind: Kind) -> int:
+        return settings.embedding_batch_size if PROCESSORS[kind.type].batched else 1
+
+    return Terms(settings.concurrency_limit, routes, batch_size)
+
+
+def routing_of(settings: Settings) -> Routing:
+    """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
+    return Routing(
+        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
+        supported=frozenset(with_tag(model) for model in settings.supported_models),
+        fallbacks=settings.fallback_models,
+        may_fall_back=settings.hybrid_fallback,
+        has_openai=settings.openai_api_key is not None,
+    )
