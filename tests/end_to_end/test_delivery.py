@@ -85,7 +85,7 @@ def test_a_new_task_for_an_idle_service_is_delivered_within_an_interval(service:
     service.start(POLLING_INTERVAL_SECONDS=1)
     service.await_states(succeeded=3)
     waits = []
-    for count in range(4, 8):
+    for count in range(4, 7):
         service.await_idle()
         added = time.monotonic()
         [task_id] = world.add_tasks(1)

@@ -15,7 +15,7 @@ from aitp.demo.http import Exchange
 from tests.end_to_end.running import Service
 
 THRESHOLD = 5
-SHORT = pytest.param(4.5, 1.0)
+SHORT = pytest.param(3.5, 1.0)
 LONG = pytest.param(60.0, 60.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)])
 # Half of the default: two probes fail before the third one succeeds.
 LONG_WITH_PROBES = pytest.param(60.0, 25.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)])
@@ -100,14 +100,14 @@ def test_the_provider_answers_503(service: Service, away_seconds: float, recover
 
 def test_a_lone_task_outlives_an_outage_that_outlasts_its_retries(service: Service) -> None:
     world = service.open_world(1)
-    world.add_fault("openai_api", Fault(status=500, times=5))
+    world.add_fault("openai_api", Fault(status=500, times=4))
 
     service.start(
         RETRY_BACKOFF_FACTOR=1, MAX_RETRIES=1, CIRCUIT_BREAKER_THRESHOLD=3, CIRCUIT_BREAKER_RECOVERY_SECONDS=0.5
     )
 
     service.await_states(succeeded=1)
-    assert world.summary().faults_struck == 5
+    assert world.summary().faults_struck == 4
 
 
 def test_a_refused_key_opens_the_breaker_at_once_and_fails_no_task(service: Service) -> None:
