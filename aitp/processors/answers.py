@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-# Each reading may go to the end of the text: a bound, so that a text full of braces costs no more than a long one.
+# A text full of braces costs no more than a long one.
 MOST_OPENINGS = 200
 
 
@@ -37,6 +37,8 @@ def _from_the_start(text: str) -> Iterator[dict[str, Any]]:
         try:
             value, end = _DECODER.raw_decode(text, position)
             yield value
+        except json.JSONDecodeError as error:
+            end = max(error.pos, position + 1)  # from here on: an object within a broken one is not the answer
         except (ValueError, RecursionError):
-            end = position + 1
+            return
         position = text.find("{", end)
