@@ -128,6 +128,32 @@ def once() -> None:
         raise click.ClickException(str(error)) from error
 
 
+@commands.command("eval")
+@click.option("--types", "types", default="all", show_default=True, help="Task types, separated by commas.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many texts, the languages in turn.")
+@click.option("--model", help="The model to ask, in place of the tasks' default.")
+@click.option("--texts", type=click.Path(file_okay=False), help="Directory of labelled texts, in place of ours.")
+@click.option("--recorded", type=click.Path(file_okay=False), help="Play replies back from there: no key, no calls.")
+@json_option
+def evaluate(
+    types: str, limit: int | None, model: str | None, texts: str | None, recorded: str | None, as_json: bool
+) -> None:
+    """Measure how good the answers of the configured provider are, on labelled texts. Its calls are paid for.
+
+    One call a text and type (160 in all), not counted against the service's limits. Needs no task API.
+    """
+    from pathlib import Path
+
+    from aitp.quality.command import LABELS, Options, run_evaluation
+    from aitp.quality.trials import TRIALS
+
+    chosen = tuple(TRIALS) if types == "all" else tuple(name.strip() for name in types.split(","))
+    if unknown := [name for name in chosen if name not in TRIALS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of all, {', '.join(TRIALS)}", param_hint="--types")
+    places = Path(texts) if texts else LABELS, Path(recorded) if recorded else None
+    sys.exit(run_evaluation(Options(chosen, limit, model, *places, as_json)))
+
+
 @commands.command()
 @json_option
 def status(as_json: bool) -> None:
@@ -211,6 +237,21 @@ def poll() -> None:
     console.ask_for_poll(load_settings())
 
 
+@commands.group()
+def models() -> None:
+    """Ollama's models."""
+
+
+@models.command("pull")
+@json_option
+def models_pull(as_json: bool) -> None:
+    """Pull the models of SUPPORTED_MODELS that the Ollama server lacks. Exit 1 if one is missing in the end."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    sys.exit(console.pull_models(load_settings(), as_json=as_json))
+
+
 @commands.command()
 @click.option("--tasks", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many tasks.")
 @click.option(
@@ -218,15 +259,21 @@ def poll() -> None:
 )
 @click.option("--latency-ms", default=100, show_default=True, type=click.IntRange(0, 60_000), help="The provider's.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Of page and metrics; 0 takes a free one.")
+@click.option("--mode", default="openai", show_default=True, type=click.Choice(("openai", "ollama", "hybrid")))
+@click.option("--types", default="text_embedding", show_default=True, help="Task types, with commas between, or all.")
 @click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
-def demo(tasks: int, workers: int, latency_ms: int, port: int, faults: bool, keep: bool) -> None:
+def demo(tasks: int, workers: int, latency_ms: int, port: int, mode: str, types: str, faults: bool, keep: bool) -> None:
     """See the whole service at work on this machine, against servers of its own.
 
     Exit 0 only if every task succeeded and each text was bought once.
     """
     from aitp.demo.command import Plan
+    from aitp.demo.documents import TYPES
     from aitp.demo.show import show
     from aitp.settings import real_openai_key
 
-    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key())))
+    chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
+    if unknown := set(chosen) - set(TYPES):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
+    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)))

@@ -1,0 +1,135 @@
+"""The run: each text through each processor, one call at a time, in this process; what came of it is a `Case`.
+
+A case has either a score or a failure, never a score of zero for an answer that did not come. Whoever cannot answer at
+all (bad credentials, no quota, a provider that is down) ends the run: figures of an outage say nothing. No limits, no
+retries: how long a call may take is the provider's own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from aitp.errors import (
+    AitpError,
+    AnswerCut,
+    CooldownRequired,
+    CredentialsRefused,
+    ModelRefused,
+    NonRetryableError,
+    RetryableError,
+)
+from aitp.processors import PROCESSORS, Context
+from aitp.providers import Embeddings, Provider, Question, Reply, Usage
+from aitp.quality.labels import LabelledText
+from aitp.quality.scoring import Score
+from aitp.quality.trials import TRIALS
+
+OUTAGE = 3  # calls in a row that the provider could not answer
+NOTHING = Usage(0, 0, 0)
+
+
+class Failure(StrEnum):
+    """Why there is no result to judge."""
+
+    REFUSED = "refused"  # the model declined
+    CUT = "cut"  # its answer came to no end
+    UNUSABLE = "unusable"  # what it said could not be used, nor its repair
+    UNANSWERED = "unanswered"  # no answer came at all
+
+
+class EvaluationStoppedError(AitpError):
+    """Nothing more can be learnt from this provider now; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One text through one processor. `usage`: of all replies that came, also of those that could not be used."""
+
+    task_type: str
+    text: LabelledText
+    score: Score | None = None
+    failure: Failure | None = None
+    reason: str = ""
+    calls: int = 0
+    usage: Usage = NOTHING
+    mock: bool = False
+
+
+class Meter:
+    """A provider that counts what another one is asked and what it tells of tokens."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self.name = provider.name
+        self.calls = 0
+        self.usage = NOTHING
+        self.mock = False
+
+    def ask(self, question: Question, model: str) -> Reply:
+        self.calls += 1
+        reply = self._provider.ask(question, model)
+        self.usage += reply.usage
+        self.mock |= reply.mock
+        return reply
+
+    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+        return self._provider.embed(texts, model)
+
+    def reset(self) -> None:
+        self._provider.reset()
+
+    def close(self) -> None:
+        self._provider.close()
+
+
+def evaluate(
+    texts: Sequence[LabelledText], task_types: Sequence[str], provider: Provider, context: Context, model: str | None
+) -> Iterator[Case]:
+    """A case for each text and type, as it is done. `model`: instead of each type's default.
+
+    EvaluationStoppedError: credentials or quota are refused, or `OUTAGE` calls in a row had no answer.
+    """
+    unanswered = 0
+    for text in texts:
+        for task_type in task_types:
+            case, error = _tried(text, task_type, provider, context, model)
+            yield case
+            unanswered = unanswered + 1 if case.failure is Failure.UNANSWERED else 0
+            no_quota = isinstance(error, CooldownRequired) and error.model is None
+            if isinstance(error, CredentialsRefused) or no_quota or unanswered == OUTAGE:
+                raise EvaluationStoppedError(case.reason) from error
+
+
+def _tried(
+    text: LabelledText, task_type: str, provider: Provider, context: Context, model: str | None
+) -> tuple[Case, AitpError | None]:
+    processor, trial, meter = PROCESSORS[task_type], TRIALS[task_type], Meter(provider)
+    score: Score | None = None
+    problem: RetryableError | NonRetryableError | None = None
+    try:
+        content = processor.parse({**trial.content(text, context), "model": model})
+        (result,) = processor.run([content], meter, context).results
+        if isinstance(result, bytes):
+            score = trial.score(orjson.loads(result), text)
+        else:
+            problem = result
+    except (RetryableError, NonRetryableError) as error:
+        problem = error
+    failure, reason = (None, "") if problem is None else (_kind(problem), str(problem))
+    return Case(task_type, text, score, failure, reason, meter.calls, meter.usage, meter.mock), problem
+
+
+def _kind(error: RetryableError | NonRetryableError) -> Failure:
+    match error:
+        case ModelRefused():
+            return Failure.REFUSED
+        case AnswerCut():
+            return Failure.CUT
+        case RetryableError():
+            return Failure.UNANSWERED
+        case _:
+            return Failure.UNUSABLE
