@@ -126,7 +126,7 @@ def test_a_ledger_of_version_1_is_migrated_with_its_data(tmp_path: Path) -> None
     old = apsw.Connection(str(path))
     old.execute(MIGRATIONS[0])
     old.execute(
-        "INSERT INTO kinds VALUES (1, 'text_embedding', 'm');"
+        "INSERT INTO kinds (id, type, model) VALUES (1, 'text_embedding', 'm');"
         "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES ('a', 1, 'ready', 1, 1.0);"
         "INSERT INTO contents VALUES (1, x'7b7d');"
         "INSERT INTO task_completions VALUES (1, 5.0, 'text_embedding', 'b');"
