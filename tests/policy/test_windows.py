@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -134,7 +135,7 @@ def test_windows_around_a_change_of_the_clocks_are_those_of_a_clock_on_the_wall(
     bounds = model_bounds(period, zone, start, start + 2 * days * 86_400)
     assert len(bounds) > 2
 
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         for moment in (begin, begin + 59, (begin + end) / 2, end - 60, end - 0.001):
             if begin <= moment < end:
                 assert fixed_window(period, moment, zone) == Window(begin, end)

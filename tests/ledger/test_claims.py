@@ -1,0 +1,362 @@
+"""What a claim takes, what keeps it from taking, and until when."""
+
+from __future__ import annotations
+
+import pytest
+
+from aitp.ledger import Because, Cause, Cooldown, Idle, Report, Rules, Terms
+from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.policy.routing import Route
+from aitp.tasks import Ending, Health, Kind, Outcome
+from tests.ledger.conftest import Create
+from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, report, terms
+
+
+def names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+# What is taken
+
+
+def test_a_claim_takes_tasks_of_one_kind_oldest_first_with_all_that_a_call_needs(world: World) -> None:
+    world.admit("a", "b", content=b'{"text": "hello"}')
+    world.admit("c", kind=LARGE)
+    claim = world.claim()
+
+    assert ids(claim) == ["a", "b"]
+    assert (claim.slot, claim.provider, claim.kind, claim.probe, claim.more) == (WORKER, "openai", SMALL, False, True)
+    assert (claim.tasks[0].content, claim.tasks[0].attempts, claim.tasks[0].crashes) == (b'{"text": "hello"}', 0, 0)
+    assert world.states() == {"a": "claimed", "b": "claimed", "c": "ready"}
+
+
+def test_each_worker_takes_its_fair_share_and_says_whether_others_have_work(world: World) -> None:
+    world.admit(*names("t", 10))
+    shares = [world.claim(WORKER + number, terms(workers=4)) for number in range(4)]
+
+    # Of 10, 7, 5, 3 that are left, a quarter each time, rounded up.
+    assert [len(claim.tasks) for claim in shares] == [3, 2, 2, 1]
+    assert all(claim.more for claim in shares)
+    assert [name for claim in shares for name in ids(claim)] == names("t", 8)
+
+
+def test_no_claim_is_larger_than_a_batch(world: World) -> None:
+    world.admit(*names("t", 50))
+
+    assert len(world.claim(terms=terms(batch=32)).tasks) == 32
+    assert len(world.claim(OTHER_WORKER, terms(batch=1)).tasks) == 1
+
+
+def test_the_last_claim_says_that_there_is_no_more(world: World) -> None:
+    world.admit("a", "b")
+
+    assert not world.claim().more
+
+
+def test_a_batch_is_no_larger_than_its_provider_takes_in_one_call(world: World) -> None:
+    world.admit(*names("t", 5), content=b"x" * 90_000)
+    claim = world.claim()
+
+    assert len(claim.tasks) == 3  # 300,000 bytes
+    assert claim.more
+
+
+def test_the_kind_with_the_fewest_claimed_tasks_goes_first_then_the_oldest(world: World) -> None:
+    world.admit(*names("small", 40))
+    world.admit("large", kind=LARGE)
+    world.admit("topic", kind=TOPICS)
+
+    kinds = [world.claim(WORKER + number, terms(workers=5)).kind for number in range(4)]
+
+    assert kinds == [SMALL, LARGE, TOPICS, SMALL]
+
+
+def test_tasks_of_a_refused_batch_are_only_claimed_in_smaller_ones_and_with_their_like(world: World) -> None:
+    world.admit(*names("t", 8))
+    world.finish(world.claim(), Ending.SPLIT)
+    world.admit("late")
+
+    halves = [world.claim(), world.claim(OTHER_WORKER)]
+    assert [ids(half) for half in halves] == [["t0", "t1", "t2", "t3"], ["t4", "t5", "t6", "t7"]]
+    world.finish(halves[0], Ending.SUCCEEDED)
+    world.finish(halves[1], Ending.SPLIT)
+    assert ids(world.claim()) == ["t4", "t5"]
+    assert ids(world.claim(OTHER_WORKER)) == ["t6", "t7"]
+    assert ids(world.claim(OTHER_WORKER + 1)) == ["late"]
+
+
+def test_halving_ends_with_the_bad_one_alone_whatever_the_shares_are(world: World) -> None:
+    world.admit(*names("t", 33))
+    bad, calls = {"t5", "t20"}, 0
+    while not isinstance(claim := world.ledger.claims.claim(WORKER, terms(workers=3)), Idle):
+        calls += 1
+        refused = bad & set(ids(claim))
+        alone = len(claim.tasks) == 1
+        world.finish(claim, Ending.SUCCEEDED if not refused else Ending.FAILED if alone else Ending.SPLIT)
+
+    failed = {name for (name,) in world.rows("SELECT id FROM tasks JOIN results USING (seq) WHERE status = 'failed'")}
+    assert failed == bad
+    assert set(world.states().values()) == {"finished"}
+    assert calls < 33
+
+
+def test_what_a_slot_still_had_claimed_goes_back_when_it_claims_again(world: World) -> None:
+    world.admit("a", "b")
+    first = world.claim()
+    world.ledger.claims.finish(first, report(first.tasks[:1], Ending.SUCCEEDED))
+    again = world.claim()
+
+    assert ids(again) == ["b"]
+    assert world.completions() == 2  # it may have been sent
+
+
+# What keeps a claim from taking, and until when
+
+
+def test_with_nothing_ready_it_waits_for_whatever_happens(world: World) -> None:
+    idle = world.idle()
+
+    assert (idle.because, idle.until) == (Because.NOTHING_READY, None)
+
+
+def test_it_waits_for_the_next_due_time_to_the_moment(world: World) -> None:
+    world.admit("a")
+    settled = world.run(Ending.RETRY)
+    idle = world.idle()
+
+    assert settled.retry_at == START + 2.0
+    assert (idle.because, idle.until) == (Because.NOTHING_READY, START + 2.0)
+    world.clock.now = START + 1.999
+    assert world.idle().until == START + 2.0
+    world.clock.now = START + 2.0
+    assert ids(world.claim()) == ["a"]
+
+
+def test_paused_means_nothing_is_claimed_across_restarts_until_resumed(world: World) -> None:
+    world.admit("a")
+    world.ledger.pause(True)
+    world.close()
+    world.open()
+
+    assert world.idle().because is Because.PAUSED
+    world.ledger.pause(False)
+    assert ids(world.claim()) == ["a"]
+
+
+def test_nothing_is_claimed_while_the_disk_has_no_room_for_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.admit("a")
+    free = [DISK_RESERVE_BYTES - 1]
+    monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: free[0])
+    idle = world.idle()
+
+    assert (idle.because, idle.until) == (Because.DISK, START + 5.0)
+    free[0] = DISK_RESERVE_BYTES
+    assert ids(world.claim()) == ["a"]
+
+
+def test_an_open_breaker_stops_claims_until_its_probe_is_due(world: World) -> None:
+    world.fail_until_open()
+    world.clock.go(3.0)
+    world.admit("a")
+    idle = world.idle()
+
+    assert (idle.because, idle.service, idle.until) == (Because.BREAKER, "openai", START + 60.0)
+    world.clock.now = START + 59.999
+    assert world.idle().because is Because.BREAKER
+    world.clock.now = START + 60.0
+    assert world.claim().probe
+
+
+def test_a_probe_takes_one_task_and_all_others_wait_for_its_end(world: World) -> None:
+    world.fail_until_open()
+    world.clock.go(60.0)
+    world.admit(*names("t", 5))
+    probe = world.claim()
+    idle = world.idle(OTHER_WORKER)
+
+    assert probe.probe
+    assert len(probe.tasks) == 1
+    assert not probe.more
+    assert (idle.because, idle.until) == (Because.BREAKER, None)
+
+
+def test_a_probe_takes_the_task_that_has_failed_least(world: World) -> None:
+    world.fail_until_open()
+    world.clock.go(60.0)
+    first = world.claim()
+    world.finish(first, Ending.RETRY, Health.FAULTY)
+    world.clock.go(60.0)
+
+    assert ids(world.claim()) != ids(first)
+
+
+def test_a_cooldown_stops_its_model_only(world: World) -> None:
+    world.admit("s1", "s2")
+    claim = world.claim(terms=terms(batch=1))
+    pause = Cooldown(20.0, SMALL.model, "429")
+    outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="429")
+    world.ledger.claims.finish(claim, Report([outcome], Health.HEALTHY, cooldown=pause))
+    idle = world.idle()
+
+    assert (idle.because, idle.service, idle.until) == (Because.COOLDOWN, "openai", START + 20.0)
+    world.admit("l1", kind=LARGE)
+    assert ids(world.claim()) == ["l1"]
+    world.clock.go(20.0)
+    assert ids(world.claim(OTHER_WORKER)) == ["s1", "s2"]
+
+
+def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) -> None:
+    world.admit("s1")
+    world.admit("l1", kind=LARGE)
+    claim = world.claim()
+    pause = Cooldown(300.0, None, "insufficient_quota")
+    world.ledger.claims.finish(
+        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
+    )
+
+    assert world.idle().until == START + 300.0
+
+
+def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) -> None:
+    later = Terms(1, lambda kind: (Route("ollama" if kind == TOPICS else "openai", kind.model),), lambda kind: 1)
+    world.fail_until_open()
+    world.clock.go(50.0)
+    world.admit("topic", kind=TOPICS)
+    claim = world.claim(terms=later)
+    world.ledger.claims.finish(claim, report(claim.tasks, Ending.RETRY))
+    idle = world.idle(terms=later)
+
+    assert (idle.because, idle.until) == (Because.BREAKER, START + 52.0)  # the topic, before the probe at 60
+
+
+def test_a_paused_processor_keeps_its_type_waiting_and_no_other(world: World) -> None:
+    for number in range(5):
+        world.admit(f"t{number}")
+        settled = world.run(Ending.BUG, Health.UNKNOWN)
+    assert settled.paused_processor == SMALL.type
+    world.admit("waits")
+    assert (world.idle().because, world.idle().until) == (Because.PROCESSOR, START + 3_600.0)
+    world.admit("topic", kind=TOPICS)
+
+    assert ids(world.claim()) == ["topic"]
+
+
+# A clock that is set back
+
+
+def test_when_the_clock_steps_back_nothing_waits_longer_than_it_ever_may(world: World) -> None:
+    world.admit("retried")
+    world.run(Ending.RETRY)
+    world.clock.go(-86_400.0)
+
+    assert ids(world.claim()) == ["retried"]
+
+
+def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(world: World) -> None:
+    world.fail_until_open()
+    world.clock.go(-86_400.0)
+    world.admit("a")
+    back = world.clock.now
+
+    assert world.idle().until == back + 60.0
+    world.clock.now = back + 59.0
+    assert world.idle().until == back + 60.0
+    world.clock.now = back + 60.0
+    assert world.claim().probe
+
+
+@pytest.mark.parametrize("model", [SMALL.model, None])
+def test_when_the_clock_steps_back_a_cooldown_is_over(world: World, model: str | None) -> None:
+    world.admit("a")
+    claim = world.claim()
+    world.ledger.claims.finish(
+        claim,
+        Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=Cooldown(9e9, model, "429")),
+    )
+    assert world.idle().until == START + 3_600.0  # no cooldown is believed for longer
+    world.clock.go(-86_400.0)
+
+    assert ids(world.claim()) == ["a"]
+
+
+def test_when_the_clock_steps_back_a_paused_processor_goes_on(world: World) -> None:
+    for number in range(5):
+        world.admit(f"t{number}")
+        world.run(Ending.BUG, Health.UNKNOWN)
+    world.admit("a")
+    world.clock.go(-86_400.0)
+
+    assert ids(world.claim()) == ["a"]
+
+
+# Release
+
+
+def test_release_frees_what_a_slot_had_claimed_and_counts_it_as_sent(world: World) -> None:
+    world.admit("a", "b")
+    world.claim()
+    settled = world.ledger.claims.release(WORKER, Cause.STOPPED)
+
+    assert [(outcome.task.id, outcome.ending) for outcome in settled.outcomes] == [
+        ("a", Ending.ABANDONED),
+        ("b", Ending.ABANDONED),
+    ]
+    assert world.states() == {"a": "ready", "b": "ready"}
+    assert world.completions() == 2
+    assert world.ledger.claims.release(WORKER, Cause.STOPPED).outcomes == ()
+
+
+def test_a_deadline_kill_counts_as_a_failed_attempt(world: World) -> None:
+    world.admit("a")
+    world.claim()
+    settled = world.ledger.claims.release(WORKER, Cause.DEADLINE)
+
+    assert settled.outcomes[0].ending is Ending.RETRY
+    assert world.states() == {"a": "later"}
+    world.clock.go(2.0)
+    assert world.claim().tasks[0].attempts == 1
+
+
+def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
+    world.admit("a", "b", "c")
+    world.claim()
+    world.ledger.claims.release(WORKER, Cause.CRASHED)
+
+    assert ids(world.claim()) == ["a"]
+    assert world.claim(OTHER_WORKER).tasks[0].crashes == 1
+
+
+def test_a_task_whose_processes_died_three_times_is_poison(create: Create) -> None:
+    world = create(Rules(max_crashes=3))
+    world.admit("poison", "fine")
+    for _ in range(3):
+        claimed = world.claim(WORKER)
+        assert claimed.tasks[0].id == "poison"
+        settled = world.ledger.claims.release(WORKER, Cause.CRASHED)
+
+    assert settled.outcomes[0].ending is Ending.FAILED
+    assert "poison" in settled.outcomes[0].reason
+    assert world.states() == {"poison": "finished", "fine": "ready"}
+    assert world.value("SELECT status FROM results") == "failed"
+
+
+def test_finishing_too_late_changes_nothing(world: World) -> None:
+    """Its slot was taken over and released meanwhile: the task is somebody else's."""
+    world.admit("a")
+    late = world.claim()
+    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.claim(OTHER_WORKER)
+    settled = world.finish(late)
+
+    assert settled.outcomes == ()
+    assert world.states() == {"a": "claimed"}
+    assert world.completions() == 1  # the release counted it
+
+
+def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
+    world.admit("a", kind=Kind("text_embedding", "x"))
+    world.admit("b", kind=Kind("defining_topics", "x"))
+
+    assert len(world.claim().tasks) == 1

@@ -1,0 +1,342 @@
+"""Rate limits: what is counted, when room comes back, what is said and shown of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from aitp.ledger import Because, Cause, Rules
+from aitp.ledger.completions import PRUNE_ROWS, prune_completions
+from aitp.ledger.limits import use_of_limits
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period
+from aitp.tasks import Ending
+from tests.ledger.conftest import Create
+from tests.ledger.world import OTHER_WORKER, SMALL, START, WORKER, World, report, terms
+
+
+def names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+def use(world: World, period: str) -> tuple[int, int, int, float | None]:
+    found = use_of_limits(world.ledger._database.connection, world.clock.now)[Period(period)]
+    return found.current, found.limit, found.remaining, found.frees_at
+
+
+def test_a_claim_takes_no_more_than_there_is_room_for(create: Create) -> None:
+    world = create(minute=3)
+    world.admit(*names("t", 10))
+
+    assert len(world.claim().tasks) == 3
+    assert use(world, "minute") == (3, 3, 0, None)
+
+
+def test_claimed_tasks_hold_reservations_so_that_nobody_else_takes_their_room(create: Create) -> None:
+    world = create(minute=3)
+    world.admit(*names("t", 10))
+    world.claim(WORKER, terms(workers=3))
+    world.claim(OTHER_WORKER, terms(batch=2))
+    idle = world.idle(103)
+
+    # Nothing is known of when room comes: it depends on when the calls end.
+    assert (idle.because, idle.until) == (Because.LIMIT, None)
+
+
+def test_several_limits_bind_together_and_all_must_have_room(create: Create) -> None:
+    world = create(minute=2, hour=3)
+    world.admit(*names("t", 10))
+    first = world.claim()
+    assert len(first.tasks) == 2
+    world.finish(first)
+    world.clock.go(60.001)
+    second = world.claim()
+    assert len(second.tasks) == 1  # the hour has room for one
+    world.finish(second)
+
+    # The minute would have room at once in a minute; the hour an hour after the first two.
+    assert world.idle().until == pytest.approx(START + 3_600.001)
+
+
+def test_room_comes_back_when_the_completion_is_a_whole_period_old(create: Create) -> None:
+    world = create(minute=2)
+    world.admit(*names("t", 5))
+    world.finish(world.claim(terms=terms(batch=1)))
+    world.clock.go(10.0)
+    world.finish(world.claim(terms=terms(batch=1)))
+    idle = world.idle()
+
+    assert idle.until is not None
+    assert START + 60.0 < idle.until < START + 60.002
+    world.clock.now = START + 60.0 - 0.001
+    assert world.idle().until == idle.until
+    world.clock.now = idle.until
+    assert len(world.claim().tasks) == 1
+
+
+def test_only_what_was_not_sent_gives_its_room_back(create: Create) -> None:
+    world = create(minute=4)
+    world.admit(*names("t", 8))
+    claim = world.claim()
+    world.ledger.claims.finish(claim, report(claim.tasks[:1], Ending.UNSENT))
+    world.ledger.claims.finish(claim, report(claim.tasks[1:], Ending.ABANDONED))
+
+    assert len(world.claim().tasks) == 1
+
+
+def test_each_attempt_counts_again_where_it_ended(create: Create) -> None:
+    world = create(minute=10)
+    world.admit("a")
+    world.run(Ending.RETRY)
+    world.clock.go(2.0)
+    world.run(Ending.RETRY)
+    world.clock.go(4.0)
+    world.claim()
+    world.ledger.claims.release(WORKER, Cause.CRASHED)
+
+    assert use(world, "minute")[0] == 3
+    assert [at for (at,) in world.rows("SELECT completed_at FROM task_completions")] == [START, START + 2, START + 6]
+
+
+def test_completions_are_recorded_with_limits_off_and_count_once_they_are_on(world: World) -> None:
+    world.admit(*names("t", 3))
+    world.run()
+    world.ledger.limits.publish("rolling", "UTC", {"minute": 5})
+
+    assert use(world, "minute")[:3] == (3, 5, 2)
+
+
+def test_work_in_flight_beyond_a_lowered_limit_finishes_and_remaining_stops_at_zero(create: Create) -> None:
+    world = create(minute=10)
+    world.admit(*names("t", 8))
+    claim = world.claim()
+    world.ledger.limits.publish("rolling", "UTC", {"minute": 3})
+
+    assert use(world, "minute") == (8, 3, 0, None)
+    assert len(world.finish(claim).outcomes) == 8
+    assert use(world, "minute")[2] == 0
+
+
+def test_published_limits_replace_those_in_force(create: Create) -> None:
+    world = create(minute=10, day=100)
+    world.ledger.limits.publish("fixed", "Europe/Lisbon", {"minute": 10, "hour": 50, "week": 0})
+
+    assert world.rows("SELECT period, allowed FROM limits ORDER BY period") == [("hour", 50), ("minute", 10)]
+    assert world.rows("SELECT strategy, timezone FROM ledger") == [("fixed", "Europe/Lisbon")]
+
+
+# Fixed windows
+
+
+def fixed(create: Create, zone: str = "UTC", **limits: int) -> World:
+    world = create()
+    world.ledger.limits.publish("fixed", zone, limits)
+    return world
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def test_a_fixed_window_has_all_its_room_back_when_the_next_one_begins(create: Create) -> None:
+    world = fixed(create, minute=2)
+    world.clock.now = at("2025-07-30 18:26:50")
+    world.admit(*names("t", 5))
+    world.run()
+    idle = world.idle()
+
+    assert idle.until == at("2025-07-30 18:27:00")
+    world.clock.now = at("2025-07-30 18:27:00")
+    assert len(world.claim().tasks) == 2
+
+
+def test_calls_in_flight_over_a_window_s_end_count_where_they_end(create: Create) -> None:
+    world = fixed(create, minute=2)
+    world.clock.now = at("2025-07-30 18:26:59")
+    world.admit(*names("t", 5))
+    claim = world.claim()
+    # All room is reserved: the end of the window changes nothing.
+    assert world.idle(OTHER_WORKER).until is None
+    world.clock.now = at("2025-07-30 18:27:10")
+    assert world.idle(OTHER_WORKER).until is None
+    world.finish(claim)
+
+    assert world.idle(OTHER_WORKER).until == at("2025-07-30 18:28:00")
+
+
+def test_days_are_those_of_the_zone(create: Create) -> None:
+    world = fixed(create, "America/Sao_Paulo", day=1)
+    world.clock.now = at("2018-11-04 02:30:00")  # half past eleven in the evening of the third
+    world.admit(*names("t", 3))
+    world.run()
+    assert world.idle().until == at("2018-11-04 03:00:00")
+    world.clock.now = at("2018-11-04 03:00:00")
+    world.run()
+
+    assert world.idle().until == at("2018-11-05 02:00:00")  # a day of 23 hours
+
+
+# What is said
+
+
+def test_one_warning_a_period_and_window(create: Create) -> None:
+    world = create(minute=1, hour=1)
+    world.admit(*names("t", 3))
+    world.run()
+
+    assert [limit.period for limit in world.idle().exceeded] == ["minute", "hour"]
+    assert world.idle(OTHER_WORKER).exceeded == ()
+    world.clock.go(59.0)
+    assert world.idle().exceeded == ()
+
+
+def test_a_warning_tells_the_figures(create: Create) -> None:
+    world = create(minute=1)
+    world.admit("a", "b")
+    world.run()
+    (warning,) = world.idle().exceeded
+
+    assert (warning.period, warning.current, warning.limit) == ("minute", 1, 1)
+    assert warning.frees_at == pytest.approx(START + 60.0, abs=0.002)
+
+
+def test_the_next_window_is_worth_another_warning(create: Create) -> None:
+    world = create(minute=1)
+    world.admit(*names("t", 3))
+    for _ in range(2):
+        world.run()
+        assert [limit.period for limit in world.idle().exceeded] == ["minute"]
+        world.clock.go(60.001)
+
+
+def test_nobody_is_warned_while_nothing_waits(create: Create) -> None:
+    world = create(minute=1)
+    world.admit("a")
+    world.run()
+
+    assert world.idle().because is Because.NOTHING_READY
+
+
+def test_a_clock_set_back_does_not_silence_warnings_for_long(create: Create) -> None:
+    world = create(minute=1)
+    world.admit("a", "b")
+    world.run()
+    assert world.idle().exceeded
+    world.clock.go(-86_400.0)
+
+    assert world.idle().exceeded
+
+
+# Clocks
+
+
+def test_when_the_clock_steps_back_completions_of_the_future_happened_now(create: Create) -> None:
+    world = create(minute=2)
+    world.admit(*names("t", 5))
+    world.clock.go(3_600.0)
+    world.finish(world.claim(terms=terms(batch=2)))
+    world.clock.now = START
+    idle = world.idle()
+
+    # Not 3,631 s: what stalls is a window's length, no more. And never less than counted: nothing is forgotten.
+    assert idle.until == pytest.approx(START + 60.0, abs=0.002)
+    assert {at for (at,) in world.rows("SELECT completed_at FROM task_completions")} == {START}
+
+
+def test_times_never_decrease_with_the_id_whatever_the_clock_does(create: Create) -> None:
+    world = create(Rules(), hour=1_000)
+    for step in (5.0, -3.0, 100.0, -50.0, -20.0, 0.0, 7.0):
+        world.clock.go(step)
+        world.admit(f"t{step}")
+        world.run()
+        times = [at for (at,) in world.rows("SELECT completed_at FROM task_completions ORDER BY id")]
+        assert times == sorted(times)
+        assert times[-1] <= world.clock.now
+
+
+def test_when_the_clock_steps_forward_nothing_hangs(create: Create) -> None:
+    world = create(minute=1)
+    world.admit(*names("t", 3))
+    world.run()
+    assert world.idle().because is Because.LIMIT
+    world.clock.go(86_400.0)
+
+    assert len(world.claim().tasks) == 1
+
+
+# The mirror, and history
+
+
+def mirror(world: World) -> dict[str, tuple[int, str, str]]:
+    found = world.rows("SELECT time_period, current_count, window_start, window_end FROM rate_limits")
+    return {period: (count, start, end) for period, count, start, end in found}
+
+
+def test_the_mirror_shows_the_calendar_windows_with_every_completion(world: World) -> None:
+    world.clock.now = at("2025-07-30 18:26:40")
+    world.admit(*names("t", 3))
+    world.finish(world.claim(terms=terms(batch=2)))
+
+    assert mirror(world) == {
+        "minute": (2, "2025-07-30 18:26:00", "2025-07-30 18:27:00"),
+        "hour": (2, "2025-07-30 18:00:00", "2025-07-30 19:00:00"),
+        "day": (2, "2025-07-30 00:00:00", "2025-07-31 00:00:00"),
+        "week": (2, "2025-07-28 00:00:00", "2025-08-04 00:00:00"),
+        "month": (2, "2025-07-01 00:00:00", "2025-08-01 00:00:00"),
+    }
+    world.clock.now = at("2025-07-30 18:27:00")
+    world.run()
+    assert [count for count, _, _ in mirror(world).values()] == [3, 3, 1, 3, 3]  # by name: day, hour, minute, …
+
+
+def test_the_mirror_follows_the_zone_and_a_clock_that_steps_back(world: World) -> None:
+    world.clock.now = at("2025-07-31 01:00:00")
+    world.admit(*names("t", 3))
+    world.finish(world.claim(terms=terms(batch=1)))
+    world.ledger.limits.publish("fixed", "America/Sao_Paulo", {})
+    assert mirror(world)["day"] == (1, "2025-07-30 03:00:00", "2025-07-31 03:00:00")
+    world.clock.now = at("2025-07-29 12:00:00")
+    world.finish(world.claim(terms=terms(batch=1)))
+
+    assert mirror(world)["day"] == (2, "2025-07-29 03:00:00", "2025-07-30 03:00:00")
+
+
+def fill(world: World, *ages: float) -> None:
+    for number, age in enumerate(ages):
+        world.change(
+            "INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)",
+            world.clock.now - age,
+            SMALL.type,
+            str(number),
+        )
+
+
+def test_completions_are_pruned_only_beyond_the_longest_window(world: World) -> None:
+    fill(world, LONGEST_WINDOW_SECONDS + 10, LONGEST_WINDOW_SECONDS + 1, LONGEST_WINDOW_SECONDS - 1, 5)
+    world.listing()
+
+    assert world.rows("SELECT id FROM task_completions") == [(3,), (4,)]
+
+
+def test_the_newest_completion_is_kept_so_that_ids_go_on(world: World) -> None:
+    fill(world, LONGEST_WINDOW_SECONDS + 10, LONGEST_WINDOW_SECONDS + 5)
+    world.listing()
+    world.admit("a")
+    world.run()
+
+    assert world.rows("SELECT id FROM task_completions") == [(2,), (3,)]
+
+
+def test_pruning_takes_the_oldest_first_and_not_all_at_once(world: World) -> None:
+    age = LONGEST_WINDOW_SECONDS + 100.0
+    world.change(
+        "INSERT INTO task_completions (completed_at, task_type, task_id)"
+        " WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)"
+        " SELECT ?1, 'text_embedding', n FROM numbers",
+        START - age,
+        PRUNE_ROWS + 50,
+    )
+    with world.ledger._database.transaction() as connection:
+        prune_completions(connection, START)
+
+    assert world.rows("SELECT MIN(id), COUNT(*) FROM task_completions") == [(PRUNE_ROWS + 1, 50)]

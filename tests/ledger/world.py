@@ -1,0 +1,206 @@
+"""A ledger to try things on: a clock set by hand, a real file, and short words for what relays and workers do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aitp.ledger import (
+    Admitted,
+    Because,
+    Claim,
+    Delivery,
+    Idle,
+    Ledger,
+    Poll,
+    PollTerms,
+    Report,
+    Rules,
+    Settled,
+    SlotLocks,
+    Terms,
+    Unreadable,
+    Verdict,
+    prepare,
+)
+from aitp.policy.routing import Route
+from aitp.tasks import Ending, Health, Kind, NewTask, Outcome, Task
+
+START = 1_753_900_000.0  # a Wednesday in July 2025
+SMALL = Kind("text_embedding", "text-embedding-3-small")
+LARGE = Kind("text_embedding", "text-embedding-3-large")
+TOPICS = Kind("defining_topics", "o3-mini")
+RELAY, OTHER_RELAY = 1, 2
+WORKER, OTHER_WORKER = 101, 102
+POLLING = PollTerms(interval=30.0, concurrency=2, batch_size=4)
+
+
+@dataclass
+class Clock:
+    """Wall time, moved by hand."""
+
+    now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+    def go(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def middle(low: float, high: float) -> float:
+    """In place of the random spread of the back-off: none."""
+    return 1.0
+
+
+def terms(workers: int = 1, batch: int = 32) -> Terms:
+    return Terms(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+
+
+ALONE = terms()  # one worker, large batches
+
+
+@dataclass
+class World:
+    """One ledger file and this process's hold of it."""
+
+    path: Path
+    clock: Clock = field(default_factory=Clock)
+    rules: Rules = field(default_factory=Rules)
+    ledger: Ledger = field(init=False)
+
+    @classmethod
+    def create(cls, folder: Path, template: Path, rules: Rules | None = None, **limits: int) -> World:
+        """A new ledger, copied from a prepared one; `limits` by period."""
+        path = folder / "ledger.db"
+        shutil.copy(template, path)
+        world = cls(path, rules=rules or Rules())
+        world.open()
+        if limits:
+            world.ledger.limits.publish("rolling", "UTC", limits)
+        return world
+
+    def open(self, locks: SlotLocks | None = None) -> Ledger:
+        """Open it (again, in a forked process)."""
+        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, locks=locks)
+        for part in (self.ledger.outbox, self.ledger.claims._endings):
+            part._draw = middle
+        return self.ledger
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    def rows(self, sql: str, *bindings: object) -> list[tuple[Any, ...]]:
+        """Look into the tables."""
+        found: list[tuple[Any, ...]] = self.ledger._database.connection.execute(sql, bindings).fetchall()
+        return found
+
+    def value(self, sql: str, *bindings: object) -> Any:
+        return self.rows(sql, *bindings)[0][0]
+
+    def change(self, sql: str, *bindings: object) -> None:
+        with self.ledger._database.transaction() as connection:
+            connection.execute(sql, bindings)
+
+    # What relays do
+
+    def poll(self, slot: int = RELAY) -> Poll:
+        poll = self.ledger.inbox.begin_poll(slot, POLLING, asked=True)
+        assert isinstance(poll, Poll)
+        return poll
+
+    def listing(
+        self,
+        *ids: str,
+        kind: Kind = SMALL,
+        complete: bool = True,
+        more_there: bool = False,
+        unreadable: Iterable[Unreadable] = (),
+        content: bytes = b'{"text": "..."}',
+    ) -> tuple[Admitted, int]:
+        """A poll that lists these tasks; (what it admitted, how many tasks it dropped)."""
+        poll = self.poll()
+        admitted = self.ledger.inbox.admit(poll, [NewTask(name, kind, content) for name in ids], unreadable)
+        dropped = self.ledger.inbox.end_poll(
+            poll, complete=complete, more_there=more_there, regular_at=self.clock() + POLLING.interval
+        )
+        return admitted, dropped
+
+    def admit(self, *ids: str, kind: Kind = SMALL, content: bytes = b'{"text": "..."}') -> None:
+        """Put tasks into the ledger."""
+        self.listing(*ids, kind=kind, complete=False, content=content)
+
+    def take(self, slot: int = RELAY, most: int = 8) -> tuple[Delivery, ...]:
+        taken = self.ledger.outbox.take(slot, most)
+        assert isinstance(taken, tuple), taken
+        return taken
+
+    def deliver_all(self) -> list[str]:
+        """Bring out everything that is finished; the ids."""
+        ids = []
+        while isinstance(taken := self.ledger.outbox.take(RELAY, 8), tuple):
+            for delivery in taken:
+                self.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+                ids.append(delivery.id)
+        return ids
+
+    # What workers do
+
+    def claim(self, slot: int = WORKER, terms: Terms = ALONE) -> Claim:
+        claim = self.ledger.claims.claim(slot, terms)
+        assert isinstance(claim, Claim), claim
+        return claim
+
+    def idle(self, slot: int = WORKER, terms: Terms = ALONE) -> Idle:
+        idle = self.ledger.claims.claim(slot, terms)
+        assert isinstance(idle, Idle), idle
+        return idle
+
+    def finish(self, claim: Claim, ending: Ending = Ending.SUCCEEDED, health: Health = Health.HEALTHY) -> Settled:
+        return self.ledger.claims.finish(claim, report(claim.tasks, ending, health))
+
+    def run(self, ending: Ending = Ending.SUCCEEDED, health: Health = Health.HEALTHY, slot: int = WORKER) -> Settled:
+        """One attempt: claim and finish."""
+        return self.finish(self.claim(slot), ending, health)
+
+    def fail_until_open(self) -> None:
+        """Faults in a row until the provider's breaker opens; the tasks wait."""
+        for number in range(self.rules.breaker_threshold):
+            self.admit(f"fault-{self.clock():.0f}-{number}")
+            settled = self.finish(self.claim(terms=terms(batch=1)), Ending.RETRY, Health.FAULTY)
+        assert settled.breaker is not None
+        assert settled.breaker.state == "open"
+
+    # What there is to see
+
+    def states(self) -> dict[str, str]:
+        """State by task id; 'later' for a ready one that is not due."""
+        return {
+            name: "later" if state == "ready" and due_at is not None else state
+            for name, state, due_at in self.rows("SELECT id, state, due_at FROM tasks ORDER BY seq")
+        }
+
+    def completions(self) -> int:
+        return int(self.value("SELECT COUNT(*) FROM task_completions"))
+
+
+def report(tasks: Iterable[Task], ending: Ending, health: Health = Health.HEALTHY) -> Report:
+    result = b"[0.5]" if ending is Ending.SUCCEEDED else None
+    return Report([Outcome(task, ending, result, ending.value) for task in tasks], health, reason="said the test")
+
+
+def ids(claim: Claim) -> list[str]:
+    return [task.id for task in claim.tasks]
+
+
+def make_template(folder: Path) -> Path:
+    """A prepared ledger without limits, to be copied."""
+    path = folder / "template.db"
+    prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=Clock())
+    return path
+
+
+__all__ = ["Because", "Clock", "World", "ids", "make_template", "report", "terms"]

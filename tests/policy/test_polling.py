@@ -1,0 +1,116 @@
+"""When the task API is polled, and for how much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
+
+# An idle service, half-way between two regular polls.
+QUIET = PollFacts(
+    now=1_015.0,
+    interval=30.0,
+    began_at=1_000.0,
+    regular_at=1_029.0,
+    failures=0,
+    more_there=False,
+    delivered_since=False,
+    ready=0,
+    low_water=160,
+    appetite=320,
+    inbox_limit=5_000,
+)
+REGULAR, SOON, PUT_OFF = 1_029.0, 1_001.0, 1_045.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "due_at"),
+    [
+        (QUIET, REGULAR),
+        (replace(QUIET, began_at=None, regular_at=None), 1_015.0),
+        (replace(QUIET, regular_at=None), 1_030.0),
+        (replace(QUIET, regular_at=9_999.0), 1_030.0),  # left over from before the clock was set back
+        (replace(QUIET, asked=True, ready=5_000, failures=3), 1_015.0),
+        # More is known to be there, and there is room for it.
+        (replace(QUIET, more_there=True), SOON),
+        (replace(QUIET, more_there=True, ready=319), SOON),
+        (replace(QUIET, more_there=True, ready=320), PUT_OFF),
+        (replace(QUIET, more_there=True, ready=4_999, appetite=9_000), SOON),
+        (replace(QUIET, more_there=True, ready=5_000, appetite=9_000), PUT_OFF),
+        # Deliveries make the API create the next tasks: worth a look if little is left.
+        (replace(QUIET, delivered_since=True), SOON),
+        (replace(QUIET, delivered_since=True, ready=159), SOON),
+        (replace(QUIET, delivered_since=True, ready=160), REGULAR),
+        # More is held than could be claimed before the next poll.
+        (replace(QUIET, ready=320), PUT_OFF),
+        (replace(QUIET, ready=320, now=1_200.0), 1_230.0),
+        # The limits have no room: no hurry, and with plenty in hand not before they have.
+        (replace(QUIET, full=True, room_at=1_060.0, ready=200), 1_060.0),
+        (replace(QUIET, full=True, room_at=1_060.0, ready=200, more_there=True), 1_060.0),
+        (replace(QUIET, full=True, room_at=1_060.0, ready=10, more_there=True), REGULAR),
+        (replace(QUIET, full=True, room_at=None, ready=200, more_there=True), REGULAR),
+        # After failures: 2, 4, 8 s, never more than the interval.
+        (replace(QUIET, failures=1, more_there=True), 1_002.0),
+        (replace(QUIET, failures=3), 1_008.0),
+        (replace(QUIET, failures=9), 1_030.0),
+        (replace(QUIET, failures=1, interval=0.1), 1_001.0),
+    ],
+)
+def test_when_the_next_poll_is_due(facts: PollFacts, due_at: float) -> None:
+    assert next_poll_at(facts) == due_at
+
+
+@given(
+    st.builds(
+        PollFacts,
+        now=st.just(1_000.0),
+        interval=st.floats(0.1, 600),
+        began_at=st.floats(0, 1_000),
+        regular_at=st.none() | st.floats(0, 5_000),
+        failures=st.integers(0, 20),
+        more_there=st.booleans(),
+        delivered_since=st.booleans(),
+        ready=st.integers(0, 6_000),
+        low_water=st.integers(1, 32_000),
+        appetite=st.integers(2, 64_000),
+        inbox_limit=st.integers(1, 5_000),
+        full=st.booleans(),
+        room_at=st.none() | st.floats(1_000, 1_100),
+    )
+)
+def test_polls_are_at_least_a_second_apart_and_never_put_off_for_ever(facts: PollFacts) -> None:
+    assert facts.began_at is not None
+    due_at = next_poll_at(facts)
+
+    assert due_at >= facts.began_at + SHORTEST_PAUSE_SECONDS
+    assert due_at <= max(facts.now + facts.interval, facts.began_at + SHORTEST_PAUSE_SECONDS, facts.room_at or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tasks_per_second", "interval", "workers", "batch_size", "tasks"),
+    [
+        (0.0, 30.0, 5, 32, 320),  # two rounds of everyone
+        (100.0, 30.0, 5, 32, 6_000),  # twice what the next interval takes
+        (1.0, 30.0, 5, 1, 60),
+    ],
+)
+def test_appetite(tasks_per_second: float, interval: float, workers: int, batch_size: int, tasks: int) -> None:
+    assert appetite(tasks_per_second, interval, workers, batch_size) == tasks
+
+
+@pytest.mark.parametrize(
+    ("held", "ready", "wanted", "inbox_limit", "concurrency", "limit"),
+    [
+        (0, 0, 320, 5_000, 5, 320),
+        (100, 60, 320, 5_000, 5, 360),  # a server that honours it lists the hundred as well
+        (100, 60, 9_000, 500, 5, 540),
+        (400, 400, 320, 5_000, 5, 400),
+        (0, 0, 2, 5_000, 5, 10),  # never less than twice the concurrency
+    ],
+)
+def test_page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int, limit: int) -> None:
+    assert page_limit(held, ready, wanted, inbox_limit, concurrency) == limit
