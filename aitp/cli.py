@@ -237,6 +237,21 @@ def poll() -> None:
     console.ask_for_poll(load_settings())
 
 
+@commands.group()
+def models() -> None:
+    """Ollama's models."""
+
+
+@models.command("pull")
+@json_option
+def models_pull(as_json: bool) -> None:
+    """Pull the models of SUPPORTED_MODELS that the Ollama server lacks. Exit 1 if one is missing in the end."""
+    from aitp import console
+    from aitp.settings import load_settings
+
+    sys.exit(console.pull_models(load_settings(), as_json=as_json))
+
+
 @commands.command()
 @click.option("--tasks", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many tasks.")
 @click.option(
@@ -244,15 +259,21 @@ def poll() -> None:
 )
 @click.option("--latency-ms", default=100, show_default=True, type=click.IntRange(0, 60_000), help="The provider's.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Of page and metrics; 0 takes a free one.")
+@click.option("--mode", default="openai", show_default=True, type=click.Choice(("openai", "ollama", "hybrid")))
+@click.option("--types", default="text_embedding", show_default=True, help="Task types, with commas between, or all.")
 @click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
-def demo(tasks: int, workers: int, latency_ms: int, port: int, faults: bool, keep: bool) -> None:
+def demo(tasks: int, workers: int, latency_ms: int, port: int, mode: str, types: str, faults: bool, keep: bool) -> None:
     """See the whole service at work on this machine, against servers of its own.
 
     Exit 0 only if every task succeeded and each text was bought once.
     """
     from aitp.demo.command import Plan
+    from aitp.demo.documents import TYPES
     from aitp.demo.show import show
     from aitp.settings import real_openai_key
 
-    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key())))
+    chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
+    if unknown := set(chosen) - set(TYPES):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
+    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)))

@@ -7,6 +7,7 @@ in a directory of its own, and judges the run by what the servers saw. Whatever 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,8 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from aitp.demo.documents import tasks_of
 from aitp.demo.faults import Fault, FaultKind
+from aitp.demo.sentences import tasks
 from aitp.demo.verdict import Verdict, judge
 from aitp.demo.world_process import WorldProcess
 from aitp.process.scoreboard import State, glance
@@ -33,6 +37,9 @@ HUNT_SECONDS = 0.01
 PATIENCE_SECONDS = 120.0  # without any task's progress
 STOP_SECONDS = 60.0
 LAG_SECONDS = 2.0
+# Both are in the embedded Ollama's library.
+OLLAMA_EMBEDDER = "nomic-embed-text"
+OLLAMA_CHATTER = "qwen3:0.6b"
 TOKEN_SECONDS = 20.0
 
 
@@ -47,6 +54,16 @@ class Plan:
     faults: bool = False
     keep: bool = False
     key: str | None = None
+    mode: str = "openai"
+    types: tuple[str, ...] = ("text_embedding",)
+
+    def documents(self) -> list[dict[str, Any]]:
+        """The tasks that the demo's task API begins with."""
+        if self.mode == "openai" and self.types == ("text_embedding",):
+            return list(tasks(self.tasks))
+        if self.mode == "openai":
+            return list(tasks_of(self.types, self.tasks))
+        return list(tasks_of(self.types, self.tasks, embedding_model=OLLAMA_EMBEDDER, chat_model=OLLAMA_CHATTER))
 
 
 class Demo:
@@ -61,8 +78,8 @@ class Demo:
         try:
             self.world = WorldProcess(
                 {
-                    "tasks": plan.tasks,
                     "openai_api": {"latency_seconds": plan.latency_ms / 1000},
+                    "ollama_api": {"latency_seconds": plan.latency_ms / 1000},
                     "task_api": {"lag_seconds": LAG_SECONDS},
                     "authorization": {"lifetime_seconds": TOKEN_SECONDS},
                 }
@@ -70,6 +87,8 @@ class Demo:
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
+        self.documents = plan.documents()
+        self.world.add_documents(self.documents)
         if plan.faults:
             self._order_faults()
         self._log = self.log_path.open("wb")
@@ -105,7 +124,8 @@ class Demo:
             **surroundings(),
             **self.world.environment,
             "AITP_ENV_FILE": "",
-            "PROCESSING_MODE": "openai",
+            "PROCESSING_MODE": self.plan.mode,
+            "SUPPORTED_MODELS": json.dumps([OLLAMA_EMBEDDER, OLLAMA_CHATTER]),
             "CONCURRENCY_LIMIT": str(self.plan.workers),
             "POLLING_INTERVAL_SECONDS": "1",
             "RATE_LIMIT_STORAGE_PATH": str(self.ledger_path),
@@ -127,6 +147,10 @@ class Demo:
         few = max(2, self.plan.tasks // 100)
         # By chance rather than in a row, so that the breakers judge as they would judge a service that stumbles.
         faults = {
+            "ollama_api": [
+                Fault(path="/api/embed", status=500, probability=0.2, times=3),
+                Fault(path="/api/chat", kind=FaultKind.DROP, probability=0.1, times=2),
+            ],
             "task_api": [
                 Fault(method="PATCH", status=403, skip=5, times=1),
                 Fault(method="PATCH", status=429, headers={"Retry-After": "1"}, skip=40, times=1),
@@ -181,7 +205,7 @@ class Demo:
 
     def verdict(self) -> Verdict:
         """What the servers and the service's own log say of the run. Before the servers are stopped."""
-        return judge(self.world, self.log_path, self.ledger_path, self.plan.tasks, time.monotonic() - self._started)
+        return judge(self.world, self.log_path, self.ledger_path, self.documents, time.monotonic() - self._started)
 
     @property
     def running(self) -> bool:

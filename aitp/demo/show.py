@@ -61,11 +61,13 @@ def _run(demo: Demo, console: Console) -> Verdict:
 
 
 def _introduction(plan: Plan, demo: Demo) -> str:
-    provider = (
-        "OpenAI, with your key: these calls are paid for"
-        if plan.key
-        else "embedded, it invents vectors (no key is set)"
-    )
+    provider = {
+        "openai": "OpenAI's protocol, embedded (no key is set)",
+        "ollama": "Ollama's protocol, embedded",
+        "hybrid": "Ollama's protocol, embedded, and OpenAI's as its fallback",
+    }[plan.mode]
+    if plan.key and plan.mode != "ollama":
+        provider = "OpenAI, with your key: these calls are paid for"
     return (
         f"{plan.tasks} tasks, {plan.workers} workers. Provider: {provider}.\n"
         f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"

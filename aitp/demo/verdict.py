@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from aitp.demo.sentences import tasks as documents
 from aitp.demo.sentences import text_of
 from aitp.demo.world_process import WorldProcess
 from aitp.ledger.views import snapshot
@@ -42,7 +41,9 @@ class Verdict:
     wrong: tuple[str, ...] = ()
 
 
-def judge(world: WorldProcess, log: Path, ledger: Path, tasks: int, seconds: float) -> Verdict:
+def judge(
+    world: WorldProcess, log: Path, ledger: Path, documents: Sequence[Mapping[str, Any]], seconds: float
+) -> Verdict:
     """Look at everything once the tasks are through."""
     seen = world.summary()
     lines = list(_lines(log))
@@ -51,8 +52,9 @@ def judge(world: WorldProcess, log: Path, ledger: Path, tasks: int, seconds: flo
         for line in lines
         if line.get("event") == "Task processing completed"
     }
-    purchases = world.purchases()
-    task_of = {text_of(document): document["_id"] for document in documents(tasks)}
+    tasks = len(documents)
+    purchases = [*world.purchases(), *world.purchases(server="ollama_api")]
+    task_of = {text_of(document): document["_id"] for document in documents}
     after = sum(
         purchase.status == 200 and purchase.received_wall > recorded.get(task_of.get(purchase.text, ""), float("inf"))
         for purchase in purchases
