@@ -6,6 +6,7 @@ import base64
 import math
 import os
 import stat
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, unquote_plus
 
@@ -19,7 +20,7 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.taskapi.grant import DEFAULT_LIFETIME_SECONDS, LONGEST_LIFETIME_SECONDS, lifetime_of
-from aitp.taskapi.tokenfile import Lock
+from aitp.taskapi.tokenfile import Lock, TokenFile
 from tests.providers.scripted import reply, scripted
 from tests.taskapi.desk import Desk, MakeDesk
 
@@ -360,3 +361,27 @@ def test_the_lock_can_be_let_go_at_any_time_and_taken_again(tmp_path: Path) -> N
         pass
     lock.release()
     assert lock.descriptor is None
+
+
+# What a request that failed leaves for those who waited
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServiceFault("oauth", "503"),
+        CredentialsRefused("oauth", "401"),
+        CooldownRequired("oauth", "429", seconds=7.0, model=None),
+    ],
+)
+def test_a_failure_is_told_as_it_was_to_those_of_the_same_settings_who_waited(tmp_path: Path, error: AitpError) -> None:
+    before, ours, theirs = time.monotonic(), TokenFile(tmp_path / "token"), TokenFile(tmp_path / "token")
+    with ours.lock:
+        ours.note_failure(error, "settings")
+    with theirs.lock:
+        told = theirs.failure_since(before, "settings")
+        assert theirs.failure_since(before, "other settings") is None
+        assert theirs.failure_since(time.monotonic(), "settings") is None
+    assert type(told) is type(error)
+    assert vars(told) == vars(error)
+    assert str(told) == str(error)
