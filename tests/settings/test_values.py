@@ -128,6 +128,7 @@ def test_the_runtime_directory_stands_beside_the_folder_of_the_ledger() -> None:
         ("METRICS_PORT", "65536", "a whole number from 1 to 65,535"),
         ("PROMPTS_DIR", "~nobody-here-by-that-name/prompts", "a path"),
         ("RESULT_LANGUAGE", "português", "a language code"),
+        ("RESULT_COUNTRY", "x" * 101, "100 at most"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name: str, text: str, allowed: str) -> None:
