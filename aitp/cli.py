@@ -134,9 +134,16 @@ def once() -> None:
 @click.option("--model", help="The model to ask, in place of the tasks' default.")
 @click.option("--texts", type=click.Path(file_okay=False), help="Directory of labelled texts, in place of ours.")
 @click.option("--recorded", type=click.Path(file_okay=False), help="Play replies back from there: no key, no calls.")
+@click.option("--wikidata", is_flag=True, help="Look people and subjects up, as the service does.")
 @json_option
 def evaluate(
-    types: str, limit: int | None, model: str | None, texts: str | None, recorded: str | None, as_json: bool
+    types: str,
+    limit: int | None,
+    model: str | None,
+    texts: str | None,
+    recorded: str | None,
+    wikidata: bool,
+    as_json: bool,
 ) -> None:
     """Measure how good the answers of the configured provider are, on labelled texts. Its calls are paid for.
 
@@ -151,7 +158,7 @@ def evaluate(
     if unknown := [name for name in chosen if name not in TRIALS]:
         raise click.BadParameter(f"{unknown[0]!r} is none of all, {', '.join(TRIALS)}", param_hint="--types")
     places = Path(texts) if texts else LABELS, Path(recorded) if recorded else None
-    sys.exit(run_evaluation(Options(chosen, limit, model, *places, as_json)))
+    sys.exit(run_evaluation(Options(chosen, limit, model, *places, wikidata, as_json)))
 
 
 @commands.command()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError
+from aitp.knowledge import NoKnowledge
 from aitp.logs import conceal, configure
 from aitp.policy.model_names import with_tag
 from aitp.processors import Context
@@ -21,6 +23,7 @@ from aitp.providers import Provider, build
 from aitp.providers.foreign import foreign_models
 from aitp.quality.evaluation import Case, EvaluationStoppedError, evaluate
 from aitp.quality.labels import LabelledText, load_labels
+from aitp.quality.lookups import wikidata_of
 from aitp.quality.recorded import RecordedProvider
 from aitp.quality.report import Report, print_report
 from aitp.quality.trials import TRIALS
@@ -41,13 +44,17 @@ NO_TASK_API = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`limit`: of texts; None means all. `model`: None means each type's default. `recorded`: what to play back."""
+    """`limit`: of texts; None means all. `model`: None means each type's default. `recorded`: what to play back.
+
+    `wikidata`: look people and subjects up, as the service does.
+    """
 
     task_types: Sequence[str] = tuple(TRIALS)
     limit: int | None = None
     model: str | None = None
     labels: Path = LABELS
     recorded: Path | None = None
+    wikidata: bool = False
     as_json: bool = False
 
 
@@ -67,7 +74,9 @@ def run_evaluation(options: Options) -> int:
         provider = recording
     else:
         provider = _configured(settings, options.model or DEFAULT_MODEL)
-    report = _report(texts[: options.limit], provider, Context.of(settings), options, Console(stderr=True))
+    with wikidata_of(settings) if options.wikidata else nullcontext(NoKnowledge()) as knowledge:
+        context = Context.of(settings, knowledge)
+        report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
     provider.close()
     if options.as_json:
         Console(soft_wrap=True, highlight=False).out(json.dumps(report.as_json(), indent=2))

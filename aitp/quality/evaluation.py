@@ -1,14 +1,16 @@
 """The run: each text through each processor, one call at a time, in this process; what came of it is a `Case`.
 
 A case has either a score or a failure, never a score of zero for an answer that did not come. Whoever cannot answer at
-all (bad credentials, no quota, a provider that is down) ends the run: figures of an outage say nothing. No limits, no
-retries: how long a call may take is the provider's own affair.
+all (bad credentials, no quota, a provider that is down) ends the run: figures of an outage say nothing. A short pause
+that a service asks for is taken, and the text tried once more; there are no other retries, and no limits. How long a
+call may take is the provider's own affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import select
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import orjson
@@ -28,7 +30,8 @@ from aitp.quality.labels import LabelledText
 from aitp.quality.scoring import Score
 from aitp.quality.trials import TRIALS
 
-OUTAGE = 3  # calls in a row that the provider could not answer
+OUTAGE = 3  # cases in a row without an answer
+LONGEST_PAUSE_SECONDS = 60.0
 NOTHING = Usage(0, 0, 0)
 
 
@@ -86,20 +89,34 @@ class Meter:
         self._provider.close()
 
 
+def wait(seconds: float) -> None:
+    """Let a pause go by that somebody asked for: nothing could tell that it is over."""
+    select.select([], [], [], seconds)
+
+
 def evaluate(
-    texts: Sequence[LabelledText], task_types: Sequence[str], provider: Provider, context: Context, model: str | None
+    texts: Sequence[LabelledText],
+    task_types: Sequence[str],
+    provider: Provider,
+    context: Context,
+    model: str | None,
+    pause: Callable[[float], None] = wait,
 ) -> Iterator[Case]:
     """A case for each text and type, as it is done. `model`: instead of each type's default.
 
-    EvaluationStoppedError: credentials or quota are refused, or `OUTAGE` calls in a row had no answer.
+    EvaluationStoppedError: credentials or quota are refused, or `OUTAGE` cases in a row had no answer.
     """
     unanswered = 0
     for text in texts:
         for task_type in task_types:
             case, error = _tried(text, task_type, provider, context, model)
+            if isinstance(error, CooldownRequired) and error.seconds <= LONGEST_PAUSE_SECONDS:
+                pause(error.seconds)
+                again, error = _tried(text, task_type, provider, context, model)
+                case = replace(again, calls=case.calls + again.calls, usage=case.usage + again.usage)
             yield case
             unanswered = unanswered + 1 if case.failure is Failure.UNANSWERED else 0
-            no_quota = isinstance(error, CooldownRequired) and error.model is None
+            no_quota = isinstance(error, CooldownRequired) and error.seconds > LONGEST_PAUSE_SECONDS
             if isinstance(error, CredentialsRefused) or no_quota or unanswered == OUTAGE:
                 raise EvaluationStoppedError(case.reason) from error
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from aitp.demo.faults import Fault
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
+from aitp.demo.wikidata_api import WikidataApi
 from aitp.quality.command import LABELS
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
 
@@ -72,7 +74,6 @@ def test_openai_is_asked_without_a_task_api(openai_api: OpenAIApi) -> None:
         *("--json", "--limit", "2", "--types", "defining_impact_area"),
         OPENAI_API_KEY=openai_api.key,
         OPENAI_BASE_URL=openai_api.base_url,
-        WIKIDATA_ENABLED="false",
     )
 
     report = report_of(run)
@@ -82,29 +83,53 @@ def test_openai_is_asked_without_a_task_api(openai_api: OpenAIApi) -> None:
 
 def test_ollama_is_asked_for_a_model_of_its_own(ollama_api: OllamaApi) -> None:
     run = evaluate(
-        *("--json", "--limit", "1", "--types", "defining_severity", "--model", "chatty"),
+        *("--json", "--limit", "1", "--types", "defining_severity", "--model", "llama3.2"),
         PROCESSING_MODE="ollama",
         OLLAMA_BASE_URL=ollama_api.url,
-        SUPPORTED_MODELS="chatty",
-        WIKIDATA_ENABLED="false",
+        SUPPORTED_MODELS="nomic-embed-text,llama3.2",
     )
 
     report = report_of(run)
-    assert (report["provider"], report["model"]) == ("ollama", "chatty")
+    assert (report["provider"], report["model"]) == ("ollama", "llama3.2")
+    assert report["failures"] == []
 
 
 def test_a_refused_key_ends_the_run_and_is_told(openai_api: OpenAIApi) -> None:
-    run = evaluate(
-        OPENAI_API_KEY="sk-wrong-and-not-to-be-shown", OPENAI_BASE_URL=openai_api.base_url, WIKIDATA_ENABLED="false"
-    )
+    run = evaluate(OPENAI_API_KEY="sk-wrong-and-not-to-be-shown", OPENAI_BASE_URL=openai_api.base_url)
 
     assert run.returncode == 1
     assert "Stopped after 1 tasks" in run.stdout
     assert "sk-wrong" not in run.stdout + run.stderr
 
 
+def test_what_was_answered_before_an_outage_is_shown_and_the_run_fails(openai_api: OpenAIApi) -> None:
+    openai_api.faults.add(Fault(status=503, skip=1))
+
+    run = evaluate(
+        *("--json", "--types", "defining_severity"), OPENAI_API_KEY=openai_api.key, OPENAI_BASE_URL=openai_api.base_url
+    )
+
+    assert run.returncode == 1
+    report = report_of(run)
+    assert report["stopped"]
+    assert (report["rows"][-1]["texts"], report["rows"][-1]["scored"]) == (4, 1)
+
+
+def test_wikidata_is_asked_only_if_wanted(openai_api: OpenAIApi) -> None:
+    provider = {"OPENAI_API_KEY": openai_api.key, "OPENAI_BASE_URL": openai_api.base_url}
+    arguments = ("--limit", "1", "--types", "defining_severity")
+    with WikidataApi() as wikidata:
+        without = evaluate(*arguments, **provider, WIKIDATA_BASE_URL=wikidata.url)
+        calls = len(wikidata.calls)
+        run = evaluate(*arguments, "--wikidata", **provider, WIKIDATA_BASE_URL=wikidata.url)
+
+        assert (without.returncode, run.returncode) == (0, 0), run.stderr
+        assert calls == 0
+        assert "wbsearchentities" in str(wikidata.calls)
+
+
 def test_invented_answers_are_called_so() -> None:
-    run = evaluate("--limit", "1", OPENAI_API_KEY=PLACEHOLDER_KEY, WIKIDATA_ENABLED="false")
+    run = evaluate("--limit", "1", OPENAI_API_KEY=PLACEHOLDER_KEY)
 
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("MOCK MODE")

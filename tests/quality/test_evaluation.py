@@ -11,7 +11,7 @@ from aitp.errors import AitpError, AnswerCut, CooldownRequired, CredentialsRefus
 from aitp.quality.command import LABELS
 from aitp.quality.evaluation import OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
 from aitp.quality.labels import LabelledText, load_labels
-from tests.processors.models import Encyclopedia, ScriptedModel, context, person
+from tests.processors.models import USAGE, Encyclopedia, ScriptedModel, context, person
 
 NOBODY: dict[str, list[object]] = {"personalities": []}
 
@@ -49,6 +49,17 @@ def test_a_run_ends_when_a_provider_stays_down() -> None:
     run_until_stopped(model)
 
     assert len(model.questions) == OUTAGE
+
+
+def test_a_short_pause_is_taken_and_the_text_tried_again() -> None:
+    busy = CooldownRequired("openai", "openai asks for a pause", seconds=7, model="o3-mini")
+    model = ScriptedModel(busy, NOBODY)
+    pauses: list[float] = []
+
+    (case,) = evaluate([labelled("en-02")], ["identifying_data"], model, context(), None, pauses.append)
+
+    assert pauses == [7]
+    assert (case.failure, case.calls, case.usage) == (None, 2, USAGE)
 
 
 def test_a_run_outlasts_single_failures() -> None:
