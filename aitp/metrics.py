@@ -174,6 +174,12 @@ PAUSED = _declare("gauge", "aitp_paused", "1 while claims are paused by an opera
 PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
 
+# ── read at scrape time: from the file of whoever looks after Ollama's models ────────────────────────────────────────
+MODEL_PRESENT = _declare("gauge", "ollama_model_present", "1 if Ollama has the model.", "model")
+MODEL_PULL_BYTES = _declare(
+    "gauge", "ollama_model_pull_bytes", "Bytes of the last pull of a model: completed, and in total.", "model", "kind"
+)
+
 # ── read at scrape time: from the scoreboard, the settings, the metrics process ──────────────────────────────────────
 PROCESSES = _declare("gauge", "aitp_processes", "Children by what they are doing.", "role", "state")
 MASTER_RUNNING = _declare("gauge", "aitp_master_running", "1 while the master ticks.")

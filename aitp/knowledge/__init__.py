@@ -54,6 +54,9 @@ class Knowledge(Protocol):
     def available(self) -> bool:
         """False: nothing is looked up at all, and what the methods return means "unknown"."""
 
+    def ready(self) -> None:
+        """Before anything is bought: raise if look-ups are refused now."""
+
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         """What goes by that name, best first. Empty: nothing does."""
 
@@ -68,6 +71,9 @@ class NoKnowledge:
     """WIKIDATA_ENABLED=false: nobody is asked, everything is unknown."""
 
     available = False
+
+    def ready(self) -> None:
+        pass
 
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         return ()

@@ -26,7 +26,7 @@ _FIRST_SINCE = "SELECT id FROM task_completions WHERE completed_at >= ? ORDER BY
 def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
     """(id, time) of the last completion; (0, 0) before the first."""
     rows: list[Row] = connection.execute(
-        "SELECT id, completed_at FROM task_completions ORDER BY id DESC LIMIT 1"
+        "SELECT id, completed_at FROM task_completions WHERE id = (SELECT MAX(id) FROM task_completions)"
     ).fetchall()
     return rows[0] if rows else (0, 0.0)
 

@@ -175,10 +175,9 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
     with as_ledger_error(path):
         # Created here and not by SQLite, whose file would be readable by all until the first chmod.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+        connection = _connect_unless_damaged(path)
     try:
         with as_ledger_error(path):
-            _refuse_damage(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             found = _version(connection)
@@ -225,8 +224,9 @@ def _refuse_newer(found: int, path: Path) -> None:
         )
 
 
-def _refuse_damage(connection: apsw.Connection, path: Path) -> None:
+def _connect_unless_damaged(path: Path) -> apsw.Connection:
     try:
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
         found = str(connection.execute("PRAGMA quick_check(1)").get)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         found = str(error)
@@ -234,6 +234,7 @@ def _refuse_damage(connection: apsw.Connection, path: Path) -> None:
         raise ConfigurationError(
             [f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({found}): restore a backup, or move it aside"]
         )
+    return connection
 
 
 @contextmanager

@@ -122,7 +122,8 @@ class Endings:
                 connection.execute(
                     "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
                 )
-            held_back = Ending.POSTPONED in endings and self._is_held_back(connection, route, moment.now)
+            waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
+            held_back = waits and self._is_held_back(connection, route, moment.now)
             settled = self._settle(connection, moment, outcomes, owned, held_back)
             paused = self._judge_processor(connection, kind.type, endings, moment.now)
             return Settled(settled.outcomes, change, settled.retry_at, kind.type if paused else None)
@@ -211,7 +212,7 @@ class Endings:
                         "UPDATE tasks SET batch_limit = MIN(?, COALESCE(batch_limit, ?)) WHERE seq = ?",
                         (halves, halves, seq),
                     )
-                case Ending.POSTPONED if not held_back:
+                case Ending.POSTPONED | Ending.UNSENT if not held_back:
                     retry_at = moment.now + POSTPONE_SECONDS * moment.spread
                     _put_back(connection, seq, retry_at)
                 case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT:

@@ -49,7 +49,7 @@ MIGRATIONS: tuple[str, ...] = (
         CHECK ((state = 'claimed') <= (slot IS NOT NULL)),
         CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
     ) STRICT;
-    CREATE INDEX tasks_ready ON tasks (kind, seq) WHERE state = 'ready' AND due_at IS NULL;
+    CREATE INDEX tasks_ready ON tasks (kind, seq, due_at, batch_limit) WHERE state = 'ready' AND due_at IS NULL;
     CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
     CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;

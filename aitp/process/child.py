@@ -115,6 +115,11 @@ class Child:
         """There are results to deliver, or room to poll for: wake idle relays."""
         self._wake(Role.RELAY, count)
 
+    def miss_model(self) -> None:
+        """Have the master send somebody to look after the models: one of them is not where it should be."""
+        if (master := os.getppid()) == self._heritage.board.read(MASTER).pid:  # a stranger's parent is to be left alone
+            os.kill(master, signal.SIGUSR2)
+
     # Waiting
 
     def wait(self, until: float | None = None) -> None:

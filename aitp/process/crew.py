@@ -59,6 +59,8 @@ class Timings:
     orphan_seconds: float = 900.0  # for a dead master's child to end its call: longer than any call
     sweep_seconds: float = 5.0
     sweep_again_seconds: float = 60.0
+    tend_again_seconds: float = 10.0  # first pause between looks at the models while one is missing
+    longest_tend_pause_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from aitp.process.errand import Errands
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role
 from aitp.process.staff import Staff
+from aitp.process.tending import Tending
 from aitp.settings import Settings
 
 STOPPING_TICK_SECONDS = 1.0
@@ -39,6 +40,7 @@ class Master:
         self._timings = heritage.timings
         self._staff = Staff(crew, heritage)
         self._errands = Errands(heritage.shed)
+        self._tending = Tending(self._errands, heritage.timings)
         self._parent = os.getppid()
         self._started = time.time()
         self._prepared = False
@@ -107,6 +109,7 @@ class Master:
             self._see_them_off()
         elif self._prepared:
             self._expect(self._staff.fill(self._settings))
+            self._expect(self._tending.send_if_due(self._settings))
             self._sweep_if_due()
 
     def _hear(self) -> None:
@@ -135,6 +138,7 @@ class Master:
             return
         self._prepared = True
         self._sweep_due = 0.0
+        self._tending.ask(anew=True)
         log.info("Master ready", relays=self._settings.relay_processes, workers=self._settings.concurrency_limit)
         self._reload_if_asked_again()
 
@@ -206,6 +210,7 @@ class Master:
         self._settings = settings
         self._staff.want(settings)
         self._sweep_due = 0.0
+        self._tending.ask(anew=True)
         for child in self._staff:
             self._staff.tell(child, signal.SIGHUP)
 
@@ -220,6 +225,10 @@ class Master:
             if child.role is Role.RELAY:
                 os.kill(child.pid, signal.SIGUSR1)
             self._wakes.ring(child.slot)
+
+    def _look_after_models(self) -> None:
+        """USR2: a worker misses a model that it should find."""
+        self._tending.ask()
 
     def _stop_gracefully(self) -> None:
         """TERM, INT: workers end their calls, relays deliver what comes of them, all within the grace."""
@@ -249,6 +258,7 @@ class Master:
         self._kill_at = now + max(grace, 1.0)
         self._tick()  # all see that we drain
         self._errands.end(signal.SIGTERM, "prepare")
+        self._tending.stop()
         for child in self._staff:
             if child.role is Role.RELAY:
                 self._wakes.ring(child.slot)
@@ -287,4 +297,5 @@ ANSWERS: Mapping[signal.Signals, Callable[[Master], None]] = {
     signal.SIGQUIT: Master._quit,
     signal.SIGHUP: Master._reload,
     signal.SIGUSR1: Master._poll_now,
+    signal.SIGUSR2: Master._look_after_models,
 }

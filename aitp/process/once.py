@@ -20,12 +20,11 @@ from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.metrics import known_models, open_metrics
 from aitp.process.bounds import BoundedCall
+from aitp.process.pulls import look_after_models
 from aitp.process.relay import Relay
 from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
 from aitp.process.slots import MASTER, Role, slots_of
-from aitp.process.worker import Worker
-from aitp.processors import Context
-from aitp.providers import build
+from aitp.process.workplace import worker_for
 from aitp.taskapi import connect
 
 if TYPE_CHECKING:
@@ -84,6 +83,7 @@ def run_once(settings: Settings) -> int:
     keep_out_of_logs(settings)
     settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     prepare_service(settings)
+    look_after_models(settings, anew=True)
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
     try:
         return _Run(ledger, settings).drive()
@@ -110,14 +110,7 @@ class _Run:
         metrics = open_metrics(directory, relay_slot, models)
         api = connect(settings.without_provider_secrets(), metrics)
         self._relay = Relay(relay_hands, ledger, api, metrics, settings)
-        self._worker = Worker(
-            self._hands,
-            ledger,
-            build(settings),
-            open_metrics(directory, worker_slot, models),
-            settings,
-            Context.of(settings),
-        )
+        self._worker = worker_for(self._hands, ledger, open_metrics(directory, worker_slot, models), settings)
 
     def drive(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):

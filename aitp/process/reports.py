@@ -26,8 +26,16 @@ def report_of_answer(claim: Claim, answer: Answer) -> Report:
     return Report(outcomes, Health.HEALTHY)
 
 
-def report_of_failure(claim: Claim, error: Exception) -> Report:
-    """The call as a whole failed."""
+def report_of_failure(claim: Claim, error: Exception, *, sent: bool) -> Report:
+    """The call as a whole failed. `sent`: a request had gone to the provider, so that the attempt counts."""
+    report = _report(claim, error)
+    if sent or not any(outcome.ending in (Ending.POSTPONED, Ending.ABANDONED) for outcome in report.outcomes):
+        return report
+    outcomes = [dataclasses.replace(outcome, ending=Ending.UNSENT) for outcome in report.outcomes]
+    return dataclasses.replace(report, outcomes=outcomes)
+
+
+def _report(claim: Claim, error: Exception) -> Report:
     reason = str(error)
     match error:
         case GraceOver():

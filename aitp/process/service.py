@@ -20,9 +20,9 @@ from aitp.process.child import Child
 from aitp.process.crew import Crew
 from aitp.process.relay import Relay
 from aitp.process.slots import Role, role_of
-from aitp.process.worker import Worker
-from aitp.processors import PROCESSORS, Context
-from aitp.providers import build, warm_up
+from aitp.process.workplace import worker_for
+from aitp.processors import PROCESSORS
+from aitp.providers import warm_up
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
 
@@ -103,9 +103,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A worker's whole life."""
     settings = settings.without_oauth_secret()
     ledger, metrics = _open(child, settings, cause)
-    providers = build(settings, missing=lambda model: child.miss_model())
-    worker = Worker(child, ledger, providers, metrics, settings, Context.of(settings))
-
+    worker = worker_for(child, ledger, metrics, settings, missing=lambda model: child.miss_model())
     kept = 0
 
     def step() -> float | None:

@@ -10,36 +10,28 @@ import dataclasses
 import random
 import select
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, NonRetryableError
 from aitp.ledger import Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
-from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
+from aitp.metrics import Metrics
 from aitp.policy.routing import Route
+from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.terms import terms_of
-from aitp.processors import PROCESSORS, Answer, Content, Context, Processor
-from aitp.providers import Provider
+from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-# On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
-CALL_MARGIN_SECONDS = 5.0
 LEDGER_RETRY_SECONDS = 1.0
 RECORD_STEP_SECONDS = 60.0
 
 log = get_logger(__name__)
-
-
-def call_seconds(settings: Settings, providers: Iterable[str]) -> Mapping[str, float]:
-    """How long a call may take as a whole, by provider."""
-    own = {"openai": settings.openai_timeout, "ollama": settings.ollama_timeout}
-    return {name: own.get(name, settings.openai_timeout) + CALL_MARGIN_SECONDS for name in providers}
 
 
 class Worker:
@@ -49,7 +41,7 @@ class Worker:
         self,
         hands: Hands,
         ledger: Ledger,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, WatchedProvider],
         metrics: Metrics,
         settings: Settings,
         context: Context,
@@ -60,7 +52,7 @@ class Worker:
         self._metrics = metrics
         self._context = context
         self._terms = terms_of(settings)
-        self._call_seconds = call_seconds(settings, providers)
+        self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
         self._tasks_left = settings.worker_max_tasks * random.uniform(0.9, 1.1) or float("inf")
@@ -106,20 +98,18 @@ class Worker:
         return dataclasses.replace(report, outcomes=[*unreadable, *report.outcomes])
 
     def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[Content]) -> Report:
-        route, started = claim.route, time.monotonic()
+        route, provider = claim.route, self._providers[claim.provider]
+        calls_before = provider.calls
+        self.task_id = claim.tasks[0].id
         if route.model != claim.kind.model:
             contents = [content.model_copy(update={"model": route.model}) for content in contents]
         try:
-            with self._hands.call(claim.tasks[0].id, self._call_seconds[route.provider]):
-                answer = processor.run(contents, self._providers[route.provider], self._context)
+            if processor.looks_up:
+                self._context.knowledge.ready()  # before anything is bought that could not be used
+            report = report_of_answer(claim, processor.run(contents, provider, self._context))
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
-            self._observe_call(claim, error, time.monotonic() - started)
             self._look_after(claim, error)
-            report = report_of_failure(claim, error)
-        else:
-            self._observe_call(claim, None, time.monotonic() - started)
-            self._tell_of_usage(claim, answer, time.monotonic() - started)
-            report = report_of_answer(claim, answer)
+            report = report_of_failure(claim, error, sent=provider.calls > calls_before)
         # The next claim of these tasks is routed past the provider that failed for them.
         others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
         return with_fallback(report) if others and not claim.kind.failed_at else report
@@ -189,24 +179,6 @@ class Worker:
                 return 0
         self._metrics.task_ended(processor.task_type, status, seconds)
         return 1
-
-    def _observe_call(self, claim: Claim, error: Exception | None, seconds: float) -> None:
-        self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.of(error), seconds)
-
-    def _tell_of_usage(self, claim: Claim, answer: Answer, seconds: float) -> None:
-        usage = answer.usage
-        for type_ in TOKEN_TYPES:
-            self._metrics.tokens(claim.provider, claim.route.model, type_, getattr(usage, type_))
-        log.info(
-            "Provider call completed",
-            provider=claim.provider,
-            model=claim.route.model,
-            tasks=len(claim.tasks),
-            tokens=usage.total_tokens,
-            estimated=usage.estimated,
-            seconds=round(seconds, 3),
-            **({"mock": True} if answer.mock else {}),
-        )
 
     def _warn_of_limits(self, idle: Idle) -> None:
         for limit in idle.exceeded:

@@ -52,6 +52,7 @@ class ImpactArea(Output):
 class DefiningImpactAreaProcessor(Processor[ImpactAreaContent]):
     """One call for the area, then its id."""
 
+    looks_up = True
     content = ImpactAreaContent
     prompt = Path(__file__).parent / "prompts" / "defining_impact_area.md"
 

@@ -63,6 +63,7 @@ class Severity(Output):
 class DefiningSeverityProcessor(Processor[SeverityContent]):
     """One question to Wikidata for everything, then one call."""
 
+    looks_up = True
     content = SeverityContent
     prompt = Path(__file__).parent / "prompts" / "defining_severity.md"
 

@@ -42,6 +42,7 @@ class Topics(Output):
 class DefiningTopicsProcessor(Processor[Content]):
     """One call for the names, then their ids."""
 
+    looks_up = True
     content = Content
     prompt = Path(__file__).parent / "prompts" / "defining_topics.md"
 

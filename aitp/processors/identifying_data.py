@@ -47,6 +47,7 @@ class Personalities(Output):
 class IdentifyingDataProcessor(Processor[Content]):
     """One call for the people, then what Wikidata knows of them."""
 
+    looks_up = True
     content = Content
     prompt = Path(__file__).parent / "prompts" / "identifying_data.md"
 

@@ -41,12 +41,14 @@ class Answer:
 class Processor(ABC, Generic[C]):
     """One task type. `batched`: contents of one model may share a call; otherwise `run` is given one at a time.
 
+    `looks_up`: it needs the context's knowledge, and nothing is bought for it while look-ups are refused.
     `prompt`: the file of its instructions, if it asks a chat model (`aitp.processors.prompting`).
     """
 
     task_type: ClassVar[str]
     label: ClassVar[str]  # in logs: the seed's class names
     batched: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = False
     prompt: ClassVar[Path | None] = None
     content: type[C]
 

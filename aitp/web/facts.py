@@ -13,6 +13,7 @@ from aitp.errors import LedgerError
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
+from aitp.providers.stock import Stock, read_stock, uses_models
 from aitp.settings import Settings
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
@@ -21,7 +22,7 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One moment. `now` is UTC seconds; `ledger` is None exactly if `ledger_problem` says why."""
+    """One moment. `now` is UTC seconds; `ledger` is None exactly if `ledger_problem` says why; `stock`: of Ollama."""
 
     now: float
     master: Record | None
@@ -31,6 +32,7 @@ class Facts:
     ledger: Snapshot | None
     ledger_problem: str
     has_token: bool
+    stock: Stock | None = None
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -48,6 +50,7 @@ def read_facts(settings: Settings) -> Facts:
         ledger=ledger,
         ledger_problem=problem,
         has_token=_has_token(settings),
+        stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import Metric
 
@@ -17,6 +17,7 @@ from aitp.ledger.views import Snapshot
 from aitp.metrics import Family, reading
 from aitp.process.scoreboard import State
 from aitp.process.slots import role_of
+from aitp.providers.stock import ModelState, Stage
 from aitp.tasks import Service
 from aitp.web.facts import Facts
 
@@ -29,6 +30,7 @@ def gauges(facts: Facts, mock: bool) -> Iterator[Metric]:
     yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
     if facts.ledger is not None:
         yield from _of_ledger(facts.ledger)
+    yield from _of_models(facts.stock.models if facts.stock else {})
     yield from _of_processes(facts)
     yield _one(metrics.MOCK, mock)
     yield reading(metrics.BUILD_INFO, {(__version__, platform.python_version()): 1})
@@ -55,6 +57,15 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield _one(metrics.DISK_FREE, ledger.disk_free)
     yield _one(metrics.PAUSED, ledger.paused)
     yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
+
+
+def _of_models(models: Mapping[str, ModelState]) -> Iterator[Metric]:
+    present = {(name,): float(state.stage is Stage.PRESENT) for name, state in models.items()}
+    yield reading(metrics.MODEL_PRESENT, present)
+    bytes_: dict[tuple[str, ...], float] = {}
+    for name, state in models.items():
+        bytes_[name, "completed"], bytes_[name, "total"] = state.completed, state.total
+    yield reading(metrics.MODEL_PULL_BYTES, bytes_)
 
 
 def _of_processes(facts: Facts) -> Iterator[Metric]:

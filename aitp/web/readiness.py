@@ -12,6 +12,7 @@ from aitp.ledger.claims import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
+from aitp.providers.stock import ModelState, Stage, Stock, uses_models
 from aitp.settings import Settings
 from aitp.tasks import Service
 from aitp.web.facts import Facts
@@ -31,6 +32,7 @@ def readiness_problems(facts: Facts, settings: Settings) -> list[str]:
         problems.append(facts.ledger_problem)
     else:
         problems += _ledger_problems(facts.ledger, settings)
+    problems += _model_problems(facts.stock, settings)
     if not facts.has_token:
         problems.append("there is no access token for the task API yet")
     return problems
@@ -88,6 +90,28 @@ def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[str]:
         idle = not (ledger.ready or ledger.waiting or ledger.claimed)
         if not (idle and breaker.probe_at is not None and breaker.probe_at <= ledger.taken_at):
             yield _breaker_problem(provider, breaker)
+
+
+def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[str]:
+    """Models are pulled before the service is ready; one that cannot be had is a problem if OpenAI cannot stand in."""
+    if not uses_models(settings):
+        return
+    replaceable = len(_providers(settings)) > 1
+    if stock is None:
+        yield "the models of Ollama have not been looked for yet"
+        return
+    if stock.problem:
+        if not replaceable:
+            yield f"Ollama cannot be asked for its models: {stock.problem}"
+        return
+    for name in settings.supported_models:
+        state = stock.models.get(name, ModelState(Stage.MISSING))
+        if state.stage is Stage.PULLING:
+            yield f"the model {name} is being pulled: {state.percent} %"
+        elif state.stage is Stage.MISSING:
+            yield f"the model {name} is missing, and is to be pulled"
+        elif state.stage is Stage.FAILED and not replaceable:
+            yield f"the model {name} could not be pulled: {state.reason}"
 
 
 def _providers(settings: Settings) -> tuple[Service, ...]:

@@ -1,0 +1,194 @@
+"""Looking after Ollama's models: the supported ones that the server lacks are pulled, by one process at a time.
+
+Under a master that is a short-lived process (an errand), while relays and workers do their work; the master sends it
+at start, at a reload, whenever a worker misses a model (USR2), and again later as long as one is missing. A lock file
+keeps `aitp models pull` and it apart. What is known is told by a file (`aitp.providers.stock`) and by the log.
+
+OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
+at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next errand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aitp.errors import DeadlineExceeded, NonRetryableError, RetryableError
+from aitp.logs import get_logger
+from aitp.process.bounds import BoundedCall
+from aitp.providers.stock import ModelState, Stage, Stock, read_stock, uses_models, write_stock
+
+if TYPE_CHECKING:
+    from aitp.providers.ollama_models import OllamaModels, Progress
+    from aitp.settings import Settings
+
+STALL_SHARE = 10
+WRITE_SECONDS = 1.0
+LOG_PERCENT = 10
+Told = Callable[[str, ModelState], None]
+
+log = get_logger(__name__)
+
+
+class Look(Enum):
+    """What came of a look."""
+
+    ALL_THERE = "all there"
+    SOME_MISSING = "some missing"
+    ELSEWHERE = "another process is at it"
+
+
+def longest_pull_seconds(settings: Settings) -> float:
+    """How long `look_after_models` may take."""
+    return 60.0 + settings.ollama_model_download_timeout * max(1, len(settings.supported_models))
+
+
+def look_after_models(settings: Settings, *, anew: bool = False, told: Told = lambda name, state: None) -> Look:
+    """Pull what is missing, unless another process does.
+
+    `anew`: forget what has been before. Otherwise a model that vanished, was pulled again and vanished once more is
+    left alone: somebody removes it on purpose.
+    """
+    if not uses_models(settings):
+        return Look.ALL_THERE
+    with _alone(settings.runtime_dir) as alone:
+        if not alone:
+            log.info("Another process looks after Ollama's models")
+            return Look.ELSEWHERE
+        return Look.ALL_THERE if _Round(settings, anew, told).go() else Look.SOME_MISSING
+
+
+@contextmanager
+def _alone(runtime_dir: Path) -> Iterator[bool]:
+    """Whether nobody else is at it. The lock ends with the process, however that ends."""
+    descriptor = os.open(runtime_dir / "models.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+class _Round:
+    """One look at the server, and the pulls that follow from it."""
+
+    def __init__(self, settings: Settings, anew: bool, told: Told) -> None:
+        self._settings = settings
+        self._told = told
+        self._total_seconds = settings.ollama_model_download_timeout
+        before = None if anew else read_stock(settings.runtime_dir)
+        self._before: Mapping[str, ModelState] = before.models if before else {}
+        self._stock = Stock({name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names})
+        self._models = self._connect()
+        self._written = -math.inf
+
+    def _connect(self) -> OllamaModels:
+        from aitp.providers.ollama_models import OllamaModels
+
+        return OllamaModels(
+            self._settings.ollama_base_url,
+            stall_seconds=self._total_seconds / STALL_SHARE,
+            trust_env=self._settings.http_trust_env,
+        )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self._settings.supported_models
+
+    def go(self) -> bool:
+        """Whether all are there in the end."""
+        try:
+            missing = self._models.missing(self._names)
+        except RetryableError as error:
+            log.warning("Ollama cannot be asked for its models", reason=str(error))
+            write_stock(self._settings.runtime_dir, replace(self._stock, problem=str(error)))
+            return False
+        for name in self._names:
+            self._note(name, self._found(name, there=name not in missing))
+        for name in missing:
+            if self._stock.models[name].stage is Stage.MISSING:
+                self._pull(name)
+        self._models.close()
+        return all(state.stage is Stage.PRESENT for state in self._stock.models.values())
+
+    def _found(self, name: str, *, there: bool) -> ModelState:
+        last = self._before.get(name, ModelState(Stage.MISSING))
+        if there:
+            return ModelState(Stage.PRESENT, vanished=last.vanished)
+        vanished = last.vanished + (last.stage is Stage.PRESENT)
+        if vanished > 1:
+            reason = "it was pulled again and vanished again; `aitp models pull` gets it back"
+            if last.stage is Stage.PRESENT:
+                log.error("Model vanished again and is left alone", model=name, reason=reason)
+            return ModelState(Stage.FAILED, reason=reason, vanished=vanished)
+        if last.stage is Stage.PRESENT:
+            log.warning("Model vanished, pulling it again", model=name)
+        return ModelState(Stage.MISSING, vanished=vanished)
+
+    def _pull(self, name: str) -> None:
+        log.info("Model is being pulled", model=name, timeout_seconds=self._total_seconds)
+        started = time.monotonic()
+        following = _Following(self, name, self._stock.models[name])
+        self._note(name, following.state)
+        try:
+            with BoundedCall(self._total_seconds, lambda: math.inf, lambda: None):
+                self._models.pull(name, following)
+        except DeadlineExceeded:
+            self._models = self._connect()  # the other one's state is unknown
+            self._failed(name, following, f"it took longer than {self._total_seconds:g} s in all, and goes on later")
+        except (RetryableError, NonRetryableError) as error:
+            self._failed(name, following, str(error))
+        else:
+            state = following.state
+            log.info("Model is there", model=name, bytes=state.total, seconds=round(time.monotonic() - started, 1))
+            self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total))
+
+    def _failed(self, name: str, following: _Following, reason: str) -> None:
+        state = replace(following.state, stage=Stage.FAILED, reason=reason)
+        log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent)
+        self._note(name, state)
+
+    def _note(self, name: str, state: ModelState) -> None:
+        self._told(name, state)
+        self._write(name, state)
+
+    def _write(self, name: str, state: ModelState) -> None:
+        self._stock = self._stock.having(name, state)
+        write_stock(self._settings.runtime_dir, self._stock)
+        self._written = time.monotonic()
+
+    def progressed(self, name: str, state: ModelState) -> None:
+        """Tell of bytes that have come, but not of every line: there are many a second."""
+        self._told(name, state)
+        if time.monotonic() - self._written >= WRITE_SECONDS:
+            self._write(name, state)
+
+
+class _Following:
+    """What a pull's progress is told to."""
+
+    def __init__(self, round_: _Round, name: str, before: ModelState) -> None:
+        self.state = replace(before, stage=Stage.PULLING)
+        self._round = round_
+        self._name = name
+        self._logged = 0
+
+    def __call__(self, progress: Progress) -> None:
+        self.state = replace(self.state, completed=progress.completed, total=progress.total)
+        if self.state.percent >= self._logged + LOG_PERCENT:
+            self._logged = self.state.percent - self.state.percent % LOG_PERCENT
+            facts = {"percent": self.state.percent, "bytes": progress.completed, "total": progress.total}
+            log.info("Model is being pulled", model=self._name, **facts)
+        self._round.progressed(self._name, self.state)

@@ -1,0 +1,65 @@
+"""When the master sends somebody to look after Ollama's models. Decisions only, but for the sending itself.
+
+Anew at start and at a reload, on request when a worker misses a model, and again after a while, and then ever more
+seldom, as long as a model is missing or the server cannot be asked.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+
+from aitp.process import errand
+from aitp.process.crew import Timings
+from aitp.process.errand import Errands
+from aitp.process.pulls import Look, longest_pull_seconds, look_after_models
+from aitp.providers.stock import uses_models
+from aitp.settings import Settings
+
+NAME = "look after models"
+
+
+class Tending:
+    """One master's. `due` is monotonic."""
+
+    def __init__(self, errands: Errands, timings: Timings) -> None:
+        self._errands = errands
+        self._timings = timings
+        self._due = math.inf
+        self._anew = False
+        self._pause = timings.tend_again_seconds
+
+    def ask(self, *, anew: bool = False) -> None:
+        """Have it done at once; `anew`: with other settings, or by another master than before."""
+        self._due = 0.0
+        self._anew |= anew
+        self._pause = self._timings.tend_again_seconds
+        if anew:
+            self.stop()
+
+    def stop(self) -> None:
+        """End what is underway. The server keeps what has come of a model."""
+        self._errands.end(signal.SIGTERM, NAME)
+
+    def send_if_due(self, settings: Settings) -> float:
+        """When to look again (monotonic)."""
+        if self._errands.underway(NAME):
+            return math.inf
+        if self._due > time.monotonic():
+            return self._due
+        anew, self._anew, self._due = self._anew, False, math.inf
+        if uses_models(settings):
+            seconds = longest_pull_seconds(settings)
+            self._errands.send(NAME, seconds, lambda: _look(settings, anew), self._ended)
+        return math.inf
+
+    def _ended(self, exit_code: int) -> None:
+        if exit_code == errand.DONE:
+            return
+        self._due = min(self._due, time.monotonic() + self._pause)
+        self._pause = min(2 * self._pause, self._timings.longest_tend_pause_seconds)
+
+
+def _look(settings: Settings, anew: bool) -> bool:
+    return look_after_models(settings, anew=anew) is Look.ALL_THERE

@@ -1,0 +1,136 @@
+"""What the Ollama server has, and getting it what it lacks.
+
+A pull is a stream of JSON lines with status 200 whatever happens: an error is a line of it, and a stream that ends
+without `success` broke off. The server keeps what has come, so the next pull goes on from there; a few such tries
+are made at once. Called by `aitp.process.pulls`, by one process at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import httpx2
+import ollama
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from aitp.errors import AitpError, NonRetryableError, ServiceFault
+from aitp.policy.model_names import with_tag
+from aitp.providers.ollama_failures import OLLAMA, judge
+from aitp.providers.ollama_wire import OllamaClient
+from aitp.providers.wire import BodyBound
+
+TAGS_BYTES = 16 * 1_048_576
+STREAM_BYTES = 256 * 1_048_576
+TRIES = 4
+LONGEST_PAUSE_SECONDS = 8.0
+# Part of a sentence that says the registry will never give it to us.
+_FOR_GOOD = ("file does not exist", "not found", "invalid model", "unauthorized", "access denied", "newer version")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pull has come: bytes of all layers that it knows of so far, and what it is at."""
+
+    completed: int = 0
+    total: int = 0
+    status: str = ""
+
+
+class PullBroken(ServiceFault):
+    """A pull broke off, or came no further: the next one goes on from where it was."""
+
+
+class OllamaModels:
+    """`stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds` later it is begun again."""
+
+    def __init__(
+        self, base_url: str, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5, trust_env: bool = False
+    ) -> None:
+        self._stall_seconds = stall_seconds
+        self._pause_seconds = pause_seconds
+        self._bound = BodyBound(OLLAMA)
+        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust_env)
+
+    def missing(self, models: Collection[str]) -> list[str]:
+        """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
+        self._bound.limit_bytes = TAGS_BYTES
+        try:
+            listed = self._client.list().models
+        except httpx2.HTTPError as error:
+            failure = judge(error, "")
+        except (ValueError, TypeError):  # no JSON, or none of a list
+            failure = ServiceFault(OLLAMA, "ollama answered 200 with no list of models")
+        else:
+            # Names differ by case nowhere: the server takes any, and lists the one it knows.
+            present = {with_tag(model.model).lower() for model in listed if model.model}
+            return [model for model in models if with_tag(model).lower() not in present]
+        raise failure
+
+    def pull(self, model: str, told: Callable[[Progress], None]) -> None:
+        """Until the server has `model`. Unbounded in all, as long as it makes progress: the caller bounds it.
+
+        NonRetryableError: the registry does not give it to us. ServiceFault: it did not come to its end in a few tries.
+        """
+        tries = Retrying(
+            retry=retry_if_exception_type(PullBroken),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_exponential(multiplier=self._pause_seconds, max=LONGEST_PAUSE_SECONDS),
+            reraise=True,
+        )
+        for attempt in tries:
+            with attempt:
+                self._pull_once(model, told)
+
+    def close(self) -> None:
+        """Hang up. The server stops a pull that nobody listens to, and keeps what has come."""
+        self._client.hang_up()
+
+    def _pull_once(self, model: str, told: Callable[[Progress], None]) -> None:
+        self._bound.limit_bytes = STREAM_BYTES
+        try:
+            last = self._follow(model, told)
+        except ollama.ResponseError as error:
+            failure: AitpError = _judge_line(model, error.error)
+        except httpx2.TimeoutException:
+            failure = PullBroken(OLLAMA, f"the pull of {model} said nothing for {self._stall_seconds:g} s")
+        except httpx2.HTTPStatusError as error:
+            failure = judge(error, model)
+        except httpx2.HTTPError as error:
+            refused = isinstance(error, httpx2.ConnectError)
+            failure = judge(error, model) if refused else PullBroken(OLLAMA, f"the pull of {model} broke off")
+        except json.JSONDecodeError:
+            failure = PullBroken(OLLAMA, f"the pull of {model} answered with no JSON")
+        else:
+            if last == "success":
+                return
+            failure = PullBroken(OLLAMA, f"the pull of {model} ended without saying that it succeeded")
+        raise failure
+
+    def _follow(self, model: str, told: Callable[[Progress], None]) -> str:
+        """The last status. Lines may come all the time: only new bytes and new stages are progress."""
+        layers: dict[str, tuple[int, int]] = {}
+        progress, moved = Progress(), time.monotonic()
+        for line in self._client.pull(model, stream=True):
+            if line.digest:
+                layers[line.digest] = (line.completed or 0, line.total or 0)
+            completed, total = (sum(numbers) for numbers in zip(*layers.values(), strict=True)) if layers else (0, 0)
+            now = Progress(completed, total, line.status or "")
+            if now != progress:
+                progress, moved = now, time.monotonic()
+                told(progress)
+            elif time.monotonic() - moved > self._stall_seconds:
+                said = f"the pull of {model} made no progress for {self._stall_seconds:g} s"
+                raise PullBroken(OLLAMA, f"{said}, at {completed} of {total} bytes")
+        return progress.status
+
+
+def _judge_line(model: str, said: str) -> AitpError:
+    """An error line. Its words go to the log, without addresses: those may be signed."""
+    words = re.sub(r"https?://\S+", "…", " ".join(str(said).split()))[:200]
+    if any(part in words.lower() for part in _FOR_GOOD):
+        return NonRetryableError(f"ollama cannot pull {model}: {words}; look at SUPPORTED_MODELS")
+    return PullBroken(OLLAMA, f"ollama could not pull {model}: {words}")

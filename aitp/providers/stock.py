@@ -1,0 +1,87 @@
+"""Which of the supported models the Ollama server has: one small file, written by whoever looks after them.
+
+Readiness, metrics and the page read it; they never ask the server. The file is replaced as a whole, so that a reader
+sees all or nothing of it. Whatever cannot be read counts as not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import orjson
+
+from aitp.settings import Settings
+
+FILE_NAME = "models.json"
+
+
+class Stage(StrEnum):
+    """What is known of a model."""
+
+    PRESENT = "present"
+    MISSING = "missing"  # and its turn to be pulled has not come yet
+    PULLING = "pulling"
+    FAILED = "failed"  # `reason` says why; it is tried again later, unless that says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not."""
+
+    stage: Stage
+    completed: int = 0
+    total: int = 0
+    reason: str = ""
+    vanished: int = 0
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.completed // self.total if self.total else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """All supported models by name. `problem`: why the server could not be asked, then the models are of before."""
+
+    models: Mapping[str, ModelState]
+    problem: str = ""
+    at: float = dataclasses.field(default_factory=time.time)
+
+    def having(self, name: str, state: ModelState) -> Stock:
+        return Stock({**self.models, name: state})
+
+
+def uses_models(settings: Settings) -> bool:
+    """Whether Ollama is to have any models at all."""
+    return settings.processing_mode != "openai" and not settings.mock and bool(settings.supported_models)
+
+
+def write_stock(runtime_dir: Path, stock: Stock) -> None:
+    """Replace what is known. Raises OSError."""
+    path = runtime_dir / FILE_NAME
+    fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    try:
+        fresh.write_bytes(orjson.dumps(stock))
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read_stock(runtime_dir: Path) -> Stock | None:
+    """What is known; None if nothing is."""
+    try:
+        document = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
+        models = {name: _state(**state) for name, state in document["models"].items()}
+        return Stock(models, str(document["problem"]), float(document["at"]))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+def _state(stage: str, completed: int, total: int, reason: str, vanished: int) -> ModelState:
+    return ModelState(Stage(stage), int(completed), int(total), str(reason), int(vanished))
