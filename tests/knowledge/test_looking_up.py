@@ -52,7 +52,7 @@ def test_an_item_is_what_wikidata_says_it_is(desk: Desk) -> None:
 
 
 def test_what_does_not_exist_is_none_and_what_is_no_id_is_not_sent(desk: Desk) -> None:
-    ids = ["Q937", "Q2147483640", "Q99999999999", "P31", "Q", "Q0", "", "q937", "Q937|Q42"]
+    ids = ["Q937", "Q2147483640", "Q99999999999", "Q2147483648", "P31", "Q", "Q0", "", "q937", "Q937|Q42"]
     found = desk.wikidata.entities(ids, "pt")
     assert list(found) == ids
     assert [id_ for id_, entity in found.items() if entity] == ["Q937"]
