@@ -48,6 +48,8 @@ ADDED = {
     "aitp_paused": ("gauge", ()),
     "aitp_paused_processors": ("gauge", ()),
     "aitp_ledger_readable": ("gauge", ()),
+    "ollama_model_present": ("gauge", ("model",)),
+    "ollama_model_pull_bytes": ("gauge", ("model", "kind")),
     "aitp_processes": ("gauge", ("role", "state")),
     "aitp_master_running": ("gauge", ()),
     "aitp_deadlines_overrun": ("gauge", ()),

@@ -60,6 +60,8 @@ def obeys(child: Child, settings: Settings, cause: Cause) -> None:
         elif crash := taken("crash"):
             with child.call("crashing", 60):
                 ENDS[crash]()
+        elif taken("miss model") is not None:
+            child.miss_model()
         elif child.poll_asked:
             child.poll_asked = False
             note("polls", slot=child.slot)

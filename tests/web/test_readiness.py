@@ -10,6 +10,8 @@ import pytest
 
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.process.scoreboard import Record, State
+from aitp.providers.stock import ModelState, Stage, Stock
+from aitp.settings import PLACEHOLDER_KEY
 from aitp.tasks import Service
 from aitp.web.facts import Facts
 from aitp.web.readiness import health_problems, readiness_problems
@@ -49,6 +51,7 @@ WELL = Facts(
     ledger=LEDGER,
     ledger_problem="",
     has_token=True,
+    stock=Stock({"nomic-embed-text": ModelState(Stage.PRESENT)}),
 )
 
 
@@ -155,3 +158,33 @@ def test_a_provider_is_missed_only_if_none_stands_in(
     settings = settings_in(tmp_path, **mode)
 
     assert len(readiness_problems(with_breakers(*open_breakers), settings)) == problems
+
+
+PULLING = Stock({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100)})
+FAILED = Stock({"nomic-embed-text": ModelState(Stage.FAILED, 40, 100, "disk full")})
+STOCKS: list[tuple[Stock | None, str, str]] = [  # …, in mode ollama, in mode hybrid with a key
+    (None, "have not been looked for yet", "have not been looked for yet"),
+    (PULLING, "nomic-embed-text is being pulled: 40 %", "nomic-embed-text is being pulled: 40 %"),
+    (Stock({}), "nomic-embed-text is missing", "nomic-embed-text is missing"),
+    (FAILED, "nomic-embed-text could not be pulled: disk full", ""),
+    (Stock({}, problem="connection refused"), "cannot be asked for its models: connection refused", ""),
+    (Stock({"nomic-embed-text": ModelState(Stage.PRESENT), "other": ModelState(Stage.FAILED)}), "", ""),
+]
+
+
+@pytest.mark.parametrize(("stock", "alone", "replaceable"), STOCKS)
+def test_models_are_there_before_the_service_is_ready(
+    stock: Stock | None, alone: str, replaceable: str, tmp_path: Path
+) -> None:
+    for mode, said in (("ollama", alone), ("hybrid", replaceable), ("openai", "")):
+        settings = settings_in(tmp_path, PROCESSING_MODE=mode, OPENAI_API_KEY="sk-real")
+        problems = readiness_problems(replace(WELL, stock=stock), settings)
+
+        assert len(problems) == bool(said), problems
+        assert said in "".join(problems)
+
+
+def test_in_mock_mode_no_model_is_missed(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, PROCESSING_MODE="hybrid", OPENAI_API_KEY=PLACEHOLDER_KEY)
+
+    assert readiness_problems(replace(WELL, stock=None), settings) == []

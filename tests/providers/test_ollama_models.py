@@ -1,0 +1,148 @@
+"""What a server has, and pulling what it lacks: streams that end well, break off, stall or hold an error."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+
+import pytest
+
+from aitp.demo.ollama_api import LIBRARY, OllamaApi
+from aitp.errors import CredentialsRefused, NonRetryableError, ServiceFault
+from aitp.providers.ollama_models import TRIES, OllamaModels, Progress, PullBroken
+from tests.providers.scripted import Answer, raw, reply, scripted
+
+NOMIC = "nomic-embed-text"
+QWEN = "dengcao/Qwen3-Embedding-0.6B:Q8_0"
+
+
+def models_at(url: str, stall_seconds: float = 5.0) -> OllamaModels:
+    return OllamaModels(url.removesuffix("/v1"), stall_seconds=stall_seconds, pause_seconds=0.01)
+
+
+def stream(*lines: object, ended: bool = True) -> Answer:
+    """A pull's answer: JSON lines in chunks, and the end of the body, if it has one."""
+    chunks = [json.dumps(line).encode() + b"\n" for line in lines]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + (b"0\r\n\r\n" if ended else b"")
+    return raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+
+
+def nobody(progress: Progress) -> None:
+    """Is told nothing."""
+
+
+def test_latest_is_meant_where_no_tag_is_said_and_another_tag_is_missing(ollama_api: OllamaApi) -> None:
+    ollama_api.present = {f"{NOMIC}:latest", QWEN}
+    asked = [NOMIC, f"{NOMIC}:latest", "Nomic-Embed-Text", QWEN, f"{NOMIC}:q4", QWEN.partition(":")[0]]
+
+    assert models_at(ollama_api.url).missing(asked) == [f"{NOMIC}:q4", QWEN.partition(":")[0]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [reply(200, b"<html>"), reply(200, []), reply(200, {"models": 3}), reply(503), reply(404, b"404 page not found")],
+)
+def test_a_server_that_cannot_be_asked_is_at_fault(answer: Answer) -> None:
+    with scripted(answer) as server, pytest.raises(ServiceFault):
+        models_at(server.url).missing([NOMIC])
+
+
+def test_a_pull_tells_its_bytes_layer_by_layer() -> None:
+    lines = [
+        {"status": "pulling manifest"},
+        {"status": "pulling a", "digest": "a", "total": 100},
+        {"status": "pulling a", "digest": "a", "total": 100, "completed": 100},
+        {"status": "pulling b", "digest": "b", "total": 10, "completed": 5},
+        {"status": "success"},
+    ]
+    told: list[Progress] = []
+    with scripted(stream(*lines)) as server:
+        models_at(server.url).pull(NOMIC, told.append)
+
+    assert server.requests[0].json() == {"model": NOMIC, "insecure": False, "stream": True}
+    assert [(each.completed, each.total) for each in told] == [(0, 0), (0, 100), (100, 100), (105, 110), (105, 110)]
+    assert told[-1].status == "success"
+
+
+def test_a_pull_that_breaks_off_is_gone_on_with(ollama_api: OllamaApi) -> None:
+    ollama_api.present, ollama_api.pull_breaks = set(), 2
+    told: list[Progress] = []
+    models_at(ollama_api.url).pull(NOMIC, told.append)
+
+    total = LIBRARY[f"{NOMIC}:latest"].size_bytes
+    assert f"{NOMIC}:latest" in ollama_api.present
+    assert len(ollama_api.pulls) == 3
+    bytes_told = [each.completed for each in told if each.completed]
+    assert bytes_told == sorted(bytes_told)
+    assert bytes_told[-1] == total
+
+
+def test_a_pull_that_never_ends_well_is_given_up_after_a_few_tries() -> None:
+    with scripted(stream({"status": "pulling manifest"}, ended=False)) as server:
+        with pytest.raises(PullBroken, match="broke off"):
+            models_at(server.url).pull(NOMIC, nobody)
+
+        assert len(server.requests) == TRIES
+
+
+def test_a_stream_without_success_is_no_success() -> None:
+    with (
+        scripted(stream({"status": "verifying sha256 digest"})) as server,
+        pytest.raises(PullBroken, match="without saying that it succeeded"),
+    ):
+        models_at(server.url).pull(NOMIC, nobody)
+
+
+def test_silence_breaks_a_pull_off_and_it_goes_on(ollama_api: OllamaApi) -> None:
+    ollama_api.present, ollama_api.pull_stalls = set(), 1
+    models_at(ollama_api.url, stall_seconds=0.3).pull(NOMIC, nobody)
+
+    assert len(ollama_api.pulls) == 2
+
+
+def test_lines_that_tell_of_no_new_byte_are_no_progress() -> None:
+    def same_again(connection: socket.socket) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        line = json.dumps({"status": "pulling a", "digest": "a", "total": 9, "completed": 4}).encode() + b"\n"
+        for _ in range(1_000):
+            connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+            select.select([], [], [], 0.02)
+        return False
+
+    with scripted(same_again, stream({"status": "success"})) as server:
+        models_at(server.url, stall_seconds=0.3).pull(NOMIC, nobody)
+
+    assert len(server.requests) == 2
+
+
+def test_an_error_inside_the_stream_is_an_error_and_tried_again(ollama_api: OllamaApi) -> None:
+    ollama_api.present, ollama_api.pull_error = set(), "write /models/x: no space left on device"
+    with pytest.raises(PullBroken, match="no space left on device"):
+        models_at(ollama_api.url).pull(NOMIC, nobody)
+
+    assert len(ollama_api.pulls) == TRIES
+    assert ollama_api.present == set()
+
+
+def test_a_model_that_the_registry_does_not_have_is_not_asked_for_again(ollama_api: OllamaApi) -> None:
+    with pytest.raises(NonRetryableError, match=r"no-such: .*file does not exist.*SUPPORTED_MODELS"):
+        models_at(ollama_api.url).pull("no-such", nobody)
+
+    assert ollama_api.pulls == ["no-such:latest"]
+
+
+def test_addresses_in_an_error_are_not_passed_on() -> None:
+    signed = 'Get "https://cdn.example.org/blob?X-Amz-Signature=planted": dial tcp: i/o timeout'
+    with scripted(stream({"error": signed})) as server, pytest.raises(PullBroken) as raised:
+        models_at(server.url).pull(NOMIC, nobody)
+
+    assert "planted" not in str(raised.value)
+    assert "i/o timeout" in str(raised.value)
+
+
+def test_a_refused_pull_is_judged_like_any_call() -> None:
+    with scripted(reply(403, b"no")) as server, pytest.raises(CredentialsRefused):
+        models_at(server.url).pull(NOMIC, nobody)
+
+    assert len(server.requests) == 1
