@@ -53,13 +53,13 @@ def test_a_run_ends_when_a_provider_stays_down() -> None:
 
 def test_a_short_pause_is_taken_and_the_text_tried_again() -> None:
     busy = CooldownRequired("openai", "openai asks for a pause", seconds=7, model="o3-mini")
-    model = ScriptedModel(busy, NOBODY)
+    model = ScriptedModel("no JSON at all", busy, NOBODY)
     pauses: list[float] = []
 
     (case,) = evaluate([labelled("en-02")], ["identifying_data"], model, context(), None, pauses.append)
 
     assert pauses == [7]
-    assert (case.failure, case.calls, case.usage) == (None, 2, USAGE)
+    assert (case.failure, case.calls, case.usage) == (None, 3, USAGE + USAGE)
 
 
 def test_a_run_outlasts_single_failures() -> None:
