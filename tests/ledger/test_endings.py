@@ -19,7 +19,7 @@ TABLE = {
     Ending.SPLIT: ("ready", 1, 0),
     Ending.FALLBACK: ("ready", 1, 0),
     Ending.ABANDONED: ("ready", 1, 0),
-    Ending.UNSENT: ("ready", 0, 0),
+    Ending.UNSENT: ("later", 0, 0),
 }
 
 

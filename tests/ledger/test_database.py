@@ -1,0 +1,282 @@
+"""The file: what is refused, what survives, what a full disk does."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import apsw
+import pytest
+
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import Because, Ledger, Report, Rules, prepare
+from aitp.ledger.database import (
+    CHECKPOINT_PAGES,
+    OLDEST_SAFE_SQLITE,
+    migrate,
+    refuse_affected_sqlite,
+    refuse_network_file_system,
+)
+from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.tasks import Ending, Health, NewTask, Outcome
+from tests.ledger.world import SMALL, World, ids, terms
+
+
+def prepare_here(path: Path, **limits: int) -> int:
+    return prepare(path, strategy="rolling", timezone="UTC", limits=limits)
+
+
+# Versions
+
+
+def test_a_new_ledger_is_made_for_its_owner_only(folder: Path) -> None:
+    path = folder / "data" / "ledger.db"
+
+    assert prepare_here(path) == 0
+    assert prepare_here(path) == VERSION
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    Ledger.open(path, Rules()).close()
+
+
+def test_an_older_ledger_is_brought_up_to_date_with_all_that_is_in_it(folder: Path) -> None:
+    path = folder / "ledger.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(MIGRATIONS[0])
+    connection.execute("INSERT INTO tombstones VALUES ('kept', 1, 2.0)")
+    connection.close()
+
+    assert prepare_here(path) == 1
+    ledger = Ledger.open(path, Rules())
+    assert ledger._database.connection.execute("SELECT id FROM tombstones").get == "kept"
+    ledger.close()
+
+
+def test_a_newer_ledger_is_a_configuration_error_for_all(world: World) -> None:
+    world.change("UPDATE ledger SET version = ?", VERSION + 1)
+
+    for opening in (
+        lambda: prepare_here(world.path),
+        lambda: Ledger.open(world.path, Rules(), locks=world.ledger.locks),
+    ):
+        with pytest.raises(ConfigurationError, match=f"version {VERSION + 1}, this release knows {VERSION}"):
+            opening()
+
+
+def test_a_ledger_that_is_not_prepared_is_not_opened(folder: Path) -> None:
+    with pytest.raises(LedgerError):
+        Ledger.open(folder / "none.db", Rules())
+    (folder / "empty.db").touch()
+    with pytest.raises(LedgerError, match="start the service once"):
+        Ledger.open(folder / "empty.db", Rules())
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.admit("a")
+    broken = (*MIGRATIONS, "CREATE TABLE more (id INTEGER); DELETE FROM tasks; THIS IS NO SQL")
+    monkeypatch.setattr("aitp.ledger.database.MIGRATIONS", broken)
+    monkeypatch.setattr("aitp.ledger.database.VERSION", len(broken))
+    with pytest.raises(LedgerError):
+        migrate(world.path, world.clock)
+
+    assert world.states() == {"a": "ready"}
+    assert world.value("SELECT version FROM ledger") == VERSION
+
+
+def test_a_damaged_ledger_is_a_configuration_error_that_says_what_to_do(folder: Path) -> None:
+    path = folder / "ledger.db"
+    path.write_bytes(b"This is no database at all. " * 400)
+
+    with pytest.raises(ConfigurationError, match="restore a backup, or move it aside"):
+        prepare_here(path)
+
+
+# What must not be used
+
+
+@pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0", "3.50.4"])
+def test_a_library_that_can_corrupt_the_ledger_is_refused(version: str) -> None:
+    with pytest.raises(ConfigurationError, match="install apsw"):
+        refuse_affected_sqlite(version)
+
+
+@pytest.mark.parametrize("version", ["3.51.3", "3.52.0", "3.54.1", "4.0.0"])
+def test_a_sound_library_is_accepted(version: str) -> None:
+    refuse_affected_sqlite(version)
+
+
+def test_an_affected_library_is_refused_before_the_file_is_touched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.40.1")
+    with pytest.raises(ConfigurationError):
+        prepare_here(folder / "ledger.db")
+
+    assert list(folder.iterdir()) == []
+
+
+def test_the_library_in_use_is_sound() -> None:
+    assert tuple(map(int, apsw.sqlite_lib_version().split("."))) >= OLDEST_SAFE_SQLITE
+
+
+MOUNTS = """\
+22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+30 22 0:40 / /mnt/share rw,relatime shared:9 - {kind} server:/export rw
+31 22 0:41 / /mnt/with\\040space rw - nfs4 server:/other rw
+32 30 259:2 / /mnt/share/local rw - ext4 /dev/sdb1 rw
+33 22 0:42 / /mnt/ação rw - cifs //server/x rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "refused"),
+    [
+        ("/mnt/share/data", "nfs", True),
+        ("/mnt/share", "nfs4", True),
+        ("/mnt/share/data", "cifs", True),
+        ("/mnt/share/data", "fuse.sshfs", True),
+        ("/mnt/share/data", "9p", True),
+        ("/mnt/share/data", "xfs", False),
+        ("/mnt/share/data", "overlay", False),
+        ("/mnt/sharedother", "nfs", False),
+        ("/mnt/share/local/data", "nfs", False),
+        ("/mnt/with space/data", "ext4", True),
+        ("/mnt/ação/data", "ext4", True),
+        ("/var/lib", "nfs", False),
+    ],
+)
+def test_network_file_systems_are_refused(place: str, kind: str, refused: bool) -> None:
+    refusal = pytest.raises(ConfigurationError, match="put the ledger on a local disk")
+    expected: AbstractContextManager[object] = refusal if refused else nullcontext()
+    with expected:
+        refuse_network_file_system(Path(place), MOUNTS.format(kind=kind))
+
+
+def test_a_file_system_mounted_over_another_is_the_one_that_counts() -> None:
+    twice = "22 1 0:1 / / rw - ext4 x rw\n23 22 0:2 / /data rw - nfs x rw\n24 22 0:3 / /data rw - ext4 x rw\n"
+
+    refuse_network_file_system(Path("/data"), twice)
+
+
+# A full disk
+
+
+def fill(world: World) -> None:
+    """From now on SQLite finds no room for another page, as on a full disk."""
+    connection = world.ledger._database.connection
+    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').get}")
+
+
+def make_room(world: World) -> None:
+    world.ledger._database.connection.execute("PRAGMA max_page_count = 4294967294")
+
+
+def test_a_full_disk_loses_nothing_and_the_process_goes_on(world: World) -> None:
+    world.admit("a", "b", content=b"x" * 3_000)
+    claim = world.claim(terms=terms(batch=1))
+    paid_for = Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"1" * 500_000)], Health.HEALTHY)
+    fill(world)
+    for _ in range(3):
+        with pytest.raises(LedgerError, match="is full"):
+            world.ledger.claims.finish(claim, paid_for)
+    assert world.states() == {"a": "claimed", "b": "ready"}
+    assert world.completions() == 0
+    make_room(world)
+    settled = world.ledger.claims.finish(claim, paid_for)
+
+    assert [outcome.task.id for outcome in settled.outcomes] == ["a"]
+    assert world.value("SELECT LENGTH(body) FROM results") == 500_000
+    assert world.completions() == 1
+    assert ids(world.claim()) == ["b"]
+
+
+def test_a_full_disk_in_the_middle_of_a_page_keeps_what_was_entered_before(world: World) -> None:
+    poll = world.poll()
+    world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")])
+    fill(world)
+    with pytest.raises(LedgerError, match="is full"):
+        world.ledger.inbox.admit(poll, [NewTask(f"t{number}", SMALL, b"x" * 9_000) for number in range(200)])
+    make_room(world)
+
+    assert world.states() == {"a": "ready"}
+    assert world.ledger.inbox.admit(poll, [NewTask("b", SMALL, b"{}")]).tasks == 1
+
+
+def test_an_error_in_the_middle_of_a_transaction_leaves_no_trace_and_no_lock(world: World) -> None:
+    world.admit("a")
+
+    def fails() -> None:
+        with world.ledger._database.transaction() as connection:
+            connection.execute("DELETE FROM tasks")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert world.states() == {"a": "ready"}
+    assert ids(world.claim()) == ["a"]
+
+
+def test_a_violated_constraint_is_a_bug_not_the_machine_s_fault(world: World) -> None:
+    with pytest.raises(apsw.ConstraintError):
+        world.change("INSERT INTO kinds (id, type, model) VALUES (1, NULL, NULL)")
+
+
+# The log
+
+
+def test_a_durable_transaction_is_flushed_and_others_are_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}")))
+    world.admit("a")
+    claim = world.claim()
+    assert flushed == []
+    world.finish(claim, Ending.SUCCEEDED)
+
+    assert flushed == [f"{world.path}-wal"]
+
+
+def test_a_flush_that_fails_is_the_ledger_s_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.admit("a")
+    claim = world.claim()
+
+    def fails(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with pytest.raises(LedgerError, match="Input/output error"):
+        world.finish(claim)
+
+
+def test_the_log_stays_small_whatever_is_written(world: World) -> None:
+    log = Path(f"{world.path}-wal")
+    longest = 0
+    for number in range(400):
+        world.admit(f"t{number}", content=b"x" * 100_000)
+        world.finish(world.claim(terms=terms(batch=1)))
+        world.deliver_all()
+        world.clock.go(31.0)
+        longest = max(longest, log.stat().st_size)
+
+    assert longest < 2 * CHECKPOINT_PAGES * 4_096
+    assert world.idle().because is Because.NOTHING_READY
+
+
+def test_a_reader_that_stays_keeps_nobody_from_writing(world: World) -> None:
+    reader = apsw.Connection(str(world.path), flags=apsw.SQLITE_OPEN_READONLY)
+    reader.execute("BEGIN")
+    reader.execute("SELECT COUNT(*) FROM tasks").fetchall()
+    world.ledger._database._log_pages = CHECKPOINT_PAGES
+    world.admit("a")
+
+    assert ids(world.claim()) == ["a"]
+    reader.close()
+
+
+def test_a_closed_ledger_leaves_one_file_and_its_locks(world: World) -> None:
+    world.admit("a")
+    world.close()
+
+    assert sorted(path.name for path in world.path.parent.iterdir()) == ["ledger.db", "ledger.db.lock"]
+    world.open()

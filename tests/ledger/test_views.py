@@ -1,0 +1,124 @@
+"""What there is to see: one consistent, read-only look at everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aitp.errors import LedgerError
+from aitp.ledger import Cooldown, Report, Verdict
+from aitp.ledger.limits import LimitUse
+from aitp.ledger.views import BreakerView, CooldownView, Snapshot, snapshot
+from aitp.tasks import Ending, Health, Outcome
+from tests.ledger.conftest import Create
+from tests.ledger.world import START, World, terms
+
+
+def look(world: World) -> Snapshot:
+    return snapshot(world.path, now=world.clock.now)
+
+
+def test_an_empty_ledger(world: World) -> None:
+    seen = look(world)
+
+    assert (seen.ready, seen.waiting, seen.claimed, seen.finished, seen.dead, seen.unreadable) == (0,) * 6
+    assert (seen.oldest_ready_age, seen.oldest_finished_age) == (0.0, 0.0)
+    assert (seen.strategy, seen.limits_enabled, seen.limits, seen.paused) == ("rolling", False, {}, False)
+    assert seen.breakers == {
+        name: BreakerView("closed", 0, None, None) for name in ("api", "oauth", "ollama", "openai", "wikidata")
+    }
+    assert (seen.last_poll_at, seen.last_poll_problem, seen.cooldowns) == (None, None, ())
+    assert seen.disk_free > 0
+
+
+def test_every_state_is_counted_and_the_oldest_told(world: World) -> None:
+    world.admit("dead", "finished", "later", "claimed", "ready")
+    one = terms(batch=1)
+    world.finish(world.claim(terms=one))
+    world.ledger.outbox.settle(world.take()[0], Verdict.REFUSED, refusal="400")
+    world.clock.go(10.0)
+    world.finish(world.claim(terms=one))
+    world.finish(world.claim(terms=one), Ending.RETRY)
+    world.claim(terms=one)
+    world.clock.go(1.0)
+    seen = look(world)
+
+    assert (seen.ready, seen.waiting, seen.claimed, seen.finished, seen.dead) == (1, 1, 1, 1, 1)
+    assert (seen.oldest_ready_age, seen.oldest_finished_age) == (11.0, 1.0)
+    assert seen.held == 4
+
+
+def test_limits_in_use_shortest_first(create: Create) -> None:
+    world = create(month=100, minute=2)
+    world.admit("a", "b", "c")
+    world.finish(world.claim(terms=terms(batch=2)))
+    world.clock.go(5.0)
+    seen = look(world)
+
+    assert list(seen.limits) == ["minute", "month"]
+    assert seen.limits["month"] == LimitUse(2, 100, 98, None)
+    assert seen.limits["minute"].remaining == 0
+    assert seen.limits["minute"].frees_at == pytest.approx(START + 60.001)
+
+
+def test_breakers_and_cooldowns_in_force(world: World) -> None:
+    world.admit("a")
+    claim = world.claim()
+    pause = Cooldown(30.0, None, "quota")
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.REFUSED, "401", pause))
+    world.clock.go(10.0)
+    seen = look(world)
+
+    assert seen.breakers["openai"] == BreakerView("open", 0, START, START + 60.0, "401")
+    assert seen.cooldowns == (CooldownView("openai", "", START + 30.0, "quota"),)
+    world.clock.go(20.0)
+    assert look(world).cooldowns == ()
+
+
+def test_what_a_clock_set_back_left_over_is_not_shown_as_in_force(world: World) -> None:
+    world.admit("a")
+    claim = world.claim()
+    pause = Cooldown(30.0, None, "quota")
+    world.ledger.claims.finish(
+        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
+    )
+    for number in range(5):
+        world.admit(f"t{number}")
+    world.clock.go(-86_400.0)
+
+    assert look(world).cooldowns == ()
+    assert look(world).oldest_ready_age == 0.0
+
+
+def test_it_can_be_read_when_nobody_has_it_open(world: World) -> None:
+    world.admit("a")
+    world.close()
+
+    assert look(world).ready == 1
+    assert look(world).ready == 1
+    world.open()
+    assert world.states() == {"a": "ready"}
+
+
+def test_it_does_not_wait_for_a_writer_nor_see_what_is_not_committed(world: World) -> None:
+    world.admit("a")
+    with world.ledger._database.transaction() as connection:
+        connection.execute("DELETE FROM tasks")
+        assert look(world).ready == 1
+
+    assert look(world).ready == 0
+
+
+def test_no_ledger_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="made when the service first starts"):
+        snapshot(tmp_path / "none.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", [0, 99])
+def test_another_version_is_not_read(world: World, version: int) -> None:
+    world.change("UPDATE ledger SET version = ?", version)
+
+    with pytest.raises(LedgerError, match=f"version {version}"):
+        look(world)
