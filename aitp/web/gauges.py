@@ -60,7 +60,7 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
 
 
 def _of_models(models: Mapping[str, ModelState]) -> Iterator[Metric]:
-    present = {(name,): float(state.stage is Stage.PRESENT) for name, state in models.items()}
+    present: dict[tuple[str, ...], float] = {(name,): state.stage is Stage.PRESENT for name, state in models.items()}
     yield reading(metrics.MODEL_PRESENT, present)
     bytes_: dict[tuple[str, ...], float] = {}
     for name, state in models.items():

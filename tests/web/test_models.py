@@ -1,0 +1,33 @@
+"""Ollama's models as /metrics and /ready tell of them, from the file of whoever looks after them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aitp.providers.stock import ModelState, Stage, Stock, write_stock
+from tests.metrics.reading import parse, value
+from tests.web.world import World, ask
+
+
+def test_a_pull_is_seen_in_metrics_and_keeps_the_service_from_being_ready(tmp_path: Path) -> None:
+    world = World.create(tmp_path, PROCESSING_MODE="ollama", SUPPORTED_MODELS="a,b:q4")
+    write_stock(
+        world.settings.runtime_dir, Stock({"a": ModelState(Stage.PRESENT), "b:q4": ModelState(Stage.PULLING, 40, 100)})
+    )
+    series = parse(ask(world.app, "/metrics").body)
+    ready = ask(world.app, "/ready")
+
+    assert value(series, "ollama_model_present", model="a") == 1
+    assert value(series, "ollama_model_present", model="b:q4") == 0
+    assert value(series, "ollama_model_pull_bytes", model="b:q4", kind="completed") == 40
+    assert value(series, "ollama_model_pull_bytes", model="b:q4", kind="total") == 100
+    assert json.loads(ready.body)["reasons"] == ["the model b:q4 is being pulled: 40 %"]
+
+
+def test_what_is_left_of_another_mode_is_not_told(tmp_path: Path) -> None:
+    world = World.create(tmp_path)
+    write_stock(world.settings.runtime_dir, Stock({"a": ModelState(Stage.PULLING)}))
+
+    assert not [name for name, _ in parse(ask(world.app, "/metrics").body) if name.startswith("ollama_model_present")]
+    assert json.loads(ask(world.app, "/ready").body)["status"] == "ready"
