@@ -21,10 +21,7 @@ def candidates(body: bytes) -> list[dict[str, str]]:
 
 
 def items(body: bytes, ids: Iterable[str], language: str, wikis: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
-    """Of wbgetentities: what is kept of each of `ids`, which must all be there; None: there is no such item.
-
-    `wikis`: projects by sitelink; `article` is `project/title` of the first that has one, or empty.
-    """
+    """Of wbgetentities: what is kept of each of `ids`, which must all be there; None: there is no such item."""
     found = dict(orjson.loads(body)["entities"])
     found |= {item["redirects"]["from"]: item for item in found.values() if "redirects" in item}
     return {id_: None if "missing" in found[id_] else _item(found[id_], language, wikis) for id_ in ids}
@@ -52,6 +49,7 @@ def _item(item: dict[str, Any], language: str, wikis: Mapping[str, str]) -> dict
         "description": text("descriptions"),
         "aliases": [_a(str, alias["value"]) for alias in _map(item.get("aliases")).get(language, ())],
         "instance_of": [_a(str, value["id"]) for value in values("P31")],
+        # `project/title` where views are counted, or empty.
         "article": next((f"{wikis[wiki]}/{links[wiki]['title']}" for wiki in wikis if wiki in links), ""),
         "sitelinks": None if item.get("sitelinks") is None else len(links),
         "statements": sum(map(len, claims.values())),

@@ -49,7 +49,7 @@ class Api:
         contact = settings.wikidata_contact or "its operator has set no contact"
         agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
         self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        self._period = max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND)
+        self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
         self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
         self._wires: dict[str, Wire] = {}
 

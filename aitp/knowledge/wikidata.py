@@ -84,7 +84,7 @@ class Wikidata:
         return {id_: found.get(id_) for id_ in ids}
 
     def _fetch_items(self, ids: list[str], language: str, most: int = BATCH) -> Iterator[Mapping[str, Any]]:
-        for some in _parts(ids, most):
+        for some in (ids[start : start + most] for start in range(0, len(ids), most)):
             read = partial(answers.items, ids=some, language=language, wikis=self._wikis)
             try:
                 yield self._api.query(read, ids="|".join(some), languages=language, **GET)
@@ -95,10 +95,10 @@ class Wikidata:
 
     def _count_links(self, ids: list[str]) -> Iterator[Mapping[str, int]]:
         """An answer lists so many links of all its titles together, title by title: whoever has more hides the rest."""
-        for titles in _parts(ids, BATCH):
-            seen, more = dict.fromkeys(titles, 0), dict[str, str]()
+        for start in range(0, len(ids), BATCH):
+            seen, more = dict.fromkeys(ids[start : start + BATCH], 0), dict[str, str]()
             while seen:
-                read = partial(answers.links, titles=list(seen))
+                read = partial(answers.links, titles=[*seen])
                 here, more = self._api.query(read, titles="|".join(seen), **LINKS, **more)
                 total = {title: min(seen[title] + here[title], MOST_LINKS) for title in seen}
                 if more and MOST_LINKS not in total.values():
@@ -112,7 +112,3 @@ class Wikidata:
     def _count_views(self, articles: list[str]) -> Iterator[Mapping[str, int | None]]:
         first, last = (f"{datetime.now(UTC) - timedelta(days):%Y%m%d}" for days in (30, 1))
         return ({article: self._api.pageviews(answers.views, article, first, last)} for article in articles)
-
-
-def _parts(ids: list[str], most: int) -> Iterator[list[str]]:
-    return (ids[start : start + most] for start in range(0, len(ids), most))

@@ -199,9 +199,11 @@ def test_calls_take_turns(server: WikidataApi, tmp_path: Path) -> None:
     assert all(later - earlier > 0.8 for earlier, later in zip(times, times[5:], strict=False))
 
 
-def test_many_workers_share_the_pace(desk: Desk) -> None:
-    desk.more = {"CONCURRENCY_LIMIT": "100"}
-    assert desk.opened()._api._period > 1
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 1), (10, 1), (100, 10), (1000, 60)])
+def test_many_workers_share_the_pace(server: WikidataApi, tmp_path: Path, workers: int, seconds: float) -> None:
+    desk = Desk(server, tmp_path / "ledger.db", more={"CONCURRENCY_LIMIT": str(workers)})
+    assert desk.wikidata._api._period == seconds
+    desk.close()
 
 
 def test_each_request_is_bounded_by_itself(desk: Desk) -> None:
