@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_BEGUN = re.compile(r'\{\s*"')
 # A text full of braces costs no more than a long one.
 MOST_OPENINGS = 200
 
@@ -24,21 +24,25 @@ def _refused(constant: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_refused)
 
 
-def objects_in(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in `text`, from the last to the first: models end with what they mean."""
-    yield from reversed(list(_from_the_start(_THOUGHTS.sub("", text))))
+def objects_in(text: str) -> list[dict[str, Any]]:
+    """The outermost JSON objects in `text`, from the last to the first: models end with what they mean.
 
-
-def _from_the_start(text: str) -> Iterator[dict[str, Any]]:
+    What precedes an object that is broken is not what was meant, and what stands within it is not the whole of it.
+    """
+    found: list[dict[str, Any]] = []
+    text = _THOUGHTS.sub("", text)
     position = text.find("{")
     for _ in range(MOST_OPENINGS):
         if position < 0:
-            return
+            break
         try:
             value, end = _DECODER.raw_decode(text, position)
-            yield value
+            found.append(value)
         except json.JSONDecodeError as error:
-            end = max(error.pos, position + 1)  # from here on: an object within a broken one is not the answer
+            end = max(error.pos, position + 1)
+            if _BEGUN.match(text, position):
+                found.clear()
         except (ValueError, RecursionError):
-            return
+            return []
         position = text.find("{", end)
+    return found[::-1]

@@ -34,7 +34,7 @@ class ScriptedModel:
             raise said
         return Reply(said if isinstance(said, str) else json.dumps(said), USAGE)
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         raise AssertionError("a chat model was asked for vectors")
 
     def reset(self) -> None: ...
@@ -52,6 +52,14 @@ class Encyclopedia:
         self._standings = standings or {}
         self.down: AitpError | None = None
         self.calls: list[tuple[str, Any]] = []
+
+    def ready(self) -> None:
+        if self.down is not None:
+            raise self.down
+
+    def ready(self) -> None:
+        if self.down is not None:
+            raise self.down
 
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         self._called("find", name)
