@@ -26,8 +26,8 @@ class WatchedProvider:
         self.name = provider.name
         self.calls = 0
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        return self._call(lambda: self._provider.embed(texts, model), model, len(texts))
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+        return self._call(lambda: self._provider.embed(texts, model, dimensions), model, len(texts))
 
     def ask(self, question: Question, model: str) -> Reply:
         return self._call(lambda: self._provider.ask(question, model), model, 1)

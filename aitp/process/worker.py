@@ -20,10 +20,11 @@ from aitp.metrics import Metrics
 from aitp.policy.routing import Route
 from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands
+from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.terms import terms_of
 from aitp.processors import PROCESSORS, Content, Context, Processor
-from aitp.tasks import Ending, Health, Outcome, Task, TaskStatus
+from aitp.tasks import Ending, Health, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -52,6 +53,7 @@ class Worker:
         self._metrics = metrics
         self._context = context
         self._terms = terms_of(settings)
+        self._lengths = VectorLengths(ledger.cache)
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
@@ -106,13 +108,27 @@ class Worker:
         try:
             if processor.looks_up:
                 self._context.knowledge.ready()  # before anything is bought that could not be used
-            report = report_of_answer(claim, processor.run(contents, provider, self._context))
+            answer = processor.run(contents, provider, self._context_of(claim, processor))
+            report = report_of_answer(claim, answer)
+            self._learn_length(claim, processor, report)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             self._look_after(claim, error)
             report = report_of_failure(claim, error, sent=provider.calls > calls_before)
         # The next claim of these tasks is routed past the provider that failed for them.
         others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
         return with_fallback(report) if others and not claim.kind.failed_at else report
+
+    def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
+        """A stand-in's vectors are to be as long as those of the model that it stands in for."""
+        if not (claim.route.fallback_from and processor.batched):
+            return self._context
+        return dataclasses.replace(self._context, dimensions=self._lengths.of(claim.kind.model))
+
+    def _learn_length(self, claim: Claim, processor: Processor[Any], report: Report) -> None:
+        if claim.provider == Service.OLLAMA and processor.batched:
+            vector = next((outcome.result for outcome in report.outcomes if outcome.result is not None), None)
+            if vector is not None:
+                self._lengths.learn(claim.kind.model, vector)
 
     def _look_after(self, claim: Claim, error: Exception) -> None:
         """What a failed call asks for besides its report."""

@@ -31,6 +31,7 @@ class Context:
     """`language`: of names and descriptions in results. `country`: where results are read. `prompts` by task type.
 
     `memory`: for answers that were bought and cannot be used up yet; without one they are bought again.
+    `dimensions`: of vectors, where they are to be as long as another model's.
     """
 
     knowledge: Knowledge
@@ -38,6 +39,7 @@ class Context:
     country: str = ""
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     memory: Memory | None = None
+    dimensions: int | None = None
 
     @classmethod
     def of(cls, settings: Settings, knowledge: Knowledge | None = None, memory: Memory | None = None) -> Self:

@@ -28,5 +28,5 @@ class TextEmbeddingProcessor(Processor[EmbeddingContent]):
     content = EmbeddingContent
 
     def run(self, contents: Sequence[EmbeddingContent], provider: Provider, context: Context) -> Answer:
-        answer = provider.embed([content.text for content in contents], contents[0].model)
+        answer = provider.embed([content.text for content in contents], contents[0].model, context.dimensions)
         return Answer(results=answer.vectors, usage=answer.usage, mock=answer.mock)

@@ -92,8 +92,11 @@ class Provider(Protocol):
 
     name: str
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        """One request for the vectors of all `texts`. InputRefused: halve them; with a single text it is its fault."""
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+        """One request for the vectors of all `texts`. InputRefused: halve them; with a single text it is its fault.
+
+        `dimensions`: as many numbers, if the model lets us ask; None: as the settings say.
+        """
 
     def ask(self, question: Question, model: str) -> Reply:
         """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end."""

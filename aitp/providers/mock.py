@@ -28,7 +28,7 @@ class MockProvider:
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         self._dimensions = dimensions
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         return Embeddings([self._vector(text, model) for text in texts], Usage.estimate(texts), mock=True)
 
     def _vector(self, text: str, model: str) -> bytes:

@@ -76,7 +76,7 @@ class OllamaProvider:
         self._client: OllamaClient | None = None
         self._old = False  # a server without /api/embed
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         self._refuse_unsupported(model)
         part = self._vectors(texts, model)
         usage = Usage.estimate(texts) if part.tokens is None else Usage(part.tokens, 0, part.tokens)

@@ -57,9 +57,9 @@ class OpenAIProvider:
         self._bound = BodyBound(OPENAI)
         self._client: openai.OpenAI | None = None
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         request: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
-        length = self._dimensions if accepts_dimensions(model) else None
+        length = (dimensions or self._dimensions) if accepts_dimensions(model) else None
         if length is not None:
             request["dimensions"] = length
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)

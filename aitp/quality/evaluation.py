@@ -79,8 +79,8 @@ class Meter:
         self.mock |= reply.mock
         return reply
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
-        return self._provider.embed(texts, model)
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+        return self._provider.embed(texts, model, dimensions)
 
     def reset(self) -> None:
         self._provider.reset()

@@ -82,7 +82,7 @@ class RecordedProvider:
         total = usage.prompt_tokens + usage.completion_tokens
         return Reply(said, Usage(usage.prompt_tokens, usage.completion_tokens, total))
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         raise NonRetryableError("no embeddings were recorded")
 
     def reset(self) -> None:

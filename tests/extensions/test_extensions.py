@@ -56,7 +56,7 @@ def test_a_broken_package_is_a_configuration_error_that_names_it(tmp_path: Path,
 PROVIDER = """
 class Acme:
     def __init__(self, settings): self.name = "acme"
-    def embed(self, texts, model): raise NotImplementedError
+    def embed(self, texts, model, dimensions=None): raise NotImplementedError
     def ask(self, question, model): raise NotImplementedError
     def reset(self): pass
     def close(self): pass

@@ -141,6 +141,6 @@ class CountingProvider(MockProvider):
         super().__init__(dimensions)
         self.calls: list[tuple[list[str], str]] = []
 
-    def embed(self, texts, model):  # type: ignore[no-untyped-def]
+    def embed(self, texts, model, dimensions=None):  # type: ignore[no-untyped-def]
         self.calls.append((list(texts), model))
         return super().embed(texts, model)
