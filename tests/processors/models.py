@@ -57,10 +57,6 @@ class Encyclopedia:
         if self.down is not None:
             raise self.down
 
-    def ready(self) -> None:
-        if self.down is not None:
-            raise self.down
-
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         self._called("find", name)
         return [
