@@ -91,7 +91,7 @@ def test_other_modes_ask_nobody(ollama_api: OllamaApi, tmp_path: Path) -> None:
 def test_only_one_process_is_at_it(ollama_api: OllamaApi, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, ollama_api)
     with (settings.runtime_dir / "models.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)  # even so
         assert look_after_models(settings) is Look.ELSEWHERE
 
     assert look_after_models(settings) is Look.ALL_THERE

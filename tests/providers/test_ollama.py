@@ -33,6 +33,7 @@ def test_one_request_asks_for_all_vectors() -> None:
     assert request.line == "POST /api/embed HTTP/1.1"
     assert request.json() == {"model": NOMIC, "input": ["um", "dois"], "truncate": False}
     assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept-encoding"] == "identity"
     assert "authorization" not in request.headers
     assert answered.vectors == [b"[1.0,0.5]", b"[0.1,0.25]"]
     assert answered.usage == Usage(7, 0, 7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import threading
 
 import pytest
 
@@ -102,18 +103,22 @@ def test_silence_breaks_a_pull_off_and_it_goes_on(ollama_api: OllamaApi) -> None
 
 
 def test_lines_that_tell_of_no_new_byte_are_no_progress() -> None:
+    listened_to_the_end = threading.Event()
+
     def same_again(connection: socket.socket) -> bool:
         connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         line = json.dumps({"status": "pulling a", "digest": "a", "total": 9, "completed": 4}).encode() + b"\n"
-        for _ in range(1_000):
+        for _ in range(200):
             connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
             select.select([], [], [], 0.02)
+        listened_to_the_end.set()
         return False
 
     with scripted(same_again, stream({"status": "success"})) as server:
         models_at(server.url, stall_seconds=0.3).pull(NOMIC, nobody)
 
     assert len(server.requests) == 2
+    assert not listened_to_the_end.is_set()
 
 
 def test_an_error_inside_the_stream_is_an_error_and_tried_again(ollama_api: OllamaApi) -> None:
