@@ -326,11 +326,11 @@ def test_a_body_that_bursts_is_never_unpacked_in_memory(desk_at: MakeDesk, statu
 
 
 def test_a_page_beyond_all_bounds_is_given_up(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE_BYTES", 4_000_000)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1_000_000)
     endless = flood(head("Connection: close") + b"[", b'{"_id": "1"},' * 5000, 100_000)
     with api_of(desk_at, endless) as (desk, _):
         documents: list[bytes] = []
-        with pytest.raises(ServiceFault, match="more than 4000000 bytes"):
+        with pytest.raises(ServiceFault, match="more than 1000000 bytes"):
             documents.extend(desk.api.pending(10))
     assert set(documents) == {b'{"_id": "1"}'}
 
