@@ -32,7 +32,7 @@ def kill_again_and_again(service: Service, times: int, kill: Callable[[], None],
         service.await_bought(round_ * TASKS_A_ROUND + 2 * BATCH)
         kill()
         service.await_crew()
-    service.await_states(timeout=120, succeeded=times * TASKS_A_ROUND)
+    service.await_states(timeout=50 + 10 * times, succeeded=times * TASKS_A_ROUND)
 
 
 def nothing_lost(service: Service, tasks: int, bought_again: int) -> None:
