@@ -186,7 +186,8 @@ class _Following:
         self._logged = 0
 
     def __call__(self, progress: Progress) -> None:
-        self.state = replace(self.state, completed=progress.completed, total=progress.total)
+        if progress.total:  # a pull that is gone on with begins by knowing of no bytes at all
+            self.state = replace(self.state, completed=progress.completed, total=progress.total)
         if self.state.percent >= self._logged + LOG_PERCENT:
             self._logged = self.state.percent - self.state.percent % LOG_PERCENT
             facts = {"percent": self.state.percent, "bytes": progress.completed, "total": progress.total}

@@ -80,6 +80,15 @@ def test_the_log_tells_every_tenth(ollama_api: OllamaApi, tmp_path: Path, capfd:
     assert all(line["model"] == NOMIC for line in lines)
 
 
+def test_a_pull_that_breaks_off_never_seems_to_begin_from_nothing(ollama_api: OllamaApi, tmp_path: Path) -> None:
+    ollama_api.present, ollama_api.pull_breaks = set(), 1
+    told: list[int] = []
+    look_after_models(settings_at(tmp_path, ollama_api), told=lambda name, state: told.append(state.percent))
+
+    assert len(ollama_api.pulls) == 2
+    assert told == sorted(told)
+
+
 def test_other_modes_ask_nobody(ollama_api: OllamaApi, tmp_path: Path) -> None:
     for values in ({"PROCESSING_MODE": "openai"}, {"PROCESSING_MODE": "hybrid"}):
         given = {**values, "OPENAI_API_KEY": "your_openai_api_key_here"}
