@@ -7,6 +7,7 @@ supervisord nor systemd answers with a restart.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from typing import NoReturn
@@ -49,10 +50,12 @@ def commands() -> None:
 @json_option
 def check(as_json: bool) -> None:
     """Check the settings: exit 0 if the service can start with them, 78 with a list of all that is wrong."""
+    from aitp.processors.inventory import inventory
     from aitp.settings import load_settings
 
     try:
         settings = load_settings()
+        found = inventory(settings)
     except ConfigurationError as error:
         if not as_json:
             raise
@@ -60,12 +63,18 @@ def check(as_json: bool) -> None:
         sys.exit(EXIT_CONFIGURATION)
     if as_json:
         report = {"ok": True, "problems": [], "warnings": settings.warnings, "mock": settings.mock}
+        report |= dataclasses.asdict(found)
         print(json.dumps({**report, "env_file": settings.env_file and str(settings.env_file)}, indent=2))
         return
     for warning in settings.warnings:
         print(f"warning: {warning}")
     if settings.mock:
         print("MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made")
+    for entry in found.task_types:
+        prompt = f", prompt {entry.prompt}" if entry.prompt else ""
+        print(f"{entry.name}: {entry.processor} of {entry.module}{prompt}")
+    for name, models in found.providers.items():
+        print(f"provider {name}: {', '.join(models)}")
     print(f"Settings are fine ({f'environment and {settings.env_file}' if settings.env_file else 'environment'})")
 
 

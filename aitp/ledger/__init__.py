@@ -9,7 +9,7 @@ a short-lived process does before anyone else opens it. `views.snapshot` reads a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,17 @@ class Ledger:
 
 
 def prepare(
-    path: Path, *, strategy: str, timezone: str, limits: Mapping[str, int], clock: Callable[[], float] = time.time
+    path: Path,
+    *,
+    strategy: str,
+    timezone: str,
+    limits: Mapping[str, int],
+    providers: Iterable[str] = (),
+    clock: Callable[[], float] = time.time,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
+    `providers` of other packages get breakers as well.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
@@ -146,6 +153,9 @@ def prepare(
         with database.transaction() as connection:
             # A new release or new settings may have mended the bug.
             forget_bugs(connection)
+            connection.executemany(
+                "INSERT OR IGNORE INTO breakers (service) VALUES (?)", [(provider,) for provider in providers]
+            )
     finally:
         database.close()
     return found

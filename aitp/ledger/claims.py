@@ -43,11 +43,15 @@ class Because(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call."""
+    """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
+
+    `needs`: services that a kind needs besides its provider.
+    """
 
     workers: int
     routes: Callable[[Kind], Sequence[Route]]
     batch_size: Callable[[Kind], int]
+    needs: Callable[[Kind], Sequence[str]] = lambda kind: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class Claims:
                 return Idle(Because.LIMIT, room.frees_at, room.exceeded)
             blocks: list[Idle] = []
             for number, kind in kinds:
+                if block := self._missing(connection, terms.needs(kind), now):
+                    blocks.append(block)
+                    continue
                 is_blocked = partial(self._is_blocked, connection, now, blocks, kind)
                 route = choose(terms.routes(kind), is_blocked)
                 if route is not None:
@@ -135,6 +142,17 @@ class Claims:
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         return self._endings.release(slot, cause)
+
+    def _missing(self, connection: apsw.Connection, services: Sequence[str], now: float) -> Idle | None:
+        """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
+        for service in services:
+            gate = self._breakers.gate(connection, (service,), now)
+            if not gate.passes:
+                return Idle(Because.BREAKER, gate.until, service=service)
+            cooling = cooling_until(connection, service, "", now)
+            if cooling is not None:
+                return Idle(Because.COOLDOWN, cooling, service=service)
+        return None
 
     def _is_blocked(
         self, connection: apsw.Connection, now: float, blocks: list[Idle], kind: Kind, route: Route

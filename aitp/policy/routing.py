@@ -7,8 +7,10 @@ route says what it falls back from and for what reason, and whoever claims by it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from aitp.policy.model_names import with_tag
 
 
 class Mode(StrEnum):
@@ -38,13 +40,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What routes depend on, from the settings. `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others."""
+    """What routes depend on, from the settings. `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others.
+
+    `foreign`: providers of other packages by the models that go there, whatever the mode is.
+    """
 
     mode: Mode
     supported: frozenset[str]
     fallbacks: Mapping[str, str]
     may_fall_back: bool
     has_openai: bool
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
     def options(self, model: str, default_fallback: str, failed_at: str = "") -> tuple[Route, ...]:
         """The routes for a task of `model`, first choice first; `failed_at`: the provider that failed for it last.
@@ -52,6 +58,8 @@ class Routing:
         `default_fallback` is OpenAI's model for its type, where `fallbacks` names none. In mode ollama a model that is
         not supported still has a route: its provider refuses it with the list of those that are.
         """
+        if model in self.foreign:
+            return (Route(self.foreign[model], model),)
         if self.mode is Mode.OPENAI:
             return (Route("openai", model),)
         if self.mode is Mode.OLLAMA:
@@ -71,9 +79,3 @@ class Routing:
 def choose(options: Sequence[Route], is_blocked: Callable[[Route], bool]) -> Route | None:
     """The first route that nothing stands in the way of; None if the task has to wait."""
     return next((route for route in options if not is_blocked(route)), None)
-
-
-def with_tag(model: str) -> str:
-    """Ollama's full name of a model: `x` is `x:latest`, another tag is another model."""
-    name = model.rsplit("/", 1)[-1]
-    return model if ":" in name else f"{model}:latest"

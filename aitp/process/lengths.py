@@ -7,7 +7,7 @@ that everybody uses are known from the start.
 from __future__ import annotations
 
 from aitp.logs import get_logger
-from aitp.policy.routing import with_tag
+from aitp.policy.model_names import with_tag
 from aitp.processors.context import Memory
 
 KNOWN = {

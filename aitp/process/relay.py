@@ -113,6 +113,7 @@ class Relay:
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._quiet_until = 0.0
+        self._grace_is_over = False
         self._problem_told = False
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
@@ -155,6 +156,8 @@ class Relay:
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
         except GraceOver:
             log.warning("Delivery abandoned, it will be made again", **facts)
+            self._grace_is_over = True
+            self._api.reset()
             self._ledger.outbox.settle(delivery, Verdict.RETURNED)
             return False
         except DeliveryRefused as error:
@@ -198,7 +201,7 @@ class Relay:
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while self._quiet_until <= time.time():
+        while not self._grace_is_over and self._quiet_until <= time.time():
             found = self._ledger.outbox.take(self._hands.slot, CHUNK)
             if isinstance(found, Nothing):
                 return

@@ -22,7 +22,9 @@ from aitp.process.relay import Relay
 from aitp.process.slots import Role, role_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
+from aitp.processors.inventory import inventory
 from aitp.providers import warm_up
+from aitp.providers.foreign import foreign_builders
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
 
@@ -53,6 +55,7 @@ def crew(settings: Settings) -> Crew:
 def prepare_to_fork(settings: Settings) -> None:
     """In the master: load what all children need, and have them keep little of what large answers took."""
     warm_up(settings)
+    inventory(settings)  # what other packages bring is found once, for all children
     memory.keep_little()
 
 
@@ -78,11 +81,14 @@ def prepare_service(settings: Settings) -> None:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
         log.warning("Mock mode: results are invented, no calls are made", mock=True)
+    for entry in inventory(settings).task_types:
+        log.info("Task type", task_type=entry.name, processor=entry.processor, prompt=entry.prompt)
     found = prepare(
         settings.ledger_path,
         strategy=settings.rate_limit_strategy,
         timezone=settings.rate_limit_timezone,
         limits=settings.rate_limits,
+        providers=foreign_builders(),
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(metrics_directory(settings), known_models(settings.supported_models), tuple(PROCESSORS))

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aitp.ledger import Terms
-from aitp.policy.routing import Mode, Route, Routing, with_tag
+from aitp.policy.model_names import with_tag
+from aitp.policy.routing import Mode, Route, Routing
 from aitp.processors import PROCESSORS
-from aitp.tasks import Kind
+from aitp.providers.foreign import foreign_models
+from aitp.tasks import Kind, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -29,7 +31,10 @@ def terms_of(settings: Settings) -> Terms:
     def batch_size(kind: Kind) -> int:
         return settings.embedding_batch_size if PROCESSORS[kind.type].batched else 1
 
-    return Terms(settings.concurrency_limit, routes, batch_size)
+    def needs(kind: Kind) -> Sequence[str]:
+        return (Service.WIKIDATA.value,) if settings.wikidata_enabled and PROCESSORS[kind.type].looks_up else ()
+
+    return Terms(settings.concurrency_limit, routes, batch_size, needs)
 
 
 def routing_of(settings: Settings) -> Routing:
@@ -40,4 +45,5 @@ def routing_of(settings: Settings) -> Routing:
         fallbacks=settings.fallback_models,
         may_fall_back=settings.hybrid_fallback,
         has_openai=settings.openai_api_key is not None,
+        foreign=foreign_models(),
     )

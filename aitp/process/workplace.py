@@ -44,6 +44,7 @@ def worker_for(
 
     def observe(change: BreakerChange) -> None:
         log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
+        hands.wake_workers(settings.concurrency_limit)
 
     seconds = _call_seconds(settings)
     providers = {

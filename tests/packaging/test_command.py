@@ -12,6 +12,7 @@ import pytest
 
 from aitp import __version__
 from aitp.settings import PROJECT_ROOT, surroundings
+from aitp.tasks import TaskType
 from tests.settings.complete import COMPLETE
 
 
@@ -74,7 +75,12 @@ def test_check_passes_complete_settings() -> None:
     run = aitp("check", **COMPLETE)
 
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == "Settings are fine (environment)\n"
+    *registered, last = run.stdout.splitlines()
+    assert last == "Settings are fine (environment)"
+    assert [line.split(":")[0] for line in registered] == sorted(TaskType)
+    assert (
+        "identifying_data: IdentifyingDataProcessor of aitp.processors.identifying_data, prompt version" in run.stdout
+    )
 
 
 def test_check_lists_all_problems_and_exits_78() -> None:
@@ -97,18 +103,28 @@ def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
     run = aitp("check", **environ)
 
     assert run.returncode == 0
-    assert run.stdout.splitlines() == [
+    lines = run.stdout.splitlines()
+    assert lines[:2] == [
         "warning: OLLAMA_URL is not a setting and is ignored; did you mean OLLAMA_BASE_URL?",
         "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made",
-        f"Settings are fine (environment and {file})",
     ]
+    assert lines[-1] == f"Settings are fine (environment and {file})"
 
 
 def test_check_speaks_json() -> None:
     fine, wrong = aitp("check", "--json", **COMPLETE), aitp("check", "--json", **COMPLETE, METRICS_PORT="0")
 
     assert (fine.returncode, wrong.returncode) == (0, 78)
-    assert json.loads(fine.stdout) == {"ok": True, "problems": [], "warnings": [], "mock": False, "env_file": None}
+    report = json.loads(fine.stdout)
+    assert [entry["name"] for entry in report.pop("task_types")] == sorted(TaskType)
+    assert report == {
+        "ok": True,
+        "problems": [],
+        "warnings": [],
+        "mock": False,
+        "env_file": None,
+        "providers": {},
+    }
     assert json.loads(wrong.stdout)["problems"] == ["METRICS_PORT=0: must be a whole number from 1 to 65,535"]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.routing import Mode, Route, Routing, Why, choose, with_tag
+from aitp.policy.model_names import with_tag
+from aitp.policy.routing import Mode, Route, Routing, Why, choose
 
 EMBEDDING = "text-embedding-3-small"
 NOMIC = "nomic-embed-text"
@@ -78,6 +79,12 @@ def test_the_routes_of_a_task(rules: Routing, model: str, failed_at: str, expect
     found = rules.options(model, EMBEDDING, failed_at)
 
     assert found == ((Route("ollama", model), INSTEAD) if expected is None else expected)
+
+
+def test_a_model_of_another_package_goes_there_in_every_mode() -> None:
+    for mode in Mode:
+        rules = Routing(mode, frozenset(), {}, True, True, {"tone": "example"})
+        assert rules.options("tone", EMBEDDING) == (Route("example", "tone"),)
 
 
 def test_an_ollama_name_never_reaches_openai() -> None:
