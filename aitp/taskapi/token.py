@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aitp.errors import AitpError, CredentialsRefused
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.taskapi.grant import TokenEndpoint
 from aitp.taskapi.tokenfile import Token, TokenFile
 from aitp.tasks import Service
@@ -55,9 +55,19 @@ class Tokens:
         with self._file.lock:
             kept = self._kept()
             if kept is None or not self._usable(kept):
-                kept = self._fetch(waited_since, 0.0 if kept is None else kept.replaced_at)
+                kept = self._renew(kept, waited_since)
             self._known = kept
             return kept.value
+
+    def _renew(self, kept: Token | None, waited_since: float) -> Token:
+        """A fresh token; if there is none to be had, the old one for as long as it lives."""
+        try:
+            return self._fetch(waited_since, 0.0 if kept is None else kept.replaced_at)
+        except (ServiceFault, CooldownRequired):
+            spare = None if kept is None else kept.spare(self._fingerprint, self._clock())
+            if spare is None:
+                raise
+            return spare
 
     def replace(self, refused: str) -> str:
         """Another token for one that the task API refused, by whichever process gets there first.
@@ -104,7 +114,8 @@ class Tokens:
             raise
         self._observe(True)
         use_until = asked_at + grant.lifetime_seconds - min(MARGIN_SECONDS, grant.lifetime_seconds / 2)
-        token = Token(grant.value, use_until, asked_at, min(replaced_at, asked_at), self._fingerprint)
+        expires_at = asked_at + grant.lifetime_seconds
+        token = Token(grant.value, use_until, expires_at, asked_at, min(replaced_at, asked_at), self._fingerprint)
         try:
             self._file.write(token)
         except OSError:

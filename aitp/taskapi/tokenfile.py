@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,12 +24,17 @@ FILE_BYTES = 65_536
 FAILURES: dict[str, type[ServiceFault]] = {kind.__name__: kind for kind in (ServiceFault, CredentialsRefused)}
 
 
+# A token past its time for a refresh that failed is used for so long before the next try.
+SPARE_SECONDS = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A token as it is kept. Instants are UTC seconds; `fingerprint` is of the settings that it was fetched with."""
 
     value: str = field(repr=False)
-    use_until: float
+    use_until: float  # refreshed from then on
+    expires_at: float
     fetched_at: float
     replaced_at: float  # when a refused token was last replaced by a fresh one
     fingerprint: str
@@ -37,6 +42,12 @@ class Token:
     def usable(self, fingerprint: str, now: float) -> bool:
         # Fetched in the future: the clock was set back, and nobody knows how long it still lives.
         return self.fingerprint == fingerprint and self.fetched_at <= now < self.use_until
+
+    def spare(self, fingerprint: str, now: float) -> Token | None:
+        """This token for a little longer, if it still lives: what to use while no fresh one can be had."""
+        if self.fingerprint != fingerprint or not self.fetched_at <= now < self.expires_at:
+            return None
+        return replace(self, use_until=min(self.expires_at, now + SPARE_SECONDS))
 
 
 class Lock:
@@ -84,7 +95,7 @@ class TokenFile:
                 token = Token(**orjson.loads(file.read(FILE_BYTES)))
             plausible = (
                 VALUE.fullmatch(token.value) is not None
-                and token.use_until - token.fetched_at <= LONGEST_LIFETIME_SECONDS
+                and token.use_until <= token.expires_at <= token.fetched_at + LONGEST_LIFETIME_SECONDS
                 and token.replaced_at <= token.fetched_at
             )
         except (OSError, ValueError, TypeError):
