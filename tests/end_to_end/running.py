@@ -83,6 +83,8 @@ class Service:
     def start(self, command: str = "master", *, wait: bool = True, **settings: object) -> None:
         """Start `aitp master` (or `run`), and wait until every child is at work."""
         self.configure(**settings)
+        if command == "run":
+            self._see_that_programs_can_start()
         self.process = self._spawn(command)
         if wait:
             self.await_crew()
@@ -134,6 +136,14 @@ class Service:
             )
         self._sessions.append(process.pid)
         return process
+
+    def _see_that_programs_can_start(self) -> None:
+        """bin/aitp would install packages into an environment that it did not make; a test is not to do that."""
+        command = ["sh", "-c", '. "$root/bin/venv.sh"; installed requirements.txt']
+        installed = subprocess.run(command, env=self._environment() | {"root": str(ROOT)}, check=False)
+        assert installed.returncode == 0, (
+            f"{sys.prefix} was not made by bin/aitp or bin/test: run the tests by bin/test"
+        )
 
     def _environment(self) -> dict[str, str]:
         # The programs of `aitp run` are started by bin/aitp: they are to use these packages as well.

@@ -71,6 +71,16 @@ def test_once_does_all_there_is_and_ends(service: Service) -> None:
     assert service.snapshot().held == 0
 
 
+def test_once_leaves_to_the_next_run_what_waits_for_long(service: Service) -> None:
+    world = service.open_world(15)
+
+    assert service.run("once", RATE_LIMIT_ENABLED="true", RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=10) == 1
+
+    assert world.states() == {"succeeded": 10, "pending": 5}
+    [told] = service.said("Work is left for the next run")
+    assert (told["done"], told["left"]) == (10, 5)
+
+
 def test_once_keeps_out_of_a_running_services_way(service: Service) -> None:
     service.open_world()
     service.start()
