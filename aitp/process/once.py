@@ -103,6 +103,7 @@ class _Run:
         for slot, settled in ledger.release_ownerless().items():
             tell_of_release(slot, settled)
         self._settings = settings
+        self._mark, self._marked_at = (0, 0), time.monotonic()
         self._hands = LoneHands(worker_slot)
         relay_hands = LoneHands(relay_slot)
         self._all_hands = (self._hands, relay_hands)
@@ -122,20 +123,29 @@ class _Run:
             if not isinstance(found, Idle) or (relay_until is not None and relay_until <= time.time()):
                 continue
             state = snapshot(self._settings.ledger_path)
-            if state.held == 0 and polled_for == self._hands.done:
-                return self._report(state, None)
             if state.held == 0:
+                if polled_for == self._hands.done:
+                    return self._report(state, None)
                 polled_for = self._hands.done
-                relay_until = self._relay.step(asked=True)
-                state = snapshot(self._settings.ledger_path)
-                if state.last_poll_problem is None:
-                    continue
-            until = min((at for at in (relay_until, found.until) if at is not None), default=time.time() + 1)
-            if until > time.time() + PATIENCE_SECONDS:
+                self._relay.step(asked=True)
+                continue
+            until = self._due(found)
+            if until is None or until > time.time() + PATIENCE_SECONDS or self._stuck(state):
                 return self._report(state, until)
             select.select([], [], [], min(max(until - time.time(), 0.0), LONGEST_SLEEP_SECONDS))
         self._relay.empty_outbox()
         return self._report(snapshot(self._settings.ledger_path), None)
+
+    def _due(self, found: Idle) -> float | None:
+        """When something of what is held can be claimed or delivered. The next poll does not count: it brings more."""
+        return min((at for at in (self._relay.step(may_poll=False), found.until) if at is not None), default=None)
+
+    def _stuck(self, state: Snapshot) -> bool:
+        """Whether nothing was done or delivered for long: a service is away, and is tried again by the next run."""
+        now, mark = time.monotonic(), (self._hands.done, state.finished)
+        if mark != self._mark:
+            self._mark, self._marked_at = mark, now
+        return now - self._marked_at > PATIENCE_SECONDS
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         for hands in self._all_hands:

@@ -89,10 +89,10 @@ class Service:
         if wait:
             self.await_crew()
 
-    def run(self, *command: str, **settings: object) -> int:
+    def run(self, *command: str, timeout: float = 60.0, **settings: object) -> int:
         """Run a command that ends by itself; its exit code."""
         self.configure(**settings)
-        return self._spawn(*command).wait(60)
+        return self._spawn(*command).wait(timeout)
 
     def ask(self, *command: str) -> tuple[int, str]:
         """Run a command for what it prints: exit code and standard output."""

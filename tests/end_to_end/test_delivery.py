@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from aitp.demo.faults import Fault
 from tests.end_to_end.running import Service, threads
 
 LATENCY = 0.1
@@ -79,6 +80,27 @@ def test_once_leaves_to_the_next_run_what_waits_for_long(service: Service) -> No
     assert world.states() == {"succeeded": 10, "pending": 5}
     [told] = service.said("Work is left for the next run")
     assert (told["done"], told["left"]) == (10, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_once_gives_up_on_a_service_that_stays_away(service: Service) -> None:
+    service.open_world(5).add_fault("openai_api", Fault(status=503))
+
+    assert service.run("once", timeout=150, CIRCUIT_BREAKER_RECOVERY_SECONDS=10) == 1
+
+    assert service.snapshot().held == 5
+
+
+def test_once_told_to_stop_ends_its_call_and_delivers(service: Service) -> None:
+    world = service.open_world(20, openai_api={"latency_seconds": 1})
+    service.start("once", wait=False, EMBEDDING_BATCH_SIZE=4)
+    service.wait(lambda: world.summary().calls_in_flight, what="no call")
+
+    assert service.stop() == 1  # some are left
+
+    assert world.states() == {"succeeded": 4, "pending": 16}
+    assert world.summary().bought_again == 0
 
 
 def test_once_keeps_out_of_a_running_services_way(service: Service) -> None:
