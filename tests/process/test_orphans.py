@@ -77,7 +77,7 @@ def test_an_orphan_that_is_stuck_is_killed_in_the_end(house: House) -> None:
     stuck = house.pids()[101]
     os.kill(stuck, signal.SIGSTOP)
     first.kill()
-    house.start(ready=False, orphan_seconds=1)
+    house.start(ready=False, orphan_seconds=4)
     wait_until(lambda: "still held by its former process" in house.log())
     assert alive(stuck)
     wait_until(lambda: house.crew_is(State.IDLE))
