@@ -208,10 +208,7 @@ class Endings:
                     connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (kind_id(connection, instead), seq))
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
-                    connection.execute(
-                        "UPDATE tasks SET batch_limit = MIN(?, COALESCE(batch_limit, ?)) WHERE seq = ?",
-                        (halves, halves, seq),
-                    )
+                    connection.execute("UPDATE tasks SET batch_limit = ? WHERE seq = ?", (halves, seq))
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
                     retry_at = moment.now + POSTPONE_SECONDS * moment.spread
                     _put_back(connection, seq, retry_at)

@@ -25,16 +25,13 @@ def bury(connection: apsw.Connection, seq: int, task_id: str, sequence: int, now
 
 
 def is_stale_news(connection: apsw.Connection, task_id: str, began_sequence: int, began_at: float) -> bool:
-    """Whether a poll that began then lists a task only because the list lags. If not, its tombstone is gone."""
+    """Whether a poll that began then lists a task only because the list lags. Reads only."""
     row = connection.execute("SELECT sequence, delivered_at FROM tombstones WHERE id = ?", (task_id,)).fetchone()
     if row is None:
         return False
     sequence, delivered_at = row
     # The page is as old as the poll's beginning, however long its reading takes.
-    if began_sequence < sequence or began_at < delivered_at + LISTING_LAG_SECONDS:
-        return True
-    connection.execute("DELETE FROM tombstones WHERE id = ?", (task_id,))
-    return False
+    return bool(began_sequence < sequence or began_at < delivered_at + LISTING_LAG_SECONDS)
 
 
 def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: float) -> None:

@@ -142,6 +142,17 @@ def test_a_poll_that_began_before_the_acknowledgement_never_brings_it_back_howev
     assert world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")]).tasks == 0
 
 
+def test_which_came_first_is_told_by_the_ledger_s_sequence_not_by_clocks(world: World) -> None:
+    world.admit("a")
+    world.run()
+    poll = world.poll(slot=2)
+    world.clock.go(-3_600.0)
+    (delivery,) = world.take(slot=1)
+    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+
+    assert world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")]).tasks == 0
+
+
 def test_a_slow_page_is_as_old_as_its_beginning(world: World) -> None:
     deliver(world, "a")
     world.clock.go(5.0)

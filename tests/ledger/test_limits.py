@@ -301,6 +301,19 @@ def test_the_mirror_follows_the_zone_and_a_clock_that_steps_back(world: World) -
     assert mirror(world)["day"] == (2, "2025-07-29 03:00:00", "2025-07-30 03:00:00")
 
 
+def test_the_mirror_forgets_what_a_clock_that_steps_back_moved_out_of_its_window(create: Create) -> None:
+    world = create(hour=100)
+    world.clock.now = at("2025-07-30 18:27:10")
+    world.admit(*names("t", 5))
+    world.finish(world.claim(terms=terms(batch=3)))
+    world.clock.now = at("2025-07-30 18:26:50")
+    claim = world.claim(terms=terms(batch=1))
+    world.clock.now = at("2025-07-30 18:27:05")
+    world.finish(claim)
+
+    assert mirror(world)["minute"] == (1, "2025-07-30 18:27:00", "2025-07-30 18:28:00")
+
+
 def fill(world: World, *ages: float) -> None:
     for number, age in enumerate(ages):
         world.change(
