@@ -36,7 +36,7 @@ def test_every_task_is_delivered_and_each_text_bought_once(service: Service) -> 
     assert service.snapshot().held == 0
 
 
-@pytest.mark.parametrize("honour_limit", [False, True])
+@pytest.mark.parametrize("honour_limit", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_short_page_is_followed_by_the_next(service: Service, honour_limit: bool) -> None:
     service.open_world(60, task_api={"honour_limit": honour_limit})
 

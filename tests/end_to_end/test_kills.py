@@ -14,7 +14,8 @@ from tests.end_to_end.running import Service, alive
 
 WORKERS, BATCH = 3, 4
 TASKS_A_ROUND = 36
-TIMES = [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+TEN_TIMES = [pytest.mark.slow, pytest.mark.timeout(900)]
+TIMES = [1, pytest.param(10, marks=TEN_TIMES)]
 
 
 def kill_again_and_again(service: Service, times: int, kill: Callable[[], None], command: str = "run") -> None:
@@ -101,13 +102,13 @@ def test_supervisord(service: Service, times: int) -> None:
     nothing_lost(service, times * TASKS_A_ROUND, bought_again=0)
 
 
-@pytest.mark.parametrize("times", TIMES)
-def test_everything(service: Service, times: int) -> None:
+@pytest.mark.parametrize(("times", "command"), [(1, "master"), pytest.param(10, "run", marks=TEN_TIMES)])
+def test_everything(service: Service, times: int, command: str) -> None:
     def kill() -> None:
         service.busy(Role.WORKER)
         service.kill_everything()
-        service.start("run", wait=False)
+        service.start(command, wait=False)
 
-    kill_again_and_again(service, times, kill)
+    kill_again_and_again(service, times, kill, command)
 
     nothing_lost(service, times * TASKS_A_ROUND, bought_again=times * WORKERS * BATCH)

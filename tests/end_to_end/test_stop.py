@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from aitp.process.slots import Role
 from tests.end_to_end.running import Service
 
 BEYOND_GRACE = "may be bought again"
@@ -16,7 +15,7 @@ BEYOND_GRACE = "may be bought again"
 @pytest.mark.parametrize(
     ("command", "latency", "grace"),
     [
-        ("run", 1.5, 8),
+        ("master", 1.5, 8),
         pytest.param("run", 7.0, 30, marks=pytest.mark.slow),
         pytest.param("master", 7.0, 30, marks=pytest.mark.slow),
     ],
@@ -89,12 +88,3 @@ def test_results_in_the_outbox_are_delivered_before_the_end(service: Service) ->
 
     assert service.snapshot().finished == 0
     assert world.summary().states.get("succeeded", 0) == world.summary().texts_bought
-
-
-def test_busy_relays_and_workers_are_there_to_be_stopped(service: Service) -> None:
-    """What these tests rest on: `busy` finds children in the middle of a call."""
-    service.open_world(30, openai_api={"latency_seconds": 0.3}, task_api={"latency_seconds": 0.3})
-    service.start(EMBEDDING_BATCH_SIZE=4)
-
-    assert service.busy(Role.WORKER).task_id
-    assert service.busy(Role.RELAY).slot in (1, 2)
