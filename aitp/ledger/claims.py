@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 import apsw
 
@@ -24,7 +25,7 @@ from aitp.ledger.endings import Cause, Endings, Report, Settled
 from aitp.ledger.limits import Exceeded, Limits
 from aitp.ledger.pauses import paused_until
 from aitp.ledger.rules import Rules
-from aitp.policy.batching import fair_share, fitting
+from aitp.ledger.selection import kinds_by_fairness, select_batch, select_probe
 from aitp.policy.routing import Route, choose
 from aitp.tasks import Kind, Task
 
@@ -80,6 +81,16 @@ class Idle:
     service: str = ""
 
 
+class _Found(NamedTuple):
+    """A claim in the making: its tasks are rows."""
+
+    route: Route
+    kind: Kind
+    rows: list[Row]
+    probe: bool
+    more: bool
+
+
 class Claims:
     """Claims of the workers. `draw(low, high)` is the spread of the back-off."""
 
@@ -102,35 +113,56 @@ class Claims:
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
         with self._database.transaction() as connection:
-            now = self._database.clock()
-            if self._endings.give_back(connection, slot, Cause.STOPPED).outcomes:
-                self._breakers.release(connection, slot)
-            if connection.execute("SELECT paused FROM ledger").get:
-                return Idle(Because.PAUSED)
-            if self._database.short_of_disk():
-                return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
-            promote_due(connection, "ready", now)
-            kinds = _kinds_by_fairness(connection)
-            if not kinds:
-                return Idle(Because.NOTHING_READY, next_due(connection, "ready"))
-            room = self._limits.room(connection, now)
-            if room.count == 0:
-                return Idle(Because.LIMIT, room.frees_at, room.exceeded)
-            blocks: list[Idle] = []
-            for number, kind in kinds:
-                if block := self._missing(connection, terms.needs(kind), now):
-                    blocks.append(block)
-                    continue
-                is_blocked = partial(self._is_blocked, connection, now, blocks, kind)
-                route = choose(terms.routes(kind), is_blocked)
-                if route is not None:
-                    gate = self._breakers.gate(connection, (route.provider,), now)
-                    rows, more = _choose(connection, number, gate, room.count, terms.workers, terms.batch_size(kind))
-                    self._own(connection, slot, route.provider, gate, rows)
-                    tasks = tuple(Task(seq, id_, kind, *rest) for seq, id_, *rest in rows)
-                    others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
-                    return Claim(slot, route, kind, tasks, gate.probe, more or others)
-            return _first_end(blocks, next_due(connection, "ready"))
+            found = self._claim(connection, slot, terms)
+        if isinstance(found, Idle):
+            return found
+        # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
+        contents = self._contents(found.rows)
+        tasks = tuple(
+            Task(seq, task_id, found.kind, contents[seq], attempts, crashes)
+            for seq, task_id, _, attempts, crashes in found.rows
+        )
+        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more)
+
+    def _claim(self, connection: apsw.Connection, slot: int, terms: Terms) -> _Found | Idle:
+        now = self._database.clock()
+        if self._endings.give_back(connection, slot, Cause.STOPPED).outcomes:
+            self._breakers.release(connection, slot)
+        if connection.execute("SELECT paused FROM ledger").get:
+            return Idle(Because.PAUSED)
+        if self._database.short_of_disk():
+            return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
+        promote_due(connection, "ready", now)
+        kinds = kinds_by_fairness(connection)
+        if not kinds:
+            return Idle(Because.NOTHING_READY, next_due(connection, "ready"))
+        room = self._limits.room(connection, now)
+        if room.count == 0:
+            return Idle(Because.LIMIT, room.frees_at, room.exceeded)
+        blocks: list[Idle] = []
+        for number, kind in kinds:
+            if block := self._missing(connection, terms.needs(kind), now):
+                blocks.append(block)
+                continue
+            is_blocked = partial(self._is_blocked, connection, now, blocks, kind)
+            route = choose(terms.routes(kind), is_blocked)
+            if route is not None:
+                gate = self._breakers.gate(connection, (route.provider,), now)
+                if gate.probe:
+                    rows, more = select_probe(connection, number), False
+                else:
+                    batch_size = terms.batch_size(kind)
+                    rows, more = select_batch(connection, number, room.count, terms.workers, batch_size)
+                self._own(connection, slot, route.provider, gate, rows)
+                others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
+                return _Found(route, kind, rows, gate.probe, more or others)
+        return _first_end(blocks, next_due(connection, "ready"))
+
+    def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
+        found: list[Row] = self._database.read(
+            f"SELECT seq, content FROM contents WHERE seq IN ({THESE})", (these(row[0] for row in rows),)
+        )
+        return dict(found)
 
     def finish(self, claim: Claim, report: Report) -> Settled:
         """Record how a claim's call ended, for all or some of its tasks; on disk when this returns.
@@ -189,67 +221,3 @@ def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
     ends = [end for end in (due_at, *(block.until for block in blocks)) if end is not None]
     fairest = blocks[0]
     return Idle(fairest.because, min(ends, default=None), service=fairest.service)
-
-
-def _kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
-    """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
-
-    Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
-    counted in tasks_claimed, if there is a choice at all.
-    """
-    rows: list[Row] = connection.execute(
-        """
-        WITH RECURSIVE waiting (kind) AS (
-            SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL
-            UNION ALL
-            SELECT (SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind > waiting.kind)
-            FROM waiting WHERE waiting.kind IS NOT NULL
-        )
-        SELECT kinds.id, type, model, failed_at,
-               (SELECT MIN(seq) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind = kinds.id)
-        FROM waiting JOIN kinds ON kinds.id = waiting.kind
-        """
-    ).fetchall()
-    if len(rows) > 1:
-        counts: list[Row] = connection.execute(
-            "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
-        ).fetchall()
-        claimed: dict[int, int] = dict(counts)
-        rows.sort(key=lambda row: (claimed.get(row[0], 0), row[4]))
-    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at, _ in rows]
-
-
-# Served by tasks_ready; what is read of a row comes by its seq.
-_READY = "state = 'ready' AND due_at IS NULL AND kind = ?1"
-_COLUMNS = (
-    "SELECT tasks.seq, id, content, attempts, crashes FROM tasks JOIN contents ON contents.seq = tasks.seq WHERE "
-)
-# The task with the fewest attempts: one that has failed often may be what fails.
-_PROBE = _COLUMNS + f"{_READY} ORDER BY attempts, tasks.seq LIMIT 1"
-_COUNT = (
-    f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_READY} LIMIT ?2)),"
-    f" (SELECT batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1)"
-)
-_BATCH = _COLUMNS + (
-    f"tasks.seq IN (SELECT seq FROM (SELECT seq, batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT ?2)"
-    " WHERE batch_limit IS ?3 ORDER BY seq LIMIT ?4) ORDER BY tasks.seq"
-)
-
-
-def _choose(
-    connection: apsw.Connection, kind: int, gate: Gate, room: int | None, workers: int, batch_size: int
-) -> tuple[list[Row], bool]:
-    """The rows of one claim, oldest first, and whether more of the kind could be claimed after it.
-
-    A row's `batch_limit` (after a refused batch or a crash) bounds the batch it may be in, and only rows with the same
-    bound go together, so that halving finds the bad input.
-    """
-    rows: list[Row]
-    if gate.probe:
-        return connection.execute(_PROBE, (kind,)).fetchall(), False
-    most = batch_size * workers if room is None else min(batch_size * workers, room)
-    claimable, bound = connection.execute(_COUNT, (kind, most)).get
-    share = fair_share(claimable, workers, batch_size if bound is None else min(bound, batch_size))
-    rows = connection.execute(_BATCH, (kind, most, bound, share)).fetchall()
-    rows = rows[: fitting(len(row[2]) for row in rows)]
-    return rows, claimable > len(rows)

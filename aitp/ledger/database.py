@@ -133,6 +133,12 @@ class Database:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
+    def read(self, sql: str, bindings: tuple[str | int | float | bytes | None, ...] = ()) -> list[Row]:
+        """One query outside the queue and outside any transaction: it sees what was committed last."""
+        with as_ledger_error(self.path):
+            rows: list[Row] = self.connection.execute(sql, bindings).fetchall()
+        return rows
+
     def next_sequence(self) -> int:
         """Move the ledger's own clock on by one. Only inside a transaction."""
         rows: list[Row] = self.connection.execute(

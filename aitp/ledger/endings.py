@@ -107,18 +107,19 @@ class Endings:
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         with self._database.transaction(durable=True) as connection:
-            moment = self._moment(provider)
-            change = self._breakers.tell(connection, provider, report.health, slot, moment.now, report.reason)
+            now = self._database.clock()
+            change = self._breakers.tell(connection, provider, report.health, slot, now, report.reason)
             if change is not None and change.opened:
                 _forgive(connection, provider)
             if pause := report.cooldown:
-                cool_down(connection, provider, pause.model, pause.seconds, moment.now, pause.reason)
+                cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.seq for outcome in outcomes if outcome.ending is not Ending.UNSENT]
-            self._limits.count(connection, sent, moment.now)
+            self._limits.count(connection, sent, now)
             endings = [outcome.ending for outcome in outcomes]
-            if Ending.SUCCEEDED in endings:
+            moment = self._moment(provider, now, ordered=Ending.RETRY in endings or _has_tried_tasks(connection))
+            if Ending.SUCCEEDED in endings and moment.sequence:
                 connection.execute(
                     "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
                 )
@@ -144,7 +145,7 @@ class Endings:
         ).fetchall()
         if not rows:
             return Settled(())
-        moment = self._moment(rows[0][7])
+        moment = self._moment(rows[0][7], self._database.clock())
         tasks = [
             Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
             for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
@@ -153,8 +154,9 @@ class Endings:
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         return self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
 
-    def _moment(self, provider: str) -> _Moment:
-        return _Moment(self._database.clock(), self._database.next_sequence(), self._draw(*SPREAD), provider)
+    def _moment(self, provider: str, now: float, *, ordered: bool = True) -> _Moment:
+        """`ordered`: failures and successes are to be told apart by when they were, as the blame rule needs it."""
+        return _Moment(now, self._database.next_sequence() if ordered else 0, self._draw(*SPREAD), provider)
 
     def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
         if cause is Cause.STOPPED:
@@ -241,6 +243,11 @@ def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, Row]:
         "SELECT seq, attempts, first_failure_sequence FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
     ).fetchall()
     return {row[0]: row for row in rows}
+
+
+def _has_tried_tasks(connection: apsw.Connection) -> bool:
+    """Whether any task has failed before: only those can be blamed for failing again. Served by tasks_tried."""
+    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM tasks WHERE attempts > 0)").get)
 
 
 def _last_success(connection: apsw.Connection, provider: str) -> int:

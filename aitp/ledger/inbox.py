@@ -142,8 +142,9 @@ def _is_known(connection: apsw.Connection, task_id: str, poll: Poll) -> bool:
 def _enter(connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -> None:
     state = "ready" if task.invalid is None else "finished"
     seq = connection.execute(
-        "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES (?, ?, ?, ?, ?) RETURNING seq",
-        (task.id, kind_id(connection, task.kind), state, poll.began_sequence, now),
+        "INSERT INTO tasks (id, kind, state, size, entered_sequence, entered_at) VALUES (?, ?, ?, ?, ?, ?)"
+        " RETURNING seq",
+        (task.id, kind_id(connection, task.kind), state, len(task.content), poll.began_sequence, now),
     ).get
     connection.execute("DELETE FROM unreadable WHERE id = ?", (task.id,))
     if task.invalid is None:

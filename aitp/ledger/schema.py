@@ -41,6 +41,7 @@ MIGRATIONS: tuple[str, ...] = (
         attempts INTEGER NOT NULL DEFAULT 0,
         crashes INTEGER NOT NULL DEFAULT 0,
         batch_limit INTEGER,
+        size INTEGER NOT NULL DEFAULT 0,
         provider TEXT,
         first_failure_sequence INTEGER,
         entered_sequence INTEGER NOT NULL,
@@ -53,7 +54,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
     CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
-    CREATE INDEX tasks_tried ON tasks (provider) WHERE attempts > 0;
+    CREATE INDEX tasks_tried ON tasks (provider, attempts) WHERE attempts > 0;
 
     CREATE TABLE contents (
         seq INTEGER PRIMARY KEY REFERENCES tasks (seq),

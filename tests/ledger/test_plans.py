@@ -14,7 +14,7 @@ from tests.ledger.conftest import Create
 from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms
 
 # A walk over one of these is a walk over what is claimed, ready or waiting now: it is counted there, no row is read.
-BOUNDED = ("COVERING INDEX tasks_claimed", "COVERING INDEX tasks_ready", "COVERING INDEX tasks_later")
+BOUNDED = tuple(f"COVERING INDEX tasks_{name}" for name in ("claimed", "ready", "later", "tried"))
 GROWING = ("tasks", "task_completions", "tombstones", "results", "contents")
 
 
