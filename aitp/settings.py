@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +26,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_limits
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.urls import refuse_open_secrets, service_url
@@ -48,11 +48,6 @@ from aitp.wording import problem
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER_KEY = "your_openai_api_key_here"
-EXAMPLES = {
-    "ory_project_slug": "your-project-slug",
-    "oauth2_client_id": "your-client-id",
-    "oauth2_client_secret": "your-client-secret",
-}
 PERIODS = ("minute", "hour", "day", "week", "month")
 
 
@@ -314,14 +309,14 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
             for details in error.errors(include_url=False)
             if str(details["loc"][0]).upper() not in sources.unread
         ]
-    problems += _missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values})
+    problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
     if problems:
         raise ConfigurationError(problems)
     warnings = (
         *misspelt(sources.values, KNOWN_NAMES),
-        *_left_as_in_the_example(values),
-        *_quoted(values),
-        *_contradictions(settings),
+        *left_as_in_the_example(values),
+        *quoted(values),
+        *unreachable_limits(settings.rate_limits),
     )
     return settings.model_copy(update={"warnings": warnings, "env_file": sources.env_file})
 
@@ -355,46 +350,3 @@ def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     if not values.get("embedding_dimensions", "unset"):
         derived["embedding_dimensions"] = None
     return derived
-
-
-def _missing_together(values: Mapping[str, str]) -> list[str]:
-    """What only several values together tell, judged on the raw ones so that it is listed with all the rest."""
-    problems = []
-    if "ory_project_slug" not in values and "oauth2_token_url" not in values:
-        problems.append(
-            "ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL: neither is set; set ORY_PROJECT_SLUG to your Ory project's slug, or "
-            "OAUTH2_TOKEN_URL to the address of the token endpoint"
-        )
-    if values.get("processing_mode", "").lower() == "openai" and "openai_api_key" not in values:
-        problems.append(
-            "OPENAI_API_KEY: not set; PROCESSING_MODE=openai needs a key, or the placeholder "
-            f"{PLACEHOLDER_KEY} for mock mode (invented results, no calls)"
-        )
-    return problems
-
-
-def _left_as_in_the_example(values: Mapping[str, str]) -> list[str]:
-    return [
-        f"{name.upper()} still has the example's value {value}"
-        for name, value in EXAMPLES.items()
-        if values.get(name) == value
-    ]
-
-
-def _quoted(values: Mapping[str, str]) -> list[str]:
-    # docker's --env-file keeps the quotes that a shell, or our own reading of a file, takes off.
-    return [
-        f"{name.upper()} begins and ends with a quote, which counts as part of the value; is that meant?"
-        for name, value in values.items()
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    ]
-
-
-def _contradictions(settings: Settings) -> list[str]:
-    limits = list(settings.rate_limits.items())
-    return [
-        f"RATE_LIMIT_PER_{longer.upper()}={more} is below RATE_LIMIT_PER_{shorter.upper()}={less}: "
-        f"the {shorter} limit can never be reached; raise one or set it to 0"
-        for (shorter, less), (longer, more) in pairwise(limits)
-        if more < less
-    ]

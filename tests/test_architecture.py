@@ -25,7 +25,7 @@ FLOORS = (
     {"logs"},
     {"logline"},
     {"settings"},
-    {"environment", "wording"},
+    {"environment", "wording", "coherence"},
     {"urls", "wire", "values", "extensions"},
     {"tasks", "errors", "aitp"},
 )
