@@ -59,6 +59,17 @@ class InputRefused(NonRetryableError):
     """The provider refused a request (400, 422). With one input it is the input's fault; a batch is to be halved."""
 
 
+class InputTooLong(InputRefused):
+    """A request has more tokens than its model reads. With several texts, one of them has: which one is to be found.
+
+    `tokens`: how many it had, and how many the model reads, where the server says so.
+    """
+
+    def __init__(self, message: str, *, tokens: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+
+
 class ModelRefused(NonRetryableError):
     """The model declined to answer (`message.refusal`, a content filter): it would decline again."""
 

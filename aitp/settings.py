@@ -145,7 +145,7 @@ class Settings(BaseModel):
         1024, description="Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."
     )
     embedding_overflow: Annotated[Literal["truncate", "fail"], BeforeValidator(lower_case)] = Field(
-        "truncate", description="What becomes of a text too long for its model: truncate (cut, and logged) or fail."
+        "truncate", description="A text too long for its model, in embeddings and chats: truncate (logged) or fail."
     )
     result_language: Annotated[str, AfterValidator(language_code)] = Field(
         "pt", description="Language of the names and descriptions in results."

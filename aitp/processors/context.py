@@ -31,7 +31,8 @@ class Context:
     """`language`: of names and descriptions in results. `country`: where results are read. `prompts` by task type.
 
     `memory`: for answers that were bought and cannot be used up yet; without one they are bought again.
-    `dimensions`: of vectors, where they are to be as long as another model's.
+    `dimensions`: of vectors, where they are to be as long as another model's. `truncate`: cut a text that is longer
+    than its model reads, else its task is failed (EMBEDDING_OVERFLOW).
     """
 
     knowledge: Knowledge
@@ -40,6 +41,7 @@ class Context:
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     memory: Memory | None = None
     dimensions: int | None = None
+    truncate: bool = True
 
     @classmethod
     def of(cls, settings: Settings, knowledge: Knowledge | None = None, memory: Memory | None = None) -> Self:
@@ -51,7 +53,15 @@ class Context:
 
         places = {each.task_type: each.prompt for each in PROCESSORS.values() if each.prompt is not None}
         prompts = load_prompts(places, settings.prompts_dir)
-        return cls(knowledge or NoKnowledge(), settings.result_language, settings.result_country, prompts, memory)
+        truncate = settings.embedding_overflow == "truncate"
+        return cls(
+            knowledge or NoKnowledge(),
+            settings.result_language,
+            settings.result_country,
+            prompts,
+            memory,
+            truncate=truncate,
+        )
 
     def prompt(self, task_type: str) -> str:
         """The instructions for tasks of that type."""

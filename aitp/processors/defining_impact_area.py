@@ -58,7 +58,7 @@ class DefiningImpactAreaProcessor(Processor[ImpactAreaContent]):
 
     def run(self, contents: Sequence[ImpactAreaContent], provider: Provider, context: Context) -> Answer:
         (content,) = contents
-        found = ask(provider, content.model, _inquiry(content, context.prompt(self.task_type)), context.memory)
+        found = ask(provider, content.model, _inquiry(content, context.prompt(self.task_type)), context)
         name = _option(found.value.name, content.options) or found.value.name
         with found.kept(context.memory):
             entity = linked_subjects([name], context.knowledge, context.language)[name]

@@ -71,7 +71,7 @@ class DefiningSeverityProcessor(Processor[SeverityContent]):
         (content,) = contents
         data = _data(content, context.knowledge)
         inquiry = Inquiry("defining_severity", context.prompt(self.task_type), data, Severity)
-        found = ask(provider, content.model, inquiry, context.memory)
+        found = ask(provider, content.model, inquiry, context)
         return found.answer({"severity": found.value.severity})
 
 

@@ -49,7 +49,7 @@ class DefiningTopicsProcessor(Processor[Content]):
     def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
         (content,) = contents
         inquiry = Inquiry("defining_topics", context.prompt(self.task_type), {"text": content.text}, Topics)
-        found = ask(provider, content.model, inquiry, context.memory)
+        found = ask(provider, content.model, inquiry, context)
         names = first_of_each([topic.name for topic in found.value.topics], str)[:MOST_TOPICS]
         if not names:
             raise NonRetryableError("no topic found: the model names none for this text")

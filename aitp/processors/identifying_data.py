@@ -54,7 +54,7 @@ class IdentifyingDataProcessor(Processor[Content]):
     def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
         (content,) = contents
         inquiry = _inquiry(content.text, context.prompt(self.task_type))
-        found = ask(provider, content.model, inquiry, context.memory)
+        found = ask(provider, content.model, inquiry, context)
         people = first_of_each(found.value.personalities, lambda person: person.name)
         if not context.knowledge.available:
             return found.answer({"personalities": [_shown(person, None) for person in people]})

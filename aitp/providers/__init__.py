@@ -95,11 +95,16 @@ class Provider(Protocol):
     def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
         """One request for the vectors of all `texts`. InputRefused: halve them; with a single text it is its fault.
 
+        InputTooLong is one, too: whether a single text is then cut is the provider's to know (EMBEDDING_OVERFLOW).
+
         `dimensions`: as many numbers, if the model lets us ask; None: as the settings say.
         """
 
     def ask(self, question: Question, model: str) -> Reply:
-        """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end."""
+        """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end.
+
+        InputTooLong: the messages are longer than the model reads; `aitp.processors.structured` cuts the task's text.
+        """
 
     def reset(self) -> None:
         """Throw the client away: a timer fired inside a call, its state is unknown. The next call makes another."""
@@ -157,6 +162,7 @@ def _openai(settings: Settings) -> list[Provider]:
             base_url=settings.openai_base_url or DEFAULT_BASE_URL,
             timeout_seconds=settings.openai_timeout,
             dimensions=settings.embedding_dimensions,
+            truncate=settings.embedding_overflow == "truncate",
             trust_env=settings.http_trust_env,
         )
     ]

@@ -20,6 +20,7 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     InputRefused,
+    InputTooLong,
     NonRetryableError,
     ServiceFault,
 )
@@ -49,6 +50,9 @@ class Refusal:
     def __str__(self) -> str:
         names = ", ".join(name for name in (self.code, self.type) if re.fullmatch(r"[A-Za-z_]{1,50}", name))
         return f"openai answered {self.status}" + (f" ({names})" if names else "")
+
+    def says(self, words: str) -> bool:
+        return words in self.message
 
     def is_about_the_model(self) -> bool:
         """A 404 is also what a wrong address answers."""
@@ -98,6 +102,11 @@ def _no_schema(refusal: Refusal) -> AitpError:
     return NonRetryableError(f"{refusal}: {refusal.model} takes no {refusal.param}; give such tasks another model")
 
 
+def _too_long(refusal: Refusal) -> AitpError:
+    said = f"{refusal}: the text is longer than what {refusal.model} reads at once"
+    return InputTooLong(said, tokens=tokens_in(refusal.message))
+
+
 def _input(refusal: Refusal) -> AitpError:
     return InputRefused(f"{refusal}: it refuses the input")
 
@@ -106,6 +115,7 @@ Condition = Callable[[Refusal], bool]
 Verdict = Callable[[Refusal], AitpError]
 
 _CHAT_OPTIONS = {"response_format", "temperature"}
+_OVER_CONTEXT = {"context_length_exceeded", "exceed_context_size_error"}
 _OUT_OF_CREDIT = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
 
 ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
@@ -121,6 +131,11 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     # A wrong setting must not fail the whole queue, text by text.
     ("400, dimensions", lambda r: r.status in (400, 422) and r.param == "dimensions", _dimensions),
     ("400, a chat model too old", lambda r: r.status in (400, 422) and r.param in _CHAT_OPTIONS, _no_schema),
+    (
+        "400, longer than the context",
+        lambda r: r.status in (400, 413, 422) and (r.code in _OVER_CONTEXT or r.says("maximum context length")),
+        _too_long,
+    ),
     ("400, 413, 422", lambda r: r.status in (400, 413, 422), _input),
     ("408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
 )
@@ -149,6 +164,16 @@ def refusal_of(error: openai.APIStatusError, model: str) -> Refusal:
     return Refusal(
         error.status_code, model, text("code"), text("type"), text("param"), message.lower(), error.response.headers
     )
+
+
+def tokens_in(message: str) -> tuple[int, int] | None:
+    """How many tokens a request had and how many its model reads, if the sentence that refuses it says both.
+
+    "maximum context length is 8192 tokens, however you requested 9093 tokens", or "… resulted in 9093 tokens".
+    """
+    reads = re.search(r"maximum context length is (\d{1,9}) tokens", message)
+    had = re.search(r"(?:requested|resulted in) (\d{1,9}) tokens", message)
+    return (int(had[1]), int(reads[1])) if had and reads else None
 
 
 def pause_seconds(refusal: Refusal) -> float:

@@ -14,11 +14,12 @@ from typing import Any
 import httpx2
 import orjson
 
-from aitp.errors import AitpError, AnswerCut, NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import AitpError, AnswerCut, InputTooLong, NonRetryableError, RetryableError, ServiceFault
 from aitp.logs import get_logger
+from aitp.policy.cutting import shortened
 from aitp.policy.model_names import with_tag
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.ollama_failures import OLLAMA, InputTooLong, ModelMissing, PathMissing, judge
+from aitp.providers.ollama_failures import OLLAMA, ModelMissing, PathMissing, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
 from aitp.providers.wire import BodyBound
@@ -29,7 +30,6 @@ ANSWER_BYTES_A_TEXT = 131_072
 # A text of 10,000 characters with its prompt and its answer. Ollama's own default is 4,096 and less: it would cut the
 # prompt in the middle. num_predict: some models never come to an end by themselves.
 CHAT_OPTIONS: Mapping[str, Any] = {"num_ctx": 8192, "num_predict": 4096, "temperature": 0}
-SHORTEST_CUT = 32  # characters: if even these are too many, it is not the text's length
 
 _log = get_logger(__name__)
 
@@ -135,9 +135,10 @@ class OllamaProvider:
             try:
                 part = self._call([kept], model, truncate=True)
             except InputTooLong as error:
-                if len(kept) <= SHORTEST_CUT:
+                shorter = shortened(kept)
+                if shorter is None:
                     return _Part([_bare(error)], 0)
-                kept = cut(kept)
+                kept = shorter
                 continue
             by = "characters" if kept != text else "the server"
             facts = {"characters": len(text), "kept_characters": len(kept) if kept != text else None}
@@ -188,13 +189,6 @@ class OllamaProvider:
         if isinstance(failure, ModelMissing):
             self._missing(model)
         raise failure
-
-
-def cut(text: str) -> str:
-    """Three quarters of `text`, ended at a white space if one is near."""
-    end = len(text) * 3 // 4
-    near = max(text.rfind(space, end - end // 10, end) for space in " \n\t")
-    return text[: near if near > 0 else end].rstrip() or text[:end]
 
 
 def read_embeddings(answer: object, count: int, *, unit: bool = False) -> _Part:

@@ -18,6 +18,7 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     InputRefused,
+    InputTooLong,
     NonRetryableError,
     ServiceFault,
 )
@@ -29,10 +30,6 @@ MAX_PAUSE_SECONDS = 3_600.0
 MIN_PAUSE_SECONDS = 0.1
 RATE_PAUSE_SECONDS = 5.0  # where the server does not say
 MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
-
-
-class InputTooLong(InputRefused):
-    """A text has more tokens than the model reads. With several texts, one of them has."""
 
 
 class ModelMissing(CooldownRequired):

@@ -1,8 +1,10 @@
 """OpenAI, or any server that speaks its protocol, through the official client.
 
 One call is one request: the client never retries (the ledger does), never follows a redirect, and is made at the
-first call, after fork. The request is posted as ready JSON and the answer taken as raw bytes, which the client offers
-for endpoints it does not know: its own way costs twice the CPU, most of it for objects that nobody here wants.
+first call, after fork. But a text that is alone and longer than its model reads is cut and sent once more, if
+EMBEDDING_OVERFLOW says so: what was refused cost nothing. The request is posted as ready JSON and the answer taken as
+raw bytes, which the client offers for endpoints it does not know: its own way costs twice the CPU, most of it for
+objects that nobody here wants.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import openai
 import orjson
 from pydantic import SecretStr
 
-from aitp.errors import AitpError, CooldownRequired, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, InputTooLong, RetryableError, ServiceFault
 from aitp.logs import get_logger
+from aitp.policy.cutting import shortened
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector, chat
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
@@ -36,7 +39,10 @@ def accepts_dimensions(model: str) -> bool:
 
 
 class OpenAIProvider:
-    """`dimensions`: numbers to ask for in an embedding of models that accept it; None leaves it to the model."""
+    """`dimensions`: numbers to ask for in an embedding of models that accept it; None leaves it to the model.
+
+    `truncate`: cut a text that is longer than its embedding model reads; else it is refused.
+    """
 
     name = OPENAI
 
@@ -47,19 +53,41 @@ class OpenAIProvider:
         base_url: str = DEFAULT_BASE_URL,
         timeout_seconds: float = 60.0,
         dimensions: int | None = None,
+        truncate: bool = True,
         trust_env: bool = False,
     ) -> None:
         self._api_key = api_key
         self._base_url = base_url
         self._timeout_seconds = timeout_seconds
         self._dimensions = dimensions
+        self._truncate = truncate
         self._trust_env = trust_env
         self._bound = BodyBound(OPENAI)
         self._client: openai.OpenAI | None = None
 
     def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
-        request: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         length = (dimensions or self._dimensions) if accepts_dimensions(model) else None
+        kept = texts
+        while True:
+            try:
+                answer = self._embed(kept, model, length)
+            except InputTooLong as error:
+                # Which of several it is, halving finds out: each half is a claim of its own, within the limits.
+                shorter = shortened(kept[0], error.tokens) if self._truncate and len(kept) == 1 else None
+                if shorter is None:
+                    raise
+                kept = [shorter]
+                continue
+            if kept is not texts:
+                facts = {"characters": len(texts[0]), "kept_characters": len(kept[0])}
+                used = answer.usage.prompt_tokens
+                _log.warning(
+                    "Text too long for its model, cut", model=model, cut_by="characters", **facts, kept_tokens=used
+                )
+            return answer
+
+    def _embed(self, texts: Sequence[str], model: str, length: int | None) -> Embeddings:
+        request: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if length is not None:
             request["dimensions"] = length
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)

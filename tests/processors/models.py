@@ -19,7 +19,8 @@ USAGE = Usage(10, 5, 15)
 
 
 class ScriptedModel:
-    """Says `says`, one after the other (the last for ever): words, a value as JSON, or an error to raise."""
+    """Says `says`, one after the other (the last for ever): words, a value as JSON, an error to raise, or what makes
+    one of these of the question."""
 
     name = "openai"
 
@@ -30,6 +31,8 @@ class ScriptedModel:
     def ask(self, question: Question, model: str) -> Reply:
         self.questions.append(question)
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        if callable(said):
+            said = said(question)
         if isinstance(said, AitpError):
             raise said
         return Reply(said if isinstance(said, str) else json.dumps(said), USAGE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
@@ -10,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from aitp.errors import AnswerCut, CooldownRequired, ModelRefused, NonRetryableError, ServiceFault
+from aitp import logs
+from aitp.errors import AnswerCut, CooldownRequired, InputTooLong, ModelRefused, NonRetryableError, ServiceFault
 from aitp.processors.schemas import narrowed, schema_of
 from aitp.processors.structured import Inquiry, Output, ask
-from aitp.providers import Usage
-from tests.processors.models import USAGE, Notebook, ScriptedModel
+from aitp.providers import Question, Usage
+from tests.processors.models import USAGE, Notebook, ScriptedModel, context
 
 SECRET = "planted"
 
@@ -43,14 +47,14 @@ GOOD = {"mood": "good", "share": 0.5, "notes": [{"text": "x"}], "extra": None}
 
 def test_a_valid_answer_takes_one_call() -> None:
     model = ScriptedModel(GOOD)
-    answer = ask(model, "m", inquiry())
+    answer = ask(model, "m", inquiry(), context())
 
     assert (answer.value.mood, answer.usage, len(model.questions)) == ("good", USAGE, 1)
 
 
 def test_the_text_stands_alone_in_its_message_and_the_instructions_in_another() -> None:
     model = ScriptedModel(GOOD)
-    ask(model, "m", inquiry())
+    ask(model, "m", inquiry(), context())
     system, user = model.questions[0].messages
 
     assert (system.role, system.content) == ("system", "Tell the mood.")
@@ -59,7 +63,7 @@ def test_the_text_stands_alone_in_its_message_and_the_instructions_in_another() 
 
 def test_an_unusable_answer_is_repaired_once_and_both_calls_are_paid_for() -> None:
     model = ScriptedModel({**GOOD, "mood": SECRET, "share": 7}, GOOD)
-    answer = ask(model, "m", inquiry())
+    answer = ask(model, "m", inquiry(), context())
     *_, said, told = model.questions[1].messages
 
     assert answer.usage == Usage(20, 10, 30)
@@ -87,7 +91,7 @@ def test_an_unusable_answer_is_repaired_once_and_both_calls_are_paid_for() -> No
 def test_what_stays_unusable_fails_with_a_reason_that_does_not_repeat_it(said: object, reason: str) -> None:
     model = ScriptedModel(said)
     with pytest.raises(NonRetryableError) as raised:
-        ask(model, "m", inquiry())
+        ask(model, "m", inquiry(), context())
 
     assert len(model.questions) == 2
     assert reason in str(raised.value)
@@ -107,12 +111,12 @@ def test_what_stays_unusable_fails_with_a_reason_that_does_not_repeat_it(said: o
 def test_what_a_provider_raises_is_passed_on_from_either_call(error: Exception) -> None:
     for model in (ScriptedModel(error), ScriptedModel("nonsense", error)):
         with pytest.raises(type(error)):
-            ask(model, "m", inquiry())
+            ask(model, "m", inquiry(), context())
 
 
 def test_a_check_may_complain_of_what_a_schema_cannot_say() -> None:
     model = ScriptedModel({**GOOD, "share": 0.1}, GOOD)
-    answer = ask(model, "m", inquiry(check=lambda found: ["share: too low"] if found.share < 0.2 else []))
+    answer = ask(model, "m", inquiry(check=lambda found: ["share: too low"] if found.share < 0.2 else []), context())
 
     assert answer.value.share == 0.5
     assert "share: too low" in model.questions[1].messages[-1].content
@@ -123,19 +127,22 @@ def test_what_a_check_still_complains_of_fails_unless_something_can_be_salvaged(
         return ["notes: too many"] if found.notes else []
 
     with pytest.raises(NonRetryableError, match="notes: too many"):
-        ask(ScriptedModel(GOOD), "m", inquiry(check=check))
+        ask(ScriptedModel(GOOD), "m", inquiry(check=check), context())
     saved = ask(
-        ScriptedModel(GOOD), "m", inquiry(check=check, salvage=lambda found: found.model_copy(update={"notes": []}))
+        ScriptedModel(GOOD),
+        "m",
+        inquiry(check=check, salvage=lambda found: found.model_copy(update={"notes": []})),
+        context(),
     )
     assert saved.value.notes == []
 
 
 def test_a_bought_answer_that_has_to_wait_is_not_bought_again() -> None:
     model, memory = ScriptedModel(GOOD), Notebook()
-    with pytest.raises(ServiceFault), ask(model, "m", inquiry(), memory).kept(memory):
+    with pytest.raises(ServiceFault), ask(model, "m", inquiry(), context(memory=memory)).kept(memory):
         raise ServiceFault("wikidata", "503")
-    again = ask(model, "m", inquiry(), memory)
-    other = ask(model, "another", inquiry(), memory)
+    again = ask(model, "m", inquiry(), context(memory=memory))
+    other = ask(model, "another", inquiry(), context(memory=memory))
 
     assert (again.value.mood, again.usage) == ("good", Usage(0, 0, 0))
     assert other.usage == USAGE
@@ -144,12 +151,78 @@ def test_a_bought_answer_that_has_to_wait_is_not_bought_again() -> None:
 
 def test_what_is_kept_is_judged_like_any_answer() -> None:
     model, memory = ScriptedModel(GOOD), Notebook()
-    with pytest.raises(ServiceFault), ask(model, "m", inquiry(), memory).kept(memory):
+    with pytest.raises(ServiceFault), ask(model, "m", inquiry(), context(memory=memory)).kept(memory):
         raise ServiceFault("wikidata", "503")
     memory.kept = dict.fromkeys(memory.kept, b'{"mood": "odd"}')
-    ask(model, "m", inquiry(), memory)
+    ask(model, "m", inquiry(), context(memory=memory))
 
     assert len(model.questions) == 2
+
+
+def reads(characters: int, *, tokens: bool = False) -> Callable[[Question], object]:
+    """A model that reads prompts of so many characters, and may say by how many tokens another one is too long."""
+
+    def said(question: Question) -> object:
+        length = sum(len(message.content) for message in question.messages)
+        if length <= characters:
+            return GOOD
+        return InputTooLong("too long", tokens=(length // 4, characters // 4) if tokens else None)
+
+    return said
+
+
+def text_in(question: Question) -> str:
+    return str(orjson.loads(question.messages[1].content)["text"])
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(False, 7), (True, 2)])
+def test_of_a_prompt_over_the_models_context_only_the_text_is_cut(
+    tokens: bool, calls: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", "json")
+    model = ScriptedModel(reads(1_000, tokens=tokens))
+    long = Inquiry("mood", "Tell the mood.", {"text": SECRET + ' "}\n' * 800, "options": ["a", "b"]}, Mood)
+    ask(model, "m", long, context())
+
+    (*_, last) = model.questions
+    system, user = last.messages
+    assert len(model.questions) == calls
+    assert system.content == "Tell the mood."
+    assert orjson.loads(user.content)["options"] == ["a", "b"]
+    assert long.data["text"].startswith(text_in(last))
+    assert 700 < len(user.content) <= 986
+    (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert line["event"] == "Text too long for its model, cut"
+    assert (line["characters"], line["kept_characters"]) == (len(long.data["text"]), len(text_in(last)))
+    assert (line["model"], line["schema"], line["prompt_tokens"]) == ("m", "mood", USAGE.prompt_tokens)
+    assert SECRET not in json.dumps(line)
+
+
+def test_a_repair_that_is_over_the_context_is_cut_further() -> None:
+    model = ScriptedModel("x" * 600, reads(1_000))
+    ask(model, "m", Inquiry("mood", "Tell the mood.", {"text": "a" * 900}, Mood), context())
+    first, *_, last = model.questions
+
+    assert text_in(first) == "a" * 900
+    assert 0 < len(text_in(last)) < 300
+    assert last.messages[2].content == "x" * 600
+
+
+def test_a_text_over_the_context_is_failed_if_the_setting_says_so() -> None:
+    model = ScriptedModel(reads(10))
+    with pytest.raises(InputTooLong):
+        ask(model, "m", inquiry(), dataclasses.replace(context(), truncate=False))
+
+    assert len(model.questions) == 1
+
+
+@pytest.mark.parametrize("data", [{"text": "a" * 1_000}, {"topics": ["a"]}])
+def test_a_prompt_that_is_too_long_without_its_text_fails(data: dict[str, Any]) -> None:
+    model = ScriptedModel(InputTooLong("too long"))
+    with pytest.raises(InputTooLong):
+        ask(model, "m", Inquiry("mood", "Tell the mood.", data, Mood), context())
+
+    assert len(model.questions) < 20
 
 
 def test_a_schema_is_strict_all_the_way_down() -> None:
@@ -187,7 +260,7 @@ def test_narrowing_leaves_the_shared_schema_as_it_is() -> None:
 @given(st.text() | st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text())))
 def test_any_answer_is_valid_or_fails_plainly(said: object) -> None:
     try:
-        answer = ask(ScriptedModel(said), "m", inquiry())
+        answer = ask(ScriptedModel(said), "m", inquiry(), context())
     except NonRetryableError:
         return
     assert answer.value.mood in ("good", "bad")

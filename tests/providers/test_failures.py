@@ -17,6 +17,7 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     InputRefused,
+    InputTooLong,
     NonRetryableError,
     RetryableError,
     ServiceFault,
@@ -45,10 +46,17 @@ def failure_of(answer: Answer, model: str = SMALL) -> AitpError:
     return raised.value
 
 
+CONTEXT = "This model's maximum context length is 8192 tokens, however you requested 9093 tokens (9093 in your prompt)."
 ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("400", reply(400, error()), InputRefused, "400 (invalid_request_error)"),
     ("413", reply(413, b"<html>too large</html>"), InputRefused, "413"),
     ("422", reply(422, error("unprocessable")), InputRefused, "422 (unprocessable"),
+    ("400, over the context", reply(400, error(message=CONTEXT)), InputTooLong, f"longer than what {SMALL} reads"),
+    ("400, over the context, by code", reply(400, error("context_length_exceeded")), InputTooLong, "longer than"),
+    ("400, over the context, no numbers", reply(400, error(message="Invalid 'input[1]': maximum context length is 8192"
+     " tokens.")), InputTooLong, "longer than"),
+    ("400, over the request's tokens", reply(400, error("max_tokens_per_request", message="Requested 300001 tokens, max"
+     " 300000 tokens per request")), InputRefused, "400 (max_tokens_per_request"),
     ("400 dimensions", reply(400, error(param="dimensions")), ServiceFault, "EMBEDDING_DIMENSIONS"),
     ("401", reply(401, error("invalid_api_key")), CredentialsRefused, "(invalid_api_key, invalid_request_error)"),
     ("403", reply(403, error("unsupported_country")), CredentialsRefused, "OPENAI_API_KEY"),

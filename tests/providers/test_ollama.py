@@ -13,8 +13,8 @@ import pytest
 from aitp import logs
 from aitp.demo.ollama_api import OllamaApi
 from aitp.errors import AnswerCut, DeadlineExceeded, InputRefused, NonRetryableError, RetryableError, ServiceFault
+from aitp.policy.cutting import shortened
 from aitp.providers import Message, Question, Usage, build
-from aitp.providers.ollama import cut
 from tests.providers.embeddings import settings
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, SCHEMA, TEXT, TOO_LONG, provider_at, said, vectors
 from tests.providers.scripted import raw, reply, scripted, trickle
@@ -154,7 +154,7 @@ def test_a_server_that_refuses_to_cut_gets_three_quarters_again_and_again(
     ollama_api.honours_truncate = False
     answered = provider_at(ollama_api.url).embed(["a", LONG, "b"], NOMIC)
 
-    kept = cut(cut(LONG))
+    kept = shortened(shortened(LONG) or "") or ""
     (line,) = lines_of(capfd.readouterr().out, "Text too long for its model, cut")
     assert (line["cut_by"], line["characters"], line["kept_characters"]) == ("characters", 9_000, len(kept))
     assert isinstance(answered.vectors[1], bytes)
@@ -180,13 +180,6 @@ def test_a_text_that_is_never_short_enough_is_refused_in_the_end() -> None:
 
     assert isinstance(refused, InputRefused)
     assert len(server.requests) < 25
-
-
-def test_a_cut_ends_at_a_white_space_if_one_is_near_and_always_shortens() -> None:
-    assert cut("uma frase com muitas palavras") == "uma frase com muitas"
-    assert cut("x" * 100) == "x" * 75
-    assert cut("ab") == "a"
-    assert all(0 < len(cut(" " * count)) < count for count in range(2, 50))
 
 
 # Answers that are none

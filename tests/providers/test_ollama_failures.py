@@ -12,11 +12,12 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     InputRefused,
+    InputTooLong,
     NonRetryableError,
     RetryableError,
     ServiceFault,
 )
-from aitp.providers.ollama_failures import ROWS, InputTooLong, ModelMissing, PathMissing, Refusal
+from aitp.providers.ollama_failures import ROWS, ModelMissing, PathMissing, Refusal
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, TEXT, provider_at
 from tests.providers.scripted import Answer, flood, raw, reply, scripted
 

@@ -17,7 +17,8 @@ from types import FrameType
 import httpx2
 import pytest
 
-from aitp.errors import DeadlineExceeded, RetryableError, ServiceFault
+from aitp import logs
+from aitp.errors import DeadlineExceeded, InputTooLong, RetryableError, ServiceFault
 from aitp.providers import Usage
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
 from tests.providers.scripted import flood, raw, reply, scripted, trickle
@@ -98,6 +99,43 @@ def test_a_server_that_ignores_dimensions_is_at_fault_rather_than_every_text() -
 def test_usage_is_the_servers_count_or_an_estimate_marked_as_such(counted: object, usage: Usage) -> None:
     with scripted(reply(200, answer(item(0, as_base64([1.0])), usage=counted))) as server:
         assert provider_at(server.url).embed(["uma frase curta"], SMALL).usage == usage
+
+
+LONG = "palavra " * 5_000
+OVER = {"error": {"message": "This model's maximum context length is 8192 tokens, however you requested 10000 tokens."}}
+OVER_WITHOUT_NUMBERS = {"error": {"message": "Invalid 'input[0]': maximum context length is 8192 tokens."}}
+
+
+@pytest.mark.parametrize(("refusal", "kept"), [(OVER, 0.95 * 0.8192), (OVER_WITHOUT_NUMBERS, 0.75)])
+def test_a_text_over_the_models_context_is_cut_and_the_log_has_the_numbers(
+    refusal: object, kept: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("INFO", "json")
+    vector = answer(item(0, as_base64([1.0])), usage={"prompt_tokens": 7_800, "total_tokens": 7_800})
+    with scripted(reply(400, refusal), reply(200, vector)) as server:
+        answered = provider_at(server.url, dimensions=None).embed([LONG], SMALL)
+
+    (sent,) = server.requests[1].json()["input"]
+    assert LONG.startswith(sent)
+    assert len(sent) == pytest.approx(kept * len(LONG), rel=0.001)
+    assert answered.vectors == [b"[1.0]"]
+    (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (line["event"], line["model"]) == ("Text too long for its model, cut", SMALL)
+    assert (line["characters"], line["kept_characters"], line["kept_tokens"]) == (len(LONG), len(sent), 7_800)
+
+
+def test_which_of_several_texts_is_too_long_is_left_to_halving() -> None:
+    with scripted(reply(400, OVER)) as server, pytest.raises(InputTooLong):
+        provider_at(server.url).embed([LONG, "a"], SMALL)
+
+    assert len(server.requests) == 1
+
+
+def test_with_overflow_fail_a_long_text_is_refused() -> None:
+    with scripted(reply(400, OVER)) as server, pytest.raises(InputTooLong):
+        provider_at(server.url, truncate=False).embed([LONG], SMALL)
+
+    assert len(server.requests) == 1
 
 
 def test_calls_share_one_connection() -> None:

@@ -39,5 +39,5 @@ class DefiningSentimentProcessor(Processor[SentimentContent]):
     def run(self, contents: Sequence[SentimentContent], provider: Provider, context: Context) -> Answer:
         (content,) = contents  # not `batched`: one at a time
         inquiry = Inquiry(self.task_type, context.prompt(self.task_type), {"text": content.text}, Sentiment)
-        found = ask(provider, content.model, inquiry, context.memory)
+        found = ask(provider, content.model, inquiry, context)
         return found.answer(found.value.model_dump())
