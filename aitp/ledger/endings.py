@@ -18,6 +18,7 @@ import apsw
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.cooldowns import cool_down, cooling_until
 from aitp.ledger.database import THESE, Database, Row, these
+from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
@@ -53,12 +54,13 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a claim's call ended: an outcome for each task, and what the call says of its provider."""
+    """How a claim's call ended: an outcome for each task, what the call says of its provider, how long it took."""
 
     outcomes: Sequence[Outcome]
     health: Health
     reason: str = ""
     cooldown: Cooldown | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Endings:
             waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
             held_back = waits and self._is_held_back(connection, route, moment.now)
             settled = self._settle(connection, moment, outcomes, owned, held_back)
+            note_call(connection, now, provider, report.seconds, settled.outcomes)
             paused = self._judge_processor(connection, kind.type, endings, moment.now)
             return Settled(settled.outcomes, change, settled.retry_at, kind.type if paused else None)
 
@@ -152,7 +155,12 @@ class Endings:
         ]
         self._limits.count(connection, [task.seq for task in tasks], moment.now)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
-        return self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
+        settled = self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
+        if cause is not Cause.STOPPED:
+            task_ids = [task.id for task in tasks]
+            reason = settled.outcomes[0].reason
+            note_trouble(connection, moment.now, moment.provider, cause.value, reason, tasks[0].kind.type, task_ids)
+        return settled
 
     def _moment(self, provider: str, now: float, *, ordered: bool = True) -> _Moment:
         """`ordered`: failures and successes are to be told apart by when they were, as the blame rule needs it."""

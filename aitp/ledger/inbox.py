@@ -16,13 +16,14 @@ from aitp.ledger import polls
 from aitp.ledger.breakers import Breakers
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
+from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.polls import NotYet, Poll, PollTerms, ready_count
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
-from aitp.tasks import NewTask, Service, TaskStatus
+from aitp.tasks import Ending, NewTask, Service, TaskStatus
 
 PAGES_MISSED = 2
 POLL_SERVICES = (Service.OAUTH.value, Service.API.value)
@@ -116,6 +117,7 @@ class Inbox:
             clear_tombstones(connection, poll.began_sequence, now)
             polls.end(connection, now, more_there, regular_at, problem)
             prune_completions(connection, now)
+            prune_minutes(connection, now)
             prune_kinds(connection)
             return dropped
 
@@ -124,6 +126,7 @@ class Inbox:
         with self._database.transaction() as connection:
             if polls.is_current(connection, poll):
                 polls.fail(connection, problem)
+                note_trouble(connection, self._database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
 
 
@@ -154,6 +157,7 @@ def _enter(connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -
             "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
             (seq, TaskStatus.FAILED.value, task.invalid, now),
         )
+        note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.kind.type, [task.id])
 
 
 def _set_aside(connection: apsw.Connection, unreadable: Iterable[Unreadable]) -> Iterable[Unreadable]:

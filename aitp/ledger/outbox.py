@@ -17,6 +17,7 @@ import apsw
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.database import THESE, Database, Row, these
 from aitp.ledger.due import next_due, promote_due
+from aitp.ledger.history import note_trouble
 from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import bury
@@ -121,6 +122,7 @@ class Outbox:
             now = self._database.clock()
             if _is_owned(connection, delivery):
                 self._settle(connection, delivery, verdict, refusal, now)
+            _note(connection, delivery, verdict, refusal, fault, now)
             said_nothing = verdict is Verdict.RETURNED and fault is None
             return self._judge(connection, delivery.slot, fault, Health.UNKNOWN if said_nothing else Health.HEALTHY)
 
@@ -163,6 +165,15 @@ class Outbox:
                 told = self._breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
         return change
+
+
+def _note(
+    connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, fault: Fault | None, now: float
+) -> None:
+    if fault is not None:
+        note_trouble(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
+    elif verdict is Verdict.REFUSED:
+        note_trouble(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
 
 
 def _is_owned(connection: apsw.Connection, delivery: Delivery) -> bool:

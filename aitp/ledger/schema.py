@@ -156,6 +156,31 @@ MIGRATIONS: tuple[str, ...] = (
         expires_at REAL NOT NULL
     ) STRICT;
     """,
+    # What was lately, for people to look at: a row a minute (numbered since 1970), and the newest troubles.
+    """
+    CREATE TABLE minutes (
+        minute INTEGER PRIMARY KEY,
+        calls INTEGER NOT NULL,
+        succeeded INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        returned INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        slowest REAL NOT NULL
+    ) STRICT;
+
+    CREATE TABLE troubles (
+        number INTEGER PRIMARY KEY,
+        source TEXT NOT NULL,
+        type TEXT NOT NULL,
+        ending TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        first_at REAL NOT NULL,
+        last_at REAL NOT NULL,
+        times INTEGER NOT NULL,
+        task_id TEXT NOT NULL,
+        UNIQUE (source, type, ending, reason)
+    ) STRICT;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -77,7 +77,7 @@ class Worker:
         if fallback_from := claim.route.fallback_from:
             self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
         started = time.monotonic()
-        report = self._run(claim)
+        report = dataclasses.replace(self._run(claim), seconds=time.monotonic() - started)
         settled = self._record(claim, report)
         self._tell(claim, settled, time.monotonic() - started)
         self._tasks_left -= len(claim.tasks)

@@ -1,0 +1,172 @@
+"""What was lately: the last hour by the minute, the last troubles; bounded, and nothing is decided by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aitp.errors import LedgerError
+from aitp.ledger import Cause, Fault, Report, Verdict
+from aitp.ledger.history import LONGEST_REASON, TROUBLES_KEPT, History, Minute, Trouble, read_history
+from aitp.tasks import Ending, Health, NewTask, Outcome
+from tests.ledger.world import RELAY, SMALL, START, WORKER, World, report, terms
+
+FIRST_MINUTE = START // 60 * 60
+
+
+def look(world: World) -> History:
+    return read_history(world.path, world.clock.now)
+
+
+def calls(world: World) -> list[Minute]:
+    """The minutes in which there were any."""
+    return [minute for minute in look(world).minutes if minute.calls]
+
+
+def finish(world: World, ending: Ending, seconds: float, batch: int = 1, reason: str = "") -> None:
+    claim = world.claim(terms=terms(batch=batch))
+    outcomes = [Outcome(task, ending, b"[1]" if ending is Ending.SUCCEEDED else None, reason) for task in claim.tasks]
+    world.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds))
+
+
+def test_an_hour_without_calls_is_sixty_empty_minutes(world: World) -> None:
+    seen = look(world)
+
+    assert [minute.at for minute in seen.minutes] == [FIRST_MINUTE - 60.0 * back for back in range(59, -1, -1)]
+    assert calls(world) == []
+    assert seen.troubles == ()
+
+
+def test_calls_and_what_came_of_their_tasks_are_counted_by_the_minute(world: World) -> None:
+    world.admit(*"abcdefgh")
+    finish(world, Ending.SUCCEEDED, 2.0, batch=4)
+    finish(world, Ending.FAILED, 0.5)
+    finish(world, Ending.BUG, 0.5)
+    world.clock.go(60.0)
+    finish(world, Ending.RETRY, 60.0)
+
+    assert calls(world) == [
+        Minute(FIRST_MINUTE, calls=3, succeeded=4, failed=2, returned=0, seconds=3.0, slowest=2.0),
+        Minute(FIRST_MINUTE + 60, calls=1, succeeded=0, failed=0, returned=1, seconds=60.0, slowest=60.0),
+    ]
+
+
+def test_what_is_blamed_on_the_task_counts_as_failed(world: World) -> None:
+    world.rules = replace(world.rules, max_retries=0)
+    world.close()
+    world.open()
+    world.admit("a", "b")
+    finish(world, Ending.RETRY, 1.0, reason="503")
+    finish(world, Ending.SUCCEEDED, 1.0)
+    world.clock.go(100.0)
+    finish(world, Ending.RETRY, 1.0, reason="503")
+
+    assert sum(minute.failed for minute in calls(world)) == 1
+    assert look(world).troubles[0].ending == "failed"
+
+
+def test_a_report_that_came_too_late_counts_no_tasks(world: World) -> None:
+    world.admit("a")
+    claim = world.claim()
+    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.finish(claim)
+
+    assert [(minute.succeeded, minute.returned) for minute in calls(world)] == [(0, 0)]
+
+
+def test_polls_prune_the_minutes_and_those_of_a_clock_set_back(world: World) -> None:
+    world.admit("a", "b", "c")
+    finish(world, Ending.SUCCEEDED, 1.0)
+    world.clock.go(10_000.0)
+    finish(world, Ending.SUCCEEDED, 1.0)
+    world.clock.go(-3_000.0)
+    finish(world, Ending.SUCCEEDED, 1.0)
+    assert world.value("SELECT COUNT(*) FROM minutes") == 3
+
+    world.clock.go(1_000.0)
+    world.listing()
+
+    assert world.rows("SELECT minute FROM minutes") == [((START + 7_000) // 60,)]
+
+
+def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
+    world.admit("a", "b", "c", "d")
+    finish(world, Ending.RETRY, 1.0, reason="OpenAI answers 503")
+    world.claim(terms=terms(batch=1))
+    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    finish(world, Ending.SUCCEEDED, 1.0)
+    (delivery,) = world.take()
+    world.ledger.outbox.settle(delivery, Verdict.LATER, fault=Fault("oauth", Health.FAULTY, "503 for a token"))
+    world.clock.go(60.0)
+    (delivery,) = world.take()
+    world.ledger.outbox.settle(delivery, Verdict.REFUSED, refusal="400: result is not an array")
+    world.ledger.inbox.fail_poll(world.poll(), "the page is no JSON")
+    world.ledger.inbox.admit(world.poll(RELAY), [NewTask("e", SMALL, b"", invalid="content has no text")])
+
+    assert {(each.source, each.type, each.ending, each.reason, each.task_id) for each in look(world).troubles} == {
+        ("openai", "text_embedding", "retry", "OpenAI answers 503", "a"),
+        ("openai", "text_embedding", "crashed", "the process that ran it crashed", "b"),
+        ("oauth", "text_embedding", "not delivered", "503 for a token", delivery.id),
+        ("api", "text_embedding", "dead letter", "400: result is not an array", delivery.id),
+        ("api", "", "poll failed", "the page is no JSON", ""),
+        ("api", "text_embedding", "failed", "content has no text", "e"),
+    }
+
+
+@pytest.mark.parametrize("ending", [Ending.SUCCEEDED, Ending.SPLIT, Ending.ABANDONED])
+def test_what_is_nobodys_trouble_is_not_noted(world: World, ending: Ending) -> None:
+    world.admit("a", "b")
+    world.finish(world.claim(), ending)
+    world.ledger.claims.release(WORKER, Cause.STOPPED)
+
+    assert look(world).troubles == ()
+
+
+def test_the_same_trouble_again_is_counted_and_moves_to_the_front(world: World) -> None:
+    world.admit("a", "b", "c", "d")
+    finish(world, Ending.FAILED, 1.0, batch=2, reason="refused")
+    world.clock.go(10.0)
+    finish(world, Ending.FAILED, 1.0, reason="cut")
+    world.clock.go(10.0)
+    finish(world, Ending.FAILED, 1.0, reason="refused")
+
+    seen = look(world).troubles
+
+    assert [trouble.reason for trouble in seen] == ["refused", "cut"]
+    assert seen[0] == Trouble("openai", "text_embedding", "failed", "refused", START, START + 20, 3, "d")
+
+
+def test_of_ever_new_troubles_the_newest_few_stay_and_none_is_long(world: World) -> None:
+    world.admit(*(f"t{number}" for number in range(TROUBLES_KEPT + 10)))
+    for number in range(TROUBLES_KEPT + 10):
+        finish(world, Ending.FAILED, 1.0, reason=f"{number} " + "x" * 10_000)
+
+    seen = look(world).troubles
+
+    assert len(seen) == world.value("SELECT COUNT(*) FROM troubles") == TROUBLES_KEPT
+    assert seen[0].reason.startswith(f"{TROUBLES_KEPT + 9} ")
+    assert max(len(trouble.reason) for trouble in seen) == LONGEST_REASON
+
+
+def test_a_finish_that_is_rolled_back_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.admit("a")
+    claim = world.claim()
+
+    def fail(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr("aitp.ledger.endings.Endings._judge_processor", fail)
+    with pytest.raises(LedgerError):
+        world.ledger.claims.finish(claim, report(claim.tasks, Ending.SUCCEEDED, Health.HEALTHY))
+
+    assert calls(world) == []
+
+
+def test_no_ledger_and_one_of_another_version_are_said_so(world: World, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError):
+        read_history(tmp_path / "none.db")
+    world.change("UPDATE ledger SET version = 1")
+    with pytest.raises(LedgerError, match="another version"):
+        look(world)
