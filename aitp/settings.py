@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_limits
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
+from aitp.trust import Authorities, Trust, read_authorities
 from aitp.urls import refuse_open_secrets, service_url
 from aitp.values import (
     contact,
@@ -57,6 +58,10 @@ def _absolute(path: Path) -> Path:
         return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
     except RuntimeError:
         raise ValueError("must be a path; nobody here has that home directory") from None
+
+
+def _authorities(value: object) -> object:
+    return read_authorities(_absolute(Path(value))) if isinstance(value, str) else value
 
 
 Url = Annotated[str, AfterValidator(service_url)]
@@ -98,6 +103,11 @@ class Settings(BaseModel):
     request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
         False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
+    )
+    tls_ca_file: Annotated[Authorities, BeforeValidator(_authorities)] | None = Field(
+        None,
+        description="A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever "
+        "speaks TLS here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.",
     )
 
     # Models and providers
@@ -258,6 +268,11 @@ class Settings(BaseModel):
     @property
     def token_url(self) -> str:
         return self.oauth2_token_url or f"https://{self.ory_project_slug}.projects.oryapis.com/oauth2/token"
+
+    @property
+    def trust(self) -> Trust:
+        """Whom to believe on the wire."""
+        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "")
 
     @property
     def mock(self) -> bool:

@@ -29,6 +29,7 @@ from urllib3.exceptions import (
 
 from aitp import __version__
 from aitp.errors import DeadlineExceeded, GraceOver
+from aitp.trust import Trust
 
 USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536
@@ -57,14 +58,14 @@ class TooLong(NoAnswer):
 class Wire:
     """The connection to the server that `url` names. Opened by the first request, kept until `close`.
 
-    `timeout`: seconds for the connection, and for each read. `trust_env`: proxies and certificate bundles from the
-    environment (never credentials: a netrc would replace ours).
+    `timeout`: seconds for the connection, and for each read. `trust`: whose certificates count, and whether proxies and
+    bundles may come from the environment (never credentials: a netrc would replace ours).
     """
 
-    def __init__(self, url: str, timeout: float, trust_env: bool) -> None:
+    def __init__(self, url: str, timeout: float, trust: Trust) -> None:
         self._session = requests.Session()
-        self._session.trust_env = trust_env
-        self._adapter = _Adapter()
+        self._session.trust_env = trust.from_environment
+        self._adapter = _Adapter(trust)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._adapter)
         around = self._session.merge_environment_settings(url, {}, True, None, None)
@@ -162,13 +163,18 @@ POOLS = {"http": _Pool, "https": _TlsPool}
 class _Adapter(HTTPAdapter):
     """For one server: its pool is looked up once, and no response is dressed up with cookies and the like."""
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust) -> None:
+        # Beside the bundle that requests names, and for its proxies too. urllib3 takes "" for a certificate.
+        self._own_authorities = {"ca_cert_data": trust.certificates} if trust.certificates else {}
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self.poolmanager.pool_classes_by_scheme = POOLS
         self._pool: Any = None
 
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._own_authorities)
+
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs, **self._own_authorities)
         manager.pool_classes_by_scheme = POOLS
         return manager
 

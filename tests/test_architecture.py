@@ -27,6 +27,7 @@ FLOORS = (
     {"settings"},
     {"environment", "wording", "coherence"},
     {"urls", "wire", "values", "extensions"},
+    {"trust"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

@@ -45,7 +45,7 @@ class Api:
     def __init__(self, settings: Settings, gate: Callable[[], AbstractContextManager[None]], bound: Bound) -> None:
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._gate, self._bound = gate, bound
-        self._timeout, self._trust_env = settings.request_timeout, settings.http_trust_env
+        self._timeout, self._trust = settings.request_timeout, settings.trust
         contact = settings.wikidata_contact or "its operator has set no contact"
         agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
         self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
@@ -81,7 +81,7 @@ class Api:
                 raise ServiceFault(WIKIDATA, "Wikidata answered something else than what was asked for") from None
 
     def _get(self, host: str, url: str) -> tuple[requests.Response, bytes]:
-        wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust_env)
+        wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust)
         try:
             with self._bound(self._timeout + self._period + MARGIN_SECONDS):
                 self._wait_for_turn()

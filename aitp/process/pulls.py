@@ -100,7 +100,7 @@ class _Round:
         return OllamaModels(
             self._settings.ollama_base_url,
             stall_seconds=self._total_seconds / STALL_SHARE,
-            trust_env=self._settings.http_trust_env,
+            trust=self._settings.trust,
         )
 
     @property

@@ -146,7 +146,7 @@ def _ollama(settings: Settings, missing: Callable[[str], None]) -> Provider:
         truncate=settings.embedding_overflow == "truncate",
         keep_alive=settings.ollama_keep_alive,
         options=settings.ollama_options,
-        trust_env=settings.http_trust_env,
+        trust=settings.trust,
         missing=missing,
     )
 
@@ -163,7 +163,7 @@ def _openai(settings: Settings) -> list[Provider]:
             timeout_seconds=settings.openai_timeout,
             dimensions=settings.embedding_dimensions,
             truncate=settings.embedding_overflow == "truncate",
-            trust_env=settings.http_trust_env,
+            trust=settings.trust,
         )
     ]
 

@@ -22,7 +22,8 @@ from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.ollama_failures import OLLAMA, ModelMissing, PathMissing, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
-from aitp.providers.wire import BodyBound
+from aitp.providers.wire import NO_OTHERS, BodyBound
+from aitp.trust import Trust
 
 # A number of a vector may need 24 bytes, and models give up to 4,096 of them.
 ANSWER_BYTES = 1_048_576
@@ -60,7 +61,7 @@ class OllamaProvider:
         truncate: bool = True,
         keep_alive: int | str | None = None,
         options: Mapping[str, Any] | None = None,
-        trust_env: bool = False,
+        trust: Trust = NO_OTHERS,
         missing: Callable[[str], None] = lambda model: None,
     ) -> None:
         self._base_url = base_url
@@ -70,7 +71,7 @@ class OllamaProvider:
         self._truncate = truncate
         self._common: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
         self._options = dict(options or {})
-        self._trust_env = trust_env
+        self._trust = trust
         self._missing = missing
         self._bound = BodyBound(OLLAMA)
         self._client: OllamaClient | None = None
@@ -178,7 +179,7 @@ class OllamaProvider:
         """The answer's JSON; its body is free again when this returns."""
         self._bound.limit_bytes = limit_bytes
         if self._client is None:
-            self._client = OllamaClient(self._base_url, self._bound, self._timeout_seconds, self._trust_env)
+            self._client = OllamaClient(self._base_url, self._bound, self._timeout_seconds, self._trust)
         try:
             return self._client.post(path, request)
         except orjson.JSONDecodeError:

@@ -21,7 +21,8 @@ from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.model_names import with_tag
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
-from aitp.providers.wire import BodyBound
+from aitp.providers.wire import NO_OTHERS, BodyBound
+from aitp.trust import Trust
 
 TAGS_BYTES = 16 * 1_048_576
 STREAM_BYTES = 256 * 1_048_576
@@ -48,12 +49,12 @@ class OllamaModels:
     """`stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds` later it is begun again."""
 
     def __init__(
-        self, base_url: str, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5, trust_env: bool = False
+        self, base_url: str, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5, trust: Trust = NO_OTHERS
     ) -> None:
         self._stall_seconds = stall_seconds
         self._pause_seconds = pause_seconds
         self._bound = BodyBound(OLLAMA)
-        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust_env)
+        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust)
 
     def missing(self, models: Collection[str]) -> list[str]:
         """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""

@@ -14,14 +14,15 @@ import ollama
 import orjson
 
 from aitp.providers.wire import BodyBound, http_client
+from aitp.trust import Trust
 
 
 class OllamaClient(ollama.Client):
     """Its errors are those of httpx2, but for `ollama.ResponseError`: an error inside a 200 stream."""
 
-    def __init__(self, base_url: str, bound: BodyBound, timeout_seconds: float, trust_env: bool) -> None:
+    def __init__(self, base_url: str, bound: BodyBound, timeout_seconds: float, trust: Trust) -> None:
         # Deliberately not super(): see above. This is all that it would set.
-        self._client = self._http = http_client(bound, timeout_seconds, trust_env)
+        self._client = self._http = http_client(bound, timeout_seconds, trust)
         self._http.base_url = httpx2.URL(base_url)
         self._http.headers["Accept-Encoding"] = "identity"
         self._http.event_hooks = {"response": [bound, _read_error]}

@@ -23,7 +23,8 @@ from aitp.policy.cutting import shortened
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector, chat
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
-from aitp.providers.wire import BodyBound, http_client
+from aitp.providers.wire import NO_OTHERS, BodyBound, http_client
+from aitp.trust import Trust
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 # An answer of floats may need 24 bytes a number, and models have up to 4,096 of them.
@@ -54,14 +55,14 @@ class OpenAIProvider:
         timeout_seconds: float = 60.0,
         dimensions: int | None = None,
         truncate: bool = True,
-        trust_env: bool = False,
+        trust: Trust = NO_OTHERS,
     ) -> None:
         self._api_key = api_key
         self._base_url = base_url
         self._timeout_seconds = timeout_seconds
         self._dimensions = dimensions
         self._truncate = truncate
-        self._trust_env = trust_env
+        self._trust = trust
         self._bound = BodyBound(OPENAI)
         self._client: openai.OpenAI | None = None
 
@@ -121,7 +122,7 @@ class OpenAIProvider:
             base_url=self._base_url,
             max_retries=0,
             timeout=self._timeout_seconds,
-            http_client=http_client(self._bound, self._timeout_seconds, self._trust_env),
+            http_client=http_client(self._bound, self._timeout_seconds, self._trust),
             default_headers={"Accept-Encoding": "identity"},  # base64 of floats does not compress; unpacking costs CPU
         )
 

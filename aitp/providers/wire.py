@@ -14,8 +14,10 @@ import httpx2
 from openai import DefaultHttpxClient
 
 from aitp.errors import ServiceFault
+from aitp.trust import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
+NO_OTHERS = Trust()  # than the public authorities
 LIMITS = httpx2.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
 
 
@@ -55,21 +57,24 @@ class _BoundedStream(httpx2.SyncByteStream):
 
 
 @cache
-def tls_context(trust_env: bool) -> ssl.SSLContext:
+def tls_context(trust: Trust) -> ssl.SSLContext:
     """The roots to trust. Made once, by the master's warm-up: 2 MB and 20 ms that its children share.
 
     A context may be inherited; connections and sessions may not, and there are none yet.
     """
-    return httpx2.create_ssl_context(trust_env=trust_env)
+    context = httpx2.create_ssl_context(trust_env=trust.from_environment)
+    if trust.certificates:
+        context.load_verify_locations(cadata=trust.certificates)
+    return context
 
 
-def http_client(bound: BodyBound, timeout_seconds: float, trust_env: bool) -> httpx2.Client:
+def http_client(bound: BodyBound, timeout_seconds: float, trust: Trust) -> httpx2.Client:
     """`timeout_seconds` bounds connecting, each read and each write; a timer around the call bounds the whole."""
     return DefaultHttpxClient(
         timeout=timeout_seconds,
         limits=LIMITS,
-        verify=tls_context(trust_env),
-        trust_env=trust_env,
+        verify=tls_context(trust),
+        trust_env=trust.from_environment,
         follow_redirects=False,
         event_hooks={"response": [bound]},
     )

@@ -44,7 +44,7 @@ class TaskApi:
     def __init__(self, settings: Settings, tokens: Tokens, observe: Observer) -> None:
         self._base_url = settings.api_base_url.rstrip("/")
         self._timeout = settings.request_timeout
-        self._trust_env = settings.http_trust_env
+        self._trust = settings.trust
         self._tokens = tokens
         self._observe = observe
         self._wire: Wire | None = None
@@ -95,7 +95,7 @@ class TaskApi:
 
     def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> requests.Response:
         if self._wire is None:
-            self._wire = Wire(self._base_url, self._timeout, self._trust_env)
+            self._wire = Wire(self._base_url, self._timeout, self._trust)
         headers = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT, "Accept": "application/json"}
         if body is None:
             headers["Accept-Encoding"] = "gzip, deflate"

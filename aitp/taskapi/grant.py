@@ -58,7 +58,7 @@ class TokenEndpoint:
         self._secret = settings.oauth2_client_secret
         self._scope = settings.oauth2_scope
         self._timeout = settings.request_timeout
-        self._trust_env = settings.http_trust_env
+        self._trust = settings.trust
         parts = [self._url, self._client_id, self._scope, self._secret.get_secret_value()]
         self.fingerprint = hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
 
@@ -75,7 +75,7 @@ class TokenEndpoint:
                 "Connection": "close",  # the next one is most likely another process's
             }
         )
-        wire = Wire(self._url, self._timeout, self._trust_env)
+        wire = Wire(self._url, self._timeout, self._trust)
         try:
             response = wire.send("POST", self._url, headers, form)
             body = _object(whole_body(response, ANSWER_BYTES))

@@ -20,6 +20,7 @@ import pytest
 from aitp import logs
 from aitp.errors import DeadlineExceeded, InputTooLong, RetryableError, ServiceFault
 from aitp.providers import Usage
+from aitp.trust import Trust
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
 from tests.providers.scripted import flood, raw, reply, scripted, trickle
 from tests.waiting import wait_until
@@ -204,7 +205,7 @@ def test_proxies_of_the_environment_are_used_only_if_asked_for(monkeypatch: pyte
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
         provider_at(server.url).embed([TEXT], SMALL)
-        provider_at(server.url, trust_env=True).embed([TEXT], SMALL)
+        provider_at(server.url, trust=Trust(from_environment=True)).embed([TEXT], SMALL)
 
     assert [request.line for request in server.requests] == ["POST /v1/embeddings HTTP/1.1"]
     assert [request.line for request in proxy.requests] == [f"POST {server.url}/embeddings HTTP/1.1"]
