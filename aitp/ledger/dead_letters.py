@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
+from pathlib import Path
 
 from aitp.ledger.database import Database, Row, as_ledger_error
 from aitp.ledger.tombstones import bury
+from aitp.ledger.views import reading
 from aitp.tasks import TaskStatus
 
 
@@ -77,3 +79,13 @@ class DeadLetters:
             DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
             for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
         ]
+
+
+def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]:
+    """Ids of dead letters of the ledger at `path` that begin so, for a shell to complete. Reads only; LedgerError."""
+    with reading(path) as (connection, _):
+        rows: builtins.list[Row] = connection.execute(
+            "SELECT id FROM tasks WHERE state = 'dead' AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
+            (beginning, most),
+        ).fetchall()
+    return [str(task_id) for (task_id,) in rows]

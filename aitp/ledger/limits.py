@@ -97,7 +97,7 @@ class Limits:
 
     def count(self, connection: apsw.Connection, seqs: Sequence[int], now: float) -> None:
         """Record tasks that were sent to a provider and whose attempt has ended now."""
-        _, zone = _strategy_and_zone(connection)
+        _, zone = strategy_and_zone(connection)
         record_completions(connection, seqs, now, zone)
 
     def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
@@ -122,7 +122,7 @@ class _Tally:
 
 
 def _tally(connection: apsw.Connection, now: float, *, after_restamp: bool = False) -> _Tally:
-    strategy, zone = _strategy_and_zone(connection)
+    strategy, zone = strategy_and_zone(connection)
     newest, newest_at = newest_completion(connection)
     if after_restamp and newest_at > now:
         restamp(connection, now, zone)
@@ -172,6 +172,7 @@ def _is_news(connection: apsw.Connection, tally: _Tally, period: Period, now: fl
     return bool(changed)
 
 
-def _strategy_and_zone(connection: apsw.Connection) -> tuple[Strategy, ZoneInfo]:
+def strategy_and_zone(connection: apsw.Connection) -> tuple[Strategy, ZoneInfo]:
+    """How windows are cut, by the settings in force."""
     strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
     return Strategy(strategy), ZoneInfo(zone)

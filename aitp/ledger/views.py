@@ -7,6 +7,8 @@ from being reset.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,13 @@ class Snapshot:
 
 def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
     """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
+    with reading(path, now) as (connection, moment):
+        return _read(connection, moment, recovery, free_bytes(path))
+
+
+@contextmanager
+def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
+    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
     connection = open_read_only(path)
@@ -82,7 +91,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
             version = int(connection.execute("SELECT version FROM ledger").get)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
-            return _read(connection, time.time() if now is None else now, recovery, free_bytes(path))
+            yield connection, time.time() if now is None else now
     finally:
         connection.close()
 

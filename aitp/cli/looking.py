@@ -1,0 +1,111 @@
+"""Commands that look, and change nothing."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from aitp.cli.teaching import Command, json_option
+
+
+@click.command(
+    cls=Command,
+    short_help="find what is wrong, say what to do",
+    examples={"aitp check": "before the first start", "aitp check --json": "for programs"},
+    exits={0: "the service can start with these settings"},
+)
+@json_option
+def check(as_json: bool) -> None:
+    """Check the settings: a list of all that is wrong, or of what the service comes to with them."""
+    from aitp.console.check import show_settings
+
+    sys.exit(show_settings(as_json=as_json))
+
+
+@click.command(
+    cls=Command,
+    short_help="what the service is doing now; --watch: live",
+    examples={
+        "aitp status": "one look",
+        "aitp status --watch": "a live view; Ctrl-C ends it",
+        "aitp status --watch --json --interval 10 >> status.jsonl": "one JSON document a line, for programs",
+    },
+    exits={0: "the service is running (with --watch: you ended it)", 1: "it is not running"},
+)
+@click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
+@click.option(
+    "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
+)
+@json_option
+def status(watch: bool, interval: float, as_json: bool) -> None:
+    """Show what the service is doing: its processes, the queue, limits, breakers, and what keeps it from its work."""
+    from aitp.settings import load_settings
+
+    settings = load_settings()
+    if watch:
+        from aitp.console.watch import watch_status
+
+        sys.exit(watch_status(settings, interval, as_json=as_json))
+    from aitp.console.status import show_status
+
+    sys.exit(show_status(settings, as_json=as_json))
+
+
+@click.command(
+    cls=Command,
+    short_help="the tasks that are held: state, tries, age, due",
+    examples={
+        "aitp tasks": "the oldest fifty",
+        "aitp tasks --state waiting --type text_embedding": "those that wait for their next try",
+        "aitp tasks --limit 5000 --json": "all that are held, for programs",
+    },
+    exits={0: "listed, if only that there are none", 1: "there is no ledger yet, or it cannot be used"},
+)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(("ready", "waiting", "claimed", "finished", "dead")),
+    help="Only those; may be given more than once.",
+)
+@click.option("--type", "types", multiple=True, help="Only tasks of that type; may be given more than once.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, at most.")
+@json_option
+def tasks(states: tuple[str, ...], types: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """List the tasks that the ledger holds, oldest first: state, tries so far, age, and when they are due.
+
+    ready: to be claimed. waiting: for a moment that has been set. claimed: being run. finished: being delivered.
+    dead: refused by the task API (`aitp dead`).
+    """
+    from aitp.console.tasks import list_tasks
+    from aitp.settings import load_settings
+
+    list_tasks(load_settings(), states, types, limit, as_json=as_json)
+
+
+@click.command(
+    cls=Command,
+    short_help="the rate limits; --forecast: when they are used up",
+    examples={
+        "aitp limits": "what is used, what is left, when room frees",
+        "aitp limits --forecast": "when each limit will be used up at the pace of the last ten minutes",
+        "aitp limits --forecast --over 3600": "at the pace of the last hour",
+    },
+    exits={0: "shown", 1: "there is no ledger yet, or it cannot be used"},
+)
+@click.option("--forecast", is_flag=True, help="Say when each limit will be used up at the present pace.")
+@click.option(
+    "--over",
+    default=600,
+    show_default=True,
+    type=click.IntRange(10, 86_400),
+    help="Seconds over which the pace is measured.",
+)
+@json_option
+def limits(forecast: bool, over: int, as_json: bool) -> None:
+    """Show the rate limits in force: tasks sent to providers a minute, hour, day, week and month."""
+    from aitp.console.limits import show_limits
+    from aitp.settings import load_settings
+
+    show_limits(load_settings(), over if forecast else None, as_json=as_json)

@@ -1,0 +1,75 @@
+"""Commands that teach: besides what click prints, the help of each has examples and what its exit codes mean.
+
+The manual page (`aitp man`) is made of the same. Nothing of the service is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+
+USAGE = "the command line is wrong"
+CONFIGURATION = "the settings cannot be used: every fault is named on standard error"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class Command(click.Command):
+    """`examples`: command lines and what they are for. `exits`: what exit codes mean, those apart that all share.
+
+    `needs_settings`: whether it ends with 78 for settings that cannot be used.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        examples: Mapping[str, str],
+        exits: Mapping[int, str],
+        needs_settings: bool = True,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(*arguments, **attributes)
+        self.examples = dict(examples)
+        shared = {2: USAGE} | ({EXIT_CONFIGURATION: CONFIGURATION} if needs_settings else {})
+        self.exits = dict(sorted({**shared, **exits}.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; not for help or completion, which load nothing."""
+        from aitp.settings import prepare_environment
+
+        # Before it can import numpy or the openai client.
+        prepare_environment()
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """After the options: examples, then exit codes."""
+        with formatter.section("Examples"):
+            formatter.write_dl(list(self.examples.items()), col_max=44)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in self.exits.items()])
+
+
+class Group(click.Group):
+    """A group of such commands, and of groups of them. `sections`: names by heading, in the order of the help."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *arguments: Any, sections: Mapping[str, Sequence[str]] | None = None, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.sections = sections or {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Under headings, if there are any."""
+        if not self.sections:
+            super().format_commands(ctx, formatter)
+            return
+        width = max(map(len, self.commands))
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                told = [(name.ljust(width), self.commands[name].get_short_help_str(70)) for name in names]
+                formatter.write_dl(told)

@@ -1,0 +1,36 @@
+"""`aitp pause`, `resume` and `poll`."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import click
+
+from aitp.console.printing import print_json
+from aitp.console.service import open_ledger, signal_master
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+
+def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
+    """Stop polling and claiming, or go on; a running service is told at once."""
+    with open_ledger(settings) as ledger:
+        ledger.pause(paused)
+    if not paused:
+        signal_master(settings, signal.SIGUSR1)
+    if as_json:
+        print_json({"paused": paused})
+    else:
+        print("Paused: calls in flight finish and are delivered" if paused else "Resumed")
+
+
+def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
+    """Poll now."""
+    if not signal_master(settings, signal.SIGUSR1):
+        raise click.ClickException("the service is not running, or belongs to another user")
+    if as_json:
+        print_json({"asked": True})
+    else:
+        print("Asked")

@@ -1,0 +1,69 @@
+"""How fast the limits are being used, and when each would be used up at that pace: for `aitp limits --forecast`.
+
+One consistent read, then the file is closed again. Counts are differences of ids found by index: nothing here grows
+with history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from aitp.ledger.completions import first_completions, newest_completion
+from aitp.ledger.limits import LimitUse, strategy_and_zone, use_of_limits
+from aitp.ledger.views import reading
+from aitp.policy.forecast import fixed_limit_used_up, rolling_limit_used_up
+from aitp.policy.windows import ROLLING_SECONDS, Period, Strategy, fixed_window
+
+STEPS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The limits in force at `now`, the pace (tasks a second, over the last `over_seconds`), and by period the moment
+    at which each limit is used up at that pace (None: not before its window ends, or never). Instants: UTC seconds.
+    """
+
+    now: float
+    strategy: str
+    limits: dict[str, LimitUse]
+    over_seconds: float
+    pace: float
+    used_up_at: dict[str, float | None]
+
+
+def forecast(path: Path, over_seconds: float, now: float | None = None) -> Forecast:
+    """Look, measure, and reckon. Raises LedgerError."""
+    with reading(path, now) as (connection, moment):
+        strategy, zone = strategy_and_zone(connection)
+        uses = use_of_limits(connection, moment)
+        [recent] = _counted_since(connection, [moment - over_seconds])
+        pace = recent / over_seconds
+        used_up: dict[str, float | None] = {}
+        for period, use in uses.items():
+            if strategy is Strategy.ROLLING:
+                still = _still_counted(connection, period, use, moment)
+                left = rolling_limit_used_up(use.limit, still, ROLLING_SECONDS[period] / STEPS, pace)
+            else:
+                window = fixed_window(period, moment, zone)
+                left = fixed_limit_used_up(use.limit, use.current, window.end - moment, pace)
+            used_up[period.value] = None if left is None else moment + left
+    by_name = {period.value: use for period, use in uses.items()}
+    return Forecast(moment, strategy.value, by_name, over_seconds, pace, used_up)
+
+
+def _still_counted(connection: apsw.Connection, period: Period, use: LimitUse, now: float) -> list[int]:
+    """Of those counted now, how many will be after each step. Claimed tasks count as if they completed now."""
+    length = ROLLING_SECONDS[period]
+    since = [now - length + step * length / STEPS for step in range(STEPS + 1)]
+    completed = _counted_since(connection, since)
+    claimed = max(0, use.current - completed[0])
+    return [count + claimed for count in completed[:-1]] + [0]
+
+
+def _counted_since(connection: apsw.Connection, since: Sequence[float]) -> list[int]:
+    newest, _ = newest_completion(connection)
+    return [0 if first is None else newest + 1 - first for first in first_completions(connection, since)]
