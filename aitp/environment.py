@@ -70,23 +70,33 @@ class Sources:
 
 def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
     """Merge the file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) with
-    `environ`, then put in the contents of the files named by <secret>_FILE."""
+    `environ`, then put in the contents of the files named by <secret>_FILE, and of systemd's credentials."""
     problems: list[str] = []
     path = _env_file(environ, fallback)
     in_file = _read_env_file(path, problems) if path is not None else {}
     values = {**in_file, **environ}
     unread = set()
     for secret in secrets:
-        name = f"{secret}_FILE"
-        if not values.get(name):
-            continue
-        if values.get(secret):
-            problems.append(f"{secret}, {name}: both are set; keep one of them")
-        else:
-            values[secret] = _read_secret(name, Path(values[name]), problems)
+        places = {f"{secret}_FILE": values.get(f"{secret}_FILE"), **_credential(environ, secret)}
+        given = {name: place for name, place in places.items() if place}
+        names = [secret, *given] if values.get(secret) else list(given)
+        if len(names) > 1:
+            problems.append(f"{', '.join(names)}: both are set; keep one of them")
+        elif given:
+            [(name, place)] = given.items()
+            values[secret] = _read_secret(name, Path(place), problems)
             if not values[secret]:
                 unread.add(secret)
     return Sources(values, path, tuple(problems), frozenset(unread))
+
+
+def _credential(environ: Mapping[str, str], secret: str) -> dict[str, str]:
+    """The secret's file among systemd's credentials, by what to call it in a message; nothing if there is none.
+
+    `LoadCredential=aitp:DIRECTORY` makes a credential aitp_NAME of each file NAME in that directory (systemd.exec(5)).
+    """
+    path = os.path.join(environ.get("CREDENTIALS_DIRECTORY") or os.devnull, f"aitp_{secret}")
+    return {f"credential aitp_{secret}": path} if os.path.exists(path) else {}
 
 
 def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:

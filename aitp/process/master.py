@@ -21,6 +21,7 @@ from aitp.process.errand import Errands
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role
 from aitp.process.staff import Staff
+from aitp.process.systemd import Systemd
 from aitp.process.tending import Tending
 from aitp.settings import Settings
 
@@ -32,7 +33,7 @@ log = get_logger(__name__)
 class Master:
     """One service's master. Made once; `run` is its life. Its signals must be blocked before it is made."""
 
-    def __init__(self, settings: Settings, crew: Crew, heritage: Heritage) -> None:
+    def __init__(self, settings: Settings, crew: Crew, heritage: Heritage, systemd: Systemd) -> None:
         self._settings = settings
         self._crew = crew
         self._board = heritage.board
@@ -41,6 +42,7 @@ class Master:
         self._staff = Staff(crew, heritage)
         self._errands = Errands(heritage.shed)
         self._tending = Tending(self._errands, heritage.timings)
+        self._systemd = systemd
         self._parent = os.getppid()
         self._started = time.time()
         self._prepared = False
@@ -80,6 +82,16 @@ class Master:
         self._next_event = now + tick
         state = State.DRAINING if self._stopping else State.RUNNING if self._prepared else State.STARTING
         self._board.write(Record(MASTER, os.getpid(), state, self._started, time.time(), deadline=now + tick))
+        self._expect(self._report(state, now))
+
+    def _report(self, state: State, now: float) -> float:
+        """Tell systemd how things stand; when to look again (monotonic)."""
+        if state is State.STARTING:
+            return self._systemd.preparing()
+        if state is State.DRAINING:
+            return self._systemd.draining()
+        children = [self._board.read(child.slot) for child in self._staff]
+        return self._systemd.working(children, len(self._staff.wanted), now)
 
     def _reap(self) -> None:
         """Bury all who are dead: many may have died behind one SIGCHLD."""
@@ -169,11 +181,13 @@ class Master:
         if not self._prepared or self._errands.underway("prepare"):
             self._reload_again = True
             return
+        self._systemd.reloading(time.monotonic())
         try:
             settings = self._crew.load()
             self._refuse_moves(settings)
         except ConfigurationError as error:
             log.error("New settings are not valid, the running ones stay", problems=list(error.problems))
+            self._systemd.reloaded(refused=True)
             return
         self._send("prepare", lambda: self._crew.prepare(settings), lambda code: self._reload_ended(settings, code))
 
@@ -202,10 +216,12 @@ class Master:
             self._adopt(settings)
         else:
             log.error("New settings cannot be used, the running ones stay", exit_code=exit_code)
+            self._systemd.reloaded(refused=True)
         self._reload_if_asked_again()
 
     def _adopt(self, settings: Settings) -> None:
         configure(settings.log_level, settings.log_format, slot=MASTER)
+        self._systemd.reloaded(refused=False)
         log.info("New settings are in force", relays=settings.relay_processes, workers=settings.concurrency_limit)
         self._settings = settings
         self._staff.want(settings)
@@ -252,6 +268,7 @@ class Master:
         if self._stopping:
             return
         log.info("Stopping", grace_seconds=grace, children=len(self._staff))
+        self._systemd.master_stops()
         now = time.monotonic()
         # Calls are given up a little before the grace ends, so that children can still put on record how they ended.
         self._board.grace_ends = now + grace - min(self._timings.grace_margin_seconds, grace / 4)

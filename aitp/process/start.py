@@ -19,8 +19,9 @@ from aitp.process.errand import FAILED, MISCONFIGURED
 from aitp.process.master import ANSWERS, Master
 from aitp.process.scoreboard import Scoreboard
 from aitp.process.slots import LAST_SLOT, MASTER, name_process
+from aitp.process.systemd import Systemd
 from aitp.process.wakes import Wakes
-from aitp.settings import Settings
+from aitp.settings import Settings, surroundings
 
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, which nothing tells the end of to one who must hear signals too
 DESCRIPTORS = LAST_SLOT + 100  # a bell for each slot
@@ -58,7 +59,8 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     crew.warm_up()
     gc.collect()
     gc.freeze()  # children share what a collection would otherwise touch
-    return Master(settings, crew, Heritage(board, Wakes(), lifeline, lifeline_end, locks, timings)).run()
+    heritage = Heritage(board, Wakes(), lifeline, lifeline_end, locks, timings)
+    return Master(settings, crew, heritage, Systemd(surroundings())).run()
 
 
 def own_directory(path: Path) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from supervisor import loggers, options, supervisord  # type: ignore[import-untyped]
+from supervisor import events, loggers, options, supervisord  # type: ignore[import-untyped]
 from supervisor.process import Subprocess  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
@@ -22,7 +22,8 @@ from aitp.errors import ConfigurationError
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
 from aitp.process.start import own_directory
-from aitp.settings import Settings
+from aitp.process.systemd import Systemd
+from aitp.settings import Settings, surroundings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
@@ -105,6 +106,12 @@ class Options(options.ServerOptions):  # type: ignore[misc]
     def setsignals(self) -> None:
         super().setsignals()
         signal.signal(signal.SIGUSR1, self.signal_receiver.receive)
+        events.subscribe(events.SupervisorStoppingEvent, self._stopping)
+
+    def _stopping(self, event: object) -> None:
+        """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
+        if self.mood == SupervisorStates.SHUTDOWN:
+            Systemd(surroundings()).service_stops()
 
     def get_signal(self) -> int | None:
         """The next signal for supervisord itself. HUP would have it restart everything: the programs can reload."""

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.process.house import House
+from tests.process.house import House, Stage
 
 
 @pytest.fixture
@@ -14,3 +15,11 @@ def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path)
     yield house
     house.clear()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="aitp-") as directory:  # short: there are sockets in it
+        stage = Stage(Path(directory))
+        yield stage
+        stage.clear()

@@ -26,6 +26,7 @@ class House:
         self.directory = directory
         self.env_file = directory / "env"
         self.masters: list[subprocess.Popen[bytes]] = []
+        self.surroundings: dict[str, str] = {}  # more of the environment
         self.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1, SHUTDOWN_GRACE_SECONDS=10)
 
     def settings(self, **values: object) -> None:
@@ -42,7 +43,8 @@ class House:
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in {**fixed, **values}.items()))
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AITP_ENV_FILE": str(self.env_file)}
+        ours = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AITP_ENV_FILE": str(self.env_file)}
+        return {**ours, **self.surroundings}
 
     def start(self, *words: str, ready: bool = True, wrapper: Iterable[str] = (), **timings: float) -> Any:
         """Start a master with toy children; `wrapper` is a command to run it by."""
@@ -106,6 +108,62 @@ class House:
             except ProcessLookupError:
                 pass
             master.wait()
+
+
+class Stage(House):
+    """A house with a supervisord configuration: the project's, but for commands and patience."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.configuration = directory / "etc" / "supervisord.conf"
+        self.configuration.parent.mkdir()
+        text = (ROOT / "etc" / "supervisord.conf").read_text()
+        stage = f"{sys.executable} -m tests.process.stage"
+        text = text.replace("%(here)s/../bin/aitp listen", f"{stage} listen")
+        text = text.replace("%(here)s/../bin/aitp", f"{stage} {directory}")
+        text = text.replace("startretries = 5", "startretries = 2")
+        assert "bin/aitp" not in text
+        self.configuration.write_text(text)
+
+    def hurry(self) -> None:
+        """Have supervisorctl call a program started after a second, for which it waits, and not after twenty."""
+        self.configuration.write_text(self.configuration.read_text().replace("startsecs = 20", "startsecs = 1"))
+
+    RUN = (sys.executable, "-m", "tests.process.stage", "run")
+
+    def play(self, *command: str, output: Any = None) -> Any:
+        with (self.directory / "log").open("ab") as log:
+            out = output or log
+            process = subprocess.Popen(command, env=self.environment(), stdout=out, stderr=out, start_new_session=True)
+        self.masters.append(process)
+        return process
+
+    def run(self) -> Any:
+        return self.play(*self.RUN, str(self.configuration))
+
+    def control(self, *words: str, patience: float = 30) -> str:
+        """What supervisorctl answers."""
+        server = f"unix://{self.directory}/run/supervisor.sock"
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-s", server, *words]
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=patience)
+        return done.stdout
+
+    def starts(self, program: str) -> list[int]:
+        try:
+            return [int(line) for line in (self.directory / f"starts of {program}").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def await_service(self) -> None:
+        wait_until(lambda: self.crew_is(State.IDLE) and self.starts("metrics"), timeout=20)
+
+    def processes(self) -> list[int]:
+        return [pid for pid in (*self.starts("master"), *self.starts("metrics"), *self.pids().values()) if alive(pid)]
+
+    def clear(self) -> None:
+        super().clear()
+        for pid in self.processes():  # supervisord gives each program a process group of its own
+            os.kill(pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:

@@ -8,72 +8,12 @@ import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 from aitp.process.scoreboard import State
 from aitp.process.supervise import SETTLED_SECONDS
-from tests.process.house import ROOT, House, alive
+from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
-
-
-class Stage(House):
-    """A house with a supervisord configuration: the project's, but for commands and patience."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.configuration = directory / "etc" / "supervisord.conf"
-        self.configuration.parent.mkdir()
-        text = (ROOT / "etc" / "supervisord.conf").read_text()
-        stage = f"{sys.executable} -m tests.process.stage"
-        text = text.replace("%(here)s/../bin/aitp listen", f"{stage} listen")
-        text = text.replace("%(here)s/../bin/aitp", f"{stage} {directory}")
-        text = text.replace("startretries = 5", "startretries = 2")
-        assert "bin/aitp" not in text
-        self.configuration.write_text(text)
-
-    RUN = (sys.executable, "-m", "tests.process.stage", "run")
-
-    def play(self, *command: str, output: Any = None) -> Any:
-        with (self.directory / "log").open("ab") as log:
-            out = output or log
-            process = subprocess.Popen(command, env=self.environment(), stdout=out, stderr=out, start_new_session=True)
-        self.masters.append(process)
-        return process
-
-    def run(self) -> Any:
-        return self.play(*self.RUN, str(self.configuration))
-
-    def starts(self, program: str) -> list[int]:
-        try:
-            return [int(line) for line in (self.directory / f"starts of {program}").read_text().split()]
-        except FileNotFoundError:
-            return []
-
-    def await_service(self) -> None:
-        wait_until(lambda: self.crew_is(State.IDLE) and self.starts("metrics"), timeout=20)
-
-    def processes(self) -> list[int]:
-        return [pid for pid in (*self.starts("master"), *self.starts("metrics"), *self.pids().values()) if alive(pid)]
-
-    def clear(self) -> None:
-        super().clear()
-        for pid in self.processes():  # supervisord gives each program a process group of its own
-            os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with tempfile.TemporaryDirectory(prefix="aitp-") as directory:  # short: there are sockets in it
-        stage = Stage(Path(directory))
-        yield stage
-        stage.clear()
 
 
 def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> None:

@@ -92,6 +92,33 @@ def test_a_secret_given_twice_is_a_problem(tmp_path: Path) -> None:
     assert caught.value.problems == ("OPENAI_API_KEY, OPENAI_API_KEY_FILE: both are set; keep one of them",)
 
 
+def test_a_credential_of_systemd_is_the_secret_of_that_name(tmp_path: Path) -> None:
+    written(tmp_path / "aitp_OPENAI_API_KEY", "sk-from-a-credential\n")
+    written(tmp_path / "OAUTH2_CLIENT_SECRET", "of another service")
+
+    settings = load_settings({**KEYLESS, "CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "sk-from-a-credential"
+    assert settings.oauth2_client_secret.get_secret_value() == COMPLETE["OAUTH2_CLIENT_SECRET"]
+
+
+def test_a_credential_beside_a_value_is_refused_and_so_is_an_empty_one(tmp_path: Path) -> None:
+    written(tmp_path / "aitp_OPENAI_API_KEY", "sk-from-a-credential\n")
+    written(tmp_path / "aitp_OAUTH2_CLIENT_SECRET", "")
+    environ = {**COMPLETE, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    del environ["OAUTH2_CLIENT_SECRET"]
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ)
+
+    assert set(caught.value.problems) == {
+        "OPENAI_API_KEY, credential aitp_OPENAI_API_KEY: both are set; keep one of them",
+        f"credential aitp_OAUTH2_CLIENT_SECRET={tmp_path}/aitp_OAUTH2_CLIENT_SECRET: the file is empty; "
+        "it must hold the secret",
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

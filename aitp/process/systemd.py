@@ -1,0 +1,123 @@
+"""What systemd is told, by the protocol of sd_notify(3): datagrams of NAME=value lines to $NOTIFY_SOCKET.
+
+systemd starts `aitp run`, but only the master knows whether work can be done, so the master answers (the unit says
+NotifyAccess=all): READY once it can, WATCHDOG at each round as long as it can, STATUS with what it is doing. Work can
+be done when at least one child of each role has taken its slot over and keeps its deadline. Services elsewhere that
+fail are no reason to restart us, and count for nothing here: /ready tells of them.
+
+`aitp run` alone says STOPPING: systemd takes that as the stop of the whole unit, and `supervisorctl restart
+aitp-master` is none. A master that is stopped in order has the watchdog wait until the next master takes it up again.
+
+Without $NOTIFY_SOCKET nothing is sent. Nothing here raises, blocks, or keeps a descriptor.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Mapping, Sequence
+
+from aitp.logs import get_logger
+from aitp.process.places import TAKEN_OVER
+from aitp.process.scoreboard import Record, State
+from aitp.process.slots import Role, role_of
+
+LOOK_SECONDS = 0.1  # between two looks at children who start: they wake nobody when they are ready
+EXTENSION_SECONDS = 60  # what a start may take from each round of its preparation on; a tick is much shorter
+
+log = get_logger(__name__)
+
+
+def work_can_be_done(children: Sequence[Record], monotonic: float) -> bool:
+    """Whether somebody of each role does his work, or waits for some."""
+    able = {role_of(child.slot) for child in children if child.state in TAKEN_OVER and not child.overdue(monotonic)}
+    return able == set(Role)
+
+
+class Systemd:
+    """The systemd that started this process, or nobody."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._watchdog = environ.get("WATCHDOG_USEC", "")
+        self._ready = False
+        self._reloading = False
+        self._status = ""
+        self._remark = ""
+
+    # What a master tells, at each of its rounds
+
+    def preparing(self) -> float:
+        """The ledger is being prepared, however long that takes (the master bounds it); when to look again."""
+        self._tell(
+            f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}", "WATCHDOG=1", *self._new("Preparing the ledger")
+        )
+        return math.inf
+
+    def working(self, children: Sequence[Record], wanted: int, monotonic: float) -> float:
+        """The service is running; when to look again (monotonic)."""
+        able = work_can_be_done(children, monotonic)
+        news = self._new(_summary(children, wanted) + self._remark)
+        if able and not self._ready and not self._reloading:
+            self._ready = True
+            news = [*self._watchdog_again(), "READY=1", *news]
+        if able:
+            news.append("WATCHDOG=1")
+        if news:
+            self._tell(*news)
+        waiting = self._address and not self._ready and not self._reloading
+        return monotonic + LOOK_SECONDS if waiting else math.inf
+
+    def draining(self) -> float:
+        """The master is being stopped; when to look again."""
+        self._tell(*self._new("Stopping: calls in hand end, and results are delivered"))
+        return math.inf
+
+    # What happens in between
+
+    def reloading(self, monotonic: float) -> None:
+        """New settings are being judged, until `reloaded`."""
+        self._reloading, self._ready = True, False
+        self._tell(
+            "RELOADING=1", f"MONOTONIC_USEC={monotonic * 1_000_000:.0f}", *self._new("Reading the settings again")
+        )
+
+    def reloaded(self, *, refused: bool) -> None:
+        """They are in force, or refused; the next round says READY again."""
+        self._reloading = False
+        self._remark = "; the new settings are refused, the former ones stay in force (see the log)" if refused else ""
+
+    def master_stops(self) -> None:
+        """supervisord bounds the stop of a master. What it was asked for, a stop or a restart, only it knows."""
+        if self._watchdog:
+            self._tell("WATCHDOG_USEC=0")
+
+    def service_stops(self) -> None:
+        """The whole service is being stopped."""
+        self._tell("STOPPING=1")
+
+    def _watchdog_again(self) -> list[str]:
+        return [f"WATCHDOG_USEC={self._watchdog}"] if self._watchdog else []
+
+    def _new(self, status: str) -> list[str]:
+        if status == self._status:
+            return []
+        self._status = status
+        return [f"STATUS={status}"]
+
+    def _tell(self, *assignments: str) -> None:
+        if not self._address or not assignments:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+                ours.setblocking(False)
+                ours.sendto("\n".join(assignments).encode(), self._address)
+        except OSError as error:
+            log.warning("systemd cannot be told how things stand", reason=error.strerror)
+
+
+def _summary(children: Sequence[Record], wanted: int) -> str:
+    at_work = [child for child in children if child.state in TAKEN_OVER]
+    calls = sum(child.state is State.BUSY and role_of(child.slot) is Role.WORKER for child in at_work)
+    return f"{len(at_work)} of {wanted} processes at work, {calls} in a call"
