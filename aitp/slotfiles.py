@@ -2,7 +2,7 @@
 
 A file appears under its name only when it can be read, its space is taken on the disk before anything is mapped, and
 one that a crash of the machine has garbled is set aside, so that no scrape and no start-up trips over it for ever.
-Used by `aitp.metrics` alone. What is counted, and under which names, is decided there.
+Used by `aitp.counting` alone. What is counted, and under which names, is decided there.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def shown(value: str) -> str:
 
 def allowed(field: FieldInfo) -> str:
     """What a field takes, in words."""
-    parts = [*_parts(field.annotation), *field.metadata]
+    parts = [*parts_of(field.annotation), *field.metadata]
     for part in parts:
         if get_origin(part) is Literal:
             return "one of " + ", ".join(get_args(part))
@@ -56,11 +56,11 @@ def allowed(field: FieldInfo) -> str:
     return f"what it is for: {field.description}"
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def parts_of(annotation: Any) -> Iterator[Any]:
     """`annotation`, and what stands inside it: the members of a union, the type and metadata of an Annotated."""
     yield annotation
     if get_origin(annotation) is Literal:
         return
     yield from getattr(annotation, "__metadata__", ())
     for part in get_args(annotation):
-        yield from _parts(part)
+        yield from parts_of(part)

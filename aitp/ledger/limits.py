@@ -30,12 +30,16 @@ ROUNDING_SECONDS = 0.001
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """One period: tasks counted now, the limit, and when at least one more fits (None: now, or when a call ends)."""
+    """One period: tasks counted now, the limit, and when at least one more fits (None: now, or when a call ends).
+
+    `ends_at`: when the window of a fixed limit ends (None: it is a rolling one).
+    """
 
     current: int
     limit: int
     remaining: int
     frees_at: float | None
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def _uses(connection: apsw.Connection, tally: _Tally, now: float) -> dict[Period
         frees_at = None
         if current >= limit > tally.reserved:
             frees_at = _leaves_at(connection, period, first + current - limit, now) if rolling else end
-        uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at)
+        uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at, None if rolling else end)
     return uses
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from aitp.counting import Metrics
 from aitp.logs import get_logger
-from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
+from aitp.metrics import TOKEN_TYPES, CallStatus
 from aitp.providers import Embeddings, Provider, Question, Reply
 
 A = TypeVar("A", Embeddings, Reply)

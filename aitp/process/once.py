@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from aitp.counting import open_metrics
 from aitp.errors import ConfigurationError
 from aitp.ledger import Cause, Idle, Ledger, Rules
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
-from aitp.metrics import known_models, open_metrics
+from aitp.metrics import known_models
 from aitp.process.bounds import BoundedCall
 from aitp.process.pulls import look_after_models
 from aitp.process.relay import Relay

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from aitp.counting import Metrics
 from aitp.errors import (
     AitpError,
     CooldownRequired,
@@ -25,7 +26,6 @@ from aitp.errors import (
 )
 from aitp.ledger import BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
 from aitp.logs import get_logger
-from aitp.metrics import Metrics
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
 from aitp.taskapi import PendingPage, TaskApi

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aitp.counting import Metrics, open_metrics, prepare_directory
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
 from aitp.logs import conceal, get_logger
-from aitp.metrics import Metrics, known_models, open_metrics, prepare_directory
+from aitp.metrics import known_models
 from aitp.process import memory
 from aitp.process.child import Child
 from aitp.process.crew import Crew

@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aitp.counting import Metrics
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, NonRetryableError
 from aitp.ledger import Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
-from aitp.metrics import Metrics
 from aitp.policy.routing import Route
 from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands

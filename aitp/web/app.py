@@ -88,7 +88,7 @@ class Application:
 
     def _metrics(self) -> Answer:
         facts = read_facts(self.settings)
-        return Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(facts, self.settings.mock)))
+        return Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(facts, self.settings)))
 
     def _health(self) -> Answer:
         facts = read_facts(self.settings)

@@ -18,21 +18,25 @@ from aitp.metrics import Family, reading
 from aitp.process.scoreboard import State
 from aitp.process.slots import role_of
 from aitp.providers.stock import ModelState, Stage
+from aitp.settings import Settings
 from aitp.tasks import Service
 from aitp.web.facts import Facts
+from aitp.web.readiness import readiness_problems
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
 _CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.LEAVING)
 
 
-def gauges(facts: Facts, mock: bool) -> Iterator[Metric]:
+def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     """All gauges that this moment has a value for."""
     yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
     if facts.ledger is not None:
         yield from _of_ledger(facts.ledger)
     yield from _of_models(facts.stock.models if facts.stock else {})
     yield from _of_processes(facts)
-    yield _one(metrics.MOCK, mock)
+    yield _one(metrics.READY, not readiness_problems(facts, settings))
+    yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)
+    yield _one(metrics.MOCK, settings.mock)
     yield reading(metrics.BUILD_INFO, {(__version__, platform.python_version()): 1})
 
 
@@ -41,6 +45,8 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield reading(metrics.LIMIT_USAGE, {(period,): use.current for period, use in ledger.limits.items()})
     yield reading(metrics.LIMIT_MAX, {(period,): use.limit for period, use in ledger.limits.items()})
     yield reading(metrics.LIMIT_REMAINING, {(period,): use.remaining for period, use in ledger.limits.items()})
+    yield reading(metrics.LIMIT_ROOM, {(period,): use.frees_at or 0 for period, use in ledger.limits.items()})
+    yield reading(metrics.LIMIT_WINDOW_END, {(period,): use.ends_at or 0 for period, use in ledger.limits.items()})
     breakers = ledger.breakers.items()
     yield reading(metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers})
     yield reading(metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers})

@@ -29,6 +29,10 @@ SEED = {
     "circuit_breaker_state": ("gauge", ("service",)),
 }
 ADDED = {
+    "rate_limit_room_timestamp_seconds": ("gauge", ("period",)),
+    "rate_limit_window_end_timestamp_seconds": ("gauge", ("period",)),
+    "aitp_ready": ("gauge", ()),
+    "aitp_polling_interval_seconds": ("gauge", ()),
     "aitp_task_attempts_total": ("counter", ("task_type", "ending")),
     "aitp_deliveries_total": ("counter", ("outcome",)),
     "oauth_token_requests_total": ("counter", ("status",)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.metrics import open_metrics, prepare_directory
+from aitp.counting import open_metrics, prepare_directory
 from tests.metrics.reading import scrape, value
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from aitp.counting import open_metrics, prepare_directory
 from aitp.ledger import Cooldown, Report
-from aitp.metrics import FAMILIES, MOCK, CallStatus, open_metrics, prepare_directory, reading
+from aitp.metrics import FAMILIES, MOCK, CallStatus, reading
 from aitp.process.scoreboard import State
 from aitp.slotfiles import SlotFile, key_of
 from aitp.tasks import Ending, Health, Outcome, TaskStatus
@@ -76,6 +77,35 @@ def test_gauges_of_tasks_and_limits_are_the_ledgers(world: World) -> None:
     assert value(series, "rate_limit_remaining", period="minute") == 18
     assert value(series, "aitp_ledger_readable") == 1
     assert (value(series, "aitp_last_poll_timestamp_seconds") or 0) > time.time() - 60
+
+
+def test_a_used_up_limit_says_when_room_frees_and_a_fixed_one_when_its_window_ends(tmp_path: Path) -> None:
+    now = time.time()
+    world = World.create(tmp_path, RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="2")
+    world.admit("a")
+    ledger = world.ledger()
+    claim = world.claim(ledger)
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")], Health.HEALTHY))
+
+    rolling = scrape(world)
+    ledger.limits.publish("fixed", "UTC", {"minute": 1, "day": 9})
+    fixed = scrape(world)
+
+    room, end = "rate_limit_room_timestamp_seconds", "rate_limit_window_end_timestamp_seconds"
+    assert now + 60 <= (value(rolling, room, period="minute") or 0) < now + 70
+    assert value(rolling, room, period="hour") == 0
+    assert value(rolling, end, period="minute") == 0
+    midnight = (int(now) // 86_400 + 1) * 86_400
+    assert value(fixed, end, period="day") in (midnight, midnight + 86_400)
+    assert value(fixed, room, period="minute") in (0, value(fixed, end, period="minute"))
+
+
+def test_readiness_is_a_number_too(world: World) -> None:
+    assert value(scrape(world), "aitp_ready") == 1
+
+    world.master(State.DRAINING)
+
+    assert value(scrape(world), "aitp_ready") == 0
 
 
 @pytest.mark.parametrize(("state", "number"), [("closed", 0), ("open", 1), ("half-open", 2)])

@@ -1,0 +1,243 @@
+"""docs/METRICS.md and docs/SETTINGS.md, written from the declarations themselves. `bin/docs` runs it.
+
+Nobody edits these two files by hand, and a test compares them with what this module would write. What a label may be,
+and what form a text setting has, stands here, because no declaration says it in words: an unknown label or a missing
+description is an error, not an empty cell. Not a part of the running service.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from aitp import metrics, values
+from aitp.metrics import FAMILIES, Family, Source
+from aitp.policy.routing import Why
+from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
+from aitp.tasks import Ending, Service, TaskStatus, TaskType
+from aitp.urls import service_url
+from aitp.wording import allowed, parts_of
+
+NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
+
+
+def documents() -> dict[Path, str]:
+    """The generated documents: where each belongs, and what it should say."""
+    return {
+        PROJECT_ROOT / "docs/METRICS.md": metrics_document(),
+        PROJECT_ROOT / "docs/SETTINGS.md": settings_document(FIELDS, sections()),
+    }
+
+
+def main() -> None:
+    """Write them all."""
+    for path, text in documents().items():
+        path.write_text(text)
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _words(*names: object) -> str:
+    return ", ".join(f"`{getattr(name, 'value', name)}`" for name in names)
+
+
+_MODELS = "a model of the settings or one of the usual ones, else `other`"
+
+# What each label tells, and its values: all of them, because a label without bounds would be the end of Prometheus.
+LABELS: Mapping[str, tuple[str, str]] = {
+    "cause": ("how a child ended that nobody had asked to", _words(*metrics.EXIT_CAUSES)),
+    "ending": ("how an attempt ended", _words(*Ending)),
+    "endpoint": (
+        "which call of the task API",
+        _words(metrics.PENDING_ENDPOINT, metrics.TASK_ENDPOINT, metrics.OTHER),
+    ),
+    "from": ("the provider of first choice", "`ollama`"),
+    "kind": ("which number of bytes", "`completed`, `total`"),
+    "le": (
+        "upper bound of a histogram's bucket, in seconds",
+        _words(*(f"{bound:g}" for bound in metrics.BUCKETS[:-1]), "+Inf"),
+    ),
+    "method": ("HTTP method", "`GET`, `PATCH`, `other`"),
+    "model": ("which model", _MODELS),
+    "outcome": ("what became of an attempt to deliver", _words(*metrics.DELIVERY_OUTCOMES)),
+    "period": ("which rate limit", _words(*metrics.PERIODS) + "; those that are switched off have no gauges"),
+    "python": ("version of Python", "like `3.11.2`"),
+    "reason": ("why a call went to the second choice", _words(*Why)),
+    "role": ("what a child is for", _words(*metrics.ROLES)),
+    "service": ("which service a breaker or a cooldown is about", _words(*Service)),
+    "state": (
+        "of a task that waits: claimable now or later; of a child: what it is doing",
+        "`ready`, `waiting`; `starting`, `waiting`, `idle`, `busy`, `leaving`",
+    ),
+    "status": (
+        "how it ended",
+        f"a task: {_words(*TaskStatus)}; a call to a provider: {_words(*metrics.CallStatus)}; "
+        "a request for a token: `success`, `failure`",
+    ),
+    "status_code": ("HTTP status", "a number, or `none`: no answer"),
+    "task_type": ("type of task", _words(*TaskType) + ", and those of other packages"),
+    "to": ("the provider that was asked instead", "`openai`"),
+    "type": ("which tokens", _words(*metrics.TOKEN_TYPES, metrics.OTHER)),
+    "version": ("version of aitp", "like `1.0.0`"),
+}
+
+
+def metrics_document() -> str:
+    """docs/METRICS.md."""
+    return "\n".join(_metrics_lines())
+
+
+def _metrics_lines() -> Iterator[str]:
+    yield "# Metrics"
+    yield ""
+    yield NOTE
+    yield ""
+    yield (
+        "What `/metrics` answers, in Prometheus' text format, from `aitp/metrics.py`. Counters and histograms outlive "
+        "restarts of the processes that count them; gauges are read at each scrape and kept nowhere. Every series "
+        "whose labels can be known is there from the start, with 0. A gauge whose source cannot be read is left out "
+        "of the scrape: no value is better than one of yesterday."
+    )
+    yield ""
+    yield (
+        "Alerts over these are in `docker/alerts.yml`, what to do about each in [OPERATING.md](OPERATING.md#alerts); "
+        "the dashboard is `docker/grafana/dashboards/aitp.json`."
+    )
+    for source in Source:
+        families = [family for family in FAMILIES.values() if family.source is source]
+        if not families:
+            continue
+        yield ""
+        yield f"## From {source.value.split(',')[0]}" if source is not Source.COUNTED else "## Counted"
+        yield ""
+        yield f"Read from: {source.value}." if source is not Source.COUNTED else f"Values are {source.value}."
+        yield ""
+        yield "| metric | type | labels | meaning |"
+        yield "| --- | --- | --- | --- |"
+        yield from map(_metric_row, families)
+    yield ""
+    yield "## Labels"
+    yield ""
+    yield "| label | what it tells | values |"
+    yield "| --- | --- | --- |"
+    used = {label for family in FAMILIES.values() for label in family.labels} | {"le"}
+    for label in sorted(used):
+        tells, found = _label(label)
+        yield f"| `{label}` | {tells} | {found} |"
+    yield ""
+
+
+def _metric_row(family: Family) -> str:
+    labels = _words(*family.labels) if family.labels else ""
+    return f"| `{family.name}` | {family.type} | {labels} | {_cell(family.help)} |"
+
+
+def _label(label: str) -> tuple[str, str]:
+    try:
+        return LABELS[label]
+    except KeyError:
+        raise ValueError(f"aitp/reference.py: say in LABELS what the label {label} tells, and its values") from None
+
+
+# ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# The form of what is not a number, a switch or one of a few words, by the function in the settings that judges it.
+FORMS: Mapping[object, str] = {
+    service_url: "an address, `http://` or `https://`",
+    values.model_names: "a JSON array of names, or names separated by commas",
+    values.model_map: "a JSON object from name to name",
+    values.model_options: "a JSON object",
+    values.keep_alive: "a duration like `5m`, seconds, or -1",
+    values.zone_name: "a name of the time zone database, like `America/Sao_Paulo`",
+    values.project_slug: "lower-case letters, digits and hyphens",
+    values.language_code: "a language code, like `pt` or `pt-BR`",
+    values.plain_words: "printable characters, 100 at most",
+    values.contact: "printable ASCII without parentheses, 200 at most",
+}
+
+
+def sections(example: Path = PROJECT_ROOT / ".env.example") -> dict[str, list[str]]:
+    """The settings by section, in the order in which .env.example shows them."""
+    found: dict[str, list[str]] = {}
+    for line in example.read_text().splitlines():
+        if title := re.fullmatch(r"# ---- (.+) ----", line):
+            found[title[1]] = []
+        elif name := re.match(r"(?:# )?([A-Z][A-Z0-9_]+)=", line):
+            found[next(reversed(found))].append(name[1])
+    return found
+
+
+def settings_document(fields: Mapping[str, FieldInfo], sections: Mapping[str, list[str]]) -> str:
+    """docs/SETTINGS.md."""
+    return "\n".join(_settings_lines(fields, sections))
+
+
+def _settings_lines(fields: Mapping[str, FieldInfo], sections: Mapping[str, list[str]]) -> Iterator[str]:
+    yield "# Settings"
+    yield ""
+    yield NOTE
+    yield ""
+    yield (
+        "Every variable of the environment, or of the file that `AITP_ENV_FILE` names (else `.env` in the current "
+        "directory), from `aitp/settings.py`. A variable that is set but empty counts as unset. `aitp check` says what "
+        "is wrong with yours and what to do; a running service reads the file again on HUP, and if something in it is "
+        "wrong, nothing changes."
+    )
+    yield ""
+    files = " and ".join(f"`{name}_FILE`" for name in SECRETS)
+    yield f"A secret may stand in a file of its own, named by {files}: one or the other, not both."
+    for title, names in sections.items():
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield "| setting | default | allowed | meaning |"
+        yield "| --- | --- | --- | --- |"
+        for name in names:
+            field = fields[name]
+            assert field.description
+            yield f"| `{name}` | {_default(field)} | {_form(field)} | {_cell(field.description)} |"
+    missing = sorted(set(fields) - {name for names in sections.values() for name in names})
+    if missing:
+        raise ValueError(f".env.example does not show {', '.join(missing)}: add it there first")
+    yield ""
+
+
+def _default(field: FieldInfo) -> str:
+    """As it would be written in a file of settings."""
+    if field.is_required():
+        return "*required*"
+    default: Any = field.default
+    if default is None or default == "":
+        return ""
+    if isinstance(default, bool | tuple | list | dict):
+        return f"`{json.dumps(default)}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _form(field: FieldInfo) -> str:
+    """What may be set, in words."""
+    words = allowed(field)
+    if not words.startswith("what it is for"):
+        return words.removeprefix("one of ")
+    parts = [*parts_of(field.annotation), *field.metadata]
+    if SecretStr in parts:
+        return "a secret"
+    for part in parts:
+        if form := FORMS.get(getattr(part, "func", None)):
+            return form
+    return "a path" if Path in parts else "text"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
