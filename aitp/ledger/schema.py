@@ -1,6 +1,7 @@
 """The tables, as numbered migrations: entry N of MIGRATIONS takes a ledger from version N to N + 1.
 
-A migration that has been released is never edited; a change is a new entry. Texts and results live in tables of
+A migration that has been released is never edited; a change is a new entry, and `python -m tests.ledger.dump` writes
+down a ledger of the new version for the tests to migrate from then on. Texts and results live in tables of
 their own, because SQLite rewrites a whole row at each change of state.
 
 Life of a task: `ready → claimed → finished → (deleted, a tombstone stays a while) | dead`. A row with a slot is owned
