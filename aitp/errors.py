@@ -51,6 +51,10 @@ class CooldownRequired(RetryableError):
         self.model = model
 
 
+class ModelMissing(CooldownRequired):
+    """A model that is supported is not at its provider. Somebody is sent to get it, and its tasks wait for it."""
+
+
 class NonRetryableError(AitpError):
     """This task can never succeed as it stands: invalid content, unsupported model, an input the provider refuses."""
 

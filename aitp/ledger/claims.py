@@ -17,7 +17,7 @@ from typing import NamedTuple
 import apsw
 
 from aitp.ledger.breakers import Breakers, Gate
-from aitp.ledger.cooldowns import cooling_until
+from aitp.ledger.cooldowns import Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, THESE, Database, Row, these
 from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
 from aitp.ledger.due import next_due, promote_due
@@ -26,8 +26,11 @@ from aitp.ledger.limits import Exceeded, Limits
 from aitp.ledger.pauses import paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, select_batch, select_probe
-from aitp.policy.routing import Route, choose
+from aitp.policy.routing import Arrival, Route, Standing, choose, standing
 from aitp.tasks import Kind, Task
+
+# Whoever waits for a model is woken when it has come; this is for those who are not.
+MODEL_LOOK_SECONDS = 10.0
 
 
 class Because(StrEnum):
@@ -37,6 +40,7 @@ class Because(StrEnum):
     LIMIT = "limit"
     BREAKER = "breaker"
     COOLDOWN = "cooldown"
+    MODEL = "model"
     DISK = "disk"
     PAUSED = "paused"
     PROCESSOR = "processor"
@@ -46,13 +50,14 @@ class Because(StrEnum):
 class Terms:
     """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
 
-    `needs`: services that a kind needs besides its provider.
+    `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
     """
 
     workers: int
     routes: Callable[[Kind], Sequence[Route]]
     batch_size: Callable[[Kind], int]
     needs: Callable[[Kind], Sequence[str]] = lambda kind: ()
+    arrival: Callable[[Route], Arrival] = lambda route: Arrival.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +149,8 @@ class Claims:
             if block := self._missing(connection, terms.needs(kind), now):
                 blocks.append(block)
                 continue
-            is_blocked = partial(self._is_blocked, connection, now, blocks, kind)
-            route = choose(terms.routes(kind), is_blocked)
+            stands = partial(self._stands, connection, now, blocks, kind, terms)
+            route = choose(terms.routes(kind), stands)
             if route is not None:
                 gate = self._breakers.gate(connection, (route.provider,), now)
                 if gate.probe:
@@ -181,20 +186,25 @@ class Claims:
             gate = self._breakers.gate(connection, (service,), now)
             if not gate.passes:
                 return Idle(Because.BREAKER, gate.until, service=service)
-            cooling = cooling_until(connection, service, "", now)
-            if cooling is not None:
-                return Idle(Because.COOLDOWN, cooling, service=service)
+            if pause := cooling(connection, service, "", now):
+                return Idle(Because.COOLDOWN, pause.until, service=service)
         return None
 
-    def _is_blocked(
-        self, connection: apsw.Connection, now: float, blocks: list[Idle], kind: Kind, route: Route
-    ) -> bool:
-        """Whether something keeps tasks of `kind` from being sent by `route` now; if so, it is added to `blocks`."""
+    def _stands(
+        self, connection: apsw.Connection, now: float, blocks: list[Idle], kind: Kind, terms: Terms, route: Route
+    ) -> Standing:
+        """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to `blocks`."""
         gate = self._breakers.gate(connection, (route.provider,), now)
-        block = _block(connection, kind, route, gate, now)
+        pause = cooling(connection, route.provider, route.model, now)
+        block = _block(connection, kind, route, gate, pause, now)
+        missed = pause is not None and pause.awaited
+        found = standing(blocked=block is not None, missed=missed, arrival=terms.arrival(route))
+        if block is None and found is not Standing.FREE:
+            until = pause.until if pause is not None else now + MODEL_LOOK_SECONDS
+            block = Idle(Because.MODEL, until, service=route.provider)
         if block is not None:
             blocks.append(block)
-        return block is not None
+        return found
 
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
         if gate.probe:
@@ -205,13 +215,14 @@ class Claims:
         )
 
 
-def _block(connection: apsw.Connection, kind: Kind, route: Route, gate: Gate, now: float) -> Idle | None:
-    """What keeps tasks of `kind` from being sent by `route` now, if anything does."""
+def _block(
+    connection: apsw.Connection, kind: Kind, route: Route, gate: Gate, pause: Cooling | None, now: float
+) -> Idle | None:
+    """What keeps tasks of `kind` from being sent by `route` now, if anything does; a missing model is told apart."""
     if not gate.passes:
         return Idle(Because.BREAKER, gate.until, service=route.provider)
-    cooling = cooling_until(connection, route.provider, route.model, now)
-    if cooling is not None:
-        return Idle(Because.COOLDOWN, cooling, service=route.provider)
+    if pause is not None and not pause.awaited:
+        return Idle(Because.COOLDOWN, pause.until, service=route.provider)
     paused = paused_until(connection, kind.type, now)
     return None if paused is None else Idle(Because.PROCESSOR, paused)
 

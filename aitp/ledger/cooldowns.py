@@ -1,9 +1,12 @@
 """Cooldowns: pauses that a provider asked for (429), of one model or of everything it serves, kept in the ledger.
 
-The finish transaction writes them, the claim reads them. Everything runs inside a transaction of the caller's.
+A model that the provider lacks, and is about to get, is awaited: nobody asked for that pause. The finish transaction
+writes them, the claim reads them. Everything runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import apsw
 
@@ -13,26 +16,41 @@ MAX_COOLDOWN_SECONDS = 3_600.0
 MIN_COOLDOWN_SECONDS = 1.0
 
 
+class Cooling(NamedTuple):
+    """A pause in force."""
+
+    until: float
+    awaited: bool
+
+
 def cool_down(
-    connection: apsw.Connection, provider: str, model: str | None, seconds: float, now: float, reason: str
+    connection: apsw.Connection,
+    provider: str,
+    model: str | None,
+    seconds: float,
+    now: float,
+    reason: str,
+    *,
+    awaited: bool = False,
 ) -> None:
-    """Pause one model of a provider, or with None the whole provider (quota)."""
+    """Pause one model of a provider, or with None the whole provider (quota). `awaited`: the model is to come there."""
     until = now + min(max(seconds, MIN_COOLDOWN_SECONDS), MAX_COOLDOWN_SECONDS)
     connection.execute(
         # Of several answers that arrive together the longest pause counts, unless it is left over from before the
         # clock was set back.
-        "INSERT INTO cooldowns (provider, model, until, reason) VALUES (?1, ?2, ?3, ?4)"
-        " ON CONFLICT DO UPDATE SET until = excluded.until, reason = excluded.reason"
+        "INSERT INTO cooldowns (provider, model, until, reason, awaited) VALUES (?1, ?2, ?3, ?4, ?6)"
+        " ON CONFLICT DO UPDATE SET until = excluded.until, reason = excluded.reason, awaited = excluded.awaited"
         " WHERE until < excluded.until OR until > ?5",
-        (provider, model or "", until, reason, now + MAX_COOLDOWN_SECONDS),
+        (provider, model or "", until, reason, now + MAX_COOLDOWN_SECONDS, int(awaited)),
     )
 
 
-def cooling_until(connection: apsw.Connection, provider: str, model: str, now: float) -> float | None:
-    """When the cooldown of this provider's model ends; None if there is none. Reads only."""
+def cooling(connection: apsw.Connection, provider: str, model: str, now: float) -> Cooling | None:
+    """The pause of this provider's model, one that was asked for before one that is awaited. Reads only."""
     # One that reaches further than any may is left over from before the clock was set back: it has ended.
-    until = connection.execute(
-        "SELECT MAX(until) FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND until > ?3 AND until <= ?4",
+    row = connection.execute(
+        "SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND until > ?3 AND until <= ?4"
+        " ORDER BY awaited, until DESC LIMIT 1",
         (provider, model, now, now + MAX_COOLDOWN_SECONDS),
-    ).get
-    return None if until is None else float(until)
+    ).fetchone()
+    return None if row is None else Cooling(float(row[0]), bool(row[1]))

@@ -16,7 +16,7 @@ from enum import Enum
 import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.cooldowns import cool_down, cooling_until
+from aitp.ledger.cooldowns import cool_down, cooling
 from aitp.ledger.database import THESE, Database, Row, these
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
@@ -45,11 +45,15 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A pause that the provider asked for. `model` is None if all of its models must pause."""
+    """A pause that the provider asked for. `model` is None if all of its models must pause.
+
+    `awaited`: nobody asked for it, but the model is not there, and is to come.
+    """
 
     seconds: float
     model: str | None
     reason: str
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class Endings:
             if change is not None and change.opened:
                 _forgive(connection, provider)
             if pause := report.cooldown:
-                cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason)
+                cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason, awaited=pause.awaited)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.seq for outcome in outcomes if outcome.ending is not Ending.UNSENT]
@@ -181,7 +185,7 @@ class Endings:
     def _is_held_back(self, connection: apsw.Connection, route: Route, now: float) -> bool:
         """Whether something keeps tasks from being sent by `route` again at once."""
         gate = self._breakers.gate(connection, (route.provider,), now)
-        return not gate.passes or cooling_until(connection, route.provider, route.model, now) is not None
+        return not gate.passes or cooling(connection, route.provider, route.model, now) is not None
 
     def _settle(
         self,

@@ -182,6 +182,10 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (source, type, ending, reason)
     ) STRICT;
     """,
+    # Pauses that nobody asked for: a model is missing, and is being fetched.
+    """
+    ALTER TABLE cooldowns ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1));
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -15,7 +15,7 @@ import pybreaker
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.cooldowns import cool_down, cooling_until
+from aitp.ledger.cooldowns import cool_down, cooling
 from aitp.ledger.database import Database, as_ledger_error
 from aitp.tasks import Health
 
@@ -99,4 +99,5 @@ class Services:
 
     def _cooling(self, service: str) -> float | None:
         with as_ledger_error(self._database.path):
-            return cooling_until(self._database.connection, service, "", self._database.clock())
+            found = cooling(self._database.connection, service, "", self._database.clock())
+            return None if found is None else found.until

@@ -1,7 +1,9 @@
 """Which provider runs a task, as which model, and why. Pure; the claim asks, with what stands in each provider's way.
 
 Vectors of two models under one name are silent damage to whoever searches them, so a fallback is never silent: the
-route says what it falls back from and for what reason, and whoever claims by it logs and counts that.
+route says what it falls back from and for what reason, and whoever claims by it logs and counts that. And there is one
+only where the first choice has failed. A model that is being pulled has not: its tasks wait for it, no longer than its
+first pull may last, rather than be paid for elsewhere and land in another vector space.
 """
 
 from __future__ import annotations
@@ -26,6 +28,22 @@ class Why(StrEnum):
 
     FAILED = "failed"  # the first one failed for this very task
     BLOCKED = "blocked"  # the first one's breaker is open, or it cools down
+
+
+class Arrival(StrEnum):
+    """What is known of a model that its provider is to get. Whether it is there only the provider knows."""
+
+    UNKNOWN = "unknown"
+    COMING = "coming"  # it is being pulled for the first time, or is about to be
+    GIVEN_UP = "given up"  # a pull has failed; later ones may still succeed
+
+
+class Standing(StrEnum):
+    """How a route stands when a claim asks."""
+
+    FREE = "free"
+    BLOCKED = "blocked"  # the next route may stand in
+    AWAITED = "awaited"  # nothing stands in: its model is on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,22 @@ class Routing:
         return (first, Route("openai", instead, "ollama", Why.BLOCKED))
 
 
-def choose(options: Sequence[Route], is_blocked: Callable[[Route], bool]) -> Route | None:
-    """The first route that nothing stands in the way of; None if the task has to wait."""
-    return next((route for route in options if not is_blocked(route)), None)
+def standing(*, blocked: bool, missed: bool, arrival: Arrival) -> Standing:
+    """How a route stands. `blocked`: by a breaker or a pause asked for. `missed`: it lately had no such model.
+
+    Not blocked and not missed does not yet mean that the model is there; whoever asks for it finds out.
+    """
+    if blocked:
+        return Standing.BLOCKED
+    if missed:
+        return Standing.BLOCKED if arrival is Arrival.GIVEN_UP else Standing.AWAITED
+    return Standing.AWAITED if arrival is Arrival.COMING else Standing.FREE
+
+
+def choose(options: Sequence[Route], stands: Callable[[Route], Standing]) -> Route | None:
+    """The first route that is free, if none before it is awaited; None if the task has to wait."""
+    for route in options:
+        found = stands(route)
+        if found is not Standing.BLOCKED:
+            return route if found is Standing.FREE else None
+    return None

@@ -41,7 +41,7 @@ class Master:
         self._timings = heritage.timings
         self._staff = Staff(crew, heritage)
         self._errands = Errands(heritage.shed)
-        self._tending = Tending(self._errands, heritage.timings)
+        self._tending = Tending(self._errands, heritage.timings, self._wake_workers)
         self._systemd = systemd
         self._parent = os.getppid()
         self._started = time.time()
@@ -241,6 +241,11 @@ class Master:
             if child.role is Role.RELAY:
                 os.kill(child.pid, signal.SIGUSR1)
             self._wakes.ring(child.slot)
+
+    def _wake_workers(self) -> None:
+        for child in self._staff:
+            if child.role is Role.WORKER:
+                self._wakes.ring(child.slot)
 
     def _look_after_models(self) -> None:
         """USR2: a worker misses a model that it should find."""

@@ -132,10 +132,10 @@ class _Round:
             reason = "it was pulled again and vanished again; `aitp models pull` gets it back"
             if last.stage is Stage.PRESENT:
                 log.error("Model vanished again and is left alone", model=name, reason=reason)
-            return ModelState(Stage.FAILED, reason=reason, vanished=vanished)
+            return ModelState(Stage.FAILED, reason=reason, vanished=vanished, failures=last.failures)
         if last.stage is Stage.PRESENT:
             log.warning("Model vanished, pulling it again", model=name)
-        return ModelState(Stage.MISSING, vanished=vanished)
+        return ModelState(Stage.MISSING, vanished=vanished, failures=last.failures)
 
     def _pull(self, name: str) -> None:
         log.info("Model is being pulled", model=name, timeout_seconds=self._total_seconds)
@@ -150,13 +150,17 @@ class _Round:
             self._failed(name, following, f"it took longer than {self._total_seconds:g} s in all, and goes on later")
         except (RetryableError, NonRetryableError) as error:
             self._failed(name, following, str(error))
+        except KeyboardInterrupt:
+            self._failed(name, following, "it was interrupted")
+            raise
         else:
             state = following.state
             log.info("Model is there", model=name, bytes=state.total, seconds=round(time.monotonic() - started, 1))
-            self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total))
+            self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total, failures=0))
 
     def _failed(self, name: str, following: _Following, reason: str) -> None:
-        state = replace(following.state, stage=Stage.FAILED, reason=reason)
+        before = following.state
+        state = replace(before, stage=Stage.FAILED, reason=reason, failures=before.failures + 1)
         log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent)
         self._note(name, state)
 

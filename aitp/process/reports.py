@@ -11,6 +11,7 @@ from aitp.errors import (
     GraceOver,
     InputRefused,
     LedgerError,
+    ModelMissing,
     NonRetryableError,
     RetryableError,
     ServiceFault,
@@ -48,7 +49,7 @@ def _report(claim: Claim, error: Exception) -> Report:
         case CredentialsRefused():
             return _all(claim, Ending.POSTPONED, reason, Health.REFUSED)
         case CooldownRequired():
-            pause = Cooldown(error.seconds, error.model, reason)
+            pause = Cooldown(error.seconds, error.model, reason, awaited=isinstance(error, ModelMissing))
             return _all(claim, Ending.POSTPONED, reason, Health.HEALTHY, pause)
         case ServiceFault():
             return _all(claim, Ending.RETRY, reason, Health.FAULTY)

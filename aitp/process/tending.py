@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 
 from aitp.process import errand
 from aitp.process.crew import Timings
@@ -21,10 +22,11 @@ NAME = "look after models"
 
 
 class Tending:
-    """One master's. `due` is monotonic."""
+    """One master's. `ended` is called after each look: tasks may be waiting for a model. `due` is monotonic."""
 
-    def __init__(self, errands: Errands, timings: Timings) -> None:
+    def __init__(self, errands: Errands, timings: Timings, ended: Callable[[], None]) -> None:
         self._errands = errands
+        self._tell = ended
         self._timings = timings
         self._due = math.inf
         self._anew = False
@@ -55,6 +57,7 @@ class Tending:
         return math.inf
 
     def _ended(self, exit_code: int) -> None:
+        self._tell()
         if exit_code == errand.DONE:
             return
         self._due = min(self._due, time.monotonic() + self._pause)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aitp.ledger import Terms
 from aitp.policy.model_names import with_tag
 from aitp.policy.routing import Mode, Route, Routing
+from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
 from aitp.providers.foreign import foreign_models
 from aitp.tasks import Kind, Service
@@ -34,7 +35,7 @@ def terms_of(settings: Settings) -> Terms:
     def needs(kind: Kind) -> Sequence[str]:
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and PROCESSORS[kind.type].looks_up else ()
 
-    return Terms(settings.concurrency_limit, routes, batch_size, needs)
+    return Terms(settings.concurrency_limit, routes, batch_size, needs, Arrivals(settings))
 
 
 def routing_of(settings: Settings) -> Routing:

@@ -14,12 +14,20 @@ from typing import Any
 import httpx2
 import orjson
 
-from aitp.errors import AitpError, AnswerCut, InputTooLong, NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import (
+    AitpError,
+    AnswerCut,
+    InputTooLong,
+    ModelMissing,
+    NonRetryableError,
+    RetryableError,
+    ServiceFault,
+)
 from aitp.logs import get_logger
 from aitp.policy.cutting import shortened
 from aitp.policy.model_names import with_tag
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.ollama_failures import OLLAMA, ModelMissing, PathMissing, judge
+from aitp.providers.ollama_failures import OLLAMA, PathMissing, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
 from aitp.providers.wire import NO_OTHERS, BodyBound

@@ -19,6 +19,7 @@ from aitp.errors import (
     CredentialsRefused,
     InputRefused,
     InputTooLong,
+    ModelMissing,
     NonRetryableError,
     ServiceFault,
 )
@@ -30,10 +31,6 @@ MAX_PAUSE_SECONDS = 3_600.0
 MIN_PAUSE_SECONDS = 0.1
 RATE_PAUSE_SECONDS = 5.0  # where the server does not say
 MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
-
-
-class ModelMissing(CooldownRequired):
-    """A model that we support is not on the server: its tasks wait until it has been pulled."""
 
 
 class PathMissing(ServiceFault):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from aitp.policy.routing import Arrival
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
@@ -32,17 +33,28 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not."""
+    """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not.
+
+    `failures`: pulls that have failed since it was last there.
+    """
 
     stage: Stage
     completed: int = 0
     total: int = 0
     reason: str = ""
     vanished: int = 0
+    failures: int = 0
 
     @property
     def percent(self) -> int:
         return 100 * self.completed // self.total if self.total else 0
+
+    @property
+    def arrival(self) -> Arrival:
+        """Whether it is worth waiting for. A first pull is; after a failure others may stand in until it is there."""
+        if self.stage is Stage.PRESENT:
+            return Arrival.UNKNOWN
+        return Arrival.GIVEN_UP if self.failures or self.stage is Stage.FAILED else Arrival.COMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +95,5 @@ def read_stock(runtime_dir: Path) -> Stock | None:
         return None
 
 
-def _state(stage: str, completed: int, total: int, reason: str, vanished: int) -> ModelState:
-    return ModelState(Stage(stage), int(completed), int(total), str(reason), int(vanished))
+def _state(stage: str, completed: int, total: int, reason: str, vanished: int, failures: int) -> ModelState:
+    return ModelState(Stage(stage), int(completed), int(total), str(reason), int(vanished), int(failures))

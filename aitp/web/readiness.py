@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from aitp.ledger.claims import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, Snapshot
+from aitp.policy.routing import Arrival
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
 from aitp.providers.stock import ModelState, Stage, Stock, uses_models
@@ -106,11 +107,13 @@ def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[str]:
         return
     for name in settings.supported_models:
         state = stock.models.get(name, ModelState(Stage.MISSING))
+        if replaceable and state.arrival is not Arrival.COMING:
+            continue
         if state.stage is Stage.PULLING:
             yield f"the model {name} is being pulled: {state.percent} %"
         elif state.stage is Stage.MISSING:
             yield f"the model {name} is missing, and is to be pulled"
-        elif state.stage is Stage.FAILED and not replaceable:
+        elif state.stage is Stage.FAILED:
             yield f"the model {name} could not be pulled: {state.reason}"
 
 

@@ -45,6 +45,29 @@ def test_openai_stands_in_for_an_ollama_that_is_away_and_says_so(service: Servic
     assert world.summary().wrong_results == 0
 
 
+def test_a_model_on_its_way_is_waited_for_though_openai_could_stand_in(service: Service) -> None:
+    world = service.open_world(ollama_api={"present": ["qwen3:0.6b"], "pull_seconds": 3.0})
+
+    begin(service, "hybrid", world)
+
+    service.await_states(40, succeeded=ALL)
+    assert {line["provider"] for line in service.said("Task processing completed")} == {"ollama"}
+    assert world.purchases() == []
+    embeddings = [line for line in service.said("Task put back") if line["task_type"] == "text_embedding"]
+    assert len(embeddings) <= 3, "while it is known that the model is on its way nobody asks for it"
+
+
+def test_openai_stands_in_for_a_model_that_cannot_be_had(service: Service) -> None:
+    world = service.open_world(ollama_api={"present": ["qwen3:0.6b"], "pull_error": "pull model manifest: not found"})
+
+    begin(service, "hybrid", world)
+
+    service.await_states(40, succeeded=ALL)
+    ended = service.said("Task processing completed")
+    providers = {(line["task_type"] == "text_embedding", line["provider"]) for line in ended}
+    assert providers == {(True, "openai"), (False, "ollama")}
+
+
 def test_wikidata_away_makes_results_late_and_never_empty(service: Service) -> None:
     world = service.open_world()
     world.down("wikidata_api", 3)

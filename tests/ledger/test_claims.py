@@ -6,7 +6,7 @@ import pytest
 
 from aitp.ledger import Because, Cause, Cooldown, Idle, Report, Rules, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES
-from aitp.policy.routing import Route
+from aitp.policy.routing import Arrival, Route, Why
 from aitp.tasks import Ending, Health, Kind, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, report, terms
@@ -217,6 +217,47 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
     )
 
     assert world.idle().until == START + 300.0
+
+
+def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: World) -> None:
+    known = {"arrival": Arrival.UNKNOWN}
+    routes = (Route("ollama", SMALL.model), Route("openai", SMALL.model, "ollama", Why.BLOCKED))
+    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=lambda route: known["arrival"])
+    world.admit("a")
+    claim = world.claim(terms=terms)
+    missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
+    outcome = Outcome(claim.tasks[0], Ending.POSTPONED)
+    world.ledger.claims.finish(claim, Report([outcome], Health.HEALTHY, cooldown=missing))
+
+    assert claim.route == routes[0]
+    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (Because.MODEL, START + 10.0)
+    known["arrival"] = Arrival.COMING
+    world.clock.go(11.0)
+    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (Because.MODEL, START + 21.0)
+    known["arrival"] = Arrival.UNKNOWN
+    claim = world.claim(terms=terms)
+    assert claim.route == routes[0]
+    world.ledger.claims.finish(
+        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=missing)
+    )
+    known["arrival"] = Arrival.GIVEN_UP
+    assert world.claim(terms=terms).route == routes[1]
+
+
+def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world: World) -> None:
+    def routes(kind: Kind) -> tuple[Route, ...]:
+        return (Route("ollama", kind.model), Route("openai", kind.model, "ollama", Why.BLOCKED))
+
+    terms = Terms(1, routes, lambda kind: 1)
+    for kind, model, awaited in ((SMALL, SMALL.model, True), (LARGE, None, False)):
+        world.admit(kind.model, kind=kind)
+        claim = world.claim(terms=terms)
+        pause = Cooldown(300.0, model, "", awaited=awaited)
+        world.ledger.claims.finish(
+            claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
+        )
+
+    assert world.claim(terms=terms).route == routes(SMALL)[1]
 
 
 def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) -> None:

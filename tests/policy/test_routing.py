@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aitp.policy.model_names import with_tag
-from aitp.policy.routing import Mode, Route, Routing, Why, choose
+from aitp.policy.routing import Arrival, Mode, Route, Routing, Standing, Why, choose, standing
 
 EMBEDDING = "text-embedding-3-small"
 NOMIC = "nomic-embed-text"
@@ -93,12 +93,44 @@ def test_an_ollama_name_never_reaches_openai() -> None:
             assert (route.provider == "openai") == (route.model != NOMIC)
 
 
-def test_the_first_route_that_is_free_is_taken_and_else_the_task_waits() -> None:
-    options = routing().options(NOMIC, EMBEDDING)
+FREE, BLOCKED, AWAITED = Standing.FREE, Standing.BLOCKED, Standing.AWAITED
 
-    assert choose(options, lambda route: False) == options[0]
-    assert choose(options, lambda route: route.provider == "ollama") == options[1]
-    assert choose(options, lambda route: True) is None
+CHOICES = [
+    ("the first that is free is taken", (FREE, FREE), 0),
+    ("what is blocked is stood in for", (BLOCKED, FREE), 1),
+    ("what is awaited is waited for, though another is free", (AWAITED, FREE), None),
+    ("nobody waits at a stand-in", (BLOCKED, AWAITED), None),
+    ("if all are blocked the task waits", (BLOCKED, BLOCKED), None),
+    ("one that is free is taken though a later one is awaited", (FREE, AWAITED), 0),
+]
+
+
+@pytest.mark.parametrize(("stands", "chosen"), [row[1:] for row in CHOICES], ids=[row[0] for row in CHOICES])
+def test_the_choice_among_the_routes(stands: tuple[Standing, Standing], chosen: int | None) -> None:
+    options = routing().options(NOMIC, EMBEDDING)
+    found = choose(options, lambda route: stands[options.index(route)])
+
+    assert found == (None if chosen is None else options[chosen])
+
+
+STANDINGS = [
+    ("nothing stands in the way", False, False, Arrival.UNKNOWN, FREE),
+    ("its model is being pulled", False, False, Arrival.COMING, AWAITED),
+    ("no pull brought it, but somebody may have", False, False, Arrival.GIVEN_UP, FREE),
+    ("it has just vanished", False, True, Arrival.UNKNOWN, AWAITED),
+    ("it is missing, and is being pulled", False, True, Arrival.COMING, AWAITED),
+    ("it is missing, and no pull brought it", False, True, Arrival.GIVEN_UP, BLOCKED),
+    ("a breaker is open", True, False, Arrival.UNKNOWN, BLOCKED),
+    ("the server died while it pulled", True, False, Arrival.COMING, BLOCKED),
+    ("the server died without its model", True, True, Arrival.UNKNOWN, BLOCKED),
+]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "missed", "arrival", "expected"), [row[1:] for row in STANDINGS], ids=[row[0] for row in STANDINGS]
+)
+def test_how_a_route_stands(blocked: bool, missed: bool, arrival: Arrival, expected: Standing) -> None:
+    assert standing(blocked=blocked, missed=missed, arrival=arrival) is expected
 
 
 def test_names_get_the_tag_that_ollama_gives_them() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from aitp import logs
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
+from aitp.policy.routing import Arrival
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.scoreboard import State
 from aitp.providers.stock import FILE_NAME, ModelState, Stage, Stock, read_stock, write_stock
@@ -113,7 +114,7 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
     )
     assert look_after_models(settings) is Look.SOME_MISSING
     first = state_of(settings)
-    assert first.stage is Stage.FAILED
+    assert (first.stage, first.failures, first.arrival) == (Stage.FAILED, 1, Arrival.GIVEN_UP)
     assert "longer than 1.5 s in all" in first.reason
     assert 0 < first.completed < first.total
     assert len(ollama_api.pulls) == 2  # the other model had its turn
@@ -122,6 +123,21 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
     seen: list[ModelState] = []
     assert look_after_models(settings, told=lambda name, state: seen.append(state)) is Look.ALL_THERE
     assert next(state for state in seen if state.completed).completed >= first.completed
+    assert {state.arrival for state in seen if state.stage is Stage.PULLING} == {Arrival.GIVEN_UP}
+    assert (state_of(settings).failures, state_of(settings).arrival) == (0, Arrival.UNKNOWN)
+
+
+def test_a_pull_that_is_interrupted_is_not_waited_for(ollama_api: OllamaApi, tmp_path: Path) -> None:
+    ollama_api.present = set()
+    settings = settings_at(tmp_path, ollama_api)
+
+    def told(name: str, state: ModelState) -> None:
+        if state.stage is Stage.PULLING and state.percent > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_after_models(settings, told=told)
+    assert (state_of(settings).reason, state_of(settings).arrival) == ("it was interrupted", Arrival.GIVEN_UP)
 
 
 def test_a_model_that_cannot_be_had_costs_the_others_nothing(ollama_api: OllamaApi, tmp_path: Path) -> None:
@@ -161,7 +177,7 @@ def test_a_model_that_vanishes_is_pulled_again_once(ollama_api: OllamaApi, tmp_p
 
 def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
     assert read_stock(tmp_path) is None
-    stock = Stock({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1)}, "problem", 5.0)
+    stock = Stock({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1, 2)}, "problem", 5.0)
     write_stock(tmp_path, stock)
     assert read_stock(tmp_path) == stock
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

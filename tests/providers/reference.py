@@ -15,6 +15,7 @@ from aitp.errors import (
     GraceOver,
     InputRefused,
     InputTooLong,
+    ModelMissing,
     ModelRefused,
     NonRetryableError,
     RetryableError,
@@ -25,6 +26,7 @@ from aitp.providers import failures, ollama_failures
 # The first class that fits, as in `aitp.process.reports`.
 EFFECTS: Sequence[tuple[type[AitpError], str]] = (
     (CredentialsRefused, "the breaker opens at once; tasks wait, no attempt is counted"),
+    (ModelMissing, "the model is pulled; tasks wait, in mode hybrid until a pull has failed; no attempt is counted"),
     (CooldownRequired, "a pause of that model (of the account, for want of credit); tasks wait, no attempt is counted"),
     (ServiceFault, "the breaker counts it; tried again after back-off, in mode hybrid at the next provider"),
     (DeadlineExceeded, "as a service fault; the client is thrown away"),

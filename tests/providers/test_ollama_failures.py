@@ -13,11 +13,12 @@ from aitp.errors import (
     CredentialsRefused,
     InputRefused,
     InputTooLong,
+    ModelMissing,
     NonRetryableError,
     RetryableError,
     ServiceFault,
 )
-from aitp.providers.ollama_failures import ROWS, ModelMissing, PathMissing, Refusal
+from aitp.providers.ollama_failures import ROWS, PathMissing, Refusal
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, TEXT, provider_at
 from tests.providers.scripted import Answer, flood, raw, reply, scripted
 

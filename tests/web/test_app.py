@@ -247,7 +247,7 @@ def test_the_page_escapes_whatever_it_shows(world: World) -> None:
     ledger = world.ledger()
     with ledger._database.transaction() as connection:
         connection.execute("UPDATE breakers SET state = 'open', reason = ?", (attack,))
-        connection.execute("INSERT INTO cooldowns VALUES (?1, ?1, 9e9, ?1)", (attack,))
+        connection.execute("INSERT INTO cooldowns VALUES (?1, ?1, 9e9, ?1, 0)", (attack,))
         connection.execute("UPDATE polls SET problem = ?", (attack,))
     ledger.close()
 

@@ -162,11 +162,13 @@ def test_a_provider_is_missed_only_if_none_stands_in(
 
 PULLING = Stock({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100)})
 FAILED = Stock({"nomic-embed-text": ModelState(Stage.FAILED, 40, 100, "disk full")})
+AGAIN = Stock({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100, failures=1)})
 STOCKS: list[tuple[Stock | None, str, str]] = [  # …, in mode ollama, in mode hybrid with a key
     (None, "have not been looked for yet", "have not been looked for yet"),
     (PULLING, "nomic-embed-text is being pulled: 40 %", "nomic-embed-text is being pulled: 40 %"),
     (Stock({}), "nomic-embed-text is missing", "nomic-embed-text is missing"),
     (FAILED, "nomic-embed-text could not be pulled: disk full", ""),
+    (AGAIN, "nomic-embed-text is being pulled: 40 %", ""),
     (Stock({}, problem="connection refused"), "cannot be asked for its models: connection refused", ""),
     (Stock({"nomic-embed-text": ModelState(Stage.PRESENT), "other": ModelState(Stage.FAILED)}), "", ""),
 ]
