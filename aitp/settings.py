@@ -32,6 +32,7 @@ from aitp.errors import ConfigurationError
 from aitp.trust import Authorities, Trust, read_authorities
 from aitp.urls import refuse_open_secrets, service_url
 from aitp.values import (
+    bearer_token,
     contact,
     header_value,
     keep_alive,
@@ -246,6 +247,11 @@ class Settings(BaseModel):
     metrics_port: int = Field(
         8001, ge=1, le=65_535, description="Port that /metrics, /health, /ready and the page listen on."
     )
+    metrics_token: Annotated[SecretStr, AfterValidator(bearer_token)] | None = Field(
+        None,
+        description="Ask for this bearer token (or password, in a browser) before /metrics and the page are shown; "
+        "/health and /ready then tell others their status alone. Or METRICS_TOKEN_FILE=path of a file that holds it.",
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper_case)] = Field(
         "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
     )
@@ -298,7 +304,7 @@ class Settings(BaseModel):
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
-SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY")
+SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "METRICS_TOKEN")
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 

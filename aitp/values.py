@@ -107,6 +107,15 @@ def header_value(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def bearer_token(secret: SecretStr) -> SecretStr:
+    # Nobody is shut out after so many guesses: it must be one that cannot be guessed.
+    if not re.fullmatch(r"[!-~]{16,}", secret.get_secret_value()):
+        raise ValueError(
+            "must be one word of at least 16 printable ASCII characters, like `openssl rand -hex 32` prints"
+        )
+    return secret
+
+
 def lower_case(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 

@@ -1,5 +1,6 @@
 """The WSGI application: /metrics, /health, /ready and the page. It answers GET and HEAD, reads, and changes nothing.
 
+With METRICS_TOKEN set, those without it see the status codes of /health and /ready alone (`aitp.web.access`).
 Nothing is kept between requests but the last good scrape, and nothing runs between them. Ledger or scoreboard may be
 missing or garbled: the answer then says so. `aitp.web.serve` runs it under waitress; tests call it as it is.
 """
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from aitp import SERVICE_NAME, __version__
 from aitp.logs import get_logger
 from aitp.settings import Settings
+from aitp.web.access import CHALLENGE, may_see_all
 from aitp.web.facts import Facts, read_facts
 from aitp.web.gauges import gauges
 from aitp.web.page import STYLE_HASH, render
@@ -65,21 +67,26 @@ class Application:
             "/metrics": self._metrics,
             "/ready": self._ready,
         }
+        self._for_everyone: dict[str, Callable[[], Answer]] = {
+            "/health": self._health_in_short,
+            "/ready": self._ready_in_short,
+        }
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method = environ.get("REQUEST_METHOD", "GET")
-        answer = self._answer(method, environ.get("PATH_INFO", "/"))
+        answer = self._answer(method, environ.get("PATH_INFO", "/"), environ.get("HTTP_AUTHORIZATION", ""))
         length = ("Content-Length", str(len(answer.body)))
         start_response(answer.status, [("Content-Type", answer.type), length, *SECURITY_HEADERS, *answer.headers])
         return [] if method == "HEAD" else [answer.body]
 
-    def _answer(self, method: str, path: str) -> Answer:
-        route = self._routes.get(path)
-        if route is None:
+    def _answer(self, method: str, path: str, authorization: str) -> Answer:
+        if path not in self._routes:
             return _plain("404 Not Found", f"There are {', '.join(self._routes)}.")
         if method not in ("GET", "HEAD"):
             return _plain("405 Method Not Allowed", "Only GET and HEAD.", ("Allow", "GET, HEAD"))
         try:
+            trusted = may_see_all(authorization, self.settings.metrics_token)
+            route = self._routes[path] if trusted else self._for_everyone.get(path, _refuse)
             return route()
         except Exception:
             # The border of a request: whoever looks at a broken service must not see a traceback, the log must.
@@ -104,6 +111,14 @@ class Application:
     def _ready(self) -> Answer:
         problems = readiness_problems(read_facts(self.settings), self.settings)
         return _json({"status": "not ready" if problems else "ready", "service": SERVICE_NAME}, problems)
+
+    def _health_in_short(self) -> Answer:
+        problems = health_problems(read_facts(self.settings))
+        return _status("unhealthy" if problems else "healthy", well=not problems)
+
+    def _ready_in_short(self) -> Answer:
+        problems = readiness_problems(read_facts(self.settings), self.settings)
+        return _status("not ready" if problems else "ready", well=not problems)
 
     def _page(self) -> Answer:
         facts = read_facts(self.settings)
@@ -136,6 +151,15 @@ def _json(body: dict[str, object], problems: list[str], *, mock: bool = False) -
     if problems:
         body["reasons"] = problems
     return Answer(UNAVAILABLE if problems else OK, "application/json", json.dumps(body).encode() + b"\n")
+
+
+def _refuse() -> Answer:
+    return _plain("401 Unauthorized", "This needs METRICS_TOKEN.", ("WWW-Authenticate", CHALLENGE))
+
+
+def _status(status: str, *, well: bool) -> Answer:
+    body = json.dumps({"status": status, "service": SERVICE_NAME}).encode() + b"\n"
+    return Answer(OK if well else UNAVAILABLE, "application/json", body)
 
 
 def _plain(status: str, text: str, *headers: tuple[str, str]) -> Answer:

@@ -11,23 +11,19 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import Any, NoReturn
-
-import waitress  # type: ignore[import-untyped]
+from typing import NoReturn
 
 from aitp import logs
 from aitp.errors import ConfigurationError
 from aitp.settings import Settings, load_settings
 from aitp.web.app import Application, build_app
+from aitp.web.connections import listen
 
 log = logs.get_logger(__name__)
 
 EXIT_FAILED, EXIT_CONFIGURATION = 1, 78
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-
-# How often waitress looks for dead connections. It wakes for nothing else that is not a request.
-_ROUNDS_SECONDS = 30
 
 
 def run_metrics(settings: Settings) -> int:
@@ -40,7 +36,7 @@ def run_metrics(settings: Settings) -> int:
     # Blocked while waitress starts its thread, so that only this one is ever interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        server = _bind(application, settings)
+        server = listen(application, settings.metrics_host, settings.metrics_port)
     except (OSError, ValueError) as error:
         return _refusal(settings, error)
     _install_signals(application)
@@ -53,19 +49,6 @@ def run_metrics(settings: Settings) -> int:
         pass  # the signal came before waitress was in its loop
     log.info("Metrics server stopped")
     return 0
-
-
-def _bind(application: Application, settings: Settings) -> Any:
-    return waitress.create_server(
-        application,
-        host=settings.metrics_host,
-        port=settings.metrics_port,
-        threads=1,
-        ident="aitp",
-        asyncore_loop_timeout=_ROUNDS_SECONDS,
-        channel_timeout=_ROUNDS_SECONDS,
-        max_request_body_size=65_536,
-    )
 
 
 def _refusal(settings: Settings, error: OSError | ValueError) -> int:

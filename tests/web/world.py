@@ -111,10 +111,13 @@ class Response:
         return json.loads(self.body)
 
 
-def ask(app: Application, path: str, method: str = "GET") -> Response:
+def ask(app: Application, path: str, method: str = "GET", authorization: str | None = None) -> Response:
     """One request, straight into the application."""
     told: list[tuple[str, list[tuple[str, str]]]] = []
-    body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path}, lambda *answer: told.append(answer)))
+    sent = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    if authorization is not None:
+        sent["HTTP_AUTHORIZATION"] = authorization
+    body = b"".join(app(sent, lambda *answer: told.append(answer)))
     ((status, headers),) = told
     assert len({name for name, _ in headers}) == len(headers)
     return Response(int(status.split()[0]), dict(headers), body)
