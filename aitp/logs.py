@@ -60,6 +60,11 @@ def conceal(*values: str | SecretStr | None) -> None:
             _mask.add(value if isinstance(value, str) else value.get_secret_value())
 
 
+def masked(text: str) -> str:
+    """`text` without the registered secrets: for whatever else than a log shows what others have written."""
+    return _mask(text)
+
+
 class _Line:
     """structlog's last processor: turns an event's facts into the line's bytes."""
 

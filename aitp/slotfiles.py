@@ -49,6 +49,17 @@ def key_of(base: str, sample: str, labels: Iterable[str], values: Iterable[str],
     return mmap_key(base, sample, list(labels), list(values), help)
 
 
+def sums(directory: Path, type: str, bases: tuple[str, ...]) -> dict[str, float]:
+    """What the samples of these metrics, named by their bases, come to over all files of a type; by key."""
+    starts = tuple(f"[{json.dumps(base)}," for base in bases)
+    found: dict[str, float] = {}
+    for path in directory.glob(f"{type}_*.db"):
+        for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            if key.startswith(starts):
+                found[key] = found.get(key, 0.0) + value
+    return found
+
+
 def replace_with_zeros(path: Path, keys: list[str]) -> None:
     """Put a file in place that holds a 0 for each key. A scrape beside it sees the old file or the new one."""
     draft = path.with_name(path.name + ".draft")

@@ -8,7 +8,7 @@ missing or garbled: the answer then says so. `aitp.web.serve` runs it under wait
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +16,12 @@ from aitp import SERVICE_NAME, __version__
 from aitp.logs import get_logger
 from aitp.settings import Settings
 from aitp.web.access import CHALLENGE, may_see_all
-from aitp.web.facts import Facts, read_facts
+from aitp.web.facts import Facts, read_facts, read_past
 from aitp.web.gauges import gauges
-from aitp.web.page import STYLE_HASH, render
+from aitp.web.page import CONTENT_SECURITY_POLICY, Sight, render
 from aitp.web.readiness import health_problems, readiness_problems
 from aitp.web.scrape import Scrape
+from aitp.web.usage import read_usage
 
 log = get_logger(__name__)
 
@@ -28,10 +29,7 @@ OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
-    (
-        "Content-Security-Policy",
-        f"default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
+    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
@@ -121,10 +119,16 @@ class Application:
         return _status("not ready" if problems else "ready", well=not problems)
 
     def _page(self) -> Answer:
-        facts = read_facts(self.settings)
-        health, readiness = health_problems(facts), readiness_problems(facts, self.settings)
-        body = render(facts, mock=self.settings.mock, health=health, readiness=readiness)
-        return Answer(OK, "text/html; charset=utf-8", body)
+        facts, settings = read_facts(self.settings), self.settings
+        sight = Sight(
+            facts=facts,
+            history=read_past(settings),
+            usage=read_usage(settings.runtime_dir / "metrics"),
+            settings=settings,
+            health=health_problems(facts),
+            readiness=readiness_problems(facts, settings),
+        )
+        return Answer(OK, "text/html; charset=utf-8", render(sight))
 
 
 def build_app(settings: Settings) -> Application:
@@ -145,7 +149,7 @@ def _rate_limiting(facts: Facts, settings: Settings) -> dict[str, object]:
     return {"enabled": ledger.limits_enabled, "strategy": ledger.strategy, "current_usage": usage}
 
 
-def _json(body: dict[str, object], problems: list[str], *, mock: bool = False) -> Answer:
+def _json(body: dict[str, object], problems: Sequence[str], *, mock: bool = False) -> Answer:
     if mock:
         body["mock"] = True
     if problems:

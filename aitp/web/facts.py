@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from aitp.errors import LedgerError
+from aitp.ledger.history import History, read_history
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
@@ -22,7 +23,9 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One moment. `now` is UTC seconds; `ledger` is None exactly if `ledger_problem` says why; `stock`: of Ollama."""
+    """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
+    says why; `stock`: of Ollama.
+    """
 
     now: float
     master: Record | None
@@ -33,6 +36,7 @@ class Facts:
     ledger_problem: str
     has_token: bool
     stock: Stock | None = None
+    monotonic: float = 0.0
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -51,7 +55,16 @@ def read_facts(settings: Settings) -> Facts:
         ledger_problem=problem,
         has_token=_has_token(settings),
         stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
+        monotonic=monotonic,
     )
+
+
+def read_past(settings: Settings) -> History:
+    """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
+    try:
+        return read_history(settings.ledger_path)
+    except (LedgerError, *_GARBLED):
+        return History()
 
 
 def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:

@@ -1,162 +1,163 @@
-"""The status page: one moment of the service as plain HTML, rendered here, without scripts or anything to load.
+"""The status page: one moment of the service as HTML, for a person with five seconds and for one with an hour.
 
-Every value is escaped, whoever wrote it. Parts whose source cannot be read say so and leave the others alone.
-Called by `aitp.web.app`; the stylesheet is a constant so that the content security policy can name its hash.
+It is whole without its script, which only asks for it again and puts the parts that changed in place; nothing is loaded
+but the page itself. Style and script are files beside this one, sent within it, and named to the browser by their
+hashes. Every value is escaped, whoever wrote it. Called by `aitp.web.app`.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
 from aitp import SERVICE_NAME, __version__
-from aitp.ledger.views import Snapshot
-from aitp.process.scoreboard import Record
-from aitp.process.slots import MASTER, role_of
+from aitp.ledger.history import History
+from aitp.settings import Settings
+from aitp.web import plots, sections
 from aitp.web.facts import Facts
+from aitp.web.figures import duration, instant
+from aitp.web.markup import Html, section, text, with_code
+from aitp.web.readiness import Problem
+from aitp.web.usage import ModelUse
+from aitp.web.verdict import Level, Verdict, judge
 
-STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:1rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
-    "caption{text-align:left;font-weight:600;padding:.3rem 0}"
-    "th,td{text-align:left;padding:.2rem 1.2rem .2rem 0;border-bottom:1px solid #8884}"
-    "td.n{text-align:right;font-variant-numeric:tabular-nums}"
-    ".mock,.bad{padding:.5rem .8rem;border-left:.4rem solid #c60;background:#c602}"
-    ".bad{border-color:#c00;background:#c002}"
-)
-STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+STYLE = Path(__file__).with_name("page.css").read_text()
+SCRIPT = Path(__file__).with_name("page.js").read_text()
 
 _MOCK = "Mock mode: results are invented, nothing is bought. Set OPENAI_API_KEY to a real key to change that."
+_REFRESH_WITHOUT_SCRIPT_SECONDS = 15
+_COLOURS = {Level.WELL: "#1a7f4b", Level.LOOK: "#c07a00", Level.BAD: "#c0272d"}
+_MARKS = {
+    Level.WELL: '<path d="M4.5 8.5l2.5 2.5 4.5-5.5"/>',
+    Level.LOOK: '<path d="M8 4v5M8 11.6v.4"/>',
+    Level.BAD: '<path d="M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6"/>',
+}
 
 
-def render(facts: Facts, *, mock: bool, health: Sequence[str], readiness: Sequence[str]) -> bytes:
-    """The whole page. `health` and `readiness` are the problems, as /health and /ready tell them."""
-    return "".join(_document(facts, mock, health, readiness)).encode("utf-8", "replace")
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
-def _document(facts: Facts, mock: bool, health: Sequence[str], readiness: Sequence[str]) -> Iterator[str]:
-    name = html.escape(SERVICE_NAME)
-    yield '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+# What the page may do in a browser: show its own style, run its own script, ask for itself, draw the mark in its tab.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        f"style-src '{_hash(STYLE)}'",
+        f"script-src '{_hash(SCRIPT)}'",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """All that there is to see. `health` and `readiness` are the problems, as /health and /ready tell them."""
+
+    facts: Facts
+    history: History
+    usage: tuple[ModelUse, ...] | None
+    settings: Settings
+    health: Sequence[Problem]
+    readiness: Sequence[Problem]
+
+
+def render(sight: Sight) -> bytes:
+    """The whole page."""
+    return "".join(_document(sight)).encode("utf-8", "replace")
+
+
+def _document(sight: Sight) -> Iterator[str]:
+    verdict = judge(sight.facts, sight.history, sight.settings, sight.health, sight.readiness)
+    yield '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    yield f"<title>{name}</title><style>{STYLE}</style></head><body><h1>{name} {html.escape(__version__)}</h1>"
-    if mock:
-        yield f'<p class="mock" role="alert"><strong>{html.escape(_MOCK)}</strong></p>'
-    state = f"{'Unhealthy' if health else 'Healthy'}, {'not ready' if readiness else 'ready'}"
-    yield f"<p>{state} at {_instant(facts.now)}.</p>"
-    if readiness:
-        yield '<ul class="bad">' + "".join(f"<li>{_text(problem)}</li>" for problem in readiness) + "</ul>"
-    if facts.ledger is not None:
-        yield from _ledger(facts.ledger)
-    yield _processes(facts)
-    yield '<p><a href="/metrics">metrics</a> · <a href="/health">health</a> · <a href="/ready">ready</a></p>'
-    yield "</body></html>\n"
+    yield f"<title>{text(verdict.sentence)} {text(SERVICE_NAME)}</title>"
+    yield f'<link rel="icon" href="{_icon(verdict.level)}"><style>{STYLE}</style>'
+    yield f'<noscript><meta http-equiv="refresh" content="{_REFRESH_WITHOUT_SCRIPT_SECONDS}"></noscript></head><body>'
+    yield _header(sight)
+    yield "<main>"
+    if sight.settings.mock:
+        yield f'<p class="mock"><strong>{text(_MOCK)}</strong></p>'
+    yield _verdict(verdict)
+    yield from _parts(sight)
+    yield f"</main>{_footer(sight)}<script>{SCRIPT}</script></body></html>\n"
 
 
-def _ledger(ledger: Snapshot) -> Iterator[str]:
-    yield _table(
-        "Tasks",
-        ("", "number", "oldest"),
-        [
-            ("ready", ledger.ready, _duration(ledger.oldest_ready_age)),
-            ("waiting for another try", ledger.waiting, ""),
-            ("in flight", ledger.claimed, ""),
-            ("to be delivered", ledger.finished, _duration(ledger.oldest_finished_age)),
-            ("dead letters", ledger.dead, ""),
-            ("unreadable documents", ledger.unreadable, ""),
-        ],
+def _header(sight: Sight) -> str:
+    settings, now = sight.settings, sight.facts.now
+    return (
+        f"<header><h1>{text(SERVICE_NAME)}</h1><p><span>mode {text(settings.processing_mode)}</span>"
+        f'<time id="now" datetime="{instant(now, "%Y-%m-%dT%H:%M:%SZ")}" data-live>{instant(now)}</time></p>'
+        '<p id="lost" role="alert" hidden></p></header>'
     )
-    limits = [
-        (period, use.current, use.limit, use.remaining, _until(use.frees_at, ledger.taken_at))
-        for period, use in ledger.limits.items()
-    ]
-    if limits:
-        yield _table(f"Rate limits ({ledger.strategy})", ("period", "used", "limit", "remaining", "room in"), limits)
-    else:
-        yield "<p>No rate limits are in force.</p>"
-    yield _table(
-        "Circuit breakers",
-        ("service", "state", "failures", "probe in", "reason"),
-        [
-            (service, breaker.state, breaker.failures, _until(breaker.probe_at, ledger.taken_at), breaker.reason)
-            for service, breaker in ledger.breakers.items()
-        ],
+
+
+def _verdict(verdict: Verdict) -> str:
+    """The sentence alone is announced to those who listen: the rest changes with every look."""
+    points = "".join(
+        f'<li>{text(_sentence(point))} <span class="advice">{with_code(point.advice)}</span></li>'
+        for point in verdict.points
     )
-    if ledger.cooldowns:
-        yield _table(
-            "Cooldowns",
-            ("service", "model", "ends in", "reason"),
-            [
-                (pause.provider, pause.model or "all", _until(pause.until, ledger.taken_at), pause.reason)
-                for pause in ledger.cooldowns
-            ],
+    return (
+        f'<div id="mark" data-live>{_mark(verdict.level)}</div>'
+        f'<p id="verdict" class="{verdict.level}" role="status" data-live>{text(verdict.sentence)}</p>'
+        f'<ul id="points" aria-label="Why, and what to do" data-live>{points}</ul>'
+    )
+
+
+def _sentence(problem: str) -> str:
+    return problem[:1].upper() + problem[1:] + ("" if problem.endswith((".", "…")) else ".")
+
+
+def _mark(level: Level) -> str:
+    circle = '<circle cx="8" cy="8" r="8"/>'
+    return f'<svg class="{level}" viewBox="0 0 16 16" aria-hidden="true">{circle}{_MARKS[level]}</svg>'
+
+
+def _icon(level: Level) -> str:
+    drawing = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+        f'<circle cx="8" cy="8" r="8" fill="{_COLOURS[level]}"/>'
+        f'<g fill="none" stroke="#fff" stroke-width="2">{_MARKS[level]}</g></svg>'
+    )
+    return f"data:image/svg+xml,{quote(drawing)}"
+
+
+def _parts(sight: Sight) -> Iterator[str]:
+    facts, history, ledger = sight.facts, sight.history, sight.facts.ledger
+    if ledger is not None:
+        yield sections.figures(ledger, history.minutes)
+        yield section(
+            "hour",
+            "Last hour",
+            plots.throughput(history.minutes),
+            plots.latency(history.minutes),
+            classes="whole-width",
         )
-    polled = "never" if ledger.last_poll_at is None else f"{_duration(ledger.taken_at - ledger.last_poll_at)} ago"
-    yield f"<p>Last good poll: {_text(polled)}. Free on the ledger's disk: {ledger.disk_free // 2**20:,} MB.</p>"
+        yield sections.limits(ledger)
+        yield sections.services(ledger)
+    yield sections.processes(facts)
+    yield sections.models(sight.usage, facts.stock)
+    if ledger is not None:
+        yield sections.troubles(history.troubles, facts.now)
+    yield sections.settings(sight.settings)
 
 
-def _processes(facts: Facts) -> str:
-    shown = [record for record in (facts.master, *facts.children) if record is not None]
-    if not shown:
-        return "<p>There is no scoreboard: no process is known.</p>"
-    return _table(
-        "Processes",
-        ("slot", "role", "pid", "state", "task", "since", "tasks done"),
-        [
-            (
-                str(record.slot),
-                _role(record),
-                str(record.pid),
-                _state(record, facts),
-                record.task_id,
-                _duration(facts.now - record.since) if record.since > 0 else "",
-                record.done,
-            )
-            for record in shown
-        ],
-    )
-
-
-def _role(record: Record) -> str:
-    return "master" if record.slot == MASTER else role_of(record.slot).value
-
-
-def _state(record: Record, facts: Facts) -> str:
-    state = record.state.name.lower()
-    return f"{state}, deadline overrun" if record in facts.overrun else state
-
-
-def _table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str | int]]) -> str:
-    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f"<table><caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: str | int) -> str:
-    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f"<td>{_text(value)}</td>"
-
-
-def _text(value: str) -> str:
-    """Escaped, and without the characters that no reader can see."""
-    return html.escape(
-        "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
-    )
-
-
-def _until(instant: float | None, now: float) -> str:
-    return "" if instant is None else _duration(instant - now)
-
-
-def _duration(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _footer(sight: Sight) -> str:
+    facts, ledger = sight.facts, sight.facts.ledger
+    told = [f"aitp {__version__}, Python {platform.python_version()}"]
+    if facts.master is not None and facts.master.started > 0:
+        told.append(f"up {duration(facts.now - facts.master.started)}")
+    if ledger is not None:
+        told.append(f"{ledger.disk_free // 2**20:,} MB free on the ledger's disk")
+    links = "".join(f'<a href="{path}">{path}</a>' for path in ("/metrics", "/health", "/ready"))
+    about = Html(" · ").join(map(text, told))
+    return f'<footer><p id="about" data-live>{about}</p><nav aria-label="For machines">{links}</nav></footer>'

@@ -1,4 +1,4 @@
-"""Is the service alive, and is it able to work? Pure decisions over `Facts`; each problem is one sentence.
+"""Is the service alive, and is it able to work? Pure decisions over `Facts`; each problem is one sentence with advice.
 
 `health_problems` answers /health: is there a reason to restart it? `readiness_problems` answers /ready: can it do its
 job right now? An exhausted rate limit is neither: waiting for room is the job.
@@ -7,6 +7,7 @@ job right now? An exhausted rate limit is neither: waiting for room is the job.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 from aitp.ledger.claims import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, Snapshot
@@ -20,67 +21,90 @@ from aitp.web.facts import Facts
 
 _NOT_AT_WORK = frozenset((State.STARTING, State.WAITING, State.LEAVING))
 
+_CHECK = "`aitp check` finds out whether an address, a name or a secret is wrong."
+_WAIT = "Wait a little; the log says what it is waiting for."
 
-def health_problems(facts: Facts) -> list[str]:
+
+class Problem(str):
+    """One sentence on what is wrong. `advice`: what to do. `passing`: it is on its way to be well, or was asked for."""
+
+    advice: str
+    passing: bool
+
+    def __new__(cls, sentence: str, advice: str = "", *, passing: bool = False) -> Self:
+        problem = super().__new__(cls, sentence)
+        problem.advice, problem.passing = advice, passing
+        return problem
+
+
+def health_problems(facts: Facts) -> list[Problem]:
     """Why the service should be restarted; empty if it is well."""
     return [*_master_problems(facts), *_overrun_problems(facts)]
 
 
-def readiness_problems(facts: Facts, settings: Settings) -> list[str]:
+def readiness_problems(facts: Facts, settings: Settings) -> list[Problem]:
     """Why the service cannot do its work now; empty if it can."""
     problems = [*health_problems(facts), *_phase_problems(facts)]
     if facts.ledger is None:
-        problems.append(facts.ledger_problem)
+        problems.append(Problem(facts.ledger_problem, "Nothing is done without the ledger; the log says more."))
     else:
         problems += _ledger_problems(facts.ledger, settings)
     problems += _model_problems(facts.stock, settings)
     if not facts.has_token:
-        problems.append("there is no access token for the task API yet")
+        problems.append(Problem("there is no access token for the task API yet", _CHECK))
     return problems
 
 
-def _master_problems(facts: Facts) -> Iterator[str]:
+def _master_problems(facts: Facts) -> Iterator[Problem]:
     if facts.master is None:
-        yield "the master is not running"
+        yield Problem("the master is not running", "Start the service; if it was started, its log says why it ended.")
     elif not facts.master_ticks:
-        yield "the master does not make its rounds"
+        yield Problem("the master does not make its rounds", "Restart the service: nothing that was bought is lost.")
 
 
-def _overrun_problems(facts: Facts) -> Iterator[str]:
+def _overrun_problems(facts: Facts) -> Iterator[Problem]:
     for record in facts.overrun:
-        yield f"slot {record.slot} has overrun its deadline"
+        advice = "The master replaces it within seconds; restart the service if this stays."
+        yield Problem(f"slot {record.slot} has overrun its deadline", advice)
 
 
-def _phase_problems(facts: Facts) -> Iterator[str]:
+def _phase_problems(facts: Facts) -> Iterator[Problem]:
     """Starting and draining: told only of a master that is there."""
     if facts.master is None:
         return
     if facts.master.state is State.DRAINING:
-        yield "draining: the service is being stopped"
+        advice = "It ends when the calls in flight are done, or their grace is over."
+        yield Problem("draining: the service is being stopped", advice, passing=True)
         return
     for role in Role:
         if not any(role_of(child.slot) is role and child.state not in _NOT_AT_WORK for child in facts.children):
-            yield f"starting: no {role.value} is at work yet"
+            yield Problem(f"starting: no {role.value} is at work yet", _WAIT, passing=True)
 
 
-def _ledger_problems(ledger: Snapshot, settings: Settings) -> Iterator[str]:
+def _ledger_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
     if ledger.disk_free < DISK_RESERVE_BYTES:
-        yield f"the disk that holds the ledger is nearly full: {ledger.disk_free // 2**20} MB are free"
+        yield Problem(
+            f"the disk that holds the ledger is nearly full: {ledger.disk_free // 2**20} MB are free",
+            "Make room where RATE_LIMIT_STORAGE_PATH is: no new work is taken until then.",
+        )
     if ledger.paused:
-        yield "paused by an operator"
+        yield Problem("paused by an operator", "`aitp resume` goes on.", passing=True)
     for processor in sorted(ledger.paused_processors):
-        yield f"the processor of {processor} is paused after several bugs in a row: see the log"
+        yield Problem(
+            f"the processor of {processor} is paused after several bugs in a row: see the log",
+            "It goes on by itself after a while, and at each restart.",
+        )
     for service in (Service.API, Service.OAUTH):
         if breaker := _open(ledger, service):
             yield _breaker_problem(service, breaker)
     yield from _provider_problems(ledger, settings)
     if ledger.last_poll_problem:
-        yield f"the last poll: {ledger.last_poll_problem}"
+        yield Problem(f"the last poll: {ledger.last_poll_problem}", _CHECK)
     elif ledger.last_poll_at is None:
-        yield "the task API has not been polled yet"
+        yield Problem("the task API has not been polled yet", _WAIT, passing=True)
 
 
-def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[str]:
+def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
     """A provider is missing only if no other can stand in for it."""
     providers = _providers(settings)
     breakers = {provider: breaker for provider in providers if (breaker := _open(ledger, provider))}
@@ -93,28 +117,34 @@ def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[str]:
             yield _breaker_problem(provider, breaker)
 
 
-def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[str]:
+def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a problem if OpenAI cannot stand in."""
     if not uses_models(settings):
         return
     replaceable = len(_providers(settings)) > 1
     if stock is None:
-        yield "the models of Ollama have not been looked for yet"
+        yield Problem("the models of Ollama have not been looked for yet", _WAIT, passing=True)
         return
     if stock.problem:
         if not replaceable:
-            yield f"Ollama cannot be asked for its models: {stock.problem}"
+            yield Problem(
+                f"Ollama cannot be asked for its models: {stock.problem}",
+                "See whether Ollama runs at OLLAMA_BASE_URL; it is asked again by itself.",
+            )
         return
     for name in settings.supported_models:
         state = stock.models.get(name, ModelState(Stage.MISSING))
         if replaceable and state.arrival is not Arrival.COMING:
             continue
         if state.stage is Stage.PULLING:
-            yield f"the model {name} is being pulled: {state.percent} %"
+            yield Problem(
+                f"the model {name} is being pulled: {state.percent} %", "Wait until it is there.", passing=True
+            )
         elif state.stage is Stage.MISSING:
-            yield f"the model {name} is missing, and is to be pulled"
+            yield Problem(f"the model {name} is missing, and is to be pulled", "Wait until it is there.", passing=True)
         elif state.stage is Stage.FAILED:
-            yield f"the model {name} could not be pulled: {state.reason}"
+            advice = "See SUPPORTED_MODELS for its name; `aitp models pull` tries again at once."
+            yield Problem(f"the model {name} could not be pulled: {state.reason}", advice)
 
 
 def _providers(settings: Settings) -> tuple[Service, ...]:
@@ -130,6 +160,7 @@ def _open(ledger: Snapshot, service: Service) -> BreakerView | None:
     return breaker if breaker and breaker.state != "closed" else None
 
 
-def _breaker_problem(service: Service, breaker: BreakerView) -> str:
+def _breaker_problem(service: Service, breaker: BreakerView) -> Problem:
     reason = f": {breaker.reason}" if breaker.reason else ""
-    return f"Circuit breaker is open for {service.value}{reason}"
+    advice = "It is probed by itself until it is well; its tasks wait, and none is lost. " + _CHECK
+    return Problem(f"Circuit breaker is open for {service.value}{reason}", advice)

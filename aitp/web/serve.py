@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def run_metrics(settings: Settings) -> int:
     """Serve until told to stop; the exit code. Called by the command line, in the main thread."""
     logs.configure(settings.log_level, settings.log_format)
-    logs.conceal(settings.oauth2_client_secret, settings.openai_api_key)
+    logs.conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     application = build_app(settings)
@@ -67,7 +67,7 @@ def _install_signals(application: Application) -> None:
     def reload(number: int, frame: FrameType | None) -> None:
         try:
             settings = load_settings()
-            logs.conceal(settings.oauth2_client_secret, settings.openai_api_key)
+            logs.conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
             application.settings = settings
             log.info("Settings loaded again")
         except ConfigurationError as error:

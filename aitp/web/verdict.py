@@ -1,0 +1,158 @@
+"""Is all well? One sentence for whoever looks for five seconds, and if not: why, and what to do. Pure, over one moment.
+
+Three levels. BAD: the service cannot do its work. LOOK: it works, or will in a moment, but a person should know
+something. WELL: neither. Called for the page at `/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aitp.ledger.history import History, Minute
+from aitp.ledger.views import Snapshot
+from aitp.process.slots import Role, role_of
+from aitp.providers.stock import Stage
+from aitp.settings import Settings
+from aitp.web.facts import Facts
+from aitp.web.figures import counted, duration
+from aitp.web.readiness import Problem
+
+OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
+FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
+
+
+class Level(StrEnum):
+    """How well it is."""
+
+    WELL = "well"
+    LOOK = "look"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`sentence` changes only when the state does; `points` are the reasons, the gravest first."""
+
+    level: Level
+    sentence: str
+    points: tuple[Problem, ...] = ()
+
+
+def judge(
+    facts: Facts, history: History, settings: Settings, health: Sequence[Problem], readiness: Sequence[Problem]
+) -> Verdict:
+    """What to say of this moment. `health` and `readiness`: the problems, as /health and /ready tell them."""
+    remarks = tuple(_remarks(facts, history, settings, frozenset(readiness)))
+    points = (*readiness, *remarks)
+    if health:
+        return Verdict(Level.BAD, "The service is not running." if facts.master is None else "Not well.", points)
+    if any(not problem.passing for problem in readiness):
+        return Verdict(Level.BAD, "Running, but it cannot do its work.", points)
+    if readiness:
+        return Verdict(Level.LOOK, _passing_sentence(facts, readiness), points)
+    if settings.mock:
+        return Verdict(Level.LOOK, "It works, but every result is invented.", points)
+    if remarks:
+        return Verdict(Level.LOOK, "It works, but take a look.", points)
+    return Verdict(Level.WELL, "All is well.")
+
+
+def _passing_sentence(facts: Facts, readiness: Sequence[Problem]) -> str:
+    if facts.ledger is not None and facts.ledger.paused:
+        return "Paused: nothing new is taken."
+    if any(problem.startswith("draining") for problem in readiness):
+        return "Stopping."
+    return "Starting."
+
+
+def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset[Problem]) -> Iterator[Problem]:
+    if facts.ledger is not None:
+        yield from _limit_remarks(facts.ledger)
+        yield from _outbox_remarks(facts.ledger)
+        yield from _service_remarks(facts.ledger, told)
+    yield from _failure_remarks(history)
+    yield from _crew_remarks(facts, settings)
+    if facts.stock is not None:
+        yield from _model_remarks(facts, told)
+
+
+def _limit_remarks(ledger: Snapshot) -> Iterator[Problem]:
+    for period, use in ledger.limits.items():
+        if use.remaining == 0:
+            room = "when a call ends" if use.frees_at is None else f"in {duration(use.frees_at - ledger.taken_at)}"
+            yield Problem(
+                f"the limit per {period} is used up ({use.current:,} of {use.limit:,}): there is room again {room}",
+                f"Tasks wait, none is lost. To go on now, raise RATE_LIMIT_PER_{period.upper()} and reload (HUP).",
+            )
+
+
+def _outbox_remarks(ledger: Snapshot) -> Iterator[Problem]:
+    if ledger.dead:
+        yield Problem(
+            f"{counted(ledger.dead, 'result')} refused by the task API: dead letters",
+            "`aitp dead list` says why; then `aitp dead retry` or `drop`.",
+        )
+    if ledger.finished and ledger.oldest_finished_age > OUTBOX_SECONDS:
+        yield Problem(
+            f"a result has been waiting for its delivery for {duration(ledger.oldest_finished_age)}",
+            "It is tried again by itself; see the last errors and the breakers of api and oauth.",
+        )
+    if ledger.unreadable:
+        yield Problem(
+            f"{counted(ledger.unreadable, 'document')} of the task API cannot be read: left pending there",
+            "The log names each once; a newer release may know their type.",
+        )
+
+
+def _service_remarks(ledger: Snapshot, told: frozenset[Problem]) -> Iterator[Problem]:
+    for service, breaker in ledger.breakers.items():
+        if breaker.state != "closed" and not any(f"open for {service}" in problem for problem in told):
+            reason = f": {breaker.reason}" if breaker.reason else ""
+            yield Problem(
+                f"the circuit breaker of {service} is {breaker.state}{reason}",
+                "It is probed by itself; until then another provider answers, or what needs it waits.",
+            )
+    for pause in ledger.cooldowns:
+        what = f"{pause.model} of {pause.provider}" if pause.model else pause.provider
+        yield Problem(
+            f"{what} is not called for now: {pause.reason}",
+            f"It is in {duration(pause.until - ledger.taken_at)}; its tasks wait, and none is lost.",
+        )
+
+
+def many_failed(minutes: Sequence[Minute]) -> bool:
+    """Whether more tasks failed than some odd ones that always do."""
+    failed, ended = _ended(minutes)
+    return failed >= FAILED_TASKS and failed >= FAILED_SHARE * ended
+
+
+def _ended(minutes: Sequence[Minute]) -> tuple[int, int]:
+    """Tasks that failed, and all that reached an end."""
+    failed = sum(minute.failed for minute in minutes)
+    return failed, failed + sum(minute.succeeded for minute in minutes)
+
+
+def _failure_remarks(history: History) -> Iterator[Problem]:
+    if many_failed(history.minutes):
+        failed, ended = _ended(history.minutes)
+        yield Problem(f"{failed:,} of {ended:,} tasks failed in the last hour", "The last errors below say why.")
+
+
+def _crew_remarks(facts: Facts, settings: Settings) -> Iterator[Problem]:
+    if not facts.children:
+        return  # readiness has said so
+    for role, wanted in ((Role.RELAY, settings.relay_processes), (Role.WORKER, settings.concurrency_limit)):
+        there = sum(role_of(child.slot) is role for child in facts.children)
+        if there < wanted:
+            yield Problem(f"{there} of {counted(wanted, role.value)} are there", "The master starts the others again.")
+
+
+def _model_remarks(facts: Facts, told: frozenset[Problem]) -> Iterator[Problem]:
+    assert facts.stock is not None
+    if facts.stock.problem and not any("Ollama cannot be asked" in problem for problem in told):
+        yield Problem(f"Ollama cannot be asked for its models: {facts.stock.problem}", "OpenAI answers in its place.")
+    for name, state in facts.stock.models.items():
+        if state.stage is Stage.FAILED and not any(f"the model {name} could not" in problem for problem in told):
+            yield Problem(f"the model {name} could not be pulled: {state.reason}", "OpenAI answers in its place.")

@@ -1,0 +1,137 @@
+"""An hour of service, lived through in a second: a real ledger whose clock is set by hand, and real metrics files.
+
+For the page's tests and for its pictures in docs/.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from aitp.counting import open_metrics
+from aitp.ledger import Claim, Fault, Ledger, PollTerms, Report, Rules, Terms, Verdict
+from aitp.ledger.polls import Poll
+from aitp.metrics import CallStatus, known_models
+from aitp.policy.routing import Route
+from aitp.process.scoreboard import Record, State
+from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
+from tests.web.world import RELAY, WORKER, World
+
+EMBEDDING = Kind("text_embedding", "nomic-embed-text")
+TOPICS = Kind("defining_topics", "o3-mini")
+SEVERITY = Kind("defining_severity", "o3-mini")
+TERMS = Terms(
+    workers=3,
+    routes=lambda kind: (Route("ollama" if kind is EMBEDDING or kind == EMBEDDING else "openai", kind.model),),
+    batch_size=lambda kind: 8 if kind == EMBEDDING else 1,
+)
+
+
+class Hour:
+    """Sixty minutes that end now. `minutes` at a time, each with its tasks, calls and deliveries."""
+
+    def __init__(self, world: World, seed: int = 7) -> None:
+        self.world = world
+        self.now = time.time() - 3600
+        self.ledger = Ledger.open(world.settings.ledger_path, Rules.of(world.settings), clock=lambda: self.now)
+        self._metrics = open_metrics(
+            world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "o3-mini"))
+        )
+        self._chance = random.Random(seed)
+        self._number = 0
+
+    def live(self, events: Mapping[int, Callable[[], None]] | None = None) -> None:
+        """Go through the hour, with what happens besides in some of its minutes."""
+        for minute in range(60):
+            if event := (events or {}).get(minute):
+                event()
+            self._admit(EMBEDDING, 6 + round(5 * math.sin(minute / 9) + self._chance.random() * 4))
+            self._admit(TOPICS if minute % 2 else SEVERITY, self._chance.randrange(3))
+            self._work()
+            self._deliver()
+            self.now += 60 - self.now % 60 if minute == 0 else 60
+        self.now = time.time()
+
+    def leave(self, waiting: int, in_flight: int, finished: int) -> None:
+        """The end of the hour: tasks that wait, are at work, and are to be delivered."""
+        self.now = time.time() - 20
+        self._admit(EMBEDDING, finished)
+        self._work()
+        self.now = time.time() - 8
+        self._admit(SEVERITY, in_flight)
+        for number in range(in_flight):
+            self.now = time.time() - 5 + number
+            claim = self.ledger.claims.claim(WORKER + number, TERMS)
+            assert isinstance(claim, Claim)
+            self._board(WORKER + number, State.BUSY, claim.tasks[0].id)
+        self._admit(EMBEDDING, waiting)
+        self.now = time.time() - 2
+
+    def close(self) -> None:
+        self.ledger.close()
+        self._metrics.close()
+
+    def trouble(
+        self, reason: str, kind: Kind = TOPICS, ending: Ending = Ending.RETRY, health: Health = Health.FAULTY
+    ) -> None:
+        """One task's attempt that goes wrong now."""
+        self._admit(kind, 1)
+        claim = self.ledger.claims.claim(WORKER, TERMS)
+        assert isinstance(claim, Claim)
+        outcomes = [Outcome(task, ending, reason=reason) for task in claim.tasks]
+        self.ledger.claims.finish(claim, Report(outcomes, health, reason, seconds=30.0))
+        self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.ERROR, 30.0)
+
+    def api_refuses(self, reason: str) -> None:
+        """The task API refuses our token: its breaker opens, and the results that there are wait."""
+        taken = self.ledger.outbox.take(RELAY, 1)
+        assert isinstance(taken, tuple)
+        self.ledger.outbox.settle(taken[0], Verdict.RETURNED, fault=Fault("api", Health.REFUSED, reason))
+
+    def refuse(self, refusal: str) -> None:
+        """A result that the task API refuses: a dead letter."""
+        self._admit(EMBEDDING, 1)
+        self._work()
+        taken = self.ledger.outbox.take(RELAY, 1)
+        assert isinstance(taken, tuple)
+        self.ledger.outbox.settle(taken[0], Verdict.REFUSED, refusal)
+
+    def _admit(self, kind: Kind, count: int) -> None:
+        poll = self._poll()
+        tasks = [NewTask(self._name(), kind, b'{"text": "a text that nobody may see"}') for _ in range(count)]
+        self.ledger.inbox.admit(poll, tasks)
+        self._poll_ended(poll)
+
+    def _poll(self) -> Poll:
+        poll = self.ledger.inbox.begin_poll(RELAY, PollTerms(interval=30, concurrency=3, batch_size=8), asked=True)
+        assert isinstance(poll, Poll), poll
+        return poll
+
+    def _poll_ended(self, poll: Poll) -> None:
+        self.ledger.inbox.end_poll(poll, complete=False, more_there=False, regular_at=self.now + 30)
+
+    def _work(self) -> None:
+        while isinstance(claim := self.ledger.claims.claim(WORKER, TERMS), Claim):
+            texts = len(claim.tasks)
+            seconds = (0.05 * texts if claim.kind == EMBEDDING else 3.0) * self._chance.uniform(0.6, 1.7)
+            outcomes = [Outcome(task, Ending.SUCCEEDED, b"[0.5]") for task in claim.tasks]
+            self.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds))
+            self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.SUCCESS, seconds)
+            self._metrics.tokens(claim.provider, claim.route.model, "prompt_tokens", 310 * texts)
+            if claim.kind != EMBEDDING:
+                self._metrics.tokens(claim.provider, claim.route.model, "completion_tokens", 640)
+
+    def _deliver(self) -> None:
+        while isinstance(taken := self.ledger.outbox.take(RELAY, 8), tuple):
+            for delivery in taken:
+                self.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+
+    def _board(self, slot: int, state: State, task_id: str = "") -> None:
+        since, deadline = time.time() - self._chance.uniform(1, 4), time.monotonic() + 117
+        self.world.scoreboard.write(Record(slot, 4242, state, time.time() - 9000, since, deadline, 311, task_id))
+
+    def _name(self) -> str:
+        self._number += 1
+        return f"66e8{self._number:04x}a1c8e9d0{self._chance.getrandbits(32):08x}"

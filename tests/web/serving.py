@@ -1,0 +1,52 @@
+"""The metrics process as it runs, over a world made for a test: a real process on a real port."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.waiting import wait_until
+from tests.web.world import environment_in
+
+PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.serve import run_metrics; " + (
+    "sys.exit(run_metrics(load_settings()))"
+)
+
+
+@contextmanager
+def served(folder: Path, more: Mapping[str, str] | None = None, port: int = 0) -> Iterator[str]:
+    """The address of the page of a service that lives in `folder`; `more` are environment variables."""
+    port = port or free_port()
+    environment = (
+        dict(os.environ) | environment_in(folder) | {"METRICS_PORT": str(port), "AITP_ENV_FILE": ""} | dict(more or {})
+    )
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: answers(port), timeout=30)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+
+
+def answers(port: int) -> bool:
+    """Whether somebody answers /health there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status in (200, 503)
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
