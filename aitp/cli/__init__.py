@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from aitp import __version__
-from aitp.cli import looking, service, shell, steering, trying
+from aitp.cli import keeping, looking, service, shell, steering, trying
 from aitp.cli.teaching import EXIT_CONFIGURATION, Group
 from aitp.errors import ConfigurationError, LedgerError
 
@@ -22,6 +22,7 @@ SECTIONS = {
     "Run it": (service.run, service.once, service.master, service.metrics),
     "Look at it": (looking.check, looking.status, looking.tasks, looking.limits),
     "Steer it": (steering.pause, steering.resume, steering.poll, steering.dead, steering.models),
+    "Keep it": (keeping.ledger,),
     "Around it": (shell.completion, shell.man),
 }
 

@@ -41,6 +41,11 @@ CHECKPOINT_PAGES = 4_000
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
 
+# What a damaged file makes SQLite raise, and apsw with its texts and numbers.
+DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError, OverflowError)
+MOST_PROBLEMS = 20
+MOST_WORDS = 200
+
 # New work is refused below this, so that there is room for the answers to work already paid for.
 DISK_RESERVE_BYTES = 64 * 2**20
 DISK_LOOK_SECONDS = 5.0
@@ -179,8 +184,6 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     refuse_network_file_system(path.resolve().parent, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     with as_ledger_error(path):
-        # Created here and not by SQLite, whose file would be readable by all until the first chmod.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = _connect_unless_damaged(path)
     try:
         with as_ledger_error(path):
@@ -216,8 +219,11 @@ def open_read_only(path: Path) -> apsw.Connection:
 
 
 def _version(connection: apsw.Connection) -> int:
-    known = connection.execute("SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'ledger'").get
-    return int(connection.execute("SELECT version FROM ledger").get) if known else 0
+    return int(connection.execute("SELECT version FROM ledger").get) if _has_tables(connection) else 0
+
+
+def _has_tables(connection: apsw.Connection) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ledger'").get)
 
 
 def _refuse_newer(found: int, path: Path) -> None:
@@ -231,16 +237,63 @@ def _refuse_newer(found: int, path: Path) -> None:
 
 
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
+    if path.exists() and not path.is_file():
+        problems = [NO_FILE]
+    elif is_log_alone(path):
+        problems = [LOG_ALONE]
+    else:
+        # Created here and not by SQLite, whose file would be readable by all until the first chmod.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+        except DAMAGE as error:
+            problems = [in_words(error)]
+        else:
+            problems = file_problems(connection, quick=True, most=1)
+            if not problems:
+                return connection
+            connection.close()
+    raise ConfigurationError(
+        [
+            f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({problems[0]}): `aitp ledger recover` sets it"
+            " aside and saves what can be read, or put a backup in its place"
+        ]
+    )
+
+
+NO_FILE = "it is no file"
+LOG_ALONE = "it is empty, but its write-ahead log is not"
+
+
+def is_log_alone(path: Path) -> bool:
+    """Whether only the log of a ledger is left. To be asked before SQLite is: it would delete the log."""
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size == 0)
+
+
+def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
+    """What SQLite's own check finds wrong with the file, and whether it is a ledger. A new, empty one is sound."""
     try:
-        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
-        found = str(connection.execute("PRAGMA quick_check(1)").get)
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        found = str(error)
-    if found != "ok":
-        raise ConfigurationError(
-            [f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({found}): restore a backup, or move it aside"]
-        )
-    return connection
+        rows: list[Row] = connection.execute(f"PRAGMA {'quick' if quick else 'integrity'}_check({most})").fetchall()
+        found = [_readable(str(said)) for (said,) in rows if said != "ok"]
+        if not found and _has_tables(connection):
+            # Whoever comes to need this row would find nothing to go by.
+            found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
+        elif not found and connection.execute("SELECT 1 FROM sqlite_schema").get:
+            found = ["it is the database of another program"]
+    except DAMAGE as error:
+        found = [in_words(error)]
+    return found
+
+
+def in_words(error: BaseException) -> str:
+    """What one of DAMAGE means."""
+    return "a text in it is no UTF-8" if isinstance(error, UnicodeDecodeError) else _readable(str(error))
+
+
+def _readable(words: str) -> str:
+    """SQLite quotes what it found, which may be anything."""
+    return "".join(character if character.isprintable() else "?" for character in words)[:MOST_WORDS]
 
 
 @contextmanager
@@ -260,7 +313,7 @@ def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
         case apsw.ConstraintError():
             raise error
         case apsw.CorruptError() | apsw.NotADBError():
-            raise LedgerError(f"the ledger {path} is damaged: {error}") from error
+            raise LedgerError(f"the ledger {path} is damaged ({in_words(error)}): see `aitp ledger check`") from error
         case apsw.FullError():
             raise LedgerError(f"the disk that holds the ledger {path} is full") from error
         case _:

@@ -72,6 +72,11 @@ class SlotLocks:
         kind, _, _, _, pid = FLOCK.unpack(answer)
         return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
+    def any_held_elsewhere(self) -> bool:
+        """Whether another process holds any slot."""
+        question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, QUEUE_BYTE, 0)
+        return bool(FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK)
+
     @contextmanager
     def queue(self) -> Iterator[None]:
         """Stand in the writers' queue, then be the only writer. Does not nest: the inner exit would end the outer."""

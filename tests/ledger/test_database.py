@@ -89,8 +89,20 @@ def test_a_damaged_ledger_is_a_configuration_error_that_says_what_to_do(folder: 
     path = folder / "ledger.db"
     path.write_bytes(b"This is no database at all. " * 400)
 
-    with pytest.raises(ConfigurationError, match="restore a backup, or move it aside"):
+    with pytest.raises(ConfigurationError, match="`aitp ledger recover` sets it aside"):
         prepare_here(path)
+
+
+def test_a_directory_in_its_place_and_the_database_of_another_program_are_configuration_errors(folder: Path) -> None:
+    (folder / "directory.db").mkdir()
+    connection = apsw.Connection(str(folder / "other.db"))
+    connection.execute("CREATE TABLE task_completions (id INTEGER PRIMARY KEY)")
+    connection.close()
+
+    with pytest.raises(ConfigurationError, match="it is no file"):
+        prepare_here(folder / "directory.db")
+    with pytest.raises(ConfigurationError, match="database of another program"):
+        prepare_here(folder / "other.db")
 
 
 # What must not be used

@@ -1,0 +1,167 @@
+"""Whether a ledger is sound: SQLite's own check of the file, and what its rows promise each other.
+
+Reads only, in one consistent state, beside a running service: `aitp ledger check` and every backup call it, and every
+start its first part. A sound answer says that the structure holds, not that no bit was ever turned over inside a text:
+SQLite keeps no checksums.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import apsw
+
+from aitp.errors import LedgerError
+from aitp.ledger.database import (
+    DAMAGE,
+    LOG_ALONE,
+    MOST_PROBLEMS,
+    NO_FILE,
+    Row,
+    as_ledger_error,
+    file_problems,
+    in_words,
+    is_log_alone,
+    open_read_only,
+)
+from aitp.ledger.schema import VERSION
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS
+
+# What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
+PROMISES: tuple[tuple[str, str], ...] = (
+    (
+        "ready or claimed tasks have no content",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('ready', 'claimed')"
+        " AND seq NOT IN (SELECT seq FROM contents)",
+    ),
+    (
+        "finished tasks or dead letters have no result",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('finished', 'dead')"
+        " AND seq NOT IN (SELECT seq FROM results)",
+    ),
+    (
+        "tasks have a result but are not finished",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('ready', 'claimed') AND seq IN (SELECT seq FROM results)",
+    ),
+    (
+        "dead letters have no reason",
+        "SELECT COUNT(*), MIN(results.seq) FROM results JOIN tasks ON tasks.seq = results.seq"
+        " WHERE state = 'dead' AND (refusal IS NULL OR refused_at IS NULL)",
+    ),
+    (
+        "results are no JSON",
+        "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))",
+    ),
+    (
+        # Limits count by the difference of two ids.
+        "completions are missing between the first and the last",
+        "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0",
+    ),
+    (
+        "completions are out of order",
+        "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at < LAG(completed_at) OVER (ORDER BY id) AS early"
+        " FROM task_completions) WHERE early",
+    ),
+    (
+        "breakers are half-open without a probe, or have a probe without being half-open",
+        "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
+    ),
+    (
+        "rows are ahead of the ledger's own sequence",
+        "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL"
+        " SELECT first_failure_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL"
+        " SELECT began_sequence FROM polls UNION ALL SELECT last_success_sequence FROM breakers)"
+        " WHERE number > (SELECT sequence FROM ledger)",
+    ),
+    (
+        "rows are missing in the tables of one row, ledger and polls",
+        "SELECT 2 - (SELECT COUNT(*) FROM ledger) - (SELECT COUNT(*) FROM polls), NULL",
+    ),
+)
+
+# The mirror of the calendar windows, where no pruning can have come between.
+MIRROR = (
+    "SELECT COUNT(*), NULL FROM rate_limits WHERE window_start >= ?1 AND current_count <>"
+    " (SELECT COUNT(*) FROM task_completions"
+    "   WHERE completed_at >= unixepoch(window_start) AND completed_at < unixepoch(window_end))"
+)
+
+COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "unreadable", "cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What was found. `problems` is empty for a sound ledger; `rows` by table, of those that could be counted."""
+
+    version: int
+    problems: tuple[str, ...]
+    rows: dict[str, int]
+    bytes: int
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def check(path: Path, *, quick: bool = False) -> Checkup:
+    """Look a ledger over. `quick`: without comparing its indexes with its tables, in about half the time.
+
+    Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened.
+    """
+    if is_log_alone(path):
+        return Checkup(0, (LOG_ALONE,), {}, 0)
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+    if not path.is_file():
+        return Checkup(0, (NO_FILE,), {}, 0)
+    try:
+        connection = open_read_only(path)
+    except LedgerError as error:
+        if isinstance(error.__cause__, DAMAGE):
+            return Checkup(0, (in_words(error.__cause__),), {}, path.stat().st_size)
+        raise
+    try:
+        return look_over(connection, path, quick=quick)
+    finally:
+        connection.close()
+
+
+def look_over(connection: apsw.Connection, path: Path, *, quick: bool = False) -> Checkup:
+    """`check`, over a connection that the caller has."""
+    size = path.stat().st_size
+    with as_ledger_error(path):
+        connection.execute("BEGIN")  # one state for all that follows
+        try:
+            problems = file_problems(connection, quick=quick)
+            if problems or size == 0:
+                return Checkup(0, tuple(problems), {}, size)  # an empty file is one that no service has used yet
+            return _look_at_rows(connection, size)
+        except DAMAGE as error:
+            return Checkup(0, (in_words(error),), {}, size)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
+    version = connection.execute("SELECT version FROM ledger").get
+    if version != VERSION:
+        return Checkup(version, (), {}, size)  # what its rows promise, its own release knows
+    broken = [_broken(connection, *promise) for promise in PROMISES]
+    oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
+    broken.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
+    orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
+    broken += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
+    rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
+    return Checkup(version, tuple(problem for problem in broken if problem), rows, size)
+
+
+def _broken(connection: apsw.Connection, promise: str, query: str, *bindings: str) -> str:
+    rows: list[Row] = connection.execute(query, bindings).fetchall()
+    count, first = rows[0] if rows else (0, None)
+    if not count:
+        return ""
+    return f"{count} {promise}" + ("" if first is None else f" (row {first} first)")

@@ -1,0 +1,257 @@
+"""Recovery: what was paid for first, the limits hold, and the damaged ledger is kept to the last byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import apsw
+import pytest
+
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import Verdict, prepare
+from aitp.ledger.recovery import recover
+from aitp.ledger.schema import VERSION
+from aitp.ledger.soundness import check
+from tests.ledger.damage import DEAD, DELIVERED, FINISHED, READY, closed, copy_of, lived, overwrite, pages_of
+from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World
+
+RUN = FINISHED + DEAD + DELIVERED
+
+
+@pytest.fixture
+def damaged(folder: Path, template: Path) -> Path:
+    """A ledger with a past, still sound: to be damaged."""
+    return closed(lived(folder, template))
+
+
+@pytest.fixture
+def clock(folder: Path, template: Path) -> Clock:
+    """The time at which the damage is found, a minute after its last completion."""
+    clock = Clock()
+    clock.go(RUN + 60.0)
+    return clock
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return list(connection.execute(sql))
+    finally:
+        connection.close()
+
+
+def states(path: Path) -> dict[object, int]:
+    return dict(rows(path, "SELECT state, COUNT(*) FROM tasks GROUP BY state"))  # type: ignore[arg-type]
+
+
+WHOLE = {"ready": READY, "claimed": 4, "finished": FINISHED, "dead": DEAD}
+
+
+def test_a_ledger_that_lost_its_first_page_loses_nothing(damaged: Path, clock: Clock) -> None:
+    before = rows(damaged, "SELECT * FROM results ORDER BY seq")
+    overwrite(damaged, 1)
+    outcome = recover(damaged, clock=clock)
+
+    assert outcome.lost == {}
+    assert states(damaged) == WHOLE
+    assert rows(damaged, "SELECT * FROM results ORDER BY seq") == before
+    assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(RUN,)]
+    assert rows(damaged, "SELECT allowed FROM limits") == [(10_000,)]
+    assert check(damaged).sound
+    assert stat.S_IMODE(damaged.stat().st_mode) == 0o600
+
+
+def test_the_damaged_ledger_is_kept_to_the_last_byte_under_a_dated_name(damaged: Path, clock: Clock) -> None:
+    overwrite(damaged, 1)
+    before = hashlib.sha256(damaged.read_bytes()).digest()
+    outcome = recover(damaged, clock=clock)
+
+    assert outcome.set_aside is not None
+    assert outcome.set_aside.name == "ledger.db.damaged-20250730T183315Z"
+    assert hashlib.sha256(outcome.set_aside.read_bytes()).digest() == before
+    assert not [path for path in damaged.parent.iterdir() if "recovery" in path.name]
+    overwrite(damaged, 1)
+    again = recover(damaged, clock=clock)
+    assert again.set_aside is not None
+    assert again.set_aside.name == "ledger.db.damaged-20250730T183315Z-2"
+
+
+def test_a_lost_page_of_results_costs_those_results_alone_and_their_tasks_are_run_again(
+    damaged: Path, clock: Clock
+) -> None:
+    page = pages_of(damaged, "results")[1]
+    overwrite(damaged, page)
+    outcome = recover(damaged, clock=clock)
+
+    lost = outcome.lost["results"]
+    assert 0 < lost < 150
+    assert outcome.saved["results"] == FINISHED - lost
+    assert outcome.saved["tasks"] == READY + 4 + lost
+    assert states(damaged) == WHOLE | {"ready": READY + lost, "finished": FINISHED - lost}
+
+
+def test_an_inner_page_that_is_lost_hides_nothing(folder: Path, template: Path, clock: Clock) -> None:
+    world = lived(folder, template, content=b'"' + b"x" * 3_000 + b'"')
+    path = closed(world)
+    root = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'contents'")[0][0]
+    assert pages_of(path, "contents", "internal") != [root], "deep enough to have an inner page below its root"
+    inner = next(page for page in pages_of(path, "contents", "internal") if page != root)
+    overwrite(path, inner)
+    outcome = recover(path, clock=clock)
+
+    assert states(path)["finished"] == FINISHED
+    assert outcome.saved["tasks"] > 0 or outcome.lost["tasks"] > 0
+    assert check(path).sound
+
+
+def test_results_are_delivered_though_their_tasks_are_lost(damaged: Path, clock: Clock) -> None:
+    for page in pages_of(damaged, "tasks"):
+        overwrite(damaged, page)
+    outcome = recover(damaged, clock=clock)
+
+    # Which of them was a dead letter is lost as well: those are tried once more.
+    assert outcome.saved == {"results": FINISHED + DEAD, "completions": RUN, "tombstones": DELIVERED}
+    assert states(damaged) == {"finished": FINISHED + DEAD}
+    assert rows(damaged, "SELECT id FROM tasks WHERE seq = 100") == [("run99",)]
+
+
+def test_completions_that_are_lost_in_the_middle_count_all_the_same(damaged: Path, clock: Clock) -> None:
+    overwrite(damaged, pages_of(damaged, "task_completions")[1])
+    overwrite(damaged, pages_of(damaged, "task_completions_time")[0])
+    outcome = recover(damaged, clock=clock)
+
+    assert outcome.lost["completions"] > 0
+    assert outcome.saved["completions"] + outcome.lost["completions"] == RUN
+    assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(RUN,)]
+
+
+def test_completions_that_are_lost_at_the_end_count_as_if_they_were_new(damaged: Path, clock: Clock) -> None:
+    overwrite(damaged, pages_of(damaged, "task_completions")[-1])
+    overwrite(damaged, pages_of(damaged, "task_completions_time")[0])
+    recover(damaged, clock=clock)
+
+    assert rows(damaged, "SELECT COUNT(*), MAX(completed_at) FROM task_completions") == [(RUN, clock.now)]
+
+
+def test_the_log_of_a_killed_service_is_read_as_well(folder: Path, template: Path, clock: Clock) -> None:
+    world = lived(folder, template)
+    closed(world)
+    world.open()
+    (delivery,) = world.take(OTHER_RELAY, 1)
+    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    path = copy_of(world.path, "killed.db")
+    world.close()
+    overwrite(path, pages_of(world.path, "results")[-1])
+    assert path.with_name("killed.db-wal").stat().st_size > 0
+    outcome = recover(path, clock=clock)
+
+    assert not path.with_name("killed.db-wal").exists()
+    assert outcome.saved["tombstones"] == DELIVERED + 1
+    assert states(path)["dead"] == DEAD
+    assert outcome.set_aside is not None
+    assert outcome.set_aside.with_name(outcome.set_aside.name + "-wal").exists()
+
+
+def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock) -> None:
+    world = lived(folder, template)
+    path = copy_of(world.path, "cut.db")
+    world.close()
+    path.write_bytes(b"")
+    log = path.with_name("cut.db-wal").read_bytes()
+    with pytest.raises(ConfigurationError, match="its write-ahead log is not"):
+        prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=clock)
+    assert path.with_name("cut.db-wal").read_bytes() == log
+    outcome = recover(path, clock=clock)
+
+    assert outcome.set_aside is not None
+    assert outcome.set_aside.with_name(outcome.set_aside.name + "-wal").read_bytes() == log
+    assert states(path)["finished"] == FINISHED
+
+
+def test_a_directory_in_its_place_is_set_aside(folder: Path, clock: Clock) -> None:
+    path = folder / "ledger.db"
+    path.mkdir()
+    (path / "something").touch()
+    outcome = recover(path, clock=clock)
+
+    assert outcome.set_aside is not None
+    assert (outcome.set_aside / "something").exists()
+    assert check(path).sound
+
+
+def test_a_service_goes_on_with_what_was_recovered(damaged: Path, clock: Clock) -> None:
+    overwrite(damaged, 1)
+    recover(damaged, clock=clock)
+    assert prepare(damaged, strategy="rolling", timezone="UTC", limits={"month": 10_000}, clock=clock) == VERSION
+    world = World(damaged, clock)
+    world.open()
+
+    assert world.ledger.release_ownerless().keys() == {RELAY, WORKER}
+    assert world.completions() == RUN + 4
+    assert len(world.deliver_all()) == FINISHED
+    assert len(world.ledger.dead.list()) == DEAD
+    world.close()
+
+
+def test_a_sound_ledger_stays_as_it_is(damaged: Path, clock: Clock) -> None:
+    before = damaged.read_bytes()
+    outcome = recover(damaged, clock=clock)
+
+    assert outcome.set_aside is None
+    assert damaged.read_bytes() == before
+
+
+@pytest.mark.parametrize("slot", [0, RELAY, WORKER, 1_100])
+def test_a_ledger_in_use_is_left_alone(world: World, slot: int) -> None:
+    world.admit("a")
+
+    assert world.ledger.locks.acquire(slot, 0)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            recover(world.path)
+            os.write(write, b"recovered")
+        except LedgerError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert "is in use: stop the service first" in answer.read()
+
+
+def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        recover(folder / "none.db")
+
+
+def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    overwrite(damaged, 1)
+    before = damaged.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(LedgerError, match="No space left"):
+        recover(damaged, clock=clock)
+
+    assert damaged.read_bytes() == before
+    assert not [path for path in damaged.parent.iterdir() if "recovery" in path.name or "damaged" in path.name]
+
+
+def test_what_a_later_release_made_is_not_recovered_by_this_one(folder: Path, template: Path, clock: Clock) -> None:
+    world = lived(folder, template)
+    world.change("UPDATE ledger SET version = 99")
+    world.change("ALTER TABLE tasks ADD COLUMN colour TEXT")
+    path = closed(world)
+    overwrite(path, pages_of(path, "results")[0])
+
+    with pytest.raises(ConfigurationError, match="version 99"):
+        recover(path, clock=clock)
+    assert not list(folder.glob("*damaged*"))

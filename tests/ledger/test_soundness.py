@@ -1,0 +1,96 @@
+"""`aitp ledger check`: a sound ledger is said to be sound, and each broken promise is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aitp.errors import LedgerError
+from aitp.ledger.soundness import check
+from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
+from tests.ledger.world import World
+
+
+def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
+    world = lived(folder, template)
+    found = check(world.path)
+
+    assert found.problems == ()
+    assert found.rows["tasks"] == READY + 4 + FINISHED + DEAD
+    assert found.rows["results"] == FINISHED + DEAD
+    assert check(world.path, quick=True) == found
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("DELETE FROM contents WHERE seq = 340", "1 ready or claimed tasks have no content (row 340 first)"),
+        ("DELETE FROM results WHERE seq = 60", "1 finished tasks or dead letters have no result (row 60 first)"),
+        ("UPDATE tasks SET state = 'ready', slot = NULL WHERE seq = 40", "1 tasks have a result but are not finished"),
+        ("UPDATE results SET refusal = NULL WHERE seq = 1", "1 dead letters have no reason (row 1 first)"),
+        ("UPDATE results SET body = CAST('[0.5' AS BLOB) WHERE seq = 50", "1 results are no JSON (row 50 first)"),
+        ("DELETE FROM task_completions WHERE id = 100", "1 completions are missing between the first and the last"),
+        ("UPDATE task_completions SET completed_at = 1 WHERE id = 9", "1 completions are out of order (row 9 first)"),
+        ("UPDATE breakers SET state = 'half-open' WHERE service = 'api'", "1 breakers are half-open without a probe"),
+        ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
+        ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
+        ("DELETE FROM kinds", "of tasks belongs to no row of kinds"),
+        ("UPDATE rate_limits SET current_count = 7 WHERE time_period = 'month'", "1 counts of rate_limits are wrong"),
+    ],
+)
+def test_each_broken_promise_is_found(
+    folder: Path, template: Path, change: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = lived(folder, template)
+    monkeypatch.setattr("time.time", world.clock)
+    world.change(change)
+    found = check(world.path)
+    world.close()
+
+    assert any(problem in said for said in found.problems), found.problems
+
+
+def test_an_index_that_disagrees_with_its_table_is_found_unless_the_check_is_quick(
+    folder: Path, template: Path
+) -> None:
+    path = closed(lived(folder, template))
+    page = pages_of(path, "sqlite_autoindex_tasks_1")[0]
+    content = path.read_bytes()[(page - 1) * PAGE : page * PAGE]
+    overwrite(path, page, content.replace(b"new10", b"new_0", 1))
+
+    assert any("missing from index" in problem for problem in check(path).problems), check(path).problems
+    assert check(path, quick=True).sound
+
+
+@pytest.mark.parametrize("content", [b"This is no database at all. " * 400, b"SQLite format 3\0" + b"\xff" * 9_000])
+def test_a_file_that_is_no_ledger_is_damaged(folder: Path, content: bytes) -> None:
+    path = folder / "ledger.db"
+    path.write_bytes(content)
+
+    assert not check(path).sound
+
+
+def test_a_directory_in_its_place_is_damage_and_no_ledger_at_all_is_not(folder: Path) -> None:
+    (folder / "ledger.db").mkdir()
+
+    assert check(folder / "ledger.db").problems == ("it is no file",)
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        check(folder / "none.db")
+
+
+def test_a_ledger_that_no_service_has_used_yet_is_sound(folder: Path) -> None:
+    (folder / "ledger.db").touch()
+
+    assert check(folder / "ledger.db").sound
+
+
+def test_what_a_damaged_file_says_cannot_forge_lines(world: World) -> None:
+    world.change("PRAGMA writable_schema = ON")
+    world.ledger._database.connection.execute("PRAGMA writable_schema = ON")
+    world.change("UPDATE sqlite_schema SET name = char(27, 10) || 'gone' WHERE name = 'cache'")
+
+    problems = check(world.path).problems
+    assert problems
+    assert all(problem.isprintable() for problem in problems)
