@@ -68,6 +68,7 @@ class Master:
                 self._hear()
         self._board.write(Record(MASTER))
         log.info("Master stopped", exit_code=self._exit_code)
+        self._systemd.master_stopped()
         return self._exit_code
 
     # One round

@@ -93,6 +93,10 @@ class Systemd:
         if self._watchdog:
             self._tell("WATCHDOG_USEC=0")
 
+    def master_stopped(self) -> None:
+        """It leaves now."""
+        self._tell(*self._new("The master is stopped; `supervisorctl start aitp-master` goes on"))
+
     def service_stops(self) -> None:
         """The whole service is being stopped."""
         self._tell("STOPPING=1")

@@ -87,6 +87,18 @@ def test_the_image_runs_as_a_user_of_its_own() -> None:
     assert last_stage.rstrip().endswith('CMD ["aitp", "run"]')
 
 
-@pytest.mark.parametrize("program", ["bin/aitp", "bin/test", "bin/lock", ".ci/run"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "bin/aitp",
+        "bin/as-service",
+        "bin/install",
+        "bin/lock",
+        "bin/supervisorctl",
+        "bin/test",
+        "bin/uninstall",
+        ".ci/run",
+    ],
+)
 def test_programs_are_executable(program: str) -> None:
     assert os.access(PROJECT_ROOT / program, os.X_OK)
