@@ -5,17 +5,27 @@
 #
 # --stop-timeout 50 leaves time for SHUTDOWN_GRACE_SECONDS and for delivering what was finished: Docker's own 10 seconds
 # cut calls off that were paid for. /app/data holds the ledger: a volume on a local disk, one container at a time.
+# Nothing else needs to be written but /app/run, so this confines it further, as docker-compose.yml does:
+#
+#   --read-only --tmpfs /app/run:mode=0700,uid=10001,gid=10001 --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
+#
+# The tag names one version. To be certain of the very bytes, name them: `docker buildx imagetools inspect IMAGE --format
+# '{{.Manifest.Digest}}'` tells the digest, `docker build --build-arg PYTHON_IMAGE=IMAGE@sha256:…` uses it.
 
-FROM python:3.11-slim-bookworm AS build
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /app
 # Only what decides which packages are installed, so that changed code doesn't install them again.
 COPY bin ./bin
 COPY requirements.txt requirements-build.txt ./
-RUN root=/app && . bin/venv.sh && ensure_venv requirements.txt
+# pip and the packages' own tests are a quarter of it, and of no use any more.
+RUN root=/app && . bin/venv.sh && ensure_venv requirements.txt \
+    && .venv/bin/python -m pip uninstall --quiet --yes pip setuptools wheel \
+    && find .venv -type d -name tests -prune -exec rm -rf {} +
 COPY aitp ./aitp
 RUN .venv/bin/python -m compileall -q aitp
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --home-dir /app --no-create-home aitp \
     && install -d -o aitp -g aitp -m 0700 /app/data /app/run
 WORKDIR /app
