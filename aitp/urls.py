@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
@@ -37,8 +37,7 @@ def service_url(text: str) -> str:
 
 def refuse_open_secrets(url: str) -> None:
     """Raise ValueError if secrets sent to `url` could be read on the way: plain http to a public-looking host."""
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not _is_near(parts):
+    if urlsplit(url).scheme == "http" and not is_near(url):
         raise ValueError(
             "plain http would send secrets in the open; use https:// (http:// is for loopback, private addresses and "
             "names of a single label), or accept it with ALLOW_INSECURE_HTTP=true"
@@ -50,8 +49,9 @@ def without_credentials(url: str) -> str:
     return re.sub(r"(://)[^/]*@", r"\1***@", url)
 
 
-def _is_near(parts: SplitResult) -> bool:
-    host = (parts.hostname or "").rstrip(".")
+def is_near(url: str) -> bool:
+    """Whether `url` names this machine, a private address or a name of a single label: nothing out on the internet."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
     if not _is_address(host):
         # 134744072 and 0x08080808 are addresses too, to those who resolve them: 8.8.8.8.
         return ("." not in host and not NUMBER.fullmatch(host)) or host.endswith(".localhost")

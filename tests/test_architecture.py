@@ -17,6 +17,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"console", "reference"},
+    {"checks"},
     {"process", "web", "demo", "quality"},
     {"processors"},
     {"providers", "taskapi", "knowledge"},

@@ -12,15 +12,29 @@ from aitp.cli.teaching import Command, json_option
 @click.command(
     cls=Command,
     short_help="find what is wrong, say what to do",
-    examples={"aitp check": "before the first start", "aitp check --json": "for programs"},
-    exits={0: "the service can start with these settings"},
+    examples={
+        "aitp check": "everything, before the first start and whenever something is wrong",
+        "aitp check --offline": "settings and this machine alone, without a request to anyone",
+        "aitp check --json": "for programs: every finding with what, why and what to do",
+    },
+    exits={
+        0: "the service can start and work; there may be warnings",
+        1: "it starts, but something keeps it from its work (or --strict: there is a warning)",
+        78: "it would not start: the settings cannot be used",
+    },
 )
+@click.option("--offline", is_flag=True, help="Ask no server.")
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
 @json_option
-def check(as_json: bool) -> None:
-    """Check the settings: a list of all that is wrong, or of what the service comes to with them."""
-    from aitp.console.check import show_settings
+def check(offline: bool, strict: bool, as_json: bool) -> None:
+    """Find what is wrong with settings, machine and services; say why it matters and what to do.
 
-    sys.exit(show_settings(as_json=as_json))
+    Safe beside a running service: no task is claimed, nothing is bought, nothing is written. Each server is asked
+    once or twice, for REQUEST_TIMEOUT or 10 seconds at most.
+    """
+    from aitp.console.check import show_findings
+
+    sys.exit(show_findings(offline=offline, strict=strict, as_json=as_json))
 
 
 @click.command(

@@ -1,38 +1,88 @@
-"""`aitp check`: whether the service can start with the settings."""
+"""`aitp check`: what the checks have found, in words and as an exit code."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
 
-from aitp.console.printing import print_json
-from aitp.errors import ConfigurationError
-from aitp.processors.inventory import inventory
-from aitp.settings import load_settings
+from rich.table import Table
+from rich.text import Text
+
+from aitp.checks.check import Report, check
+from aitp.checks.findings import Finding, Severity, exit_code, verdict
+from aitp.console.printing import print_json, show, visible
+
+STYLES = {
+    Severity.OK: "green",
+    Severity.NOTE: "cyan",
+    Severity.WARNING: "bold yellow",
+    Severity.FAULT: "bold red",
+    Severity.ERROR: "bold red",
+}
 
 
-def show_settings(*, as_json: bool) -> int:
-    """All that is wrong with them, or what they come to; the exit code."""
-    try:
-        settings = load_settings()
-        found = inventory(settings)
-    except ConfigurationError as error:
-        if not as_json:
-            raise
-        print_json({"ok": False, "problems": error.problems})
-        return 78
+def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
+    """Check everything, and print what was found; the exit code."""
+    report = check(offline=offline, told=_told())
+    code = exit_code(report.findings, strict=strict)
     if as_json:
-        report = {"ok": True, "problems": [], "warnings": settings.warnings, "mock": settings.mock}
-        report |= dataclasses.asdict(found)
-        print_json({**report, "env_file": settings.env_file and str(settings.env_file)})
-        return 0
-    for warning in settings.warnings:
-        print(f"warning: {warning}")
-    if settings.mock:
-        print("MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made")
-    for entry in found.task_types:
-        prompt = f", prompt {entry.prompt}" if entry.prompt else ""
-        print(f"{entry.name}: {entry.processor} of {entry.module}{prompt}")
-    for name, models in found.providers.items():
-        print(f"provider {name}: {', '.join(models)}")
-    print(f"Settings are fine ({f'environment and {settings.env_file}' if settings.env_file else 'environment'})")
-    return 0
+        print_json(_document(report, code))
+        return code
+    summary = verdict(report.findings)
+    said = f"\n{summary}{'' if code == 0 else f' (exit code {code})'}"
+    show(_table(report.findings), Text(said, style="bold"))
+    return code
+
+
+def _table(findings: tuple[Finding, ...]) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for finding, following in zip_longest(findings, findings[1:]):
+        # What several in a row have in common is said once, below the last of them.
+        said_below = following is not None and (finding.why, finding.do) == (following.why, following.do)
+        severity = Text(finding.severity.value, style=STYLES[finding.severity])
+        made.add_row(severity, Text(finding.subject), _text(finding, whole=not said_below))
+    return made
+
+
+def _text(finding: Finding, *, whole: bool) -> Text:
+    text = Text(visible(finding.what))
+    if not whole:
+        return text
+    if finding.why:
+        text.append("\nWhy: ", style="bold").append(visible(finding.why))
+    if finding.do:
+        text.append("\nDo:  ", style="bold").append(visible(finding.do))
+    return text
+
+
+def _document(report: Report, code: int) -> dict[str, Any]:
+    settings, found = report.settings, report.inventory
+    env_file = settings.env_file if settings is not None else None
+    return {
+        "ok": code == 0,
+        "exit_code": code,
+        "mock": settings is not None and settings.mock,
+        "env_file": None if env_file is None else str(env_file),
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],
+        "providers": {} if found is None else found.providers,
+    }
+
+
+def _told() -> Callable[[str], None]:
+    """Says on a terminal whom is being waited for."""
+    if not sys.stderr.isatty() or not sys.stdout.isatty():
+        return lambda subject: None
+
+    def told(subject: str) -> None:
+        # One line, which the next one or the table takes the place of.
+        sys.stderr.write(f"\r\x1b[Kasking {subject} …\r")
+        sys.stderr.flush()
+
+    return told

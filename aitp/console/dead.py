@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aitp.console.printing import facts, moment, print_json, screen, table, visible
-from aitp.console.service import open_ledger, signal_master
+from aitp.console.printing import facts, moment, print_json, show, table, visible
+from aitp.console.service import open_ledger, scoreboard_of
 from aitp.errors import AitpError
 from aitp.ledger.dead_letters import DeadLetter, dead_letter_ids
+from aitp.process.presence import signal_master
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -36,7 +37,7 @@ def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
     rows = [
         (letter.id, letter.type, letter.status.value, moment(letter.refused_at), letter.refusal) for letter in letters
     ]
-    screen().print(table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows))
+    show(table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows))
 
 
 def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None:
@@ -59,7 +60,7 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
         "Reason": letter.refusal,
         "Result": _beginning(result),
     }
-    screen().print(facts(shown))
+    show(facts(shown))
 
 
 def retry_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_json: bool) -> int:
@@ -67,7 +68,7 @@ def retry_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as
     with open_ledger(settings) as ledger:
         chosen = task_ids if task_ids is not None else [letter.id for letter in ledger.dead.list()]
         code = _each(chosen, ledger.dead.retry, "retried", "will be delivered again", as_json=as_json)
-    signal_master(settings, signal.SIGUSR1)
+    signal_master(scoreboard_of(settings), signal.SIGUSR1)
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aitp.console.printing import duration, moment, print_json, screen, table
+from aitp.console.printing import duration, moment, print_json, show, table
 from aitp.console.status import limits_table, usage_bar
 from aitp.ledger.pace import Forecast, forecast
 from aitp.ledger.views import snapshot
@@ -23,7 +23,7 @@ def show_limits(settings: Settings, over_seconds: float | None, *, as_json: bool
     if as_json:
         print_json(_document(seen.taken_at, seen.strategy, seen.limits))
     elif seen.limits:
-        screen().print(limits_table(seen))
+        show(limits_table(seen))
     else:
         print("No limits are in force")
 
@@ -51,7 +51,7 @@ def _show_forecast(found: Forecast, *, as_json: bool) -> None:
         for period, use in found.limits.items()
     ]
     figures = ("USED", "ALLOWED")
-    screen().print(table((f"LIMIT ({found.strategy})", *figures, "", "USED UP AT THIS PACE"), rows, right=figures))
+    show(table((f"LIMIT ({found.strategy})", *figures, "", "USED UP AT THIS PACE"), rows, right=figures))
 
 
 def _used_up(at: float | None, now: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aitp.console.printing import print_json, screen, table, visible
+from aitp.console.printing import print_json, show, table, visible
 from aitp.logs import configure
 from aitp.process.pulls import Look, look_after_models
 from aitp.providers.stock import ModelState, Stage, read_stock, uses_models
@@ -42,7 +42,7 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
         raise click.ClickException(visible(stock.problem))
     else:
         rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
-        screen().print(table(("MODEL", "STATE", "REASON"), rows))
+        show(table(("MODEL", "STATE", "REASON"), rows))
     return 0 if look is Look.ALL_THERE else 1
 
 

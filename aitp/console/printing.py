@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +32,18 @@ def screen(file: IO[str] | None = None) -> Console:
     if not console.is_terminal:
         console = Console(file=file, highlight=False, emoji=False, markup=False, width=WIDE)
     return console
+
+
+def show(*parts: RenderableType) -> None:
+    """One below the other. In a pipe or file no line ends in the spaces that fill a table's last column."""
+    console = screen()
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def print_json(document: object) -> None:

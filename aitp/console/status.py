@@ -15,11 +15,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aitp import __version__
-from aitp.console.printing import duration, moment, print_json, screen, size, table, visible
-from aitp.console.service import running_master
+from aitp.console.printing import duration, moment, print_json, show, size, table, visible
 from aitp.ledger.views import Snapshot
+from aitp.process.presence import living_master
 from aitp.process.scoreboard import State
-from aitp.process.slots import role_of
+from aitp.process.slots import Role, role_of
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
 
@@ -37,13 +37,13 @@ def show_status(settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print_json(document(facts, settings))
     else:
-        screen().print(picture(facts, settings))
+        show(picture(facts, settings))
     return 0 if is_running(facts) else 1
 
 
 def is_running(facts: Facts) -> bool:
     """Whether there is a living master that does its rounds."""
-    return facts.master is not None and running_master([facts.master]) is not None
+    return facts.master is not None and living_master([facts.master]) is not None
 
 
 def document(facts: Facts, settings: Settings) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _processes(facts: Facts, room: int) -> RenderableType:
             Text("overdue", style="bold red") if record in facts.overrun else record.state.name.lower(),
             duration(facts.now - record.since),
             record.task_id,
-            f"{record.done:,}",
+            f"{record.done:,}" if role_of(record.slot) is Role.WORKER else "",  # relays do not count
         )
         for record in shown
     ]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aitp.console.printing import print_json
-from aitp.console.service import open_ledger, signal_master
+from aitp.console.service import open_ledger, scoreboard_of
+from aitp.process.presence import signal_master
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -19,7 +20,7 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
     with open_ledger(settings) as ledger:
         ledger.pause(paused)
     if not paused:
-        signal_master(settings, signal.SIGUSR1)
+        signal_master(scoreboard_of(settings), signal.SIGUSR1)
     if as_json:
         print_json({"paused": paused})
     else:
@@ -28,7 +29,7 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
 
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     """Poll now."""
-    if not signal_master(settings, signal.SIGUSR1):
+    if not signal_master(scoreboard_of(settings), signal.SIGUSR1):
         raise click.ClickException("the service is not running, or belongs to another user")
     if as_json:
         print_json({"asked": True})

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aitp.console.printing import duration, print_json, screen, table
+from aitp.console.printing import duration, print_json, screen, show, table
 from aitp.ledger.holdings import Holding, Holdings, holdings
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], 
     if not found.tasks:
         print("No such task is held" if states or types else "No tasks are held")
         return
-    console = screen()
     head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
     rows = [_row(task, found.now) for task in found.tasks]
-    if console.width >= ROOMY:
+    if screen().width >= ROOMY:
         head += ["MODEL", "REASON"]
         rows = [[*row, task.model, task.reason] for row, task in zip(rows, found.tasks, strict=True)]
-    console.print(table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)))
+    show(table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)))
     print(_sum(found))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from aitp.console.printing import moment, screen
+from aitp.console.printing import moment, screen, show
 from aitp.console.status import document, picture
 from aitp.web.facts import Facts, read_facts
 
@@ -58,7 +59,7 @@ def watch_status(settings: Settings, interval: float, *, as_json: bool) -> int:
             signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_SCREEN)
             _live(settings, interval, console)
         else:
-            _snapshots(settings, interval, console)
+            _snapshots(settings, interval)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)  # what is left in the buffer has nowhere to go
     finally:
@@ -83,14 +84,12 @@ def _live(settings: Settings, interval: float, console: Console) -> None:
                     return
 
 
-def _snapshots(settings: Settings, interval: float, console: Console) -> None:
+def _snapshots(settings: Settings, interval: float) -> None:
     pace = Pace()
     while True:
         facts = read_facts(settings)
-        console.print(Text(f"--- {moment(facts.now)}"))
-        console.print(picture(facts, settings, pace=_pace(pace, facts)))
-        console.print()
-        console.file.flush()
+        show(Text(f"--- {moment(facts.now)}"), picture(facts, settings, pace=_pace(pace, facts)), Text())
+        sys.stdout.flush()
         if _wait(interval, ENDS):
             return
 

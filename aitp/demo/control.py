@@ -38,7 +38,7 @@ PARTS = {
     "wikidata_api": {"exchanges", "calls"},
 }
 DEFAULT_MODEL = "text-embedding-3-small"
-ASIDE = {"/api/tags", "/api/show", "/api/pull", "/api/version"}  # of Ollama: no text in them
+ASIDE = {"/api/tags", "/api/show", "/api/pull", "/api/version", "/v1/models"}  # no text in them
 
 
 @dataclass(frozen=True, slots=True)

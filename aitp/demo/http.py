@@ -49,6 +49,7 @@ class HttpServer:
         self, port: int = 0, *, latency_seconds: float = 0.0, idle_seconds: float = 60.0, fault_seed: int = 0
     ) -> None:
         self.latency_seconds = latency_seconds
+        self.clock_ahead_seconds = 0.0  # of its Date headers; may be set at any time
         self.faults = FaultPlan(fault_seed)
         self.exchanges: list[Exchange] = []
         self.most_at_once = 0
@@ -231,10 +232,13 @@ class HttpServer:
             return Response(200, b"<html><body>It works!</body>", content_type="text/html")
         return response
 
+    def _now(self) -> float:
+        return time.time() + self.clock_ahead_seconds
+
     def _send(self, connection: Connection, request: Request, response: Response, fault: Fault | None) -> bool:
         if response.stream is not None:
             return self._send_stream(connection, request, response)
-        pieces = list(_pieces(response, request.keep_alive, fault))
+        pieces = list(_pieces(response.encode(request.keep_alive, self._now()), fault))
         pause_seconds = fault.seconds if fault else 0.0
         for piece in pieces[:-1]:
             if not connection.send(piece) or connection.gone_within(pause_seconds):
@@ -247,7 +251,7 @@ class HttpServer:
 
     def _send_stream(self, connection: Connection, request: Request, response: Response) -> bool:
         assert response.stream is not None
-        if not connection.send(response.encode(request.keep_alive)[0]):
+        if not connection.send(response.encode(request.keep_alive, self._now())[0]):
             return False
         for piece in response.stream:
             if connection.gone_within(piece.after_seconds) or piece.data is None:
@@ -273,9 +277,9 @@ class HttpServer:
             self._in_flight.pop(request.number, None)
 
 
-def _pieces(response: Response, keep_alive: bool, fault: Fault | None) -> Iterator[bytes]:
+def _pieces(encoded: tuple[bytes, bytes], fault: Fault | None) -> Iterator[bytes]:
     """What is sent one after the other. All at once, unless the fault says otherwise."""
-    head, body = response.encode(keep_alive)
+    head, body = encoded
     if fault is not None and fault.kind is FaultKind.CUT:
         yield head + body[: len(body) // 2]
     elif fault is not None and fault.kind is FaultKind.TRICKLE:

@@ -21,9 +21,11 @@ from aitp.demo.http import Exchange, HttpServer
 from aitp.demo.openai_chat import CHAT_PATH, asked_text, complete
 from aitp.demo.openai_errors import ERRORS, HEADERS, QUOTA, Refusal, error_response
 from aitp.demo.vectors import encoded_vector, vector
-from aitp.demo.wire import Request, Response
+from aitp.demo.wire import Request, Response, json_response
 
 EMBEDDINGS_PATH = "/v1/embeddings"
+MODELS_PATH = "/v1/models"
+CHAT_MODELS = ("o3-mini", "o3")
 PATHS = {EMBEDDINGS_PATH, CHAT_PATH}
 DEMO_KEY = "sk-demo-0123456789abcdef"
 BAD_MARKER = "<|bad input|>"
@@ -72,6 +74,7 @@ class OpenAIApi(HttpServer):
         super().__init__(port, latency_seconds=latency_seconds, fault_seed=fault_seed)
         self.key = key
         self.bad_marker = bad_marker
+        self.hidden: set[str] = set()  # models that its list leaves out
         self.purchases: list[Purchase] = []
         self._models = {**MODELS, **(models or {})}
         self._shuffle = random.Random(shuffle_seed)
@@ -99,6 +102,11 @@ class OpenAIApi(HttpServer):
             return error_response(429, *QUOTA, headers=tuple(fault.headers.items()))
         if not self._key_is_right(request):
             return self.error(401, request)
+        if request.path == MODELS_PATH and request.method == "GET":
+            listed = [
+                {"id": name, "object": "model"} for name in (*self._models, *CHAT_MODELS) if name not in self.hidden
+            ]
+            return json_response(200, {"object": "list", "data": listed})
         if request.path not in PATHS or request.method != "POST":
             return self.error(404, request)
         try:

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email.utils import formatdate
 from urllib.parse import parse_qsl
 
 import orjson
@@ -76,10 +77,11 @@ class Response:
     content_type: str = "application/json; charset=utf-8"
     stream: Iterable[Piece] | None = None
 
-    def encode(self, keep_alive: bool) -> tuple[bytes, bytes]:
-        """The bytes of head and body."""
+    def encode(self, keep_alive: bool, now: float) -> tuple[bytes, bytes]:
+        """The bytes of head and body, sent at `now` by the server's clock."""
         head = (
             f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Unknown')}\r\n"
+            f"Date: {formatdate(now, usegmt=True)}\r\n"
             f"Content-Type: {self.content_type}\r\n"
             f"{f'Content-Length: {len(self.body)}' if self.stream is None else 'Transfer-Encoding: chunked'}\r\n"
             f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"

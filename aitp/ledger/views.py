@@ -96,6 +96,18 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
         connection.close()
 
 
+def version_of(path: Path) -> int | None:
+    """The version of the ledger at `path`, whatever release it is of; None if there is none yet. Raises LedgerError."""
+    if not path.exists():
+        return None
+    connection = open_read_only(path)
+    try:
+        with as_ledger_error(path):
+            return int(connection.execute("SELECT version FROM ledger").get)
+    finally:
+        connection.close()
+
+
 def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
     strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}

@@ -24,6 +24,7 @@ from aitp.process.wakes import Wakes
 from aitp.settings import Settings, surroundings
 
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, which nothing tells the end of to one who must hear signals too
+LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 DESCRIPTORS = LAST_SLOT + 100  # a bell for each slot
 
 log = get_logger(__name__)
@@ -73,6 +74,14 @@ def own_directory(path: Path) -> None:
             _close_to_others(path)
     except OSError as error:
         _blame_setting("RUNTIME_DIR", path, error)
+
+
+def refuse_long_socket_path(runtime_dir: Path) -> None:
+    """Raise ConfigurationError if supervisord's socket in there would have a longer path than a socket may have."""
+    if len(os.fsencode(runtime_dir / "supervisor.sock")) > LONGEST_SOCKET_PATH:
+        longest = LONGEST_SOCKET_PATH - len("/supervisor.sock")
+        problem = f"RUNTIME_DIR={runtime_dir}: at most {longest} bytes, or no socket can be made in it"
+        raise ConfigurationError([problem])
 
 
 def _close_to_others(path: Path) -> None:

@@ -18,16 +18,14 @@ from supervisor import events, loggers, options, supervisord  # type: ignore[imp
 from supervisor.process import Subprocess  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
-from aitp.errors import ConfigurationError
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
-from aitp.process.start import own_directory
+from aitp.process.start import own_directory, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, surroundings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
-LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
 
 log = get_logger(__name__)
@@ -38,11 +36,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     os.umask(0o077)
     configure(settings.log_level, settings.log_format)
     own_directory(settings.runtime_dir)
-    socket = settings.runtime_dir / "supervisor.sock"
-    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
-        longest = LONGEST_SOCKET_PATH - len("/supervisor.sock")
-        problem = f"RUNTIME_DIR={settings.runtime_dir}: at most {longest} bytes, or no socket can be made in it"
-        raise ConfigurationError([problem])
+    refuse_long_socket_path(settings.runtime_dir)
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
@@ -18,7 +18,7 @@ from requests.structures import CaseInsensitiveDict
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
 from aitp.policy.retry_after import pause_seconds
 from aitp.taskapi.pages import PendingPage
-from aitp.taskapi.token import REFUSED_AGAIN, Tokens
+from aitp.taskapi.token import REFUSED_AGAIN
 from aitp.taskapi.words import words_of
 from aitp.tasks import Service, TaskStatus
 from aitp.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
@@ -38,10 +38,20 @@ NEVER = frozenset({400, 404, 409, 413, 422})
 Observer = Callable[[str, str, int | None, float], None]
 
 
+class TokenSource(Protocol):
+    """Where access tokens come from: `aitp.taskapi.token.Tokens`, which says what these promise."""
+
+    def current(self) -> str: ...
+
+    def replace(self, refused: str) -> str: ...
+
+    def forget(self) -> None: ...
+
+
 class TaskApi:
     """The two calls. `observe` is told of each request, a second try with a fresh token included."""
 
-    def __init__(self, settings: Settings, tokens: Tokens, observe: Observer) -> None:
+    def __init__(self, settings: Settings, tokens: TokenSource, observe: Observer) -> None:
         self._base_url = settings.api_base_url.rstrip("/")
         self._timeout = settings.request_timeout
         self._trust = settings.trust

@@ -72,26 +72,24 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
 
 
 def test_check_passes_complete_settings() -> None:
-    run = aitp("check", **COMPLETE)
+    run = aitp("check", "--offline", **COMPLETE)
 
     assert (run.returncode, run.stderr) == (0, "")
-    *registered, last = run.stdout.splitlines()
-    assert last == "Settings are fine (environment)"
-    assert [line.split(":")[0] for line in registered] == sorted(TaskType)
-    assert (
-        "identifying_data: IdentifyingDataProcessor of aitp.processors.identifying_data, prompt version" in run.stdout
-    )
+    first, types, *_, last = run.stdout.splitlines()
+    assert first == "ok    settings    usable, from the environment; mode hybrid"
+    assert types == f"ok    task types  {', '.join(sorted(TaskType))}"
+    assert last == "All is well"
 
 
 def test_check_lists_all_problems_and_exits_78() -> None:
     run = aitp("check", **{**COMPLETE, "METRICS_PORT": "0", "LOG_LEVEL": "loud"})
 
-    assert run.returncode == 78
-    assert run.stdout == ""
-    assert run.stderr.splitlines() == [
-        "aitp: METRICS_PORT=0: must be a whole number from 1 to 65,535",
-        "aitp: LOG_LEVEL=loud: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+    assert (run.returncode, run.stderr) == (78, "")
+    assert [line for line in run.stdout.splitlines() if line.startswith("error")] == [
+        "error  settings  METRICS_PORT=0: must be a whole number from 1 to 65,535",
+        "error  settings  LOG_LEVEL=loud: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
     ]
+    assert run.stdout.splitlines()[-1] == "2 errors (exit code 78)"
 
 
 def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
@@ -100,32 +98,28 @@ def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
     environ = {**COMPLETE, "AITP_ENV_FILE": str(file)}
     del environ["OPENAI_API_KEY"]
 
-    run = aitp("check", **environ)
+    run, strict = aitp("check", "--offline", **environ), aitp("check", "--offline", "--strict", **environ)
 
-    assert run.returncode == 0
+    assert (run.returncode, strict.returncode) == (0, 1)
     lines = run.stdout.splitlines()
-    assert lines[:2] == [
-        "warning: OLLAMA_URL is not a setting and is ignored; did you mean OLLAMA_BASE_URL?",
-        "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, no calls are made",
-    ]
-    assert lines[-1] == f"Settings are fine (environment and {file})"
+    assert lines[0] == f"ok       settings    usable, from the environment and {file}; mode hybrid"
+    assert lines[1] == "warning  settings    OLLAMA_URL is not a setting and is ignored"
+    assert lines[3].strip() == "Do:  did you mean OLLAMA_BASE_URL?"
+    assert any(line.startswith("warning  mock mode   MOCK MODE: OPENAI_API_KEY is the placeholder") for line in lines)
 
 
 def test_check_speaks_json() -> None:
-    fine, wrong = aitp("check", "--json", **COMPLETE), aitp("check", "--json", **COMPLETE, METRICS_PORT="0")
+    fine = aitp("check", "--offline", "--json", **COMPLETE)
+    wrong = aitp("check", "--json", **COMPLETE, METRICS_PORT="0")
 
     assert (fine.returncode, wrong.returncode) == (0, 78)
     report = json.loads(fine.stdout)
-    assert [entry["name"] for entry in report.pop("task_types")] == sorted(TaskType)
-    assert report == {
-        "ok": True,
-        "problems": [],
-        "warnings": [],
-        "mock": False,
-        "env_file": None,
-        "providers": {},
-    }
-    assert json.loads(wrong.stdout)["problems"] == ["METRICS_PORT=0: must be a whole number from 1 to 65,535"]
+    assert [entry["name"] for entry in report["task_types"]] == sorted(TaskType)
+    assert (report["ok"], report["exit_code"], report["mock"], report["env_file"]) == (True, 0, False, None)
+    assert {finding["severity"] for finding in report["findings"]} <= {"ok", "note"}
+    [finding] = json.loads(wrong.stdout)["findings"]
+    assert finding["what"] == "METRICS_PORT=0: must be a whole number from 1 to 65,535"
+    assert set(finding) == {"severity", "subject", "what", "why", "do"}
 
 
 def test_numerical_libraries_are_told_to_start_no_threads() -> None:

@@ -1,0 +1,106 @@
+"""Everything in its order: settings, what is registered, this machine, the running service, the servers, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from aitp.checks import answers, clock, verdicts
+from aitp.checks.asking import OPENAI_URL, Asking
+from aitp.checks.findings import Finding
+from aitp.checks.machine import look_around
+from aitp.errors import AitpError, ConfigurationError
+from aitp.processors.inventory import Inventory, inventory
+from aitp.processors.registry import PROCESSORS
+from aitp.providers.stock import uses_models
+from aitp.settings import Settings, load_settings
+from aitp.taskapi.grant import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All findings; `settings` and `inventory` are None if they cannot be used."""
+
+    findings: tuple[Finding, ...]
+    settings: Settings | None = None
+    inventory: Inventory | None = None
+
+
+def check(
+    environ: Mapping[str, str] | None = None, *, offline: bool, told: Callable[[str], None] = lambda subject: None
+) -> Report:
+    """Look at everything, with the settings of this process or of `environ`; `told` hears who is asked next.
+
+    Never raises for anything that is wrong.
+    """
+    try:
+        settings = load_settings(environ)
+        found = inventory(settings)
+    except ConfigurationError as error:
+        return Report(tuple(verdicts.of_unusable_settings(error.problems)))
+    findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings), *_of_machine(settings)]
+    if not offline:
+        findings += _of_servers(settings, told)
+    return Report(tuple(findings), settings, found)
+
+
+def _of_machine(settings: Settings) -> Iterator[Finding]:
+    machine = look_around(settings)
+    yield from verdicts.of_ledger(machine, settings)
+    yield verdicts.of_disk(machine.disk_free, machine.disk_size)
+    yield verdicts.of_runtime_dir(settings.runtime_dir, machine.runtime_dir_problem)
+    host, port = settings.metrics_host, settings.metrics_port
+    yield verdicts.of_port(machine.port, host, port, machine.master_pid, machine.master_parent)
+    yield verdicts.of_descriptors(machine.descriptors, settings.concurrency_limit + settings.relay_processes)
+    yield from verdicts.of_service(machine, settings)
+
+
+def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Finding]:
+    asking = Asking(settings)
+    ahead: dict[str, float] = {}
+
+    def compare(server: str, url: str, answer: object) -> None:
+        if not isinstance(answer, AitpError) and (seconds := asking.ahead(url)) is not None:
+            ahead[server] = seconds
+
+    told("the authorization server")
+    grant = asking.token()
+    yield answers.of_token(grant, settings, asking.seconds)
+    compare("authorization server", settings.token_url, grant)
+    if isinstance(grant, Grant):
+        told("the task API")
+        pending = asking.pending(grant)
+        yield answers.of_task_api(pending, settings, asking.seconds)
+        compare("task API", settings.api_base_url, pending)
+    yield from _of_providers(settings, asking, told, compare)
+    if settings.wikidata_enabled:
+        told("Wikidata")
+        about = asking.wikidata()
+        yield answers.of_wikidata(about, settings.wikidata_base_url, asking.seconds)
+        compare("Wikidata server", settings.wikidata_base_url, about)
+    yield from clock.of_clocks(ahead)
+
+
+def _of_providers(
+    settings: Settings, asking: Asking, told: Callable[[str], None], compare: Callable[[str, str, object], None]
+) -> Iterator[Finding]:
+    hybrid = settings.processing_mode == "hybrid"
+    uses_openai = settings.processing_mode != "ollama" and settings.openai_api_key is not None and not settings.mock
+    if uses_openai:
+        told("OpenAI")
+        offered = asking.openai_models()
+        yield answers.of_openai(offered, openai_models(settings), settings.openai_base_url, asking.seconds)
+        compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
+    if uses_models(settings):
+        told("Ollama")
+        missing = asking.missing_models()
+        replaceable = hybrid and uses_openai and settings.hybrid_fallback
+        yield answers.of_ollama(missing, settings, replaceable=replaceable, seconds=asking.seconds)
+
+
+def openai_models(settings: Settings) -> frozenset[str]:
+    """The models that OpenAI is asked for where a task names none, or where it stands in for Ollama."""
+    defaults = {processor.content.default_model for processor in PROCESSORS.values()}
+    if settings.processing_mode == "hybrid":
+        return frozenset({*settings.fallback_models.values()} if settings.fallback_models else defaults)
+    return frozenset(defaults)

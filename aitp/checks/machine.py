@@ -1,0 +1,202 @@
+"""What there is to know of this machine without a request to anyone: files, disk, port, descriptors, the service.
+
+Looks, and leaves everything as it was: no directory is made, no lock is taken. Whatever cannot be looked at is a fact
+as well. `verdicts` judges.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import re
+import resource
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aitp.errors import AitpError, ConfigurationError
+from aitp.ledger.database import refuse_network_file_system
+from aitp.ledger.views import version_of
+from aitp.process.presence import living_master
+from aitp.web.facts import Facts, read_facts
+from aitp.web.readiness import readiness_problems
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+LISTENING = "0A"  # of /proc/net/tcp
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that listens on our port. `parent`: who started it. All of it is empty if we may not see it."""
+
+    pid: int = 0
+    parent: int = 0
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Whether METRICS_HOST and METRICS_PORT could be listened on: errno of the try (0: yes), and who does so."""
+
+    error: int = 0
+    holder: Holder | None = None
+    name_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything that was seen. Sizes are bytes; `descriptors` is the hard limit of the master, or of a new one."""
+
+    ledger_folder_problem: str
+    ledger_file_system_problem: str
+    ledger_version: int | None
+    ledger_problem: str
+    disk_free: int
+    disk_size: int
+    runtime_dir_problem: str
+    port: Port
+    descriptors: int
+    master_pid: int
+    master_parent: int
+    facts: Facts
+    readiness: tuple[str, ...]
+
+
+def look_around(settings: Settings) -> Machine:
+    """Look now."""
+    facts = read_facts(settings)
+    living = living_master([facts.master]) if facts.master else None
+    master = living.pid if living else 0
+    disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
+    version, problem = _ledger(settings)
+    return Machine(
+        ledger_folder_problem=_unwritable(settings.ledger_path.parent, settings.ledger_path),
+        ledger_file_system_problem=_network(settings.ledger_path.parent),
+        ledger_version=version,
+        ledger_problem=problem,
+        disk_free=disk.free,
+        disk_size=disk.total,
+        runtime_dir_problem=_unwritable(settings.runtime_dir),
+        port=_try_port(settings.metrics_host, settings.metrics_port),
+        descriptors=_descriptors(master),
+        master_pid=master,
+        master_parent=_parent(master) if master else 0,
+        facts=facts,
+        readiness=tuple(readiness_problems(facts, settings)) if master else (),
+    )
+
+
+def _ledger(settings: Settings) -> tuple[int | None, str]:
+    """Its version; None if there is none yet, or why it cannot be read."""
+    try:
+        return version_of(settings.ledger_path), ""
+    except AitpError as error:
+        return None, str(error)
+
+
+def _network(folder: Path) -> str:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        refuse_network_file_system(folder, mounts)
+    except ConfigurationError as error:
+        return error.problems[0]
+    except OSError:
+        return ""
+    return ""
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _unwritable(folder: Path, *files: Path) -> str:
+    """Why this user could not make or change files in `folder`, which may have to be made; empty if nothing would."""
+    there = _existing(folder)
+    if not there.is_dir():
+        return f"{there} is not a directory"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{_user()} may not write in {there}"
+    for file in files:
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return f"{_user()} may not write to {file}"
+    return ""
+
+
+def _user() -> str:
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"user {os.geteuid()}"
+
+
+def _try_port(host: str, port: int) -> Port:
+    """Bind, as the metrics process does, without ever listening; then let go."""
+    try:
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        return Port(name_unknown=True)
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return Port(errno.EADDRINUSE, _holder(port))
+            return Port(error.errno or errno.EINVAL)
+    return Port()
+
+
+def _holder(port: int) -> Holder:
+    """Who listens on `port`, as far as we may see (proc(5): net/tcp, and the descriptors of processes of ours)."""
+    sockets = set(_listening(port))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            held = any(os.readlink(descriptor) in sockets for descriptor in (process / "fd").iterdir())
+            command = (process / "cmdline").read_bytes() if held else b""
+        except OSError:
+            continue
+        if held:
+            words = command.decode(errors="replace").replace("\0", " ").strip()
+            return Holder(int(process.name), _parent(int(process.name)), words)
+    return Holder()
+
+
+def _listening(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                yield f"socket:[{fields[9]}]"
+
+
+def _parent(pid: int) -> int:
+    """The parent of `pid`; 0 if that is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _descriptors(master: int) -> int:
+    """The hard limit on open files of the running master, or of a process started from here."""
+    try:
+        _, hard = resource.prlimit(master or os.getpid(), resource.RLIMIT_NOFILE)
+    except (OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (1 << 62) if hard == resource.RLIM_INFINITY else hard

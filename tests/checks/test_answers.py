@@ -1,0 +1,121 @@
+"""What servers' answers mean: tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aitp.checks import answers
+from aitp.checks.asking import Answered
+from aitp.checks.findings import Severity
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.settings import load_settings
+from aitp.taskapi.grant import Grant
+from tests.settings.complete import COMPLETE
+
+SETTINGS = load_settings(COMPLETE)
+SILENT = ServiceFault("x", "did not answer within REQUEST_TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "do"),
+    [
+        (Grant("ory_at_token", 3600.0), Severity.OK, ""),
+        (CredentialsRefused("oauth", "401: look at OAUTH2_CLIENT_ID"), Severity.FAULT, "OAUTH2_CLIENT_ID=aitp and its"),
+        (CredentialsRefused("oauth", "400 (invalid_scope): look at OAUTH2_SCOPE"), Severity.FAULT, "the scope"),
+        (ServiceFault("oauth", "answered 404"), Severity.FAULT, "ORY_PROJECT_SLUG=happy-tree-1234"),
+        (CooldownRequired("oauth", "429", seconds=3, model=None), Severity.WARNING, "Wait"),
+    ],
+)
+def test_a_token(answer: Grant | AitpError, severity: Severity, do: str) -> None:
+    found = answers.of_token(answer, SETTINGS, 10.0)
+
+    assert found.severity is severity
+    assert do in found.do
+    assert "ory_at_token" not in repr(found)
+
+
+def test_an_address_that_is_no_token_endpoints_is_told_what_one_looks_like() -> None:
+    settings = load_settings({**COMPLETE, "OAUTH2_TOKEN_URL": "https://x.projects.oryapis.com"})
+
+    found = answers.of_token(ServiceFault("oauth", "answered 404"), settings, 10.0)
+
+    assert "Ory Hydra's ends in /oauth2/token" in found.do
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "words"),
+    [
+        (0, Severity.OK, "lists 0 pending"),
+        (20, Severity.OK, "20 or more"),
+        (CredentialsRefused("api", "refuses a fresh token"), Severity.FAULT, "refuses a fresh token"),
+        (SILENT, Severity.FAULT, "within 10 s"),
+        (CooldownRequired("api", "answered 429", seconds=3, model=None), Severity.WARNING, "429"),
+    ],
+)
+def test_the_task_api(answer: int | AitpError, severity: Severity, words: str) -> None:
+    found = answers.of_task_api(answer, SETTINGS, 10.0)
+
+    assert found.severity is severity
+    assert words in found.what
+
+
+MODELS = {"data": [{"id": "o3-mini"}, {"id": "text-embedding-3-small"}]}
+QUOTA = {"error": {"code": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "words"),
+    [
+        (Answered(200, MODELS), Severity.OK, "takes the key, and has o3-mini"),
+        (Answered(200, {"data": MODELS["data"][:1]}), Severity.WARNING, "does not offer it text-embedding-3-small"),
+        (Answered(200, None), Severity.WARNING, "something else"),
+        (Answered(200, {"data": [1]}), Severity.WARNING, "something else"),
+        (Answered(401), Severity.FAULT, "refuses the key"),
+        (Answered(403), Severity.WARNING, "lets this key list no models"),
+        (Answered(404), Severity.NOTE, "keeps no list"),
+        (Answered(429), Severity.OK, "takes the key"),
+        (Answered(429, QUOTA), Severity.FAULT, "quota"),
+        (Answered(503), Severity.FAULT, "answered 503"),
+        (SILENT, Severity.FAULT, "did not answer within 10 s"),
+    ],
+)
+def test_openai(answer: Answered | AitpError, severity: Severity, words: str) -> None:
+    found = answers.of_openai(answer, {"o3-mini", "text-embedding-3-small"}, None, 10.0)
+
+    assert found.severity is severity
+    assert words in found.what
+
+
+@pytest.mark.parametrize(
+    ("answer", "replaceable", "severity"),
+    [
+        ([], False, Severity.OK),
+        (["nomic-embed-text"], False, Severity.WARNING),
+        (SILENT, False, Severity.FAULT),
+        (SILENT, True, Severity.WARNING),
+    ],
+)
+def test_ollama(answer: Any, replaceable: bool, severity: Severity) -> None:
+    found = answers.of_ollama(answer, SETTINGS, replaceable=replaceable, seconds=10.0)
+
+    assert found.severity is severity
+    assert severity is Severity.OK or found.do
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "do"),
+    [
+        (Answered(200, {"query": {}}), Severity.OK, ""),
+        (Answered(429), Severity.OK, ""),
+        (Answered(403), Severity.FAULT, "WIKIDATA_CONTACT"),
+        (Answered(200, None), Severity.FAULT, "WIKIDATA_BASE_URL"),
+        (SILENT, Severity.FAULT, "WIKIDATA_ENABLED=false"),
+    ],
+)
+def test_wikidata(answer: Answered | AitpError, severity: Severity, do: str) -> None:
+    found = answers.of_wikidata(answer, "https://www.wikidata.org", 10.0)
+
+    assert found.severity is severity
+    assert do in found.do
