@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_limits
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
+from aitp.privacy import blot_out
 from aitp.trust import Authorities, Trust, read_authorities
 from aitp.urls import refuse_open_secrets, service_url
 from aitp.values import (
@@ -50,6 +51,7 @@ from aitp.wording import problem
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER_KEY = "your_openai_api_key_here"
+WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 PERIODS = ("minute", "hour", "day", "week", "month")
 
 
@@ -294,11 +296,17 @@ class Settings(BaseModel):
 
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
-        return self if self.mock else self.model_copy(update={"openai_api_key": None})
+        key = self.openai_api_key if self.mock else None
+        return self.model_copy(update={"openai_api_key": key, "metrics_token": None})
 
     def without_oauth_secret(self) -> Settings:
         """For workers."""
-        return self.model_copy(update={"oauth2_client_secret": SecretStr("")})
+        return self.model_copy(update={"oauth2_client_secret": SecretStr(""), "metrics_token": None})
+
+    def for_watching(self) -> Settings:
+        """For the metrics process: that there is a key, but neither the key nor the client's secret."""
+        key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
+        return self.model_copy(update={"openai_api_key": key, "oauth2_client_secret": SecretStr("")})
 
 
 FIELDS: Mapping[str, FieldInfo] = {
@@ -343,14 +351,27 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
 
 
 def prepare_environment() -> None:
-    """Call before numpy or the openai client is imported: no helper threads (we fork), no logging of request bodies."""
+    """Call first, before numpy or the openai client is imported: no helper threads (we fork), no logging of request
+    bodies, no secrets for whoever looks at this process's environment from outside."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = "1"
+    blot_out(SECRETS)
     os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
         if name == "OLLAMA_HOST" or (name.lower().endswith("_proxy") and value.lower().startswith("socks")):
             del os.environ[name]
+
+
+def withheld(*needed: str) -> dict[str, str]:
+    """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
+    real = (name for name in SECRETS if os.environ.get(name, "").strip() not in ("", PLACEHOLDER_KEY))
+    return {name: WITHHELD for name in real if name not in needed}
+
+
+def withhold(*needed: str) -> None:
+    """Take all secrets but these out of this process's environment."""
+    os.environ.update(withheld(*needed))
 
 
 def surroundings() -> dict[str, str]:

@@ -29,7 +29,8 @@ FLOORS = (
     {"settings"},
     {"environment", "wording", "coherence"},
     {"urls", "wire", "values", "extensions"},
-    {"trust"},
+    {"trust", "privacy"},
+    {"prctl"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

@@ -39,8 +39,10 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; not for help or completion, which load nothing."""
+        from aitp.privacy import keep_memory_private
         from aitp.settings import prepare_environment
 
+        keep_memory_private()
         # Before it can import numpy or the openai client.
         prepare_environment()
         return super().invoke(ctx)

@@ -24,7 +24,7 @@ from aitp.process.bounds import BoundedCall
 from aitp.process.crew import Crew, Heritage
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role, name_process, role_of
-from aitp.settings import Settings
+from aitp.settings import Settings, withhold
 
 EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
 EXIT_QUIT = 128 + signal.SIGQUIT
@@ -209,6 +209,7 @@ def run_child(slot: int, settings: Settings, cause: Cause, crew: Crew, heritage:
     code = 1
     try:
         heritage.shed()
+        withhold()  # nobody loads settings here again
         name_process(f"aitp {role_of(slot).value} {slot}")
         child = Child(slot, settings, cause, heritage)
         child.listen()

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.logs import get_logger
+from aitp.settings import withhold
 
 DONE = 0
 FAILED = 1
@@ -83,6 +84,7 @@ def _do(work: Callable[[], bool | None], shed: Callable[[], None]) -> NoReturn:
     code = FAILED
     try:
         shed()
+        withhold()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         code = AGAIN if work() is False else DONE

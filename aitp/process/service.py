@@ -62,7 +62,7 @@ def prepare_to_fork(settings: Settings) -> None:
 
 def keep_out_of_logs(settings: Settings) -> None:
     """Never let the secrets of `settings` appear in a log line of this process or of its children."""
-    conceal(settings.oauth2_client_secret, settings.openai_api_key)
+    conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
 
 
 def _load() -> Settings:

@@ -7,7 +7,8 @@ and a metrics file.
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
+
+from aitp.prctl import PR_SET_NAME, prctl
 
 MASTER = 0
 LAST_SLOT = 1100
@@ -34,10 +35,8 @@ def slots_of(role: Role, count: int) -> range:
 
 def name_process(name: str) -> None:
     """What ps and top call this process (15 bytes; Linux). Nothing depends on it."""
-    try:
-        Path("/proc/self/comm").write_text(name)
-    except OSError:
-        pass
+    # Not by /proc/self/comm: it is root's, see `aitp.privacy`.
+    prctl(PR_SET_NAME, name.encode())
 
 
 def role_of(slot: int) -> Role:

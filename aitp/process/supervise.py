@@ -22,11 +22,14 @@ from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
 from aitp.process.start import own_directory, refuse_long_socket_path
 from aitp.process.systemd import Systemd
-from aitp.settings import Settings, surroundings
+from aitp.settings import Settings, surroundings, withheld
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
+
+# The secrets that each program needs; of the others it learns at most that there are some.
+NEEDED = {"aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY"), "aitp-metrics": ("METRICS_TOKEN",)}
 
 log = get_logger(__name__)
 
@@ -83,13 +86,11 @@ class Options(options.ServerOptions):  # type: ignore[misc]
     def processes_from_section(self, parser: Any, section: str, group_name: str, klass: Any = None) -> list[Any]:
         ours = Program if klass is options.ProcessConfig else Listener
         configs: list[Any] = super().processes_from_section(parser, section, group_name, ours)
-        if self._settings.env_file is not None:
-            for config in configs:
+        for config in configs:
+            config.environment = {**(config.environment or {}), **withheld(*NEEDED.get(config.name, ()))}
+            if self._settings.env_file is not None:
                 # Found in this directory, it must be found again by whoever reads it next.
-                config.environment = {
-                    **(config.environment or {}),
-                    "AITP_ENV_FILE": str(self._settings.env_file.absolute()),
-                }
+                config.environment["AITP_ENV_FILE"] = str(self._settings.env_file.absolute())
         return configs
 
     def make_logger(self) -> None:

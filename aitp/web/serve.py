@@ -6,7 +6,6 @@ would hold the port against the supervisor's next child. Between requests the pr
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,7 +14,8 @@ from typing import NoReturn
 
 from aitp import logs
 from aitp.errors import ConfigurationError
-from aitp.settings import Settings, load_settings
+from aitp.prctl import PR_SET_PDEATHSIG, prctl
+from aitp.settings import Settings, load_settings, withhold
 from aitp.web.app import Application, build_app
 from aitp.web.connections import listen
 
@@ -23,13 +23,12 @@ log = logs.get_logger(__name__)
 
 EXIT_FAILED, EXIT_CONFIGURATION = 1, 78
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def run_metrics(settings: Settings) -> int:
     """Serve until told to stop; the exit code. Called by the command line, in the main thread."""
     logs.configure(settings.log_level, settings.log_format)
-    logs.conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
+    settings = _needed(settings)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     application = build_app(settings)
@@ -51,6 +50,13 @@ def run_metrics(settings: Settings) -> int:
     return 0
 
 
+def _needed(settings: Settings) -> Settings:
+    """The settings without secrets that are none of this process's business, here and in its environment."""
+    withhold("METRICS_TOKEN")
+    logs.conceal(settings.metrics_token)
+    return settings.for_watching()
+
+
 def _refusal(settings: Settings, error: OSError | ValueError) -> int:
     facts = {"host": settings.metrics_host, "port": settings.metrics_port}
     if isinstance(error, OSError):
@@ -66,9 +72,7 @@ def _install_signals(application: Application) -> None:
 
     def reload(number: int, frame: FrameType | None) -> None:
         try:
-            settings = load_settings()
-            logs.conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
-            application.settings = settings
+            application.settings = _needed(load_settings())
             log.info("Settings loaded again")
         except ConfigurationError as error:
             log.error("New settings are invalid, the old ones stay in force", problems=list(error.problems))
@@ -81,9 +85,5 @@ def _install_signals(application: Application) -> None:
 def _stop_with_parent() -> None:
     """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
     parent = os.getppid()
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
+    if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
