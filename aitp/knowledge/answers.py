@@ -61,10 +61,16 @@ def _item(item: dict[str, Any], language: str, wikis: Mapping[str, str]) -> dict
 
 
 def links(body: bytes, titles: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
-    """Of prop=linkshere: links to each of `titles` in this answer, and how to go on (empty: that was all)."""
+    """Of prop=linkshere: links to each of `titles` in this answer, and how to go on (empty: that was all).
+
+    Of the parameters that it would have us send, those of this module alone: any other would change what we ask.
+    """
     answer = orjson.loads(body)
     pages = {page["title"]: len(_a(list, page.get("linkshere", []))) for page in answer["query"]["pages"]}
-    more = {name: str(value) for name, value in answer.get("continue", {}).items()}
+    told = answer.get("continue", {})
+    more = {name: str(told[name]) for name in ("lhcontinue", "continue") if name in told}
+    if told and "lhcontinue" not in more:
+        raise ValueError("it goes on with something else")
     if more and not any(pages.values()):
         raise ValueError("it would go on for ever")
     return {title: pages[title] for title in titles}, more
