@@ -14,7 +14,8 @@ import hmac
 
 from pydantic import SecretStr
 
-CHALLENGE = 'Bearer realm="aitp", Basic realm="aitp", charset="UTF-8"'
+# A header line each: of several in one line Chromium sees the first only, and would never ask for a password.
+CHALLENGES = ('Bearer realm="aitp"', 'Basic realm="aitp", charset="UTF-8"')
 
 
 def may_see_all(authorization: str, token: SecretStr | None) -> bool:

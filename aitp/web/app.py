@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from aitp import SERVICE_NAME, __version__
 from aitp.logs import get_logger
 from aitp.settings import Settings
-from aitp.web.access import CHALLENGE, may_see_all
+from aitp.web.access import CHALLENGES, may_see_all
 from aitp.web.facts import Facts, read_facts, read_past
 from aitp.web.gauges import gauges
 from aitp.web.page import CONTENT_SECURITY_POLICY, Sight, render
@@ -158,7 +158,8 @@ def _json(body: dict[str, object], problems: Sequence[str], *, mock: bool = Fals
 
 
 def _refuse() -> Answer:
-    return _plain("401 Unauthorized", "This needs METRICS_TOKEN.", ("WWW-Authenticate", CHALLENGE))
+    challenges = (("WWW-Authenticate", challenge) for challenge in CHALLENGES)
+    return _plain("401 Unauthorized", "This needs METRICS_TOKEN.", *challenges)
 
 
 def _status(status: str, *, well: bool) -> Answer:

@@ -30,7 +30,7 @@
     if (asking || document.hidden) return;
     asking = true;
     try {
-      const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch(location.origin + location.pathname, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) return tell(`The service answers ${answer.status}.`);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       // Another release, other parts (mock mode, no ledger): the whole page anew.

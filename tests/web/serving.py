@@ -7,12 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import waitress  # type: ignore[import-untyped]
+
 from tests.waiting import wait_until
-from tests.web.world import environment_in
+from tests.web.world import World, environment_in
 
 PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.serve import run_metrics; " + (
     "sys.exit(run_metrics(load_settings()))"
@@ -32,6 +35,18 @@ def served(folder: Path, more: Mapping[str, str] | None = None, port: int = 0) -
             yield f"http://127.0.0.1:{port}/"
         finally:
             process.terminate()
+
+
+@contextmanager
+def served_here(world: World) -> Iterator[str]:
+    """The same from a thread of this process: sooner there, for what is only looked at."""
+    server = waitress.create_server(world.app, host="127.0.0.1", port=0, threads=1)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}/"
+    finally:
+        server.close()
 
 
 def answers(port: int) -> bool:

@@ -66,7 +66,7 @@ class World:
 
     def master(self, state: State, ticks: bool = True) -> None:
         now = time.monotonic()
-        self.scoreboard.write(Record(0, os.getpid(), state, time.time(), time.time(), now + 5 if ticks else now - 60))
+        self.scoreboard.write(Record(0, os.getpid(), state, time.time(), time.time(), now + 60 if ticks else now - 60))
 
     def child(self, slot: int, state: State, task_id: str = "", deadline: float = 0.0) -> None:
         now = time.time()
@@ -105,6 +105,7 @@ class Response:
     status: int
     headers: dict[str, str]
     body: bytes
+    challenges: tuple[str, ...] = ()
 
     @property
     def json(self) -> Any:
@@ -119,5 +120,6 @@ def ask(app: Application, path: str, method: str = "GET", authorization: str | N
         sent["HTTP_AUTHORIZATION"] = authorization
     body = b"".join(app(sent, lambda *answer: told.append(answer)))
     ((status, headers),) = told
-    assert len({name for name, _ in headers}) == len(headers)
-    return Response(int(status.split()[0]), dict(headers), body)
+    challenges = tuple(value for name, value in headers if name == "WWW-Authenticate")
+    assert len({name for name, _ in headers}) == len(headers) - max(0, len(challenges) - 1)
+    return Response(int(status.split()[0]), dict(headers), body, challenges)

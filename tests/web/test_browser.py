@@ -1,0 +1,315 @@
+"""The page in a real browser: what a person sees in five seconds, and that it stays true while he looks.
+
+Every test ends with an empty console: no script error, no violated policy, nothing that did not load.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitp.ledger import Report
+from aitp.process.scoreboard import State
+from aitp.tasks import Ending, Health, Outcome
+from tests.waiting import wait_until
+from tests.web.browser import Browser, chromium, needs_browser
+from tests.web.hour import Hour
+from tests.web.serving import free_port, served, served_here
+from tests.web.world import WORKER, World
+
+pytestmark = needs_browser
+
+CREW = {"CONCURRENCY_LIMIT": "1", "RELAY_PROCESSES": "1"}
+MOCK = CREW | {"OPENAI_API_KEY": "your_openai_api_key_here"}
+ONE_A_MINUTE = CREW | {"RATE_LIMIT_PER_MINUTE": "1"}
+ATTACK = "<img src=x onerror=document.title='hurt'><script>document.title='hurt'</script>\"' \u202e" + "W" * 2000
+DESKTOP, PHONE = (1200, 800), (360, 740)
+
+# The lowest contrast between any text that can be seen and what is behind it (WCAG 2.2, relative luminance).
+CONTRAST = """(() => {
+  const parse = (text) => {
+    const n = (text.match(/[\\d.]+/g) || []).map(Number), unit = text.startsWith("color(") ? 255 : 1;
+    return [n[0] * unit, n[1] * unit, n[2] * unit, n[3] ?? 1];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const behind = (node) => {
+    if (!node) return [255, 255, 255, 1];
+    const own = parse(getComputedStyle(node).backgroundColor);
+    return own[3] === 1 ? own : over(own, behind(node.parentElement));
+  };
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  let lowest = [99, ""];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility() || node.closest("svg, script, .hidden")) continue;
+    const back = behind(node), pair = [light(over(parse(getComputedStyle(node).color), back)), light(back)].sort();
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < lowest[0]) lowest = [ratio, walker.currentNode.data];
+  }
+  return lowest;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(window: Browser) -> Iterator[Browser]:
+    """As a new one on a desktop; what it logged is judged at the end."""
+    window.size(*DESKTOP)
+    window.prefer(color_scheme="light")
+    window.scripts(True)
+    window.console()
+    yield window
+    logged = window.console()
+    window.open("about:blank")
+    assert logged == []
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World.create(tmp_path, **CREW)
+
+
+def change(world: World, statement: str, *values: object) -> None:
+    ledger = world.ledger()
+    with ledger._database.transaction() as connection:
+        connection.execute(statement, values)
+    ledger.close()
+
+
+def nothing(world: World) -> None:
+    pass
+
+
+def pause(world: World) -> None:
+    ledger = world.ledger()
+    ledger.pause(True)
+    ledger.close()
+
+
+def use_the_limit_up(world: World) -> None:
+    world.admit("t1", "t2")
+    ledger = world.ledger()
+    claim = world.claim(ledger)
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")], Health.HEALTHY))
+    ledger.close()
+
+
+def refuse_the_key(world: World) -> None:
+    world.admit("t1")
+    ledger = world.ledger()
+    claim = world.claim(ledger)
+    outcomes = [Outcome(claim.tasks[0], Ending.POSTPONED, reason="401")]
+    ledger.claims.finish(claim, Report(outcomes, Health.REFUSED, "OpenAI refuses OPENAI_API_KEY (401)"))
+    ledger.close()
+
+
+def lose_the_ledger(world: World) -> None:
+    world.settings.ledger_path.unlink()
+
+
+def lose_the_master(world: World) -> None:
+    (world.settings.runtime_dir / "scoreboard").unlink()
+
+
+def bury_a_result(world: World) -> None:
+    change(world, "INSERT INTO kinds VALUES (9, 'text_embedding', 'm', '')")
+    change(world, "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES ('d', 9, 'dead', 1, 1.0)")
+
+
+Story = Callable[[World], None]
+STATES: dict[str, tuple[dict[str, str], Story, str, str, str]] = {
+    "well": (CREW, nothing, "well", "All is well.", ""),
+    "stopping": (CREW, lambda world: world.master(State.DRAINING), "look", "Stopping.", "being stopped"),
+    "starting": (CREW, lambda world: world.child(WORKER, State.STARTING), "look", "Starting.", "no worker is at work"),
+    "paused": (CREW, pause, "look", "Paused: nothing new is taken.", "aitp resume"),
+    "limit": (ONE_A_MINUTE, use_the_limit_up, "look", "It works, but take a look.", "The limit per minute is used up"),
+    "dead letter": (CREW, bury_a_result, "look", "It works, but take a look.", "aitp dead list"),
+    "mock": (MOCK, nothing, "look", "It works, but every result is invented.", ""),
+    "breaker": (CREW, refuse_the_key, "bad", "Running, but it cannot do its work.", "refuses OPENAI_API_KEY (401)"),
+    "no ledger": (CREW, lose_the_ledger, "bad", "Running, but it cannot do its work.", "There is no ledger at"),
+    "hanging": (CREW, lambda world: world.master(State.RUNNING, ticks=False), "bad", "Not well.", "its rounds"),
+    "not running": (CREW, lose_the_master, "bad", "The service is not running.", "Start the service"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_five_seconds_tell_whether_all_is_well(browser: Browser, tmp_path: Path, state: str) -> None:
+    settings, story, level, sentence, point = STATES[state]
+    world = World.create(tmp_path, **settings)
+    story(world)
+    with served_here(world) as url:
+        browser.open(url)
+
+        assert browser.text("#verdict") == sentence
+        assert point in browser.text("#points")
+        assert browser.run("document.querySelector('#mark svg').classList.value") == level
+        assert browser.run("document.title").startswith(sentence)
+        assert ("results are invented, nothing is bought" in browser.text(".mock")) == (settings is MOCK)
+        for width, height in (DESKTOP, PHONE):
+            browser.size(width, height)
+            assert browser.run("document.querySelector('#verdict').getBoundingClientRect().bottom") < 0.4 * height
+            assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: World) -> None:
+    world.child(WORKER, State.BUSY, task_id=ATTACK)
+    change(world, "UPDATE breakers SET state = 'open', opened_at = 1.0, reason = ?", ATTACK)
+    change(world, "INSERT INTO cooldowns VALUES (?1, ?1, ?2, ?1, 0)", ATTACK, time.time() + 60)
+    change(world, "UPDATE polls SET problem = ?", ATTACK)
+    change(world, "INSERT INTO troubles VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
+    change(world, "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e300")
+    with served_here(world) as url:
+        for size in (DESKTOP, PHONE):
+            browser.size(*size)
+            browser.open(url)
+
+            assert "<script>" in browser.text("#errors")
+            assert browser.run("document.querySelectorAll('img').length") == 0
+            assert browser.run("document.scripts.length") == 1
+            assert "hurt" not in browser.run("document.title")
+            assert browser.run("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_by_day_and_by_night(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    settings = MOCK | {"RATE_LIMIT_PER_MINUTE": "1"}
+    world = World.create(tmp_path, **settings)
+    use_the_limit_up(world)
+    refuse_the_key_of = "UPDATE breakers SET state = 'open', opened_at = 1.0, reason = 'refused' WHERE service = 'api'"
+    change(world, refuse_the_key_of)
+    bury_a_result(world)
+    browser.prefer(color_scheme=scheme)
+    with served_here(world) as url:
+        browser.open(url)
+        browser.run("document.querySelector('details').open = true")
+        contrast, text = browser.run(CONTRAST)
+        paper = browser.run("getComputedStyle(document.body).backgroundColor")
+
+    assert contrast >= 4.5, text
+    assert (paper == "rgb(19, 20, 21)") == (scheme == "dark")
+
+
+def test_it_is_built_to_be_heard(browser: Browser, world: World) -> None:
+    """Landmarks, headings, captions, and one region that speaks up."""
+    with served_here(world) as url:
+        browser.open(url)
+
+        def count(selector: str) -> Any:
+            return browser.run(f"document.querySelectorAll({selector!r}).length")
+
+        for landmark in ("body > header", "main", "body > footer", "nav[aria-label]", "h1"):
+            assert count(landmark) == 1
+        assert browser.run("document.documentElement.lang") == "en"
+        assert count("table") == count("table > caption") > 0
+        assert count("th") == count("th[scope]") > 0
+        assert count("thead th:empty") == 0
+        assert count("main section") == count("main section:is([aria-labelledby], [aria-label])")
+        assert count("svg:not([aria-hidden]):not([role=img][aria-label])") == 0
+        assert count("[aria-live], [role=status]") == 1
+        ids = browser.run("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+        assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(("wish", "transition"), [("reduce", "all"), ("no-preference", "opacity")])
+def test_nothing_moves_for_who_wants_it_still(browser: Browser, world: World, wish: str, transition: str) -> None:
+    browser.prefer(reduced_motion=wish)
+    with served_here(world) as url:
+        browser.open(url)
+        browser.run("document.documentElement.classList.add('lost')")
+
+        assert browser.run("getComputedStyle(document.querySelector('main')).transitionProperty") == transition
+
+
+def test_without_script_it_is_whole_and_loads_itself_again(browser: Browser, world: World) -> None:
+    Hour(world).close()
+    browser.scripts(False)
+    with served_here(world) as url:
+        browser.open(url)
+
+        assert browser.text("#verdict") == "All is well."
+        assert browser.run("document.querySelectorAll('main section').length") >= 6
+        assert browser.run("document.querySelector('noscript meta').httpEquiv") == "refresh"
+
+
+def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_path: Path) -> None:
+    with served(tmp_path, CREW) as url:
+        browser.open(url)
+        browser.run("window.kept = document.getElementById('verdict')")
+        browser.run("document.querySelector('details').open = true")
+        icon = browser.run("document.querySelector('link[rel=icon]').href")
+
+        world.admit("t1", "t2", "t3")
+        pause(world)
+        wait_until(lambda: browser.text("#verdict") == "Paused: nothing new is taken.", timeout=20)
+
+        assert "3" in browser.text("#figures dd")
+        assert "aitp resume" in browser.text("#points")
+        assert browser.run("document.title").startswith("Paused")
+        assert browser.run("document.querySelector('link[rel=icon]').href") != icon
+        # In place: who listens hears the sentence that changed, and what was unfolded stays so.
+        assert browser.run("window.kept === document.getElementById('verdict')")
+        assert browser.run("window.kept.className") == "look"
+        assert browser.run("document.querySelector('details').open")
+
+
+def test_parts_that_come_or_go_bring_the_whole_page_anew(browser: Browser, world: World, tmp_path: Path) -> None:
+    aside = tmp_path / "aside.db"
+    world.settings.ledger_path.rename(aside)
+    with served(tmp_path, CREW) as url:
+        browser.open(url)
+        assert browser.text("#limits") == ""
+
+        aside.rename(world.settings.ledger_path)
+
+        wait_until(lambda: browser.text("#limits") and browser.text("#verdict") == "All is well.", timeout=20)
+
+
+def test_a_service_that_does_not_answer_is_not_shown_as_well(browser: Browser, world: World, tmp_path: Path) -> None:
+    port = free_port()
+    with served(tmp_path, CREW, port) as url:
+        browser.open(url)
+        assert browser.text("#lost") == ""
+        shown = browser.text("#now")
+    wait_until(lambda: browser.text("#lost"), timeout=20)
+
+    assert browser.text("#lost").startswith("The service does not answer.")
+    assert browser.run("document.title").startswith("No answer!")
+    assert shown[:10] in browser.text("#lost")
+
+    with served(tmp_path, CREW, port):
+        wait_until(lambda: not browser.text("#lost"), timeout=20)
+        assert browser.run("document.title").startswith("All is well.")
+    assert any("ERR_CONNECTION" in line for line in browser.console())
+
+
+def test_with_a_token_the_browser_asks_once_and_stays_live(browser: Browser, world: World, tmp_path: Path) -> None:
+    settings = CREW | {"METRICS_TOKEN": "a-token-of-some-length"}
+    with served(tmp_path, settings) as url:
+        browser.open(url.replace("://", "://operator:a-token-of-some-length@"))
+        assert browser.text("#verdict") == "All is well."
+
+        pause(world)
+        wait_until(lambda: browser.text("#verdict").startswith("Paused"), timeout=20)
+        assert "a-token-of-some-length" not in browser.run("document.documentElement.outerHTML")
+
+
+def test_a_script_that_got_in_would_not_run(browser: Browser, world: World, tmp_path: Path) -> None:
+    """And would be found by every other test here: the console tells of it."""
+    with served(tmp_path, CREW) as url:
+        browser.open(url)
+        browser.run("document.body.append(Object.assign(document.createElement('script'), {text: 'window.hurt = 1'}))")
+
+        assert browser.run("window.hurt") is None
+    assert any("Content Security Policy" in line for line in browser.console())
