@@ -2,7 +2,8 @@
 
 A program that supervisord will not start again (it ended with an expected exit code, or it gave up on it) ends the
 whole service: its exit code goes to a file beside supervisord's socket, where `aitp run` reads it, and supervisord is
-told to stop. Protocol: READY and RESULT lines on standard output, events on standard input (supervisord's manual,
+told to stop. So does one that ends early because of settings that no other start would mend: a bare supervisord takes
+every early end for a start to be tried again, whatever its exit code. Protocol: READY and RESULT lines on standard output, events on standard input (supervisord's manual,
 "Events").
 """
 
@@ -17,9 +18,10 @@ from typing import Any, TextIO
 
 from supervisor import childutils  # type: ignore[import-untyped]
 
-from aitp.settings import surroundings
+from aitp.errors import ConfigurationError
+from aitp.settings import load_settings, surroundings
 
-FAILED = 1
+FAILED, MISCONFIGURED = 1, 78
 
 
 def exit_code_path(runtime_dir: Path) -> Path:
@@ -52,11 +54,21 @@ def final_exit_code(event: Mapping[str, str], environ: Mapping[str, str]) -> int
     """The exit code with which the service ends after this event, or None if the program will be back."""
     if event["processname"] == environ.get("SUPERVISOR_PROCESS_NAME"):
         return None
+    if event["eventname"] == "PROCESS_STATE_BACKOFF":
+        return None if _settings_are_good() else MISCONFIGURED
     if event["eventname"] == "PROCESS_STATE_FATAL":
         return _exit_status(event, environ) or FAILED
     if event["eventname"] == "PROCESS_STATE_EXITED" and event["expected"] == "1":
         return _exit_status(event, environ)
     return None
+
+
+def _settings_are_good() -> bool:
+    try:
+        load_settings()
+    except ConfigurationError:
+        return False  # the program has said why
+    return True
 
 
 def _exit_status(event: Mapping[str, str], environ: Mapping[str, str]) -> int:

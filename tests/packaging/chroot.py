@@ -24,6 +24,15 @@ mount --bind /proc "$0/merged/proc" && mount --bind /dev "$0/merged/dev" && exec
 """
 
 
+def copy_source(clone: Path, target: Path) -> None:
+    """What bin/install takes of a clone."""
+    target.mkdir(parents=True)
+    for name in CONTENTS:
+        shutil.copytree(clone / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*clone.glob("*.md"), *clone.glob("requirements*.txt"), clone / ".env.example"]:
+        shutil.copy(path, target)
+
+
 class Chroot:
     """`run` enters it; what was written stays from one `run` to the next. `source` is the clone to install from."""
 
@@ -33,15 +42,7 @@ class Chroot:
         for name in ("upper", "work", "merged"):
             (place / name).mkdir()
         self.source = self.files / "srv" / "aitp"
-        self.source.mkdir(parents=True)
-        for name in CONTENTS:
-            shutil.copytree(PROJECT_ROOT / name, self.source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in [
-            *PROJECT_ROOT.glob("*.md"),
-            *PROJECT_ROOT.glob("requirements*.txt"),
-            PROJECT_ROOT / ".env.example",
-        ]:
-            shutil.copy(path, self.source)
+        copy_source(PROJECT_ROOT, self.source)
         python = self.files / "usr" / "local" / "sbin" / "python3"  # first in the installer's PATH
         python.parent.mkdir(parents=True)
         python.write_text(PYTHON)

@@ -155,6 +155,18 @@ def test_plain_supervisord_works_with_the_same_file(stage: Stage) -> None:
     assert {path.name for path in (stage.directory / "run").iterdir()} == {"scoreboard"}
 
 
+def test_plain_supervisord_does_not_try_bad_settings_again(stage: Stage) -> None:
+    (stage.directory / "run").mkdir()
+    stage.settings(CONCURRENCY_LIMIT="many", RELAY_PROCESSES=1)
+    stage.order("master exits", "78")
+    supervisord = stage.play(sys.executable, "-m", "supervisor.supervisord", "-c", str(stage.configuration))
+
+    assert supervisord.wait(30) == 0
+    assert "gave up" not in stage.log()  # that comes after startretries
+    assert (stage.directory / "run" / "exit-code").read_text() == "78\n"
+    assert not stage.processes()
+
+
 def test_the_configuration_keeps_its_promises() -> None:
     text = (ROOT / "etc" / "supervisord.conf").read_text()
     assert re.findall(r"^stopwaitsecs = (\d+)", text, re.M)[0] == "40"
