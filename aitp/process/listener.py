@@ -3,8 +3,9 @@
 A program that supervisord will not start again (it ended with an expected exit code, or it gave up on it) ends the
 whole service: its exit code goes to a file beside supervisord's socket, where `aitp run` reads it, and supervisord is
 told to stop. So does one that ends early because of settings that no other start would mend: a bare supervisord takes
-every early end for a start to be tried again, whatever its exit code. Protocol: READY and RESULT lines on standard output, events on standard input (supervisord's manual,
-"Events").
+every early end for a start to be tried again, whatever its exit code.
+
+Protocol: READY and RESULT lines on standard output, events on standard input (supervisord's manual, "Events").
 """
 
 from __future__ import annotations
