@@ -1,5 +1,6 @@
 """The other provider: Ollama's /api/embed, /api/embeddings, /api/chat, /api/tags, /api/show, /api/pull, /api/version.
 
+Its words and statuses are those of a real 0.17.4, which `tests/providers/test_real_ollama.py` asks the same things.
 Every text that a call brings for a model which is there is written down in `purchases`, as OpenAI's server does. Its
 switches may be changed at any time, between calls or in the middle of a pull:
 
@@ -8,6 +9,7 @@ switches may be changed at any time, between calls or in the middle of a pull:
     honours_truncate False: from 0.13.5 on, an input that is too long is a 400 whatever was asked for
     cold_seconds     what the first call for a model takes longer, until it is loaded
     queue_limit      so many calls at once; more are 503
+    runner_deaths    for how many calls the model's process dies: 400 on /api/embed, 500 elsewhere
     pull_seconds     what a whole pull takes; pull_breaks: how often one hangs up half-way;
     pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream
     answers          scripted answers to chats, used up from the first on; then they are invented to fit the schema
@@ -84,6 +86,7 @@ class OllamaApi(HttpServer):
         self.honours_truncate = True
         self.cold_seconds = 0.0
         self.queue_limit = 512
+        self.runner_deaths = 0
         self.pull_seconds = 0.0
         self.pull_breaks = 0
         self.pull_stalls = 0
@@ -168,6 +171,8 @@ class OllamaApi(HttpServer):
 
     def _embed(self, document: dict[str, Any], fault: Fault | None) -> Response:
         name, model = self._model(document, "embeddings")
+        if self._runner_dies():
+            raise _Refusal(400, 'do embedding request: Post "http://127.0.0.1:40213/embedding": EOF')
         given = document.get("input")
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -184,6 +189,8 @@ class OllamaApi(HttpServer):
 
     def _embed_one(self, document: dict[str, Any], fault: Fault | None) -> Response:
         name, model = self._model(document, "embeddings")
+        if self._runner_dies():
+            raise _Refusal(500, 'do embedding request: Post "http://127.0.0.1:40213/embedding": EOF')
         text = str(document.get("prompt") or "")
         try:
             self._counted(text, model, cut=self.honours_truncate)
@@ -204,7 +211,10 @@ class OllamaApi(HttpServer):
     def _model(self, document: dict[str, Any], capability: str) -> tuple[str, Model]:
         name = with_tag(str(document.get("model") or ""))
         if name not in self.present:
-            raise _Refusal(404, f'model "{document.get("model")}" not found, try pulling it first')
+            said = "model '{}' not found" if capability == "chat" else 'model "{}" not found, try pulling it first'
+            raise _Refusal(404, said.format(document.get("model")))
+        if type((document.get("options") or {}).get("num_ctx", 0)) is not int:
+            raise _Refusal(500, 'option "num_ctx" must be of type integer')
         model = self.library[name]
         if capability == "embeddings" and not model.dimensions:
             raise _Refusal(501, "this model does not support embeddings")
@@ -212,12 +222,23 @@ class OllamaApi(HttpServer):
             raise _Refusal(400, f'"{document.get("model")}" does not support chat')
         return name, model
 
+    def _runner_dies(self) -> bool:
+        dies = self.runner_deaths > 0
+        self.runner_deaths -= dies
+        return dies
+
     # Chats
 
     def _chat(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name, _ = self._model(document, "chat")
+        name, model = self._model(document, "chat")
+        if self._runner_dies():
+            raise _Refusal(500, "an error was encountered while running the model: unexpected EOF")
         question = _question(document)
         prompt = sum(tokens_of(message.content) for message in question.messages)
+        context = min((document.get("options") or {}).get("num_ctx", 4_096), model.context)
+        if prompt > context and document.get("truncate", True) is False:
+            raise _Refusal(400, TOO_LONG)
+        prompt = min(prompt, context)
         text = self.answers.pop(0) if self.answers else invented(question, name)
         if self.done_reason == "length":
             text = text[: len(text) // 2]
@@ -266,6 +287,8 @@ class OllamaApi(HttpServer):
 
     def _pull(self, document: dict[str, Any], fault: Fault | None) -> Response:
         name = with_tag(str(document.get("model") or ""))
+        if not re.fullmatch(r"([\w.-]+(:\d+)?/)?([\w.-]+/)?[\w.-]+:[\w.-]+", name):
+            raise _Refusal(400, "invalid model name")
         self.pulls.append(name)
         lines = self._progress(name)
         return Response(200, stream=lines, content_type="application/x-ndjson")
@@ -278,6 +301,7 @@ class OllamaApi(HttpServer):
             return
         total = self.library[name].size_bytes
         digest = f"sha256:{sha256(name.encode()).hexdigest()}"
+        yield _line({"status": f"pulling {digest[7:19]}", "digest": digest, "total": total})
         while (completed := self._fetched.get(name, 0)) < total:
             if 2 * completed >= total and (ending := self._trouble()):
                 yield ending

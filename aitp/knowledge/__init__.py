@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MOST_LINKS = 500  # what one call lists; for more than that it stands, too
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -40,7 +42,7 @@ class Standing:
 
     sitelinks: int | None = None
     statements: int | None = None
-    inbound_links: int | None = None
+    inbound_links: int | None = None  # MOST_LINKS: that many or more
     pageviews: int | None = None  # of the last 30 days
     followers: int | None = None  # P8687
     positions: int | None = None  # P39

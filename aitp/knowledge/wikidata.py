@@ -13,13 +13,12 @@ from typing import Any
 
 import orjson
 
-from aitp.knowledge import Candidate, Entity, Standing, answers
+from aitp.knowledge import MOST_LINKS, Candidate, Entity, Standing, answers
 from aitp.knowledge.api import WIKIDATA, Api, Bound, Oversized
 from aitp.ledger import BreakerChange, Ledger
 from aitp.settings import Settings
 
 BATCH, LONGEST_NAME = 50, 250  # ids in one call, letters in a label
-MOST_LINKS = 500  # what one call lists; of an item that has more links this is said
 ID, HIGHEST_ID = re.compile(r"Q[1-9][0-9]{0,9}"), 2**31 - 1
 SEARCH = {"action": "wbsearchentities", "type": "item", "limit": "7"}
 GET = {"action": "wbgetentities", "props": "labels|descriptions|aliases|claims|sitelinks", "languagefallback": "1"}

@@ -190,7 +190,7 @@ class _Following:
         self._logged = 0
 
     def __call__(self, progress: Progress) -> None:
-        if progress.total:  # a pull that is gone on with begins by knowing of no bytes at all
+        if progress.completed:  # a pull that is gone on with begins by knowing of none
             self.state = replace(self.state, completed=progress.completed, total=progress.total)
         if self.state.percent >= self._logged + LOG_PERCENT:
             self._logged = self.state.percent - self.state.percent % LOG_PERCENT

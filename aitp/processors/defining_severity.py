@@ -1,7 +1,8 @@
 """defining_severity: how much harm a claim could do. Result: `{"severity": LEVEL}`, one of ten levels.
 
 The standing of all that the claim touches comes from Wikidata in one question, before the model is asked. What is
-unknown is said to be unknown, never zero. The same content and the same standing make the same question, byte for byte.
+unknown is said to be unknown, never zero, and what is counted up to a bound to be that or more. The same content and
+the same standing make the same question, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from aitp.knowledge import Knowledge, Standing
+from aitp.knowledge import MOST_LINKS, Knowledge, Standing
 from aitp.processors.content import Content
 from aitp.processors.context import Context
 from aitp.processors.registry import Answer, Processor, processor
@@ -30,7 +31,7 @@ def _id(given: object) -> object:
 
 
 def _list(given: object) -> object:
-    return () if given is None else tuple(given) if isinstance(given, list) else given
+    return tuple(given) if isinstance(given, list) else given
 
 
 class Touched(BaseModel):
@@ -42,15 +43,18 @@ class Touched(BaseModel):
     wikidata_id: Annotated[str | None, BeforeValidator(_id)] = Field(None, alias="wikidataId")
 
 
+Found = Annotated[tuple[Touched, ...], BeforeValidator(_list), Field(max_length=200)]
+
+
 class SeverityContent(Content):
-    """What earlier tasks found for the same text."""
+    """What earlier tasks found for the same text. None: nobody knows; empty: there is nothing to be found."""
 
     impact_area: Touched | None = Field(None, alias="impactArea")
-    topics: Annotated[tuple[Touched, ...], BeforeValidator(_list), Field(max_length=200)] = ()
-    personalities: Annotated[tuple[Touched, ...], BeforeValidator(_list), Field(max_length=200)] = ()
+    topics: Found | None = None
+    personalities: Found | None = None
 
     def touched(self) -> Iterable[Touched]:
-        return (*([self.impact_area] if self.impact_area else ()), *self.topics, *self.personalities)
+        return (*([self.impact_area] if self.impact_area else ()), *(self.topics or ()), *(self.personalities or ()))
 
 
 class Severity(Output):
@@ -81,14 +85,20 @@ def _data(content: SeverityContent, knowledge: Knowledge) -> dict[str, Any]:
 
     def shown(each: Touched) -> dict[str, Any]:
         standing = standings.get(each.wikidata_id or "", Standing())
-        return {
-            "name": each.name,
-            **{what: UNKNOWN if count is None else count for what, count in asdict(standing).items()},
-        }
+        return {"name": each.name, **{what: _count(what, count) for what, count in asdict(standing).items()}}
+
+    def listed(found: Sequence[Touched] | None) -> object:
+        return UNKNOWN if found is None else [shown(each) for each in found]
 
     return {
         "text": content.text,
         "impact_area": shown(content.impact_area) if content.impact_area else UNKNOWN,
-        "topics": [shown(topic) for topic in content.topics],
-        "personalities": [shown(person) for person in content.personalities],
+        "topics": listed(content.topics),
+        "personalities": listed(content.personalities),
     }
+
+
+def _count(what: str, count: int | None) -> int | str:
+    if count is None:
+        return UNKNOWN
+    return f"{MOST_LINKS} or more" if what == "inbound_links" and count >= MOST_LINKS else count

@@ -3,8 +3,7 @@
 `ask` is what every processor over a chat model calls. A task's content goes into a message of its own, as JSON: it
 cannot end the string that it stands in, and instructions stand nowhere but in the prompt. Whatever a text talks a model
 into, the answer has passed the output model and the caller's check before anybody sees it. What fails is told field by
-field, never in the answer's words. Of a prompt that is longer than the model reads only the task's text is cut, never
-the instructions, nor the rest of the content.
+field, never in the answer's words.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Any, Generic, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aitp.errors import InputTooLong, NonRetryableError, RetryableError
+from aitp.errors import NonRetryableError, RetryableError
 from aitp.logs import get_logger
-from aitp.policy.cutting import shortened
 from aitp.processors.answers import objects_in
 from aitp.processors.context import Context, Memory
+from aitp.processors.conversation import Conversation, Opening
 from aitp.processors.registry import Answer
 from aitp.processors.schemas import schema_of
-from aitp.providers import Message, Provider, Question, Reply, Usage
+from aitp.providers import Message, Provider, Usage
 
 MOST_FAULTS = 5
 KEPT_SECONDS = 86_400.0
@@ -91,79 +90,24 @@ class Inquiry(Generic[M]):
 def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -> Structured[M]:
     """The answer to `inquiry`. Raises what `Provider.ask` does, and NonRetryableError if it stays unusable."""
     schema, memory = inquiry.schema or schema_of(inquiry.output), context.memory
-    key = _key(model, schema, _messages(inquiry, inquiry.data))
+    opening = Opening(inquiry.name, schema, inquiry.prompt)
+    key = _key(model, schema, opening.messages(inquiry.data))
     for text in memory.get([key]).values() if memory is not None else ():
         value, faults = _judged(text.decode(), inquiry)
         if value := _usable(value, faults, inquiry):
             return Structured(value, Usage(0, 0, 0), False, text.decode(), key)
-    asking = _Asking(provider, model, inquiry, schema, context.truncate)
-    first = asking.reply()
+    conversation = Conversation(provider, model, opening, inquiry.data, truncate=context.truncate)
+    first = conversation.reply()
     value, faults = _judged(first.text, inquiry)
     if value is not None and not faults:
         return Structured(value, first.usage, first.mock, first.text, key)
     _log.info("Answer is not usable, asking for a repair", model=model, schema=inquiry.name, faults=faults)
-    second = asking.reply(Message("assistant", first.text), Message("user", _repair(faults)))
+    second = conversation.reply(Message("assistant", first.text), Message("user", _repair(faults)))
     value, faults = _judged(second.text, inquiry)
     value = _usable(value, faults, inquiry)
     if value is None:
         raise NonRetryableError(f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}")
     return Structured(value, first.usage + second.usage, first.mock or second.mock, second.text, key)
-
-
-class _Asking:
-    """A conversation about an inquiry. Its text gets shorter as the model turns out to read no more, and stays so."""
-
-    def __init__(
-        self, provider: Provider, model: str, inquiry: Inquiry[Any], schema: Mapping[str, Any], truncate: bool
-    ) -> None:
-        self._provider = provider
-        self._model = model
-        self._inquiry = inquiry
-        self._schema = schema
-        self._truncate = truncate
-        self._data = inquiry.data
-
-    def reply(self, *later: Message) -> Reply:
-        """What the model says to all of it, with the messages that came `later`."""
-        before = self._data
-        while True:
-            messages = [*_messages(self._inquiry, self._data), *later]
-            try:
-                reply = self._provider.ask(Question(self._inquiry.name, self._schema, messages), self._model)
-            except InputTooLong as error:
-                shorter = self._shorter(messages, error)
-                if shorter is None:
-                    raise
-                self._data = {**self._data, "text": shorter}
-                continue
-            if self._data is not before:
-                self._tell_of_cut(reply)
-            return reply
-
-    def _shorter(self, messages: Sequence[Message], error: InputTooLong) -> str | None:
-        """What is left of the text; None if it must not be cut, or if it is not the text that is too long."""
-        text = self._data.get("text")
-        if not self._truncate or not isinstance(text, str):
-            return None
-        # As JSON a text may be twice as long: all else is measured in its characters as they are.
-        written = len(orjson.dumps(text).decode())
-        around = (sum(len(message.content) for message in messages) - written) * len(text) // written
-        return shortened(text, error.tokens, around)
-
-    def _tell_of_cut(self, reply: Reply) -> None:
-        _log.warning(
-            "Text too long for its model, cut",
-            model=self._model,
-            schema=self._inquiry.name,
-            cut_by="characters",
-            characters=len(self._inquiry.data["text"]),
-            kept_characters=len(self._data["text"]),
-            prompt_tokens=reply.usage.prompt_tokens,
-        )
-
-
-def _messages(inquiry: Inquiry[Any], data: Mapping[str, Any]) -> list[Message]:
-    return [Message("system", inquiry.prompt), Message("user", orjson.dumps(data).decode())]
 
 
 def _key(model: str, schema: Mapping[str, Any], messages: Sequence[Message]) -> str:

@@ -103,7 +103,7 @@ class Provider(Protocol):
     def ask(self, question: Question, model: str) -> Reply:
         """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end.
 
-        InputTooLong: the messages are longer than the model reads; `aitp.processors.structured` cuts the task's text.
+        InputTooLong: the messages are longer than the model reads; `aitp.processors.conversation` cuts the task's text.
         """
 
     def reset(self) -> None:

@@ -77,6 +77,19 @@ def _options(refusal: Refusal) -> AitpError:
     return ServiceFault(OLLAMA, f"{refusal}, because of its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE")
 
 
+def _runner(refusal: Refusal) -> AitpError:
+    said = f"{refusal}: the process that runs {refusal.model} died or does not answer; its machine may lack memory"
+    return ServiceFault(OLLAMA, said)
+
+
+def _name(refusal: Refusal) -> AitpError:
+    return NonRetryableError(f"{refusal}: {refusal.model} is no name of a model; look at SUPPORTED_MODELS")
+
+
+def _schema(refusal: Refusal) -> AitpError:
+    return NonRetryableError(f"{refusal}: it cannot follow the schema of this type of task")
+
+
 def _missing_model(refusal: Refusal) -> AitpError:
     said = f"{refusal}: it has no model {refusal.model}; its tasks wait until that has been pulled"
     return ModelMissing(OLLAMA, said, seconds=MISSING_PAUSE_SECONDS, model=refusal.model)
@@ -104,6 +117,18 @@ def _input(refusal: Refusal) -> AitpError:
 Condition = Callable[[Refusal], bool]
 Verdict = Callable[[Refusal], AitpError]
 
+_RUNNER_GONE = (
+    "embedding request:",
+    "embed response",
+    "runner",
+    "running the model",
+    "server status",
+    "server not responding",
+    "connection refused",
+    "no slots available",
+    "failed to acquire",
+)
+
 ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     # 400 on /api/embed, 500 on /api/embeddings, 413 from some versions' runners.
     (
@@ -116,15 +141,27 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     ("404, path", lambda r: r.status == 404, _missing_path),
     ("401, 403", lambda r: r.status in (401, 403), _refused),
     ("429", lambda r: r.status == 429, _rate),
-    # A wrong setting must not fail the whole queue, text by text.
+    # A wrong setting must not fail the whole queue, text by text. 400 or 500, by version and path.
     (
-        "400, options",
-        lambda r: r.status == 400 and r.says('option "', "invalid option", "invalid duration", "in duration"),
+        "400, 500, options",
+        lambda r: r.status in (400, 500) and r.says('option "', "invalid option", "invalid duration", "in duration"),
         _options,
     ),
+    (
+        "400, 500, a name that is none",
+        lambda r: r.status in (400, 500) and r.says("invalid model name", "unqualified name", "model is required"),
+        _name,
+    ),
+    (
+        "400, 500, a schema that it cannot follow",
+        lambda r: r.status in (400, 500) and r.says("json schema in format", "invalid format"),
+        _schema,
+    ),
+    ("500, memory", lambda r: r.status == 500 and r.says("more system memory", "out of memory"), _memory),
+    # /api/embed answers 400 even then: seen with 0.17.4, whose runner was killed within a batch.
+    ("400, 500, its runner is gone", lambda r: r.status in (400, 500) and r.says(*_RUNNER_GONE), _runner),
     ("400, 413, 422", lambda r: r.status in (400, 413, 422), _input),
     ("503", lambda r: r.status == 503, _busy),
-    ("500, memory", lambda r: r.status == 500 and r.says("more system memory", "out of memory"), _memory),
     ("408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
 )
 

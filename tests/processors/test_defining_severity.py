@@ -62,6 +62,22 @@ def test_the_standing_of_everything_comes_from_one_question() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("links", "shown"), [(None, "unknown"), (0, 0), (499, 499), (500, "500 or more"), (501, "500 or more")]
+)
+def test_links_are_counted_to_a_bound_that_is_said_to_be_one(links: int | None, shown: object) -> None:
+    data = asked(DOCUMENT, Encyclopedia(standings={"Q12147": Standing(inbound_links=links, pageviews=10_000)}))
+
+    assert (data["impact_area"]["inbound_links"], data["impact_area"]["pageviews"]) == (shown, 10_000)
+    assert "500 or more" in context().prompt(TYPE)
+
+
+def test_nothing_found_is_not_the_same_as_not_known() -> None:
+    data = asked({"text": "x", "topics": [], "personalities": None})
+
+    assert (data["impact_area"], data["topics"], data["personalities"]) == ("unknown", [], "unknown")
+
+
 def test_what_has_no_id_is_unknown_in_all_respects() -> None:
     data = asked(DOCUMENT, Encyclopedia())
 
@@ -74,15 +90,15 @@ def test_what_has_no_id_is_unknown_in_all_respects() -> None:
 def test_each_finding_may_be_null_or_missing(missing: str, as_null: bool) -> None:
     document = {key: value for key, value in DOCUMENT.items() if key != missing} | ({missing: None} if as_null else {})
 
-    assert asked(document)["impact_area" if missing == "impactArea" else missing] in ([], "unknown")
+    assert asked(document)["impact_area" if missing == "impactArea" else missing] == "unknown"
 
 
 def test_a_text_alone_is_enough() -> None:
     assert asked("Só um texto.") == {
         "text": "Só um texto.",
         "impact_area": "unknown",
-        "topics": [],
-        "personalities": [],
+        "topics": "unknown",
+        "personalities": "unknown",
     }
 
 

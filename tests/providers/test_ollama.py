@@ -22,7 +22,10 @@ from tests.providers.test_openai import open_connections, timer
 from tests.waiting import wait_until
 
 LONG = "palavra! " * 1_000  # 3,000 tokens of the demo's; the model reads 2,048
-NO_PATH = raw(b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 18\r\n\r\n404 page not found")
+NO_PATH = raw(
+    b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 18\r\n\r\n"
+    b"404 page not found"
+)
 
 
 def test_one_request_asks_for_all_vectors() -> None:
@@ -172,6 +175,15 @@ def test_with_overflow_fail_a_long_text_is_refused_alone(ollama_api: OllamaApi, 
     assert "longer than what nomic-embed-text reads" in str(long)
     assert isinstance(first, bytes)
     assert isinstance(last, bytes)
+
+
+def test_a_runner_that_dies_fails_no_text_of_its_batch(ollama_api: OllamaApi) -> None:
+    ollama_api.runner_deaths = 1
+    provider = provider_at(ollama_api.url)
+    with pytest.raises(ServiceFault, match="died"):
+        provider.embed(["a", "b"], NOMIC)
+
+    assert all(isinstance(vector, bytes) for vector in provider.embed(["a", "b"], NOMIC).vectors)
 
 
 def test_a_text_that_is_never_short_enough_is_refused_in_the_end() -> None:
