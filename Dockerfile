@@ -26,7 +26,8 @@ COPY aitp ./aitp
 RUN .venv/bin/python -m compileall -q aitp
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --home-dir /app --no-create-home aitp \
+RUN groupadd --gid 10001 aitp \
+    && useradd --uid 10001 --gid aitp --home-dir /app --no-create-home --shell /usr/sbin/nologin aitp \
     && install -d -o aitp -g aitp -m 0700 /app/data /app/run
 WORKDIR /app
 COPY etc ./etc
