@@ -16,7 +16,7 @@ from typing import Any
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
-from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate
+from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
 from aitp.ledger.dead_letters import DeadLetter, DeadLetters
 from aitp.ledger.endings import Cause, Cooldown, Report, Settled
 from aitp.ledger.inbox import Admitted, Inbox, Unreadable
@@ -76,14 +76,20 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, path: Path, rules: Rules, *, clock: Callable[[], float] = time.time, locks: SlotLocks | None = None
+        cls,
+        path: Path,
+        rules: Rules,
+        *,
+        clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = seconds_up,
+        locks: SlotLocks | None = None,
     ) -> Ledger:
         """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
 
         Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
         release.
         """
-        database = Database(path, clock, locks=locks)
+        database = Database(path, clock, locks=locks, uptime=uptime)
         try:
             database.refuse_other_version()
         except BaseException:

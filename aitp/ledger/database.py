@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,14 +63,31 @@ def these(seqs: Iterable[int]) -> str:
     return str(list(seqs))
 
 
-class Database:
-    """One connection and the lock file beside it. `clock` gives UTC seconds; it is read inside transactions only."""
+def seconds_up() -> float:
+    """Since the machine started, while it was suspended too: a clock that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def __init__(self, path: Path, clock: Callable[[], float], *, locks: SlotLocks | None = None) -> None:
+
+class Database:
+    """One connection and the lock file beside it.
+
+    `clock` gives UTC seconds, and may be set by people and machines; `uptime` gives seconds since the machine started,
+    and is not. Both are read inside transactions only.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float],
+        *,
+        locks: SlotLocks | None = None,
+        uptime: Callable[[], float] = seconds_up,
+    ) -> None:
         refuse_affected_sqlite(apsw.sqlite_lib_version())
         self.path = path
         self._folder = str(path.parent)
         self.clock = clock
+        self.uptime = uptime
         self.locks = locks if locks is not None else SlotLocks(path)
         self._log_file = -1
         self._log_pages = 0

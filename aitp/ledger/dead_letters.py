@@ -63,7 +63,8 @@ class DeadLetters:
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
-            bury(connection, int(seq), task_id, self._database.next_sequence(), self._database.clock())
+            now, uptime = self._database.clock(), self._database.uptime()
+            bury(connection, int(seq), task_id, self._database.next_sequence(), now, uptime)
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:

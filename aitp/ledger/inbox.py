@@ -80,7 +80,8 @@ class Inbox:
                 return NotYet(due_at)
             _forget_seen(connection)
             self._breakers.begin_probe(connection, POLL_SERVICES, slot)
-            return polls.begin(connection, slot, self._database.next_sequence(), facts, terms.concurrency)
+            sequence, uptime = self._database.next_sequence(), self._database.uptime()
+            return polls.begin(connection, slot, sequence, facts, terms.concurrency, uptime)
 
     def admit(self, poll: Poll, tasks: Iterable[NewTask], unreadable: Iterable[Unreadable] = ()) -> Admitted:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
@@ -114,7 +115,7 @@ class Inbox:
             now = self._database.clock()
             dropped = _drop_missing(connection, poll) if complete else 0
             _forget_seen(connection)
-            clear_tombstones(connection, poll.began_sequence, now)
+            clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
             polls.end(connection, now, more_there, regular_at, problem)
             prune_completions(connection, now)
             prune_minutes(connection, now)
@@ -139,7 +140,7 @@ def _forget_seen(connection: apsw.Connection) -> None:
 def _is_known(connection: apsw.Connection, task_id: str, poll: Poll) -> bool:
     if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).get is not None:
         return True
-    return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at)
+    return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
 
 
 def _enter(connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -> None:

@@ -130,7 +130,7 @@ class Outbox:
         self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
     ) -> None:
         if verdict is Verdict.DELIVERED:
-            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now)
+            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
         elif verdict is Verdict.REFUSED:
             connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(

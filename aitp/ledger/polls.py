@@ -26,12 +26,16 @@ class PollTerms:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries."""
+    """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries.
+
+    `began_uptime`: `began_at` by the clock that nobody sets, see Database.
+    """
 
     slot: int
     began_sequence: int
     began_at: float
     limit: int
+    began_uptime: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,9 @@ def poll_facts(
     )
 
 
-def begin(connection: apsw.Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int) -> Poll:
+def begin(
+    connection: apsw.Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int, uptime: float
+) -> Poll:
     """Take the poll for `slot`. Closed by `end` or `fail`, or by the end of the slot's process."""
     connection.execute(
         "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, facts.now)
@@ -87,7 +93,7 @@ def begin(connection: apsw.Connection, slot: int, sequence: int, facts: PollFact
         ).get
     )
     limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
-    return Poll(slot, sequence, facts.now, limit)
+    return Poll(slot, sequence, facts.now, limit, uptime)
 
 
 def is_underway(connection: apsw.Connection) -> bool:

@@ -186,6 +186,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE cooldowns ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1));
     """,
+    # When, by a clock that nobody sets: seconds since the machine started.
+    """
+    ALTER TABLE tombstones ADD COLUMN delivered_uptime REAL NOT NULL DEFAULT 0;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

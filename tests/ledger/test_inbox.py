@@ -131,6 +131,25 @@ def test_a_task_listed_by_a_poll_that_began_well_after_its_acknowledgement_is_a_
     assert world.deliver_all() == ["a"]
 
 
+def test_a_clock_that_is_set_forward_makes_no_list_newer(world: World) -> None:
+    deliver(world, "a")
+    for _ in range(3):  # polls forget what no later one can need
+        world.clock.step(3_600.0)
+        assert world.listing("a")[0].tasks == 0
+    world.clock.go(30.0)
+
+    assert world.listing("a")[0].tasks == 1
+
+
+def test_after_a_restart_of_the_machine_the_wall_clock_alone_tells_how_old_a_list_may_be(world: World) -> None:
+    deliver(world, "a")
+    world.clock.stepped = START + 500.0  # its clocks count from the start again
+    assert world.listing("a")[0].tasks == 0
+    world.clock.go(30.0)
+
+    assert world.listing("a")[0].tasks == 1
+
+
 def test_a_poll_that_began_before_the_acknowledgement_never_brings_it_back_however_long_it_takes(world: World) -> None:
     world.admit("a")
     world.run()

@@ -40,12 +40,21 @@ POLLING = PollTerms(interval=30.0, concurrency=2, batch_size=4)
 
 @dataclass
 class Clock:
-    """Wall time, moved by hand."""
+    """Wall time, moved by hand, and what has gone by since START unless it was set (`step`)."""
 
     now: float = START
+    stepped: float = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def uptime(self) -> float:
+        return self.now - self.stepped
+
+    def step(self, seconds: float) -> None:
+        """Set it forward or back: no time goes by."""
+        self.now += seconds
+        self.stepped += seconds
 
     def go(self, seconds: float) -> None:
         self.now += seconds
@@ -85,7 +94,7 @@ class World:
 
     def open(self, locks: SlotLocks | None = None) -> Ledger:
         """Open it (again, in a forked process)."""
-        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, locks=locks)
+        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, uptime=self.clock.uptime, locks=locks)
         for part in (self.ledger.outbox, self.ledger.claims._endings):
             part._draw = middle
         return self.ledger
