@@ -26,6 +26,7 @@ FLOORS = (
     {"policy", "slotfiles"},
     {"logs"},
     {"logline"},
+    {"parent"},
     {"settings"},
     {"environment", "wording", "coherence"},
     {"urls", "wire", "values", "extensions"},

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from aitp.errors import ConfigurationError
 from aitp.logs import configure, get_logger
+from aitp.parent import Parent
 from aitp.process import errand
 from aitp.process.crew import Crew, Heritage
 from aitp.process.errand import Errands
@@ -43,7 +44,7 @@ class Master:
         self._errands = Errands(heritage.shed)
         self._tending = Tending(self._errands, heritage.timings, self._wake_workers)
         self._systemd = systemd
-        self._parent = os.getppid()
+        self._parent = Parent()
         self._started = time.time()
         self._prepared = False
         self._reload_again = False
@@ -114,7 +115,7 @@ class Master:
         self._expect(self._errands.kill_overdue())
 
     def _manage(self) -> None:
-        if not self._stopping and os.getppid() != self._parent:
+        if not self._stopping and self._parent.is_gone:
             log.warning("The parent process is gone: stopping")
             # The tick that it took to notice comes out of the grace: our successor waits for so long and no longer.
             self._stop(max(self._settings.shutdown_grace_seconds - self._timings.tick_seconds, 0.0))
