@@ -132,6 +132,8 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A relay's whole life. Told to leave, it first brings out what is finished."""
     settings = settings.without_provider_secrets()
     ledger, metrics = _open(child, settings, cause)
+    # The one before may have died between bringing tasks and ringing: nobody else would, and all would sleep on.
+    child.wake_workers(settings.concurrency_limit)
     relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
 
     def step() -> float | None:
