@@ -3,8 +3,11 @@
     GET    /control/summary                                   one `Summary`: parses every result, not for a tight loop
     GET    /control/states                                    how many tasks are in each state: cheap
     GET    /control/log?server=NAME&part=PART&since=N         a server's record from entry N on
+    GET    /control/tasks                                     the state of each task, by id
+    GET    /control/wrong                                     ids of tasks whose result is not their text's
     POST   /control/faults   {"server": NAME, …fields of Fault}      DELETE: take them all back
     POST   /control/tasks    {"count": 10} or {"documents": […]}     → the new ids
+    DELETE /control/tasks    {"id": ID}                              unknown to the task API from now on
     POST   /control/set      {"server": NAME, "latency_seconds": 2}  any switch of that server
     POST   /control/down     {"server": NAME, "seconds": 60}         connection refused for so long
     POST   /control/revoke   {}                                      all tokens handed out so far
@@ -126,8 +129,9 @@ def _first_answers(world: World) -> dict[str, float]:
 
 def _first_deliveries(world: World) -> dict[str, float]:
     moments: dict[str, float] = {}
+    known = set(world.task_api.ids())  # without those that were removed
     for delivery in list(world.task_api.deliveries):
-        if delivery.status == 200:
+        if delivery.status == 200 and delivery.task_id in known:
             moments.setdefault(text_of(world.task_api.document(delivery.task_id)), delivery.answered_monotonic)
     return moments
 
@@ -141,10 +145,13 @@ class Control(HttpServer):
         self._orders: dict[tuple[str, str], Callable[[dict[str, Any]], object]] = {
             ("GET", "/control/summary"): lambda order: summary(world),
             ("GET", "/control/states"): lambda order: dict(world.task_api.states()),
+            ("GET", "/control/tasks"): lambda order: {id: world.task_api.state(id) for id in world.task_api.ids()},
+            ("GET", "/control/wrong"): lambda order: wrong_results(world),
             ("GET", "/control/log"): self._log,
             ("POST", "/control/faults"): self._add_fault,
             ("DELETE", "/control/faults"): self._clear_faults,
             ("POST", "/control/tasks"): self._add_tasks,
+            ("DELETE", "/control/tasks"): self._remove_task,
             ("POST", "/control/set"): self._set,
             ("POST", "/control/down"): self._down,
             ("POST", "/control/revoke"): lambda order: world.authorization.revoke_all(),
@@ -185,6 +192,10 @@ class Control(HttpServer):
         if "documents" in order:
             return self._world.task_api.add(order["documents"])
         return self._world.task_api.add(self._world.make_tasks(int(order["count"])))
+
+    def _remove_task(self, order: dict[str, Any]) -> object:
+        self._world.task_api.remove(order["id"])
+        return None
 
     def _set(self, order: dict[str, Any]) -> object:
         server = self._world.servers[order.pop("server")]

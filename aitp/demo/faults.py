@@ -25,6 +25,11 @@ class FaultKind(StrEnum):
     QUOTA = "quota"  # provider: 429 insufficient_quota
     LOSE = "lose"  # do the work, then close without a byte: a lost acknowledgement
     CUT = "cut"  # head and half of the body, then close
+    RESET_IN_HEAD = "reset_in_head"  # half of the head, then a TCP reset
+    RESET_IN_BODY = "reset_in_body"  # head and half of the body, then a TCP reset
+    TOO_SHORT = "too_short"  # a Content-Length that is less than the body
+    TOO_LONG = "too_long"  # a Content-Length that is more than the body, then close
+    ENDLESS = "endless"  # 200 and a body that goes on until the client has had enough
     TRICKLE = "trickle"  # the body byte by byte, `seconds` apart
     STALL = "stall"  # the right answer, `seconds` late
     GARBAGE = "garbage"  # 200 and a body that is not JSON
@@ -40,6 +45,9 @@ class FaultKind(StrEnum):
 
 
 IDLE_KINDS = frozenset({FaultKind.STATUS, FaultKind.DROP, FaultKind.RESET, FaultKind.HANG, FaultKind.QUOTA})
+RESETS = frozenset({FaultKind.RESET, FaultKind.RESET_IN_HEAD, FaultKind.RESET_IN_BODY})
+# After any of these the connection is closed, and the client did not get the answer whole.
+BROKEN_OFF = frozenset({*RESETS, FaultKind.CUT, FaultKind.TOO_SHORT, FaultKind.TOO_LONG})
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from aitp.demo.faults import IDLE_KINDS, Fault, FaultKind, FaultPlan
-from aitp.demo.wire import Connection, ConnectionOver, Request, Response
+from aitp.demo.faults import BROKEN_OFF, IDLE_KINDS, RESETS, Fault, FaultKind, FaultPlan
+from aitp.demo.wire import Connection, ConnectionOver, Piece, Request, Response
 
 FOR_EVER_SECONDS = 86_400.0
 
@@ -169,7 +169,7 @@ class HttpServer:
                 request = connection.read(next(self._numbers))
                 fault = self.faults.strike(request.method, request.path)
                 if not self._exchange(connection, client_port, request, fault):
-                    reset = fault is not None and fault.kind is FaultKind.RESET
+                    reset = fault is not None and fault.kind in RESETS
                     break
         except ConnectionOver:
             pass
@@ -230,6 +230,8 @@ class HttpServer:
         response = self.answer(request, fault)
         if fault is not None and fault.kind is FaultKind.GARBAGE:
             return Response(200, b"<html><body>It works!</body>", content_type="text/html")
+        if fault is not None and fault.kind is FaultKind.ENDLESS:
+            return Response(200, stream=_without_end())
         return response
 
     def _now(self) -> float:
@@ -237,7 +239,7 @@ class HttpServer:
 
     def _send(self, connection: Connection, request: Request, response: Response, fault: Fault | None) -> bool:
         if response.stream is not None:
-            return self._send_stream(connection, request, response)
+            return self._send_stream(connection, request, response) and not (fault and fault.kind is FaultKind.ENDLESS)
         pieces = list(_pieces(response.encode(request.keep_alive, self._now()), fault))
         pause_seconds = fault.seconds if fault else 0.0
         for piece in pieces[:-1]:
@@ -247,7 +249,7 @@ class HttpServer:
         self._leave(request)
         if not connection.send(pieces[-1]):
             return False
-        return fault is None or fault.kind is not FaultKind.CUT
+        return fault is None or fault.kind not in BROKEN_OFF
 
     def _send_stream(self, connection: Connection, request: Request, response: Response) -> bool:
         assert response.stream is not None
@@ -280,8 +282,13 @@ class HttpServer:
 def _pieces(encoded: tuple[bytes, bytes], fault: Fault | None) -> Iterator[bytes]:
     """What is sent one after the other. All at once, unless the fault says otherwise."""
     head, body = encoded
-    if fault is not None and fault.kind is FaultKind.CUT:
+    if fault is not None and fault.kind in (FaultKind.CUT, FaultKind.RESET_IN_BODY):
         yield head + body[: len(body) // 2]
+    elif fault is not None and fault.kind is FaultKind.RESET_IN_HEAD:
+        yield head[: len(head) // 2]
+    elif fault is not None and fault.kind in (FaultKind.TOO_SHORT, FaultKind.TOO_LONG):
+        wrong = len(body) // 2 if fault.kind is FaultKind.TOO_SHORT else len(body) + 1000
+        yield head.replace(b"Content-Length: %d" % len(body), b"Content-Length: %d" % wrong) + body
     elif fault is not None and fault.kind is FaultKind.TRICKLE:
         yield head
         for position in range(len(body)):
@@ -291,6 +298,13 @@ def _pieces(encoded: tuple[bytes, bytes], fault: Fault | None) -> Iterator[bytes
         yield body
     else:
         yield head + body
+
+
+def _without_end() -> Iterator[Piece]:
+    """JSON that begins well. 64 MB a second for an hour, unless the client hangs up."""
+    yield Piece(b'[{"_id": "')
+    for _ in range(1 << 22):
+        yield Piece(b"0" * 65_536, after_seconds=0.001)
 
 
 def _bound(host: str, port: int) -> socket.socket:

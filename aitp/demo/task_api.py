@@ -79,6 +79,7 @@ class TaskApi(HttpServer):
         body_limit_bytes: int = 102_400,
         throttle: int = 0,
         redirect_unknown: bool = False,
+        repeats: bool = False,
         keep_results: bool = True,
         idle_seconds: float = 5.0,  # what Node does
         fault_seed: int = 0,
@@ -93,6 +94,7 @@ class TaskApi(HttpServer):
         self.throttle = throttle
         self.throttle_window_seconds = 60.0
         self.redirect_unknown = redirect_unknown
+        self.repeats = repeats  # each task is listed twice
         self.keep_results = keep_results
         self.broken_targets: set[str] = set()
         self.follow_up: Callable[[TaskDocument], Iterable[TaskDocument]] | None = None
@@ -192,6 +194,8 @@ class TaskApi(HttpServer):
         as_of = time.monotonic() - self.lag_seconds
         with self._lock_tasks:
             page = [s.listed for s in self._tasks.values() if s.listed_from <= as_of < s.listed_until]
+        if self.repeats:
+            page = [listed for listed in page for _ in range(2)]
         if self.honour_limit:
             page = page[: max(0, int(request.query.get("limit", "10")))]
         return Response(200, b"[" + b",".join(page) + b"]")

@@ -81,6 +81,14 @@ class WorldProcess:
         """How many tasks are in each state: cheap, for a progress bar or a wait."""
         return dict(self._order("GET", "/control/states"))
 
+    def states_by_id(self) -> dict[str, str]:
+        """The state of each task that the task API knows."""
+        return dict(self._order("GET", "/control/tasks"))
+
+    def wrong_results(self) -> list[str]:
+        """Ids of tasks whose stored vector is not their text's."""
+        return list(self._order("GET", "/control/wrong"))
+
     def purchases(self, since: int = 0, server: str = "openai_api") -> list[Purchase]:
         """A provider's bill ("openai_api", "ollama_api") from entry `since` on."""
         return [Purchase(**entry) for entry in self._log(server, "purchases", since)]
@@ -112,6 +120,10 @@ class WorldProcess:
     def add_documents(self, documents: Sequence[Mapping[str, Any]]) -> list[str]:
         """These tasks; their ids."""
         return list(self._order("POST", "/control/tasks", {"documents": documents}))
+
+    def remove_task(self, task_id: str) -> None:
+        """The task API does not know it any more."""
+        self._order("DELETE", "/control/tasks", {"id": task_id})
 
     def set(self, server: str, **switches: Any) -> None:
         """Change switches of one server, such as `latency_seconds=2`."""

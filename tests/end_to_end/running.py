@@ -34,7 +34,9 @@ LOOK_SECONDS = 0.05  # between two looks at a condition: each costs the machine 
 
 
 class Service:
-    """One ledger's service, through as many starts as a test likes."""
+    """One ledger's service, through as many starts as a test likes. `module` is what is started as the command aitp."""
+
+    module = "aitp"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -128,7 +130,7 @@ class Service:
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "aitp", *command],
+                [sys.executable, "-m", self.module, *command],
                 env=self._environment(),
                 cwd=self.directory,  # not the project's: it is to work from anywhere
                 stdin=subprocess.DEVNULL,

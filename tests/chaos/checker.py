@@ -1,0 +1,286 @@
+"""The checker: reads the record of a run and says which promises were broken. Pure: it can be shown forgeries."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.chaos.record import Buy, Fate, Patch, Record
+
+MINUTE = 60.0
+# Between an instant noted by one process and the same seen by another.
+SLACK_SECONDS = 0.005
+
+Check = Callable[[Record], Iterator[str]]
+
+
+def violations(record: Record) -> list[str]:
+    """Every broken promise, in words. Empty: all were kept."""
+    return [f"{check.__name__}: {found}" for check in CHECKS for found in check(record)]
+
+
+# Nothing lost
+
+
+def every_task_is_delivered_or_dead_with_a_reason(record: Record) -> Iterator[str]:
+    accepted = {patch.id: patch.state for patch in record.patches if patch.status == 200}
+    for document in record.documents:
+        known, dead = document.id in record.states, record.dead.get(document.id)
+        ended = accepted.get(document.id)
+        if document.id in record.held:
+            yield f"{document.id} is still {record.held[document.id]} in the ledger"
+        if dead is not None and not dead:
+            yield f"{document.id} is dead without a reason"
+        if not known or dead:
+            continue  # taken away by somebody else, or kept for a person
+        match document.fate:
+            case Fate.SUCCEEDS if ended != "succeeded":
+                yield f"{document.id} should have succeeded, it is {ended}"
+            case Fate.FAILS if ended != "failed":
+                yield f"{document.id} should have failed, it is {ended}"
+            case Fate.STAYS if document.id not in record.unreadable:
+                yield f"{document.id} cannot be read and was not set aside"
+            case Fate.STAYS | Fate.NAMELESS if record.states[document.id] != "pending":
+                yield f"{document.id} cannot be read and is not pending any more"
+            case Fate.DIES:
+                yield f"{document.id} should have become a dead letter"
+    nameless = sum(document.fate is Fate.NAMELESS for document in record.documents)
+    set_aside = sum(task_id.startswith("nameless:") for task_id in record.unreadable)
+    if set_aside != nameless:
+        yield f"{nameless} documents have no usable id, {set_aside} were set aside"
+
+
+def no_result_is_another_tasks(record: Record) -> Iterator[str]:
+    for task_id in record.wrong_results:
+        yield f"{task_id} has a vector that is not its text's"
+
+
+def nothing_is_delivered_twice_without_a_cause(record: Record) -> Iterator[str]:
+    """Again only if the acknowledgement was lost: on the wire, or with the process or the disk that had it."""
+    by_id: dict[str, list[Patch]] = defaultdict(list)
+    for patch in record.patches:
+        if patch.status == 200:
+            by_id[patch.id].append(patch)
+    settled = _times(record, "settle", lambda line: line["id"] if line["verdict"] == "delivered" else None)
+    failed = _times(record, "settle failed", lambda line: line.get("id"))
+    put_off = _times(record, "settle", lambda line: line["id"] if line["verdict"] == "later" else None)
+    broken_off = _times(record, "deliver failed", lambda line: line.get("id"))
+    for task_id, patches in by_id.items():
+        patches.sort(key=lambda patch: patch.at)
+        for before, after in itertools.pairwise(patches):
+            recorded = _first_in(settled[task_id], before.at, after.at)
+            if recorded is not None:
+                if not _any_in(record.power_cuts, recorded, after.at):
+                    yield f"{task_id} was delivered again {after.at - recorded:.2f} s after that was on record"
+                continue
+            explained = (
+                not before.whole
+                or _first_in(failed[task_id], before.at, after.at) is not None
+                or _first_in(broken_off[task_id], before.at, after.at) is not None
+                or _died_with(record, "take", task_id, before.at, after.at)
+                or (_first_in(put_off[task_id], before.at, after.at) is not None and _in_trouble(record, before, after))
+            )
+            if not explained:
+                yield f"{task_id} was delivered twice, and no acknowledgement was lost"
+
+
+# Bought once
+
+
+def nothing_is_bought_again_once_its_answer_is_on_record(record: Record) -> Iterator[str]:
+    recorded = _times(record, "finish", lambda line: _succeeded(line))
+    ids = {document.text: document.id for document in record.documents}
+    for buy in record.buys:
+        at = min(recorded[ids[buy.text]], default=math.inf) if buy.text in ids else math.inf
+        if buy.at > at + SLACK_SECONDS:
+            yield f"the text of {ids[buy.text]} was sent again {buy.at - at:.2f} s after its answer was recorded"
+
+
+def nothing_is_bought_again_without_a_cause(record: Record) -> Iterator[str]:
+    """A good answer is bought again only if whoever had it died before it was on record, or could not record it."""
+    ids = {document.text: document.id for document in record.documents}
+    reports = _times(record, "finish", lambda line: [outcome[0] for outcome in line["outcomes"]])
+    by_text: dict[str, list[Buy]] = defaultdict(list)
+    for buy in record.buys:
+        by_text[buy.text].append(buy)
+    for text, buys in by_text.items():
+        task_id = ids.get(text)
+        if task_id is None:
+            continue
+        buys.sort(key=lambda buy: buy.at)
+        for before, after in itertools.pairwise(buys):
+            if not before.clean:
+                continue
+            # A report other than of success: the answer was not used, and the report says why.
+            reported = _first_in(reports[task_id], before.at, after.at) is not None
+            if not reported and not _died_with(record, "claim", task_id, before.at, after.at):
+                yield f"the text of {task_id} was bought twice, and nobody died in between"
+
+
+# Within every limit
+
+
+def no_window_is_exceeded(record: Record) -> Iterator[str]:
+    """By the provider's record, on the clock that the service was told; a step back makes no room."""
+    if not record.limit:
+        return
+    times = sorted(_told(record, buy.at) for buy in record.buys)
+    if record.strategy == "rolling":
+        for early, late in zip(times, times[record.limit :], strict=False):
+            if late - early < MINUTE - SLACK_SECONDS:
+                yield f"{record.limit + 1} texts were sent within {late - early:.2f} s, {record.limit} were allowed"
+                return
+        return
+    counts: dict[str, int] = defaultdict(int)
+    for at in times:
+        counts[f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"] += 1
+    for minute, count in counts.items():
+        if count > record.limit:
+            yield f"{count} texts were sent in the minute {minute}, {record.limit} were allowed"
+
+
+def never_more_calls_than_workers(record: Record) -> Iterator[str]:
+    if record.most_calls_at_once > record.workers:
+        yield f"{record.most_calls_at_once} calls at one time, {record.workers} were allowed"
+
+
+# Breakers
+
+
+def an_open_breaker_lets_one_probe_through(record: Record) -> Iterator[str]:
+    """By the ledger's own moves there is one probe at a time, and by the provider's record no other call."""
+    states: dict[str, str] = {}
+    opened: dict[str, float] = {}
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for line in record.journal:
+        if line["step"] != "breaker":
+            continue
+        service, state = line["service"], line["state"]
+        if line["by"] == "begin_probe" and states.get(service, "closed") == "half-open":
+            yield f"{service}: slot {line['slot']} began a probe while another was under way"
+        if state == "open" and states.get(service, "closed") == "closed":
+            opened[service] = line["at"]
+        if state == "closed" and service in opened:
+            spans[service].append((opened.pop(service), line["at"]))
+        states[service] = state
+    for service, since in opened.items():
+        spans[service].append((since, math.inf))
+    yield from _calls_past_the_gate(record, spans["openai"])
+
+
+def _calls_past_the_gate(record: Record, spans: list[tuple[float, float]]) -> Iterator[str]:
+    ids = {document.text: document.id for document in record.documents}
+    claims = _lines_by_task(record, "claim")
+    for buy in record.buys:
+        span = next((span for span in spans if span[0] + SLACK_SECONDS < buy.at < span[1]), None)
+        task_id = ids.get(buy.text)
+        if span is None or task_id is None or _any_in(record.power_cuts, span[0], span[1]):
+            continue
+        claim = max((line for line in claims[task_id] if line["began"] <= buy.at), key=_at, default=None)
+        if claim is not None and not claim["probe"] and claim["began"] > span[0] + SLACK_SECONDS:
+            yield f"{task_id} was claimed and sent {buy.at - span[0]:.2f} s after the breaker opened, as no probe"
+
+
+# What is left
+
+
+def no_credentials_went_elsewhere(record: Record) -> Iterator[str]:
+    if record.redirected:
+        yield f"{record.redirected} requests with credentials followed a redirect to another host"
+
+
+def nothing_is_left_behind(record: Record) -> Iterator[str]:
+    yield from record.leftovers
+    if record.exit_code != 0:
+        yield f"exit code {record.exit_code}"
+
+
+def gauges_are_true(record: Record) -> Iterator[str]:
+    for name, value in record.truth.items():
+        if record.gauges.get(name) != value:
+            yield f"{name} says {record.gauges.get(name)}, it is {value}"
+
+
+def no_error_was_unexpected(record: Record) -> Iterator[str]:
+    yield from record.uncaught
+
+
+CHECKS: tuple[Check, ...] = (
+    every_task_is_delivered_or_dead_with_a_reason,
+    no_result_is_another_tasks,
+    nothing_is_delivered_twice_without_a_cause,
+    nothing_is_bought_again_once_its_answer_is_on_record,
+    nothing_is_bought_again_without_a_cause,
+    no_window_is_exceeded,
+    never_more_calls_than_workers,
+    an_open_breaker_lets_one_probe_through,
+    no_credentials_went_elsewhere,
+    nothing_is_left_behind,
+    gauges_are_true,
+    no_error_was_unexpected,
+)
+
+
+def _told(record: Record, at: float) -> float:
+    """What the service's clock said then, had it never been set back: room that time makes is made by steps forward."""
+    number = bisect.bisect_right([since for since, _ in record.clock], at) - 1
+    ahead = sum(
+        max(0.0, later - earlier)
+        for (_, earlier), (_, later) in zip(record.clock[:number], record.clock[1 : number + 1], strict=True)
+    )
+    if record.strategy == "fixed":
+        ahead = record.clock[max(number, 0)][1]
+    return at + record.wall_minus_monotonic + ahead
+
+
+def _succeeded(line: Mapping[str, Any]) -> list[str]:
+    return [outcome[0] for outcome in line["outcomes"] if outcome[1] == "succeeded"]
+
+
+def _times(record: Record, step: str, ids: Callable[[Mapping[str, Any]], Any]) -> dict[str, list[float]]:
+    """When each task went through a step."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for line in record.journal:
+        if line["step"] == step:
+            about = ids(line)
+            for task_id in about if isinstance(about, list) else [about]:
+                if task_id is not None:
+                    found[task_id].append(line["at"])
+    return found
+
+
+def _lines_by_task(record: Record, step: str) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in record.journal:
+        if line["step"] == step:
+            for task_id in line["ids"]:
+                found[task_id].append(line)
+    return found
+
+
+def _died_with(record: Record, step: str, task_id: str, since: float, until: float) -> bool:
+    """Whether a process that had taken this task died between two moments."""
+    owners = {line["pid"] for line in record.journal if line["step"] == step and task_id in line["ids"]}
+    return any(pid in owners and since <= at <= until for pid, at in record.deaths)
+
+
+def _in_trouble(record: Record, before: Patch, after: Patch) -> bool:
+    """Whether the machine had no memory, descriptors or disk to spare between two deliveries."""
+    return any(since <= after.at and before.at <= until for since, until in record.troubles)
+
+
+def _at(line: Mapping[str, Any]) -> float:
+    return float(line["at"])
+
+
+def _first_in(times: list[float], since: float, until: float) -> float | None:
+    return next((at for at in times if since <= at <= until), None)
+
+
+def _any_in(times: Any, since: float, until: float) -> bool:
+    return any(since <= at <= until for at in times)

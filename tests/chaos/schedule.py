@@ -1,0 +1,246 @@
+"""A schedule: what a run begins with and what befalls it, drawn from a seed. The same seed, the same schedule.
+
+Every schedule has a few processes killed, something wrong with the provider and with the task API; some have fault
+points, clocks that step, limits that are reached, a full disk, a power cut.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aitp.demo.faults import FaultKind
+from tests.chaos.points import AT_TAKEOVER, COMMON
+
+ACTIVE_SECONDS = 8.0
+LOADS, LOAD_SECONDS = 20, 0.4
+HOUR = 3600.0
+MONTH = 31 * 24 * HOUR
+
+# What may befall a run: name → how many times in ten schedules.
+PROCESSES = {
+    "kill_worker": 7,
+    "kill_relay": 5,
+    "kill_master": 3,
+    "kill_metrics": 1,
+    "kill_supervisord": 2,
+    "kill_everything": 2,
+    "power_cut": 3,
+    "pause_worker": 2,
+    "pause_relay": 1,
+    "stop_worker_for_good": 1,
+    "pause_master": 1,
+    "reload": 1,
+}
+MACHINE = {"full_disk": 2, "no_descriptors": 1, "no_memory": 1, "step_clock": 3, "no_names": 1}
+
+# Each strikes a request by chance, so that the breakers judge as they would judge a service that stumbles.
+PROVIDER_FAULTS: tuple[dict[str, Any], ...] = (
+    {"status": 500},
+    {"status": 503},
+    {"status": 429, "headers": {"Retry-After": "1"}},
+    {"status": 401},
+    {"kind": FaultKind.DROP},
+    {"kind": FaultKind.RESET},
+    {"kind": FaultKind.LOSE},
+    {"kind": FaultKind.CUT},
+    {"kind": FaultKind.RESET_IN_HEAD},
+    {"kind": FaultKind.RESET_IN_BODY},
+    {"kind": FaultKind.TOO_SHORT},
+    {"kind": FaultKind.TOO_LONG},
+    {"kind": FaultKind.HANG},
+    {"kind": FaultKind.TRICKLE, "seconds": 1.0},
+    {"kind": FaultKind.STALL, "seconds": 1.0},
+    {"kind": FaultKind.GARBAGE},
+    {"kind": FaultKind.ENDLESS},
+    {"kind": FaultKind.WRONG_COUNT},
+    {"kind": FaultKind.WRONG_INDEX},
+    {"kind": FaultKind.WRONG_LENGTH},
+    {"kind": FaultKind.NOT_A_NUMBER},
+)
+API_FAULTS: tuple[dict[str, Any], ...] = (
+    {"status": 500},
+    {"status": 502},
+    {"status": 408},
+    {"status": 425},
+    {"status": 429, "headers": {"Retry-After": "1"}},
+    {"kind": FaultKind.DROP},
+    {"kind": FaultKind.RESET},
+    {"kind": FaultKind.LOSE},
+    {"kind": FaultKind.CUT},
+    {"kind": FaultKind.RESET_IN_HEAD},
+    {"kind": FaultKind.RESET_IN_BODY},
+    {"kind": FaultKind.TOO_SHORT},
+    {"kind": FaultKind.TOO_LONG},
+    {"kind": FaultKind.HANG},
+    {"kind": FaultKind.TRICKLE, "seconds": 1.0},
+    {"kind": FaultKind.STALL, "seconds": 1.0},
+    {"kind": FaultKind.GARBAGE, "method": "GET"},
+    {"kind": FaultKind.ENDLESS, "method": "GET"},
+)
+AUTHORIZATION_FAULTS: tuple[dict[str, Any], ...] = (
+    {"status": 500},
+    {"status": 429, "headers": {"Retry-After": "1"}},
+    {"kind": FaultKind.DROP},
+    {"kind": FaultKind.GARBAGE},
+    {"kind": FaultKind.ENDLESS},
+    {"kind": FaultKind.STALL, "seconds": 1.0},
+)
+REFUSALS = (400, 404, 409, 413, 422)
+BURSTS = ("provider_down", "api_down", "provider_burst", "api_burst", "redirects")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that happens `at` seconds after the work began."""
+
+    at: float
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = " ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.at:5.2f} s  {self.name} {options}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One run. `loads`: (seconds, tasks); `limit`: a minute, 0 for none; `odd`: with documents that nobody can use."""
+
+    seed: int
+    settings: Mapping[str, Any]
+    servers: Mapping[str, Mapping[str, Any]]
+    loads: tuple[tuple[float, int], ...]
+    acts: tuple[Act, ...]
+    limit: int = 0
+    strategy: str = "rolling"
+    odd: bool = False
+    small_disk: bool = False
+
+    @property
+    def workers(self) -> int:
+        return int(self.settings["CONCURRENCY_LIMIT"])
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {sum(count for _, count in self.loads)} tasks, {self.workers} workers"]
+        lines += [f"  {name}={value}" for name, value in self.settings.items()]
+        return "\n".join([*lines, *(f"  {act}" for act in self.acts)])
+
+
+def draw(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    chance = random.Random(seed)
+    acts = [*_of_processes(chance), *_of_machine(chance), *_of_network(chance), *_of_points(chance)]
+    limit = chance.choice((0, 0, 20, 30))
+    strategy = chance.choice(("rolling", "fixed"))
+    if limit:
+        # Time is what frees room: an hour, a day's end and a month's end make room as they should, and no more.
+        acts += [Act(at, "step_clock", {"seconds": 61.0}) for at in (2.5, 5.0)]
+    # Work all the time, or most faults would meet nobody.
+    loads = tuple((round(LOAD_SECONDS * number, 2), chance.randint(2, 8)) for number in range(LOADS))
+    return Schedule(
+        seed,
+        _settings(chance, limit, strategy),
+        {
+            "openai_api": {"latency_seconds": chance.choice((0.02, 0.1, 0.3)), "fault_seed": seed},
+            "task_api": {
+                "latency_seconds": chance.choice((0.0, 0.02, 0.1)),
+                "lag_seconds": chance.choice((0.0, 0.5, 2.0)),
+                "honour_limit": chance.random() < 0.3,
+                "repeats": chance.random() < 0.3,
+                "fault_seed": seed,
+            },
+            "authorization": {"lifetime_seconds": chance.choice((4.0, 20.0, 3600.0)), "fault_seed": seed},
+        },
+        loads,
+        tuple(sorted(acts, key=lambda act: act.at)),
+        limit,
+        strategy,
+        odd=chance.random() < 0.4,
+        small_disk=any(act.name == "full_disk" for act in acts),
+    )
+
+
+def _settings(chance: random.Random, limit: int, strategy: str) -> dict[str, Any]:
+    zone = chance.choice(("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Asia/Kathmandu"))
+    limits = {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_PER_MINUTE": limit} if limit else {}
+    return {
+        "CONCURRENCY_LIMIT": chance.randint(2, 4),
+        "RELAY_PROCESSES": chance.randint(1, 3),
+        "EMBEDDING_BATCH_SIZE": chance.choice((1, 3, 8)),
+        "POLLING_INTERVAL_SECONDS": chance.choice((0.5, 1.0)),
+        "REQUEST_TIMEOUT": 1.5,
+        "OPENAI_TIMEOUT": 1.5,
+        "SHUTDOWN_GRACE_SECONDS": 8,
+        "RETRY_BACKOFF_FACTOR": 1,
+        # High: a task that is hit time and again is to pass neither for bad nor for poison.
+        "MAX_RETRIES": 50,
+        "MAX_TASK_CRASHES": 50,
+        "CIRCUIT_BREAKER_RECOVERY_SECONDS": 0.7,
+        "RATE_LIMIT_STRATEGY": strategy,
+        "RATE_LIMIT_TIMEZONE": zone,
+        **limits,
+    }
+
+
+def _some(chance: random.Random, weights: Mapping[str, int], most: int) -> list[str]:
+    names = [name for name, weight in weights.items() if chance.random() < weight / 10]
+    chance.shuffle(names)
+    return names[:most]
+
+
+def _moment(chance: random.Random) -> float:
+    return round(chance.uniform(0.3, ACTIVE_SECONDS), 2)
+
+
+def _of_processes(chance: random.Random) -> list[Act]:
+    return [Act(_moment(chance), name) for name in _some(chance, PROCESSES, 4)]
+
+
+def _of_machine(chance: random.Random) -> list[Act]:
+    acts = []
+    for name in _some(chance, MACHINE, 2):
+        if name == "step_clock":
+            # An hour (as at the wrong time zone's), a DST change as some machines do it, a month's end, a suspend.
+            steps = chance.choice(
+                ((HOUR,), (-HOUR,), (HOUR, -HOUR), (-HOUR, HOUR), (31 * 24 * HOUR,), (-30.0,), (90.0,))
+            )
+            acts += [Act(_moment(chance), name, {"seconds": seconds}) for seconds in steps]
+        else:
+            acts.append(Act(_moment(chance), name, {"for_seconds": round(chance.uniform(0.5, 2.0), 2)}))
+    return acts
+
+
+def _of_network(chance: random.Random) -> list[Act]:
+    acts = []
+    for server, faults, most in (
+        ("openai_api", PROVIDER_FAULTS, 3),
+        ("task_api", API_FAULTS, 3),
+        ("authorization", AUTHORIZATION_FAULTS, 1),
+    ):
+        for fault in chance.sample(faults, chance.randint(0 if most == 1 else 1, most)):
+            odds = {"probability": chance.choice((0.1, 0.3, 1.0)), "times": chance.randint(1, 3)}
+            acts.append(Act(_moment(chance), "fault", {"server": server, **fault, **odds}))
+    for name in chance.sample(BURSTS, chance.randint(0, 2)):
+        acts.append(Act(_moment(chance), name, {"for_seconds": round(chance.uniform(0.5, 2.5), 2)}))
+    if chance.random() < 0.3:
+        acts.append(Act(_moment(chance), "refusal", {"status": chance.choice(REFUSALS)}))
+    if chance.random() < 0.2:
+        acts.append(Act(_moment(chance), "remove_task"))
+    if chance.random() < 0.2:
+        acts.append(Act(_moment(chance), "revoke_tokens"))
+    return acts
+
+
+def _of_points(chance: random.Random) -> list[Act]:
+    acts = []
+    for point in chance.sample(COMMON, chance.randint(0, 3)):
+        action = chance.choice(("kill", "kill", "kill", "memory", "descriptors"))
+        acts.append(Act(_moment(chance), "point", {"point": point, "action": action}))
+    if chance.random() < 0.3:
+        at = _moment(chance)
+        acts.append(Act(at, "point", {"point": chance.choice(AT_TAKEOVER), "action": "kill"}))
+        acts.append(Act(at + 0.1, "kill_worker"))
+    return acts

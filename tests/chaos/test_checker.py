@@ -1,0 +1,237 @@
+"""The checker finds each kind of broken promise in a forged record, and nothing in one where all were kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import CHECKS, violations
+from tests.chaos.record import Buy, Fate, Patch, Record, Sent
+
+WORKER, RELAY = 201, 101
+
+
+def line(at: float, step: str, pid: int = WORKER, **facts: Any) -> dict[str, Any]:
+    return {"at": at, "began": at - 0.01, "pid": pid, "step": step, **facts}
+
+
+def claim(at: float, *ids: str, probe: bool = False) -> dict[str, Any]:
+    return line(at, "claim", slot=101, provider="openai", probe=probe, ids=list(ids))
+
+
+def finish(at: float, task_id: str, ending: str = "succeeded") -> dict[str, Any]:
+    return line(at, "finish", slot=101, outcomes=[[task_id, ending, ""]])
+
+
+def take(at: float, *ids: str) -> dict[str, Any]:
+    return line(at, "take", RELAY, slot=1, ids=list(ids))
+
+
+def settle(at: float, task_id: str) -> dict[str, Any]:
+    return line(at, "settle", RELAY, slot=1, id=task_id, verdict="delivered")
+
+
+def buy(at: float, text: str = "text a", *, clean: bool = True) -> Buy:
+    return Buy(text, int(at * 10), paid=True, clean=clean, at=at, ended=at + 0.1)
+
+
+def patch(at: float, task_id: str = "a", state: str = "succeeded", *, status: int = 200, whole: bool = True) -> Patch:
+    return Patch(task_id, state, status, whole, at, at + 0.1)
+
+
+def moved(at: float, state: str, by: str, slot: int | None = None) -> dict[str, Any]:
+    return line(at, "breaker", service="openai", state=state, by=by, slot=slot)
+
+
+KEPT = Record(
+    documents=[Sent("a", "text a"), Sent("b", "bad text", Fate.FAILS)],
+    buys=[buy(1.0)],
+    patches=[patch(3.0), patch(3.5, "b", "failed")],
+    states={"a": "succeeded", "b": "failed"},
+    journal=[
+        claim(0.9, "a"),
+        finish(1.2, "a"),
+        take(2.9, "a", "b"),
+        settle(3.2, "a"),
+        settle(3.7, "b"),
+    ],
+    deaths=[],
+    workers=2,
+    most_calls_at_once=2,
+    gauges={"aitp_dead_letters": 0.0},
+    truth={"aitp_dead_letters": 0.0},
+)
+
+
+def forged(**changes: Any) -> Record:
+    return dataclasses.replace(KEPT, **changes)
+
+
+def test_a_run_in_which_all_was_kept_is_found_so() -> None:
+    assert violations(KEPT) == []
+
+
+FORGERIES: dict[str, tuple[str, Record]] = {
+    "a task that nobody delivered": ("every_task_is_delivered", forged(patches=KEPT.patches[1:])),
+    "a task that is still in the ledger": ("every_task_is_delivered", forged(held={"a": "claimed"})),
+    "a good task that was failed": (
+        "every_task_is_delivered",
+        forged(patches=[patch(3.0, "a", "failed"), KEPT.patches[1]]),
+    ),
+    "a bad task that succeeded": ("every_task_is_delivered", forged(patches=[KEPT.patches[0], patch(3.5, "b")])),
+    "a delivery that was refused": (
+        "every_task_is_delivered",
+        forged(patches=[patch(3.0, status=500), KEPT.patches[1]]),
+    ),
+    "a dead letter without a reason": ("every_task_is_delivered", forged(dead={"a": ""})),
+    "a document that was neither read nor set aside": (
+        "every_task_is_delivered",
+        forged(documents=[*KEPT.documents, Sent("c", "", Fate.STAYS)], states={**KEPT.states, "c": "pending"}),
+    ),
+    "a document without a usable id that was not set aside": (
+        "every_task_is_delivered",
+        forged(documents=[*KEPT.documents, Sent("..", "", Fate.NAMELESS)], states={**KEPT.states, "..": "pending"}),
+    ),
+    "an odd id that was not refused": (
+        "every_task_is_delivered",
+        forged(documents=[*KEPT.documents, Sent("?", "", Fate.DIES)], states={**KEPT.states, "?": "pending"}),
+    ),
+    "another task's result": ("no_result_is_another_tasks", forged(wrong_results=["a"])),
+    "a delivery after the acknowledgement was on record": (
+        "nothing_is_delivered_twice",
+        forged(patches=[*KEPT.patches, patch(4.0)]),
+    ),
+    "a second delivery though the first was acknowledged": (
+        "nothing_is_delivered_twice",
+        forged(patches=[*KEPT.patches, patch(3.11)]),
+    ),
+    "a second delivery that a relay put off without need": (
+        "nothing_is_delivered_twice",
+        forged(
+            patches=[patch(2.95), *KEPT.patches],
+            journal=[*KEPT.journal, line(3.0, "settle", RELAY, slot=1, id="a", verdict="later")],
+        ),
+    ),
+    "a purchase after the answer was on record": (
+        "nothing_is_bought_again_once",
+        forged(buys=[buy(1.0), buy(2.0)]),
+    ),
+    "a second purchase though nobody died": (
+        "nothing_is_bought_again_without",
+        forged(buys=[buy(1.0), buy(1.15)]),
+    ),
+    "more in a rolling minute than is allowed": (
+        "no_window_is_exceeded",
+        forged(limit=2, buys=[buy(1.0), buy(20.0, "x"), buy(60.9, "y")]),
+    ),
+    "more in a calendar minute than is allowed": (
+        "no_window_is_exceeded",
+        forged(limit=2, strategy="fixed", buys=[buy(1.0), buy(20.0, "x"), buy(59.9, "y")]),
+    ),
+    "room that a step back must not make": (
+        "no_window_is_exceeded",
+        forged(limit=2, clock=[(0.0, 0.0), (10.0, -3600.0)], buys=[buy(1.0), buy(9.0, "x"), buy(11.0, "y")]),
+    ),
+    "more calls than workers": ("never_more_calls", forged(most_calls_at_once=3)),
+    "two probes at a time": (
+        "an_open_breaker",
+        forged(
+            journal=[
+                *KEPT.journal,
+                moved(5.0, "open", "tell"),
+                moved(6.0, "half-open", "begin_probe", 101),
+                moved(6.1, "half-open", "begin_probe", 102),
+            ]
+        ),
+    ),
+    "a call through an open breaker that is no probe": (
+        "an_open_breaker",
+        forged(
+            buys=[buy(1.0), buy(5.5, "text c")],
+            documents=[*KEPT.documents, Sent("c", "text c")],
+            patches=[*KEPT.patches, patch(7.0, "c")],
+            states={**KEPT.states, "c": "succeeded"},
+            journal=[*KEPT.journal, moved(5.0, "open", "tell"), claim(5.4, "c")],
+        ),
+    ),
+    "a token that went elsewhere": ("no_credentials_went_elsewhere", forged(redirected=1)),
+    "a process that was left": ("nothing_is_left_behind", forged(leftovers=["process 7 is left"])),
+    "a stop that failed": ("nothing_is_left_behind", forged(exit_code=1)),
+    "a gauge that lies": ("gauges_are_true", forged(gauges={"aitp_dead_letters": 1.0})),
+    "a gauge that is missing": ("gauges_are_true", forged(gauges={})),
+    "an error that nobody foresaw": ("no_error_was_unexpected", forged(uncaught=["KeyError"])),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_it_finds(name: str) -> None:
+    promise, record = FORGERIES[name]
+
+    found = violations(record)
+
+    assert found
+    assert all(violation.startswith(promise) for violation in found), found
+
+
+def test_every_check_is_shown_a_forgery() -> None:
+    shown = {promise for promise, _ in FORGERIES.values()}
+    assert all(any(check.__name__.startswith(promise) for promise in shown) for check in CHECKS)
+
+
+EXCUSES: dict[str, Record] = {
+    "a delivery whose acknowledgement was lost on the wire": forged(
+        patches=[patch(2.95, whole=False), *KEPT.patches],
+    ),
+    "a delivery whose relay died before the acknowledgement was on record": forged(
+        patches=[patch(2.95), *KEPT.patches], deaths=[(RELAY, 3.0)], journal=[take(2.9, "a"), *KEPT.journal]
+    ),
+    "a delivery whose acknowledgement the disk had no room for": forged(
+        patches=[patch(2.95), *KEPT.patches], journal=[*KEPT.journal, line(3.0, "settle failed", RELAY, id="a")]
+    ),
+    "a delivery whose relay had no memory for the acknowledgement": forged(
+        patches=[patch(2.95), *KEPT.patches],
+        troubles=[(2.99, 2.99)],
+        journal=[*KEPT.journal, line(3.0, "settle", RELAY, slot=1, id="a", verdict="later")],
+    ),
+    "an acknowledgement that a power cut took away": forged(
+        patches=[*KEPT.patches, patch(4.0)], power_cuts=[3.9], journal=[*KEPT.journal, settle(4.2, "a")]
+    ),
+    "a purchase whose answer was lost on the wire": forged(buys=[buy(0.95, clean=False), buy(1.15)]),
+    "a purchase whose worker died before it was on record": forged(buys=[buy(0.95), buy(1.15)], deaths=[(WORKER, 1.1)]),
+    "a purchase that came to nothing, as its report says": forged(
+        buys=[buy(0.95), buy(1.15)],
+        journal=[claim(0.9, "a"), finish(1.1, "a", "retry"), *KEPT.journal],
+    ),
+    "room that a step forward makes": forged(
+        limit=1,
+        clock=[(0.0, 0.0), (10.0, 61.0)],
+        documents=[*KEPT.documents, Sent("x", "text x")],
+        buys=[buy(1.0), buy(11.0, "text x")],
+        patches=[*KEPT.patches, patch(12.0, "x")],
+        states={**KEPT.states, "x": "succeeded"},
+    ),
+    "the probe of an open breaker": forged(
+        documents=[*KEPT.documents, Sent("c", "text c")],
+        buys=[buy(1.0), buy(6.5, "text c")],
+        patches=[*KEPT.patches, patch(7.0, "c")],
+        states={**KEPT.states, "c": "succeeded"},
+        journal=[
+            *KEPT.journal,
+            moved(5.0, "open", "tell"),
+            moved(6.0, "half-open", "begin_probe", 101),
+            claim(6.01, "c", probe=True),
+            moved(6.7, "closed", "tell"),
+        ],
+    ),
+    "a task that somebody else took away": forged(
+        documents=[*KEPT.documents, Sent("gone", "text of one that is gone")],
+    ),
+    "a dead letter with its reason": forged(patches=KEPT.patches[1:], dead={"a": "the task API answered 400"}),
+}
+
+
+@pytest.mark.parametrize("name", EXCUSES)
+def test_it_lets_pass(name: str) -> None:
+    assert violations(EXCUSES[name]) == []
