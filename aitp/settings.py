@@ -47,7 +47,7 @@ from aitp.values import (
     upper_case,
     zone_name,
 )
-from aitp.wording import problem
+from aitp.wording import printable, problem
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER_KEY = "your_openai_api_key_here"
@@ -340,14 +340,14 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         ]
     problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
     if problems:
-        raise ConfigurationError(problems)
+        raise ConfigurationError([printable(line) for line in problems])
     warnings = (
         *misspelt(sources.values, KNOWN_NAMES),
         *left_as_in_the_example(values),
         *quoted(values),
         *unreachable_limits(settings.rate_limits),
     )
-    return settings.model_copy(update={"warnings": warnings, "env_file": sources.env_file})
+    return settings.model_copy(update={"warnings": tuple(map(printable, warnings)), "env_file": sources.env_file})
 
 
 def prepare_environment() -> None:

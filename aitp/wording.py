@@ -39,6 +39,11 @@ def shown(value: str) -> str:
     return value if value.isprintable() else ascii(value)
 
 
+def printable(line: str) -> str:
+    """A line about settings with its control characters escaped: paths and names may hold any."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
 def allowed(field: FieldInfo) -> str:
     """What a field takes, in words."""
     parts = [*parts_of(field.annotation), *field.metadata]

@@ -55,6 +55,8 @@ def _refuse(path: Path, target: Path, overwrite: bool) -> None:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")
     if target.is_dir():
         raise LedgerError(f"{target} is a directory: name a file in it for the backup")
+    if target.exists() and not target.is_file():
+        raise LedgerError(f"{target} is no file, and nothing to be replaced by one: name a file for the backup")
     if target.exists() and not overwrite:
         raise LedgerError(f"{target} exists already: name another file, or overwrite it with --force")
 

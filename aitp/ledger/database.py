@@ -219,6 +219,9 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
+    if is_log_alone(path):
+        # SQLite would delete the log of an empty file, and with it all that is left.
+        raise LedgerError(f"the ledger {path} is damaged ({LOG_ALONE}): see `aitp ledger check`")
     connection = apsw.Connection(str(path), flags=flags, statementcachesize=STATEMENTS_CACHED)
     connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
     # Else many a statement is planned anew for each new value that is bound to it, which costs more than running it.

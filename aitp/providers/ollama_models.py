@@ -7,7 +7,6 @@ are made at once. Called by `aitp.process.pulls`, by one process at a time.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Collection
@@ -63,7 +62,7 @@ class OllamaModels:
             listed = self._client.list().models
         except httpx2.HTTPError as error:
             failure = judge(error, "")
-        except (ValueError, TypeError):  # no JSON, or none of a list
+        except (ValueError, TypeError, AttributeError):  # no JSON, or none of a list
             failure = ServiceFault(OLLAMA, "ollama answered 200 with no list of models")
         else:
             # Names differ by case nowhere: the server takes any, and lists the one it knows.
@@ -103,8 +102,8 @@ class OllamaModels:
         except httpx2.HTTPError as error:
             refused = isinstance(error, httpx2.ConnectError)
             failure = judge(error, model) if refused else PullBroken(OLLAMA, f"the pull of {model} broke off")
-        except json.JSONDecodeError:
-            failure = PullBroken(OLLAMA, f"the pull of {model} answered with no JSON")
+        except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
+            failure = PullBroken(OLLAMA, f"the pull of {model} answered with lines that tell of no progress")
         else:
             if last == "success":
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_an_existing_file_is_kept_unless_told_otherwise(world: World, folder: Pa
     back_up(world.path, target, overwrite=True)
 
     assert check(target).sound
+
+
+def test_what_is_no_file_is_never_replaced(world: World, folder: Path) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(LedgerError, match="is no file"):
+        back_up(world.path, pipe, overwrite=True)
+
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("end", ["", "-wal", ".lock"])

@@ -11,10 +11,12 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Verdict, prepare
+from aitp.ledger import Ledger, Rules, Verdict, prepare
+from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
+from aitp.ledger.views import snapshot
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, READY, closed, copy_of, lived, overwrite, pages_of
 from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World
 
@@ -163,6 +165,9 @@ def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock
     log = path.with_name("cut.db-wal").read_bytes()
     with pytest.raises(ConfigurationError, match="its write-ahead log is not"):
         prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=clock)
+    for look in (lambda: snapshot(path), lambda: back_up(path, folder / "b"), lambda: Ledger.open(path, Rules())):
+        with pytest.raises(LedgerError, match="its write-ahead log is not"):
+            look()
     assert path.with_name("cut.db-wal").read_bytes() == log
     outcome = recover(path, clock=clock)
 

@@ -95,6 +95,17 @@ def test_a_stream_without_success_is_no_success() -> None:
         models_at(server.url).pull(NOMIC, nobody)
 
 
+@pytest.mark.parametrize(
+    "line", [[], 3, {"status": "pulling", "completed": ""}, {"total": {}}, {"digest": [1]}], ids=str
+)
+def test_lines_of_another_shape_are_a_pull_that_failed(line: object) -> None:
+    with (
+        scripted(stream({"status": "pulling manifest"}, line)) as server,
+        pytest.raises(PullBroken, match="tell of no progress"),
+    ):
+        models_at(server.url).pull(NOMIC, nobody)
+
+
 def test_silence_breaks_a_pull_off_and_it_goes_on(ollama_api: OllamaApi) -> None:
     ollama_api.present, ollama_api.pull_stalls = set(), 1
     models_at(ollama_api.url, stall_seconds=0.3).pull(NOMIC, nobody)

@@ -175,3 +175,11 @@ def test_a_misspelt_name_is_warned_about_with_the_one_that_was_meant(name: str, 
 )
 def test_names_of_others_are_left_alone(name: str) -> None:
     assert load_settings({**COMPLETE, name: "1"}).warnings == ()
+
+
+def test_the_name_of_a_file_cannot_forge_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({**COMPLETE, "AITP_ENV_FILE": str(tmp_path / "\x1b[2J\nall is well")})
+
+    assert all(problem.isprintable() for problem in refusal.value.problems)
+    assert "\\x1b[2J\\nall is well" in refusal.value.problems[0]
