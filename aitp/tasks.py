@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 
 class TaskType(StrEnum):
@@ -45,8 +46,7 @@ class NewTask:
     invalid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A claimed task. `seq` is its row; `attempts` that failed so far; `crashes` of processes that ran it."""
 
     seq: int
@@ -71,8 +71,7 @@ class Ending(Enum):
     UNSENT = "unsent"  # no request was sent: ready again, room in the limits comes back
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One task's ending. `result` is the JSON to deliver (SUCCEEDED only); `reason` says why for all others."""
 
     task: Task

@@ -48,7 +48,7 @@ def a_ledger(completions: int) -> Iterator[Path]:
         rows = ((now - span * (completions - n), KIND.type, f"{n:024x}") for n in range(completions))
         with ledger._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)", rows
+                "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, 1)", rows
             )
         ledger.close()
         yield path

@@ -18,7 +18,7 @@ import apsw
 
 from aitp.ledger.breakers import Breakers, Gate
 from aitp.ledger.cooldowns import Cooling, cooling
-from aitp.ledger.database import DISK_LOOK_SECONDS, THESE, Database, Row, these
+from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
 from aitp.ledger.due import next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
@@ -164,9 +164,8 @@ class Claims:
         return _first_end(blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
-        found: list[Row] = self._database.read(
-            f"SELECT seq, content FROM contents WHERE seq IN ({THESE})", (these(row[0] for row in rows),)
-        )
+        are_these, seqs = these(row[0] for row in rows)
+        found: list[Row] = self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
         return dict(found)
 
     def finish(self, claim: Claim, report: Report) -> Settled:
@@ -209,9 +208,10 @@ class Claims:
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
         if gate.probe:
             self._breakers.begin_probe(connection, (provider,), slot)
+        are_these, seqs = these(row[0] for row in rows)
         connection.execute(
-            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq IN ({THESE})",
-            (slot, provider, these(row[0] for row in rows)),
+            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq {are_these}",
+            (slot, provider, *seqs),
         )
 
 

@@ -1,26 +1,31 @@
 """Completions: one row for each task that was sent to a provider and whose attempt has ended, the memory of the limits.
 
 Ids are contiguous and times never decrease with them, so how many there are since some moment is a difference of two
-ids found by index: no query grows with history. `rate_limits` mirrors the counts of the current calendar windows, for
+ids found by index: no query grows with history. Those that came together share a moment, and only the first of them is
+in the index: a batch of 32 is one entry there. `rate_limits` mirrors the counts of the current calendar windows, for
 people and tools that know the table. Everything runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import apsw
+import orjson
 
-from aitp.ledger.database import THESE, Row, these
+from aitp.ledger.database import Row
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period, fixed_window
 
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
 PRUNE_ROWS = 10_000
 
-# Served by task_completions_time.
-_FIRST_SINCE = "SELECT id FROM task_completions WHERE completed_at >= ? ORDER BY completed_at, id LIMIT 1"
+# Served by task_completions_first. Whatever else happened at that moment has higher ids.
+_FIRST_SINCE = (
+    "SELECT id FROM task_completions WHERE is_first = 1 AND completed_at >= ? ORDER BY completed_at, id LIMIT 1"
+)
 
 
 def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
@@ -43,20 +48,22 @@ def completed_at(connection: apsw.Connection, number: int) -> float:
     return float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get)
 
 
-def record_completions(connection: apsw.Connection, seqs: Sequence[int], now: float, zone: ZoneInfo) -> None:
+def record_completions(
+    connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, zone: ZoneInfo
+) -> None:
     """The attempts at these tasks have ended now."""
-    if not seqs:
+    if not task_ids:
         return
     restamp(connection, now, zone)
     connection.execute(
-        "INSERT INTO task_completions (completed_at, task_type, task_id) SELECT ?, type, tasks.id"
-        f" FROM tasks JOIN kinds ON kinds.id = kind WHERE seq IN ({THESE}) ORDER BY seq",
-        (now, these(seqs)),
+        "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
+        " SELECT ?, ?, value, key = 0 FROM json_each(?)",
+        (now, task_type, orjson.dumps(task_ids).decode()),
     )
     connection.execute(
         "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = ?2"
         " WHERE window_start <= ?2 AND window_end > ?2",
-        (len(seqs), _text(now)),
+        (len(task_ids), _text(now)),
     )
     if connection.changes() < len(Period):
         mirror_windows(connection, now, zone)
@@ -65,7 +72,8 @@ def record_completions(connection: apsw.Connection, seqs: Sequence[int], now: fl
 def restamp(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
     """After the clock was set back: completions from the future happened now at the latest."""
     if newest_completion(connection)[1] > now:
-        connection.execute("UPDATE task_completions SET completed_at = ?1 WHERE completed_at > ?1", (now,))
+        [first] = first_completions(connection, [math.nextafter(now, math.inf)])
+        connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
         mirror_windows(connection, now, zone)
 
 
@@ -92,12 +100,11 @@ def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> N
 
 def prune_completions(connection: apsw.Connection, now: float) -> None:
     """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
-    # Ids and times rise together, so this takes rows from the low end only.
+    [needed] = first_completions(connection, [now - LONGEST_WINDOW_SECONDS])
+    newest, _ = newest_completion(connection)
     connection.execute(
-        "DELETE FROM task_completions WHERE id IN ("
-        "  SELECT id FROM task_completions WHERE completed_at < ?1"
-        "  AND id < (SELECT MAX(id) FROM task_completions) ORDER BY completed_at, id LIMIT ?2)",
-        (now - LONGEST_WINDOW_SECONDS, PRUNE_ROWS),
+        "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
+        (newest if needed is None else needed, PRUNE_ROWS),
     )
 
 

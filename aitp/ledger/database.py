@@ -36,8 +36,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 # Whoever writes without standing in the queue (a person's sqlite3 shell, say) is waited for this long.
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 
-# 16 MB. SQLite's usual 1,000 pages would be moved several times a second, the same ones again and again.
-CHECKPOINT_PAGES = 4_000
+# 32 MB. SQLite's usual 1,000 pages would be moved several times a second, the same ones again and again.
+CHECKPOINT_PAGES = 8_000
 
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
@@ -54,13 +54,16 @@ DISK_LOOK_SECONDS = 5.0
 # What a query gives: apsw knows no better, the schema (STRICT tables) does.
 Row = tuple[Any, ...]
 
-# A set of row ids as one parameter, made by `these`: one statement for a batch takes half the time of one for each row.
-THESE = "SELECT value FROM json_each(?)"
 
+def these(seqs: Iterable[int]) -> tuple[str, tuple[int | str, ...]]:
+    """The end of a condition that holds for these ids, and what to bind to it: one statement for a whole batch.
 
-def these(seqs: Iterable[int]) -> str:
-    """What to bind to THESE."""
-    return str(list(seqs))
+    A batch is a run of neighbours as a rule, and a range takes two thirds of the time that a list takes.
+    """
+    ids = set(seqs)
+    if ids and (low := min(ids)) + len(ids) - 1 == (high := max(ids)):
+        return "BETWEEN ? AND ?", (low, high)
+    return "IN (SELECT value FROM json_each(?))", (str(list(ids)),)
 
 
 def seconds_up() -> float:
@@ -143,9 +146,12 @@ class Database:
         """Move the log's pages into the file: most of them beside the other writers, the rest while they wait.
 
         Only a log that was moved to its last page is begun anew, and with writers at work its end is never reached.
+        Each pass waits for the disk to have what it moved, and leaves only what was written meanwhile: from the second
+        pass on that is little, so that nobody waits for a disk that is busy with thousands of pages.
         """
         try:
-            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            for _ in range(2):
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self.locks.queue():
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error:

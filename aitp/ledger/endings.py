@@ -17,7 +17,7 @@ import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.cooldowns import cool_down, cooling
-from aitp.ledger.database import THESE, Database, Row, these
+from aitp.ledger.database import Database, Row, these
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
@@ -121,8 +121,8 @@ class Endings:
                 cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason, awaited=pause.awaited)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
-            sent = [outcome.task.seq for outcome in outcomes if outcome.ending is not Ending.UNSENT]
-            self._limits.count(connection, sent, now)
+            sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
+            self._limits.count(connection, kind.type, sent, now)
             endings = [outcome.ending for outcome in outcomes]
             moment = self._moment(provider, now, ordered=Ending.RETRY in endings or _has_tried_tasks(connection))
             if Ending.SUCCEEDED in endings and moment.sequence:
@@ -157,7 +157,7 @@ class Endings:
             Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
             for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
         ]
-        self._limits.count(connection, [task.seq for task in tasks], moment.now)
+        self._limits.count(connection, tasks[0].kind.type, [task.id for task in tasks], moment.now)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         settled = self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
         if cause is not Cause.STOPPED:
@@ -283,10 +283,8 @@ def _store_results(connection: apsw.Connection, outcomes: Iterable[Outcome], now
         )
         for outcome in outcomes
     ]
-    connection.execute(
-        f"UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq IN ({THESE})",
-        (these(row[0] for row in rows),),
-    )
+    are_these, seqs = these(row[0] for row in rows)
+    connection.execute(f"UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq {are_these}", seqs)
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
 
 

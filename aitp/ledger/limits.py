@@ -99,10 +99,10 @@ class Limits:
         ]
         return Room(0, frees_at, tuple(exceeded))
 
-    def count(self, connection: apsw.Connection, seqs: Sequence[int], now: float) -> None:
-        """Record tasks that were sent to a provider and whose attempt has ended now."""
+    def count(self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float) -> None:
+        """Record tasks of one type that were sent to a provider and whose attempt has ended now."""
         _, zone = strategy_and_zone(connection)
-        record_completions(connection, seqs, now, zone)
+        record_completions(connection, task_type, task_ids, now, zone)
 
     def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""

@@ -15,7 +15,7 @@ from enum import Enum
 import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.database import THESE, Database, Row, these
+from aitp.ledger.database import Database, Row, these
 from aitp.ledger.due import next_due, promote_due
 from aitp.ledger.history import note_trouble
 from aitp.ledger.ownership import let_go
@@ -103,9 +103,8 @@ class Outbox:
             if not rows:
                 return Nothing(next_due(connection, "finished"))
             self._breakers.begin_probe(connection, DELIVERY_SERVICES, slot)
-            connection.execute(
-                f"UPDATE tasks SET slot = ? WHERE seq IN ({THESE})", (slot, these(row[0] for row in rows))
-            )
+            are_these, seqs = these(row[0] for row in rows)
+            connection.execute(f"UPDATE tasks SET slot = ? WHERE seq {are_these}", (slot, *seqs))
             return tuple(
                 Delivery(slot, seq, task_id, type_, TaskStatus(status), body, reason, tries)
                 for seq, task_id, type_, status, body, reason, tries in rows

@@ -154,18 +154,18 @@ class Salvage:
         """The memory of the limits: what is missing in it counts all the same, as late as it can have been."""
         table, columns = "task_completions", self._columns("task_completions")
         rows = {row["id"]: row for row in remains.rows(table, columns, key="id")}
-        times: dict[int, float] = dict(remains.index(table, "task_completions_time", "id, completed_at"))
-        times |= {number: row["completed_at"] for number, row in rows.items()}
-        history = mended(times, self._now)
+        history = mended({number: row["completed_at"] for number, row in rows.items()}, self._now)
         if table in remains.failures:
             windows = list(remains.whole("rate_limits", self._columns("rate_limits")))
             history += [(self._now, None)] * missing_since(windows, [time for time, _ in history], self._now)
+        before = None
         for time, number in history:
             if time >= self._now - LONGEST_WINDOW_SECONDS:
                 row = rows.get(number, {}) if number is not None else {}
                 named = {name: row.get(name, "") for name in ("task_type", "task_id")}
-                self._enter(table, {"completed_at": time, **named})
+                self._enter(table, {"completed_at": time, "is_first": int(time != before), **named})
                 self._tell("completions", number is not None)
+                before = time
 
     # One row
 

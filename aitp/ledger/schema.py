@@ -190,6 +190,14 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE tombstones ADD COLUMN delivered_uptime REAL NOT NULL DEFAULT 0;
     """,
+    # Completions that came together are one entry in the index of times.
+    """
+    DROP INDEX task_completions_time;
+    ALTER TABLE task_completions ADD COLUMN is_first INTEGER NOT NULL DEFAULT 0;
+    UPDATE task_completions SET is_first = 1
+        WHERE id IN (SELECT MIN(id) FROM task_completions GROUP BY completed_at);
+    CREATE INDEX task_completions_first ON task_completions (completed_at) WHERE is_first = 1;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

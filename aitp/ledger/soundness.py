@@ -66,6 +66,13 @@ PROMISES: tuple[tuple[str, str], ...] = (
         " FROM task_completions) WHERE early",
     ),
     (
+        # Only the first ones are in the index by which limits count.
+        "completions are not marked as the first of their moment",
+        "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at IS NOT LAG(completed_at) OVER (ORDER BY id) AS opens,"
+        " is_first FROM task_completions) WHERE opens AND NOT is_first"
+        " AND id > (SELECT MIN(id) FROM task_completions)",
+    ),
+    (
         "breakers are half-open without a probe, or have a probe without being half-open",
         "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
     ),

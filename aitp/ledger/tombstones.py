@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from aitp.ledger.database import THESE, these
+from aitp.ledger.database import these
 
 # How long the pending list is believed to show a task whose result it has acknowledged.
 LISTING_LAG_SECONDS = 30.0
@@ -55,5 +55,6 @@ def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: floa
 
 def delete_tasks(connection: apsw.Connection, seqs: Sequence[int]) -> None:
     """Remove tasks with all that hangs on them."""
+    are_these, bound = these(seqs)
     for table in ("contents", "results", "tasks"):
-        connection.execute(f"DELETE FROM {table} WHERE seq IN ({THESE})", (these(seqs),))
+        connection.execute(f"DELETE FROM {table} WHERE seq {are_these}", bound)

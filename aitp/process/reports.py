@@ -32,7 +32,7 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool) -> Report:
     report = _report(claim, error)
     if sent or not any(outcome.ending in (Ending.POSTPONED, Ending.ABANDONED) for outcome in report.outcomes):
         return report
-    outcomes = [dataclasses.replace(outcome, ending=Ending.UNSENT) for outcome in report.outcomes]
+    outcomes = [outcome._replace(ending=Ending.UNSENT) for outcome in report.outcomes]
     return dataclasses.replace(report, outcomes=outcomes)
 
 
@@ -69,7 +69,7 @@ def _report(claim: Claim, error: Exception) -> Report:
 def with_fallback(report: Report) -> Report:
     """The same, but what its provider failed at goes to the next one at once instead of back to this one."""
     outcomes = [
-        dataclasses.replace(outcome, ending=Ending.FALLBACK) if outcome.ending is Ending.RETRY else outcome
+        outcome._replace(ending=Ending.FALLBACK) if outcome.ending is Ending.RETRY else outcome
         for outcome in report.outcomes
     ]
     return dataclasses.replace(report, outcomes=outcomes)

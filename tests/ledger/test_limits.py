@@ -317,7 +317,7 @@ def test_the_mirror_forgets_what_a_clock_that_steps_back_moved_out_of_its_window
 def fill(world: World, *ages: float) -> None:
     for number, age in enumerate(ages):
         world.change(
-            "INSERT INTO task_completions (completed_at, task_type, task_id) VALUES (?, ?, ?)",
+            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, 1)",
             world.clock.now - age,
             SMALL.type,
             str(number),

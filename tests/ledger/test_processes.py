@@ -188,8 +188,8 @@ def test_kill_9_in_the_middle_of_a_transaction_loses_nothing_and_blocks_nobody(w
         claim = world.claim(WORKER, terms(workers=2))
         count = world.ledger.limits.count
 
-        def count_then_die(connection: Any, seqs: Any, now: float) -> None:
-            count(connection, seqs, now)
+        def count_then_die(connection: Any, task_type: str, task_ids: Any, now: float) -> None:
+            count(connection, task_type, task_ids, now)
             told.open()
             signal.pause()
 

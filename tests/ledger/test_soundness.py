@@ -33,6 +33,11 @@ def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
         ("UPDATE results SET body = CAST('[0.5' AS BLOB) WHERE seq = 50", "1 results are no JSON (row 50 first)"),
         ("DELETE FROM task_completions WHERE id = 100", "1 completions are missing between the first and the last"),
         ("UPDATE task_completions SET completed_at = 1 WHERE id = 9", "1 completions are out of order (row 9 first)"),
+        (
+            "UPDATE task_completions SET is_first = 0 WHERE id > 40 AND id = (SELECT MIN(id) FROM task_completions"
+            " WHERE is_first = 1 AND id > 40)",
+            "1 completions are not marked as the first of their moment",
+        ),
         ("UPDATE breakers SET state = 'half-open' WHERE service = 'api'", "1 breakers are half-open without a probe"),
         ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
         ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
