@@ -27,7 +27,8 @@
   }
 
   async function look() {
-    if (asking || document.hidden) return;
+    // In a hidden tab too, if less often (browsers see to that): its icon must not be green for a service that is not.
+    if (asking) return;
     asking = true;
     try {
       const answer = await fetch(location.origin + location.pathname, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });

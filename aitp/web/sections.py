@@ -19,7 +19,7 @@ from aitp.process.slots import MASTER, role_of
 from aitp.providers.stock import Stage, Stock
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.web.facts import Facts
-from aitp.web.figures import counted, duration
+from aitp.web.figures import duration
 from aitp.web.markup import Column, Html, badge, bar, element, section, table, text
 from aitp.web.usage import ModelUse
 from aitp.web.verdict import many_failed
@@ -46,9 +46,8 @@ def figures(ledger: Snapshot, minutes: Sequence[Minute]) -> Html:
     waiting = f"oldest {duration(ledger.oldest_ready_age)}" if ledger.ready else ""
     later = f"{ledger.waiting:,} for another try" if ledger.waiting else ""
     outbox = f"oldest {duration(ledger.oldest_finished_age)}" if ledger.finished else ""
-    unreadable = f"{counted(ledger.unreadable, 'document')} unreadable" if ledger.unreadable else ""
     shown = (
-        ("waiting", ledger.ready + ledger.waiting, ", ".join(filter(None, (waiting, later))) or unreadable, ""),
+        ("waiting", ledger.ready + ledger.waiting, ", ".join(filter(None, (waiting, later))), ""),
         ("in flight", ledger.claimed, "", ""),
         ("to be delivered", ledger.finished, outbox, ""),
         ("dead letters", ledger.dead, "", "look" if ledger.dead else ""),

@@ -1,7 +1,8 @@
 """Is all well? One sentence for whoever looks for five seconds, and if not: why, and what to do. Pure, over one moment.
 
 Three levels. BAD: the service cannot do its work. LOOK: it works, or will in a moment, but a person should know
-something. WELL: neither. Called for the page at `/`.
+something. WELL: neither; that it waits for a moment, because a limit or a provider wants it so, is part of its work.
+Called for the page at `/`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aitp.web.figures import counted, duration
 from aitp.web.readiness import Problem
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
+LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
 FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
 
 
@@ -54,9 +56,9 @@ def judge(
         return Verdict(Level.LOOK, _passing_sentence(facts, readiness), points)
     if settings.mock:
         return Verdict(Level.LOOK, "It works, but every result is invented.", points)
-    if remarks:
+    if any(not remark.passing for remark in remarks):
         return Verdict(Level.LOOK, "It works, but take a look.", points)
-    return Verdict(Level.WELL, "All is well.")
+    return Verdict(Level.WELL, "All is well.", points)
 
 
 def _passing_sentence(facts: Facts, readiness: Sequence[Problem]) -> str:
@@ -81,10 +83,12 @@ def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset
 def _limit_remarks(ledger: Snapshot) -> Iterator[Problem]:
     for period, use in ledger.limits.items():
         if use.remaining == 0:
-            room = "when a call ends" if use.frees_at is None else f"in {duration(use.frees_at - ledger.taken_at)}"
+            wait = 0.0 if use.frees_at is None else use.frees_at - ledger.taken_at
+            room = "when a call ends" if use.frees_at is None else f"in {duration(wait)}"
             yield Problem(
                 f"the limit per {period} is used up ({use.current:,} of {use.limit:,}): there is room again {room}",
                 f"Tasks wait, none is lost. To go on now, raise RATE_LIMIT_PER_{period.upper()} and reload (HUP).",
+                passing=wait < LONG_WAIT_SECONDS,
             )
 
 
@@ -119,6 +123,7 @@ def _service_remarks(ledger: Snapshot, told: frozenset[Problem]) -> Iterator[Pro
         yield Problem(
             f"{what} is not called for now: {pause.reason}",
             f"It is in {duration(pause.until - ledger.taken_at)}; its tasks wait, and none is lost.",
+            passing=pause.until - ledger.taken_at < LONG_WAIT_SECONDS,
         )
 
 

@@ -25,7 +25,7 @@ pytestmark = needs_browser
 
 CREW = {"CONCURRENCY_LIMIT": "1", "RELAY_PROCESSES": "1"}
 MOCK = CREW | {"OPENAI_API_KEY": "your_openai_api_key_here"}
-ONE_A_MINUTE = CREW | {"RATE_LIMIT_PER_MINUTE": "1"}
+ONE_A_MINUTE, ONE_AN_HOUR = CREW | {"RATE_LIMIT_PER_MINUTE": "1"}, CREW | {"RATE_LIMIT_PER_HOUR": "1"}
 ATTACK = "<img src=x onerror=document.title='hurt'><script>document.title='hurt'</script>\"' \u202e" + "W" * 2000
 DESKTOP, PHONE = (1200, 800), (360, 740)
 
@@ -134,7 +134,8 @@ STATES: dict[str, tuple[dict[str, str], Story, str, str, str]] = {
     "stopping": (CREW, lambda world: world.master(State.DRAINING), "look", "Stopping.", "being stopped"),
     "starting": (CREW, lambda world: world.child(WORKER, State.STARTING), "look", "Starting.", "no worker is at work"),
     "paused": (CREW, pause, "look", "Paused: nothing new is taken.", "aitp resume"),
-    "limit": (ONE_A_MINUTE, use_the_limit_up, "look", "It works, but take a look.", "The limit per minute is used up"),
+    "brief limit": (ONE_A_MINUTE, use_the_limit_up, "well", "All is well.", "The limit per minute is used up"),
+    "limit": (ONE_AN_HOUR, use_the_limit_up, "look", "It works, but take a look.", "The limit per hour is used up"),
     "dead letter": (CREW, bury_a_result, "look", "It works, but take a look.", "aitp dead list"),
     "mock": (MOCK, nothing, "look", "It works, but every result is invented.", ""),
     "breaker": (CREW, refuse_the_key, "bad", "Running, but it cannot do its work.", "refuses OPENAI_API_KEY (401)"),
