@@ -30,6 +30,7 @@ from aitp.demo.http import HttpServer
 from aitp.demo.ollama_api import with_tag
 from aitp.demo.openai_api import Purchase
 from aitp.demo.sentences import text_of
+from aitp.demo.truth import contradiction
 from aitp.demo.wire import Request, Response, json_response
 from aitp.demo.world import World
 
@@ -57,7 +58,7 @@ class Summary:
         int  # of them, sent after an answer for that text got through: none, unless clients were killed
     )
     bought_after_delivery: int  # of them, sent after the result of that text was delivered: always a fault
-    wrong_results: int  # stored vectors that are not their task's text's
+    wrong_results: int  # stored results that are not what a provider gave for their task
     calls: int  # requests to the providers, for texts, that are over
     calls_in_flight: int  # and those that are not
     most_calls_at_once: int
@@ -88,14 +89,16 @@ def summary(world: World) -> Summary:
 
 
 def wrong_results(world: World) -> list[str]:
-    """Ids of tasks whose stored vector is not one that a provider gave for their text. Compared as float32."""
+    """Ids of tasks whose stored result is none that a provider's answer amounts to. Vectors compare as float32."""
     wrong = []
     for task_id in world.task_api.ids():
         result = world.task_api.result(task_id)
         document = world.task_api.document(task_id)
-        if result is None or document.get("type") != "text_embedding":
+        if result is None:
             continue
-        if array("f", result) not in [array("f", vector) for vector in _expected(world, document, len(result))]:
+        if document.get("type") != "text_embedding":
+            wrong += [task_id] if contradiction(document, result) else []
+        elif array("f", result) not in [array("f", vector) for vector in _expected(world, document, len(result))]:
             wrong.append(task_id)
     return wrong
 

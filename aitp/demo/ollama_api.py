@@ -12,7 +12,7 @@ switches may be changed at any time, between calls or in the middle of a pull:
     runner_deaths    for how many calls the model's process dies: 400 on /api/embed, 500 elsewhere
     pull_seconds     what a whole pull takes; pull_breaks: how often one hangs up half-way;
     pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream
-    answers          scripted answers to chats, used up from the first on; then they are invented to fit the schema
+    answers          scripted answers to chats, used up from the first on; then they are those of `aitp.demo.scripts`
     done_reason      how chats end: stop, length
 """
 
@@ -30,10 +30,11 @@ import orjson
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import Exchange, HttpServer
 from aitp.demo.openai_api import BAD_MARKER, Purchase
+from aitp.demo.scripts import answer_to
 from aitp.demo.vectors import vector
 from aitp.demo.wire import Piece, Request, Response, json_response
 from aitp.providers import Message, Question
-from aitp.providers.invented import invented, text_of
+from aitp.providers.invented import text_of
 
 VERSION, OLD_VERSION = "0.13.5", "0.2.8"
 TOO_LONG = "the input length exceeds the context length"
@@ -239,7 +240,7 @@ class OllamaApi(HttpServer):
         if prompt > context and document.get("truncate", True) is False:
             raise _Refusal(400, TOO_LONG)
         prompt = min(prompt, context)
-        text = self.answers.pop(0) if self.answers else invented(question, name)
+        text = self.answers.pop(0) if self.answers else answer_to(question, name)
         if self.done_reason == "length":
             text = text[: len(text) // 2]
         return json_response(

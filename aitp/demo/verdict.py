@@ -64,7 +64,7 @@ def judge(
     if succeeded != tasks:
         wrong.append(f"{tasks - succeeded} of {tasks} tasks did not succeed")
     if seen.wrong_results:
-        wrong.append(f"{seen.wrong_results} results are not the vector of their text")
+        wrong.append(f"{seen.wrong_results} results are not what the providers answered")
     if after or seen.bought_after_delivery:
         wrong.append(
             f"{max(after, seen.bought_after_delivery)} texts were bought again after their answer was recorded"

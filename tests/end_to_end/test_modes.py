@@ -70,7 +70,7 @@ def test_openai_stands_in_for_a_model_that_cannot_be_had(service: Service) -> No
 
 def test_wikidata_away_makes_results_late_and_never_empty(service: Service) -> None:
     world = service.open_world()
-    world.down("wikidata_api", 3)
+    world.down("wikidata_api", 8)
     world.add_documents(list(tasks_of(["identifying_data"], 4)))
 
     service.start(CIRCUIT_BREAKER_RECOVERY_SECONDS=1)
