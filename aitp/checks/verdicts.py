@@ -18,6 +18,7 @@ from aitp.settings import Settings
 from aitp.urls import is_near
 
 COMFORTABLE_BYTES = 2**30
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OTHER_DESCRIPTORS = 100  # beside the bells: files, pipes, what libraries open
 WILL_NOT_START = "The service does not start with it: exit code 78"
 
@@ -51,6 +52,14 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
             "OPENAI_API_KEY is not set",
             "Nothing stands in for Ollama while it fails: its tasks wait",
             "Set a key, if OpenAI is to stand in",
+        )
+    if settings.metrics_token is None and settings.metrics_host not in LOOPBACK:
+        yield Finding(
+            Severity.NOTE,
+            "metrics",
+            f"METRICS_HOST={settings.metrics_host} without a METRICS_TOKEN",
+            "Whoever reaches that port reads /metrics and the page: no secret is there, and nothing can be changed",
+            "Set METRICS_TOKEN, or METRICS_HOST=127.0.0.1, if that is too many",
         )
     if not settings.rate_limits:
         yield Finding(

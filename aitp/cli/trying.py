@@ -31,7 +31,18 @@ from aitp.cli.teaching import Command, json_option
 @click.option("--types", default="text_embedding", show_default=True, help="Task types, with commas between, or all.")
 @click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
-def demo(tasks: int, workers: int, latency_ms: int, port: int, mode: str, types: str, faults: bool, keep: bool) -> None:
+@json_option
+def demo(
+    tasks: int,
+    workers: int,
+    latency_ms: int,
+    port: int,
+    mode: str,
+    types: str,
+    faults: bool,
+    keep: bool,
+    as_json: bool,
+) -> None:
     """See the whole service at work on this machine, against servers of its own."""
     from aitp.demo.command import Plan
     from aitp.demo.documents import TYPES
@@ -41,7 +52,8 @@ def demo(tasks: int, workers: int, latency_ms: int, port: int, mode: str, types:
     chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
     if unknown := set(chosen) - set(TYPES):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
-    sys.exit(show(Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)))
+    plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)
+    sys.exit(show(plan, as_json=as_json))
 
 
 @click.command(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,10 +25,13 @@ STYLES = {
     Severity.ERROR: "bold red",
 }
 
+CLEARED = "\r\x1b[K"  # the line, for what comes next
+
 
 def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
     """Check everything, and print what was found; the exit code."""
-    report = check(offline=offline, told=_told())
+    with _waiting() as told:
+        report = check(offline=offline, told=told)
     code = exit_code(report.findings, strict=strict)
     if as_json:
         print_json(_document(report, code))
@@ -75,14 +80,19 @@ def _document(report: Report, code: int) -> dict[str, Any]:
     }
 
 
-def _told() -> Callable[[str], None]:
-    """Says on a terminal whom is being waited for."""
-    if not sys.stderr.isatty() or not sys.stdout.isatty():
-        return lambda subject: None
+@contextmanager
+def _waiting() -> Iterator[Callable[[str], None]]:
+    """Says on a terminal who is being waited for, and takes it back in the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda server: None
+        return
 
-    def told(subject: str) -> None:
-        # One line, which the next one or the table takes the place of.
-        sys.stderr.write(f"\r\x1b[Kasking {subject} …\r")
+    def told(server: str) -> None:
+        sys.stderr.write(f"{CLEARED}asking {server} …\r" if server else CLEARED)
         sys.stderr.flush()
 
-    return told
+    try:
+        yield told
+    finally:
+        told("")

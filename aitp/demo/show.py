@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -12,9 +15,9 @@ from aitp.demo.verdict import Verdict
 EXIT_INTERRUPTED = 130
 
 
-def show(plan: Plan) -> int:
-    """Run the demo; 0 only if it kept all promises."""
-    console = Console()
+def show(plan: Plan, *, as_json: bool = False) -> int:
+    """Run the demo; 0 only if it kept all promises. `as_json`: the figures on standard output, all else beside it."""
+    console = Console(stderr=as_json)
     with told_to_stop_once():
         demo = Demo(plan)
         keep_log, verdict = False, None
@@ -32,6 +35,9 @@ def show(plan: Plan) -> int:
                 )
                 console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, {said}[/]")
             console.print(_places(demo))
+            if as_json:
+                places = {"url": demo.url, "log": str(demo.log_path)}
+                print(json.dumps(dataclasses.asdict(verdict) | places, indent=2), flush=True)
             if plan.keep and demo.running:
                 console.print("Running until Ctrl-C")
                 demo.wait()

@@ -7,16 +7,13 @@ secret. The writers run inside a transaction of the caller's; `read_history` ope
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
-from aitp.errors import LedgerError
-from aitp.ledger.database import as_ledger_error, open_read_only
-from aitp.ledger.schema import VERSION
+from aitp.ledger.views import reading
 from aitp.tasks import Ending, Outcome
 
 MINUTES_SHOWN = 60
@@ -130,15 +127,8 @@ def prune_minutes(connection: apsw.Connection, now: float) -> None:
 
 def read_history(path: Path, now: float | None = None) -> History:
     """Read what the page shows of the past. Raises LedgerError."""
-    connection = open_read_only(path)
-    try:
-        with as_ledger_error(path):
-            connection.execute("BEGIN")
-            if connection.execute("SELECT version FROM ledger").get != VERSION:
-                raise LedgerError(f"the ledger {path} is of another version")
-            return _read(connection, int((time.time() if now is None else now) // 60))
-    finally:
-        connection.close()
+    with reading(path, now) as (connection, moment):
+        return _read(connection, int(moment // 60))
 
 
 def _read(connection: apsw.Connection, present: int) -> History:

@@ -16,7 +16,7 @@ from aitp.ledger.completions import first_completions, newest_completion
 from aitp.ledger.limits import LimitUse, strategy_and_zone, use_of_limits
 from aitp.ledger.views import reading
 from aitp.policy.forecast import fixed_limit_used_up, rolling_limit_used_up
-from aitp.policy.windows import ROLLING_SECONDS, Period, Strategy, fixed_window
+from aitp.policy.windows import ROLLING_SECONDS, Period
 
 STEPS = 120
 
@@ -38,18 +38,17 @@ class Forecast:
 def forecast(path: Path, over_seconds: float, now: float | None = None) -> Forecast:
     """Look, measure, and reckon. Raises LedgerError."""
     with reading(path, now) as (connection, moment):
-        strategy, zone = strategy_and_zone(connection)
+        strategy, _ = strategy_and_zone(connection)
         uses = use_of_limits(connection, moment)
         [recent] = _counted_since(connection, [moment - over_seconds])
         pace = recent / over_seconds
         used_up: dict[str, float | None] = {}
         for period, use in uses.items():
-            if strategy is Strategy.ROLLING:
+            if use.ends_at is not None:
+                left = fixed_limit_used_up(use.limit, use.current, use.ends_at - moment, pace)
+            else:
                 still = _still_counted(connection, period, use, moment)
                 left = rolling_limit_used_up(use.limit, still, ROLLING_SECONDS[period] / STEPS, pace)
-            else:
-                window = fixed_window(period, moment, zone)
-                left = fixed_limit_used_up(use.limit, use.current, window.end - moment, pace)
             used_up[period.value] = None if left is None else moment + left
     by_name = {period.value: use for period, use in uses.items()}
     return Forecast(moment, strategy.value, by_name, over_seconds, pace, used_up)

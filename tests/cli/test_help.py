@@ -77,7 +77,7 @@ def test_the_overview_names_every_command_once_with_a_line_that_is_not_cut() -> 
 
 
 def test_what_prints_has_json() -> None:
-    silent = {"run", "once", "master", "metrics", "demo", "completion", "man"}  # a log, a show, and what shells read
+    silent = {"run", "once", "master", "metrics", "completion", "man"}  # logs, and what shells and man read
 
     without = {
         " ".join(path) for path, command in ALL if not any("--json" in parameter.opts for parameter in command.params)

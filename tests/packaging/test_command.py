@@ -72,7 +72,7 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
 
 
 def test_check_passes_complete_settings() -> None:
-    run = aitp("check", "--offline", **COMPLETE)
+    run = aitp("check", "--offline", **COMPLETE, METRICS_HOST="127.0.0.1")
 
     assert (run.returncode, run.stderr) == (0, "")
     first, types, *_, last = run.stdout.splitlines()
