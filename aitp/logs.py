@@ -32,7 +32,16 @@ def configure(level: str, format: str = "auto", slot: int | None = None, stream:
     terminal). May be called again at any time, for loggers that exist already too."""
     stream = sys.stdout if stream is None else stream
     on_terminal = stream is not None and not stream.closed and stream.isatty()
-    line = _Line(slot, people=format == "console" or (format == "auto" and on_terminal))
+    _write(level, stream, _Line(slot, people=format == "console" or (format == "auto" and on_terminal)))
+    root = logging.getLogger()
+    root.handlers[:] = [_ThirdParty()]
+    root.setLevel(logging.WARNING)
+    # What is below a warning is never asked for, not even where a library sets its own level.
+    logging.disable(logging.INFO)
+    logging.raiseExceptions = False
+
+
+def _write(level: str, stream: TextIO | None, line: _Line) -> None:
     structlog.configure(
         processors=[line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -40,12 +49,6 @@ def configure(level: str, format: str = "auto", slot: int | None = None, stream:
         # A logger made before the fork must follow the child's configuration.
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    root.handlers[:] = [_ThirdParty()]
-    root.setLevel(logging.WARNING)
-    # What is below a warning is never asked for, not even where a library sets its own level.
-    logging.disable(logging.INFO)
-    logging.raiseExceptions = False
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -149,3 +152,7 @@ def _error(told: object) -> BaseException | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+# Until a process says how. Never as structlog would: its tracebacks show what local variables hold, secrets included.
+_write("INFO", sys.stderr, _Line(None, people=True))

@@ -117,7 +117,7 @@ def test_no_module_is_longer_than_four_hundred_lines() -> None:
     assert not [path.name for path in SOURCES if len(path.read_text().splitlines()) > 400]
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/EXTENDING.md"])
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/EXTENDING.md", "docs/SECURITY.md"])
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     # Not those of an installed system, which begin with a slash.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import requests
 
@@ -83,3 +86,17 @@ def test_secrets_in_our_own_messages_are_masked(piped: Piped) -> None:
     logs.conceal("hunter22")
     log.error("Failed", exc_info=ServiceFault("api", "refused hunter22"))
     assert piped.facts()[0]["exception"] == "ServiceFault: refused ***"
+
+
+def test_a_process_that_has_configured_nothing_shows_no_local_variable_either() -> None:
+    program = (
+        "from aitp.logs import get_logger\n"
+        "local = 'planted' + 'secret'\n"
+        "try:\n    local.nothing\n"
+        "except AttributeError:\n    get_logger('x').exception('Lost')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "Lost" in run.stderr
+    assert "AttributeError" in run.stderr
+    assert "plantedsecret" not in run.stdout + run.stderr

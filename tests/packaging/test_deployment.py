@@ -91,9 +91,11 @@ def test_the_image_runs_as_a_user_of_its_own() -> None:
     "program",
     [
         "bin/aitp",
+        "bin/audit",
         "bin/as-service",
         "bin/install",
         "bin/lock",
+        "bin/sbom",
         "bin/supervisorctl",
         "bin/test",
         "bin/uninstall",
