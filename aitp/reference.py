@@ -21,6 +21,7 @@ from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
 from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
 from aitp.tasks import Ending, Service, TaskStatus, TaskType
+from aitp.trust import Authorities
 from aitp.urls import service_url
 from aitp.wording import allowed, parts_of
 
@@ -148,7 +149,7 @@ def _label(label: str) -> tuple[str, str]:
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# The form of what is not a number, a switch or one of a few words, by the function in the settings that judges it.
+# The form of what is not a number, a switch or one of a few words, by the function that judges it or what it becomes.
 FORMS: Mapping[object, str] = {
     service_url: "an address, `http://` or `https://`",
     values.model_names: "a JSON array of names, or names separated by commas",
@@ -159,6 +160,7 @@ FORMS: Mapping[object, str] = {
     values.project_slug: "lower-case letters, digits and hyphens",
     values.language_code: "a language code, like `pt` or `pt-BR`",
     values.plain_words: "printable characters, 100 at most",
+    Authorities: "a path of a file of PEM certificates",
     values.contact: "printable ASCII without parentheses, 200 at most",
 }
 
@@ -230,7 +232,7 @@ def _form(field: FieldInfo) -> str:
     if SecretStr in parts:
         return "a secret"
     for part in parts:
-        if form := FORMS.get(getattr(part, "func", None)):
+        if form := FORMS.get(getattr(part, "func", part)):
             return form
     return "a path" if Path in parts else "text"
 

@@ -81,6 +81,15 @@ def test_the_image_gets_what_it_copies_and_nothing_secret() -> None:
     assert all((PROJECT_ROOT / source).exists() for source in copied)
 
 
+def test_the_image_stands_on_one_exact_version_and_can_be_held_to_its_bytes() -> None:
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+
+    assert bases == ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"]
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.\d+\.\d+-slim-bookworm$", DOCKERFILE, re.MULTILINE)
+    # Nothing is fetched that a lock does not name, and no secret can be handed to the build.
+    assert not re.search(r"^ADD |curl|wget|apt-get|^ARG (?!PYTHON_IMAGE)", DOCKERFILE, re.MULTILINE)
+
+
 def test_the_image_runs_as_a_user_of_its_own() -> None:
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert "\nUSER aitp\n" in last_stage
