@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import apsw
 
 from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger.damage import DAMAGE, LOG_ALONE, NO_FILE, file_problems, has_tables, in_words, is_log_alone
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.schema import MIGRATIONS, VERSION
 
@@ -41,11 +42,6 @@ CHECKPOINT_PAGES = 8_000
 
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
-
-# What a damaged file makes SQLite raise, and apsw with its texts and numbers.
-DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError, OverflowError)
-MOST_PROBLEMS = 20
-MOST_WORDS = 200
 
 # New work is refused below this, so that there is room for the answers to work already paid for.
 DISK_RESERVE_BYTES = 64 * 2**20
@@ -246,11 +242,7 @@ def open_read_only(path: Path) -> apsw.Connection:
 
 
 def _version(connection: apsw.Connection) -> int:
-    return int(connection.execute("SELECT version FROM ledger").get) if _has_tables(connection) else 0
-
-
-def _has_tables(connection: apsw.Connection) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ledger'").get)
+    return int(connection.execute("SELECT version FROM ledger").get) if has_tables(connection) else 0
 
 
 def _refuse_newer(found: int, path: Path) -> None:
@@ -286,41 +278,6 @@ def _connect_unless_damaged(path: Path) -> apsw.Connection:
             " aside and saves what can be read, or put a backup in its place"
         ]
     )
-
-
-NO_FILE = "it is no file"
-LOG_ALONE = "it is empty, but its write-ahead log is not"
-
-
-def is_log_alone(path: Path) -> bool:
-    """Whether only the log of a ledger is left. To be asked before SQLite is: it would delete the log."""
-    log = path.with_name(path.name + "-wal")
-    return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size == 0)
-
-
-def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
-    """What SQLite's own check finds wrong with the file, and whether it is a ledger. A new, empty one is sound."""
-    try:
-        rows: list[Row] = connection.execute(f"PRAGMA {'quick' if quick else 'integrity'}_check({most})").fetchall()
-        found = [_readable(str(said)) for (said,) in rows if said != "ok"]
-        if not found and _has_tables(connection):
-            # Whoever comes to need this row would find nothing to go by.
-            found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
-        elif not found and connection.execute("SELECT 1 FROM sqlite_schema").get:
-            found = ["it is the database of another program"]
-    except DAMAGE as error:
-        found = [in_words(error)]
-    return found
-
-
-def in_words(error: BaseException) -> str:
-    """What one of DAMAGE means."""
-    return "a text in it is no UTF-8" if isinstance(error, UnicodeDecodeError) else _readable(str(error))
-
-
-def _readable(words: str) -> str:
-    """SQLite quotes what it found, which may be anything."""
-    return "".join(character if character.isprintable() else "?" for character in words)[:MOST_WORDS]
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import apsw
 
 from aitp.errors import LedgerError
 from aitp.ledger.backup import put_in_place
-from aitp.ledger.database import as_ledger_error, is_log_alone, migrate
+from aitp.ledger.damage import is_log_alone
+from aitp.ledger.database import as_ledger_error, migrate
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.remains import Remains, with_first_page_of
 from aitp.ledger.salvage import Salvage

@@ -15,18 +15,8 @@ from pathlib import Path
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger.database import (
-    DAMAGE,
-    LOG_ALONE,
-    MOST_PROBLEMS,
-    NO_FILE,
-    Row,
-    as_ledger_error,
-    file_problems,
-    in_words,
-    is_log_alone,
-    open_read_only,
-)
+from aitp.ledger.damage import DAMAGE, LOG_ALONE, MOST_PROBLEMS, NO_FILE, file_problems, in_words, is_log_alone
+from aitp.ledger.database import Row, as_ledger_error, open_read_only
 from aitp.ledger.schema import VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given, settings
@@ -173,3 +173,34 @@ def test_what_is_exactly_a_period_old_has_left_a_rolling_window(period: Period, 
     assert window.holds(math.nextafter(now - ROLLING_SECONDS[period], math.inf))
     assert window.holds(now)
     assert not window.holds(math.nextafter(now, math.inf))
+
+
+EVERY_ZONE = sorted(available_timezones() - {"Factory", "localtime"})
+
+
+def next_change(zone: ZoneInfo, moment: float) -> float:
+    """When the zone's clocks are set next, to the day; `moment` itself if they are not for a year."""
+    before = datetime.fromtimestamp(moment, zone).utcoffset()
+    days = (moment + number * 86_400.0 for number in range(1, 366))
+    return next((day for day in days if datetime.fromtimestamp(day, zone).utcoffset() != before), moment)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(EVERY_ZONE),
+    st.integers(int(utc("1975-01-01")) // 60, int(utc("2036-01-01")) // 60),
+    st.sampled_from((Period.HOUR, Period.DAY)),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_windows_of_every_zone_around_any_change_are_those_of_a_clock_on_the_wall(
+    name: str, minute: int, period: Period, part: float
+) -> None:
+    zone = ZoneInfo(name)
+    change = next_change(zone, minute * 60.0)
+    days = {Period.HOUR: 1, Period.DAY: 3}[period]
+    # A window that begins before is not known whole, so it is not looked at.
+    bounds = model_bounds(period, zone, change - days * 86_400, change + days * 86_400)
+
+    for begin, end in itertools.pairwise(bounds):
+        assert fixed_window(period, begin + (end - begin) * part, zone) == Window(begin, end)
+        assert fixed_window(period, begin, zone) == Window(begin, end)
