@@ -66,7 +66,7 @@ class Debian:
         return Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().partition(" ")[0]
 
     def run(self, *command: str, patience: float = 300) -> subprocess.CompletedProcess[str]:
-        enter = ["nsenter", f"--target={self._leader()}", "--all", "--root", "--wd=/", "env", "-i"]
+        enter = ["nsenter", f"--target={self._leader()}", "--all", "--root", "--wd", "env", "-i"]
         pip = [f"{name}={value}" for name, value in os.environ.items() if name in ("PIP_CERT", "PIP_INDEX_URL")]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return subprocess.run(
