@@ -34,7 +34,7 @@ def missing_together(values: Mapping[str, str], placeholder_key: str) -> list[st
 def left_as_in_the_example(values: Mapping[str, str]) -> list[str]:
     """Values that .env.example has where everyone needs one of his own."""
     return [
-        f"{name.upper()} still has the example's value {value}"
+        f"{name.upper()} still has the example's value {value}; set your own"
         for name, value in EXAMPLES.items()
         if values.get(name) == value
     ]
@@ -43,7 +43,7 @@ def left_as_in_the_example(values: Mapping[str, str]) -> list[str]:
 def quoted(values: Mapping[str, str]) -> list[str]:
     """docker's --env-file keeps the quotes that a shell, or our own reading of a file, takes off."""
     return [
-        f"{name.upper()} begins and ends with a quote, which counts as part of the value; is that meant?"
+        f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless that is meant"
         for name, value in values.items()
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     ]
