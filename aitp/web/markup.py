@@ -18,15 +18,16 @@ class Html(str):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's title. `wide`: left out on a phone."""
+    """A column's title. `short`: what stands there is to stay on one line; `wide`: left out on a phone."""
 
     title: str
     number: bool = False
+    short: bool = False
     wide: bool = False
 
     @property
     def attributes(self) -> str:
-        classes = [name for name, wanted in (("n", self.number), ("wide", self.wide)) if wanted]
+        classes = [name for name, wanted in (("n", self.number), ("s", self.short), ("wide", self.wide)) if wanted]
         return f' class="{" ".join(classes)}"' if classes else ""
 
 

@@ -224,11 +224,11 @@ def troubles(found: Sequence[Trouble], now: float) -> Html:
         return section("errors", "Last errors", element("p", "None.", "none"))
     columns = (
         Column("last"),
-        Column("where"),
+        Column("where", short=True),
         Column("what came of it", wide=True),
         Column("reason"),
         Column("times", number=True),
-        Column("last task", wide=True),
+        Column("last task", short=True, wide=True),
     )
     rows = [
         (
@@ -272,7 +272,7 @@ def _values(told: Settings) -> Iterator[tuple[str, str]]:
         elif isinstance(value, float):
             yield name, f"{value:g}"
         elif isinstance(value, Path | str | int):
-            yield name, str(value)
+            yield name, str(value) or "empty"
         else:
             yield name, ", ".join(f"{key}: {entry}" for key, entry in value.items()) or "none"
 

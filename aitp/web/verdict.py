@@ -121,8 +121,8 @@ def _service_remarks(ledger: Snapshot, told: frozenset[Problem]) -> Iterator[Pro
     for pause in ledger.cooldowns:
         what = f"{pause.model} of {pause.provider}" if pause.model else pause.provider
         yield Problem(
-            f"{what} is not called for now: {pause.reason}",
-            f"It is in {duration(pause.until - ledger.taken_at)}; its tasks wait, and none is lost.",
+            f"calls to {what} pause: {pause.reason}",
+            f"They go on in {duration(pause.until - ledger.taken_at)}; what needs them waits, and nothing is lost.",
             passing=pause.until - ledger.taken_at < LONG_WAIT_SECONDS,
         )
 

@@ -66,12 +66,12 @@ REMARKS: dict[str, tuple[dict[str, Any], Level, str]] = {
     "pause, short": (
         {"cooldowns": (CooldownView("openai", "o3", NOW + 20, "429"),)},
         Level.WELL,
-        "o3 of openai is not called for now: 429",
+        "calls to o3 of openai pause: 429",
     ),
     "pause, long": (
         {"cooldowns": (CooldownView("openai", "", NOW + 900, "quota"),)},
         Level.LOOK,
-        "openai is not called",
+        "calls to openai pause: quota",
     ),
     "a model that cannot be had": (
         {"stock": Stock({"nomic-embed-text": ModelState(Stage.FAILED, reason="no such model", failures=1)})},
