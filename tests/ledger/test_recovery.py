@@ -95,17 +95,31 @@ def test_a_lost_page_of_results_costs_those_results_alone_and_their_tasks_are_ru
     assert states(damaged) == WHOLE | {"ready": READY + lost, "finished": FINISHED - lost}
 
 
-def test_an_inner_page_that_is_lost_hides_nothing(folder: Path, template: Path, clock: Clock) -> None:
+def test_what_lies_between_two_lost_pages_is_found(damaged: Path, clock: Clock) -> None:
+    pages = pages_of(damaged, "results")
+    cells = {page: int(str(count)) for page, count in rows(damaged, "SELECT pageno, ncell FROM dbstat")}
+    for page in (pages[1], pages[3]):
+        overwrite(damaged, page)
+    outcome = recover(damaged, clock=clock)
+
+    assert outcome.lost["results"] == cells[pages[1]] + cells[pages[3]]
+    assert outcome.saved["results"] + outcome.lost["results"] == FINISHED
+
+
+def test_an_inner_page_that_is_lost_costs_what_is_below_it_and_no_result(
+    folder: Path, template: Path, clock: Clock
+) -> None:
     world = lived(folder, template, content=b'"' + b"x" * 3_000 + b'"')
     path = closed(world)
     root = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'contents'")[0][0]
     assert pages_of(path, "contents", "internal") != [root], "deep enough to have an inner page below its root"
-    inner = next(page for page in pages_of(path, "contents", "internal") if page != root)
-    overwrite(path, inner)
+    *_, last = (page for page in pages_of(path, "contents", "internal") if page != root)
+    overwrite(path, last)
     outcome = recover(path, clock=clock)
 
     assert states(path)["finished"] == FINISHED
-    assert outcome.saved["tasks"] > 0 or outcome.lost["tasks"] > 0
+    assert outcome.lost["tasks"] > 0
+    assert outcome.saved["tasks"] + outcome.lost["tasks"] == READY + 4
     assert check(path).sound
 
 
