@@ -32,6 +32,7 @@ from aitp.metrics import (
     NO_ANSWER,
     OTHER,
     PROVIDERS,
+    RESULTS_REUSED,
     TASK_ATTEMPTS,
     TASK_DURATION,
     TASKS_PROCESSED,
@@ -64,6 +65,11 @@ class Metrics:
     def attempt_ended(self, task_type: str, ending: Ending) -> None:
         """One attempt at one task ended, whether or not the task did."""
         self._count(TASK_ATTEMPTS, task_type, ending)
+
+    def result_reused(self, task_type: str) -> None:
+        """A task succeeded with the result that was bought for an equal one."""
+        self._count(TASKS_PROCESSED, task_type, TaskStatus.SUCCEEDED)
+        self._count(RESULTS_REUSED, task_type)
 
     def api_request(self, endpoint: str, method: str, status_code: int | None, seconds: float) -> None:
         """One request to the task API. `endpoint` is a template, never an address; `status_code` None: no answer."""

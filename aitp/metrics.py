@@ -125,6 +125,9 @@ TASK_DURATION = _declare(
 TASK_ATTEMPTS = _declare(
     "counter", "aitp_task_attempts_total", "Attempts at tasks, by how they ended.", "task_type", "ending"
 )
+RESULTS_REUSED = _declare(
+    "counter", "ai_results_reused_total", "Tasks that got the result of an equal one, without a call.", "task_type"
+)
 API_REQUESTS = _declare(
     "counter", "api_requests_total", "Requests to the task API.", "endpoint", "method", "status_code"
 )
@@ -263,6 +266,7 @@ def known_label_sets(models: Collection[str], task_types: Collection[str]) -> It
         (TASKS_PROCESSED, product(types, _values(TaskStatus))),
         (TASK_DURATION, product(types)),
         (TASK_ATTEMPTS, product(types, _values(Ending))),
+        (RESULTS_REUSED, product(types)),
         (API_REQUESTS, ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES)),
         (API_DURATION, API_CALLS),
         (DELIVERIES, product(DELIVERY_OUTCOMES)),

@@ -38,12 +38,16 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed."""
+    """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed.
+
+    `digest` is what it shares with its twins (`policy.sameness`), None if it is to have none.
+    """
 
     id: str
     kind: Kind
     content: bytes
     invalid: str | None = None
+    digest: bytes | None = None
 
 
 class Task(NamedTuple):

@@ -27,6 +27,7 @@ from aitp.ledger.pauses import forget_bugs
 from aitp.ledger.polls import NotYet, Poll, PollTerms
 from aitp.ledger.rules import Rules
 from aitp.ledger.services import Services
+from aitp.ledger.twins import Reused, Twins, forget_answers
 
 __all__ = [
     "DISK_RESERVE_BYTES",
@@ -49,6 +50,7 @@ __all__ = [
     "Poll",
     "PollTerms",
     "Report",
+    "Reused",
     "Rules",
     "Services",
     "Settled",
@@ -66,10 +68,11 @@ class Ledger:
     def __init__(self, database: Database, rules: Rules) -> None:
         self._database = database
         breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
+        twins = Twins(rules.reuse_seconds)
         self.limits = Limits(database)
-        self.inbox = Inbox(database, breakers, self.limits, rules.inbox_limit)
+        self.inbox = Inbox(database, breakers, self.limits, twins, rules.inbox_limit)
         self.claims = Claims(database, breakers, self.limits, rules)
-        self.outbox = Outbox(database, breakers, rules)
+        self.outbox = Outbox(database, breakers, twins, rules)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
         self.services = Services(database, breakers)
@@ -145,11 +148,12 @@ def prepare(
     timezone: str,
     limits: Mapping[str, int],
     providers: Iterable[str] = (),
+    reuse_scope: str = "",
     clock: Callable[[], float] = time.time,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
-    `providers` of other packages get breakers as well.
+    `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
@@ -159,6 +163,7 @@ def prepare(
         with database.transaction() as connection:
             # A new release or new settings may have mended the bug.
             forget_bugs(connection)
+            forget_answers(connection, reuse_scope)
             connection.executemany(
                 "INSERT OR IGNORE INTO breakers (service) VALUES (?)", [(provider,) for provider in providers]
             )

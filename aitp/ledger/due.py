@@ -14,6 +14,9 @@ from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
 
 Waiting = Literal["ready", "finished"]
 
+# What a worker may claim: exactly the rows in tasks_ready. A twin is ready as well, but waits for its like.
+CLAIMABLE = "state = 'ready' AND due_at IS NULL AND twin_of IS NULL"
+
 
 def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
     """Rows of `state` whose time has come are due now. Searches in tasks_later."""

@@ -24,6 +24,7 @@ from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
+from aitp.ledger.twins import Reused, settle_twins
 from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
 from aitp.policy.routing import Route
 from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
@@ -71,13 +72,14 @@ class Report:
 class Settled:
     """What a finish or a release made of the tasks: blame and poison are decided.
 
-    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it.
+    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their twins.
     """
 
     outcomes: tuple[Outcome, ...]
     breaker: BreakerChange | None = None
     retry_at: float | None = None
     paused_processor: str | None = None
+    reused: tuple[Reused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Endings:
             settled = self._settle(connection, moment, outcomes, owned, held_back)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
             paused = self._judge_processor(connection, kind.type, endings, moment.now)
-            return Settled(settled.outcomes, change, settled.retry_at, kind.type if paused else None)
+            return dataclasses.replace(settled, breaker=change, paused_processor=kind.type if paused else None)
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
@@ -199,7 +201,9 @@ class Endings:
         if any(outcome.ending is Ending.RETRY for outcome in outcomes):
             last_success = _last_success(connection, moment.provider)
             outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
-        _store_results(connection, [outcome for outcome in outcomes if outcome.ending in DELIVERED], moment.now)
+        delivered = [outcome for outcome in outcomes if outcome.ending in DELIVERED]
+        _store_results(connection, delivered, moment.now)
+        reused = settle_twins(connection, [outcome.task.seq for outcome in delivered], moment.now)
         returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         retry_at = None
@@ -228,7 +232,7 @@ class Endings:
                     _put_back(connection, seq, retry_at)
                 case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT:
                     _put_back(connection, seq, None)
-        return Settled(tuple(outcomes), retry_at=retry_at)
+        return Settled(tuple(outcomes), retry_at=retry_at, reused=reused)
 
     def _blame(self, outcome: Outcome, owned: Row, moment: _Moment, last_success: int) -> Outcome:
         if outcome.ending is not Ending.RETRY:

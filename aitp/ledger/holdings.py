@@ -15,8 +15,9 @@ import apsw
 from aitp.ledger.database import Row
 from aitp.ledger.views import reading
 
-# Tasks that are ready, but not before a moment that is set, are called waiting; the table has one state for both.
-_STATE = "IIF(state = 'ready' AND due_at IS NOT NULL, 'waiting', state)"
+# Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
+# state for all.
+_STATE = "IIF(state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL), 'waiting', state)"
 # An empty list of states or types is bound as NULL: then any will do.
 _CHOSEN = (
     f"(?1 IS NULL OR {_STATE} IN (SELECT value FROM json_each(?1)))"

@@ -22,6 +22,7 @@ from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.polls import NotYet, Poll, PollTerms, ready_count
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
+from aitp.ledger.twins import Reused, Twins, hand_on
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
 
@@ -39,20 +40,25 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What one part of a page brought: tasks that are new, and ids of unreadable documents never seen before."""
+    """What one part of a page brought: tasks that are new, and ids of unreadable documents never seen before.
+
+    `reused`: those of the tasks whose result was there already.
+    """
 
     tasks: int
     left_out: int
     unreadable: tuple[Unreadable, ...]
+    reused: tuple[Reused, ...] = ()
 
 
 class Inbox:
     """Polls and admissions. `inbox_limit`: the most ready tasks that are kept."""
 
-    def __init__(self, database: Database, breakers: Breakers, limits: Limits, inbox_limit: int) -> None:
+    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, inbox_limit: int) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
+        self._twins = twins
         self._inbox_limit = inbox_limit
 
     def begin_poll(self, slot: int, terms: PollTerms, *, asked: bool = False) -> Poll | NotYet:
@@ -87,8 +93,9 @@ class Inbox:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
         with self._database.transaction() as connection:
             now = self._database.clock()
-            room = 0 if self._database.short_of_disk() else self._inbox_limit - ready_count(connection)
+            room = 0 if self._database.short_of_disk() else self._inbox_limit - _waiting_count(connection)
             entered = left_out = 0
+            reused: list[Reused] = []
             for task in tasks:
                 connection.execute("INSERT OR IGNORE INTO temp.seen (id) VALUES (?)", (task.id,))
                 if _is_known(connection, task.id, poll):
@@ -96,10 +103,10 @@ class Inbox:
                 if room <= 0:
                     left_out += 1
                     continue
-                _enter(connection, task, poll, now)
+                reused += self._enter(connection, task, poll, now)
                 room -= 1
                 entered += 1
-            return Admitted(entered, left_out, tuple(_set_aside(connection, unreadable)))
+            return Admitted(entered, left_out, tuple(_set_aside(connection, unreadable)), tuple(reused))
 
     def end_poll(
         self, poll: Poll, *, complete: bool, more_there: bool, regular_at: float, problem: str | None = None
@@ -120,6 +127,7 @@ class Inbox:
             prune_completions(connection, now)
             prune_minutes(connection, now)
             prune_kinds(connection)
+            self._twins.expire(connection, now)
             return dropped
 
     def fail_poll(self, poll: Poll, problem: str) -> None:
@@ -129,6 +137,49 @@ class Inbox:
                 polls.fail(connection, problem)
                 note_trouble(connection, self._database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
+
+    def _enter(self, connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
+        """Enter one new task: to be run, to wait for its twin, or finished already."""
+        answer = self._twins.answer(connection, task.digest, task.id, now)
+        original = None if answer else self._twins.original(connection, task.digest)
+        state = "ready" if task.invalid is None and answer is None else "finished"
+        seq = connection.execute(
+            "INSERT INTO tasks (id, kind, state, size, digest, twin_of, entered_sequence, entered_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+            (
+                task.id,
+                kind_id(connection, task.kind),
+                state,
+                len(task.content),
+                task.digest,
+                original,
+                poll.began_sequence,
+                now,
+            ),
+        ).get
+        connection.execute("DELETE FROM unreadable WHERE id = ?", (task.id,))
+        if answer is not None:
+            body, of = answer
+            connection.execute(
+                "INSERT INTO results (seq, status, body, finished_at) VALUES (?, ?, ?, ?)",
+                (seq, TaskStatus.SUCCEEDED.value, body, now),
+            )
+            return [Reused(task.id, task.kind.type, of)]
+        if task.invalid is None:
+            connection.execute("INSERT INTO contents (seq, content) VALUES (?, ?)", (seq, task.content))
+        else:
+            connection.execute(
+                "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
+                (seq, TaskStatus.FAILED.value, task.invalid, now),
+            )
+            note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.kind.type, [task.id])
+        return []
+
+
+def _waiting_count(connection: apsw.Connection) -> int:
+    """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
+    twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
+    return ready_count(connection) + int(twins)
 
 
 def _forget_seen(connection: apsw.Connection) -> None:
@@ -141,24 +192,6 @@ def _is_known(connection: apsw.Connection, task_id: str, poll: Poll) -> bool:
     if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).get is not None:
         return True
     return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
-
-
-def _enter(connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -> None:
-    state = "ready" if task.invalid is None else "finished"
-    seq = connection.execute(
-        "INSERT INTO tasks (id, kind, state, size, entered_sequence, entered_at) VALUES (?, ?, ?, ?, ?, ?)"
-        " RETURNING seq",
-        (task.id, kind_id(connection, task.kind), state, len(task.content), poll.began_sequence, now),
-    ).get
-    connection.execute("DELETE FROM unreadable WHERE id = ?", (task.id,))
-    if task.invalid is None:
-        connection.execute("INSERT INTO contents (seq, content) VALUES (?, ?)", (seq, task.content))
-    else:
-        connection.execute(
-            "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
-            (seq, TaskStatus.FAILED.value, task.invalid, now),
-        )
-        note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.kind.type, [task.id])
 
 
 def _set_aside(connection: apsw.Connection, unreadable: Iterable[Unreadable]) -> Iterable[Unreadable]:
@@ -190,7 +223,9 @@ def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
     gone: list[Row] = connection.execute(
         f"SELECT seq FROM tasks WHERE missed >= ? AND {untouched}", (PAGES_MISSED,)
     ).fetchall()
-    delete_tasks(connection, [row[0] for row in gone])
+    seqs = [row[0] for row in gone]
+    delete_tasks(connection, seqs)
+    hand_on(connection, seqs)
     connection.execute("UPDATE unreadable SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM temp.seen)")
     connection.execute("UPDATE unreadable SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
     connection.execute("DELETE FROM unreadable WHERE missed >= ?", (PAGES_MISSED,))

@@ -21,6 +21,7 @@ from aitp.ledger.history import note_trouble
 from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import bury
+from aitp.ledger.twins import Twins
 from aitp.policy.backoff import SPREAD, retry_delay
 from aitp.tasks import Health, Service, TaskStatus
 
@@ -73,11 +74,13 @@ class Outbox:
         self,
         database: Database,
         breakers: Breakers,
+        twins: Twins,
         rules: Rules,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
+        self._twins = twins
         self._rules = rules
         self._draw = draw
 
@@ -129,6 +132,7 @@ class Outbox:
         self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
     ) -> None:
         if verdict is Verdict.DELIVERED:
+            self._twins.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
         elif verdict is Verdict.REFUSED:
             connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))

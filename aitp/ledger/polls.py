@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import apsw
 
 from aitp.ledger.completions import first_completions, newest_completion
+from aitp.ledger.due import CLAIMABLE
 from aitp.ledger.limits import Limits
 from aitp.policy.polling import PollFacts, appetite, page_limit
 
@@ -123,10 +124,10 @@ def fail(connection: apsw.Connection, problem: str) -> None:
 
 
 def ready_count(connection: apsw.Connection) -> int:
-    """Tasks that wait to be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
+    """Tasks that may be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
     return int(
         connection.execute(
-            "SELECT (SELECT COUNT(*) FROM tasks WHERE state = 'ready' AND due_at IS NULL)"
+            f"SELECT (SELECT COUNT(*) FROM tasks WHERE {CLAIMABLE})"
             " + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
         ).get
     )

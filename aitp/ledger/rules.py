@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Counts, and seconds for `breaker_recovery`; defaults are the settings' defaults."""
+    """Counts, and seconds for `breaker_recovery` and `reuse_seconds`; defaults are the settings' defaults."""
 
     max_retries: int = 3
     backoff_factor: float = 2.0
@@ -19,6 +19,7 @@ class Rules:
     breaker_threshold: int = 5
     breaker_recovery: float = 60.0
     inbox_limit: int = 5_000
+    reuse_seconds: float = 86_400.0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -29,4 +30,5 @@ class Rules:
             breaker_threshold=settings.circuit_breaker_threshold,
             breaker_recovery=settings.circuit_breaker_recovery_seconds,
             inbox_limit=settings.inbox_limit,
+            reuse_seconds=settings.result_reuse_seconds,
         )

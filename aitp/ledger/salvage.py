@@ -25,7 +25,18 @@ LARGEST = 2**53
 UNKNOWN = "unknown"
 DELIVERABLE = ("finished", "dead")
 # Small, and wanted as they are; in this order. What of it is lost comes back by itself.
-REST = ("limits", "polls", "breakers", "cooldowns", "processors", "unreadable", "cache", "minutes", "troubles")
+REST = (
+    "limits",
+    "polls",
+    "breakers",
+    "cooldowns",
+    "processors",
+    "unreadable",
+    "cache",
+    "answers",
+    "minutes",
+    "troubles",
+)
 
 
 class Salvage:
@@ -69,6 +80,11 @@ class Salvage:
             "UPDATE breakers SET state = CASE state WHEN 'closed' THEN state ELSE 'open' END, probe_slot = NULL,"
             " opened_at = CASE state WHEN 'closed' THEN NULL ELSE COALESCE(opened_at, ?) END",
             (self._now,),
+        )
+        execute(
+            # Their like is lost, or has its result already: they are run as any other task.
+            "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"
+            " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)"
         )
         execute("COMMIT")
 

@@ -198,6 +198,26 @@ MIGRATIONS: tuple[str, ...] = (
         WHERE id IN (SELECT MIN(id) FROM task_completions GROUP BY completed_at);
     CREATE INDEX task_completions_first ON task_completions (completed_at) WHERE is_first = 1;
     """,
+    # Twins: tasks of equal type, model and content. One that waits for its twin is ready, but not to be claimed.
+    """
+    ALTER TABLE ledger ADD COLUMN reuse_scope TEXT NOT NULL DEFAULT '';
+    ALTER TABLE ledger ADD COLUMN reuse_after INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN digest BLOB;
+    ALTER TABLE tasks ADD COLUMN twin_of INTEGER CHECK (twin_of IS NULL OR state = 'ready');
+    DROP INDEX tasks_ready;
+    CREATE INDEX tasks_ready ON tasks (kind, seq, due_at, batch_limit, twin_of, state)
+        WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
+    CREATE INDEX tasks_digest ON tasks (digest) WHERE digest IS NOT NULL;
+    CREATE INDEX tasks_twins ON tasks (twin_of, seq) WHERE twin_of IS NOT NULL;
+
+    CREATE TABLE answers (
+        number INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        task_id TEXT NOT NULL,
+        body BLOB NOT NULL,
+        finished_at REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

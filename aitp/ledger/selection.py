@@ -8,6 +8,7 @@ from __future__ import annotations
 import apsw
 
 from aitp.ledger.database import Row
+from aitp.ledger.due import CLAIMABLE
 from aitp.policy.batching import fair_share, fitting
 from aitp.tasks import Kind
 
@@ -19,15 +20,15 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
     counted in tasks_claimed, if there is a choice at all.
     """
     rows: list[Row] = connection.execute(
-        """
+        f"""
         WITH RECURSIVE waiting (kind) AS (
-            SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL
+            SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
             UNION ALL
-            SELECT (SELECT MIN(kind) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind > waiting.kind)
+            SELECT (SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE} AND kind > waiting.kind)
             FROM waiting WHERE waiting.kind IS NOT NULL
         )
         SELECT kinds.id, type, model, failed_at,
-               (SELECT MIN(seq) FROM tasks WHERE state = 'ready' AND due_at IS NULL AND kind = kinds.id)
+               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id)
         FROM waiting JOIN kinds ON kinds.id = waiting.kind
         """
     ).fetchall()
@@ -41,7 +42,7 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
 
 
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
-_READY = "state = 'ready' AND due_at IS NULL AND kind = ?1"
+_READY = f"{CLAIMABLE} AND kind = ?1"
 _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
 _PROBE = _COLUMNS + f"{_READY} ORDER BY attempts, seq LIMIT 1"
 _COUNT = (

@@ -46,6 +46,11 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))",
     ),
     (
+        "twins wait for a task that is not going to be run",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE twin_of IS NOT NULL AND twin_of NOT IN"
+        " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)",
+    ),
+    (
         # Limits count by the difference of two ids.
         "completions are missing between the first and the last",
         "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0",

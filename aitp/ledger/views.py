@@ -156,11 +156,11 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
 
 
 def _counts(connection: apsw.Connection) -> dict[str, int]:
-    """Tasks by state; those that are ready but not yet due count as waiting. One walk over what is held."""
+    """Tasks by state; those that are not due yet, or wait for a twin, count as waiting. One walk over what is held."""
     counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
     rows: list[Row] = connection.execute(
-        "SELECT IIF(state = 'ready' AND due_at IS NOT NULL, 'waiting', state) AS what, COUNT(*)"
-        " FROM tasks GROUP BY what"
+        "SELECT IIF(state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL), 'waiting', state) AS what,"
+        " COUNT(*) FROM tasks GROUP BY what"
     ).fetchall()
     return counts | dict(rows)
 

@@ -16,6 +16,7 @@ import orjson
 
 from aitp.errors import NonRetryableError
 from aitp.ledger import Unreadable
+from aitp.policy.sameness import digest_of
 from aitp.processors import PROCESSORS
 from aitp.tasks import Kind, NewTask
 
@@ -57,7 +58,8 @@ def _task(task_id: str, type_: str, content: object) -> NewTask | Unreadable:
     processor = PROCESSORS[type_]
     try:
         known = processor.parse(content)
-        return NewTask(task_id, Kind(type_, known.model), known.to_json())
+        kind, text = Kind(type_, known.model), known.to_json()
+        return NewTask(task_id, kind, text, digest=digest_of(kind, text))
     except NonRetryableError as error:
         return NewTask(task_id, Kind(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)

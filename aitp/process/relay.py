@@ -28,6 +28,7 @@ from aitp.ledger import BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, P
 from aitp.logs import get_logger
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
+from aitp.process.reuse import tell_of_reuse
 from aitp.taskapi import PendingPage, TaskApi
 from aitp.tasks import Health, NewTask, Service
 
@@ -54,9 +55,10 @@ class Harvest:
     read, it is more likely this release than the tasks, and nothing is failed. A few prove nothing: a quiet service
     sees its tasks one by one, and what stays pending for good is all that its pages hold."""
 
-    def __init__(self, ledger: Ledger, poll: Poll) -> None:
+    def __init__(self, ledger: Ledger, poll: Poll, metrics: Metrics) -> None:
         self._ledger = ledger
         self._poll = poll
+        self._metrics = metrics
         self._invalid: list[NewTask] = []
         self._unreadable = 0
         self.documents = 0
@@ -96,6 +98,7 @@ class Harvest:
         admitted = self._ledger.inbox.admit(self._poll, tasks, unreadable)
         self.entered += admitted.tasks
         self.left_out += admitted.left_out
+        tell_of_reuse(admitted.reused, self._metrics)
         for document in admitted.unreadable:
             log.warning("Document cannot be read, it stays pending", task_id=document.id, reason=document.reason)
 
@@ -211,7 +214,7 @@ class Relay:
 
     def _poll(self, poll: Poll) -> None:
         """One poll, whatever comes of it. The answer is read in parts, each entered before the next is read."""
-        harvest = Harvest(self._ledger, poll)
+        harvest = Harvest(self._ledger, poll, self._metrics)
         fault = None
         try:
             self._read_page(poll, harvest)

@@ -20,6 +20,7 @@ from aitp.process import memory
 from aitp.process.child import Child
 from aitp.process.crew import Crew
 from aitp.process.relay import Relay
+from aitp.process.reuse import reuse_scope
 from aitp.process.slots import Role, role_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
@@ -82,7 +83,8 @@ def prepare_service(settings: Settings) -> None:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
         log.warning("Mock mode: results are invented, no calls are made", mock=True)
-    for entry in inventory(settings).task_types:
+    task_types = inventory(settings).task_types
+    for entry in task_types:
         log.info("Task type", task_type=entry.name, processor=entry.processor, prompt=entry.prompt)
     found = prepare(
         settings.ledger_path,
@@ -90,6 +92,7 @@ def prepare_service(settings: Settings) -> None:
         timezone=settings.rate_limit_timezone,
         limits=settings.rate_limits,
         providers=foreign_builders(),
+        reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(metrics_directory(settings), known_models(settings.supported_models), tuple(PROCESSORS))

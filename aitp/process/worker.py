@@ -22,6 +22,7 @@ from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands
 from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
+from aitp.process.reuse import tell_of_reuse
 from aitp.process.terms import terms_of
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Health, Outcome, Service, Task, TaskStatus
@@ -164,6 +165,7 @@ class Worker:
         ended = 0
         for outcome in settled.outcomes:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
+        tell_of_reuse(settled.reused, self._metrics)
         self._hands.count_done(ended)
         if change := settled.breaker:
             opened = change.state == "open"

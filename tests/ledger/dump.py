@@ -29,7 +29,7 @@ LEFT = {"refused": "dead", "later": "later", "claimed": "claimed", "finished": "
 def enter(world: World, name: str, kind: Kind = SMALL, unreadable: Iterable[Unreadable] = ()) -> None:
     """A task with a text of its own."""
     text = f'{{"text": "São Paulo, {name}"}}'.encode()
-    world.listing(name, kind=kind, complete=False, content=text, unreadable=unreadable)
+    world.listing(name, kind=kind, complete=False, content=text, unreadable=unreadable, twins=True)
 
 
 def live(world: World) -> None:

@@ -27,6 +27,7 @@ from aitp.ledger import (
     prepare,
 )
 from aitp.policy.routing import Route
+from aitp.policy.sameness import digest_of
 from aitp.tasks import Ending, Health, Kind, NewTask, Outcome, Task
 
 START = 1_753_900_000.0  # a Wednesday in July 2025
@@ -129,10 +130,13 @@ class World:
         more_there: bool = False,
         unreadable: Iterable[Unreadable] = (),
         content: bytes = b'{"text": "..."}',
+        twins: bool = False,
     ) -> tuple[Admitted, int]:
-        """A poll that lists these tasks; (what it admitted, how many tasks it dropped)."""
+        """A poll that lists these tasks; (what it admitted, how many tasks it dropped). `twins`: of one another."""
         poll = self.poll()
-        admitted = self.ledger.inbox.admit(poll, [NewTask(name, kind, content) for name in ids], unreadable)
+        digest = digest_of(kind, content) if twins else None
+        tasks = [NewTask(name, kind, content, digest=digest) for name in ids]
+        admitted = self.ledger.inbox.admit(poll, tasks, unreadable)
         dropped = self.ledger.inbox.end_poll(
             poll, complete=complete, more_there=more_there, regular_at=self.clock() + POLLING.interval
         )

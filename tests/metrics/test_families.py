@@ -34,6 +34,7 @@ ADDED = {
     "aitp_ready": ("gauge", ()),
     "aitp_polling_interval_seconds": ("gauge", ()),
     "aitp_task_attempts_total": ("counter", ("task_type", "ending")),
+    "ai_results_reused_total": ("counter", ("task_type",)),
     "aitp_deliveries_total": ("counter", ("outcome",)),
     "oauth_token_requests_total": ("counter", ("status",)),
     "aitp_child_exits_total": ("counter", ("role", "cause")),
