@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -105,6 +106,18 @@ def test_a_signal_reaches_the_command_and_takes_the_secrets_away(place: Place) -
 
     assert process.wait(20) == 128 + signal.SIGTERM
     assert not lent.exists()
+
+
+def test_the_runtime_directory_is_there_as_when_the_service_runs(place: Place) -> None:
+    unit = place.directory / "aitp.service"
+    name = place.directory.name  # of nobody else's
+    unit.write_text(unit.read_text() + f"RuntimeDirectory={name}\n")
+    try:
+        place.tell("check")
+        made = (Path("/run") / name).stat()
+        assert (stat.S_IMODE(made.st_mode), made.st_uid) == (0o700, pwd.getpwnam(USER).pw_uid)
+    finally:
+        shutil.rmtree(Path("/run") / name, ignore_errors=True)
 
 
 def test_anybody_else_gets_a_plain_aitp(place: Place) -> None:
