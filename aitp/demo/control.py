@@ -10,6 +10,7 @@
     DELETE /control/tasks    {"id": ID}                              unknown to the task API from now on
     POST   /control/set      {"server": NAME, "latency_seconds": 2}  any switch of that server
     POST   /control/down     {"server": NAME, "seconds": 60}         connection refused for so long
+    POST   /control/forget   {"seconds": 60}                         what ended so long ago → tasks forgotten
     POST   /control/revoke   {}                                      all tokens handed out so far
 
 `Summary` is what a run is judged by; the demo command prints it, the tests assert on it.
@@ -157,6 +158,7 @@ class Control(HttpServer):
             ("DELETE", "/control/tasks"): self._remove_task,
             ("POST", "/control/set"): self._set,
             ("POST", "/control/down"): self._down,
+            ("POST", "/control/forget"): lambda order: world.forget_ended(float(order["seconds"])),
             ("POST", "/control/revoke"): lambda order: world.authorization.revoke_all(),
         }
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aitp.demo.faults import BROKEN_OFF, IDLE_KINDS, RESETS, Fault, FaultKind, FaultPlan
 from aitp.demo.wire import Connection, ConnectionOver, Piece, Request, Response
@@ -85,6 +85,18 @@ class HttpServer:
     def in_flight(self) -> int:
         """Requests being answered now."""
         return len(self._in_flight)
+
+    def records(self) -> list[list[Any]]:
+        """Everything that grows with each request; its entries say when they were received."""
+        return [self.exchanges]
+
+    def forget(self, before: float) -> None:
+        """Forget the records of requests that were received before (monotonic)."""
+        for record in self.records():
+            old = 0
+            while old < len(record) and record[old].received_monotonic < before:
+                old += 1
+            del record[:old]
 
     # Up and down
 

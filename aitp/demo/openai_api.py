@@ -96,6 +96,9 @@ class OpenAIApi(HttpServer):
         """The vector that this text gets."""
         return vector(text, model, dimensions)
 
+    def records(self) -> list[list[Any]]:
+        return [*super().records(), self.purchases]
+
     def answer(self, request: Request, fault: Fault | None) -> Response:
         """One call, checked in the order in which OpenAI checks."""
         if fault is not None and fault.kind is FaultKind.QUOTA:

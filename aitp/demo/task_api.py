@@ -142,6 +142,17 @@ class TaskApi(HttpServer):
         """Every PATCH of a task, in order."""
         return [delivery for delivery in list(self.deliveries) if delivery.task_id == task_id]
 
+    def records(self) -> list[list[Any]]:
+        return [*super().records(), self.deliveries]
+
+    def forget_ended(self, before: float) -> int:
+        """Delete tasks that have not been pending since then (monotonic); how many."""
+        with self._lock_tasks:
+            ended = [task_id for task_id, stored in self._tasks.items() if stored.listed_until < before]
+            for task_id in ended:
+                del self._tasks[task_id]
+        return len(ended)
+
     # HTTP
 
     def answer(self, request: Request, fault: Fault | None) -> Response:

@@ -9,6 +9,7 @@ The configuration, every part of it optional:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +53,13 @@ class World:
             "ollama_api": self.ollama_api,
             "wikidata_api": self.wikidata_api,
         }
+
+    def forget_ended(self, seconds: float) -> int:
+        """Forget tasks that ended so long ago, and records as old; how many tasks that were."""
+        before = time.monotonic() - seconds
+        for server in self.servers.values():
+            server.forget(before)
+        return self.task_api.forget_ended(before)
 
     def environment(self) -> dict[str, str]:
         """The settings that point aitp here."""

@@ -125,6 +125,10 @@ class WorldProcess:
         """The task API does not know it any more."""
         self._order("DELETE", "/control/tasks", {"id": task_id})
 
+    def forget_ended(self, seconds: float = 60.0) -> int:
+        """Forget tasks that ended so long ago, and records as old: for runs without end. How many tasks that were."""
+        return int(self._order("POST", "/control/forget", {"seconds": seconds}))
+
     def set(self, server: str, **switches: Any) -> None:
         """Change switches of one server, such as `latency_seconds=2`."""
         self._order("POST", "/control/set", {"server": server, **switches})

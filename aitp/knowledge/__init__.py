@@ -3,6 +3,7 @@
 `Knowledge` is what processors are given. Absence and ignorance are never the same: an empty `find` and a None of
 `entities` say that there is no such thing, a None within a `Standing` says that nobody knows. A source that is down
 raises (`ServiceFault("wikidata")`, `CooldownRequired("wikidata")`): the task waits, and no result is emptied by it.
+`NoKnowledge` stands in where Wikidata is switched off.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class NoKnowledge:
 
     available = False
 
-    def ready(self) -> None: ...
+    def ready(self) -> None:
+        pass
 
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         return ()

@@ -49,7 +49,7 @@ def _item(item: dict[str, Any], language: str, wikis: Mapping[str, str]) -> dict
         "description": text("descriptions"),
         "aliases": [_a(str, alias["value"]) for alias in _map(item.get("aliases")).get(language, ())],
         "instance_of": [_a(str, value["id"]) for value in values("P31")],
-        # `project/title` where views are counted (the first wiki that has an article), or empty.
+        # `project/title` where views are counted, or empty.
         "article": next((f"{wikis[wiki]}/{links[wiki]['title']}" for wiki in wikis if wiki in links), ""),
         "sitelinks": None if item.get("sitelinks") is None else len(links),
         "statements": sum(map(len, claims.values())),
@@ -69,8 +69,10 @@ def links(body: bytes, titles: Iterable[str]) -> tuple[dict[str, int], dict[str,
     pages = {page["title"]: len(_a(list, page.get("linkshere", []))) for page in answer["query"]["pages"]}
     told = answer.get("continue", {})
     more = {name: str(told[name]) for name in ("lhcontinue", "continue") if name in told}
-    if (told and "lhcontinue" not in more) or (more and not any(pages.values())):
-        raise ValueError("it would go on with something else, or for ever")
+    if told and "lhcontinue" not in more:
+        raise ValueError("it goes on with something else")
+    if more and not any(pages.values()):
+        raise ValueError("it would go on for ever")
     return {title: pages[title] for title in titles}, more
 
 

@@ -43,10 +43,11 @@ class Api:
     """The two APIs. `read` makes a value of a body; what it raises says that the answer is nonsense."""
 
     def __init__(self, settings: Settings, gate: Callable[[], AbstractContextManager[None]], bound: Bound) -> None:
-        self.base_url = settings.wikidata_base_url.rstrip("/")
+        self._base_url = settings.wikidata_base_url.rstrip("/")
         self._gate, self._bound = gate, bound
         self._timeout, self._trust = settings.request_timeout, settings.trust
-        agent = f"{USER_AGENT} ({settings.wikidata_contact or 'no contact is set'}) requests/{requests.__version__}"
+        contact = settings.wikidata_contact or "its operator has set no contact"
+        agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
         self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
         self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
         self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
@@ -54,13 +55,13 @@ class Api:
 
     def query(self, read: Callable[[bytes], T], **parameters: str) -> T:
         """One call of the action API. Raises Oversized as well."""
-        return self._ask(self.base_url, "/w/api.php?" + urlencode({**parameters, **FIXED}), read)
+        return self._ask(self._base_url, "/w/api.php?" + urlencode({**parameters, **FIXED}), read)
 
     def pageviews(self, read: Callable[[bytes], T], article: str, first: str, last: str) -> T:
         """The days from `first` to `last` (YYYYMMDD) of `project/title`; no days if nothing is known of them."""
         project, _, title = article.partition("/")
         path = f"{VIEWS}/{project}/all-access/user/{quote(title.replace(' ', '_'), safe='')}/daily/{first}/{last}"
-        return self._ask(VIEW_HOSTS.get(self.base_url, self.base_url), path, read, b'{"items": []}')
+        return self._ask(VIEW_HOSTS.get(self._base_url, self._base_url), path, read, b'{"items": []}')
 
     def reset(self) -> None:
         """Throw the connections away."""

@@ -35,8 +35,10 @@ class Wikidata:
     ) -> None:
         self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound)
         self._is_well = partial(ledger.services.is_well, WIKIDATA)
-        self._look_up = partial(ledger.cache.through, f"wikidata {self._api.base_url}")
+        self._base_url = settings.wikidata_base_url.rstrip("/")
+        self._look_up = partial(ledger.cache.through, f"wikidata {self._base_url}")
         self._language = settings.result_language
+        # Where pageviews are counted: the first that has an article.
         self._wikis = {f"{each}wiki": f"{each}.wikipedia" for each in (self._language.partition("-")[0], "en")}
         self.close = self._api.reset
 
@@ -55,7 +57,7 @@ class Wikidata:
     def entities(self, ids: Sequence[str], language: str) -> Mapping[str, Entity | None]:
         def entity(item: Mapping[str, Any]) -> Entity:
             texts = (item["label"], item["description"], tuple(item["aliases"]), tuple(item["instance_of"]))
-            return Entity(item["id"], f"{self._api.base_url}/wiki/{item['id']}", *texts)
+            return Entity(item["id"], f"{self._base_url}/wiki/{item['id']}", *texts)
 
         return {id_: item and entity(item) for id_, item in self._items(ids, language).items()}
 

@@ -1,8 +1,9 @@
 """`python -m tests.chaos.stack COMMAND`: the command aitp, with fault points, a journal and a clock that can be set.
 
 The service's own code knows nothing of them: they are put around its steps here, in the processes of a test alone.
-CHAOS_CONTROLS names the directory of `controls.py`. What is wrapped is the life of a task: the ledger's transactions,
-the calls to the task API and to the provider. `run` starts supervisord with this very module in the place of bin/aitp.
+CHAOS_CONTROLS names the directory of `controls.py`; with CHAOS_CLOCK_ONLY there is the clock and nothing else. What is
+wrapped is the life of a task: the ledger's transactions, the calls to the task API and to the provider. `run` starts
+supervisord with this very module in the place of bin/aitp.
 """
 
 from __future__ import annotations
@@ -217,19 +218,31 @@ def main() -> int:
         from aitp.cli import main as aitp
 
         aitp()
+    from aitp.errors import ConfigurationError
     from aitp.settings import load_settings, prepare_environment
 
     prepare_environment()
     if command == "run":
-        return _run(load_settings())
-    install()
+        try:
+            return _run(load_settings())
+        except ConfigurationError as error:
+            print(*error.problems, sep="\n", file=sys.stderr)
+            return 78
+    if "CHAOS_CLOCK_ONLY" not in os.environ:
+        install()
     from aitp.process.crew import Timings
     from aitp.process.service import crew
     from aitp.process.start import run_master
 
     settings = load_settings()
     # Impatient, or most of a run would be waiting for those who died young.
-    timings = Timings(tick_seconds=1.0, slack_seconds=1.0, young_seconds=1.0, longest_hold_back_seconds=1.0)
+    timings = Timings(
+        tick_seconds=1.0,
+        slack_seconds=1.0,
+        young_seconds=1.0,
+        longest_hold_back_seconds=1.0,
+        step_seconds=float(os.environ["CHAOS_STEP_SECONDS"]),
+    )
     return run_master(settings, crew(settings), timings)
 
 

@@ -41,8 +41,12 @@ class Stage(Service):
 
     module = "tests.chaos.stack"
 
-    def __init__(self, directory: Path, *, small_disk: bool = False) -> None:
+    def __init__(self, directory: Path, *, small_disk: bool = False, clock_only: bool = False) -> None:
+        """`small_disk`: ledger and runtime directory on a file system of their own. `clock_only`: without points and
+        journal, at full speed."""
         super().__init__(directory)
+        self._clock_only = clock_only
+        self.step_seconds = 60.0  # that a step other than a call may take
         self.controls = Controls(directory / "controls")
         self.elsewhere = Elsewhere()
         self.elsewhere.start()
@@ -70,7 +74,12 @@ class Stage(Service):
         return (self.disk or self.directory) / "run"
 
     def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "CHAOS_CONTROLS": str(self.controls.directory)}
+        clock_only = {"CHAOS_CLOCK_ONLY": "1"} if self._clock_only else {}
+        patience = {"CHAOS_STEP_SECONDS": str(self.step_seconds)}
+        return {**super()._environment(), "CHAOS_CONTROLS": str(self.controls.directory), **clock_only, **patience}
+
+    def _see_that_programs_can_start(self) -> None:
+        """They are started by this very Python, not by bin/aitp."""
 
     # Processes
 
@@ -175,7 +184,8 @@ class Stage(Service):
         if self.disk is not None:
             for name in ("data", "run"):  # for whoever looks into a failure
                 if (self.disk / name).exists():
-                    shutil.copytree(self.disk / name, self.directory / name, dirs_exist_ok=True)
+                    sockets = shutil.ignore_patterns("*.sock*")
+                    shutil.copytree(self.disk / name, self.directory / name, ignore=sockets, dirs_exist_ok=True)
             wait_until(
                 lambda: subprocess.run(["umount", str(self.disk)], check=False, capture_output=True).returncode == 0
             )

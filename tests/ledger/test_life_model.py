@@ -44,7 +44,7 @@ ZONES = ("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Australia/Lord_Howe")
 T = TypeVar("T")
 pages = st.lists(st.sampled_from(NAMES), unique=True)
 allowed = st.fixed_dictionaries(
-    {}, optional={"minute": st.integers(2, 8), "hour": st.integers(4, 20), "day": st.integers(8, 30)}
+    {}, optional={"minute": st.integers(1, 6), "hour": st.integers(1, 12), "day": st.integers(1, 30)}
 )
 strategies = st.sampled_from(("rolling", "fixed"))
 
@@ -225,12 +225,7 @@ class Life(RuleBasedStateMachine):
     def count(self, tasks: int) -> None:
         """Attempts that ended now."""
         if tasks:
-            self.restamp()
-            self.completions += [self.now] * tasks
-
-    def restamp(self) -> None:
-        """Whoever counts takes what is stamped later than now as having happened now, for good."""
-        self.completions = [min(instant, self.now) for instant in self.completions]
+            self.completions = [min(instant, self.now) for instant in self.completions] + [self.now] * tasks
 
     def used(self, period: str) -> int:
         """Tasks that count in the present window."""
@@ -285,7 +280,6 @@ class Life(RuleBasedStateMachine):
             return
         assert not self.paused
         assert self.listing is None
-        self.restamp()
         self.listing = Listing(found, self.next_order(), self.world.clock.uptime())
 
     @precondition(lambda self: self.listing)
@@ -368,7 +362,6 @@ class Life(RuleBasedStateMachine):
             # Before the claim was written, or after: then it is the successor's to give back.
             for (name,) in self.world.rows("SELECT id FROM tasks WHERE state = 'claimed' AND slot = ?", slot):
                 self.take_hold(name, slot)
-                self.restamp()
             self.succeed(slot, Cause.CRASHED)
             return
         if self.paused:
@@ -378,8 +371,6 @@ class Life(RuleBasedStateMachine):
         room = self.room()
         self.promote("ready")
         could = {name for name, known in self.in_state("ready").items() if not known.due_at}
-        if could:
-            self.restamp()
         if not isinstance(found, Claim):
             if not could:
                 waiting = [known.due_at for known in self.in_state("ready").values()]
@@ -534,11 +525,11 @@ class Life(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.world.clock.go(seconds)
 
-    @rule(seconds=st.sampled_from((-3_600.0, -3_600.0, -31.0, -0.5, 31.0, 3_600.0)))
+    @rule(seconds=st.sampled_from((-3_600.0, -31.0, -0.5, 0.5, 31.0, 3_600.0)))
     def set_clock(self, seconds: float) -> None:
         self.world.clock.step(seconds)
 
-    @rule(paused=st.sampled_from((False, False, True)))
+    @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
         self.world.ledger.pause(paused)
         self.paused = paused
@@ -602,6 +593,6 @@ class Life(RuleBasedStateMachine):
 
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
 Life.TestCase.settings = settings(
-    max_examples=1_500 if LONG else 50, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=1_500 if LONG else 40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_the_life_of_tasks = Life.TestCase
