@@ -388,7 +388,10 @@ def real_openai_key() -> str | None:
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     derived: dict[str, Any] = {}
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
-        derived["runtime_dir"] = _absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
+        try:
+            derived["runtime_dir"] = _absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
+        except ValueError:
+            pass  # the setting that it is derived from is the problem, and is told as one
     if not values.get("embedding_dimensions", "unset"):
         derived["embedding_dimensions"] = None
     return derived

@@ -184,3 +184,13 @@ def test_a_contact_fits_into_a_user_agent(contact: str) -> None:
     assert problem.startswith("WIKIDATA_CONTACT=")
     fine = load_settings({**COMPLETE, "WIKIDATA_CONTACT": "https://example.org/bot; bot@example.org"})
     assert fine.wikidata_contact == "https://example.org/bot; bot@example.org"
+
+
+@pytest.mark.parametrize("name", ["RATE_LIMIT_STORAGE_PATH", "RUNTIME_DIR"])
+def test_a_home_directory_that_nobody_has_is_a_problem(name: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({**COMPLETE, name: "~nobody-here/data/ledger.db"})
+
+    assert refusal.value.problems == (
+        f"{name}=~nobody-here/data/ledger.db: must be a path; nobody here has that home directory",
+    )
