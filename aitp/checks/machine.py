@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 LISTENING = "0A"  # of /proc/net/tcp
+METRICS_COMMAND = "aitp metrics"  # how the command line of the metrics process ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +159,27 @@ def _try_port(host: str, port: int) -> Port:
 
 def _holder(port: int) -> Holder:
     """Who listens on `port`, as far as we may see (proc(5): net/tcp, and the descriptors of processes of ours)."""
-    sockets = set(_listening(port))
+    users = dict(_listening(port))
+    likely = Holder()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            held = any(os.readlink(descriptor) in sockets for descriptor in (process / "fd").iterdir())
-            command = (process / "cmdline").read_bytes() if held else b""
+            command = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+            parent, user = _origin(process)
         except OSError:
             continue
-        if held:
-            words = command.decode(errors="replace").replace("\0", " ").strip()
-            return Holder(int(process.name), _parent(int(process.name)), words)
-    return Holder()
+        holder = Holder(int(process.name), parent, command)
+        try:
+            if any(os.readlink(descriptor) in users for descriptor in (process / "fd").iterdir()):
+                return holder
+        except OSError:
+            # A process of aitp keeps its descriptors to itself, from its own user as well: its name has to do.
+            if command.endswith(METRICS_COMMAND) and user in users.values():
+                likely = holder
+    return likely
 
 
-def _listening(port: int) -> Iterator[str]:
+def _listening(port: int) -> Iterator[tuple[str, int]]:
+    """Sockets that listen on `port`, each with its user's number."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -180,17 +188,22 @@ def _listening(port: int) -> Iterator[str]:
         for line in lines:
             fields = line.split()
             if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                yield f"socket:[{fields[9]}]"
+                yield f"socket:[{fields[9]}]", int(fields[7])
 
 
 def _parent(pid: int) -> int:
     """The parent of `pid`; 0 if that is gone."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        return _origin(Path(f"/proc/{pid}"))[0]
     except OSError:
         return 0
-    found = re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)
-    return int(found[1]) if found else 0
+
+
+def _origin(process: Path) -> tuple[int, int]:
+    """The parent and the user of a process in /proc. Raises OSError if it is gone."""
+    status = (process / "status").read_text()
+    found = re.search(r"^PPid:\s*(\d+)\n(?:.*\n)*?Uid:\s*(\d+)", status, re.MULTILINE)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _descriptors(master: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aitp.checks.findings import Finding, Severity, fine, of_sentence
-from aitp.checks.machine import Holder, Machine, Port
+from aitp.checks.machine import METRICS_COMMAND, Holder, Machine, Port
 from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
@@ -173,7 +173,7 @@ def of_port(port: Port, host: str, number: int, master: int, parent: int) -> Fin
 
 def _is_ours(holder: Holder, master: int, parent: int) -> bool:
     """The metrics process of the running service is a child of the supervisor that its master is a child of."""
-    return master > 0 and holder.command.endswith("aitp metrics") and holder.parent == parent
+    return master > 0 and holder.command.endswith(METRICS_COMMAND) and holder.parent == parent
 
 
 def _words(holder: Holder | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -183,6 +184,28 @@ def test_a_port_that_something_else_has_is_told_with_its_holder(demo: World, tmp
     assert found.severity is Severity.FAULT
     assert f"process {holder.pid} (" in found.what
     assert "http.server" in found.what
+
+
+def test_a_metrics_process_is_known_though_it_keeps_its_descriptors_to_itself(
+    monkeypatch: pytest.MonkeyPatch, demo: World, tmp_path: Path
+) -> None:
+    def closed(path: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr("os.readlink", closed)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        # Its words, under which anything may run: a shell names itself by them, and has the socket.
+        holder = subprocess.Popen(
+            ["sh", "-c", "read line", "aitp metrics"], stdin=subprocess.PIPE, pass_fds=[listening.fileno()]
+        )
+        try:
+            found = wait_until(lambda: taken(looked(demo, tmp_path, {"METRICS_PORT": str(port)}, offline=True)))
+        finally:
+            holder.communicate()
+
+    assert found is not None
+    assert f"process {holder.pid} (sh -c read line aitp metrics)" in found.what
 
 
 def taken(report: Report) -> Finding | None:
