@@ -76,6 +76,7 @@ def look_around(settings: Settings) -> Machine:
     master = living.pid if living else 0
     disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
     version, problem = _ledger(settings)
+    parent = _parent(master) if master else 0
     return Machine(
         ledger_folder_problem=_unwritable(settings.ledger_path.parent, settings.ledger_path),
         ledger_file_system_problem=_network(settings.ledger_path.parent),
@@ -84,10 +85,10 @@ def look_around(settings: Settings) -> Machine:
         disk_free=disk.free,
         disk_size=disk.total,
         runtime_dir_problem=_unwritable(settings.runtime_dir),
-        port=_try_port(settings.metrics_host, settings.metrics_port),
+        port=try_port(settings.metrics_host, settings.metrics_port, parent),
         descriptors=_descriptors(master),
         master_pid=master,
-        master_parent=_parent(master) if master else 0,
+        master_parent=parent,
         facts=facts,
         readiness=tuple(readiness_problems(facts, settings)) if master else (),
     )
@@ -139,8 +140,8 @@ def _user() -> str:
         return f"user {os.geteuid()}"
 
 
-def _try_port(host: str, port: int) -> Port:
-    """Bind, as the metrics process does, without ever listening; then let go."""
+def try_port(host: str, port: int, parent: int) -> Port:
+    """Bind, as the metrics process does, without ever listening; then let go. `parent`: the running master's, or 0."""
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
@@ -152,28 +153,29 @@ def _try_port(host: str, port: int) -> Port:
                 trial.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return Port(errno.EADDRINUSE, _holder(port))
+                return Port(errno.EADDRINUSE, _holder(port, parent))
             return Port(error.errno or errno.EINVAL)
     return Port()
 
 
-def _holder(port: int) -> Holder:
+def _holder(port: int, parent: int) -> Holder:
     """Who listens on `port`, as far as we may see (proc(5): net/tcp, and the descriptors of processes of ours)."""
     users = dict(_listening(port))
     likely = Holder()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
-            parent, user = _origin(process)
+            origin, user = _origin(process)
         except OSError:
             continue
-        holder = Holder(int(process.name), parent, command)
+        holder = Holder(int(process.name), origin, command)
         try:
             if any(os.readlink(descriptor) in users for descriptor in (process / "fd").iterdir()):
                 return holder
         except OSError:
-            # A process of aitp keeps its descriptors to itself, from its own user as well: its name has to do.
-            if command.endswith(METRICS_COMMAND) and user in users.values():
+            # Processes of aitp keep their descriptors to themselves, from their own user as well: of the one beside the
+            # running master it is known what it listens on.
+            if origin == parent and command.endswith(METRICS_COMMAND) and user in users.values():
                 likely = holder
     return likely
 

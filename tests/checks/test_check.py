@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from aitp.checks.check import Report, check
 from aitp.checks.findings import Finding, Severity, exit_code
+from aitp.checks.machine import Holder, Port, try_port
 from aitp.demo.command import free_port
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world import World
@@ -186,8 +189,9 @@ def test_a_port_that_something_else_has_is_told_with_its_holder(demo: World, tmp
     assert "http.server" in found.what
 
 
-def test_a_metrics_process_is_known_though_it_keeps_its_descriptors_to_itself(
-    monkeypatch: pytest.MonkeyPatch, demo: World, tmp_path: Path
+@pytest.mark.parametrize("beside_the_master", [True, False])
+def test_the_metrics_process_beside_the_master_is_known_though_its_descriptors_are_closed(
+    monkeypatch: pytest.MonkeyPatch, beside_the_master: bool
 ) -> None:
     def closed(path: object) -> str:
         raise PermissionError
@@ -195,17 +199,15 @@ def test_a_metrics_process_is_known_though_it_keeps_its_descriptors_to_itself(
     monkeypatch.setattr("os.readlink", closed)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        # Its words, under which anything may run: a shell names itself by them, and has the socket.
-        holder = subprocess.Popen(
-            ["sh", "-c", "read line", "aitp metrics"], stdin=subprocess.PIPE, pass_fds=[listening.fileno()]
-        )
+        # Under these words anything may run.
+        holder = subprocess.Popen(["sh", "-c", "read line", "aitp metrics"], stdin=subprocess.PIPE)
         try:
-            found = wait_until(lambda: taken(looked(demo, tmp_path, {"METRICS_PORT": str(port)}, offline=True)))
+            found = try_port("127.0.0.1", port, os.getpid() if beside_the_master else 1)
         finally:
             holder.communicate()
 
-    assert found is not None
-    assert f"process {holder.pid} (sh -c read line aitp metrics)" in found.what
+    expected = Holder(holder.pid, os.getpid(), "sh -c read line aitp metrics") if beside_the_master else Holder()
+    assert found == Port(errno.EADDRINUSE, expected)
 
 
 def taken(report: Report) -> Finding | None:
