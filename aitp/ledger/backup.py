@@ -24,8 +24,8 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
     Raises LedgerError, with an earlier `target` untouched, if the ledger is damaged, if `target` exists without
     `overwrite`, or if it cannot be written.
     """
-    _refuse(path, target, overwrite)
     with as_ledger_error(target):
+        _refuse(path, target, overwrite)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600
     os.close(handle)
     part = Path(name)

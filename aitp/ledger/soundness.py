@@ -113,12 +113,13 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
 
     Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened.
     """
-    if is_log_alone(path):
-        return Checkup(0, (LOG_ALONE,), {}, 0)
-    if not path.exists():
-        raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
-    if not path.is_file():
-        return Checkup(0, (NO_FILE,), {}, 0)
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if is_log_alone(path):
+            return Checkup(0, (LOG_ALONE,), {}, 0)
+        if not path.exists():
+            raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+        if not path.is_file():
+            return Checkup(0, (NO_FILE,), {}, 0)
     try:
         connection = open_read_only(path)
     except LedgerError as error:

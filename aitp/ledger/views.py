@@ -82,8 +82,9 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
 @contextmanager
 def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
-    if not path.exists():
-        raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if not path.exists():
+            raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
     connection = open_read_only(path)
     try:
         with as_ledger_error(path):

@@ -26,10 +26,10 @@ ODD_REASON = 'the API said "no"\r\n\x1b]0;x\x07 [bold]\\[/] \ud7ff{}%s'
 ID = "65f0c0ffee65f0c0ffee65f0"
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
     """A ledger without a service, with ready tasks, a dead letter and reasons that try to move the cursor."""
-    folder = tmp_path_factory.mktemp("place") / "data"
+    folder = tmp_path / "data"
     folder.mkdir()
     world = World.create(folder, make_template(folder))
     world.admit("a", "b", ID, kind=ODD_KIND)

@@ -88,7 +88,7 @@ def test_a_damaged_ledger_gives_no_backup_and_leaves_the_last_one_alone(folder: 
     assert not list(folder.glob(".backup*"))
 
 
-@pytest.mark.parametrize("place", ["missing/backup.db", "."])
+@pytest.mark.parametrize("place", ["missing/backup.db", ".", "0" * 300])
 def test_a_place_that_cannot_be_written_is_an_error(world: World, folder: Path, place: str) -> None:
     with pytest.raises(LedgerError):
         back_up(world.path, folder / place)

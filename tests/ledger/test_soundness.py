@@ -8,6 +8,7 @@ import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger.soundness import check
+from aitp.ledger.views import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
 from tests.ledger.world import World
 
@@ -99,3 +100,12 @@ def test_what_a_damaged_file_says_cannot_forge_lines(world: World) -> None:
     problems = check(world.path).problems
     assert problems
     assert all(problem.isprintable() for problem in problems)
+
+
+def test_a_place_that_cannot_be_looked_at_is_the_ledger_s_failure(folder: Path) -> None:
+    path = folder / ("0" * 300)
+
+    with pytest.raises(LedgerError, match="File name too long"):
+        check(path)
+    with pytest.raises(LedgerError, match="File name too long"):
+        snapshot(path)
