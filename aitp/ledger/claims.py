@@ -94,6 +94,7 @@ class _Found(NamedTuple):
     rows: list[Row]
     probe: bool
     more: bool
+    limited: bool
 
 
 class Claims:
@@ -121,6 +122,9 @@ class Claims:
             found = self._claim(connection, slot, terms)
         if isinstance(found, Idle):
             return found
+        if found.limited:
+            # Taken away by a power cut, the reservation would be room for others, on top of what is sent now.
+            self._database.flush()
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
         contents = self._contents(found.rows)
         tasks = tuple(
@@ -160,7 +164,7 @@ class Claims:
                     rows, more = select_batch(connection, number, room.count, terms.workers, batch_size)
                 self._own(connection, slot, route.provider, gate, rows)
                 others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
-                return _Found(route, kind, rows, gate.probe, more or others)
+                return _Found(route, kind, rows, gate.probe, more or others, limited=room.count is not None)
         return _first_end(blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:

@@ -125,18 +125,19 @@ class Database:
                         connection.execute("ROLLBACK")
                     raise
             if durable:
-                self._flush()
+                self.flush()
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()
         except (apsw.Error, OSError) as error:
             _raise_ledger_error(self.path, error)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Have the write-ahead log on disk, up to the last commit. What left it meanwhile was on disk before."""
-        if self._log_file < 0:
-            # SQLite keeps this very file for as long as any connection is open, and has no locks on it to be lost.
-            self._log_file = os.open(self.connection.filename_wal, os.O_RDWR | os.O_CLOEXEC)
-        os.fdatasync(self._log_file)
+        with as_ledger_error(self.path):
+            if self._log_file < 0:
+                # SQLite keeps this very file for as long as any connection is open, and has no locks on it to be lost.
+                self._log_file = os.open(self.connection.filename_wal, os.O_RDWR | os.O_CLOEXEC)
+            os.fdatasync(self._log_file)
 
     def _checkpoint(self) -> None:
         """Move the log's pages into the file: most of them beside the other writers, the rest while they wait.

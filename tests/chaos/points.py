@@ -6,7 +6,7 @@ disk has it (for those that wait for the disk), and after it has returned.
 
 from __future__ import annotations
 
-# Step: whether it waits for the disk.
+# Step: whether it waits for the disk (a claim does where a limit is in force).
 TRANSACTIONS = {
     "begin_poll": False,
     "admit": False,

@@ -153,7 +153,7 @@ def install() -> None:
 
 
 def _wrap_transactions(database: Any) -> None:
-    transaction, flush, checkpoint = database.transaction, database._flush, database._checkpoint
+    transaction, flush, checkpoint = database.transaction, database.flush, database._checkpoint
 
     @contextmanager
     def watched(self: Any, *, durable: bool = False) -> Iterator[Any]:
@@ -178,7 +178,7 @@ def _wrap_transactions(database: Any) -> None:
         reach("checkpoint.before")
         checkpoint(self)
 
-    database.transaction, database._flush, database._checkpoint = watched, flushed, checkpointed
+    database.transaction, database.flush, database._checkpoint = watched, flushed, checkpointed
 
 
 _moved: list[tuple[float, dict[str, Any]]] = []  # breakers, in the transaction that runs now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -30,6 +31,20 @@ def test_a_claim_takes_no_more_than_there_is_room_for(create: Create) -> None:
 
     assert len(world.claim().tasks) == 3
     assert use(world, "minute") == (3, 3, 0, None)
+
+
+def test_a_reservation_is_on_disk_before_its_tasks_can_be_sent(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut would take it away, and the room that it held would be given to others."""
+    world = create(minute=3)
+    world.admit("a", "b")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", flushed.append)
+
+    world.claim(terms=terms(batch=1))
+    assert len(flushed) == 1
+    world.ledger.limits.publish("rolling", "UTC", {})
+    world.claim(OTHER_WORKER)
+    assert len(flushed) == 1, "with nothing to keep within, nobody waits for the disk"
 
 
 def test_claimed_tasks_hold_reservations_so_that_nobody_else_takes_their_room(create: Create) -> None:
