@@ -94,32 +94,33 @@ def nothing_is_delivered_twice_without_a_cause(record: Record) -> Iterator[str]:
 
 def nothing_is_bought_again_once_its_answer_is_on_record(record: Record) -> Iterator[str]:
     recorded = _times(record, "finish", lambda line: _succeeded(line))
-    ids = {document.text: document.id for document in record.documents}
+    ids = _ids_by_text(record)
     for buy in record.buys:
-        at = min(recorded[ids[buy.text]], default=math.inf) if buy.text in ids else math.inf
+        at = min((at for task_id in ids[buy.text] for at in recorded[task_id]), default=math.inf)
         if buy.at > at + SLACK_SECONDS:
             yield f"the text of {ids[buy.text]} was sent again {buy.at - at:.2f} s after its answer was recorded"
 
 
 def nothing_is_bought_again_without_a_cause(record: Record) -> Iterator[str]:
     """A good answer is bought again only if whoever had it died before it was on record, or could not record it."""
-    ids = {document.text: document.id for document in record.documents}
+    ids = _ids_by_text(record)
     reports = _times(record, "finish", lambda line: [outcome[0] for outcome in line["outcomes"]])
     by_text: dict[str, list[Buy]] = defaultdict(list)
     for buy in record.buys:
         by_text[buy.text].append(buy)
     for text, buys in by_text.items():
-        task_id = ids.get(text)
-        if task_id is None:
-            continue
         buys.sort(key=lambda buy: buy.at)
         for before, after in itertools.pairwise(buys):
             if not before.clean:
                 continue
             # A report other than of success: the answer was not used, and the report says why.
-            reported = _first_in(reports[task_id], before.at, after.at) is not None
-            if not reported and not _died_with(record, "claim", task_id, before.at, after.at):
-                yield f"the text of {task_id} was bought twice, and nobody died in between"
+            explained = any(
+                _first_in(reports[task_id], before.at, after.at) is not None
+                or _died_with(record, "claim", task_id, before.at, after.at)
+                for task_id in ids[text]
+            )
+            if ids[text] and not explained:
+                yield f"the text of {ids[text]} was bought twice, and nobody died in between"
 
 
 # Within every limit
@@ -174,16 +175,16 @@ def an_open_breaker_lets_one_probe_through(record: Record) -> Iterator[str]:
 
 
 def _calls_past_the_gate(record: Record, spans: list[tuple[float, float]]) -> Iterator[str]:
-    ids = {document.text: document.id for document in record.documents}
+    ids = _ids_by_text(record)
     claims = _lines_by_task(record, "claim")
     for buy in record.buys:
         span = next((span for span in spans if span[0] + SLACK_SECONDS < buy.at < span[1]), None)
-        task_id = ids.get(buy.text)
-        if span is None or task_id is None or _any_in(record.power_cuts, span[0], span[1]):
+        if span is None or _any_in(record.power_cuts, span[0], span[1]):
             continue
-        claim = max((line for line in claims[task_id] if line["began"] <= buy.at), key=_at, default=None)
+        before = [line for task_id in ids[buy.text] for line in claims[task_id] if line["began"] <= buy.at]
+        claim = max(before, key=_at, default=None)
         if claim is not None and not claim["probe"] and claim["began"] > span[0] + SLACK_SECONDS:
-            yield f"{task_id} was claimed and sent {buy.at - span[0]:.2f} s after the breaker opened, as no probe"
+            yield f"{ids[buy.text]} was claimed and sent {buy.at - span[0]:.2f} s after the breaker opened, as no probe"
 
 
 # What is left
@@ -236,6 +237,14 @@ def _told(record: Record, at: float) -> float:
     if record.strategy == "fixed":
         ahead = record.clock[max(number, 0)][1]
     return at + record.wall_minus_monotonic + ahead
+
+
+def _ids_by_text(record: Record) -> dict[str, list[str]]:
+    """The tasks of each text: several, if they are twins."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for document in record.documents:
+        found[document.text].append(document.id)
+    return found
 
 
 def _succeeded(line: Mapping[str, Any]) -> list[str]:

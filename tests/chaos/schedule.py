@@ -107,7 +107,8 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One run. `loads`: (seconds, tasks); `limit`: a minute, 0 for none; `odd`: with documents that nobody can use."""
+    """One run. `loads`: (seconds, tasks); `limit`: a minute, 0 for none; `odd`: with documents that nobody can use;
+    `twins`: with tasks of equal text."""
 
     seed: int
     settings: Mapping[str, Any]
@@ -117,6 +118,7 @@ class Schedule:
     limit: int = 0
     strategy: str = "rolling"
     odd: bool = False
+    twins: bool = False
     small_disk: bool = False
 
     @property
@@ -159,6 +161,8 @@ def draw(seed: int) -> Schedule:
         limit,
         strategy,
         odd=chance.random() < 0.4,
+        # Not where a clock goes on by a month: results are forgotten then.
+        twins=not any(act.options.get("seconds") == MONTH for act in acts) and chance.random() < 0.5,
         small_disk=any(act.name == "full_disk" for act in acts),
     )
 

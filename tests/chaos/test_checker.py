@@ -118,6 +118,16 @@ FORGERIES: dict[str, tuple[str, Record]] = {
         "nothing_is_bought_again_once",
         forged(buys=[buy(1.0), buy(2.0)]),
     ),
+    "a twin that was bought though the answer for its text was on record": (
+        "nothing_is_bought_again_once",
+        forged(
+            documents=[*KEPT.documents, Sent("twin", "text a")],
+            patches=[*KEPT.patches, patch(5.0, "twin")],
+            states={**KEPT.states, "twin": "succeeded"},
+            buys=[buy(1.0), buy(4.0)],
+            journal=[*KEPT.journal, claim(3.9, "twin"), finish(4.2, "twin")],
+        ),
+    ),
     "a second purchase though nobody died": (
         "nothing_is_bought_again_without",
         forged(buys=[buy(1.0), buy(1.15)]),
@@ -224,6 +234,11 @@ EXCUSES: dict[str, Record] = {
             claim(6.01, "c", probe=True),
             moved(6.7, "closed", "tell"),
         ],
+    ),
+    "a twin that is delivered without a call": forged(
+        documents=[*KEPT.documents, Sent("twin", "text a")],
+        patches=[*KEPT.patches, patch(5.0, "twin")],
+        states={**KEPT.states, "twin": "succeeded"},
     ),
     "a task that somebody else took away": forged(
         documents=[*KEPT.documents, Sent("gone", "text of one that is gone")],
