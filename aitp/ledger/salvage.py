@@ -170,7 +170,8 @@ class Salvage:
         """The memory of the limits: what is missing in it counts all the same, as late as it can have been."""
         table, columns = "task_completions", self._columns("task_completions")
         rows = {row["id"]: row for row in remains.rows(table, columns, key="id")}
-        history = mended({number: row["completed_at"] for number, row in rows.items()}, self._now)
+        times = {number: row.get("completed_at") for number, row in rows.items()}
+        history = mended({number: at for number, at in times.items() if isinstance(at, float)}, self._now)
         if table in remains.failures:
             windows = list(remains.whole("rate_limits", self._columns("rate_limits")))
             history += [(self._now, None)] * missing_since(windows, [time for time, _ in history], self._now)
@@ -207,9 +208,14 @@ class Salvage:
     def _refuse_newer(self, record: Record, remains: Remains) -> None:
         """A number may be damage; one with tables or columns that this release does not know is none."""
         known = {name: self._columns(name) for name in remains.tables}
-        if record["version"] > VERSION and any(set(remains.tables[name]) - set(known[name]) for name in known):
+        version = record.get("version")
+        if (
+            isinstance(version, int)
+            and version > VERSION
+            and any(set(remains.tables[name]) - set(known[name]) for name in known)
+        ):
             raise ConfigurationError(
-                [f"the ledger has version {record['version']}, this release knows {VERSION}: recover it with that one"]
+                [f"the ledger has version {version}, this release knows {VERSION}: recover it with that one"]
             )
 
 

@@ -93,6 +93,8 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise _not_ours(path, error) from error
     finally:
         connection.close()
 
@@ -105,8 +107,17 @@ def version_of(path: Path) -> int | None:
     try:
         with as_ledger_error(path):
             return int(connection.execute("SELECT version FROM ledger").get)
+    except (TypeError, ValueError) as error:
+        raise _not_ours(path, error) from error
     finally:
         connection.close()
+
+
+def _not_ours(path: Path, error: Exception) -> LedgerError:
+    """SQLite finds no fault in the file, but what is read is not what was written."""
+    return LedgerError(
+        f"the ledger {path} is damaged ({type(error).__name__} in what it holds): see `aitp ledger check`"
+    )
 
 
 def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: int) -> Snapshot:

@@ -17,7 +17,7 @@ from aitp.ledger.recovery import recover
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
-from tests.ledger.damage import DEAD, DELIVERED, FINISHED, READY, closed, copy_of, lived, overwrite, pages_of
+from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
 from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World
 
 RUN = FINISHED + DEAD + DELIVERED
@@ -272,3 +272,16 @@ def test_what_a_later_release_made_is_not_recovered_by_this_one(folder: Path, te
     with pytest.raises(ConfigurationError, match="version 99"):
         recover(path, clock=clock)
     assert not list(folder.glob("*damaged*"))
+
+
+@pytest.mark.parametrize(("table", "other"), [("ledger", "kinds"), ("task_completions", "kinds"), ("tasks", "results")])
+def test_pages_in_each_other_s_place_are_rows_that_make_no_sense(
+    damaged: Path, clock: Clock, table: str, other: str
+) -> None:
+    (one, another) = (pages_of(damaged, name)[0] for name in (table, other))
+    content = damaged.read_bytes()
+    overwrite(damaged, one, content[(another - 1) * PAGE : another * PAGE])
+    overwrite(damaged, another, content[(one - 1) * PAGE : one * PAGE])
+    recover(damaged, clock=clock)
+
+    assert check(damaged).sound

@@ -122,3 +122,19 @@ def test_another_version_is_not_read(world: World, version: int) -> None:
 
     with pytest.raises(LedgerError, match=f"version {version}"):
         look(world)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM polls",
+        "DELETE FROM ledger",
+        "UPDATE ledger SET timezone = 'Nowhere/At/All'",
+        "UPDATE breakers SET reason = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_what_no_service_writes_is_damage_and_not_a_bug(world: World, damage: str) -> None:
+    world.change(damage)
+
+    with pytest.raises(LedgerError, match=r"is damaged .*aitp ledger check"):
+        snapshot(world.path)
