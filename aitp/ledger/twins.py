@@ -58,9 +58,9 @@ class Twins:
         row: Row | None = connection.execute(
             # Served by tasks_digest. Results that other settings led to are older than `reuse_after`.
             "SELECT body, tasks.id FROM tasks JOIN results ON results.seq = tasks.seq"
-            " WHERE digest = ?1 AND status = 'succeeded' AND tasks.id <> ?2 AND finished_at > ?3 AND finished_at <= ?4"
+            " WHERE digest = ? AND status = 'succeeded' AND finished_at > ? AND finished_at <= ?"
             " AND tasks.seq > (SELECT reuse_after FROM ledger) LIMIT 1",
-            (digest, task_id, oldest, now),
+            (digest, oldest, now),
         ).fetchone()
         if row is None:
             # Served by the unique index on digest.
