@@ -69,7 +69,7 @@ def _json(text: str, kind: type) -> Any:
 def zone_name(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ValueError, OSError, LookupError):
+    except (ValueError, OSError, LookupError, RecursionError):
         raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
     return name
 

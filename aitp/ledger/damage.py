@@ -22,7 +22,8 @@ LOG_ALONE = "it is empty, but its write-ahead log is not"
 def is_log_alone(path: Path) -> bool:
     """Whether only the log of a ledger is left. To be asked before SQLite is: it would delete the log."""
     log = path.with_name(path.name + "-wal")
-    return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size == 0)
+    # SQLite takes a file of one byte for an empty one (unixFileSize in os_unix.c).
+    return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size <= 1)
 
 
 def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:

@@ -169,11 +169,12 @@ def test_the_log_of_a_killed_service_is_read_as_well(folder: Path, template: Pat
     assert outcome.set_aside.with_name(outcome.set_aside.name + "-wal").exists()
 
 
-def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("left", [b"", b"S"])
+def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock, left: bytes) -> None:
     world = lived(folder, template)
     path = copy_of(world.path, "cut.db")
     world.close()
-    path.write_bytes(b"")
+    path.write_bytes(left)
     log = path.with_name("cut.db-wal").read_bytes()
     with pytest.raises(ConfigurationError, match="its write-ahead log is not"):
         prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=clock)

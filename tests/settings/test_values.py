@@ -194,3 +194,8 @@ def test_a_home_directory_that_nobody_has_is_a_problem(name: str) -> None:
     assert refusal.value.problems == (
         f"{name}=~nobody-here/data/ledger.db: must be a path; nobody here has that home directory",
     )
+
+
+def test_a_time_zone_of_a_thousand_parts_is_none() -> None:
+    with pytest.raises(ConfigurationError, match="must be the name of a time zone"):
+        load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": "0/" * 1_000})
