@@ -6,6 +6,7 @@ Pure: values in, lines for the operator out. `missing_together` is of problems, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from itertools import pairwise
 
 EXAMPLES = {
@@ -28,6 +29,12 @@ def missing_together(values: Mapping[str, str], placeholder_key: str) -> list[st
             "OPENAI_API_KEY: not set; PROCESSING_MODE=openai needs a key, or the placeholder "
             f"{placeholder_key} for mock mode (invented results, no calls)"
         )
+    for name in ("budget_per_day", "budget_per_month"):
+        if "prices" not in values and values.get(name, "").strip("0."):
+            problems.append(
+                f"{name.upper()}={values[name]}: PRICES is not set, and without prices nothing can be kept within a "
+                "budget; set PRICES to a file of prices (etc/prices.example.toml is one to copy)"
+            )
     return problems
 
 
@@ -56,4 +63,14 @@ def unreachable_limits(limits: Mapping[str, int]) -> list[str]:
         f"the {shorter} limit can never be reached; raise one or set it to 0"
         for (shorter, less), (longer, more) in pairwise(limits.items())
         if more < less
+    ]
+
+
+def unreachable_budget(per_day: Decimal, per_month: Decimal) -> list[str]:
+    """A month's budget that is below a day's."""
+    if not 0 < per_month < per_day:
+        return []
+    return [
+        f"BUDGET_PER_MONTH={per_month} is below BUDGET_PER_DAY={per_day}: the day's budget can never be reached; "
+        "raise one or set it to 0"
     ]

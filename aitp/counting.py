@@ -24,7 +24,9 @@ from aitp.metrics import (
     API_DURATION,
     API_REQUESTS,
     BUCKETS,
+    BUDGET_EXCEEDED,
     CHILD_EXITS,
+    COST,
     DEFAULT_MODELS,
     DELIVERIES,
     FALLBACKS,
@@ -98,6 +100,10 @@ class Metrics:
         if families := PROVIDERS.get(provider):
             self._count(families.tokens, self._known(model), type if type in TOKEN_TYPES else OTHER, amount=count)
 
+    def cost(self, provider: str, model: str, currency: str, amount: float) -> None:
+        """What a call cost, in the currency's own unit."""
+        self._count(COST, provider, self._known(model), currency, amount=amount)
+
     def provider_fallback(self, first: str, instead: str, reason: str) -> None:
         """A call to `instead`, because `first` failed or could not be asked."""
         self._count(FALLBACKS, first, instead, reason)
@@ -105,6 +111,10 @@ class Metrics:
     def rate_limit_exceeded(self, period: str) -> None:
         """The limit of `period` keeps tasks waiting: once for each window, as the warning in the log."""
         self._count(LIMIT_EXCEEDED, period)
+
+    def budget_exceeded(self, period: str) -> None:
+        """The budget of `period` keeps tasks waiting: once for each window, as the warning in the log."""
+        self._count(BUDGET_EXCEEDED, period)
 
     def child_ended(self, role: str, cause: str) -> None:
         """A child ended. Its successor in the slot counts it."""
@@ -158,9 +168,14 @@ def open_metrics(directory: Path, slot: int, models: Collection[str] = DEFAULT_M
 
 
 def prepare_directory(
-    directory: Path, models: Collection[str] = DEFAULT_MODELS, task_types: Collection[str] = tuple(TaskType)
+    directory: Path,
+    models: Collection[str] = DEFAULT_MODELS,
+    task_types: Collection[str] = tuple(TaskType),
+    priced: Collection[tuple[str, str, str]] = (),
 ) -> None:
     """Make the directory, and a 0 for every label set that can be known: a series that appears late breaks `rate()`.
+
+    `priced`: (provider, model, currency) of models that cost something.
 
     What was counted is never touched, so it may run at any start and reload, beside live processes. Raises OSError.
     """
@@ -170,6 +185,7 @@ def prepare_directory(
             slotfiles.set_aside_if_damaged(path)
         for type in _FILED_TYPES:
             known = [pair for pair in known_label_sets(models, task_types) if pair[0].type == type]
+            known += [(COST, values) for values in priced if COST.type == type]
             keys = [key for family, values in known for key in _keys_of(family, values)]
             slotfiles.replace_with_zeros(directory / f"{type}_known.db", keys)
 

@@ -21,6 +21,7 @@ SECRET_FILE_BYTES = 65_536
 # Names under which nobody else keeps settings: whatever starts so was meant for us.
 OUR_PREFIXES = (
     "AITP_",
+    "BUDGET_",
     "CIRCUIT_BREAKER_",
     "CONCURRENCY_",
     "EMBEDDING_",

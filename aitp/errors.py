@@ -14,7 +14,12 @@ from collections.abc import Sequence
 
 
 class AitpError(Exception):
-    """Root of everything that aitp raises on purpose."""
+    """Root of everything that aitp raises on purpose.
+
+    `bought_nothing`: a call to a provider ended so that it cannot have cost anything, as one that was refused.
+    """
+
+    bought_nothing = False
 
 
 class ConfigurationError(AitpError):

@@ -24,6 +24,7 @@ NO_ANSWER = "none"  # status_code of a request that got no answer at all
 PENDING_ENDPOINT = "/api/ai-tasks/pending"
 TASK_ENDPOINT = "/api/ai-tasks/:id"
 PERIODS = ("minute", "hour", "day", "week", "month")
+BUDGET_PERIODS = ("day", "month")
 TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
@@ -147,6 +148,17 @@ FALLBACKS = _declare(
     "to",
     "reason",
 )
+COST = _declare(
+    "counter",
+    "aitp_cost_total",
+    "What calls cost by the prices of PRICES and the usage that providers reported, in the currency's own unit.",
+    "provider",
+    "model",
+    "currency",
+)
+BUDGET_EXCEEDED = _declare(
+    "counter", "aitp_budget_exceeded_total", "Times that a budget kept tasks waiting: once a window.", "period"
+)
 CHILD_EXITS = _declare("counter", "aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
 OPENAI_REQUESTS = _declare("counter", "openai_requests_total", "Calls to OpenAI.", "model", "status")
 OPENAI_TOKENS = _declare("counter", "openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
@@ -171,6 +183,33 @@ LIMIT_WINDOW_END = _declare(
     "rate_limit_window_end_timestamp_seconds",
     "When the current calendar window of a fixed limit ends; 0 for a rolling one, which has no end.",
     "period",
+)
+BUDGET_SPENT = _declare(
+    "gauge", "aitp_budget_spent", "What was spent in the current calendar window.", "period", "currency"
+)
+BUDGET_RESERVED = _declare(
+    "gauge", "aitp_budget_reserved", "What calls in hand may cost, by estimate.", "period", "currency"
+)
+BUDGET_MAX = _declare("gauge", "aitp_budget_max", "The budget of a window.", "period", "currency")
+BUDGET_REMAINING = _declare(
+    "gauge", "aitp_budget_remaining", "What the budget of the current window has left.", "period", "currency"
+)
+BUDGET_ROOM = _declare(
+    "gauge",
+    "aitp_budget_room_timestamp_seconds",
+    "When a budget that keeps tasks back has room again; 0 while it keeps none back.",
+    "period",
+    "currency",
+)
+BUDGET_WINDOW_END = _declare(
+    "gauge",
+    "aitp_budget_window_end_timestamp_seconds",
+    "When the current calendar window of a budget ends.",
+    "period",
+    "currency",
+)
+UNPRICED_MODELS = _declare(
+    "gauge", "aitp_unpriced_models", "Models whose tasks wait because they have no price while a budget is in force."
 )
 BREAKER_STATE = _declare("gauge", "circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "service")
 BREAKER_FAILURES = _declare("gauge", "aitp_breaker_failures", "Failures in a row that a breaker counts.", "service")
@@ -273,6 +312,7 @@ def known_label_sets(models: Collection[str], task_types: Collection[str]) -> It
         (TOKEN_REQUESTS, product(("success", "failure"))),
         (LIMIT_EXCEEDED, product(PERIODS)),
         (FALLBACKS, (("ollama", "openai", str(reason.value)) for reason in Why)),
+        (BUDGET_EXCEEDED, product(BUDGET_PERIODS)),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
     ]
     for provider in (_OPENAI, _OLLAMA):

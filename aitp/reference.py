@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from aitp import metrics, values
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
+from aitp.prices import Prices
 from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
 from aitp.tasks import Ending, Service, TaskStatus, TaskType
 from aitp.trust import Authorities
@@ -54,6 +55,7 @@ _MODELS = "a model of the settings or one of the usual ones, else `other`"
 # What each label tells, and its values: all of them, because a label without bounds would be the end of Prometheus.
 LABELS: Mapping[str, tuple[str, str]] = {
     "cause": ("how a child ended that nobody had asked to", _words(*metrics.EXIT_CAUSES)),
+    "currency": ("of the file of prices", "three capital letters, like `USD`"),
     "ending": ("how an attempt ended", _words(*Ending)),
     "endpoint": (
         "which call of the task API",
@@ -68,7 +70,8 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "method": ("HTTP method", "`GET`, `PATCH`, `other`"),
     "model": ("which model", _MODELS),
     "outcome": ("what became of an attempt to deliver", _words(*metrics.DELIVERY_OUTCOMES)),
-    "period": ("which rate limit", _words(*metrics.PERIODS) + "; those that are switched off have no gauges"),
+    "period": ("which rate limit or budget", _words(*metrics.PERIODS) + "; those that are switched off have no gauges"),
+    "provider": ("whose model was called", "`openai`, `ollama`, and those of other packages"),
     "python": ("version of Python", "like `3.11.2`"),
     "reason": ("why a call went to the second choice", _words(*Why)),
     "role": ("what a child is for", _words(*metrics.ROLES)),
@@ -160,6 +163,7 @@ FORMS: Mapping[object, str] = {
     values.project_slug: "lower-case letters, digits and hyphens",
     values.language_code: "a language code, like `pt` or `pt-BR`",
     values.plain_words: "printable characters, 100 at most",
+    Prices: "a path of a TOML file of prices",
     Authorities: "a path of a file of PEM certificates",
     values.contact: "printable ASCII without parentheses, 200 at most",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,12 +27,15 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_limits
+from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_budget, unreachable_limits
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
+from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
+from aitp.forms import Authorities, Limit, Money, Place, PriceList, Seconds, Url, absolute
+from aitp.prices import nano
 from aitp.privacy import blot_out
-from aitp.trust import Authorities, Trust, read_authorities
-from aitp.urls import refuse_open_secrets, service_url
+from aitp.trust import Trust
+from aitp.urls import refuse_open_secrets
 from aitp.values import (
     bearer_token,
     contact,
@@ -49,28 +53,9 @@ from aitp.values import (
 )
 from aitp.wording import printable, problem
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 PERIODS = ("minute", "hour", "day", "week", "month")
-
-
-def _absolute(path: Path) -> Path:
-    """Relative paths count from the project's root, so that no command depends on where it was started."""
-    try:
-        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
-    except RuntimeError:
-        raise ValueError("must be a path; nobody here has that home directory") from None
-
-
-def _authorities(value: object) -> object:
-    return read_authorities(_absolute(Path(value))) if isinstance(value, str) else value
-
-
-Url = Annotated[str, AfterValidator(service_url)]
-Place = Annotated[Path, AfterValidator(_absolute)]
-Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
-Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class Settings(BaseModel):
@@ -107,7 +92,7 @@ class Settings(BaseModel):
     http_trust_env: bool = Field(
         False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
     )
-    tls_ca_file: Annotated[Authorities, BeforeValidator(_authorities)] | None = Field(
+    tls_ca_file: Authorities | None = Field(
         None,
         description="A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever "
         "speaks TLS here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.",
@@ -226,6 +211,18 @@ class Settings(BaseModel):
         "A relative path counts from the project's root (/app in the container).",
     )
 
+    # Budgets
+    prices: PriceList | None = Field(
+        None,
+        description="A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP).",
+    )
+    budget_per_day: Money = Field(
+        Decimal(0), description="What may be spent on a calendar day, in the currency of PRICES. 0: no such budget."
+    )
+    budget_per_month: Money = Field(
+        Decimal(0), description="What may be spent in a calendar month of RATE_LIMIT_TIMEZONE. 0: no such budget."
+    )
+
     # Resilience
     max_retries: int = Field(3, ge=0, le=100, description="How often a failed task is tried again.")
     retry_backoff_factor: float = Field(
@@ -294,6 +291,12 @@ class Settings(BaseModel):
         limits = {period: int(getattr(self, f"rate_limit_per_{period}")) for period in PERIODS}
         return {period: limit for period, limit in limits.items() if limit and self.rate_limit_enabled}
 
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The budgets in force, by period, in nano-units of the currency of PRICES. In mock mode nothing is spent."""
+        budgets = {"day": nano(self.budget_per_day), "month": nano(self.budget_per_month)}
+        return {period: budget for period, budget in budgets.items() if budget and not self.mock}
+
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
         key = self.openai_api_key if self.mock else None
@@ -346,6 +349,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         *left_as_in_the_example(values),
         *quoted(values),
         *unreachable_limits(settings.rate_limits),
+        *unreachable_budget(settings.budget_per_day, settings.budget_per_month),
     )
     return settings.model_copy(update={"warnings": tuple(map(printable, warnings)), "env_file": sources.env_file})
 
@@ -389,7 +393,7 @@ def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     derived: dict[str, Any] = {}
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
-            derived["runtime_dir"] = _absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
+            derived["runtime_dir"] = absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
         except ValueError:
             pass  # the setting that it is derived from is the problem, and is told as one
     if not values.get("embedding_dimensions", "unset"):

@@ -28,9 +28,9 @@ FLOORS = (
     {"logline"},
     {"parent"},
     {"settings"},
-    {"environment", "wording", "coherence"},
+    {"environment", "wording", "coherence", "forms"},
     {"urls", "wire", "values", "extensions"},
-    {"trust", "privacy"},
+    {"trust", "privacy", "prices"},
     {"prctl"},
     {"tasks", "errors", "aitp"},
 )

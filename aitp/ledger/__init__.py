@@ -11,9 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
@@ -34,6 +36,7 @@ __all__ = [
     "Admitted",
     "Because",
     "BreakerChange",
+    "BudgetUse",
     "Cache",
     "Cause",
     "Claim",
@@ -47,6 +50,7 @@ __all__ = [
     "LimitUse",
     "NotYet",
     "Nothing",
+    "Overspent",
     "Poll",
     "PollTerms",
     "Report",
@@ -70,6 +74,7 @@ class Ledger:
         breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
         twins = Twins(rules.reuse_seconds)
         self.limits = Limits(database)
+        self.budgets = Budgets(database)
         self.inbox = Inbox(database, breakers, self.limits, twins, rules.inbox_limit)
         self.claims = Claims(database, breakers, self.limits, rules)
         self.outbox = Outbox(database, breakers, twins, rules)
@@ -147,6 +152,8 @@ def prepare(
     strategy: str,
     timezone: str,
     limits: Mapping[str, int],
+    currency: str = "",
+    budgets: Mapping[str, int] = MappingProxyType({}),
     providers: Iterable[str] = (),
     reuse_scope: str = "",
     clock: Callable[[], float] = time.time,
@@ -160,6 +167,7 @@ def prepare(
     database = Database(path, clock)
     try:
         Limits(database).publish(strategy, timezone, limits)
+        Budgets(database).publish(currency, budgets)
         with database.transaction() as connection:
             # A new release or new settings may have mended the bug.
             forget_bugs(connection)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import apsw
 
 from aitp.ledger.breakers import Breakers, Gate
+from aitp.ledger.budgets import Budgets, Overspent, Purse
 from aitp.ledger.cooldowns import Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
@@ -26,6 +28,7 @@ from aitp.ledger.limits import Exceeded, Limits
 from aitp.ledger.pauses import paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, select_batch, select_probe
+from aitp.policy.costs import FREE, Tariff, affordable, estimate
 from aitp.policy.routing import Arrival, Route, Standing, choose, standing
 from aitp.tasks import Kind, Task
 
@@ -44,6 +47,8 @@ class Because(StrEnum):
     DISK = "disk"
     PAUSED = "paused"
     PROCESSOR = "processor"
+    BUDGET = "budget"
+    PRICE = "price"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Terms:
     """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
 
     `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
+    `tariff`: what its tasks cost by a route, in `currency`.
     """
 
     workers: int
@@ -58,11 +64,16 @@ class Terms:
     batch_size: Callable[[Kind], int]
     needs: Callable[[Kind], Sequence[str]] = lambda kind: ()
     arrival: Callable[[Route], Arrival] = lambda route: Arrival.UNKNOWN
+    tariff: Callable[[Kind, Route], Tariff] = lambda kind, route: FREE
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Tasks of one kind that `slot` owns, for one call by `route`. `more`: others could be claimed as well."""
+    """Tasks of one kind that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
+
+    `reserved_nano`: what it may cost, where budgets are in force.
+    """
 
     slot: int
     route: Route
@@ -70,6 +81,7 @@ class Claim:
     tasks: tuple[Task, ...]
     probe: bool
     more: bool
+    reserved_nano: int = 0
 
     @property
     def provider(self) -> str:
@@ -78,12 +90,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing to claim until `until`, UTC seconds (None: until something happens). `exceeded`: to be warned about."""
+    """Nothing to claim until `until`, UTC seconds (None: until something happens).
+
+    To be warned about: limits `exceeded`, budgets `overspent`, and `unpriced` models.
+    """
 
     because: Because
     until: float | None = None
     exceeded: tuple[Exceeded, ...] = ()
     service: str = ""
+    overspent: tuple[Overspent, ...] = ()
+    unpriced: tuple[str, ...] = ()
 
 
 class _Found(NamedTuple):
@@ -95,6 +112,7 @@ class _Found(NamedTuple):
     probe: bool
     more: bool
     limited: bool
+    reserved_nano: int
 
 
 class Claims:
@@ -111,7 +129,8 @@ class Claims:
         self._database = database
         self._breakers = breakers
         self._limits = limits
-        self._endings = Endings(database, breakers, limits, rules, draw)
+        self._budgets = Budgets(database)
+        self._endings = Endings(database, breakers, limits, self._budgets, rules, draw)
 
     def claim(self, slot: int, terms: Terms) -> Claim | Idle:
         """Take tasks of the fairest kind that may be sent now, as many as are this slot's share.
@@ -131,13 +150,16 @@ class Claims:
             Task(seq, task_id, found.kind, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
-        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more)
+        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano)
 
     def _claim(self, connection: apsw.Connection, slot: int, terms: Terms) -> _Found | Idle:
         now = self._database.clock()
         if self._endings.give_back(connection, slot, Cause.STOPPED).outcomes:
             self._breakers.release(connection, slot)
-        if connection.execute("SELECT paused FROM ledger").get:
+        paused, zone, has_budgets = connection.execute(
+            "SELECT paused, timezone, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL) FROM ledger"
+        ).get
+        if paused:
             return Idle(Because.PAUSED)
         if self._database.short_of_disk():
             return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
@@ -148,12 +170,13 @@ class Claims:
         room = self._limits.room(connection, now)
         if room.count == 0:
             return Idle(Because.LIMIT, room.frees_at, room.exceeded)
+        purse = self._budgets.purse(connection, now, ZoneInfo(zone)) if has_budgets else None
         blocks: list[Idle] = []
         for number, kind in kinds:
             if block := self._missing(connection, terms.needs(kind), now):
                 blocks.append(block)
                 continue
-            stands = partial(self._stands, connection, now, blocks, kind, terms)
+            stands = partial(self._stands, connection, now, blocks, kind, terms, purse)
             route = choose(terms.routes(kind), stands)
             if route is not None:
                 gate = self._breakers.gate(connection, (route.provider,), now)
@@ -162,9 +185,15 @@ class Claims:
                 else:
                     batch_size = terms.batch_size(kind)
                     rows, more = select_batch(connection, number, room.count, terms.workers, batch_size)
+                reserved = 0
+                if purse is not None:
+                    rows, reserved = self._afford(connection, slot, blocks, kind, terms, route, purse, rows)
+                    if not rows:
+                        continue
                 self._own(connection, slot, route.provider, gate, rows)
                 others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
-                return _Found(route, kind, rows, gate.probe, more or others, limited=room.count is not None)
+                limited = room.count is not None or reserved > 0
+                return _Found(route, kind, rows, gate.probe, more or others, limited, reserved)
         return _first_end(blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
@@ -177,7 +206,7 @@ class Claims:
 
         Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for.
         """
-        return self._endings.finish(claim.slot, claim.route, claim.kind, report)
+        return self._endings.finish(claim.slot, claim.route, claim.kind, report, reserved=claim.reserved_nano > 0)
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
@@ -193,13 +222,51 @@ class Claims:
                 return Idle(Because.COOLDOWN, pause.until, service=service)
         return None
 
+    def _afford(
+        self,
+        connection: apsw.Connection,
+        slot: int,
+        blocks: list[Idle],
+        kind: Kind,
+        terms: Terms,
+        route: Route,
+        purse: Purse,
+        rows: list[Row],
+    ) -> tuple[list[Row], int]:
+        """Of these tasks those that one call may be made for within the budgets, and what was reserved for it.
+
+        If there is none, what keeps them back is added to `blocks`.
+        """
+        tariff = terms.tariff(kind, route)
+        if tariff.is_nothing:
+            return rows, 0
+        habit = self._budgets.habit(connection, tariff, kind, route)
+        sizes = [size for _, _, size, _, _ in rows]
+        count = affordable(tariff, habit, sizes, purse.left_nano)
+        if count == 0:
+            until, news = self._budgets.keep_back(connection, purse, estimate(tariff, habit, sizes[:1]))
+            blocks.append(Idle(Because.BUDGET, until, service=route.provider, overspent=news))
+            return [], 0
+        reserved = estimate(tariff, habit, sizes[:count])
+        self._budgets.reserve(connection, slot, purse.currency, reserved)
+        return rows[:count], reserved
+
     def _stands(
-        self, connection: apsw.Connection, now: float, blocks: list[Idle], kind: Kind, terms: Terms, route: Route
+        self,
+        connection: apsw.Connection,
+        now: float,
+        blocks: list[Idle],
+        kind: Kind,
+        terms: Terms,
+        purse: Purse | None,
+        route: Route,
     ) -> Standing:
         """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to `blocks`."""
         gate = self._breakers.gate(connection, (route.provider,), now)
         pause = cooling(connection, route.provider, route.model, now)
         block = _block(connection, kind, route, gate, pause, now)
+        if block is None and purse is not None:
+            block = self._money_block(connection, terms, purse, terms.tariff(kind, route), route)
         missed = pause is not None and pause.awaited
         found = standing(blocked=block is not None, missed=missed, arrival=terms.arrival(route))
         if block is None and found is not Standing.FREE:
@@ -208,6 +275,20 @@ class Claims:
         if block is not None:
             blocks.append(block)
         return found
+
+    def _money_block(
+        self, connection: apsw.Connection, terms: Terms, purse: Purse, tariff: Tariff, route: Route
+    ) -> Idle | None:
+        """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
+        if tariff.is_nothing:
+            return None
+        if tariff.price is None or terms.currency != purse.currency:
+            news = self._budgets.note_unpriced(connection, route)
+            return Idle(Because.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
+        if purse.left_nano > 0:
+            return None
+        until, overspent = self._budgets.keep_back(connection, purse, 1)
+        return Idle(Because.BUDGET, until, service=route.provider, overspent=overspent)
 
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
         if gate.probe:
@@ -235,4 +316,10 @@ def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
     """Why nothing can be claimed though tasks are ready, and when the first of the reasons ends, as far as is known."""
     ends = [end for end in (due_at, *(block.until for block in blocks)) if end is not None]
     fairest = blocks[0]
-    return Idle(fairest.because, min(ends, default=None), service=fairest.service)
+    return Idle(
+        fairest.because,
+        min(ends, default=None),
+        service=fairest.service,
+        overspent=tuple(news for block in blocks for news in block.overspent),
+        unpriced=tuple(news for block in blocks for news in block.unpriced),
+    )

@@ -16,6 +16,7 @@ from enum import Enum
 import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.budgets import Budgets
 from aitp.ledger.cooldowns import cool_down, cooling
 from aitp.ledger.database import Database, Row, these
 from aitp.ledger.history import note_call, note_trouble
@@ -26,6 +27,7 @@ from aitp.ledger.pauses import count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
 from aitp.ledger.twins import Reused, settle_twins
 from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
+from aitp.policy.costs import Bill
 from aitp.policy.routing import Route
 from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
 
@@ -59,13 +61,17 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a claim's call ended: an outcome for each task, what the call says of its provider, how long it took."""
+    """How a claim's call ended: an outcome for each task, what the call says of its provider, how long it took.
+
+    `bill`: what it cost, where prices are known.
+    """
 
     outcomes: Sequence[Outcome]
     health: Health
     reason: str = ""
     cooldown: Cooldown | None = None
     seconds: float = 0.0
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Settled:
     """What a finish or a release made of the tasks: blame and poison are decided.
 
     `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their twins.
+    `affords_more`: money came back that tasks wait for.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -80,6 +87,7 @@ class Settled:
     retry_at: float | None = None
     paused_processor: str | None = None
     reused: tuple[Reused, ...] = ()
+    affords_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +108,22 @@ class Endings:
         database: Database,
         breakers: Breakers,
         limits: Limits,
+        budgets: Budgets,
         rules: Rules,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
+        self._budgets = budgets
         self._rules = rules
         self._draw = draw
 
-    def finish(self, slot: int, route: Route, kind: Kind, report: Report) -> Settled:
-        """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone."""
+    def finish(self, slot: int, route: Route, kind: Kind, report: Report, *, reserved: bool = False) -> Settled:
+        """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone.
+
+        `reserved`: money was reserved for them.
+        """
         provider = route.provider
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
@@ -136,7 +149,33 @@ class Endings:
             settled = self._settle(connection, moment, outcomes, owned, held_back)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
             paused = self._judge_processor(connection, kind.type, endings, moment.now)
-            return dataclasses.replace(settled, breaker=change, paused_processor=kind.type if paused else None)
+            affords_more = False
+            if reserved or report.bill is not None:
+                over = len(outcomes) == len(owned)
+                affords_more = self._pay(connection, slot, route, kind, outcomes, report.bill, now, over=over)
+            return dataclasses.replace(
+                settled, breaker=change, paused_processor=kind.type if paused else None, affords_more=affords_more
+            )
+
+    def _pay(
+        self,
+        connection: apsw.Connection,
+        slot: int,
+        route: Route,
+        kind: Kind,
+        outcomes: Sequence[Outcome],
+        bill: Bill | None,
+        now: float,
+        *,
+        over: bool,
+    ) -> bool:
+        """Settle what the attempt cost; whether that may let other tasks go on. `over`: the slot owns no more of it."""
+        if not outcomes:
+            return False  # released already, with the estimate
+        if bill is not None and bill.output_tokens and len(outcomes) == 1:
+            self._budgets.learn(connection, kind, route, bill, len(outcomes[0].task.content))
+        sent = any(outcome.ending is not Ending.UNSENT for outcome in outcomes)
+        return self._budgets.settle(connection, slot, bill, now, sent=sent, over=over)
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
@@ -160,6 +199,7 @@ class Endings:
             for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
         ]
         self._limits.count(connection, tasks[0].kind.type, [task.id for task in tasks], moment.now)
+        self._budgets.settle(connection, slot, None, moment.now, sent=True)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         settled = self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
         if cause is not Cause.STOPPED:

@@ -34,6 +34,10 @@ REST = (
     "unreadable",
     "cache",
     "answers",
+    "budgets",
+    "spending",
+    "reservations",
+    "habits",
     "minutes",
     "troubles",
 )
@@ -85,6 +89,10 @@ class Salvage:
             # Their like is lost, or has its result already: they are run as any other task.
             "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"
             " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)"
+        )
+        execute(
+            "DELETE FROM reservations WHERE slot NOT IN"
+            " (SELECT slot FROM tasks WHERE state = 'claimed' AND slot IS NOT NULL)"
         )
         execute("COMMIT")
 

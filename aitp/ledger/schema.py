@@ -218,6 +218,46 @@ MIGRATIONS: tuple[str, ...] = (
         finished_at REAL NOT NULL
     ) STRICT;
     """,
+    # Money, in whole nano-units of a currency: budgets in force (NULL: only counted), what was spent on each day, what
+    # calls in hand may cost, how much chats took lately, and models that are not called for want of a price.
+    """
+    CREATE TABLE budgets (
+        period TEXT PRIMARY KEY CHECK (period IN ('day', 'month')),
+        currency TEXT NOT NULL,
+        allowed INTEGER CHECK (allowed > 0),
+        warned_until REAL NOT NULL DEFAULT 0,
+        kept_back_until REAL NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE spending (
+        currency TEXT NOT NULL,
+        starts INTEGER NOT NULL,
+        ends INTEGER NOT NULL,
+        nano INTEGER NOT NULL,
+        PRIMARY KEY (currency, starts)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE reservations (
+        slot INTEGER PRIMARY KEY,
+        currency TEXT NOT NULL,
+        nano INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE habits (
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        type TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        PRIMARY KEY (provider, model, type)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE unpriced (
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        PRIMARY KEY (provider, model)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -72,6 +72,11 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
     ),
     (
+        "money is reserved for slots that have nothing claimed",
+        "SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN"
+        " (SELECT slot FROM tasks WHERE state = 'claimed')",
+    ),
+    (
         "rows are ahead of the ledger's own sequence",
         "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL"
         " SELECT first_failure_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
 
 from aitp.errors import LedgerError
+from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import MAX_COOLDOWN_SECONDS
 from aitp.ledger.database import Row, as_ledger_error, free_bytes, open_read_only
 from aitp.ledger.limits import LimitUse, use_of_limits
@@ -45,7 +46,10 @@ class CooldownView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes."""
+    """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes.
+
+    `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
+    """
 
     taken_at: float
     strategy: str
@@ -66,6 +70,8 @@ class Snapshot:
     last_poll_at: float | None
     last_poll_problem: str | None
     disk_free: int
+    budgets: dict[str, BudgetUse] = field(default_factory=dict)
+    unpriced: tuple[str, ...] = ()
 
     @property
     def held(self) -> int:
@@ -164,6 +170,8 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
         last_poll_at=polled_at,
         last_poll_problem=problem,
         disk_free=disk_free,
+        budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
+        unpriced=unpriced_models(connection),
     )
 
 

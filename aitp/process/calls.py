@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from aitp.counting import Metrics
+from aitp.errors import AitpError
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus
+from aitp.policy.costs import Bill
+from aitp.process.billing import Meter
 from aitp.providers import Embeddings, Provider, Question, Reply
 
 A = TypeVar("A", Embeddings, Reply)
@@ -20,9 +23,16 @@ log = get_logger(__name__)
 class WatchedProvider:
     """A provider whose calls end in time (`bound` is entered around each) and leave a trace. `calls`: made so far."""
 
-    def __init__(self, provider: Provider, metrics: Metrics, bound: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        metrics: Metrics,
+        bound: Callable[[], AbstractContextManager[Any]],
+        meter: Meter | None = None,
+    ) -> None:
         self._provider = provider
         self._metrics = metrics
+        self._meter = meter or Meter(provider.name, None, metrics)
         self._bound = bound
         self.name = provider.name
         self.calls = 0
@@ -32,6 +42,10 @@ class WatchedProvider:
 
     def ask(self, question: Question, model: str) -> Reply:
         return self._call(lambda: self._provider.ask(question, model), model, 1)
+
+    def bill(self) -> Bill | None:
+        """What the calls since the last bill cost; None if no prices are known."""
+        return self._meter.bill()
 
     def reset(self) -> None:
         self._provider.reset()
@@ -47,11 +61,15 @@ class WatchedProvider:
                 answer = call()
         except Exception as error:
             self._metrics.provider_request(self.name, model, CallStatus.of(error), time.monotonic() - started)
+            if not (isinstance(error, AitpError) and error.bought_nothing):
+                self._meter.miss()
             raise
         seconds = time.monotonic() - started
         self._metrics.provider_request(self.name, model, CallStatus.SUCCESS, seconds)
         for type_ in TOKEN_TYPES:
             self._metrics.tokens(self.name, model, type_, getattr(answer.usage, type_))
+        if not answer.mock:
+            self._meter.count(model, answer.usage)
         log.info(
             "Provider call completed",
             provider=self.name,

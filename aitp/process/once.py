@@ -19,7 +19,7 @@ from aitp.errors import ConfigurationError
 from aitp.ledger import Cause, Idle, Ledger, Rules
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
-from aitp.metrics import known_models
+from aitp.process.billing import labelled_models
 from aitp.process.bounds import BoundedCall
 from aitp.process.pulls import look_after_models
 from aitp.process.relay import Relay
@@ -108,7 +108,7 @@ class _Run:
         self._hands = LoneHands(worker_slot)
         relay_hands = LoneHands(relay_slot)
         self._all_hands = (self._hands, relay_hands)
-        directory, models = metrics_directory(settings), known_models(settings.supported_models)
+        directory, models = metrics_directory(settings), labelled_models(settings)
         metrics = open_metrics(directory, relay_slot, models)
         api = connect(settings.without_provider_secrets(), metrics)
         self._relay = Relay(relay_hands, ledger, api, metrics, settings)

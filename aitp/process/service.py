@@ -15,8 +15,8 @@ from aitp.counting import Metrics, open_metrics, prepare_directory
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
 from aitp.logs import conceal, get_logger
-from aitp.metrics import known_models
 from aitp.process import memory
+from aitp.process.billing import labelled_models, priced_models
 from aitp.process.child import Child
 from aitp.process.crew import Crew
 from aitp.process.relay import Relay
@@ -91,11 +91,15 @@ def prepare_service(settings: Settings) -> None:
         strategy=settings.rate_limit_strategy,
         timezone=settings.rate_limit_timezone,
         limits=settings.rate_limits,
+        currency=settings.prices.currency if settings.prices is not None and not settings.mock else "",
+        budgets=settings.budgets,
         providers=foreign_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
-    prepare_directory(metrics_directory(settings), known_models(settings.supported_models), tuple(PROCESSORS))
+    prepare_directory(
+        metrics_directory(settings), labelled_models(settings), tuple(PROCESSORS), priced_models(settings)
+    )
 
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
@@ -150,7 +154,7 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=child.locks)
-    metrics = open_metrics(metrics_directory(settings), child.slot, known_models(settings.supported_models))
+    metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(child.slot, cause))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aitp.ledger import Terms
+from aitp.policy.costs import FREE, Tariff
 from aitp.policy.model_names import with_tag
 from aitp.policy.routing import Mode, Route, Routing
 from aitp.process.arrivals import Arrivals
@@ -35,7 +36,13 @@ def terms_of(settings: Settings) -> Terms:
     def needs(kind: Kind) -> Sequence[str]:
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and PROCESSORS[kind.type].looks_up else ()
 
-    return Terms(settings.concurrency_limit, routes, batch_size, needs, Arrivals(settings))
+    def tariff(kind: Kind, route: Route) -> Tariff:
+        if settings.mock or settings.prices is None:
+            return FREE
+        return Tariff(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[kind.type].batched)
+
+    currency = settings.prices.currency if settings.prices is not None else ""
+    return Terms(settings.concurrency_limit, routes, batch_size, needs, Arrivals(settings), tariff, currency)
 
 
 def routing_of(settings: Settings) -> Routing:

@@ -24,6 +24,7 @@ from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.reuse import tell_of_reuse
 from aitp.process.terms import terms_of
+from aitp.process.warnings import warn_of_idleness
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Health, Outcome, Service, Task, TaskStatus
 
@@ -71,7 +72,7 @@ class Worker:
         self._hands.idle()
         claim = self._ledger.claims.claim(self._hands.slot, self._terms)
         if isinstance(claim, Idle):
-            self._warn_of_limits(claim)
+            warn_of_idleness(claim, self._metrics)
             return claim
         if claim.more:
             self._hands.wake_workers(1)
@@ -115,6 +116,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             self._look_after(claim, error)
             report = report_of_failure(claim, error, sent=provider.calls > calls_before)
+        report = dataclasses.replace(report, bill=provider.bill())
         # The next claim of these tasks is routed past the provider that failed for them.
         others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
         return with_fallback(report) if others and not claim.kind.failed_at else report
@@ -178,8 +180,8 @@ class Worker:
             log.error("Processor paused after unexpected errors in a row", processor=processor.label)
         if ended:
             self._hands.wake_relays(1)
-        if ended < len(settled.outcomes) or settled.breaker:
-            # What the others sleep until has changed: a due time, a cooldown, a probe, room that came back.
+        if ended < len(settled.outcomes) or settled.breaker or settled.affords_more:
+            # What the others sleep until has changed: a due time, a cooldown, a probe, room or money that came back.
             self._hands.wake_workers(self._workers)
 
     def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
@@ -197,17 +199,6 @@ class Worker:
                 return 0
         self._metrics.task_ended(processor.task_type, status, seconds)
         return 1
-
-    def _warn_of_limits(self, idle: Idle) -> None:
-        for limit in idle.exceeded:
-            self._metrics.rate_limit_exceeded(limit.period)
-            log.warning(
-                "Rate limit exceeded, skipping task processing",
-                period=limit.period,
-                current=limit.current,
-                limit=limit.limit,
-                frees_in_seconds=None if limit.frees_at is None else round(max(0.0, limit.frees_at - time.time()), 1),
-            )
 
 
 def _facts(task: Task, processor: Processor[Any]) -> dict[str, Any]:

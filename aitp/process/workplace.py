@@ -15,6 +15,7 @@ from aitp.counting import Metrics
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger
 from aitp.logs import get_logger
+from aitp.process.billing import Meter
 from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands
 from aitp.process.worker import Worker
@@ -48,7 +49,7 @@ def worker_for(
 
     seconds = _call_seconds(settings)
     providers = {
-        name: WatchedProvider(provider, metrics, partial(bound, seconds(name)))
+        name: WatchedProvider(provider, metrics, partial(bound, seconds(name)), Meter(name, settings.prices, metrics))
         for name, provider in build(settings, missing).items()
     }
     knowledge = Wikidata(settings, ledger, hands.slot, bound, observe) if settings.wikidata_enabled else None

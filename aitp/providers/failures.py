@@ -32,6 +32,8 @@ OPENAI = Service.OPENAI.value
 MAX_PAUSE_SECONDS = 3_600.0
 MIN_PAUSE_SECONDS = 0.1
 RATE_PAUSE_SECONDS = 5.0  # where the server does not say
+# The HTTP client's errors from before a request.
+NEVER_SENT = ("ConnectError", "ConnectTimeout")
 LONG_PAUSE_SECONDS = 600.0  # for what only a person can mend
 
 
@@ -145,11 +147,15 @@ def judge(error: openai.OpenAIError, model: str) -> AitpError:
     """Our error for what the client raised in a call for `model`."""
     if isinstance(error, openai.APIStatusError):
         refusal = refusal_of(error, model)
-        return next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
+        failure = next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
+        failure.bought_nothing = True
+        return failure
     if isinstance(error, openai.APITimeoutError):
         return ServiceFault(OPENAI, f"openai did not answer in time ({_cause(error)}): look at OPENAI_TIMEOUT")
     if isinstance(error, openai.APIConnectionError):
-        return ServiceFault(OPENAI, f"openai gave no answer ({_cause(error)})")
+        fault = ServiceFault(OPENAI, f"openai gave no answer ({_cause(error)})")
+        fault.bought_nothing = type(error.__cause__).__name__ in NEVER_SENT
+        return fault
     return ServiceFault(OPENAI, f"the call to openai failed ({type(error).__name__})")
 
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.metrics_core import Metric
 
 from aitp import __version__, metrics
+from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.views import Snapshot
 from aitp.metrics import Family, reading
+from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.process.slots import role_of
 from aitp.providers.stock import ModelState, Stage
@@ -47,6 +49,8 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield reading(metrics.LIMIT_REMAINING, {(period,): use.remaining for period, use in ledger.limits.items()})
     yield reading(metrics.LIMIT_ROOM, {(period,): use.frees_at or 0 for period, use in ledger.limits.items()})
     yield reading(metrics.LIMIT_WINDOW_END, {(period,): use.ends_at or 0 for period, use in ledger.limits.items()})
+    yield from _of_budgets(ledger.budgets)
+    yield _one(metrics.UNPRICED_MODELS, len(ledger.unpriced))
     breakers = ledger.breakers.items()
     yield reading(metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers})
     yield reading(metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers})
@@ -63,6 +67,18 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield _one(metrics.DISK_FREE, ledger.disk_free)
     yield _one(metrics.PAUSED, ledger.paused)
     yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
+
+
+def _of_budgets(budgets: Mapping[str, BudgetUse]) -> Iterator[Metric]:
+    """What was spent is known wherever prices are; the rest only where there is a budget."""
+    labelled = {(period, use.currency): use for period, use in budgets.items()}
+    bound = {labels: use for labels, use in labelled.items() if use.allowed_nano is not None}
+    yield reading(metrics.BUDGET_SPENT, {labels: use.spent_nano / NANO for labels, use in labelled.items()})
+    yield reading(metrics.BUDGET_RESERVED, {labels: use.reserved_nano / NANO for labels, use in bound.items()})
+    yield reading(metrics.BUDGET_MAX, {labels: (use.allowed_nano or 0) / NANO for labels, use in bound.items()})
+    yield reading(metrics.BUDGET_REMAINING, {labels: (use.remaining_nano or 0) / NANO for labels, use in bound.items()})
+    yield reading(metrics.BUDGET_ROOM, {labels: use.frees_at or 0 for labels, use in bound.items()})
+    yield reading(metrics.BUDGET_WINDOW_END, {labels: use.ends_at for labels, use in labelled.items()})
 
 
 def _of_models(models: Mapping[str, ModelState]) -> Iterator[Metric]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from aitp.ledger.history import Minute, Trouble
 from aitp.ledger.views import BreakerView, Snapshot
+from aitp.prices import Prices
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, role_of
 from aitp.providers.stock import Stage, Stock
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
+from aitp.trust import Authorities
 from aitp.web.facts import Facts
 from aitp.web.figures import duration
 from aitp.web.markup import Column, Html, badge, bar, element, section, table, text
@@ -271,7 +274,9 @@ def _values(told: Settings) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(map(str, value))
         elif isinstance(value, float):
             yield name, f"{value:g}"
-        elif isinstance(value, Path | str | int):
+        elif isinstance(value, Authorities | Prices):
+            yield name, str(value.path)
+        elif isinstance(value, Path | str | int | Decimal):
             yield name, str(value) or "empty"
         else:
             yield name, ", ".join(f"{key}: {entry}" for key, entry in value.items()) or "none"

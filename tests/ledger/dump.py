@@ -7,6 +7,7 @@ is what the ledgers out there look like. (Before that: delete it, and run this a
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import sys
 import tempfile
@@ -15,12 +16,15 @@ from pathlib import Path
 
 from aitp.ledger import Unreadable, Verdict
 from aitp.ledger.schema import VERSION
+from aitp.policy.costs import Bill, Tariff
+from aitp.prices import Price
 from aitp.tasks import Ending, Health, Kind
-from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, World, make_template
+from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, World, make_template, priced, report
 
 DUMPS = Path(__file__).with_name("dumps")
 STRATEGY, ZONE = "fixed", "America/Sao_Paulo"
 LIMITS = {"minute": 20, "day": 500}
+BUDGETS = {"day": 10**9}
 
 # State by task id, as `live` leaves them; "delivered" is a tombstone.
 LEFT = {"refused": "dead", "later": "later", "claimed": "claimed", "finished": "finished", "ready": "ready"}
@@ -43,12 +47,15 @@ def live(world: World) -> None:
     enter(world, "later", TOPICS)
     world.run(Ending.RETRY, Health.FAULTY)
     enter(world, "delivered")
-    world.run()
+    dear = priced(Tariff(Price(10**9, 4 * 10**9), answers=True))
+    claim = world.claim(terms=dear)
+    paid = Bill("USD", 5_000_000, input_tokens=1_000, output_tokens=1_000)
+    world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, Ending.SUCCEEDED), bill=paid))
     world.deliver_all()
     enter(world, "finished")
     world.run(slot=OTHER_WORKER)
     enter(world, "claimed")
-    world.claim()
+    world.claim(terms=dear)
     enter(world, "ready", unreadable=[Unreadable("unreadable", "no content")])
     ledger.cache.put({"wikidata/pt/São Paulo": b'["Q174"]'}, 86_400)
 
@@ -58,6 +65,7 @@ def dump(folder: Path) -> str:
     world = World.create(folder, make_template(folder))
     try:
         world.ledger.limits.publish(STRATEGY, ZONE, LIMITS)
+        world.ledger.budgets.publish("USD", BUDGETS)
         live(world)
         assert world.states() == LEFT
     finally:

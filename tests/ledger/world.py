@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from aitp.ledger import (
     Verdict,
     prepare,
 )
+from aitp.policy.costs import Tariff
 from aitp.policy.routing import Route
 from aitp.policy.sameness import digest_of
 from aitp.tasks import Ending, Health, Kind, NewTask, Outcome, Task
@@ -68,6 +70,11 @@ def middle(low: float, high: float) -> float:
 
 def terms(workers: int = 1, batch: int = 32) -> Terms:
     return Terms(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+
+
+def priced(tariff: Tariff, batch: int = 32, workers: int = 1, currency: str = "USD") -> Terms:
+    """Terms under which everything costs that much."""
+    return dataclasses.replace(terms(workers, batch), tariff=lambda kind, route: tariff, currency=currency)
 
 
 ALONE = terms()  # one worker, large batches

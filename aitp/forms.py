@@ -1,0 +1,44 @@
+"""The forms that several settings have: addresses, places, spans of time, numbers, money, and files that are read.
+
+Types only: each turns a variable's text into a value, or raises ValueError with what is allowed. The settings' own.
+"""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from aitp import trust
+from aitp.prices import Prices, read_prices
+from aitp.urls import service_url
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def absolute(path: Path) -> Path:
+    """Relative paths count from the project's root, so that no command depends on where it was started."""
+    try:
+        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
+    except RuntimeError:
+        raise ValueError("must be a path; nobody here has that home directory") from None
+
+
+def _authorities(value: object) -> object:
+    return trust.read_authorities(absolute(Path(value))) if isinstance(value, str) else value
+
+
+def _prices(value: object) -> object:
+    return read_prices(absolute(Path(value))) if isinstance(value, str) else value
+
+
+Url = Annotated[str, AfterValidator(service_url)]
+Place = Annotated[Path, AfterValidator(absolute)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
+Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Money = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
+Authorities = Annotated[trust.Authorities, BeforeValidator(_authorities)]
+PriceList = Annotated[Prices, BeforeValidator(_prices)]

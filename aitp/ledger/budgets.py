@@ -1,0 +1,239 @@
+"""Budgets: what was spent today and this month, what calls in hand may cost, and whether more may be bought.
+
+A claim reserves what its attempt may cost (`aitp.policy.costs`), the finish settles that by what was really used, so
+that N processes together spend no more than a budget, but for what attempts cost beyond their estimates. An attempt
+without an outcome counts its estimate. Windows are calendar days and months in RATE_LIMIT_TIMEZONE, whatever
+RATE_LIMIT_STRATEGY says: that is how providers bill, and one row a day then tells all. Money is whole nano-units.
+All but `publish` runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import apsw
+
+from aitp.ledger.database import Database, Row
+from aitp.ledger.limits import strategy_and_zone
+from aitp.policy.costs import FIRST_HABIT, Bill, Habit, Tariff, learned
+from aitp.policy.routing import Route
+from aitp.policy.windows import Period, fixed_window
+from aitp.tasks import Kind
+
+PERIODS = (Period.DAY, Period.MONTH)
+MOST_UNPRICED = 50
+# A day of another time zone, which was in force before, may have begun so much earlier and still overlap a window.
+OVERLAP_SECONDS = 2 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """One period, in nano-units of `currency`. Without a budget (`allowed` None) it is only counted.
+
+    `frees_at`: when tasks that are kept back may be sent (None: none is). It may be sooner, when a call in hand costs
+    less than was reserved for it.
+    """
+
+    currency: str
+    spent_nano: int
+    reserved_nano: int
+    allowed_nano: int | None
+    remaining_nano: int | None
+    frees_at: float | None
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overspent:
+    """A budget that keeps tasks back for the first time in its window. `needed_nano`: for the next one of them."""
+
+    period: str
+    currency: str
+    spent_nano: int
+    reserved_nano: int
+    allowed_nano: int
+    needed_nano: int
+    frees_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """The budgets in force at one claim. `left_nano`: what may be reserved within all of them."""
+
+    currency: str
+    left_nano: int
+    uses: Mapping[Period, BudgetUse]
+
+
+class Budgets:
+    """The budgets in force."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def publish(self, currency: str, allowed: Mapping[str, int]) -> None:
+        """Put budgets of newly loaded settings in force; without a currency there are none, and nothing is counted."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM unpriced")
+            if not currency:
+                connection.execute("DELETE FROM budgets")
+                return
+            for period in PERIODS:
+                limit = allowed.get(period.value) or None
+                connection.execute(
+                    # Whoever was warned of a budget that stays as it is was warned.
+                    "INSERT INTO budgets (period, currency, allowed) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"
+                    " SET currency = ?2, allowed = ?3, warned_until = 0, kept_back_until = 0"
+                    " WHERE currency <> ?2 OR allowed IS NOT ?3",
+                    (period.value, currency, limit),
+                )
+
+    def purse(self, connection: apsw.Connection, now: float, zone: ZoneInfo) -> Purse:
+        """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
+        uses = {period: use for period, use in _uses(connection, now, zone, mend=True).items() if use.allowed_nano}
+        left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
+        currency = next((use.currency for use in uses.values()), "")
+        return Purse(currency, left, uses)
+
+    def habit(self, connection: apsw.Connection, tariff: Tariff, kind: Kind, route: Route) -> Habit:
+        """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
+        return _habit(connection, kind, route) if tariff.answers else FIRST_HABIT
+
+    def reserve(self, connection: apsw.Connection, slot: int, currency: str, nano: int) -> None:
+        """The slot's attempt may cost so much."""
+        connection.execute(
+            "INSERT OR REPLACE INTO reservations (slot, currency, nano) VALUES (?, ?, ?)", (slot, currency, nano)
+        )
+
+    def keep_back(self, connection: apsw.Connection, purse: Purse, needed: int) -> tuple[float, tuple[Overspent, ...]]:
+        """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
+        full = {period: use for period, use in purse.uses.items() if (use.remaining_nano or 0) < needed}
+        news = []
+        for period, use in full.items():
+            assert use.allowed_nano is not None
+            rows: list[Row] = connection.execute(
+                "SELECT warned_until, kept_back_until FROM budgets WHERE period = ?", (period.value,)
+            ).fetchall()
+            [(warned_until, kept_back_until)] = rows
+            if warned_until == kept_back_until == use.ends_at:
+                continue  # the usual case of those who come back in vain
+            connection.execute(
+                "UPDATE budgets SET warned_until = ?1, kept_back_until = ?1 WHERE period = ?2",
+                (use.ends_at, period.value),
+            )
+            if warned_until != use.ends_at:
+                spent, reserved = use.spent_nano, use.reserved_nano
+                news.append(
+                    Overspent(period.value, use.currency, spent, reserved, use.allowed_nano, needed, use.ends_at)
+                )
+        return max(use.ends_at for use in full.values()), tuple(news)
+
+    def note_unpriced(self, connection: apsw.Connection, route: Route) -> bool:
+        """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
+        rows: list[Row] = connection.execute(
+            "INSERT OR IGNORE INTO unpriced (provider, model) SELECT ?, ?"
+            " WHERE (SELECT COUNT(*) FROM unpriced) < ? RETURNING 1",
+            (route.provider, route.model, MOST_UNPRICED),
+        ).fetchall()
+        return bool(rows)
+
+    def settle(
+        self, connection: apsw.Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True
+    ) -> bool:
+        """An attempt has ended: its bill is spent, what was reserved for it (if `over`) is free again.
+
+        Without a bill what was `sent` counts its estimate. Returns whether that may let tasks go on that wait for it.
+        """
+        reserved: list[Row] = []
+        if over:
+            reserved = connection.execute(
+                "DELETE FROM reservations WHERE slot = ? RETURNING currency, nano", (slot,)
+            ).fetchall()
+        currency, estimate = reserved[0] if reserved else ("", 0)
+        spent = bill.nano if bill is not None else 0
+        if sent and (bill is None or not bill.whole):
+            spent = max(spent, estimate)
+        if spent:
+            _, zone = strategy_and_zone(connection)
+            spend(connection, bill.currency if bill is not None else currency, spent, now, zone)
+        if spent >= estimate:
+            return False
+        rows: list[Row] = connection.execute(
+            "UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ? RETURNING 1", (now,)
+        ).fetchall()
+        return bool(rows)
+
+    def learn(self, connection: apsw.Connection, kind: Kind, route: Route, bill: Bill, size: int) -> None:
+        """How much an attempt at one task took."""
+        before = _habit(connection, kind, route)
+        after = learned(before, bill, size)
+        if after != before:
+            connection.execute(
+                "INSERT OR REPLACE INTO habits (provider, model, type, input_tokens, output_tokens)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (route.provider, route.model, kind.type, after.input_tokens, after.output_tokens),
+            )
+
+
+def use_of_budgets(connection: apsw.Connection, now: float) -> dict[Period, BudgetUse]:
+    """What was spent, day before month, if prices are known. Reads only."""
+    _, zone = strategy_and_zone(connection)
+    return _uses(connection, now, zone)
+
+
+def _uses(connection: apsw.Connection, now: float, zone: ZoneInfo, *, mend: bool = False) -> dict[Period, BudgetUse]:
+    budgets: list[Row] = connection.execute(
+        "SELECT period, currency, allowed, kept_back_until FROM budgets ORDER BY period"
+    ).fetchall()
+    if not budgets:
+        return {}
+    windows = {period: fixed_window(period, now, zone) for period in PERIODS}
+    currency = budgets[0][1]
+    rows: list[Row] = connection.execute(
+        # Served by the primary key: a month's days, and a row for each call in hand.
+        "SELECT starts, ends, nano FROM spending WHERE currency = ?1 AND starts > ?2"
+        " UNION ALL SELECT NULL, NULL, COALESCE(SUM(nano), 0) FROM reservations WHERE currency = ?1",
+        (currency, windows[Period.MONTH].start - OVERLAP_SECONDS),
+    ).fetchall()
+    *days, (_, _, reserved) = rows
+    ahead = sum(nano for starts, _, nano in days if starts > now)
+    if ahead and mend:
+        # The clock was set back: what was spent in the future was spent today.
+        connection.execute("DELETE FROM spending WHERE currency = ? AND starts > ?", (currency, now))
+        spend(connection, currency, ahead, now, zone)
+    uses = {}
+    for name, _, allowed, kept_back_until in budgets:
+        period = Period(name)
+        window = windows[period]
+        spent = sum(nano for _, ends, nano in days if ends > window.start)
+        remaining = None if allowed is None else max(0, allowed - spent - reserved)
+        kept_back = allowed is not None and now < kept_back_until <= window.end
+        frees_at = window.end if kept_back or remaining == 0 else None
+        uses[period] = BudgetUse(currency, spent, reserved, allowed, remaining, frees_at, window.end)
+    return uses
+
+
+def unpriced_models(connection: apsw.Connection) -> tuple[str, ...]:
+    """Models that tasks wait for, because they have no price while a budget is in force: `model of provider`."""
+    rows: list[Row] = connection.execute("SELECT model, provider FROM unpriced ORDER BY model, provider").fetchall()
+    return tuple(f"{model} of {provider}" for model, provider in rows)
+
+
+def spend(connection: apsw.Connection, currency: str, nano: int, now: float, zone: ZoneInfo) -> None:
+    """So much was spent now."""
+    today = fixed_window(Period.DAY, now, zone)
+    connection.execute(
+        "INSERT INTO spending (currency, starts, ends, nano) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET nano = nano + excluded.nano, ends = MAX(ends, excluded.ends)",
+        (currency, int(today.start), int(today.end), nano),
+    )
+
+
+def _habit(connection: apsw.Connection, kind: Kind, route: Route) -> Habit:
+    row = connection.execute(
+        "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
+        (route.provider, route.model, kind.type),
+    ).fetchone()
+    return FIRST_HABIT if row is None else Habit(*row)

@@ -1,0 +1,83 @@
+"""What attempts at tasks are expected to cost, before they are made, and what they did cost. Pure.
+
+An estimate must not fall short, for budgets rest on it. A tokenizer over bytes makes at most one token of a byte, so
+the bytes of a task's content bound its tokens: the estimate of an embedding is never exceeded. What a chat takes
+beyond that (instructions, a repair round, the answer with all that a model thinks to itself) nobody knows before; it is
+taken to be the most that attempts of its kind took lately. An attempt that takes more exceeds its estimate by just
+that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aitp.prices import NOTHING, Price
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What a task of one kind costs by one route. `price` None: nobody knows. `answers`: more is paid than content."""
+
+    price: Price | None
+    answers: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.price is not None and self.price.is_nothing
+
+
+FREE = Tariff(NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """The most tokens that attempts took lately: sent beyond their contents' bytes, and answered."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+NO_HABIT = Habit(0, 0)
+# Before the first attempt: instructions of a page, and an answer that a reasoning model has thought over.
+FIRST_HABIT = Habit(4_000, 8_000)
+FADING = 16  # of what was longer than anything since, this part is forgotten with each attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the calls of one attempt cost, by the usage that their provider reported.
+
+    `whole`: nothing more can have been bought. Else a call ended without its usage: the estimate counts, if it is more.
+    """
+
+    currency: str
+    nano: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    whole: bool = True
+
+
+def estimate(tariff: Tariff, habit: Habit, sizes: Sequence[int]) -> int:
+    """What one attempt at tasks whose contents have these sizes (bytes) may cost, in nano-units."""
+    assert tariff.price is not None
+    if not tariff.answers:
+        habit = NO_HABIT
+    count = len(sizes)
+    return tariff.price.cost(sum(sizes) + count * habit.input_tokens, count * habit.output_tokens)
+
+
+def affordable(tariff: Tariff, habit: Habit, sizes: Sequence[int], nano: int) -> int:
+    """How many of the first tasks one attempt may be made at with so much money; 0: not even at the first."""
+    count = len(sizes)
+    while count and estimate(tariff, habit, sizes[:count]) > nano:
+        count -= 1
+    return count
+
+
+def learned(habit: Habit, bill: Bill, size: int) -> Habit:
+    """The habit after one more attempt, at a task of `size`: what it took, or what is left of the longest before."""
+    return Habit(
+        max(bill.input_tokens - size, habit.input_tokens - habit.input_tokens // FADING),
+        max(bill.output_tokens, habit.output_tokens - habit.output_tokens // FADING),
+    )

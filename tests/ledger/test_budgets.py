@@ -1,0 +1,327 @@
+"""Budgets: what is reserved and spent, when money is there again, and what happens to models without a price."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import pytest
+
+from aitp.ledger import Because, Cause, Claim, Settled, Terms
+from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
+from aitp.policy.costs import FIRST_HABIT, FREE, Bill, Tariff, estimate
+from aitp.policy.routing import Route
+from aitp.policy.windows import Period
+from aitp.prices import Price
+from aitp.tasks import Ending
+from tests.ledger.conftest import Create
+from tests.ledger.test_plans import assert_no_scans, recorded
+from tests.ledger.world import LARGE, OTHER_WORKER, TOPICS, WORKER, World, priced, report, terms
+
+CONTENT = b'{"text": "..."}'
+SIZE = len(CONTENT)
+EACH = 10 * SIZE  # nano-units for a byte: 10
+EMBEDDING = Tariff(Price(10_000_000, 0))
+CHAT = Tariff(Price(1_000_000, 4_000_000), answers=True)
+PRICED = priced(EMBEDDING)
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def budgeted(create: Create, zone: str = "UTC", **budgets: int) -> World:
+    world = create()
+    world.ledger.limits.publish("rolling", zone, {})
+    world.ledger.budgets.publish("USD", budgets)
+    return world
+
+
+def use(world: World, period: str = "day") -> BudgetUse:
+    return use_of_budgets(world.ledger._database.connection, world.clock.now)[Period(period)]
+
+
+def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: object) -> Settled:
+    """Finish a claim that has cost so much."""
+    bill = dataclasses.replace(Bill("USD", nano), **more)  # type: ignore[arg-type]
+    return world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, ending), bill=bill))
+
+
+def names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+# Reserving and settling
+
+
+def test_a_claim_takes_no_more_than_its_estimate_leaves_money_for(create: Create) -> None:
+    world = budgeted(create, day=3 * EACH + 1)
+    world.admit(*names("t", 10))
+    claim = world.claim(terms=PRICED)
+
+    assert len(claim.tasks) == 3
+    assert claim.reserved_nano == 3 * EACH
+    assert (use(world).spent_nano, use(world).reserved_nano, use(world).remaining_nano) == (0, 3 * EACH, 1)
+
+
+def test_what_others_have_reserved_is_not_there_and_tasks_wait_until_a_call_ends(create: Create) -> None:
+    world = budgeted(create, day=3 * EACH)
+    world.admit(*names("t", 10))
+    first = world.claim(terms=PRICED)
+    idle = world.idle(OTHER_WORKER, PRICED)
+    assert (idle.because, idle.until) == (Because.BUDGET, at("2025-07-31 00:00:00"))
+
+    assert pay(world, first, EACH).affords_more  # cheaper than was thought: whoever sleeps is to be woken
+    assert len(world.claim(OTHER_WORKER, PRICED).tasks) == 2
+
+
+def test_real_usage_counts_and_not_the_estimate(create: Create) -> None:
+    world = budgeted(create, day=100 * EACH)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 7)
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 5 * EACH)  # more than its estimate: it counts as it is
+
+    assert (use(world).spent_nano, use(world).reserved_nano) == (7 + 5 * EACH, 0)
+    assert use(world, "month").spent_nano == 7 + 5 * EACH
+
+
+def test_nobody_is_woken_by_a_finish_if_nobody_was_kept_back(create: Create) -> None:
+    world = budgeted(create, day=100 * EACH)
+    world.admit("a")
+
+    assert not pay(world, world.claim(terms=PRICED), 1).affords_more
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_an_attempt_whose_process_is_gone_counts_its_estimate(create: Create, cause: Cause) -> None:
+    world = budgeted(create, day=100 * EACH)
+    world.admit("a", "b")
+    world.claim(terms=PRICED)
+    world.ledger.claims.release(WORKER, cause)
+
+    assert (use(world).spent_nano, use(world).reserved_nano) == (2 * EACH, 0)
+
+
+def test_an_attempt_of_which_a_part_is_unknown_counts_its_estimate_if_that_is_more(create: Create) -> None:
+    world = budgeted(create, day=100 * EACH)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 7, Ending.ABANDONED, whole=False)
+    assert use(world).spent_nano == EACH
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 3 * EACH, Ending.ABANDONED, whole=False)
+    assert use(world).spent_nano == 4 * EACH
+
+
+def test_what_was_refused_or_never_sent_costs_nothing(create: Create) -> None:
+    world = budgeted(create, day=2 * EACH)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=PRICED), 0, Ending.SPLIT)
+    pay(world, world.claim(terms=PRICED), 0, Ending.UNSENT, whole=False)
+
+    assert (use(world).spent_nano, use(world).reserved_nano) == (0, 0)
+
+
+def test_the_reservation_stays_until_the_last_task_of_a_claim_has_ended(create: Create) -> None:
+    world = budgeted(create, day=10 * EACH)
+    world.admit("a", "b")
+    claim = world.claim(terms=PRICED)
+    part = dataclasses.replace(report(claim.tasks[:1], Ending.SUCCEEDED), bill=Bill("USD", 5))
+    world.ledger.claims.finish(claim, part)
+    assert (use(world).spent_nano, use(world).reserved_nano) == (5, 2 * EACH)
+    rest = dataclasses.replace(report(claim.tasks[1:], Ending.SUCCEEDED), bill=Bill("USD", 6))
+    world.ledger.claims.finish(claim, rest)
+    assert (use(world).spent_nano, use(world).reserved_nano) == (11, 0)
+
+
+def test_a_chat_reserves_what_its_kind_took_lately(create: Create) -> None:
+    world = budgeted(create, day=10**12)
+    world.admit("a", "b", kind=TOPICS)
+    chat = priced(CHAT, batch=1)
+    first = world.claim(terms=chat)
+    assert first.reserved_nano == estimate(CHAT, FIRST_HABIT, [SIZE])
+    pay(world, first, 1, input_tokens=SIZE + 6_000, output_tokens=20_000)
+
+    assert world.claim(terms=chat).reserved_nano == Price(1_000_000, 4_000_000).cost(SIZE + 6_000, 20_000)
+
+
+# Waiting
+
+
+def test_a_used_up_budget_is_warned_of_once_and_frees_at_midnight_of_its_zone(create: Create) -> None:
+    world = budgeted(create, "America/Sao_Paulo", day=EACH)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=PRICED), EACH)
+    idle = world.idle(terms=PRICED)
+    [news] = idle.overspent
+    assert (news.period, news.spent_nano, news.allowed_nano, news.currency) == ("day", EACH, EACH, "USD")
+    assert idle.until == news.frees_at == at("2025-07-31 03:00:00")
+    assert world.idle(OTHER_WORKER, PRICED).overspent == ()
+
+    world.clock.now = idle.until - 0.001
+    assert world.idle(terms=PRICED).until == idle.until
+    world.clock.now = idle.until
+    assert len(world.claim(terms=PRICED).tasks) == 1
+
+
+def test_the_month_binds_as_well_and_frees_on_the_first(create: Create) -> None:
+    world = budgeted(create, day=10 * EACH, month=EACH)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=PRICED), EACH)
+    idle = world.idle(terms=PRICED)
+
+    assert [news.period for news in idle.overspent] == ["month"]
+    assert idle.until == at("2025-08-01 00:00:00")
+
+
+def test_days_of_a_month_add_up_and_those_before_do_not(create: Create) -> None:
+    world = budgeted(create, month=100 * EACH)
+    for day, nano in (("2025-06-30 23:59:59", 1_000), ("2025-07-01 00:00:00", 20), ("2025-07-30 12:00:00", 3)):
+        world.clock.now = at(day)
+        world.admit(day)
+        pay(world, world.claim(terms=PRICED), nano)
+
+    assert use(world, "month").spent_nano == 23
+    assert use(world, "day").spent_nano == 3
+
+
+def test_room_for_a_cheaper_kind_is_used_while_a_dear_one_waits(create: Create) -> None:
+    world = budgeted(create, day=EACH)
+    dear = Tariff(Price(10**12, 0))
+    mixed = dataclasses.replace(PRICED, tariff=lambda kind, route: dear if kind == LARGE else EMBEDDING)
+    world.admit("dear", kind=LARGE)
+    world.admit("cheap")
+
+    assert world.claim(terms=mixed).kind.model == "text-embedding-3-small"
+
+
+def test_what_costs_nothing_goes_on_when_the_money_is_gone(create: Create) -> None:
+    world = budgeted(create, day=1)
+    world.admit("a")
+    assert world.idle(terms=PRICED).because is Because.BUDGET
+
+    assert len(world.claim(terms=priced(FREE)).tasks) == 1
+    assert world.rows("SELECT * FROM reservations") == []
+
+
+def test_another_provider_that_is_free_stands_in_when_the_money_is_gone(create: Create) -> None:
+    world = budgeted(create, day=1)
+    world.change("INSERT INTO spending VALUES ('USD', ?, ?, 1)", at("2025-07-30 00:00:00"), at("2025-07-31 00:00:00"))
+    world.admit("a")
+    routes = (Route("openai", "small", "ollama", "failed"), Route("ollama", "nomic"))
+    both = Terms(
+        1,
+        lambda kind: routes,
+        lambda kind: 1,
+        tariff=lambda kind, route: EMBEDDING if route.provider == "openai" else FREE,
+        currency="USD",
+    )
+
+    assert world.claim(terms=both).provider == "ollama"
+
+
+def test_a_raised_budget_lets_work_go_on_and_is_warned_of_anew(create: Create) -> None:
+    world = budgeted(create, day=EACH)
+    world.admit("a", "b", "c")
+    pay(world, world.claim(terms=PRICED), EACH)
+    assert world.idle(terms=PRICED).overspent
+    world.ledger.budgets.publish("USD", {"day": 2 * EACH})
+    pay(world, world.claim(terms=PRICED), EACH)
+
+    assert world.idle(terms=PRICED).overspent
+    world.ledger.budgets.publish("USD", {"day": 2 * EACH})  # a reload that changes nothing
+    assert world.idle(terms=PRICED).overspent == ()
+
+
+# Prices
+
+
+def test_a_model_without_a_price_is_not_called_while_a_budget_is_in_force(create: Create) -> None:
+    world = budgeted(create, day=10**9)
+    world.admit("a")
+    unknown = priced(Tariff(None))
+    idle = world.idle(terms=unknown)
+
+    assert (idle.because, idle.until, idle.unpriced) == (Because.PRICE, None, ("text-embedding-3-small",))
+    assert world.idle(OTHER_WORKER, unknown).unpriced == ()  # said once
+    connection = world.ledger._database.connection
+    assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
+    world.ledger.budgets.publish("USD", {})
+    assert unpriced_models(connection) == ()
+    assert len(world.claim(terms=unknown).tasks) == 1  # without a budget nothing keeps it
+
+
+def test_prices_in_another_currency_than_the_budgets_are_none(create: Create) -> None:
+    world = budgeted(create, day=10**9)
+    world.admit("a")
+
+    assert world.idle(terms=priced(EMBEDDING, currency="EUR")).because is Because.PRICE
+
+
+def test_what_was_spent_in_another_currency_does_not_count(create: Create) -> None:
+    world = budgeted(create, day=10 * EACH)
+    world.admit("a")
+    pay(world, world.claim(terms=PRICED), EACH)
+    world.ledger.budgets.publish("EUR", {"day": 10 * EACH})
+    assert use(world).spent_nano == 0
+    world.ledger.budgets.publish("USD", {"day": 10 * EACH})
+    assert use(world).spent_nano == EACH
+
+
+# Clocks
+
+
+def test_a_clock_set_back_moves_what_was_spent_ahead_of_it_to_today(create: Create) -> None:
+    world = budgeted(create, day=EACH)
+    world.admit("a", "b")
+    world.clock.step(40 * 86_400)
+    pay(world, world.claim(terms=PRICED), EACH)
+    world.clock.step(-40 * 86_400)
+    assert use(world).spent_nano == EACH
+    assert world.idle(terms=PRICED).until == at("2025-07-31 00:00:00")
+
+    world.clock.now = at("2025-07-31 00:00:00")
+    assert len(world.claim(terms=PRICED).tasks) == 1
+
+
+def test_a_new_time_zone_forgets_nothing_of_a_day_that_is_not_over(create: Create) -> None:
+    world = budgeted(create, "America/Sao_Paulo", day=10 * EACH)
+    world.clock.now = at("2025-07-30 02:00:00")  # the 29th there
+    world.admit("a")
+    pay(world, world.claim(terms=PRICED), EACH)
+    world.ledger.limits.publish("rolling", "UTC", {})
+
+    assert use(world).spent_nano == EACH
+
+
+# Speed
+
+
+def test_without_a_budget_a_claim_and_a_finish_ask_nothing_more(create: Create) -> None:
+    world = create()
+    world.admit("a", "b")
+    with recorded(world) as without:
+        world.finish(world.claim(terms=terms(batch=1)))
+    with recorded(world) as priced_too:
+        world.finish(world.claim(terms=priced(EMBEDDING, batch=1)))
+
+    assert list(priced_too) == list(without)
+    named = [sql for sql in without if any(table in sql for table in ("spending", "reservations", "habits"))]
+    assert named == []
+
+
+def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
+    world = budgeted(create, day=10**15, month=10**15)
+    world.admit(*names("t", 30))
+    world.admit("chat", kind=TOPICS)
+    with recorded(world) as statements:
+        for tariff in (EMBEDDING, CHAT):
+            pay(world, world.claim(terms=priced(tariff, batch=1)), 5, input_tokens=100, output_tokens=100)
+        world.claim(terms=PRICED)
+        world.ledger.claims.release(WORKER, Cause.CRASHED)
+    assert_no_scans(world, statements, 25)
+    plans = [
+        step
+        for sql, bound in statements.items()
+        if "spending" in sql
+        for *_, step in world.rows(f"EXPLAIN QUERY PLAN {sql}", *(bound or ()))
+    ]
+    assert not any(step.startswith("SCAN spending") for step in plans)
