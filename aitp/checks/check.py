@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from aitp.checks import answers, clock, verdicts
+from aitp.checks import answers, clock, money, verdicts
 from aitp.checks.asking import OPENAI_URL, Asking
 from aitp.checks.findings import Finding
 from aitp.checks.machine import look_around
 from aitp.errors import AitpError, ConfigurationError
+from aitp.process.terms import terms_of
 from aitp.processors.inventory import Inventory, inventory
 from aitp.processors.registry import PROCESSORS
 from aitp.providers.stock import uses_models
 from aitp.settings import Settings, load_settings
 from aitp.taskapi.grant import Grant
+from aitp.tasks import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def check(
         found = inventory(settings)
     except ConfigurationError as error:
         return Report(tuple(verdicts.of_unusable_settings(error.problems)))
-    findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings), *_of_machine(settings)]
+    findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]
+    findings += [*money.of_prices(settings, paid_models(settings)), *_of_machine(settings)]
     if not offline:
         findings += _of_servers(settings, told)
     return Report(tuple(findings), settings, found)
@@ -104,3 +107,17 @@ def openai_models(settings: Settings) -> frozenset[str]:
     if settings.processing_mode == "hybrid":
         return frozenset({*settings.fallback_models.values()} if settings.fallback_models else defaults)
     return frozenset(defaults)
+
+
+def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
+    """(provider, model, answers) of what is asked for where a task names no model: `answers` are paid for as well."""
+    found: dict[tuple[str, str], bool] = {}
+    routes = terms_of(settings).routes
+    for name, processor in PROCESSORS.items():
+        models = [processor.content.default_model]
+        if settings.processing_mode != "openai":
+            models += settings.supported_models
+        for model in models:
+            for route in routes(Kind(name, model)):
+                found[route.provider, route.model] = found.get((route.provider, route.model)) or not processor.batched
+    return [(provider, model, answers) for (provider, model), answers in found.items()]

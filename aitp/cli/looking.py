@@ -100,7 +100,7 @@ def tasks(states: tuple[str, ...], types: tuple[str, ...], limit: int, as_json: 
 
 @click.command(
     cls=Command,
-    short_help="the rate limits; --forecast: when they are used up",
+    short_help="rate limits and budgets; --forecast: when they are used up",
     examples={
         "aitp limits": "what is used, what is left, when room frees",
         "aitp limits --forecast": "when each limit will be used up at the pace of the last ten minutes",
@@ -118,7 +118,11 @@ def tasks(states: tuple[str, ...], types: tuple[str, ...], limit: int, as_json: 
 )
 @json_option
 def limits(forecast: bool, over: int, as_json: bool) -> None:
-    """Show the rate limits in force: tasks sent to providers a minute, hour, day, week and month."""
+    """Show the rate limits in force: tasks sent to providers a minute, hour, day, week and month.
+
+    With a file of prices (PRICES) also what was spent today and this month, what calls in hand may cost, and what the
+    budgets leave. With --json amounts are whole nano-units: 1,000,000,000 of them are 1 of the currency.
+    """
     from aitp.console.limits import show_limits
     from aitp.settings import load_settings
 

@@ -1,4 +1,4 @@
-"""`aitp limits`: what is used of the rate limits, and when each will be used up."""
+"""`aitp limits`: what is used of the rate limits, when each will be used up, and what was spent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from aitp.console.printing import duration, moment, print_json, show, table
-from aitp.console.status import limits_table, usage_bar
+from aitp.console.status import budgets_table, limits_table, usage_bar
 from aitp.ledger.pace import Forecast, forecast
 from aitp.ledger.views import snapshot
 
@@ -21,11 +21,16 @@ def show_limits(settings: Settings, over_seconds: float | None, *, as_json: bool
         return
     seen = snapshot(settings.ledger_path)
     if as_json:
-        print_json(_document(seen.taken_at, seen.strategy, seen.limits))
-    elif seen.limits:
+        budgets = {period: dataclasses.asdict(use) for period, use in seen.budgets.items()}
+        print_json(_document(seen.taken_at, seen.strategy, seen.limits) | {"budgets": budgets})
+        return
+    if seen.limits:
         show(limits_table(seen))
     else:
         print("No limits are in force")
+    if seen.budgets:
+        print()
+        show(budgets_table(seen.budgets))
 
 
 def _show_forecast(found: Forecast, *, as_json: bool) -> None:

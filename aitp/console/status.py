@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -16,7 +16,9 @@ from rich.text import Text
 
 from aitp import __version__
 from aitp.console.printing import duration, moment, print_json, show, size, table, visible
+from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.views import Snapshot
+from aitp.prices import amount
 from aitp.process.presence import living_master
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
@@ -131,6 +133,9 @@ def _state(ledger: Snapshot) -> Iterator[RenderableType]:
     if ledger.limits:
         yield Text()
         yield limits_table(ledger)
+    if ledger.budgets:
+        yield Text()
+        yield budgets_table(ledger.budgets)
     yield Text()
     yield from _breakers(ledger)
     for pause in ledger.cooldowns:
@@ -165,6 +170,25 @@ def limits_table(ledger: Snapshot) -> RenderableType:
     ]
     figures = ("USED", "ALLOWED", "LEFT")
     return table((f"LIMIT ({ledger.strategy})", *figures, "", "ROOM AT"), rows, right=figures)
+
+
+def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
+    """What was spent in the current calendar windows, and what their budgets leave."""
+    rows = [
+        (
+            period,
+            amount(use.spent_nano),
+            amount(use.reserved_nano),
+            "" if use.allowed_nano is None else amount(use.allowed_nano),
+            "" if use.remaining_nano is None else amount(use.remaining_nano),
+            "" if use.allowed_nano is None else usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
+            moment(use.frees_at),
+        )
+        for period, use in budgets.items()
+    ]
+    currency = next(iter(budgets.values())).currency
+    figures = ("SPENT", "RESERVED", "BUDGET", "LEFT")
+    return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
 
 
 def usage_bar(current: int, limit: int) -> Text:

@@ -143,6 +143,8 @@ def _parts(sight: Sight) -> Iterator[str]:
             classes="whole-width",
         )
         yield sections.limits(ledger)
+        if ledger.budgets:
+            yield sections.budgets(ledger)
         yield sections.services(ledger)
     yield sections.processes(facts)
     yield sections.models(sight.usage, facts.stock)

@@ -94,6 +94,11 @@ def _ledger_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
             f"the processor of {processor} is paused after several bugs in a row: see the log",
             "It goes on by itself after a while, and at each restart.",
         )
+    for model in ledger.unpriced:
+        yield Problem(
+            f"{model} has no price, and while a budget is in force its tasks wait",
+            "Give it a price in the file that PRICES names, and reload (HUP).",
+        )
     for service in (Service.API, Service.OAUTH):
         if breaker := _open(ledger, service):
             yield _breaker_problem(service, breaker)

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from aitp.ledger.history import Minute, Trouble
 from aitp.ledger.views import BreakerView, Snapshot
-from aitp.prices import Prices
+from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, role_of
 from aitp.providers.stock import Stage, Stock
@@ -87,6 +87,31 @@ def limits(ledger: Snapshot) -> Html:
             room = duration(use.frees_at - ledger.taken_at)
         rows.append((period, bar(share, level), Html(f"{use.current:,} <i>of</i> {use.limit:,}"), use.remaining, room))
     return section("limits", f"Rate limits, {ledger.strategy}", table("Rate limits", columns, rows))
+
+
+def budgets(ledger: Snapshot) -> Html:
+    """What was spent today and this month; a bar for each budget, and when tasks that it keeps back may go on."""
+    columns = (
+        Column("period"),
+        Column("used"),
+        Column("spent", number=True),
+        Column("in hand", number=True, wide=True),
+        Column("left", number=True),
+        Column("room in", number=True),
+    )
+    rows = []
+    for period, use in ledger.budgets.items():
+        spent, reserved = amount(use.spent_nano), amount(use.reserved_nano) if use.reserved_nano else _ZERO
+        if use.allowed_nano is None or use.remaining_nano is None:
+            rows.append((period, Html("<i>no budget</i>"), spent, reserved, "", ""))
+            continue
+        share = (use.spent_nano + use.reserved_nano) / use.allowed_nano
+        level = "bad" if use.frees_at is not None else "look" if share >= NEARLY_FULL else "well"
+        room = "" if use.frees_at is None else duration(use.frees_at - ledger.taken_at)
+        of = Html(f"{text(spent)} <i>of</i> {text(amount(use.allowed_nano))}")
+        rows.append((period, bar(share, level), of, reserved, amount(use.remaining_nano), room))
+    currency = next(use.currency for use in ledger.budgets.values())
+    return section("budgets", f"Spending, {currency}", table("Spending", columns, rows))
 
 
 def services(ledger: Snapshot) -> Html:
@@ -190,6 +215,7 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
             Column("failed", number=True),
             Column("tokens in", number=True),
             Column("tokens out", number=True),
+            *((Column("cost", number=True),) if any(use.cost for use in uses) else ()),
         )
         rows = [
             (
@@ -199,7 +225,8 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
                 use.unanswered or _ZERO,
                 use.tokens.get("prompt_tokens", 0) or _ZERO,
                 use.tokens.get("completion_tokens", 0) or _ZERO,
-            )
+                ", ".join(f"{amount(nano(Decimal(cost)))} {currency}" for currency, cost in use.cost.items()) or _ZERO,
+            )[: len(columns)]
             for use in uses
         ]
         content.append(table("Calls and tokens of each model", columns, rows))

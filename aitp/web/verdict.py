@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from aitp.ledger.history import History, Minute
 from aitp.ledger.views import Snapshot
+from aitp.prices import amount
 from aitp.process.slots import Role, role_of
 from aitp.providers.stock import Stage
 from aitp.settings import Settings
@@ -72,6 +73,7 @@ def _passing_sentence(facts: Facts, readiness: Sequence[Problem]) -> str:
 def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset[Problem]) -> Iterator[Problem]:
     if facts.ledger is not None:
         yield from _limit_remarks(facts.ledger)
+        yield from _budget_remarks(facts.ledger)
         yield from _outbox_remarks(facts.ledger)
         yield from _service_remarks(facts.ledger, told)
     yield from _failure_remarks(history)
@@ -88,6 +90,18 @@ def _limit_remarks(ledger: Snapshot) -> Iterator[Problem]:
             yield Problem(
                 f"the limit per {period} is used up ({use.current:,} of {use.limit:,}): there is room again {room}",
                 f"Tasks wait, none is lost. To go on now, raise RATE_LIMIT_PER_{period.upper()} and reload (HUP).",
+                passing=wait < LONG_WAIT_SECONDS,
+            )
+
+
+def _budget_remarks(ledger: Snapshot) -> Iterator[Problem]:
+    for period, use in ledger.budgets.items():
+        if use.frees_at is not None and use.allowed_nano is not None:
+            wait = use.frees_at - ledger.taken_at
+            spent = f"{amount(use.spent_nano)} of {amount(use.allowed_nano)} {use.currency}"
+            yield Problem(
+                f"the budget of the {period} keeps tasks back ({spent} spent): there is room again in {duration(wait)}",
+                f"Tasks wait, none is lost. To go on now, raise BUDGET_PER_{period.upper()} and reload (HUP).",
                 passing=wait < LONG_WAIT_SECONDS,
             )
 
