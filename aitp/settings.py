@@ -213,8 +213,7 @@ class Settings(BaseModel):
 
     # Budgets
     prices: PriceList | None = Field(
-        None,
-        description="A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP).",
+        None, description="A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP)."
     )
     budget_per_day: Money = Field(
         Decimal(0), description="What may be spent on a calendar day, in the currency of PRICES. 0: no such budget."
@@ -294,8 +293,8 @@ class Settings(BaseModel):
     @property
     def budgets(self) -> dict[str, int]:
         """The budgets in force, by period, in nano-units of the currency of PRICES. In mock mode nothing is spent."""
-        budgets = {"day": nano(self.budget_per_day), "month": nano(self.budget_per_month)}
-        return {period: budget for period, budget in budgets.items() if budget and not self.mock}
+        budgets = {"day": self.budget_per_day, "month": self.budget_per_month}
+        return {period: nano(budget) for period, budget in budgets.items() if budget and not self.mock}
 
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
