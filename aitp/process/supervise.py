@@ -42,6 +42,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     refuse_long_socket_path(settings.runtime_dir)
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
+    clear_sockets(settings.runtime_dir)
     try:
         _supervise(settings, configuration)
     except SystemExit as refusal:
@@ -53,6 +54,14 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         return 0  # stopped from outside
     except ValueError:
         return 1  # the disk was full
+
+
+def clear_sockets(runtime_dir: Path) -> None:
+    """Remove what killed supervisords left: each binds to a name with its pid first, and renames it then."""
+    for path in runtime_dir.glob("supervisor.sock.*"):
+        pid = path.suffix.removeprefix(".")
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
 
 
 def _supervise(settings: Settings, configuration: Path) -> None:

@@ -9,9 +9,10 @@ import signal
 import socket
 import stat
 import sys
+from pathlib import Path
 
 from aitp.process.scoreboard import State
-from aitp.process.supervise import SETTLED_SECONDS
+from aitp.process.supervise import SETTLED_SECONDS, clear_sockets
 from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
 
@@ -173,3 +174,13 @@ def test_the_configuration_keeps_its_promises() -> None:
     assert re.findall(r"^exitcodes = (.*)", text, re.M) == ["0,78", "0,78"]
     assert "stopasgroup =" not in text
     assert "killasgroup =" not in text
+
+
+def test_sockets_of_supervisords_that_were_killed_as_they_began_are_cleared_away(tmp_path: Path) -> None:
+    for pid in ("4194999", str(os.getpid())):  # nobody's (above the kernel's most), and a living process's
+        (tmp_path / f"supervisor.sock.{pid}").touch()
+    (tmp_path / "supervisor.sock").touch()
+
+    clear_sockets(tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"supervisor.sock", f"supervisor.sock.{os.getpid()}"}
