@@ -7,15 +7,13 @@ such run it prints what was broken and the command that repeats it, and keeps it
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from aitp.prctl import PR_SET_PDEATHSIG, prctl
-from tests.chaos.run import Result, run_seed
+from tests.chaos.run import Result, end_with_parent, run_seed
 from tests.chaos.schedule import draw
 
 
@@ -46,15 +44,9 @@ def _results(seeds: range, at_once: int) -> Iterator[Result]:
         yield from map(run_seed, seeds)
         return
     # A process a run: what a run leaves in this process is not to be the next one's.
-    with ProcessPoolExecutor(at_once, max_tasks_per_child=1, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(at_once, max_tasks_per_child=1, initializer=end_with_parent) as pool:
         for future in as_completed([pool.submit(run_seed, seed) for seed in seeds]):
             yield future.result()
-
-
-def _end_with_parent() -> None:
-    """However this command ends: a run that is given up clears its stage."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _tell(result: Result, number: int, total: int) -> None:

@@ -7,6 +7,7 @@ import itertools
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -19,6 +20,7 @@ from typing import Any
 from aitp.demo.openai_api import BAD_MARKER
 from aitp.demo.sentences import tasks
 from aitp.errors import LedgerError
+from aitp.prctl import PR_SET_PDEATHSIG, prctl
 from tests.chaos.acts import Acts, tell
 from tests.chaos.checker import violations
 from tests.chaos.gathering import gather
@@ -63,6 +65,12 @@ def run(schedule: Schedule, folder: Path | None = None) -> Result:
     if not broken:
         shutil.rmtree(directory, ignore_errors=True)
     return Result(schedule.seed, broken, time.monotonic() - began, performance.figures, directory if broken else None)
+
+
+def end_with_parent() -> None:
+    """In a process for runs: however the command ends that started it, the run is given up and its stage cleared."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_seed(seed: int) -> Result:
