@@ -17,6 +17,7 @@ from aitp.cli.teaching import Command, json_option
         "aitp demo --tasks 2000 --latency-ms 50 --faults": "with failing services and a worker killed by kill -9",
         "aitp demo --mode hybrid --types all": "every task type, Ollama first",
         "aitp demo --keep": "leave it running, to look at its page, metrics and logs",
+        "aitp demo --servers practice": "only the servers, to practise check, run and all other commands on",
     },
     exits={0: "every task succeeded, and each text was bought once", 1: "not so: what went wrong is said"},
     needs_settings=False,
@@ -31,6 +32,12 @@ from aitp.cli.teaching import Command, json_option
 @click.option("--types", default="text_embedding", show_default=True, help="Task types, with commas between, or all.")
 @click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
+@click.option(
+    "--servers",
+    type=click.Path(file_okay=False),
+    metavar="DIRECTORY",
+    help="Start only the servers, until Ctrl-C, and write settings that point at them to DIRECTORY/aitp.env.",
+)
 @json_option
 def demo(
     tasks: int,
@@ -41,11 +48,15 @@ def demo(
     types: str,
     faults: bool,
     keep: bool,
+    servers: str | None,
     as_json: bool,
 ) -> None:
     """See the whole service at work on this machine, against servers of its own."""
+    from pathlib import Path
+
     from aitp.demo.command import Plan
     from aitp.demo.documents import TYPES
+    from aitp.demo.practice import practise
     from aitp.demo.show import show
     from aitp.settings import real_openai_key
 
@@ -53,7 +64,14 @@ def demo(
     if unknown := set(chosen) - set(TYPES):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
     plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)
-    sys.exit(show(plan, as_json=as_json))
+    if servers is None:
+        sys.exit(show(plan, as_json=as_json))
+    if faults or keep or as_json:
+        raise click.UsageError("--servers goes with --tasks, --workers, --latency-ms, --port, --mode and --types alone")
+    try:
+        sys.exit(practise(plan, Path(servers)))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--servers") from None
 
 
 @click.command(

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from aitp.demo.documents import tasks_of
+from aitp.demo.envfile import write_env_file
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.sentences import tasks
 from aitp.demo.verdict import Verdict, judge
@@ -91,10 +92,11 @@ class Demo:
         self.world.add_documents(self.documents)
         if plan.faults:
             self._order_faults()
+        write_env_file(self.env_file, self._settings())
         self._log = self.log_path.open("wb")
         self._service = subprocess.Popen(
             [sys.executable, "-m", "aitp", "run"],
-            env=self._environment(),
+            env={**surroundings(), "AITP_ENV_FILE": str(self.env_file)},
             cwd=PROJECT_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -112,6 +114,11 @@ class Demo:
         return self.folder / "aitp.log"
 
     @property
+    def env_file(self) -> Path:
+        """Its settings, for commands beside it."""
+        return self.folder / "aitp.env"
+
+    @property
     def ledger_path(self) -> Path:
         return self.folder / "data" / "rate_limits.db"
 
@@ -119,11 +126,9 @@ class Demo:
     def runtime_dir(self) -> Path:
         return self.folder / "run"
 
-    def _environment(self) -> Mapping[str, str]:
-        environment = {
-            **surroundings(),
+    def _settings(self) -> Mapping[str, str]:
+        settings = {
             **self.world.environment,
-            "AITP_ENV_FILE": "",
             "PROCESSING_MODE": self.plan.mode,
             "SUPPORTED_MODELS": json.dumps([OLLAMA_EMBEDDER, OLLAMA_CHATTER]),
             "CONCURRENCY_LIMIT": str(self.plan.workers),
@@ -139,8 +144,8 @@ class Demo:
             **{f"RATE_LIMIT_PER_{period}": str(1000 * self.plan.tasks) for period in ("WEEK", "MONTH")},
         }
         if self.plan.key is not None:
-            environment |= {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
-        return environment
+            settings |= {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
+        return settings
 
     def _order_faults(self) -> None:
         """Some of everything, early enough to strike in a short run as well."""
@@ -208,6 +213,15 @@ class Demo:
         return judge(self.world, self.log_path, self.ledger_path, self.documents, time.monotonic() - self._started)
 
     @property
+    def came_up(self) -> bool:
+        """Whether the service got as far as its ledger, without which there is nothing to judge."""
+        return self.ledger_path.exists()
+
+    def troubles(self) -> list[str]:
+        """The last lines of the service's log, whether they are JSON or not."""
+        return self.log_path.read_text(errors="replace").splitlines()[-5:]
+
+    @property
     def running(self) -> bool:
         return self._service.poll() is None
 
@@ -234,6 +248,7 @@ class Demo:
         if not keep_log:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
+        self.env_file.unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

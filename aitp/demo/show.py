@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -22,8 +24,12 @@ def show(plan: Plan, *, as_json: bool = False) -> int:
         demo = Demo(plan)
         keep_log, verdict = False, None
         try:
-            console.print(_introduction(plan, demo))
+            console.print(_introduction(plan, demo), soft_wrap=True)
             verdict = _run(demo, console)
+            if verdict is None:
+                keep_log = True
+                console.print(_why_not_up(demo), soft_wrap=True)
+                return 1
             console.print(_figures(verdict, demo.killed_worker))
             for wrong in verdict.wrong:
                 console.print(f"[bold red]WRONG[/]: {wrong}")
@@ -34,7 +40,7 @@ def show(plan: Plan, *, as_json: bool = False) -> int:
                     else "each text bought once"
                 )
                 console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, {said}[/]")
-            console.print(_places(demo))
+            console.print(_places(demo), soft_wrap=True)
             if as_json:
                 places = {"url": demo.url, "log": str(demo.log_path)}
                 print(json.dumps(dataclasses.asdict(verdict) | places, indent=2), flush=True)
@@ -55,12 +61,20 @@ def show(plan: Plan, *, as_json: bool = False) -> int:
             demo.close(keep_log=keep_log)
 
 
-def _run(demo: Demo, console: Console) -> Verdict:
+def _why_not_up(demo: Demo) -> str:
+    told = "".join(f"\n  {escape(line)}" for line in demo.troubles())
+    return f"[bold red]WRONG[/]: the service did not start. Its log ends so:{told}\nLog: {demo.log_path}"
+
+
+def _run(demo: Demo, console: Console) -> Verdict | None:
+    """The verdict; none if the service did not even start."""
     columns = (TextColumn("tasks"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("tasks", total=demo.plan.tasks)
         for done in demo.progress():
             progress.update(bar, completed=done)
+        if not demo.came_up:
+            return None
         verdict = demo.verdict()
         progress.update(bar, completed=verdict.succeeded + verdict.failed)
     return verdict
@@ -104,5 +118,8 @@ def _figures(verdict: Verdict, killed: int | None) -> Table:
 
 def _places(demo: Demo) -> str:
     if demo.plan.keep:
-        return f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"
+        return (
+            f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}\n"
+            f"Commands beside it, in another terminal: AITP_ENV_FILE={shlex.quote(str(demo.env_file))} bin/aitp status"
+        )
     return f"Log: {demo.log_path} (with --keep the service stays, to look at its page and metrics)"

@@ -51,7 +51,8 @@ class WorldProcess:
         ready = orjson.loads(line)
         self.environment: dict[str, str] = ready["environment"]
         self.pid: int = ready["pid"]
-        self._control = urlsplit(ready["control"]).netloc
+        self.control: str = ready["control"]  # where it takes orders
+        self._netloc = urlsplit(self.control).netloc
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +61,10 @@ class WorldProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def wait(self) -> None:
+        """Until it ends: by itself it does not."""
+        self._process.wait()
 
     def close(self) -> None:
         """End it and wait."""
@@ -145,7 +150,7 @@ class WorldProcess:
         return list(self._order("GET", f"/control/log?server={server}&part={part}&since={since}"))
 
     def _order(self, method: str, path: str, details: object = None) -> Any:
-        connection = http.client.HTTPConnection(self._control, timeout=60)
+        connection = http.client.HTTPConnection(self._netloc, timeout=60)
         try:
             connection.request(method, path, None if details is None else orjson.dumps(details))
             response = connection.getresponse()

@@ -25,6 +25,7 @@ from aitp.process.pulls import look_after_models
 from aitp.process.relay import Relay
 from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
 from aitp.process.slots import MASTER, Role, slots_of
+from aitp.process.start import blame_setting, own_directory
 from aitp.process.workplace import worker_for
 from aitp.taskapi import connect
 
@@ -82,8 +83,11 @@ def run_once(settings: Settings) -> int:
     """
     settings = settings.model_copy(update={"concurrency_limit": 1})  # one call at a time: no share is left for others
     keep_out_of_logs(settings)
-    settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prepare_service(settings)
+    own_directory(settings.runtime_dir)
+    try:
+        prepare_service(settings)
+    except OSError as error:
+        blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
     look_after_models(settings, anew=True)
     ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
     try:

@@ -64,6 +64,12 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     return Master(settings, crew, heritage, Systemd(surroundings())).run()
 
 
+# ENOENT: of a file system that lets nobody make directories, like /proc.
+NOT_MENDED_BY_TIME = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ELOOP}
+)
+
+
 def own_directory(path: Path) -> None:
     """Make the runtime directory (0700), or take it as it is. Raises ConfigurationError; OSError for a full disk."""
     try:
@@ -74,7 +80,7 @@ def own_directory(path: Path) -> None:
         if path.stat().st_mode & 0o077:
             _close_to_others(path)
     except OSError as error:
-        _blame_setting("RUNTIME_DIR", path, error)
+        blame_setting("RUNTIME_DIR", path, error)
 
 
 def refuse_long_socket_path(runtime_dir: Path) -> None:
@@ -98,9 +104,9 @@ def _close_to_others(path: Path) -> None:
     log.warning("Runtime directory is open to others", directory=str(path))
 
 
-def _blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
+def blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
     """Raise what starting again would not mend as a ConfigurationError, and anything else as it is."""
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    if error.errno in NOT_MENDED_BY_TIME:
         problem = f"{name}={path}: this user must be able to write there ({error.strerror})"
         raise ConfigurationError([problem]) from error
     raise error
@@ -110,7 +116,7 @@ def _open_locks(ledger: Path) -> SlotLocks:
     try:
         return SlotLocks(ledger)
     except OSError as error:
-        _blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
+        blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
 
 
 def _take_over(locks: SlotLocks, patience: float) -> int | None:

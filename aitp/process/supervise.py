@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from aitp.settings import Settings, surroundings, withheld
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
+SOCKET = "supervisor.sock"
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
 
 # The secrets that each program needs; of the others it learns at most that there are some.
@@ -40,6 +42,9 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     configure(settings.log_level, settings.log_format)
     own_directory(settings.runtime_dir)
     refuse_long_socket_path(settings.runtime_dir)
+    if _is_served(settings.runtime_dir / SOCKET):
+        log.error("A service runs in this RUNTIME_DIR already", runtime_dir=str(settings.runtime_dir))
+        return 1
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
     clear_sockets(settings.runtime_dir)
@@ -62,6 +67,12 @@ def clear_sockets(runtime_dir: Path) -> None:
         pid = path.suffix.removeprefix(".")
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             path.unlink(missing_ok=True)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a supervisord answers there. One that died has left the file, but nobody who listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fsencode(path)) == 0
 
 
 def _supervise(settings: Settings, configuration: Path) -> None:
@@ -111,11 +122,19 @@ class Options(options.ServerOptions):  # type: ignore[misc]
         super().setsignals()
         signal.signal(signal.SIGUSR1, self.signal_receiver.receive)
         events.subscribe(events.SupervisorStoppingEvent, self._stopping)
+        events.subscribe(events.ProcessStateFatalEvent, self._gave_up)
 
     def _stopping(self, event: object) -> None:
         """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
         if self.mood == SupervisorStates.SHUTDOWN:
             Systemd(surroundings()).service_stops()
+
+    def _gave_up(self, event: Any) -> None:
+        """A program cannot be started. The listener ends the service then; if it is the listener, nobody else would."""
+        if event.process.config.name == "aitp-listener":
+            log.error("The programs of the service cannot be started")
+            exit_code_path(self._settings.runtime_dir).write_text("1\n")
+            self.mood = SupervisorStates.SHUTDOWN
 
     def get_signal(self) -> int | None:
         """The next signal for supervisord itself. HUP would have it restart everything: the programs can reload."""

@@ -251,7 +251,7 @@ def _run(settings: Any) -> int:
 
     ours = Path(os.environ["CHAOS_CONTROLS"]) / "supervisord.conf"
     python = f"{sys.executable} -m tests.chaos.stack"
-    ours.write_text(CONFIGURATION.read_text().replace("%(here)s/../bin/aitp", python))
+    ours.write_text(CONFIGURATION.read_text().replace('"%(here)s/../bin/aitp"', python))
     return run_supervised(settings, ours)
 
 

@@ -119,8 +119,8 @@ class Stage(House):
         self.configuration.parent.mkdir()
         text = (ROOT / "etc" / "supervisord.conf").read_text()
         stage = f"{sys.executable} -m tests.process.stage"
-        text = text.replace("%(here)s/../bin/aitp listen", f"{stage} listen")
-        text = text.replace("%(here)s/../bin/aitp", f"{stage} {directory}")
+        text = text.replace('"%(here)s/../bin/aitp" listen', f"{stage} listen")
+        text = text.replace('"%(here)s/../bin/aitp"', f"{stage} {directory}")
         text = text.replace("startretries = 5", "startretries = 2")
         assert "bin/aitp" not in text
         self.configuration.write_text(text)
