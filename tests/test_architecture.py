@@ -1,4 +1,4 @@
-"""The structure holds: imports point one way, each thing is done in its one place, documents name files that exist."""
+"""The structure holds: imports point one way, and each thing is done in its one place."""
 
 from __future__ import annotations
 
@@ -115,12 +115,3 @@ def test_nobody_sleeps_where_something_could_wake_him() -> None:
 
 def test_no_module_is_longer_than_four_hundred_lines() -> None:
     assert not [path.name for path in SOURCES if len(path.read_text().splitlines()) > 400]
-
-
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "docs/EXTENDING.md", "docs/SECURITY.md"])
-def test_documents_name_files_that_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    # Not those of an installed system, which begin with a slash.
-    named = set(re.findall(r"(?<![/\w])(?:aitp|etc|bin|systemd|bench|tests|docs|examples)/[\w./-]*\w", text))
-    assert named
-    assert not [name for name in named if not (ROOT / name).exists()]
