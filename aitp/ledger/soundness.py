@@ -161,10 +161,28 @@ def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
     broken = [_broken(connection, *promise) for promise in PROMISES]
     oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
     broken.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
+    broken += [_uncounted(connection, *index) for index in _indexes(connection)]
     orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
     broken += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
     rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
     return Checkup(version, tuple(problem for problem in broken if problem), rows, size)
+
+
+def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:
+    """(index, table, which rows it holds) of every index that we made."""
+    rows: list[Row] = connection.execute(
+        "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+    ).fetchall()
+    return [(name, table, sql.partition(" WHERE ")[2] or "TRUE") for name, table, sql in rows]
+
+
+def _uncounted(connection: apsw.Connection, index: str, table: str, where: str) -> str:
+    """SQLite's own check does not see that the page of an index is one of another kind: whoever uses it does."""
+    by_index, by_table = (
+        connection.execute(f"SELECT COUNT(*) FROM {table} {how} WHERE {where}").get
+        for how in (f"INDEXED BY {index}", "NOT INDEXED")
+    )
+    return "" if by_index == by_table else f"{index} has {by_index} of {by_table} rows"
 
 
 def _broken(connection: apsw.Connection, promise: str, query: str, *bindings: str) -> str:

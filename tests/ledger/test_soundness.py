@@ -109,3 +109,14 @@ def test_a_place_that_cannot_be_looked_at_is_the_ledger_s_failure(folder: Path) 
         check(path)
     with pytest.raises(LedgerError, match="File name too long"):
         snapshot(path)
+
+
+@pytest.mark.parametrize("index", ["tasks_later", "tasks_claimed", "tombstones_sequence"])
+def test_an_index_that_holds_another_table_s_page_is_found_though_sqlite_does_not_see_it(
+    folder: Path, template: Path, index: str
+) -> None:
+    path = closed(lived(folder, template))
+    (page,), (other,) = pages_of(path, index), pages_of(path, "ledger")
+    overwrite(path, page, path.read_bytes()[(other - 1) * PAGE : other * PAGE])
+
+    assert check(path).problems
