@@ -144,8 +144,9 @@ class Demo:
             **{f"RATE_LIMIT_PER_{period}": str(1000 * self.plan.tasks) for period in ("WEEK", "MONTH")},
         }
         if self.plan.key is not None:
-            settings |= {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
-        return settings
+            return settings | {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
+        # What it would cost: the prices are examples, and so is the bill.
+        return settings | {"PRICES": str(PROJECT_ROOT / "etc/prices.example.toml"), "BUDGET_PER_DAY": "100"}
 
     def _order_faults(self) -> None:
         """Some of everything, early enough to strike in a short run as well."""

@@ -79,6 +79,20 @@ def test_limits_say_what_is_used_and_when_they_will_be_used_up(create: Create) -
     assert "30 tasks an hour" in desk.run("limits", "--forecast").stdout
 
 
+def test_limits_say_what_was_spent_and_what_is_left_of_the_budgets(desk: Desk) -> None:
+    desk.world.ledger.budgets.publish("EUR", {"month": 20 * 10**9})
+    day = desk.world.clock.now // 86_400 * 86_400
+    desk.world.change("INSERT INTO spending VALUES ('EUR', ?, ?, ?)", int(day), int(day) + 86_400, 12_345_678_900)
+
+    shown, plain = desk.run("limits").stdout, desk.json("limits")
+
+    assert shown.startswith("No limits are in force\n")
+    assert ["day", "12.35", "0.00"] in [line.split() for line in shown.splitlines()]
+    assert ["month", "12.35", "0.00", "20.00", "7.65"] in [line.split()[:5] for line in shown.splitlines()]
+    assert plain["budgets"]["month"]["remaining_nano"] == 20 * 10**9 - 12_345_678_900
+    assert "SPENDING (EUR)" in desk.run("status").stdout
+
+
 def test_pause_lasts_until_resume(desk: Desk) -> None:
     assert desk.json("pause") == {"paused": True}
     assert snapshot(desk.world.path).paused

@@ -1,0 +1,194 @@
+"""Budgets under random interleavings of several workers, against a slow and obvious model: a list of what was paid.
+
+What is held to: what is spent and reserved together never passes a budget by more than attempts cost beyond their
+estimates; money that is there is given out; and "nothing until then" is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aitp.ledger import Because, Cause, Claim
+from aitp.ledger.budgets import use_of_budgets
+from aitp.policy.costs import Bill, Tariff
+from aitp.policy.windows import Period, fixed_window
+from aitp.prices import Price
+from aitp.tasks import Ending, Health
+from tests.ledger.world import START, WORKER, World, priced, report
+
+SLOTS = range(WORKER, WORKER + 4)
+ZONES = ("UTC", "America/Sao_Paulo", "Australia/Lord_Howe")
+CONTENT = b'{"text": "ab"}'
+EACH = 10 * len(CONTENT)
+TARIFF = Tariff(Price(10_000_000, 0))
+A_DAY = 86_400.0
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("claim"), st.sampled_from(SLOTS), st.integers(1, 4)),
+        # In hundredths of the estimate: what attempts really cost, some of them more than was thought.
+        st.tuples(st.just("finish"), st.sampled_from(SLOTS), st.sampled_from((0, 10, 25, 99, 100, 130))),
+        st.tuples(st.just("lose"), st.sampled_from(SLOTS), st.just(0)),
+        st.tuples(st.just("release"), st.sampled_from(SLOTS), st.just(0)),
+        st.tuples(st.just("wait"), st.just(0), st.sampled_from((1, 3_600, 30_000, 86_400, 600_000))),
+        st.tuples(st.just("wait until told"), st.just(0), st.just(0)),
+        st.tuples(st.just("restart"), st.just(0), st.just(0)),
+    ),
+    min_size=20,
+    max_size=70,
+)
+budgets = st.fixed_dictionaries(
+    {}, optional={"day": st.integers(EACH, 8 * EACH), "month": st.integers(EACH, 20 * EACH)}
+).filter(bool)
+
+
+@dataclass
+class Model:
+    """`paid`: (when, what it cost, what of that was beyond its estimate)."""
+
+    world: World
+    zone: ZoneInfo
+    budgets: dict[str, int]
+    paid: list[tuple[float, int, int]] = field(default_factory=list)
+    claims: dict[int, Claim] = field(default_factory=dict)
+    told: float | None = None
+
+    @property
+    def now(self) -> float:
+        return self.world.clock.now
+
+    @property
+    def reserved(self) -> int:
+        return sum(len(claim.tasks) * EACH for claim in self.claims.values())
+
+    def in_window(self, period: str, moment: float) -> tuple[int, int]:
+        """(what was paid, what of it was beyond estimates) in the calendar window that holds `moment`."""
+        window = fixed_window(Period(period), moment, self.zone)
+        rows = [(cost, excess) for when, cost, excess in self.paid if window.holds(when)]
+        return sum(cost for cost, _ in rows), sum(excess for _, excess in rows)
+
+    def left_at(self, moment: float) -> int:
+        """What could be reserved then, if nothing happened until then."""
+        return min(
+            budget - self.reserved - self.in_window(period, moment)[0] for period, budget in self.budgets.items()
+        )
+
+    # Steps
+
+    def claim(self, slot: int, batch: int) -> None:
+        if slot in self.claims:
+            return
+        left = self.left_at(self.now)
+        found = self.world.ledger.claims.claim(slot, priced(TARIFF, batch))
+        if isinstance(found, Claim):
+            assert found.reserved_nano == len(found.tasks) * EACH <= left
+            assert len(found.tasks) == min(batch, left // EACH)
+            self.claims[slot] = found
+            return
+        assert found.because is Because.BUDGET
+        assert left < EACH
+        full = [
+            period
+            for period, budget in self.budgets.items()
+            if budget - self.reserved - self.in_window(period, self.now)[0] < EACH
+        ]
+        assert found.until == max(fixed_window(Period(period), self.now, self.zone).end for period in full)
+        self.told = found.until
+
+    def finish(self, slot: int, hundredths: int) -> None:
+        if (claim := self.claims.pop(slot, None)) is not None:
+            estimate = len(claim.tasks) * EACH
+            cost = estimate * hundredths // 100
+            bill = Bill("USD", cost)
+            done = report(claim.tasks, Ending.SUCCEEDED, Health.UNKNOWN)
+            self.world.ledger.claims.finish(claim, dataclasses.replace(done, bill=bill))
+            self.pay(cost, cost - estimate)
+
+    def lose(self, slot: int) -> None:
+        """A call ends, and nobody learns what it cost."""
+        if (claim := self.claims.pop(slot, None)) is not None:
+            lost = report(claim.tasks, Ending.ABANDONED, Health.UNKNOWN)
+            bill = Bill("USD", 1, whole=False)
+            self.world.ledger.claims.finish(claim, dataclasses.replace(lost, bill=bill))
+            self.pay(len(claim.tasks) * EACH, 0)
+
+    def release(self, slot: int) -> None:
+        if (claim := self.claims.pop(slot, None)) is not None:
+            self.world.ledger.claims.release(slot, Cause.CRASHED)
+            self.pay(len(claim.tasks) * EACH, 0)
+
+    def pay(self, cost: int, excess: int) -> None:
+        self.paid.append((self.now, cost, max(0, excess)))
+        self.told = None
+        self.world.change(
+            "UPDATE tasks SET state = 'ready', due_at = NULL, batch_limit = NULL WHERE state <> 'claimed'"
+        )
+        self.world.change("DELETE FROM results")
+
+    def wait_until_told(self) -> None:
+        """Sleep as long as an idle worker was told: then there is money for a task, unless too much is in hand."""
+        if self.told is None or self.told <= self.now:
+            return
+        self.world.clock.now = self.told - 1
+        assert self.left_at(self.now) < EACH
+        self.world.clock.now = self.told
+        assert self.left_at(self.now) >= EACH or self.reserved
+        self.told = None
+
+    def run(self, todo: list[tuple[str, int, int]]) -> None:
+        for verb, slot, argument in todo:
+            match verb:
+                case "claim":
+                    self.claim(slot, argument)
+                case "finish":
+                    self.finish(slot, argument)
+                case "lose":
+                    self.lose(slot)
+                case "release":
+                    self.release(slot)
+                case "wait":
+                    self.world.clock.go(argument)
+                    self.told = None
+                case "wait until told":
+                    self.wait_until_told()
+                case "restart":
+                    self.world.close()
+                    self.world.open()
+            self.check()
+
+    def check(self) -> None:
+        uses = use_of_budgets(self.world.ledger._database.connection, self.now)
+        for period in ("day", "month"):
+            spent, excess = self.in_window(period, self.now)
+            use = uses[Period(period)]
+            assert (use.spent_nano, use.reserved_nano) == (spent, self.reserved)
+            if period in self.budgets:
+                assert spent + self.reserved <= self.budgets[period] + excess
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps, budgets, st.sampled_from(ZONES), st.floats(0, 3 * A_DAY))
+def test_several_workers_together_keep_within_their_budgets(
+    template: Path, todo: list[tuple[str, int, int]], allowed: dict[str, int], zone: str, later: float
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        path = Path(folder) / "ledger.db"
+        shutil.copy(template, path)
+        world = World(path)
+        world.open()
+        world.clock.now = START + later
+        world.ledger.limits.publish("rolling", zone, {})
+        world.ledger.budgets.publish("USD", allowed)
+        world.admit(*(f"t{number}" for number in range(20)), content=CONTENT)
+        try:
+            Model(world, ZoneInfo(zone), allowed).run(todo)
+        finally:
+            world.close()
