@@ -30,16 +30,11 @@ def tokens(service: Service) -> int:
     return sum(max(1, len(purchase.text) // 4) for purchase in service.world.purchases() if purchase.status == 200)
 
 
-def start(service: Service, prices: str = PRICES, **settings: object) -> None:
+def start(service: Service, prices: str = PRICES, **settings: int) -> None:
     (service.directory / "prices.toml").write_text(prices)
     service.open_world(TASKS, openai_api={"latency_seconds": 0.05})
-    service.start(
-        CONCURRENCY_LIMIT=WORKERS,
-        EMBEDDING_BATCH_SIZE=4,
-        PRICES=service.directory / "prices.toml",
-        RATE_LIMIT_TIMEZONE=noon(),
-        **settings,
-    )
+    service.configure(PRICES=service.directory / "prices.toml", RATE_LIMIT_TIMEZONE=noon(), **settings)
+    service.start(CONCURRENCY_LIMIT=WORKERS, EMBEDDING_BATCH_SIZE=4)
 
 
 def test_the_day_s_budget_stops_work_and_a_higher_one_lets_it_go_on(service: Service) -> None:
