@@ -108,6 +108,11 @@ class Ledger:
     def close(self) -> None:
         self._database.close()
 
+    def forget_pages(self) -> None:
+        """Give back the memory of the pages read so far: whoever rests finds that others have changed them."""
+        with as_ledger_error(self._database.path):
+            self._database.connection.execute("PRAGMA shrink_memory")
+
     @property
     def locks(self) -> SlotLocks:
         return self._database.locks

@@ -38,6 +38,8 @@ LEDGER_PAUSE_SECONDS = 5.0
 
 # Giving memory back costs as much as half a task: not after each of a trickle.
 TASKS_BEFORE_GIVING_BACK = 16
+# A relay's step is a poll or a chunk of deliveries.
+STEPS_BEFORE_GIVING_BACK = 3
 
 log = get_logger(__name__)
 
@@ -128,7 +130,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
             return time.time()
         if kept >= TASKS_BEFORE_GIVING_BACK:
             kept = 0
-            memory.give_back()
+            _give_back(ledger)
         return found.until
 
     while not child.leaving and not worker.spent:
@@ -143,9 +145,17 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     child.wake_workers(settings.concurrency_limit)
     relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
 
+    steps = 0
+
     def step() -> float | None:
+        nonlocal steps
         asked, child.poll_asked = child.poll_asked, False
-        return relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
+        until = relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
+        steps += 1
+        if steps > STEPS_BEFORE_GIVING_BACK and (until is None or until > time.time()):
+            steps = 0
+            _give_back(ledger)
+        return until
 
     while not child.leaving:
         _step_or_rest(child, step)
@@ -160,6 +170,12 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     tell_of_release(child.slot, ledger.claims.release(child.slot, cause))
     child.wake_relays()  # a task that was poison is finished now
     return ledger, metrics
+
+
+def _give_back(ledger: Ledger) -> None:
+    """Before a rest, after some work: the pages that the ledger remembers, and what the C library keeps."""
+    ledger.forget_pages()
+    memory.give_back()
 
 
 def _step_or_rest(child: Child, step: Callable[[], float | None]) -> None:

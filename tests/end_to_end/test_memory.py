@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aitp.process.scoreboard import State
 from aitp.process.slots import Role
 from tests.end_to_end.running import Service, private_megabytes
 
@@ -19,5 +20,7 @@ def test_after_twenty_batches_a_child_has_little_memory_of_its_own(service: Serv
     done = {child.slot: child.done for child in service.crew(Role.WORKER)}
     assert all(count >= BATCHES * BATCH for count in done.values()), done
     assert world.summary().deliveries >= 2 * BATCHES * CHUNK
+    # At rest: before that, a page or an answer in hand is memory as well.
+    service.wait(lambda: all(child.state is State.IDLE for child in service.crew()), what="children still at work")
     private = {child.slot: private_megabytes(child.pid) for child in service.crew()}
     assert max(private.values()) <= MOST_MEGABYTES, private

@@ -97,7 +97,7 @@ def test_a_dead_letter_is_seen_retried_and_dropped(service: Service) -> None:
     assert (code, len(letters)) == (0, 3)
     assert all("413" in letter["refusal"] and letter["status"] == "succeeded" for letter in letters)
     one, two, three = (letter["id"] for letter in letters)
-    code, shown = service.ask("dead", "show", one)
+    code, shown = service.ask("dead", "show", one, "--json")
     assert (code, len(json.loads(shown)["result"])) == (0, 1024)
 
     world.set("task_api", body_limit_bytes=102_400)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.root.parent,
+            preexec_fn=_hear_signals,
         )
 
     def run(self, *arguments: str, program: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -81,3 +83,9 @@ class Machine:
 
     def installed(self) -> list[str]:
         return [os.path.basename(call.split()[-1]) for call in self.calls("-m pip --disable-pip-version-check")]
+
+
+def _hear_signals() -> None:
+    """Whoever runs the tests in the background has them ignored, which a shell can never undo."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
