@@ -32,7 +32,7 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
         rows: list[tuple[Any, ...]] = connection.execute(
             f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
         ).fetchall()
-        found = [_readable(str(said)) for (said,) in rows if said != "ok"]
+        found = [readable(str(said)) for (said,) in rows if said != "ok"]
         if not found and has_tables(connection):
             # Whoever comes to need this row would find nothing to go by.
             found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
@@ -45,10 +45,10 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
 
 def in_words(error: BaseException) -> str:
     """What one of DAMAGE means."""
-    return "a text in it is no UTF-8" if isinstance(error, UnicodeDecodeError) else _readable(str(error))
+    return "a text in it is no UTF-8" if isinstance(error, UnicodeDecodeError) else readable(str(error))
 
 
-def _readable(words: str) -> str:
+def readable(words: str) -> str:
     """SQLite quotes what it found, which may be anything."""
     return "".join(character if character.isprintable() else "?" for character in words)[:MOST_WORDS]
 

@@ -15,9 +15,18 @@ from pathlib import Path
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger.damage import DAMAGE, LOG_ALONE, MOST_PROBLEMS, NO_FILE, file_problems, in_words, is_log_alone
+from aitp.ledger.damage import (
+    DAMAGE,
+    LOG_ALONE,
+    MOST_PROBLEMS,
+    NO_FILE,
+    file_problems,
+    in_words,
+    is_log_alone,
+    readable,
+)
 from aitp.ledger.database import Row, as_ledger_error, open_read_only
-from aitp.ledger.schema import VERSION
+from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
@@ -158,6 +167,8 @@ def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
     version = connection.execute("SELECT version FROM ledger").get
     if version != VERSION:
         return Checkup(version, (), {}, size)  # what its rows promise, its own release knows
+    if unlike := _unlike_ours(connection):
+        return Checkup(version, tuple(unlike), {}, size)  # the rest could not even be asked
     broken = [_broken(connection, *promise) for promise in PROMISES]
     oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
     broken.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
@@ -166,6 +177,29 @@ def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
     broken += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
     rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
     return Checkup(version, tuple(problem for problem in broken if problem), rows, size)
+
+
+def _unlike_ours(connection: apsw.Connection) -> list[str]:
+    """Tables and indexes that are not what this release makes. A letter turned over in one hides a column, say."""
+    ours = apsw.Connection(":memory:")
+    try:
+        for migration in MIGRATIONS:
+            ours.execute(migration)
+        expected, found = _definitions(ours), _definitions(connection)
+    finally:
+        ours.close()
+    return [
+        f"{name} is not defined as this release defines it"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+
+
+def _definitions(connection: apsw.Connection) -> dict[str, str]:
+    rows: list[Row] = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+    ).fetchall()
+    return {readable(name): " ".join(sql.split()) for name, sql in rows}
 
 
 def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:

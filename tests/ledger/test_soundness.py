@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
 import pytest
 
 from aitp.errors import LedgerError
+from aitp.ledger import prepare
+from aitp.ledger.recovery import recover
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
@@ -120,3 +123,30 @@ def test_an_index_that_holds_another_table_s_page_is_found_though_sqlite_does_no
     overwrite(path, page, path.read_bytes()[(other - 1) * PAGE : other * PAGE])
 
     assert check(path).problems
+
+
+@pytest.mark.parametrize(
+    ("letters", "others"), [(b"paused_until", b"qaused_until"), (b"CHECK (paused", b"CHECK (qaused")]
+)
+def test_a_letter_turned_over_in_a_definition_is_found(
+    folder: Path, template: Path, letters: bytes, others: bytes
+) -> None:
+    path = closed(lived(folder, template))
+    path.write_bytes(path.read_bytes().replace(letters, others))
+
+    assert any("is not defined as this release defines it" in problem for problem in check(path).problems)
+    assert recover(path).set_aside is not None
+    assert check(path).sound
+
+
+def test_a_ledger_of_every_earlier_version_is_sound_once_it_is_brought_up_to_date(folder: Path) -> None:
+    dumps = sorted((Path(__file__).parent / "dumps").glob("*.sql"))
+    assert dumps
+    for dump in dumps:
+        path = folder / f"{dump.stem}.db"
+        connection = apsw.Connection(str(path))
+        connection.execute(dump.read_text())
+        connection.close()
+        prepare(path, strategy="rolling", timezone="UTC", limits={})
+
+        assert not [problem for problem in check(path).problems if "defined" in problem], dump.name
