@@ -214,8 +214,8 @@ MIGRATIONS: tuple[str, ...] = (
         number INTEGER PRIMARY KEY,
         digest BLOB NOT NULL UNIQUE,
         task_id TEXT NOT NULL,
-        body BLOB NOT NULL,
-        finished_at REAL NOT NULL
+        finished_at REAL NOT NULL,
+        body BLOB NOT NULL
     ) STRICT;
     """,
     # Money, in whole nano-units of a currency: budgets in force (NULL: only counted), what was spent on each day, what

@@ -58,16 +58,15 @@ class Twins:
         row: Row | None = connection.execute(
             # Served by tasks_digest. Results that other settings led to are older than `reuse_after`.
             "SELECT body, tasks.id FROM tasks JOIN results ON results.seq = tasks.seq"
-            " WHERE digest = ? AND status = 'succeeded' AND finished_at > ? AND finished_at <= ?"
+            " WHERE digest = ? AND status = 'succeeded' AND finished_at > ?"
             " AND tasks.seq > (SELECT reuse_after FROM ledger) LIMIT 1",
-            (digest, oldest, now),
+            (digest, oldest),
         ).fetchone()
         if row is None:
             # Served by the unique index on digest.
             row = connection.execute(
-                "SELECT body, task_id FROM answers"
-                " WHERE digest = ?1 AND task_id <> ?2 AND finished_at > ?3 AND finished_at <= ?4",
-                (digest, task_id, oldest, now),
+                "SELECT body, task_id FROM answers WHERE digest = ? AND task_id <> ? AND finished_at > ?",
+                (digest, task_id, oldest),
             ).fetchone()
         return row
 
@@ -87,7 +86,12 @@ class Twins:
         connection.execute("DELETE FROM answers WHERE number <= (SELECT MAX(number) FROM answers) - ?", (MOST_ANSWERS,))
 
     def expire(self, connection: apsw.Connection, now: float) -> None:
-        """Forget some of the answers that are too old by now."""
+        """Forget some of the answers that are too old by now.
+
+        One from the future (the clock was set back) is taken as having been bought now: it is not to be bought again,
+        and not to be used for longer than any other either. A walk over MOST_ANSWERS at most.
+        """
+        connection.execute("UPDATE answers SET finished_at = ?1 WHERE finished_at > ?1", (now,))
         connection.execute(
             "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
             " AND finished_at <= ?",

@@ -99,11 +99,25 @@ def test_a_result_is_too_old_after_reuse_seconds(create: Create) -> None:
     assert world.value("SELECT COUNT(*) FROM answers") == 0
 
 
-def test_a_result_from_the_future_is_not_used(world: World) -> None:
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_clock_that_is_set_back_has_nothing_bought_again(world: World, delivered: bool) -> None:
+    enter(world, "a")
+    world.run()
+    if delivered:
+        world.deliver_all()
+    world.clock.step(-7_200)
+
+    assert [task.id for task in enter(world, "b").reused] == ["b"]
+
+
+def test_after_a_clock_was_set_back_no_result_is_used_for_longer_than_any_other(create: Create) -> None:
+    world = create(Rules(reuse_seconds=600))
     enter(world, "a")
     world.run()
     world.deliver_all()
     world.clock.step(-7_200)
+    world.listing()
+    world.clock.go(600)
 
     assert enter(world, "b").reused == ()
 

@@ -3,10 +3,10 @@ CREATE TABLE answers (
         number INTEGER PRIMARY KEY,
         digest BLOB NOT NULL UNIQUE,
         task_id TEXT NOT NULL,
-        body BLOB NOT NULL,
-        finished_at REAL NOT NULL
+        finished_at REAL NOT NULL,
+        body BLOB NOT NULL
     ) STRICT;
-INSERT INTO "answers" VALUES(1,X'5B1D9059FCDF7F55D8A5B22A70168DD7','delivered',X'5B302E355D',1753900040.0);
+INSERT INTO "answers" VALUES(1,X'5B1D9059FCDF7F55D8A5B22A70168DD7','delivered',1753900040.0,X'5B302E355D');
 CREATE TABLE breakers (
         service TEXT PRIMARY KEY,
         state TEXT NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open', 'half-open')),
