@@ -1,0 +1,84 @@
+"""A worker's bill: what calls cost, and when nobody can know it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from aitp.counting import Metrics
+from aitp.errors import AitpError, DeadlineExceeded, GraceOver, InputRefused, ServiceFault
+from aitp.policy.costs import Bill
+from aitp.prices import Price, Prices
+from aitp.process.billing import Meter
+from aitp.process.calls import WatchedProvider
+from aitp.providers import Embeddings, Question, Reply, Usage
+
+PRICES = Prices(Path("prices.toml"), "USD", {("openai", "small"): Price(2_000_000, 0)})
+
+
+class Scripted:
+    """Answers, or fails, as told."""
+
+    name = "openai"
+
+    def __init__(self, *script: Usage | Exception, mock: bool = False) -> None:
+        self.script = list(script)
+        self.mock = mock
+
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+        said = self.script.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return Embeddings([b"[1]"], said, mock=self.mock)
+
+    def ask(self, question: Question, model: str) -> Reply:
+        raise NotImplementedError
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
+    """What all calls of its script come to."""
+    metrics = Metrics({}, ())
+    watched = WatchedProvider(provider, metrics, nullcontext, Meter("openai", prices, metrics))
+    while provider.script:
+        try:
+            watched.embed(["text"], "small")
+        except AitpError:
+            pass
+    bill = watched.bill()
+    assert watched.bill() in (None, Bill("USD"))  # the next attempt's begins with nothing
+    return bill
+
+
+def refused() -> InputRefused:
+    error = InputRefused("400")
+    error.bought_nothing = True
+    return error
+
+
+def test_all_calls_of_an_attempt_are_on_its_bill() -> None:
+    assert bill_of(Scripted(Usage(10, 0, 10), Usage(5, 0, 5))) == Bill("USD", 30, 15, 0)
+
+
+def test_what_was_refused_costs_nothing() -> None:
+    assert bill_of(Scripted(refused(), Usage(10, 0, 10))) == Bill("USD", 20, 10, 0)
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), GraceOver("stop"), ServiceFault("openai", "cut off")])
+def test_what_a_call_cost_that_broke_off_nobody_knows(error: Exception) -> None:
+    assert bill_of(Scripted(Usage(10, 0, 10), error)) == Bill("USD", 20, 10, 0, whole=False)
+
+
+def test_usage_that_was_only_estimated_is_no_whole_bill() -> None:
+    assert bill_of(Scripted(Usage(10, 0, 10, estimated=True))) == Bill("USD", 20, 10, 0, whole=False)
+
+
+def test_invented_answers_cost_nothing_and_without_prices_there_are_no_bills() -> None:
+    assert bill_of(Scripted(Usage(10, 0, 10), mock=True)) == Bill("USD")
+    assert bill_of(Scripted(Usage(10, 0, 10)), None) is None
