@@ -9,6 +9,7 @@ It runs on the disk that this repository is on (a temporary folder beside this f
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import random
@@ -70,6 +71,8 @@ def in_processes(count: int, work: Callable[[int], Figures]) -> list[Figures]:
     """What `work(number)` returns in each of `count` processes, which all begin together."""
     context = multiprocessing.get_context("fork")
     start = context.Event()
+    gc.collect()
+    gc.freeze()  # as the master does before it forks
 
     def run(number: int, answer: Connection) -> None:
         start.wait()

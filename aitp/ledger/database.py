@@ -37,8 +37,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 # Whoever writes without standing in the queue (a person's sqlite3 shell, say) is waited for this long.
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 
-# 32 MB. SQLite's usual 1,000 pages would be moved several times a second, the same ones again and again.
-CHECKPOINT_PAGES = 8_000
+# 8 MB: more would keep the disk busy for longer at a time, and whoever flushes with it; of fewer, most move again.
+CHECKPOINT_PAGES = 2_000
 
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
