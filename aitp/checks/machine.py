@@ -64,7 +64,7 @@ class Machine:
     port: Port
     descriptors: int
     master_pid: int
-    master_parent: int
+    supervisor_pid: int
     facts: Facts
     readiness: tuple[str, ...]
 
@@ -76,7 +76,7 @@ def look_around(settings: Settings) -> Machine:
     master = living.pid if living else 0
     disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
     version, problem = _ledger(settings)
-    parent = _parent(master) if master else 0
+    parent = _parent(master) if master else _supervisor(settings.runtime_dir)
     return Machine(
         ledger_folder_problem=_unwritable(settings.ledger_path.parent, settings.ledger_path),
         ledger_file_system_problem=_network(settings.ledger_path.parent),
@@ -88,7 +88,7 @@ def look_around(settings: Settings) -> Machine:
         port=try_port(settings.metrics_host, settings.metrics_port, parent),
         descriptors=_descriptors(master),
         master_pid=master,
-        master_parent=parent,
+        supervisor_pid=parent,
         facts=facts,
         readiness=tuple(readiness_problems(facts, settings)) if master else (),
     )
@@ -191,6 +191,14 @@ def _listening(port: int) -> Iterator[tuple[str, int]]:
             fields = line.split()
             if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
                 yield f"socket:[{fields[9]}]", int(fields[7])
+
+
+def _supervisor(runtime_dir: Path) -> int:
+    """The supervisord of this RUNTIME_DIR, while its master is being started again; 0 if none is known."""
+    try:
+        return int((runtime_dir / "supervisord.pid").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _parent(pid: int) -> int:

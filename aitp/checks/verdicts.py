@@ -153,8 +153,8 @@ def of_runtime_dir(path: Path, problem: str) -> Finding:
     return fine("runtime", f"{path}")
 
 
-def of_port(port: Port, host: str, number: int, master: int, parent: int) -> Finding:
-    """The address of /metrics, /health, /ready and the page. `master`: the running one's pid, `parent` its parent's."""
+def of_port(port: Port, host: str, number: int, supervisor: int) -> Finding:
+    """The address of /metrics, /health, /ready and the page. `supervisor`: the running service's pid, 0 for none."""
     address = f"METRICS_HOST={host}, METRICS_PORT={number}"
     why = "There would be no metrics, no health and no page, and the service stops when they cannot be served"
     if port.name_unknown:
@@ -163,7 +163,7 @@ def of_port(port: Port, host: str, number: int, master: int, parent: int) -> Fin
     if port.error == 0:
         return fine("port", f"{address}: free")
     if port.error == errno.EADDRINUSE:
-        if port.holder is not None and _is_ours(port.holder, master, parent):
+        if port.holder is not None and _is_ours(port.holder, supervisor):
             return fine("port", f"{address}: served by the running service (pid {port.holder.pid})")
         by = _words(port.holder)
         return Finding(Severity.FAULT, "port", f"{address}: taken by {by}", why, "Stop that, or set METRICS_PORT")
@@ -171,9 +171,9 @@ def of_port(port: Port, host: str, number: int, master: int, parent: int) -> Fin
     return Finding(Severity.FAULT, "port", f"{address}: {os.strerror(port.error)}", why, do)
 
 
-def _is_ours(holder: Holder, master: int, parent: int) -> bool:
-    """The metrics process of the running service is a child of the supervisor that its master is a child of."""
-    return master > 0 and holder.command.endswith(METRICS_COMMAND) and holder.parent == parent
+def _is_ours(holder: Holder, supervisor: int) -> bool:
+    """The metrics process of the running service is a child of the supervisor that its master is a child of, too."""
+    return supervisor > 0 and holder.command.endswith(METRICS_COMMAND) and holder.parent == supervisor
 
 
 def _words(holder: Holder | None) -> str:

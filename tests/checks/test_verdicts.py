@@ -37,7 +37,7 @@ def machine(**facts: Any) -> Machine:
         "port": Port(),
         "descriptors": 20_000,
         "master_pid": 0,
-        "master_parent": 0,
+        "supervisor_pid": 0,
         "facts": EMPTY,
         "readiness": (),
     }
@@ -156,16 +156,16 @@ METRICS = "/opt/aitp/.venv/bin/python -m aitp metrics"
     ],
 )
 def test_the_port(port: Port, severity: Severity, words: str) -> None:
-    found = verdicts.of_port(port, "0.0.0.0", 8001, master=11, parent=10)
+    found = verdicts.of_port(port, "0.0.0.0", 8001, supervisor=10)
 
     assert found.severity is severity
     assert words in found.what
 
 
-def test_a_metrics_process_without_its_master_is_in_the_way() -> None:
+def test_a_metrics_process_without_its_supervisor_is_in_the_way() -> None:
     port = Port(errno.EADDRINUSE, Holder(12, 10, METRICS))
 
-    assert verdicts.of_port(port, "0.0.0.0", 8001, master=0, parent=0).severity is Severity.FAULT
+    assert verdicts.of_port(port, "0.0.0.0", 8001, supervisor=0).severity is Severity.FAULT
 
 
 @pytest.mark.parametrize(("most", "severity"), [(106, Severity.FAULT), (107, Severity.OK), (1 << 62, Severity.OK)])
