@@ -27,6 +27,8 @@ for stage in build final; do
     mount -t overlay -o lowerdir=/,upperdir=$stage.upper,workdir=$stage.work $stage $stage
     mount --rbind /dev $stage/dev
     mount -t tmpfs -o mode=1777 tmp $stage/tmp
+    # Which may have hidden the packages that are borrowed.
+    mkdir -p $stage{prefix} && mount --bind {prefix} $stage{prefix}
 done
 echo ready
 exec cat >/dev/null
@@ -69,7 +71,15 @@ class Image:
         self._running: list[subprocess.Popen[bytes]] = []
         # Holds the namespace open until its standard input is closed.
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-ec", STAGES.format(place=place)],
+            [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+                STAGES.format(place=place, prefix=sys.prefix),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
