@@ -162,11 +162,10 @@ def _wrap_transactions(database: Any) -> None:
             yield connection
             if _step != "other":
                 reach(f"{_step}.uncommitted")
-        for at, facts in _moved:  # committed
-            PROBE.note("breaker", at=at, **facts)
-        _moved.clear()
+        _note_moves()
 
     def flushed(self: Any) -> None:
+        _note_moves()  # before a kill: they are committed, and everybody goes by them
         if _step != "other":
             reach(f"{_step}.unflushed")
         pages = self._log_pages
@@ -182,6 +181,13 @@ def _wrap_transactions(database: Any) -> None:
 
 
 _moved: list[tuple[float, dict[str, Any]]] = []  # breakers, in the transaction that runs now
+
+
+def _note_moves() -> None:
+    """What the transaction that was just committed did to breakers."""
+    for at, facts in _moved:
+        PROBE.note("breaker", at=at, **facts)
+    _moved.clear()
 
 
 def _wrap_breakers(breakers: Any) -> None:
