@@ -13,14 +13,11 @@ from pathlib import Path
 import apsw
 
 from aitp.ledger.database import Row
-from aitp.ledger.views import reading
+from aitp.ledger.views import SHOWN_STATE, reading
 
-# Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
-# state for all.
-_STATE = "IIF(state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL), 'waiting', state)"
 # An empty list of states or types is bound as NULL: then any will do.
 _CHOSEN = (
-    f"(?1 IS NULL OR {_STATE} IN (SELECT value FROM json_each(?1)))"
+    f"(?1 IS NULL OR {SHOWN_STATE} IN (SELECT value FROM json_each(?1)))"
     " AND (?2 IS NULL OR type IN (SELECT value FROM json_each(?2)))"
 )
 
@@ -59,7 +56,7 @@ def holdings(path: Path, states: Sequence[str], types: Sequence[str], most: int)
     with reading(path) as (connection, now):
         chosen = (_json(states), _json(types))
         rows: list[Row] = connection.execute(
-            f"SELECT tasks.id, type, model, {_STATE}, attempts, crashes, provider, slot, entered_at, due_at,"
+            f"SELECT tasks.id, type, model, {SHOWN_STATE}, attempts, crashes, provider, slot, entered_at, due_at,"
             " COALESCE(refusal, reason, '')"
             " FROM tasks JOIN kinds ON kinds.id = kind LEFT JOIN results ON results.seq = tasks.seq"
             f" WHERE {_CHOSEN} ORDER BY tasks.seq LIMIT ?3",

@@ -22,6 +22,10 @@ from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
 
+# Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
+# state for all.
+SHOWN_STATE = "IIF(state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL), 'waiting', state)"
+
 
 @dataclass(frozen=True, slots=True)
 class BreakerView:
@@ -178,10 +182,7 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
 def _counts(connection: apsw.Connection) -> dict[str, int]:
     """Tasks by state; those that are not due yet, or wait for a twin, count as waiting. One walk over what is held."""
     counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
-    rows: list[Row] = connection.execute(
-        "SELECT IIF(state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL), 'waiting', state) AS what,"
-        " COUNT(*) FROM tasks GROUP BY what"
-    ).fetchall()
+    rows: list[Row] = connection.execute(f"SELECT {SHOWN_STATE} AS what, COUNT(*) FROM tasks GROUP BY what").fetchall()
     return counts | dict(rows)
 
 
