@@ -22,6 +22,7 @@ from aitp.errors import AitpError, ConfigurationError
 from aitp.ledger.database import refuse_network_file_system
 from aitp.ledger.views import version_of
 from aitp.process.presence import living_master
+from aitp.web.addresses import addresses
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
 
@@ -48,6 +49,7 @@ class Port:
     error: int = 0
     holder: Holder | None = None
     name_unknown: bool = False
+    unresolved: str = ""  # why nobody could be asked for the name's address
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,12 @@ def _user() -> str:
 def try_port(host: str, port: int, parent: int) -> Port:
     """Bind, as the metrics process does, without ever listening; then let go. `parent`: the running master's, or 0."""
     try:
-        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError):
+        found = addresses(host, port)
+    except ValueError:
         return Port(name_unknown=True)
-    for family, kind, protocol, _, address in addresses:
+    except socket.gaierror as error:
+        return Port(unresolved=error.strerror or str(error))
+    for family, kind, protocol, address in found:
         try:
             with socket.socket(family, kind, protocol) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -160,6 +160,10 @@ def of_port(port: Port, host: str, number: int, supervisor: int) -> Finding:
     if port.name_unknown:
         do = "Set METRICS_HOST to an address of this machine, or 0.0.0.0 for all of them"
         return Finding(Severity.ERROR, "port", f"{address}: that name leads to no address", WILL_NOT_START, do)
+    if port.unresolved:
+        said = f"{address}: that name cannot be looked up now ({port.unresolved})"
+        do = "Mend the machine's name resolution, or set METRICS_HOST to an address, which needs none"
+        return Finding(Severity.FAULT, "port", said, why, do)
     if port.error == 0:
         return fine("port", f"{address}: free")
     if port.error == errno.EADDRINUSE:

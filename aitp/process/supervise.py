@@ -118,6 +118,10 @@ class Options(options.ServerOptions):  # type: ignore[misc]
         for problem in (*self.parse_criticals, *self.parse_warnings):
             self.logger.warn(problem)
 
+    def write_pidfile(self) -> None:
+        super().write_pidfile()
+        self.unlink_pidfile = True  # on a full disk it is there as well, but empty, and supervisord forgets it
+
     def setsignals(self) -> None:
         super().setsignals()
         signal.signal(signal.SIGUSR1, self.signal_receiver.receive)

@@ -17,6 +17,8 @@ from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.server import MultiSocketServer, TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
+from aitp.web.addresses import addresses
+
 MOST_CONNECTIONS = 100
 PLACE_SECONDS = 30.0
 HEAD_BYTES = 8_192
@@ -68,10 +70,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
 
 def listen(application: Callable[..., Any], host: str, port: int) -> Any:
-    """waitress on `host` and `port`, one thread; `run` serves. Raises OSError or ValueError if that cannot be."""
+    """waitress on `host` and `port`, one thread; `run` serves. Raises OSError if that cannot be (for now, if it is a
+    gaierror), and ValueError if there is no such host."""
     adjustments = Adjustments(
-        host=host,
-        port=port,
+        listen="",  # waitress takes every failure to resolve a name for a wrong one
         threads=1,
         ident="aitp",
         asyncore_loop_timeout=ROUNDS_SECONDS,
@@ -85,7 +87,7 @@ def listen(application: Callable[..., Any], host: str, port: int) -> Any:
     sockets: dict[int, Any] = {}
     servers = [
         Server(application, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=address)
-        for address in adjustments.listen
+        for address in addresses(host, port)
     ]
     if len(servers) == 1:
         return servers[0]

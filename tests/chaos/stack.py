@@ -38,7 +38,8 @@ _true_getaddrinfo = socket.getaddrinfo
 
 
 def _getaddrinfo(*arguments: Any, **options: Any) -> Any:
-    if PROBE.nameless:
+    # Whoever says that it is an address asks no resolver; of all else, addresses of this world stand for names.
+    if PROBE.nameless and not options.get("flags", 0) & socket.AI_NUMERICHOST:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     return _true_getaddrinfo(*arguments, **options)
 

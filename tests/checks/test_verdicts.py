@@ -153,6 +153,7 @@ METRICS = "/opt/aitp/.venv/bin/python -m aitp metrics"
         (Port(errno.EADDRNOTAVAIL), Severity.FAULT, "Cannot assign requested address"),
         (Port(errno.EACCES), Severity.FAULT, "Permission denied"),
         (Port(name_unknown=True), Severity.ERROR, "leads to no address"),
+        (Port(unresolved="Temporary failure"), Severity.FAULT, "cannot be looked up now (Temporary failure)"),
     ],
 )
 def test_the_port(port: Port, severity: Severity, words: str) -> None:

@@ -34,6 +34,18 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
 
 
+def test_a_pid_file_that_the_disk_had_no_room_for_is_cleared_away_as_well(stage: Stage) -> None:
+    pid_file = stage.directory / "run" / "supervisord.pid"
+    pid_file.parent.mkdir(mode=0o700)
+    pid_file.symlink_to("/dev/full")
+    run = stage.run()
+    stage.await_service()
+    assert "could not write pidfile" in stage.log()
+    run.terminate()
+    assert run.wait(15) == 0
+    assert not pid_file.is_symlink()
+
+
 def test_standard_output_may_be_a_socket_as_under_systemd(stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

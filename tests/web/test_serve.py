@@ -23,6 +23,13 @@ from tests.web.world import World, environment_in
 PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.serve import run_metrics; " + (
     "sys.exit(run_metrics(load_settings()))"
 )
+# A machine whose resolver does not answer.
+NO_RESOLVER = """
+import socket
+def fails(host, port, *arguments, **options):
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+socket.getaddrinfo = fails
+"""
 # A parent that starts the metrics process, tells its pid, and waits to be killed.
 PARENT = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True); input()"
 
@@ -163,6 +170,17 @@ def test_a_host_that_is_none_is_bad_configuration(world: World) -> None:
 
     assert ended.returncode == 78
     assert b"METRICS_HOST" in ended.stdout
+
+
+def test_a_name_that_nobody_can_look_up_just_now_is_exit_1_and_tried_again(world: World) -> None:
+    environ = environment(world, free_port()) | {"METRICS_HOST": "metrics.example"}
+
+    ended = subprocess.run([sys.executable, "-c", NO_RESOLVER + PROGRAM], env=environ, capture_output=True, timeout=60)
+
+    assert ended.returncode == 1
+    (line,) = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert line["event"] == "METRICS_HOST and METRICS_PORT cannot be listened on"
+    assert line["reason"] == "Temporary failure in name resolution"
 
 
 def test_it_goes_when_its_parent_is_killed(world: World) -> None:

@@ -1,0 +1,35 @@
+"""Where METRICS_HOST and METRICS_PORT lead to: the addresses to listen on, for the metrics process and `aitp check`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
+
+# All else says that nobody could be asked just now, and nothing about the name (getaddrinfo(3)).
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
+
+
+def addresses(host: str, port: int) -> list[Address]:
+    """(family, kind, protocol, address) of each, for `bind`. `*` stands for all addresses of this machine.
+
+    An address needs no resolver, so none can fail it. Raises ValueError if no such name exists, and gaierror, an
+    OSError, if whoever knows names does not answer: that passes.
+    """
+    name = None if host == "*" else host.removeprefix("[").removesuffix("]")
+    try:
+        found = _look_up(name, port, socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        try:
+            found = _look_up(name, port, 0)
+        except socket.gaierror as error:
+            if error.errno in _NO_SUCH_NAME:
+                raise ValueError(f"{host} leads to no address") from None
+            raise
+    # Some resolvers say the same twice, and it can be bound once.
+    return list({address: (family, kind, protocol, address) for family, kind, protocol, _, address in found}.values())
+
+
+def _look_up(name: str | None, port: int, flags: int) -> Any:
+    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | flags)
