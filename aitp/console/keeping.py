@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from aitp.console.printing import print_json
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
+from aitp.ledger.salvage import Allowance
 from aitp.ledger.soundness import check
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ MEANINGS = {
     "results": "their tasks are run again, at once or when the task API lists them: they are bought once more",
     "tasks": "the task API lists them again if they are still pending",
     "completions": "they count in the limits all the same",
+    "budgets": "what was spent cannot be read: they count as used up until their day or month ends; if the provider's"
+    " bill says that something was left, raise BUDGET_PER_DAY or BUDGET_PER_MONTH by that",
     "tombstones": "what was delivered in the last half minute may be run again",
 }
 
@@ -53,7 +57,8 @@ def back_up_ledger(settings: Settings, file: Path, *, overwrite: bool, as_json: 
 def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
     path = settings.ledger_path
-    outcome = recover(path)
+    currency = settings.prices.currency if settings.prices is not None else ""
+    outcome = recover(path, Allowance(currency, settings.budgets, ZoneInfo(settings.rate_limit_timezone)))
     if as_json:
         set_aside = outcome.set_aside and str(outcome.set_aside)
         print_json({"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside})

@@ -231,6 +231,20 @@ def spend(connection: apsw.Connection, currency: str, nano: int, now: float, zon
     )
 
 
+def left_nano(
+    connection: apsw.Connection, currency: str, budgets: Mapping[str, int], now: float, zone: ZoneInfo
+) -> dict[str, int]:
+    """What is left of each of these budgets, by period. Reads only, and does not need them to be in force."""
+    left = {}
+    for period, allowed in budgets.items():
+        spent = connection.execute(
+            "SELECT COALESCE(SUM(nano), 0) FROM spending WHERE currency = ? AND ends > ?",
+            (currency, fixed_window(Period(period), now, zone).start),
+        ).get
+        left[period] = max(0, allowed - spent)
+    return left
+
+
 def _habit(connection: apsw.Connection, kind: Kind, route: Route) -> Habit:
     row = connection.execute(
         "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",

@@ -3,7 +3,8 @@
 Nothing of the damaged ledger is changed or thrown away: it keeps its rows, and its log, under a dated name. Everything
 is read from a copy. First come results, which are paid for; then completions, so that the limits hold; tombstones and
 all the rest; tasks that were not run, which the task API would list again anyhow. What cannot be read is counted where
-it is known to have been there. Called by `aitp ledger recover`, which must be alone with the ledger.
+it is known to have been there, and budgets whose spending cannot be read are used up. Called by `aitp ledger recover`,
+which must be alone with the ledger.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from aitp.ledger.damage import is_log_alone
 from aitp.ledger.database import as_ledger_error, migrate
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.remains import Remains, with_first_page_of
-from aitp.ledger.salvage import Salvage
+from aitp.ledger.salvage import NO_BUDGETS, Allowance, Salvage
 from aitp.ledger.soundness import check
 
 
@@ -31,7 +32,7 @@ from aitp.ledger.soundness import check
 class Recovery:
     """What became of a ledger. `set_aside` is where the damaged one is now; None for one that was sound and stays.
 
-    `saved` and `lost` count rows by what they are; `lost` knows only of what left a trace.
+    `saved` and `lost` count rows by what they are; `lost` knows only of what left a trace. Lost "budgets" are used up.
     """
 
     problems: tuple[str, ...]
@@ -40,8 +41,8 @@ class Recovery:
     lost: dict[str, int] = field(default_factory=dict)
 
 
-def recover(path: Path, *, clock: Callable[[], float] = time.time) -> Recovery:
-    """Put a new ledger with all that can be saved in the place of a damaged one.
+def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[], float] = time.time) -> Recovery:
+    """Put a new ledger with all that can be saved in the place of a damaged one; `allowance` is for its next start.
 
     Raises LedgerError, with everything as it was, if a service or another command works with it, if there is no
     ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release.
@@ -56,14 +57,14 @@ def recover(path: Path, *, clock: Callable[[], float] = time.time) -> Recovery:
             if found.sound:
                 return Recovery(())
             with as_ledger_error(path):
-                return _recover(path, found.problems, clock)
+                return _recover(path, allowance, found.problems, clock)
 
 
-def _recover(path: Path, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:
+def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.recovery-", dir=path.parent) as name:
         fresh = Path(name) / "new"
         migrate(fresh, clock)
-        salvage = Salvage(fresh, clock())
+        salvage = Salvage(fresh, clock(), allowance)
         try:
             if path.is_file() or _log(path).exists():
                 with _open_copy(path, Path(name) / "old", fresh) as remains:

@@ -7,12 +7,16 @@ next start puts it back and counts it, as after any crash. Called by recovery.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import apsw
 import orjson
 
 from aitp.errors import ConfigurationError
+from aitp.ledger.budgets import left_nano, spend
 from aitp.ledger.database import Row
 from aitp.ledger.missing import mended, missing_since
 from aitp.ledger.remains import Record, Remains
@@ -35,19 +39,37 @@ REST = (
     "cache",
     "answers",
     "budgets",
-    "spending",
-    "reservations",
     "habits",
     "minutes",
     "troubles",
 )
 
 
+# How much money is gone, and how much of it is on its way.
+MONEY = ("spending", "reservations")
+FIRST_VERSION_WITH_MONEY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The budgets that the next start will put in force, by period in nano-units of `currency`; none: no budgets."""
+
+    currency: str = ""
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
+
+
+NO_BUDGETS = Allowance()
+
+
 class Salvage:
     """A new ledger that is being filled. `saved` and `lost` count what there was, by what it is to people."""
 
-    def __init__(self, fresh: Path, now: float) -> None:
+    def __init__(self, fresh: Path, now: float, allowance: Allowance) -> None:
         self._now = now
+        self._allowance = allowance
+        self._version = VERSION
+        self._claims_lost = 0
         self._connection = apsw.Connection(str(fresh), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.execute("PRAGMA synchronous = OFF")  # flushed as a whole, before it gets its name
         self._connection.execute("PRAGMA foreign_keys = ON")
@@ -62,7 +84,8 @@ class Salvage:
         """Everything that can be read and makes sense. Raises ConfigurationError for a newer release's ledger."""
         for record in remains.whole("ledger", self._columns("ledger")):
             self._refuse_newer(record, remains)
-            self._enter("ledger", record | {"version": VERSION})
+            if self._enter("ledger", record | {"version": VERSION}) and isinstance(record.get("version"), int):
+                self._version = record["version"]
         self._bring_tasks(remains)
         self._bring_completions(remains)
         for record in remains.whole("tombstones", self._columns("tombstones")):
@@ -70,6 +93,10 @@ class Salvage:
         for table in REST:
             for record in remains.whole(table, self._columns(table)):
                 self._enter(table, record)
+        money_is_whole = self._bring_money(remains)
+        self._spend_what_nobody_holds()
+        if not money_is_whole:
+            self._use_up_budgets()
 
     def finish(self) -> None:
         """Make one consistent ledger of what was brought."""
@@ -90,10 +117,6 @@ class Salvage:
             "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"
             " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)"
         )
-        execute(
-            "DELETE FROM reservations WHERE slot NOT IN"
-            " (SELECT slot FROM tasks WHERE state = 'claimed' AND slot IS NOT NULL)"
-        )
         execute("COMMIT")
 
     # Tasks with their contents and results
@@ -106,6 +129,9 @@ class Salvage:
         ids: dict[int, str] = dict(remains.index("tasks", "sqlite_autoindex_tasks_1", "seq, id"))
         delivered = self._bring_results(remains, tasks, ids)
         run = self._bring_contents(remains, tasks, delivered)
+        claimed = {seq for seq, task in tasks.items() if task["state"] == "claimed"}
+        claimed.update(seq for (seq,) in remains.index("tasks", "tasks_claimed", "seq"))
+        self._claims_lost = len(claimed - delivered - run)
         for seq in (tasks.keys() | ids.keys()) - delivered - run:
             self.lost["results" if seq in tasks and tasks[seq]["state"] in DELIVERABLE else "tasks"] += 1
 
@@ -180,9 +206,10 @@ class Salvage:
         rows = {row["id"]: row for row in remains.rows(table, columns, key="id")}
         times = {number: row.get("completed_at") for number, row in rows.items()}
         history = mended({number: at for number, at in times.items() if isinstance(at, float)}, self._now)
-        if table in remains.failures:
-            windows = list(remains.whole("rate_limits", self._columns("rate_limits")))
-            history += [(self._now, None)] * missing_since(windows, [time for time, _ in history], self._now)
+        windows = list(remains.whole("rate_limits", self._columns("rate_limits")))
+        missing = missing_since(windows, [time for time, _ in history], self._now)
+        # A claim that is lost may have been sent, and nobody is left to count it later.
+        history += [(self._now, None)] * (missing + self._claims_lost)
         before = None
         for time, number in history:
             if time >= self._now - LONGEST_WINDOW_SECONDS:
@@ -191,6 +218,37 @@ class Salvage:
                 self._enter(table, {"completed_at": time, "is_first": int(time != before), **named})
                 self._tell("completions", number is not None)
                 before = time
+
+    # Money
+
+    def _bring_money(self, remains: Remains) -> bool:
+        """What was spent, and what calls in hand may cost; whether that is all there was."""
+        if self._version < FIRST_VERSION_WITH_MONEY and not set(MONEY) & remains.tables.keys():
+            return True
+        whole = True
+        for table in MONEY:
+            for record in remains.whole(table, self._columns(table)):
+                # An amount less than nothing would let the others be spent twice.
+                if _sane(record.get("nano")) is None or not self._enter(table, record):
+                    whole = False
+        return whole and not remains.failures.intersection(MONEY)
+
+    def _spend_what_nobody_holds(self) -> None:
+        """The claims that this money was reserved for are lost: their calls may have been made."""
+        rows: list[Row] = self._connection.execute(
+            "DELETE FROM reservations WHERE slot NOT IN"
+            " (SELECT slot FROM tasks WHERE state = 'claimed' AND slot IS NOT NULL) RETURNING currency, nano"
+        ).fetchall()
+        for currency, nano in rows:
+            spend(self._connection, currency, nano, self._now, self._allowance.zone)
+
+    def _use_up_budgets(self) -> None:
+        """Nobody knows what was spent: it may have been all that is allowed."""
+        allowance = self._allowance
+        left = left_nano(self._connection, allowance.currency, allowance.budgets, self._now, allowance.zone)
+        if left:
+            spend(self._connection, allowance.currency, max(left.values()), self._now, allowance.zone)
+            self.lost["budgets"] = len(left)
 
     # One row
 
@@ -203,7 +261,7 @@ class Salvage:
         names = ", ".join(record)
         marks = ", ".join("?" for _ in record)
         # Tables of one row, and those of all services, have theirs already.
-        verb = "INSERT OR REPLACE" if table in ("ledger", *REST) else "INSERT"
+        verb = "INSERT OR REPLACE" if table in ("ledger", *REST, *MONEY) else "INSERT"
         try:
             self._connection.execute(f"{verb} INTO {table} ({names}) VALUES ({marks})", tuple(record.values()))
         except (apsw.ConstraintError, apsw.MismatchError):

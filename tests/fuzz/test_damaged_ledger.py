@@ -14,11 +14,14 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Ledger, Rules, Verdict, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
+from aitp.ledger.salvage import Allowance
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived
-from tests.ledger.world import OTHER_RELAY, Clock, make_template
+from tests.ledger.world import OTHER_RELAY, WORKER, Clock, make_template
+
+ALLOWANCE = Allowance("USD", {"day": 100_000, "month": 1_000_000})
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     world.open()
     (delivery,) = world.take(OTHER_RELAY, 1)
     world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.budgets.publish(ALLOWANCE.currency, ALLOWANCE.budgets)
+    world.change("INSERT INTO spending VALUES ('USD', 1753833600, 1753920000, 30000)")
+    world.change("INSERT INTO reservations VALUES (?, 'USD', 5000)", WORKER)
     yield copy_of(world.path, "original.db")
     world.close()
 
@@ -99,7 +105,7 @@ def test_a_ledger_damaged_in_any_way_is_sound_or_said_to_be_damaged_and_recovere
     look(path)
     if not found.sound:
         assert not list(folder.glob("backup.db")), "no backup of a damaged ledger"
-    outcome = recover(path, clock=clock)
+    outcome = recover(path, ALLOWANCE, clock=clock)
     assert (outcome.set_aside is None) == found.sound
     if outcome.set_aside is not None:
         assert check(path).problems == ()

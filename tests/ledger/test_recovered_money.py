@@ -1,0 +1,139 @@
+"""Recovery and what counts against budgets and limits: nobody may spend twice because a page was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aitp.ledger import Because, prepare
+from aitp.ledger.recovery import Recovery, recover
+from aitp.ledger.salvage import NO_BUDGETS, Allowance
+from aitp.ledger.soundness import check
+from aitp.policy.costs import Tariff
+from aitp.prices import Price
+from tests.ledger.conftest import Create
+from tests.ledger.damage import closed, overwrite, pages_of
+from tests.ledger.dump import DUMPS
+from tests.ledger.test_budgets import pay, use
+from tests.ledger.test_migrations import restore
+from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced
+
+PRICED = priced(Tariff(Price(10_000_000, 0)), batch=2)  # ten nano-units for a byte
+DAY, MONTH = 100_000, 1_000_000
+SPENT = 30_000
+ALLOWANCE = Allowance("USD", {"day": DAY, "month": MONTH})
+
+
+@pytest.fixture
+def spender(create: Create) -> World:
+    """Something was spent, and two workers are at calls that will cost more."""
+    world = create()
+    world.ledger.limits.publish("rolling", "UTC", {"month": 1_000})
+    world.ledger.budgets.publish("USD", ALLOWANCE.budgets)
+    world.admit("a", "b", "c", "d", "e", "f", "g", "h")
+    pay(world, world.claim(terms=PRICED), SPENT)
+    world.claim(WORKER, PRICED)
+    world.claim(OTHER_WORKER, PRICED)
+    return world
+
+
+def recovered(path: Path, clock: Clock, allowance: Allowance = ALLOWANCE) -> tuple[World, Recovery]:
+    """The ledger as the next start finds it, with the same budgets in force."""
+    outcome = recover(path, allowance, clock=clock)
+    prepare(
+        path, strategy="rolling", timezone="UTC", limits={"month": 1_000}, currency="USD", budgets=ALLOWANCE.budgets,
+        clock=clock,
+    )  # fmt: skip
+    world = World(path, clock)
+    world.open()
+    return world, outcome
+
+
+def lose(path: Path, table: str) -> None:
+    for page in pages_of(path, table):
+        overwrite(path, page)
+
+
+def test_what_was_spent_and_reserved_is_brought_over_to_the_unit(spender: World) -> None:
+    reserved = use(spender).reserved_nano
+    path = closed(spender)
+    lose(path, "tombstones")
+    world, outcome = recovered(path, spender.clock)
+
+    assert "budgets" not in outcome.lost
+    assert (use(world).spent_nano, use(world).reserved_nano) == (SPENT, reserved)
+    world.close()
+
+
+@pytest.mark.parametrize("table", ["spending", "reservations"])
+def test_budgets_whose_spending_cannot_be_read_are_used_up_until_their_end(spender: World, table: str) -> None:
+    path = closed(spender)
+    lose(path, table)
+    world, outcome = recovered(path, spender.clock)
+
+    assert outcome.lost["budgets"] == 2
+    assert (use(world, "day").remaining_nano, use(world, "month").remaining_nano) == (0, 0)
+    world.ledger.release_ownerless()
+    idle = world.idle(terms=PRICED)
+    assert idle.because is Because.BUDGET
+    assert use(world, "month").frees_at == use(world, "month").ends_at
+    world.close()
+
+
+def test_an_amount_that_only_damage_can_have_made_is_not_believed(spender: World) -> None:
+    spender.change("UPDATE spending SET nano = -900000")
+    path = closed(spender)
+    lose(path, "tombstones")
+    world, outcome = recovered(path, spender.clock)
+
+    assert outcome.lost["budgets"] == 2
+    assert use(world, "month").remaining_nano == 0
+    world.close()
+
+
+def test_without_budgets_nothing_is_made_up(spender: World) -> None:
+    path = closed(spender)
+    lose(path, "spending")
+    world, outcome = recovered(path, spender.clock, NO_BUDGETS)
+
+    assert "budgets" not in outcome.lost
+    assert use(world).spent_nano == 0
+    world.close()
+
+
+def test_money_that_was_reserved_for_claims_that_are_lost_is_spent_and_their_tasks_count(spender: World) -> None:
+    reserved, counted = use(spender).reserved_nano, spender.completions()
+    path = closed(spender)
+    lose(path, "contents")
+    world, outcome = recovered(path, spender.clock)
+
+    assert "budgets" not in outcome.lost
+    assert (use(world).spent_nano, use(world).reserved_nano) == (SPENT + reserved, 0)
+    assert world.completions() == counted + 4
+    assert check(path).sound
+    world.close()
+
+
+def test_a_ledger_from_before_money_was_counted_is_not_blamed_for_it(folder: Path) -> None:
+    path = restore(folder, (DUMPS / "7.sql").read_text())
+    lose(path, "tombstones")
+    world, outcome = recovered(path, Clock())
+
+    assert outcome.set_aside is not None
+    assert "budgets" not in outcome.lost
+    assert use(world, "month").remaining_nano == MONTH
+    world.close()
+
+
+def test_completions_whose_page_is_another_table_s_count_by_the_mirror(spender: World) -> None:
+    counted = spender.completions()
+    path = closed(spender)
+    content = path.read_bytes()
+    (page,), (other, *_) = pages_of(path, "task_completions"), pages_of(path, "cache")
+    overwrite(path, page, content[(other - 1) * 4_096 : other * 4_096])
+    lose(path, "tombstones")
+    world, _ = recovered(path, spender.clock)
+
+    assert world.completions() == counted
+    world.close()
