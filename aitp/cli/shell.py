@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from aitp.cli.manual import manual_page
 from aitp.cli.teaching import Command
 
 COMPLETE_VARIABLE = "_AITP_COMPLETE"  # click's own name for a program called aitp
+
+
+class OurZshComplete(ZshComplete):
+    """click's own script, found in zsh's path of functions, completes nothing at every shell's second Tab."""
+
+    source_template = ZshComplete.source_template.replace(
+        "$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _aitp"
+    )
+
+
+class OurFishComplete(FishComplete):
+    """click's own script cuts descriptions at their first comma."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": OurZshComplete, "fish": OurFishComplete}
 
 
 @click.command(
@@ -22,12 +39,11 @@ COMPLETE_VARIABLE = "_AITP_COMPLETE"  # click's own name for a program called ai
     exits={0: "printed"},
     needs_settings=False,
 )
-@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@click.argument("shell", type=click.Choice(tuple(SHELLS)))
 def completion(shell: str) -> None:
     """Print what makes your shell complete commands, options, and the ids of dead letters."""
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(click.get_current_context().find_root().command, {}, "aitp", COMPLETE_VARIABLE).source())
+    root = click.get_current_context().find_root().command
+    click.echo(SHELLS[shell](root, {}, "aitp", COMPLETE_VARIABLE).source())
 
 
 @click.command(

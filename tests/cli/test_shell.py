@@ -1,17 +1,15 @@
-"""Completion and the manual page, as the real shells and the real man read them."""
+"""Completion as any shell asks for it, and the manual page as the real man reads it."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from aitp.cli import commands
 from aitp.cli.manual import manual_page
-from aitp.settings import PROJECT_ROOT, surroundings
 from tests.console.desk import Desk
 from tests.packaging.test_command import aitp
 from tests.settings.complete import COMPLETE
@@ -23,35 +21,6 @@ def complete(words: str, **environ: str) -> list[str]:
     """What bash is offered after `words`."""
     variables = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1), "_AITP_COMPLETE": "bash_complete"}
     return [line.partition(",")[2] for line in aitp(**variables, **environ).stdout.split()]
-
-
-def test_bash_completes_commands_through_the_script_that_we_print(tmp_path: Path) -> None:
-    command = tmp_path / "aitp"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aitp "$@"\n')
-    command.chmod(0o755)
-    script = (
-        'eval "$(aitp completion bash)"; COMP_WORDS=(aitp st); COMP_CWORD=1; '
-        '_aitp_completion aitp; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-
-    run = subprocess.run(
-        ["bash", "-c", script],
-        env={**surroundings(), "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(PROJECT_ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-    assert (run.stdout.split(), run.stderr) == (["status"], "")
-
-
-@pytest.mark.parametrize(("shell", "mark"), [("zsh", "#compdef aitp"), ("fish", "complete --no-files --command aitp")])
-def test_other_shells_get_a_script_of_their_own(shell: str, mark: str) -> None:
-    run = aitp("completion", shell)
-
-    assert run.returncode == 0
-    assert mark in run.stdout
 
 
 def test_options_are_completed() -> None:

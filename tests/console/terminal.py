@@ -10,24 +10,28 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.waiting import wait_until
 
+AITP = (sys.executable, "-m", "aitp")
 INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT = "\x1b[?1049h", "\x1b[?1049l"
 
 
 class Terminal:
-    """`aitp ARGUMENTS` on a terminal of 80 columns and 24 lines, as the foreground of a session of its own."""
+    """`aitp ARGUMENTS` (or another command) on a terminal of 80 columns and 24 lines, as the foreground of a session of
+    its own.
+    """
 
-    def __init__(self, *arguments: str, **environ: str) -> None:
+    def __init__(self, *arguments: str, command: Sequence[str] = AITP, **environ: str) -> None:
         self._ours, theirs = pty.openpty()
         self.resize(80, 24)
         self.shown = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "aitp", *arguments],
+            [*command, *arguments],
             env={**surroundings(), "PYTHONPATH": str(PROJECT_ROOT), "TERM": "xterm-256color", **environ},
             stdin=theirs,
             stdout=theirs,

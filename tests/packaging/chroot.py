@@ -66,6 +66,10 @@ class Chroot:
     def uninstall(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run("/srv/aitp/bin/uninstall", *options)
 
+    def is_there(self, path: str) -> bool:
+        """A link that leads nowhere as well."""
+        return self.run("test", "-e", path, "-o", "-L", path).returncode == 0
+
     def release(self, prefix: str = "opt/aitp") -> str:
         """The one in use."""
         return os.readlink(self.files / prefix / "current")

@@ -14,6 +14,14 @@ import pytest
 from aitp.settings import PROJECT_ROOT
 from tests.packaging.chroot import MEMORY, Chroot, reason_against
 
+LINKS = (
+    "/usr/local/bin/aitp",
+    "/usr/local/share/man/man1/aitp.1",
+    "/usr/local/share/bash-completion/completions/aitp",
+    "/usr/local/share/zsh/site-functions/_aitp",
+    "/etc/fish/completions/aitp.fish",
+)
+
 
 def install(*options: str) -> subprocess.CompletedProcess[str]:
     """On this machine, where it must not do anything."""
@@ -119,8 +127,8 @@ def test_everything_is_where_it_belongs_with_the_rights_that_it_needs(chroot: Ch
     writable = [path for path in (chroot.files / "opt/aitp").rglob("*") if path.lstat().st_mode & 0o022]
     assert [path for path in writable if not path.is_symlink()] == []
     assert (chroot.files / "etc/systemd/system/multi-user.target.wants/aitp.service").is_symlink()
-    for link in ("bin/aitp", "share/man/man1/aitp.1", "share/bash-completion/completions/aitp"):
-        assert chroot.run("test", "-f", f"/usr/local/{link}").returncode == 0, link
+    for link in LINKS:
+        assert chroot.run("test", "-f", link).returncode == 0, link
 
 
 def test_prefix_and_user_reach_the_unit_and_are_remembered(chroot: Chroot) -> None:
@@ -198,8 +206,8 @@ def test_uninstalling_leaves_settings_ledger_and_user_unless_told(chroot: Chroot
 
     assert chroot.uninstall().returncode == 0
 
-    gone = ("/opt/aitp", "/etc/systemd/system/aitp.service", "/usr/local/bin/aitp", "/usr/local/share/man/man1/aitp.1")
-    assert [path for path in gone if chroot.run("test", "-e", path).returncode == 0] == []
+    gone = ("/opt/aitp", "/etc/systemd/system/aitp.service", *LINKS)
+    assert [path for path in gone if chroot.is_there(path)] == []
     assert ledger.exists()
     assert chroot.run("id", "aitp").returncode == 0
     assert stat.S_IMODE((chroot.files / "etc/aitp/aitp.env").stat().st_mode) == 0o640
@@ -211,6 +219,6 @@ def test_purging_leaves_nothing(chroot: Chroot) -> None:
 
     assert chroot.uninstall("--purge").returncode == 0
 
-    kept = ("/opt/aitp", "/etc/aitp", "/var/lib/aitp", "/usr/local/bin/aitp")
-    assert [path for path in kept if chroot.run("test", "-e", path).returncode == 0] == []
+    kept = ("/opt/aitp", "/etc/aitp", "/var/lib/aitp", *LINKS)
+    assert [path for path in kept if chroot.is_there(path)] == []
     assert chroot.run("id", "aitp").returncode == 1
