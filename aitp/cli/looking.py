@@ -103,12 +103,12 @@ def tasks(states: tuple[str, ...], types: tuple[str, ...], limit: int, as_json: 
     short_help="rate limits and budgets; --forecast: when they are used up",
     examples={
         "aitp limits": "what is used, what is left, when room frees",
-        "aitp limits --forecast": "when each limit will be used up at the pace of the last ten minutes",
+        "aitp limits --forecast": "when each limit and budget will be used up, at the last ten minutes' pace",
         "aitp limits --forecast --over 3600": "at the pace of the last hour",
     },
     exits={0: "shown", 1: "there is no ledger yet, or it cannot be used"},
 )
-@click.option("--forecast", is_flag=True, help="Say when each limit will be used up at the present pace.")
+@click.option("--forecast", is_flag=True, help="Say when each limit and budget will be used up at the present pace.")
 @click.option(
     "--over",
     default=600,

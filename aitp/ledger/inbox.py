@@ -14,6 +14,7 @@ import apsw
 
 from aitp.ledger import polls
 from aitp.ledger.breakers import Breakers
+from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
 from aitp.ledger.history import note_trouble, prune_minutes
@@ -126,6 +127,7 @@ class Inbox:
             polls.end(connection, now, more_there, regular_at, problem)
             prune_completions(connection, now)
             prune_minutes(connection, now)
+            prune_spending_minutes(connection, now)
             prune_kinds(connection)
             self._twins.expire(connection, now)
             return dropped

@@ -1,4 +1,4 @@
-"""How fast the limits are being used, and when each would be used up at that pace: for `aitp limits --forecast`.
+"""How fast limits and budgets are used, and when each would be used up at that pace: for `aitp limits --forecast`.
 
 One consistent read, then the file is closed again. Counts are differences of ids found by index: nothing here grows
 with history.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 
+from aitp.ledger.budgets import BudgetUse, pace_of_spending, use_of_budgets
 from aitp.ledger.completions import first_completions, newest_completion
 from aitp.ledger.limits import LimitUse, strategy_and_zone, use_of_limits
 from aitp.ledger.views import reading
@@ -22,9 +23,23 @@ STEPS = 120
 
 
 @dataclass(frozen=True, slots=True)
+class Spending:
+    """The budgets by period, the pace (nano-units a second), and the moment at which each budget is used up at it.
+
+    None: not before its window ends, or there is no budget of that period.
+    """
+
+    currency: str
+    budgets: dict[str, BudgetUse]
+    pace: float
+    used_up_at: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """The limits in force at `now`, the pace (tasks a second, over the last `over_seconds`), and by period the moment
-    at which each limit is used up at that pace (None: not before its window ends, or never). Instants: UTC seconds.
+    at which each limit is used up at that pace (None: not before its window ends, or never). `spending` is None where
+    no prices are known. Instants: UTC seconds.
     """
 
     now: float
@@ -33,6 +48,7 @@ class Forecast:
     over_seconds: float
     pace: float
     used_up_at: dict[str, float | None]
+    spending: Spending | None
 
 
 def forecast(path: Path, over_seconds: float, now: float | None = None) -> Forecast:
@@ -50,8 +66,27 @@ def forecast(path: Path, over_seconds: float, now: float | None = None) -> Forec
                 still = _still_counted(connection, period, use, moment)
                 left = rolling_limit_used_up(use.limit, still, ROLLING_SECONDS[period] / STEPS, pace)
             used_up[period.value] = None if left is None else moment + left
+        spending = _spending(connection, over_seconds, moment)
     by_name = {period.value: use for period, use in uses.items()}
-    return Forecast(moment, strategy.value, by_name, over_seconds, pace, used_up)
+    return Forecast(moment, strategy.value, by_name, over_seconds, pace, used_up, spending)
+
+
+def _spending(connection: apsw.Connection, over_seconds: float, now: float) -> Spending | None:
+    budgets = {period.value: use for period, use in use_of_budgets(connection, now).items()}
+    if not budgets:
+        return None
+    currency = next(use.currency for use in budgets.values())
+    pace = pace_of_spending(connection, currency, over_seconds, now)
+    return Spending(currency, budgets, pace, {period: _spent_at(use, pace, now) for period, use in budgets.items()})
+
+
+def _spent_at(use: BudgetUse, pace: float, now: float) -> float | None:
+    if use.allowed_nano is None:
+        return None
+    if use.frees_at is not None:
+        return now  # what is left of it is too little for the next task
+    left = fixed_limit_used_up(use.allowed_nano, use.spent_nano + use.reserved_nano, use.ends_at - now, pace)
+    return None if left is None else now + left
 
 
 def _still_counted(connection: apsw.Connection, period: Period, use: LimitUse, now: float) -> list[int]:

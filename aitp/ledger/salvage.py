@@ -40,6 +40,7 @@ REST = (
     "answers",
     "budgets",
     "habits",
+    "spending_minutes",
     "minutes",
     "troubles",
 )

@@ -258,6 +258,15 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
     """,
+    # How fast money is spent: a row a minute (numbered since 1970) of the last day. Only forecasts read it.
+    """
+    CREATE TABLE spending_minutes (
+        currency TEXT NOT NULL,
+        minute INTEGER NOT NULL,
+        nano INTEGER NOT NULL,
+        PRIMARY KEY (currency, minute)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -1,4 +1,4 @@
-"""When a rate limit will be used up, if tasks go on being sent at one pace. Pure: callers pass counts and the time."""
+"""When a rate limit or a budget will be used up, if all goes on at one pace. Pure: callers pass counts and the time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def rolling_limit_used_up(limit: int, still_counted: Sequence[int], step_seconds
 
 
 def fixed_limit_used_up(limit: int, current: int, seconds_left: float, pace: float) -> float | None:
-    """Seconds until the limit of a calendar window is used up at `pace` tasks a second; None: not in this window."""
+    """Seconds until the limit of a calendar window is used up; None: not in this window.
+
+    `limit` and `current` are tasks, or nano-units of a currency; `pace` is as many a second.
+    """
     if current >= limit:
         return 0.0
     if pace <= 0:

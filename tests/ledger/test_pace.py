@@ -6,7 +6,8 @@ import pytest
 
 from aitp.ledger.pace import forecast
 from tests.ledger.conftest import Create
-from tests.ledger.world import World
+from tests.ledger.test_budgets import EACH, PRICED, at, budgeted, pay
+from tests.ledger.world import WORKER, World
 
 
 def work(world: World, tasks: int, every: float) -> None:
@@ -56,3 +57,76 @@ def test_nothing_done_is_no_pace(create: Create) -> None:
     found = forecast(world.path, 600.0, world.clock())
 
     assert (found.pace, found.used_up_at) == (0.0, {"minute": None})
+
+
+# Money
+
+
+def spend(world: World, nano: int, times: int, every: float) -> None:
+    for number in range(times):
+        world.admit(f"{world.clock()}-{number}")
+        pay(world, world.claim(terms=PRICED), nano)
+        world.clock.go(every)
+
+
+def test_without_prices_nothing_is_foretold_of_money(world: World) -> None:
+    assert forecast(world.path, 600.0, world.clock()).spending is None
+
+
+def test_a_budget_is_foretold_by_what_was_spent_lately(create: Create) -> None:
+    world = budgeted(create, day=100_000, month=10**9)
+    world.clock.now = at("2025-07-30 09:00:00")
+    spend(world, 40_000, times=1, every=7_200)  # long ago
+    spend(world, 1_000, times=30, every=20)
+
+    spending = forecast(world.path, 600.0, world.clock()).spending
+
+    assert spending is not None
+    assert spending.currency == "USD"
+    assert spending.pace == pytest.approx(50)
+    # Of 100,000 are 30,000 left.
+    assert spending.used_up_at == {"day": pytest.approx(world.clock() + 600), "month": None}
+
+
+def test_what_calls_in_hand_may_cost_is_no_longer_there(create: Create) -> None:
+    world = budgeted(create, day=100_000)
+    world.clock.now = at("2025-07-30 09:00:00")
+    spend(world, 1_000, times=30, every=20)
+    world.admit("in hand")
+    world.claim(terms=PRICED)
+
+    spending = forecast(world.path, 600.0, world.clock()).spending
+
+    assert spending is not None
+    assert spending.used_up_at["day"] == pytest.approx(world.clock() + (70_000 - EACH) / 50)
+    assert spending.used_up_at["month"] is None  # there is no budget
+
+
+def test_a_budget_that_keeps_tasks_back_is_used_up_now_however_little_is_left(create: Create) -> None:
+    world = budgeted(create, day=EACH + 1)
+    world.admit("first", "second")
+    pay(world, world.claim(terms=PRICED), EACH)
+    world.idle(WORKER, PRICED)
+
+    spending = forecast(world.path, 600.0, world.clock()).spending
+
+    assert spending is not None
+    assert (spending.budgets["day"].remaining_nano, spending.used_up_at["day"]) == (1, world.clock())
+
+
+def test_the_pace_of_money_is_kept_for_a_day_and_no_longer(create: Create) -> None:
+    world = budgeted(create)
+    spend(world, 1_000, times=3, every=86_400)
+    world.listing("anything")
+
+    assert world.rows("SELECT minute FROM spending_minutes") == [(int(world.clock() // 60) - 24 * 60,)]
+
+
+def test_what_a_clock_set_back_has_put_into_the_future_is_no_pace(create: Create) -> None:
+    world = budgeted(create)
+    spend(world, 1_000, times=1, every=-3_600)
+
+    spending = forecast(world.path, 600.0, world.clock()).spending
+
+    assert spending is not None
+    assert spending.pace == 0
