@@ -11,12 +11,14 @@ import select
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from aitp.counting import open_metrics
-from aitp.errors import ConfigurationError
+from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, Rules
+from aitp.ledger.locks import SlotLocks
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.process.billing import labelled_models
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 # What is due later than this (a limit of a day, a service that is down) is left to the next run.
 PATIENCE_SECONDS = 90.0
 LONGEST_SLEEP_SECONDS = 1.0
+
+IN_USE = "{ledger} is in use: a service runs on this ledger, which does what `once` would do"
 
 log = get_logger(__name__)
 
@@ -79,12 +83,14 @@ class LoneHands:
 def run_once(settings: Settings) -> int:
     """Do all there is to do; 0 if nothing is left, 1 if something waits for longer than this run does.
 
-    Raises ConfigurationError (also when a service runs on the same ledger) and LedgerError.
+    Raises ConfigurationError, and LedgerError (also when a service runs on the same ledger).
     """
     settings = settings.model_copy(update={"concurrency_limit": 1})  # one call at a time: no share is left for others
     keep_out_of_logs(settings)
     own_directory(settings.runtime_dir)
     try:
+        # Before anything of these settings is published: they may be others than those that the service has in force.
+        _refuse_beside_a_service(settings.ledger_path)
         prepare_service(settings)
     except OSError as error:
         blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
@@ -96,13 +102,18 @@ def run_once(settings: Settings) -> int:
         ledger.close()
 
 
+def _refuse_beside_a_service(ledger: Path) -> None:
+    """Raises LedgerError if a master has `ledger`, OSError if nothing can be made beside it."""
+    with SlotLocks(ledger) as locks:
+        if not locks.acquire(MASTER, 0):
+            raise LedgerError(IN_USE.format(ledger=ledger))
+
+
 class _Run:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         (relay_slot,), (worker_slot,) = slots_of(Role.RELAY, 1), slots_of(Role.WORKER, 1)
         if not all(ledger.locks.acquire(slot, 0) for slot in (MASTER, relay_slot, worker_slot)):
-            raise ConfigurationError(
-                [f"{settings.ledger_path} is in use: a service runs on this ledger, which does what `once` would do"]
-            )
+            raise LedgerError(IN_USE.format(ledger=settings.ledger_path))
         for slot in (relay_slot, worker_slot):
             tell_of_release(slot, ledger.claims.release(slot, Cause.STOPPED))
         for slot, settled in ledger.release_ownerless().items():
