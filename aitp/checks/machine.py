@@ -117,9 +117,17 @@ def _network(folder: Path) -> str:
 
 def _existing(path: Path) -> Path:
     """`path`, or the nearest above it that is there."""
-    while not path.exists() and path != path.parent:
+    while not _exists(path) and path != path.parent:
         path = path.parent
     return path
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there, as far as this user may look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _unwritable(folder: Path, *files: Path) -> str:
@@ -130,7 +138,7 @@ def _unwritable(folder: Path, *files: Path) -> str:
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{_user()} may not write in {there}"
     for file in files:
-        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        if _exists(file) and not os.access(file, os.R_OK | os.W_OK):
             return f"{_user()} may not write to {file}"
     return ""
 

@@ -45,7 +45,10 @@ def check(offline: bool, strict: bool, as_json: bool) -> None:
         "aitp status --watch": "a live view; Ctrl-C ends it",
         "aitp status --watch --json --interval 10 >> status.jsonl": "one JSON document a line, for programs",
     },
-    exits={0: "the service is running (with --watch: you ended it)", 1: "it is not running"},
+    exits={
+        0: "the service is running (with --watch: you ended it)",
+        1: "it is not running, or not for this user to see",
+    },
 )
 @click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
 @click.option(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from aitp.console.printing import duration, moment, print_json, show, table
-from aitp.console.status import budgets_table, limits_table, usage_bar
+from aitp.console.status import UsageBar, budgets_table, limits_table
 from aitp.ledger.pace import Forecast, Spending, forecast
 from aitp.ledger.views import snapshot
 from aitp.prices import amount
 
 USED_UP = "USED UP AT THIS PACE"
+FORECAST_BAR_SIGNS = 12  # beside a moment, in 80 columns
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -61,7 +62,7 @@ def _limits_forecast(found: Forecast) -> RenderableType:
             period,
             f"{use.current:,}",
             f"{use.limit:,}",
-            usage_bar(use.current, use.limit),
+            _short_bar(use.current, use.limit),
             _used_up(found.used_up_at[period], found.now),
         )
         for period, use in found.limits.items()
@@ -77,13 +78,17 @@ def _budgets_forecast(spending: Spending, now: float) -> RenderableType:
             amount(use.spent_nano),
             amount(use.reserved_nano),
             "" if use.allowed_nano is None else amount(use.allowed_nano),
-            "" if use.allowed_nano is None else usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
+            "" if use.allowed_nano is None else _short_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
             "" if use.allowed_nano is None else _used_up(spending.used_up_at[period], now),
         )
         for period, use in spending.budgets.items()
     ]
     figures = ("SPENT", "RESERVED", "BUDGET")
     return table((f"SPENDING ({spending.currency})", *figures, "", USED_UP), rows, right=figures)
+
+
+def _short_bar(current: int, limit: int) -> UsageBar:
+    return UsageBar(current, limit, longest=FORECAST_BAR_SIGNS)
 
 
 def _used_up(at: float | None, now: float) -> str:

@@ -52,17 +52,19 @@ def print_json(document: object) -> None:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str | Text]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
+    head: Sequence[str], rows: Sequence[Sequence[RenderableType]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
 ) -> Table:
-    """A table without lines. Columns named in `right` hold numbers; those in `cut` lose their ends if there is no room,
-    all others keep their words whole.
+    """A table without lines. Columns named in `right` hold numbers, never folded; those in `cut` lose their ends if
+    there is no room, all others keep their words whole.
     """
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head:
         justify: Literal["left", "right"] = "right" if name in right else "left"
-        made.add_column(name, justify=justify, no_wrap=name in cut, overflow="ellipsis" if name in cut else "fold")
+        made.add_column(
+            name, justify=justify, no_wrap=name in (*cut, *right), overflow="ellipsis" if name in cut else "fold"
+        )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+        made.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

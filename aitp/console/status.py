@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.text import Text
 
 from aitp import __version__
@@ -28,9 +29,11 @@ from aitp.web.readiness import readiness_problems
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-BAR_SIGNS = 20
+BAR_SIGNS, FEWEST_BAR_SIGNS = 20, 4
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
 ALMOST_USED_UP = 0.9
+NOT_FOR_THIS_USER = "whether the service runs is not for this user to see"
+AS_ITS_USER = "ask as the service's user, or by sudo"
 
 
 def show_status(settings: Settings, *, as_json: bool) -> int:
@@ -54,7 +57,7 @@ def document(facts: Facts, settings: Settings) -> dict[str, Any]:
     processes = [record for record in (facts.master, *facts.children) if record is not None]
     return {
         "at": facts.now,
-        "running": running,
+        "running": None if facts.hidden and not running else running,
         "mock": settings.mock,
         "problems": readiness_problems(facts, settings),
         "processes": [dataclasses.asdict(record) | {"state": record.state.name.lower()} for record in processes],
@@ -71,6 +74,8 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
     if running:
         parts += [Text(f"! {visible(said)}", style="yellow") for said in readiness_problems(facts, settings)]
+    elif facts.hidden:
+        parts.append(Text(visible(f"{NOT_FOR_THIS_USER} (RUNTIME_DIR={settings.runtime_dir}): {AS_ITS_USER}")))
     elif facts.ledger is None:
         parts.append(Text(visible(facts.ledger_problem)))
     below = [] if facts.ledger is None else list(_state(facts.ledger))
@@ -88,7 +93,7 @@ def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:
         line.append(state, style="bold green" if state == "RUNNING" else "bold yellow")
         line.append(f" for {duration(facts.now - facts.master.started)}")
     else:
-        line.append("NOT RUNNING", style="bold red")
+        line.append("HIDDEN" if facts.hidden else "NOT RUNNING", style="bold red")
     if facts.ledger is not None and facts.ledger.paused:
         line.append(", PAUSED", style="bold yellow")
         line.append(" (`aitp resume` goes on)")
@@ -163,7 +168,7 @@ def limits_table(ledger: Snapshot) -> RenderableType:
             f"{use.current:,}",
             f"{use.limit:,}",
             f"{use.remaining:,}",
-            usage_bar(use.current, use.limit),
+            UsageBar(use.current, use.limit),
             moment(use.frees_at),
         )
         for period, use in ledger.limits.items()
@@ -181,7 +186,7 @@ def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
             amount(use.reserved_nano),
             "" if use.allowed_nano is None else amount(use.allowed_nano),
             "" if use.remaining_nano is None else amount(use.remaining_nano),
-            "" if use.allowed_nano is None else usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
+            "" if use.allowed_nano is None else UsageBar(use.spent_nano + use.reserved_nano, use.allowed_nano),
             moment(use.frees_at),
         )
         for period, use in budgets.items()
@@ -191,12 +196,23 @@ def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
     return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
 
 
-def usage_bar(current: int, limit: int) -> Text:
-    """How much of a limit is used."""
-    used = min(1.0, current / limit)
-    full = round(used * BAR_SIGNS)
-    bar = Text("█" * full, style="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green")
-    return bar.append("·" * (BAR_SIGNS - full), style="dim")
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageBar:
+    """How much of a limit is used; as long as there is room for, on a narrow terminal."""
+
+    current: int
+    limit: int
+    longest: int = BAR_SIGNS
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(FEWEST_BAR_SIGNS, options.max_width), min(self.longest, options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        used = min(1.0, self.current / self.limit)
+        length = min(self.longest, options.max_width)
+        full = round(used * length)
+        bar = Text("█" * full, style="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green")
+        yield bar.append("·" * (length - full), style="dim")
 
 
 def _breakers(ledger: Snapshot) -> Iterator[RenderableType]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger.database import as_ledger_error, open_read_only
+from aitp.ledger.database import as_ledger_error, no_ledger, open_read_only
 from aitp.ledger.locks import lock_path
 from aitp.ledger.soundness import Checkup, look_over
 
@@ -24,7 +26,7 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
     Raises LedgerError, with an earlier `target` untouched, if the ledger is damaged, if `target` exists without
     `overwrite`, or if it cannot be written.
     """
-    with as_ledger_error(target):
+    with _as_unwritable(target):
         _refuse(path, target, overwrite)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600
     os.close(handle)
@@ -33,7 +35,7 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
         found = _copy(path, part)
         if not found.sound:
             raise LedgerError(f"the ledger {path} is damaged ({found.problems[0]}), and no backup was made of it")
-        with as_ledger_error(target):
+        with _as_unwritable(target):
             put_in_place(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -49,7 +51,7 @@ def put_in_place(part: Path, target: Path) -> None:
 
 def _refuse(path: Path, target: Path, overwrite: bool) -> None:
     if not path.is_file():
-        raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+        raise no_ledger(path)
     own = [path, lock_path(path), *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
     if target.resolve() in [file.resolve() for file in own]:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")
@@ -77,6 +79,14 @@ def _copy(path: Path, part: Path) -> Checkup:
             copy.close()
     finally:
         source.close()
+
+
+@contextmanager
+def _as_unwritable(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LedgerError(f"the backup {target} cannot be written: {error.strerror or error}") from error
 
 
 def _flush(path: Path, flags: int) -> None:

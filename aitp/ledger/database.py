@@ -293,6 +293,11 @@ def as_ledger_error(path: Path) -> Iterator[None]:
         _raise_ledger_error(path, error)
 
 
+def no_ledger(path: Path) -> LedgerError:
+    """What is said where there is none yet."""
+    return LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+
+
 def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
     match error:
         case apsw.ConstraintError():
@@ -301,8 +306,13 @@ def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
             raise LedgerError(f"the ledger {path} is damaged ({in_words(error)}): see `aitp ledger check`") from error
         case apsw.FullError():
             raise LedgerError(f"the disk that holds the ledger {path} is full") from error
+        case PermissionError() | apsw.ReadOnlyError():
+            raise LedgerError(
+                f"the ledger {path} cannot be used: its folder and files must be writable for this user "
+                f"({in_words(error)}); is it the service's?"
+            ) from error
         case _:
-            raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
+            raise LedgerError(f"the ledger {path} cannot be used: {in_words(error)}") from error
 
 
 def refuse_affected_sqlite(version: str) -> None:
@@ -326,7 +336,7 @@ def refuse_network_file_system(folder: Path, mountinfo: str) -> None:
     if kind in NETWORK_FILE_SYSTEMS:
         raise ConfigurationError(
             [
-                f"RATE_LIMIT_STORAGE_PATH is on {best}, a network file system ({kind}), where locks cannot be trusted: "
+                f"RATE_LIMIT_STORAGE_PATH is on {best}, a network file system ({kind}), where locks cannot be trusted; "
                 "put the ledger on a local disk"
             ]
         )

@@ -21,7 +21,7 @@ import apsw
 from aitp.errors import LedgerError
 from aitp.ledger.backup import put_in_place
 from aitp.ledger.damage import is_log_alone
-from aitp.ledger.database import as_ledger_error, migrate
+from aitp.ledger.database import as_ledger_error, migrate, no_ledger
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.remains import Remains, with_first_page_of
 from aitp.ledger.salvage import NO_BUDGETS, Allowance, Salvage
@@ -48,6 +48,8 @@ def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[]
     ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release.
     """
     with as_ledger_error(path):
+        if not path.exists() and not is_log_alone(path):
+            raise no_ledger(path)  # before a folder is made, for the lock
         locks = SlotLocks(path)
     with locks:
         if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():

@@ -25,7 +25,7 @@ from aitp.ledger.damage import (
     is_log_alone,
     readable,
 )
-from aitp.ledger.database import Row, as_ledger_error, open_read_only
+from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_read_only
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 
@@ -131,7 +131,7 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
         if is_log_alone(path):
             return Checkup(0, (LOG_ALONE,), {}, 0)
         if not path.exists():
-            raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+            raise no_ledger(path)
         if not path.is_file():
             return Checkup(0, (NO_FILE,), {}, 0)
     try:

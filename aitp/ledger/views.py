@@ -17,7 +17,7 @@ import apsw
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import MAX_COOLDOWN_SECONDS
-from aitp.ledger.database import Row, as_ledger_error, free_bytes, open_read_only
+from aitp.ledger.database import Row, as_ledger_error, free_bytes, no_ledger, open_read_only
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
@@ -94,7 +94,7 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
-            raise LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+            raise no_ledger(path)
     connection = open_read_only(path)
     try:
         with as_ledger_error(path):
@@ -111,8 +111,9 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
 
 def version_of(path: Path) -> int | None:
     """The version of the ledger at `path`, whatever release it is of; None if there is none yet. Raises LedgerError."""
-    if not path.exists():
-        return None
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if not path.exists():
+            return None
     connection = open_read_only(path)
     try:
         with as_ledger_error(path):

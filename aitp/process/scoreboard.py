@@ -150,6 +150,17 @@ def glance(path: Path) -> list[Record]:
     return [record for record in records if record.state is not State.GONE]
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether this user may not look at it, or not even see whether it is there."""
+    try:
+        with path.open("rb"):
+            return False
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
 def master_ticks(records: list[Record], monotonic: float) -> bool:
     """Whether a master is there and does its rounds: its record's deadline is when it will have ticked again."""
     for record in records:

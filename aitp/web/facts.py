@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aitp.errors import LedgerError
 from aitp.ledger.history import History, read_history
 from aitp.ledger.views import Snapshot, snapshot
-from aitp.process.scoreboard import Record, glance, master_ticks
+from aitp.process.scoreboard import Record, glance, is_hidden, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
 from aitp.providers.stock import Stock, read_stock, uses_models
 from aitp.settings import Settings
@@ -24,7 +24,7 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
-    says why; `stock`: of Ollama.
+    says why; `stock`: of Ollama. `hidden`: this user may not look at the scoreboard, and cannot tell whether it runs.
     """
 
     now: float
@@ -37,6 +37,7 @@ class Facts:
     has_token: bool
     stock: Stock | None = None
     monotonic: float = 0.0
+    hidden: bool = False
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -56,6 +57,7 @@ def read_facts(settings: Settings) -> Facts:
         has_token=_has_token(settings),
         stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
         monotonic=monotonic,
+        hidden=is_hidden(settings.runtime_dir / "scoreboard"),
     )
 
 

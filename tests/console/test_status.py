@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from aitp.console.printing import duration, size, visible
-from aitp.console.status import usage_bar
+from aitp.console.status import UsageBar
 from aitp.console.watch import Pace
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import PROJECT_ROOT, surroundings
@@ -191,7 +192,18 @@ def test_sizes(count: int, words: str) -> None:
 
 @pytest.mark.parametrize(("current", "limit", "full"), [(0, 10, 0), (5, 10, 10), (10, 10, 20), (99, 10, 20)])
 def test_bars(current: int, limit: int, full: int) -> None:
-    assert usage_bar(current, limit).plain == "█" * full + "·" * (20 - full)
+    assert drawn(UsageBar(current, limit), columns=80) == "█" * full + "·" * (20 - full)
+
+
+def test_a_bar_is_shorter_where_there_is_no_room_for_it_and_never_folded() -> None:
+    assert drawn(UsageBar(5, 10), columns=8) == "████····"
+
+
+def drawn(bar: UsageBar, columns: int) -> str:
+    console = Console(width=columns)
+    with console.capture() as captured:
+        console.print(bar)
+    return captured.get().rstrip("\n")
 
 
 @pytest.mark.parametrize(
