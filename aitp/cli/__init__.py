@@ -1,8 +1,7 @@
 """The command `aitp`: one function a command, each of which imports what it needs when it runs, and little else.
 
-Promises: `aitp --version` and any `--help` load none of the service (a test counts imports); a usage error exits 2; a
-ConfigurationError, wherever it comes from, is printed to standard error line by line and exits 78, which neither
-supervisord nor systemd answers with a restart; a LedgerError exits 1.
+Promises: `aitp --version` and any `--help` load none of the service (a test counts imports); a usage error exits 2; how
+a command that cannot do its part ends is said in `teaching`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import click
 
 from aitp import __version__
 from aitp.cli import keeping, looking, service, shell, steering, trying
-from aitp.cli.teaching import EXIT_CONFIGURATION, Group
-from aitp.errors import ConfigurationError, LedgerError
+from aitp.cli.teaching import Group
 
 SECTIONS = {
     "See it at work": (trying.demo, trying.evaluate),
@@ -29,15 +27,7 @@ SECTIONS = {
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    try:
-        commands(prog_name="aitp")
-    except ConfigurationError as error:
-        for problem in error.problems:
-            print(f"aitp: {problem}", file=sys.stderr)
-        sys.exit(EXIT_CONFIGURATION)
-    except LedgerError as error:
-        print(f"aitp: {error}", file=sys.stderr)
-        sys.exit(1)
+    commands(prog_name="aitp")
     sys.exit(0)
 
 

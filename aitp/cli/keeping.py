@@ -17,6 +17,7 @@ def ledger() -> None:
 
 @ledger.command(
     "check",
+    short_help="look it over, also while the service runs",
     examples={
         "aitp ledger check": "after a crash of the machine, or from cron",
         "aitp ledger check --quick": "does not compare indexes with tables: about half the time",
@@ -35,6 +36,7 @@ def ledger_check(quick: bool, as_json: bool) -> None:
 
 @ledger.command(
     "backup",
+    short_help="write a copy to FILE, also while the service runs",
     examples={
         "aitp ledger backup /var/backups/aitp.db": "one file, mode 0600",
         "aitp ledger backup --force /var/backups/aitp.db": "in place of the last one",
@@ -58,6 +60,7 @@ def ledger_backup(file: Path, force: bool, as_json: bool) -> None:
 
 @ledger.command(
     "recover",
+    short_help="set a damaged one aside, save what can be read",
     examples={"aitp ledger recover": "when the service exits with 78 because its ledger is damaged"},
     exits={0: "recovered as far as can be, or it was sound", 1: "it is in use, there is none, or the disk is full"},
 )

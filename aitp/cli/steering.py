@@ -148,9 +148,18 @@ def dead_drop(task_ids: tuple[str, ...], of_all: bool, yes: bool, as_json: bool)
 
     _ids_or_all(task_ids, of_all)
     settings = load_settings()
-    if not yes:
-        click.confirm("Their results are lost. Go on?", abort=True, err=True)
+    if not (yes or _agreed("Their results are lost. Go on?")):
+        raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
     sys.exit(drop_dead_letters(settings, None if of_all else task_ids, as_json=as_json))
+
+
+def _agreed(question: str) -> bool:
+    """Whether a person says yes. Nobody there to ask is a no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
 
 
 def _ids_or_all(task_ids: tuple[str, ...], of_all: bool) -> None:

@@ -1,21 +1,50 @@
 """Commands that teach: besides what click prints, the help of each has examples and what its exit codes mean.
 
 The manual page (`aitp man`) is made of the same. Nothing of the service is imported here.
+
+A command that cannot do its part ends in one way: a ConfigurationError with 78, which neither supervisord nor systemd
+answers with a restart, anything else that it says with 1. Each problem is a line on standard error, and with --json a
+document on standard output as well: programs that read the one or the other are told.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+
+from aitp.errors import ConfigurationError, LedgerError
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 USAGE = "the command line is wrong"
 CONFIGURATION = "the settings cannot be used: every fault is named on standard error"
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs; of what went wrong, too.")
+
+
+class Failure(click.ClickException):
+    """What kept a command from its part, one line a problem."""
+
+    def __init__(self, problems: Sequence[str], *, as_json: bool) -> None:
+        super().__init__("; ".join(problems))
+        self._problems = list(problems)
+        self._as_json = as_json
+
+    def show(self, file: Any = None) -> None:
+        """Say it."""
+        for problem in self._problems:
+            click.echo(f"aitp: {problem}", err=True)
+        if self._as_json:
+            click.echo(json.dumps({"error": self.message, "problems": self._problems, "exit_code": self.exit_code}))
+
+
+class UnusableSettings(Failure):
+    """The same, where it is the settings."""
+
+    exit_code = EXIT_CONFIGURATION
 
 
 class Command(click.Command):
@@ -45,7 +74,17 @@ class Command(click.Command):
         keep_memory_private()
         # Before it can import numpy or the openai client.
         prepare_environment()
-        return super().invoke(ctx)
+        as_json = bool(ctx.params.get("as_json"))
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            raise UnusableSettings(error.problems, as_json=as_json) from error
+        except LedgerError as error:
+            raise Failure([str(error)], as_json=as_json) from error
+        except click.UsageError:
+            raise  # with the command's usage
+        except click.ClickException as error:
+            raise Failure([error.message], as_json=as_json) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """After the options: examples, then exit codes."""
@@ -75,3 +114,11 @@ class Group(click.Group):
             with formatter.section(heading):
                 told = [(name.ljust(width), self.commands[name].get_short_help_str(70)) for name in names]
                 formatter.write_dl(told)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Where there is more to learn; the outermost group says so itself."""
+        if not self.sections:
+            formatter.write_paragraph()
+            formatter.write_text(
+                f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes."
+            )

@@ -9,6 +9,7 @@ import click
 
 from aitp.console.printing import print_json
 from aitp.console.service import open_ledger, scoreboard_of
+from aitp.ledger.views import snapshot
 from aitp.process.presence import signal_master
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     """Poll now."""
     if not signal_master(scoreboard_of(settings), signal.SIGUSR1):
-        raise click.ClickException("the service is not running, or belongs to another user")
+        raise click.ClickException("the service is not running, or belongs to another user: see `aitp status`")
+    paused = snapshot(settings.ledger_path).paused
     if as_json:
-        print_json({"asked": True})
+        print_json({"asked": True, "paused": paused})
     else:
-        print("Asked")
+        print("Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked")

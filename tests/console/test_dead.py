@@ -78,3 +78,13 @@ def test_nothing_that_was_sent_can_play_with_the_terminal(desk: Desk) -> None:
         desk.run("dead", "retry", "65f0a\x1b[31m"),
     ):
         assert (run.stdout + run.stderr).replace("\n", "").isprintable()
+
+
+def test_where_nobody_can_be_asked_drop_says_how_to_drop_without_asking(desk: Desk) -> None:
+    desk.bury("65f0a")
+
+    run = desk.run("dead", "drop", "--all", "--json")
+
+    assert run.returncode == 1
+    assert "--yes" in json.loads(run.stdout)["error"]
+    assert desk.world.states() == {"65f0a": "dead"}
