@@ -12,6 +12,11 @@ from aitp.settings import Settings
 from aitp.taskapi.grant import Grant
 
 PROXY = "; through a proxy it needs HTTP_TRUST_ENV=true"
+BY_TLS = "spoken to by TLS"  # as `aitp.wire` words it
+NO_TLS = (
+    "See that it has a valid certificate, of a public authority or one in TLS_CA_FILE; if it speaks plain HTTP, its "
+    "address begins with http://"
+)
 NOTHING_MOVES = "Without a token nothing is polled and nothing delivered"
 
 
@@ -24,15 +29,19 @@ def of_token(answer: Grant | AitpError, settings: Settings, seconds: float) -> F
         return Finding(Severity.WARNING, "token", said, "It asks for a pause; the service takes it", "Wait a minute")
     if isinstance(answer, CredentialsRefused):
         if "OAUTH2_SCOPE" in said:
-            do = f"Allow the client the scope {settings.oauth2_scope!r} at the authorization server, or correct it"
+            do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE"
         else:
             do = (
                 f"Compare OAUTH2_CLIENT_ID={settings.oauth2_client_id} and its secret with the client at the "
                 "authorization server, and see that it may use client_credentials. It does not say which of both is "
                 "wrong"
             )
+            if "(" not in said:  # RFC 6749 §5.2: an authorization server names the error
+                do += f"; if {settings.token_url} is another server altogether, correct that"
         return Finding(Severity.FAULT, "token", said, NOTHING_MOVES, do)
-    if settings.oauth2_token_url:
+    if BY_TLS in said:
+        do = NO_TLS
+    elif settings.oauth2_token_url:
         do = f"See that it answers; OAUTH2_TOKEN_URL={settings.oauth2_token_url} must be its whole address"
         if not settings.oauth2_token_url.endswith("/oauth2/token"):
             do += ": Ory Hydra's ends in /oauth2/token"
@@ -57,6 +66,10 @@ def of_task_api(answer: int | AitpError, settings: Settings, seconds: float) -> 
         )
         return Finding(Severity.FAULT, "task API", said, why, do)
     do = f"See that the API runs; API_BASE_URL is what comes before /api/ai-tasks/pending, and is {base} now"
+    if BY_TLS in said:
+        do = NO_TLS
+    elif base.rstrip("/").endswith("/api"):
+        do = f"Take /api off the end of API_BASE_URL={base}: it is added to it"
     return Finding(Severity.FAULT, "task API", said, why, do)
 
 

@@ -41,7 +41,11 @@ def of_sentence(severity: Severity, subject: str, sentence: str, why: str, do: s
     """
     rest, _, said_do = sentence.partition("; ")
     what, _, said_why = rest.partition(": ")
-    return Finding(severity, subject, what, said_why or why, said_do or do)
+    return Finding(severity, subject, what, _begun(said_why) or why, _begun(said_do) or do)
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def exit_code(findings: Iterable[Finding], *, strict: bool = False) -> int:

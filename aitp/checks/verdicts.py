@@ -34,7 +34,9 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
     where = f"the environment and {settings.env_file}" if settings.env_file else "the environment"
     yield fine("settings", f"usable, from {where}; mode {settings.processing_mode}")
     for warning in settings.warnings:
-        why, do = "It was taken as it stands, which may not be what was meant", "Correct it, or leave it out"
+        ignored = "is ignored" in warning
+        why = "What it says has no effect" if ignored else "It was taken as it stands, which may not be what was meant"
+        do = "Correct it, or leave it out"
         yield of_sentence(Severity.WARNING, "settings", warning, why, do)
     yield from _mock(settings)
     if settings.processing_mode != "openai" and not settings.supported_models:
@@ -204,6 +206,15 @@ def of_descriptors(most: int, children: int) -> Finding:
 
 def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
     """What the running service says of itself, and whether it runs with these settings."""
+    if not machine.master_pid and machine.facts.hidden:
+        yield Finding(
+            Severity.WARNING,
+            "service",
+            "whether it runs is not for this user to see",
+            "The runtime directory is its own user's alone, and what is said of port and ledger here may be wrong",
+            "Check as the service's user: `sudo aitp check` where bin/install installed it",
+        )
+        return
     if not machine.master_pid:
         yield Finding(
             Severity.NOTE,
@@ -214,7 +225,9 @@ def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
         )
         return
     for problem in machine.readiness:
-        yield Finding(Severity.FAULT, "service", problem, "The running service is not ready: /ready answers 503", "")
+        why = "The running service is not ready: /ready answers 503"
+        do = "Look at the other findings here, and at its log; tasks and results wait meanwhile, and none is lost"
+        yield Finding(Severity.FAULT, "service", problem, why, do)
     ledger = machine.facts.ledger
     if ledger is not None and {period: use.limit for period, use in ledger.limits.items()} != settings.rate_limits:
         yield Finding(

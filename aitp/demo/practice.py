@@ -26,8 +26,13 @@ def practise(plan: Plan, directory: Path) -> int:
                 try:
                     directory.mkdir(parents=True, exist_ok=True)
                     write_env_file(env_file, _settings(plan, world, directory))
+                except FileExistsError:
+                    raise ValueError(
+                        f"{env_file} is there already: if an earlier demo made {directory}, remove that; else name "
+                        "another directory"
+                    ) from None
                 except OSError as error:
-                    raise ValueError(f"{env_file}: {error.strerror}; name a new directory") from None
+                    raise ValueError(f"{env_file}: {error.strerror}; name another directory") from None
                 console.print(_introduction(plan, world, env_file), soft_wrap=True, highlight=False, markup=False)
                 world.wait()
         except KeyboardInterrupt:

@@ -109,7 +109,9 @@ def _figures(verdict: Verdict, killed: int | None) -> Table:
         f"{verdict.delivered_again} acknowledged twice",
         "Faults": f"{verdict.faults_struck} struck"
         + ("" if killed is None else f", worker {killed} killed with kill -9"),
-        "Limits": ", ".join(f"{used}/{limit} a {name}" for name, (used, limit) in verdict.limits.items()),
+        "Limits": ", ".join(
+            f"{used}/{limit} {'an' if name == 'hour' else 'a'} {name}" for name, (used, limit) in verdict.limits.items()
+        ),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Change, str, Severity, str, str]] = {
         "task API",
         Severity.FAULT,
         "answered 404",
-        "before /api/ai-tasks/pending",
+        "Take /api off the end",
     ),
     "API down": (stop("task_api"), "task API", Severity.FAULT, "could not be connected to", "See that the API runs"),
     "API rights": (introspection_down, "task API", Severity.FAULT, "refuses a fresh token", "introspects"),

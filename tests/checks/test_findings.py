@@ -40,9 +40,9 @@ def test_the_verdict_counts_what_is_worth_a_look() -> None:
             "A=1 is below B=2: B can never be reached; raise one",
             "A=1 is below B=2",
             "B can never be reached",
-            "raise one",
+            "Raise one",
         ),
-        ("X is no setting; did you mean Y?", "X is no setting", "because", "did you mean Y?"),
+        ("X is no setting; did you mean Y?", "X is no setting", "because", "Did you mean Y?"),
         ("Z has the example's value", "Z has the example's value", "because", "do it"),
     ],
 )

@@ -94,8 +94,8 @@ def test_what_is_not_our_own_is_named() -> None:
 def test_a_contradiction_of_limits_says_why_it_matters_and_what_to_do() -> None:
     found = worst(list(verdicts.of_settings(settings(RATE_LIMIT_PER_HOUR="10"))))
 
-    assert found.why == "the minute limit can never be reached"
-    assert found.do == "raise one or set it to 0"
+    assert found.why == "The minute limit can never be reached"
+    assert found.do == "Raise one or set it to 0"
 
 
 @pytest.mark.parametrize(

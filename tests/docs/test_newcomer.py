@@ -186,7 +186,7 @@ def test_a_directory_with_settings_of_earlier_servers_is_left_alone(tmp_path: Pa
     run = aitp("demo", "--servers", str(tmp_path))
 
     assert run.returncode == 2
-    assert f"{tmp_path}/aitp.env: File exists; name a new directory" in run.stderr
+    assert f"{tmp_path}/aitp.env is there already" in run.stderr
     assert (tmp_path / "aitp.env").read_text() == "precious"
 
 

@@ -104,7 +104,7 @@ def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
     lines = run.stdout.splitlines()
     assert lines[0] == f"ok       settings    usable, from the environment and {file}; mode hybrid"
     assert lines[1] == "warning  settings    OLLAMA_URL is not a setting and is ignored"
-    assert lines[3].strip() == "Do:  did you mean OLLAMA_BASE_URL?"
+    assert lines[3].strip() == "Do:  Did you mean OLLAMA_BASE_URL?"
     assert any(line.startswith("warning  mock mode   MOCK MODE: OPENAI_API_KEY is the placeholder") for line in lines)
 
 
