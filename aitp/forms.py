@@ -27,6 +27,11 @@ def absolute(path: Path) -> Path:
         raise ValueError("must be a path; nobody here has that home directory") from None
 
 
+def _file_itself(path: Path) -> Path:
+    # A ledger's log and its locks stand beside the file: beside a link to it, nobody would find or heed them.
+    return Path(os.path.realpath(absolute(path)))
+
+
 def _authorities(value: object) -> object:
     return trust.read_authorities(absolute(Path(value))) if isinstance(value, str) else value
 
@@ -37,6 +42,7 @@ def _prices(value: object) -> object:
 
 Url = Annotated[str, AfterValidator(service_url)]
 Place = Annotated[Path, AfterValidator(absolute)]
+LedgerFile = Annotated[Path, AfterValidator(_file_itself)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Money = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]

@@ -31,7 +31,7 @@ from aitp.coherence import left_as_in_the_example, missing_together, quoted, unr
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
-from aitp.forms import Authorities, Limit, Money, Place, PriceList, Seconds, Url, absolute
+from aitp.forms import Authorities, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url, absolute
 from aitp.prices import nano
 from aitp.privacy import blot_out
 from aitp.trust import Trust
@@ -205,7 +205,7 @@ class Settings(BaseModel):
     rate_limit_timezone: Annotated[str, AfterValidator(zone_name)] = Field(
         "UTC", description="Time zone of the fixed windows."
     )
-    rate_limit_storage_path: Place = Field(
+    rate_limit_storage_path: LedgerFile = Field(
         Path("data/rate_limits.db"),
         description="The ledger, one file on a local disk: limits, tasks in hand, results not yet delivered. "
         "A relative path counts from the project's root (/app in the container).",
