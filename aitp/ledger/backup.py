@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from aitp.errors import LedgerError
+from aitp.ledger.damage import is_log_alone
 from aitp.ledger.database import as_ledger_error, no_ledger, open_read_only
 from aitp.ledger.locks import lock_path
 from aitp.ledger.soundness import Checkup, look_over
@@ -52,6 +53,8 @@ def put_in_place(part: Path, target: Path) -> None:
 def _refuse(path: Path, target: Path, overwrite: bool) -> None:
     if not path.is_file():
         raise no_ledger(path)
+    if path.stat().st_size == 0 and not is_log_alone(path):
+        raise LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
     own = [path, lock_path(path), *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
     if target.resolve() in [file.resolve() for file in own]:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")

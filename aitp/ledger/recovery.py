@@ -48,8 +48,7 @@ def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[]
     ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release.
     """
     with as_ledger_error(path):
-        if not path.exists() and not is_log_alone(path):
-            raise no_ledger(path)  # before a folder is made, for the lock
+        _refuse(path)
         locks = SlotLocks(path)
     with locks:
         if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():
@@ -60,6 +59,14 @@ def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[]
                 return Recovery(())
             with as_ledger_error(path):
                 return _recover(path, allowance, found.problems, clock)
+
+
+def _refuse(path: Path) -> None:
+    if not path.exists() and not is_log_alone(path):
+        raise no_ledger(path)  # before a folder is made, for the lock
+    if path.is_char_device() or path.is_block_device():
+        # Others need it where it is.
+        raise LedgerError(f"{path} is a device: it stays in its place; set RATE_LIMIT_STORAGE_PATH to a file")
 
 
 def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:

@@ -66,6 +66,14 @@ def test_what_is_no_file_is_never_replaced(world: World, folder: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_an_empty_file_is_said_to_be_empty(folder: Path) -> None:
+    (folder / "ledger.db").touch()
+
+    with pytest.raises(LedgerError, match="is empty"):
+        back_up(folder / "ledger.db", folder / "backup.db")
+    assert not (folder / "backup.db").exists()
+
+
 @pytest.mark.parametrize("end", ["", "-wal", ".lock"])
 def test_the_ledger_itself_is_never_overwritten(world: World, end: str) -> None:
     world.admit("a")

@@ -12,12 +12,20 @@ from tests.ledger.world import SMALL, START, World, ids, terms
 
 
 def test_new_tasks_enter_as_ready_and_known_ones_stay_as_they_are(world: World) -> None:
-    world.admit("a", "b")
-    world.run()
-    admitted, _ = world.listing("b", "a", "c")
+    world.admit("dead", "finished", "later", "claimed", "ready")
+    for _ in range(2):
+        world.finish(world.claim(terms=terms(batch=1)))
+    (delivery,) = world.take(most=1)
+    world.ledger.outbox.settle(delivery, Verdict.REFUSED, "400: refused")
+    world.finish(world.claim(terms=terms(batch=1)), Ending.RETRY)
+    world.claim(terms=terms(batch=1))
+    held = "SELECT id, state, slot, due_at, attempts, entered_at FROM tasks WHERE id <> 'new' ORDER BY seq"
+    before = world.rows(held)
+    admitted, _ = world.listing("ready", "new", *(row[0] for row in before))
 
     assert admitted.tasks == 1
-    assert world.states() == {"a": "finished", "b": "finished", "c": "ready"}
+    assert world.states() == {name: name for name, *_ in before} | {"new": "ready"}
+    assert world.rows(held) == before
 
 
 def test_a_page_may_come_in_parts_and_repeat_itself(world: World) -> None:

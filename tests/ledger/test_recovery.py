@@ -245,7 +245,18 @@ def test_a_ledger_in_use_is_left_alone(world: World, slot: int) -> None:
 
 def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
-        recover(folder / "none.db")
+        recover(folder / "none" / "none.db")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_device_is_never_taken_from_its_place(folder: Path) -> None:
+    path = folder / "ledger.db"
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    with pytest.raises(LedgerError, match="is a device"):
+        recover(path)
+
+    assert [file.name for file in folder.iterdir()] == ["ledger.db"]
 
 
 def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
