@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from itertools import product
 from pathlib import Path
 
@@ -86,24 +84,6 @@ def test_every_file_that_is_named_exists(path: Path) -> None:
     # Not those of an installed system, which begin with a slash, and not what lies in a package of the reader's.
     named = re.findall(r"(?<![/\w.-])(?:aitp|etc|bin|systemd|bench|tests|docs|docker|examples)/[\w./-]*\w", text)
     assert not [name for name in named if not any((folder / name).exists() for folder in (PROJECT_ROOT, path.parent))]
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt install prometheus")
-def test_the_steps_for_debians_prometheus_make_a_configuration_that_it_takes(tmp_path: Path) -> None:
-    steps = [
-        command.text for command in commands(PROJECT_ROOT / "docs/OPERATING.md") if "/etc/prometheus" in command.text
-    ]
-    assert len(steps) == 2
-    for step in steps:
-        local = step.removeprefix("sudo ").replace("/etc/prometheus", str(tmp_path))
-        subprocess.run(["sh", "-c", local], cwd=PROJECT_ROOT, check=True)
-
-    checked = subprocess.run(
-        ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
-    )
-
-    assert checked.returncode == 0, checked.stderr
-    assert 'targets: ["localhost:8001"]' in (tmp_path / "prometheus.yml").read_text()
 
 
 def test_troubleshooting_has_the_five_common_issues_by_their_titles() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.settings import PROJECT_ROOT
+from tests.docs.text import commands
 from tests.end_to_end.running import free_port
 from tests.waiting import wait_until
 
@@ -37,26 +38,44 @@ def _hurried(span: re.Match[str]) -> str:
     return f"{seconds}s"
 
 
-class Prometheus:
-    """Debian's `prometheus`, watching `targets` (ports of loopback, all of the job aitp). A context manager."""
-
-    def __init__(self, directory: Path, targets: Sequence[int]) -> None:
-        self.port = free_port()
-        (directory / "alerts.yml").write_text(hurried((PROJECT_ROOT / "docker/alerts.yml").read_text()))
-        (directory / "prometheus.yml").write_text(
-            json.dumps(
-                {
-                    "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
-                    "rule_files": ["alerts.yml"],
-                    "scrape_configs": [
-                        {
-                            "job_name": "aitp",
-                            "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}],
-                        }
-                    ],
-                }
-            )
+def watching(directory: Path, targets: Sequence[int]) -> Prometheus:
+    """A Prometheus that watches these ports of loopback, all of the job aitp."""
+    (directory / "alerts.yml").write_text(hurried((PROJECT_ROOT / "docker/alerts.yml").read_text()))
+    (directory / "prometheus.yml").write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
+                "rule_files": ["alerts.yml"],
+                "scrape_configs": [
+                    {"job_name": "aitp", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}
+                ],
+            }
         )
+    )
+    return Prometheus(directory)
+
+
+def documented_steps(directory: Path, *, token: Path | None = None) -> None:
+    """Take the steps of docs/OPERATING.md with `directory` as Debian's /etc/prometheus; with `token`, a file, all of
+    them, else those of a service without METRICS_TOKEN.
+    """
+    steps = [
+        command.text.removeprefix("sudo ")
+        for command in commands(PROJECT_ROOT / "docs/OPERATING.md")
+        if "/etc/prometheus" in command.text
+    ]
+    assert len(steps) == 4
+    for step in steps if token else steps[:2]:
+        # The group comes with Debian's package; here only whoever takes the steps is to read it.
+        step = step.replace("-g prometheus ", "").replace("/etc/aitp/credentials/METRICS_TOKEN", str(token))
+        subprocess.run(["sh", "-c", step.replace("/etc/prometheus", str(directory))], cwd=PROJECT_ROOT, check=True)
+
+
+class Prometheus:
+    """Debian's `prometheus`, with the prometheus.yml in `directory`. A context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
         self._log = (directory / "prometheus.log").open("wb")
         self._process = subprocess.Popen(
             [

@@ -18,7 +18,7 @@ import pytest
 from aitp.demo.faults import Fault
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
 from tests.end_to_end.running import Service, free_port
-from tests.monitoring.prometheus import Prometheus, hurried
+from tests.monitoring.prometheus import Prometheus, documented_steps, hurried, watching
 from tests.waiting import wait_until
 
 DASHBOARD = json.loads((PROJECT_ROOT / "docker/grafana/dashboards/aitp.json").read_text())
@@ -75,7 +75,7 @@ def demo() -> Iterator[int]:
 
 @real
 def test_every_query_of_the_dashboard_has_data_and_what_was_mended_alerts_nobody(demo: int, tmp_path: Path) -> None:
-    with Prometheus(tmp_path, [demo]) as prometheus:
+    with watching(tmp_path, [demo]) as prometheus:
         wanted = {pair for pair in queries() if pair[0] not in EMPTY_IS_GOOD}
         missing = set(wanted)
 
@@ -95,7 +95,7 @@ def test_every_query_of_the_dashboard_has_data_and_what_was_mended_alerts_nobody
 def test_alerts_fire_for_real_faults(services: list[Service], tmp_path: Path) -> None:
     refused, spent = services
     nobody = free_port()
-    with Prometheus(tmp_path, [refused.port, spent.port, nobody]) as prometheus:
+    with watching(tmp_path, [refused.port, spent.port, nobody]) as prometheus:
         _refuse_results(refused)
         _spend_the_day(spent)
 
@@ -135,6 +135,44 @@ def _spend_the_day(service: Service) -> None:
     service.open_world(20)
     service.start(OPENAI_API_KEY=PLACEHOLDER_KEY, RATE_LIMIT_ENABLED="true", RATE_LIMIT_PER_DAY=10)
     service.start_metrics()
+
+
+@real
+def test_the_steps_for_debians_prometheus_make_a_configuration_that_it_takes(tmp_path: Path) -> None:
+    documented_steps(tmp_path)
+
+    checked = subprocess.run(
+        ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, check=False
+    )
+
+    assert checked.returncode == 0, checked.stderr
+    assert 'targets: ["localhost:8001"]' in (tmp_path / "prometheus.yml").read_text()
+
+
+@real
+def test_with_the_documented_steps_prometheus_is_let_in_by_its_token_and_by_that_alone(
+    services: list[Service], tmp_path: Path
+) -> None:
+    service, _ = services
+    token = tmp_path / "METRICS_TOKEN"
+    token.write_text("a-token-for-whoever-scrapes\n")
+    service.open_world()
+    service.configure(METRICS_TOKEN_FILE=token)
+    service.start_metrics()
+    documented_steps(tmp_path, token=token)
+    configuration = tmp_path / "prometheus.yml"
+    here = configuration.read_text().replace("localhost:8001", f"127.0.0.1:{service.port}").replace("15s", "500ms")
+    configuration.write_text(here)
+
+    def up(prometheus: Prometheus) -> list[float]:
+        return _numbers(prometheus.query('up{job="aitp", environment="production"}'))
+
+    with Prometheus(tmp_path) as prometheus:
+        wait_until(lambda: up(prometheus) == [1], timeout=20, every=0.2)
+        assert _numbers(prometheus.query("aitp_ready")) == [0]  # there is no master
+
+        (tmp_path / "metrics_token").write_text("the-token-of-another-service\n")
+        wait_until(lambda: up(prometheus) == [0], timeout=20, every=0.2)
 
 
 def test_the_hurried_copy_of_the_rules_differs_in_time_alone() -> None:
