@@ -58,11 +58,22 @@ def test_tests_run_with_the_packages_that_are_shipped() -> None:
     assert {name: tested[name] for name in shipped} == shipped
 
 
+@pytest.mark.parametrize(
+    ("program", "tool"), [("lock", "pip-tools"), ("audit", "pip-audit"), ("sbom", "cyclonedx-bom")]
+)
+def test_programs_that_bring_a_tool_bring_the_version_that_is_pinned(program: str, tool: str) -> None:
+    text = (PROJECT_ROOT / "bin" / program).read_text()
+
+    assert "bring_tools" in text
+    assert "pip install" not in text
+    assert tool in pinned(PROJECT_ROOT / "requirements-tools.txt")
+
+
 @pytest.mark.slow
 def test_the_bill_of_materials_names_every_package_with_its_hashes() -> None:
     made = subprocess.run([PROJECT_ROOT / "bin/sbom"], capture_output=True, text=True, timeout=110, check=False)
     if made.returncode != 0 and "No matching distribution" in made.stderr:
-        pytest.skip("cyclonedx-bom cannot be fetched here")
+        pytest.skip("requirements-tools.txt cannot be fetched here")
     assert made.returncode == 0, made.stderr
 
     bill = json.loads(made.stdout)
