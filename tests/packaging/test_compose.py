@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import yaml
 
 from aitp.settings import PROJECT_ROOT, load_settings
 
-STACK: dict[str, Any] = yaml.safe_load((PROJECT_ROOT / "docker-compose.yml").read_text())
+FILE = PROJECT_ROOT / "docker-compose.yml"
+STACK: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 PROCESSOR = SERVICES["ai-task-processor"]
 EVERY_SERVICE = pytest.mark.parametrize("name", SERVICES)
+
+
+# As its head says how to make them: whole files.
+UNCHANGED = FILE.read_text()
+WITHOUT_OPENAI = re.sub(r"^ .*openai_api_key.*\n", "", UNCHANGED, flags=re.MULTILINE)
+WITH_TOKEN = re.sub(r"^( +)# (.*metrics_token.*\n)", r"\1\2", UNCHANGED, flags=re.MULTILINE)
+EVERY_STACK = pytest.mark.parametrize(
+    "stack", [UNCHANGED, WITHOUT_OPENAI, WITH_TOKEN], ids=["as it is", "without OpenAI", "with METRICS_TOKEN"]
+)
 
 
 def resolved(text: str) -> str:
@@ -154,10 +165,46 @@ def test_prometheus_scrapes_the_service_and_grafana_asks_prometheus() -> None:
     assert {"prometheus.yml", *prometheus["rule_files"]} == rules
 
 
-@pytest.mark.skipif(not has_compose(), reason="docker compose (the client's plugin) is not installed")
-def test_docker_compose_understands_it() -> None:
-    command = ["docker", "compose", "-f", str(PROJECT_ROOT / "docker-compose.yml"), "config", "--quiet"]
+def test_without_openai_every_other_secret_is_still_there() -> None:
+    stack = yaml.safe_load(WITHOUT_OPENAI)
 
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stack["services"]["ai-task-processor"]["secrets"] == ["oauth2_client_secret"]
+    assert set(stack["secrets"]) == {"oauth2_client_secret", "grafana_admin_password"}
+    assert "openai" not in str(stack)
+
+
+def test_with_a_metrics_token_the_service_and_prometheus_have_the_same_one() -> None:
+    stack = yaml.safe_load(WITH_TOKEN)
+    processor, prometheus = stack["services"]["ai-task-processor"], stack["services"]["prometheus"]
+    scrape = re.search(r"# +credentials_file: (\w+)", (PROJECT_ROOT / "docker/prometheus.yml").read_text())
+    file = stack["secrets"]["metrics_token"]["file"]
+
+    assert processor["environment"]["METRICS_TOKEN_FILE"] == "/run/secrets/metrics_token"
+    assert "metrics_token" in processor["secrets"]
+    assert scrape is not None
+    assert f"{file}:/etc/prometheus/{scrape[1]}:ro" in prometheus["volumes"]
+
+
+@EVERY_STACK
+def test_it_follows_the_schema_of_compose_files(stack: str, tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").write_text(stack)
+    schema = ["--builtin-schema", "vendor.compose-spec"]
+
+    run = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", *schema, tmp_path / "docker-compose.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@EVERY_STACK
+@pytest.mark.skipif(not has_compose(), reason="docker compose (the client's plugin) is not installed")
+def test_docker_compose_understands_it(stack: str) -> None:
+    command = ["docker", "compose", "--project-directory", str(PROJECT_ROOT), "-f", "-", "config", "--quiet"]
+
+    run = subprocess.run(command, input=stack, capture_output=True, text=True, check=False)
 
     assert (run.returncode, run.stderr) == (0, "")
