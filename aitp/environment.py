@@ -2,7 +2,7 @@
 
 `read_sources` merges them (the real environment wins over the file) and says what is wrong with the files themselves;
 `misspelt` finds variables that look like ours and are not. Nothing here knows what a value means, and nothing here
-touches the process's own environment: both are the settings' business, which alone call this module.
+touches the process's own environment: both are the settings' business, for which this is; `whereabouts` asks as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv.parser import parse_stream
+
+from aitp.errors import ConfigurationError
+from aitp.wording import printable
 
 SECRET_FILE_BYTES = 65_536
 
@@ -71,7 +74,10 @@ class Sources:
 
 def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
     """Merge the file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) with
-    `environ`, then put in the contents of the files named by <secret>_FILE, and of systemd's credentials."""
+    `environ`, then put in the contents of the files named by <secret>_FILE, and of systemd's credentials.
+
+    Raises ConfigurationError if that file cannot be read: what it would say of the rest nobody knows.
+    """
     problems: list[str] = []
     path = _env_file(environ, fallback)
     in_file = _read_env_file(path, problems) if path is not None else {}
@@ -130,8 +136,9 @@ def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"AITP_ENV_FILE={path}: {_reason(error)}; it must be a readable text file of NAME=value lines")
-        return {}
+        said = f"AITP_ENV_FILE={path}: {_reason(error)}; it must be a readable text file of NAME=value lines"
+        # Nothing else is told: that all settings are missing then would hide the one thing to mend.
+        raise ConfigurationError([printable(said)]) from error
     values: dict[str, str] = {}
     for binding in bindings:
         if binding.error or (binding.key is not None and binding.value is None):

@@ -31,7 +31,7 @@ from aitp.coherence import left_as_in_the_example, missing_together, quoted, unr
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
-from aitp.forms import Authorities, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url, absolute
+from aitp.forms import Authorities, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
 from aitp.prices import nano
 from aitp.privacy import blot_out
 from aitp.trust import Trust
@@ -51,6 +51,7 @@ from aitp.values import (
     upper_case,
     zone_name,
 )
+from aitp.whereabouts import beside
 from aitp.wording import printable, problem
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
@@ -389,12 +390,10 @@ def real_openai_key() -> str | None:
 
 
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
-    derived: dict[str, Any] = {}
+    derived: dict[str, Any] = {} if values.get("embedding_dimensions", "unset") else {"embedding_dimensions": None}
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
-            derived["runtime_dir"] = absolute(Path(values["rate_limit_storage_path"])).parent.parent / "run"
+            derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))
         except ValueError:
             pass  # the setting that it is derived from is the problem, and is told as one
-    if not values.get("embedding_dimensions", "unset"):
-        derived["embedding_dimensions"] = None
     return derived

@@ -76,7 +76,7 @@ def _install_signals(application: Application) -> None:
             application.settings = _needed(load_settings())
             log.info("Settings loaded again")
         except ConfigurationError as error:
-            log.error("New settings are invalid, the old ones stay in force", problems=list(error.problems))
+            log.error("New settings are not valid, the running ones stay", problems=list(error.problems))
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

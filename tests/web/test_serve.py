@@ -215,7 +215,7 @@ def test_hangup_reads_the_settings_again_and_keeps_the_old_ones_if_the_new_are_w
 
     env_file.write_text("METRICS_PORT_=1\nMAX_RETRIES=many\nOPENAI_API_KEY=a-real-key\n")
     running.process.send_signal(signal.SIGHUP)
-    wait_until(running.has_said("New settings are invalid, the old ones stay in force"))
+    wait_until(running.has_said("New settings are not valid, the running ones stay"))
     assert mock()
 
 
