@@ -25,6 +25,7 @@ from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
+from aitp.web.verdict import remarks_on_room
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -73,7 +74,8 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
     if settings.mock:
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
     if running:
-        parts += [Text(f"! {visible(said)}", style="yellow") for said in readiness_problems(facts, settings)]
+        in_the_way = [*readiness_problems(facts, settings), *_without_room(facts.ledger)]
+        parts += [Text(f"! {visible(said)}", style="yellow") for said in in_the_way]
     elif facts.hidden:
         parts.append(Text(visible(f"{NOT_FOR_THIS_USER} (RUNTIME_DIR={settings.runtime_dir}): {AS_ITS_USER}")))
     elif facts.ledger is None:
@@ -84,6 +86,12 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
         room = MOST_PROCESSES if lines is None else max(3, lines - len(parts) - 3 - _height(below))
         parts += [Text(), _processes(facts, room)]
     return Group(*parts, *below)
+
+
+def _without_room(ledger: Snapshot | None) -> Iterator[str]:
+    """What keeps tasks waiting by the operator's own wish; nobody misses room that no task waits for."""
+    if ledger is not None and (ledger.ready or ledger.waiting):
+        yield from remarks_on_room(ledger)
 
 
 def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:

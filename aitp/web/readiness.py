@@ -99,10 +99,14 @@ def _ledger_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
             f"{model} has no price, and while a budget is in force its tasks wait",
             "Give it a price in the file that PRICES names, and reload (HUP).",
         )
+    known = set()
     for service in (Service.API, Service.OAUTH):
         if breaker := _open(ledger, service):
+            known.add(breaker.reason)
             yield _breaker_problem(service, breaker)
     yield from _provider_problems(ledger, settings)
+    if ledger.last_poll_problem in known:
+        return  # the same thing, told already
     if ledger.last_poll_problem:
         yield Problem(f"the last poll: {ledger.last_poll_problem}", _CHECK)
     elif ledger.last_poll_at is None:

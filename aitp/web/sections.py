@@ -17,7 +17,7 @@ from aitp.ledger.history import Minute, Trouble
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import Record, State
-from aitp.process.slots import MASTER, role_of
+from aitp.process.slots import MASTER, Role, role_of
 from aitp.providers.stock import Stage, Stock
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.trust import Authorities
@@ -75,7 +75,7 @@ def limits(ledger: Snapshot) -> Html:
         Column("period"),
         Column("used"),
         Column("of the limit", number=True),
-        Column("left", number=True),
+        Column("left", number=True, wide=True),
         Column("room in", number=True),
     )
     rows = []
@@ -96,7 +96,7 @@ def budgets(ledger: Snapshot) -> Html:
         Column("used"),
         Column("spent", number=True),
         Column("in hand", number=True, wide=True),
-        Column("left", number=True),
+        Column("left", number=True, wide=True),
         Column("room in", number=True),
     )
     rows = []
@@ -180,7 +180,7 @@ def processes(facts: Facts) -> Html:
             duration(facts.now - record.since) if record.since > 0 else "",
             element("code", record.task_id) if record.task_id else "",
             duration(record.deadline - facts.monotonic) if record.state is State.BUSY and record.deadline else "",
-            "" if record.slot == MASTER else record.done,
+            record.done if record.slot != MASTER and role_of(record.slot) is Role.WORKER else "",  # others do not count
         )
         for record in shown
     ]
@@ -211,7 +211,7 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
         columns = (
             Column("model"),
             Column("provider", wide=True),
-            Column("calls", number=True),
+            Column("calls", number=True, wide=True),
             Column("failed", number=True),
             Column("tokens in", number=True),
             Column("tokens out", number=True),

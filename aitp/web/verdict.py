@@ -72,14 +72,19 @@ def _passing_sentence(facts: Facts, readiness: Sequence[Problem]) -> str:
 
 def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset[Problem]) -> Iterator[Problem]:
     if facts.ledger is not None:
-        yield from _limit_remarks(facts.ledger)
-        yield from _budget_remarks(facts.ledger)
+        yield from remarks_on_room(facts.ledger)
         yield from _outbox_remarks(facts.ledger)
         yield from _service_remarks(facts.ledger, told)
     yield from _failure_remarks(history)
     yield from _crew_remarks(facts, settings)
     if facts.stock is not None:
         yield from _model_remarks(facts, told)
+
+
+def remarks_on_room(ledger: Snapshot) -> Iterator[Problem]:
+    """Which limits and budgets have no room, and when there is some again: for `aitp status` as well."""
+    yield from _limit_remarks(ledger)
+    yield from _budget_remarks(ledger)
 
 
 def _limit_remarks(ledger: Snapshot) -> Iterator[Problem]:

@@ -26,6 +26,12 @@ from tests.ledger.conftest import Create
 @pytest.fixture
 def board(desk: Desk) -> Iterator[Scoreboard]:
     """A master (this process) that does its rounds, and a crew."""
+    board = crew_of(desk)
+    yield board
+    board.close()
+
+
+def crew_of(desk: Desk) -> Scoreboard:
     runtime_dir = desk.world.path.parent / "run"
     runtime_dir.mkdir(mode=0o700)
     board = Scoreboard.create(runtime_dir / "scoreboard")
@@ -34,8 +40,7 @@ def board(desk: Desk) -> Iterator[Scoreboard]:
     board.write(Record(1, 1, State.IDLE, now, now))
     for slot in range(101, 141):
         board.write(Record(slot, 1, State.BUSY if slot < 111 else State.IDLE, now, now, 0.0, 3, f"task-{slot}"))
-    yield board
-    board.close()
+    return board
 
 
 def test_a_service_that_does_not_run_exits_1_and_the_ledger_is_shown_all_the_same(desk: Desk) -> None:
@@ -66,6 +71,20 @@ def test_a_running_one_says_what_keeps_it_from_its_work(desk: Desk, board: Score
     assert document["running"] is True
     assert "paused by an operator" in document["problems"]
     assert document["processes"][2]["state"] == "busy"
+
+
+def test_a_limit_without_room_is_said_while_tasks_wait_for_it(create: Create) -> None:
+    desk = Desk.around(create(hour=2))
+    board = crew_of(desk)
+    desk.world.admit("one", "two")
+    desk.world.run()
+    assert "used up" not in desk.run("status").stdout
+
+    desk.world.admit("three")
+    said = [line for line in desk.run("status").stdout.splitlines() if line.startswith("!")]
+    board.close()
+
+    assert any("the limit per hour is used up (2 of 2): there is room again in" in line for line in said)
 
 
 def test_a_big_crew_is_summed_up_with_those_at_work_first(desk: Desk, board: Scoreboard) -> None:

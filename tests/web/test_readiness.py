@@ -102,6 +102,10 @@ NOT_READY: dict[str, tuple[Facts, str]] = UNWELL | {
         "Circuit breaker is open for openai: 401: see OPENAI_API_KEY",
     ),
     "bad poll": (with_ledger(last_poll_problem="503 from the API"), "the last poll: 503 from the API"),
+    "bad poll, by an open breaker": (
+        with_breakers("api", last_poll_problem=OPEN.reason),
+        "Circuit breaker is open for api: 401: see OPENAI_API_KEY",
+    ),
     "never polled": (with_ledger(last_poll_at=None), "the task API has not been polled yet"),
 }
 READY: dict[str, Facts] = {
