@@ -42,6 +42,7 @@ REST = (
     "habits",
     "spending_minutes",
     "minutes",
+    "spending_minutes",
     "troubles",
 )
 

@@ -86,6 +86,11 @@ PROMISES: tuple[tuple[str, str], ...] = (
         " (SELECT slot FROM tasks WHERE state = 'claimed')",
     ),
     (
+        # They would let others be spent twice.
+        "amounts of money are less than nothing",
+        "SELECT COUNT(*), NULL FROM (SELECT nano FROM spending UNION ALL SELECT nano FROM reservations) WHERE nano < 0",
+    ),
+    (
         "rows are ahead of the ledger's own sequence",
         "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL"
         " SELECT first_failure_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL"

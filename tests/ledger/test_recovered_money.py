@@ -84,7 +84,6 @@ def test_budgets_whose_spending_cannot_be_read_are_used_up_until_their_end(spend
 def test_an_amount_that_only_damage_can_have_made_is_not_believed(spender: World) -> None:
     spender.change("UPDATE spending SET nano = -900000")
     path = closed(spender)
-    lose(path, "tombstones")
     world, outcome = recovered(path, spender.clock)
 
     assert outcome.lost["budgets"] == 2

@@ -14,6 +14,7 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Ledger, Rules, Verdict, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
+from aitp.ledger.salvage import MONEY, REST
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
@@ -247,6 +248,15 @@ def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> N
     with pytest.raises(LedgerError, match="there is no ledger"):
         recover(folder / "none" / "none.db")
     assert list(folder.iterdir()) == []
+
+
+def test_no_table_is_forgotten(damaged: Path) -> None:
+    found = {name for (name,) in rows(damaged, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    by_themselves = {"ledger", "kinds", "tasks", "contents", "results", "tombstones", "task_completions"}
+    # Counted anew from completions; found out anew with each start.
+    left_behind = {"rate_limits", "unpriced", "sqlite_sequence"}
+
+    assert found == {*REST, *MONEY, *by_themselves, *left_behind}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")

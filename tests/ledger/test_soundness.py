@@ -43,6 +43,7 @@ def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
             "1 completions are not marked as the first of their moment",
         ),
         ("UPDATE breakers SET state = 'half-open' WHERE service = 'api'", "1 breakers are half-open without a probe"),
+        ("INSERT INTO spending VALUES ('USD', 0, 86400, -1)", "1 amounts of money are less than nothing"),
         ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
         ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
         ("DELETE FROM kinds", "of tasks belongs to no row of kinds"),
