@@ -120,6 +120,28 @@ def test_a_refused_key_opens_the_breaker_at_once_and_fails_no_task(service: Serv
     assert len(service.said("Circuit breaker is open", service="openai")) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_api_that_refuses_fresh_tokens_too_is_left_alone_and_gets_everything_later(
+    service: Service, status: int
+) -> None:
+    world = service.open_world(20)
+    refusing = Fault(method="PATCH", status=status, for_seconds=6)
+    world.add_fault("task_api", refusing)
+    service.start(EMBEDDING_BATCH_SIZE=4, CIRCUIT_BREAKER_RECOVERY_SECONDS=2)
+    service.start_metrics()
+
+    service.wait(lambda: service.snapshot().breakers["api"].state == "open", what="the breaker stays closed")
+    answer = service.wait(lambda: service.get("/ready"), what="no metrics process")
+    assert answer[0] == 503
+    assert "refuses a fresh token" in answer[1]
+    assert world.summary().faults_struck <= 8  # each relay with the old token and a fresh one, then probes
+
+    service.await_states(succeeded=20)
+    assert service.snapshot().dead == 0
+    summary = world.summary()
+    assert (summary.tokens_issued, summary.bought_again) == (2, 0)
+
+
 def test_a_rejected_token_is_replaced_once_and_no_result_is_lost(service: Service) -> None:
     world = service.open_world(40, openai_api={"latency_seconds": 0.2})
     service.start(EMBEDDING_BATCH_SIZE=4)
