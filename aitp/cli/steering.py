@@ -142,13 +142,16 @@ def dead_retry(task_ids: tuple[str, ...], of_all: bool, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def dead_drop(task_ids: tuple[str, ...], of_all: bool, yes: bool, as_json: bool) -> None:
-    """Throw them away, with their results."""
+    """Throw them away, with their results.
+
+    A task that the task API still lists as pending is then run, and bought, anew: end it there first.
+    """
     from aitp.console.dead import drop_dead_letters
     from aitp.settings import load_settings
 
     _ids_or_all(task_ids, of_all)
     settings = load_settings()
-    if not (yes or _agreed("Their results are lost. Go on?")):
+    if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
         raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
     sys.exit(drop_dead_letters(settings, None if of_all else task_ids, as_json=as_json))
 

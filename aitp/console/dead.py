@@ -104,7 +104,7 @@ def _beginning(result: object) -> str:
 def _each(task_ids: Sequence[str], act: Callable[[str], bool], done: str, said: str, *, as_json: bool) -> int:
     acted: list[str] = []
     missing: list[str] = []
-    for task_id in task_ids:
+    for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
         (acted if act(task_id) else missing).append(task_id)
     if as_json:
         print_json({done: acted, "missing": missing})

@@ -40,6 +40,12 @@ def test_retry_puts_those_that_are_there_back_into_the_outbox(desk: Desk) -> Non
     assert desk.world.states() == {"65f0a": "finished", "65f0b": "dead"}
 
 
+def test_one_that_is_given_twice_is_not_missing_the_second_time(desk: Desk) -> None:
+    desk.bury("65f0a")
+
+    assert desk.json("dead", "retry", "65f0a", "65f0a") == {"retried": ["65f0a"], "missing": []}
+
+
 def test_all_of_them_can_be_retried(desk: Desk) -> None:
     desk.bury("65f0a", "65f0b")
 
