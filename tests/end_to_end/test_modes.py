@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from aitp.demo.documents import TYPES, tasks_of
@@ -41,6 +43,10 @@ def test_openai_stands_in_for_an_ollama_that_is_away_and_says_so(service: Servic
     ended = service.said("Task processing completed")
     assert {(line["provider"], line["fallback_from"]) for line in ended} == {("openai", "ollama")}
     assert {line["fallback_reason"] for line in ended} <= {"failed", "blocked"}
+    service.start_metrics()
+    _, metrics = service.wait(lambda: service.get("/metrics"), what="no metrics process")
+    counts = re.findall(r'ai_provider_fallbacks_total{from="ollama",reason="\w+",to="openai"} (\S+)', metrics)
+    assert sum(map(float, counts)) > 0
     assert {purchase.model for purchase in world.purchases()} == {"text-embedding-3-small", "o3-mini"}
     assert world.summary().wrong_results == 0
 

@@ -21,6 +21,7 @@ from aitp.ledger.database import (
 )
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.tasks import Ending, Health, NewTask, Outcome
+from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.world import SMALL, World, ids, terms
 
 
@@ -88,6 +89,15 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(world: World, monkey
 def test_a_damaged_ledger_is_a_configuration_error_that_says_what_to_do(folder: Path) -> None:
     path = folder / "ledger.db"
     path.write_bytes(b"This is no database at all. " * 400)
+
+    with pytest.raises(ConfigurationError, match="`aitp ledger recover` sets it aside"):
+        prepare_here(path)
+
+
+def test_a_ledger_of_which_one_page_is_damaged_is_not_worked_with_either(world: World) -> None:
+    world.admit("a")
+    path = closed(world)
+    overwrite(path, pages_of(path, "contents")[0])
 
     with pytest.raises(ConfigurationError, match="`aitp ledger recover` sets it aside"):
         prepare_here(path)
