@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aitp.process.scoreboard import State
 from aitp.providers.stock import ModelState, Stage, Stock, write_stock
+from aitp.settings import PROJECT_ROOT
 from aitp.tasks import Ending, Health
 from tests.web.browser import Browser, chromium
 from tests.web.hour import EMBEDDING, Hour
@@ -32,6 +33,9 @@ SETTINGS = {
     "RATE_LIMIT_PER_DAY": "5000",
     "RATE_LIMIT_PER_WEEK": "20000",
     "RATE_LIMIT_PER_MONTH": "0",
+    "PRICES": str(PROJECT_ROOT / "etc/prices.example.toml"),
+    "BUDGET_PER_DAY": "5",
+    "BUDGET_PER_MONTH": "60",
 }
 
 
@@ -53,6 +57,7 @@ def service(story: Callable[[Hour], None]) -> Iterator[str]:
 
 def well(hour: Hour) -> None:
     """Everything goes as it should."""
+    hour.spent_before(today=1_310_000_000, this_month=23_700_000_000)
     hour.live()
     hour.leave(waiting=14, in_flight=2, finished=4)
 
@@ -67,6 +72,7 @@ def badly(hour: Hour) -> None:
         hour.trouble("the answer ended before it was complete (finish_reason length)", health=Health.HEALTHY)
         hour.trouble("the text has no words", EMBEDDING, Ending.FAILED, Health.HEALTHY)
 
+    hour.spent_before(today=4_420_000_000, this_month=31_250_000_000)
     hour.live({21: refused, 44: failed})
     hour.leave(waiting=0, in_flight=1, finished=31)
     hour.api_refuses("the task API refuses a fresh token (403)")
@@ -80,7 +86,7 @@ def save(browser: Browser, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--to", type=Path, default=Path(__file__).resolve().parent.parent / "docs")
+    parser.add_argument("--to", type=Path, default=PROJECT_ROOT / "docs")
     folder: Path = parser.parse_args().to
     with chromium() as browser:
         with service(well) as url:

@@ -208,14 +208,16 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
     elif not uses:
         content.append(element("p", "No model has been called yet.", "none"))
     else:
+        # A phone has no room for tokens and for what they come to.
+        priced = any(use.cost for use in uses)
         columns = (
             Column("model"),
             Column("provider", wide=True),
             Column("calls", number=True, wide=True),
             Column("failed", number=True),
-            Column("tokens in", number=True),
-            Column("tokens out", number=True),
-            *((Column("cost", number=True),) if any(use.cost for use in uses) else ()),
+            Column("tokens in", number=True, wide=priced),
+            Column("tokens out", number=True, wide=priced),
+            *((Column("cost", number=True),) if priced else ()),
         )
         rows = [
             (
@@ -223,8 +225,8 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
                 use.provider,
                 use.calls,
                 use.unanswered or _ZERO,
-                use.tokens.get("prompt_tokens", 0) or _ZERO,
-                use.tokens.get("completion_tokens", 0) or _ZERO,
+                _tokens(use.tokens.get("prompt_tokens", 0)),
+                _tokens(use.tokens.get("completion_tokens", 0)),
                 ", ".join(f"{amount(nano(Decimal(cost)))} {currency}" for currency, cost in use.cost.items()) or _ZERO,
             )[: len(columns)]
             for use in uses
@@ -238,6 +240,13 @@ def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
         known = (Column("Ollama's model"), Column("state"), Column("what is known"))
         content.append(table("Models of Ollama", known, states))
     return section("models", "Models", *content)
+
+
+def _tokens(count: int) -> str:
+    """As many as have room; of many, the millions."""
+    if count < 10_000_000:
+        return f"{count:,}" if count else _ZERO
+    return f"{count / 1_000_000:,.0f} M"
 
 
 def _stage(stage: Stage) -> Html:

@@ -5,20 +5,26 @@ For the page's tests and for its pictures in docs/.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from zoneinfo import ZoneInfo
 
 from aitp.counting import open_metrics
 from aitp.ledger import Claim, Fault, Ledger, PollTerms, Report, Rules, Terms, Verdict
+from aitp.ledger.budgets import spend
 from aitp.ledger.polls import Poll
 from aitp.metrics import CallStatus, known_models
+from aitp.policy.costs import Bill, Tariff
 from aitp.policy.routing import Route
+from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
 from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
 from tests.web.world import RELAY, WORKER, World
 
+UTC = ZoneInfo("UTC")
 EMBEDDING = Kind("text_embedding", "nomic-embed-text")
 TOPICS = Kind("defining_topics", "o3-mini")
 SEVERITY = Kind("defining_severity", "o3-mini")
@@ -29,8 +35,14 @@ TERMS = Terms(
 )
 
 
+PROMPT_TOKENS, COMPLETION_TOKENS = 310, 640
+
+
 class Hour:
-    """Sixty minutes that end now. `minutes` at a time, each with its tasks, calls and deliveries."""
+    """Sixty minutes that end now, each with its tasks, calls and deliveries.
+
+    Calls cost what the settings' PRICES say, if they name any.
+    """
 
     def __init__(self, world: World, seed: int = 7) -> None:
         self.world = world
@@ -41,6 +53,19 @@ class Hour:
         )
         self._chance = random.Random(seed)
         self._number = 0
+        self._prices, self._terms = world.settings.prices, TERMS
+        if self._prices is not None:
+            self._terms = dataclasses.replace(TERMS, tariff=self._tariff, currency=self._prices.currency)
+            self.ledger.budgets.publish(self._prices.currency, world.settings.budgets)
+
+    def spent_before(self, today: int, this_month: int) -> None:
+        """What was spent before this hour, in nano-units; the month's with the day's in it."""
+        assert self._prices is not None
+        day = self.now // 86_400 * 86_400
+        month = day - (time.gmtime(day).tm_mday - 1) * 86_400
+        with self.ledger._database.transaction() as connection:
+            spend(connection, self._prices.currency, this_month - today, month, UTC)
+            spend(connection, self._prices.currency, today, day, UTC)
 
     def live(self, events: Mapping[int, Callable[[], None]] | None = None) -> None:
         """Go through the hour, with what happens besides in some of its minutes."""
@@ -63,7 +88,7 @@ class Hour:
         self._admit(SEVERITY, in_flight)
         for number in range(in_flight):
             self.now = time.time() - 5 + number
-            claim = self.ledger.claims.claim(WORKER + number, TERMS)
+            claim = self.ledger.claims.claim(WORKER + number, self._terms)
             assert isinstance(claim, Claim)
             self._board(WORKER + number, State.BUSY, claim.tasks[0].id)
         self._admit(EMBEDDING, waiting)
@@ -78,7 +103,7 @@ class Hour:
     ) -> None:
         """One task's attempt that goes wrong now."""
         self._admit(kind, 1)
-        claim = self.ledger.claims.claim(WORKER, TERMS)
+        claim = self.ledger.claims.claim(WORKER, self._terms)
         assert isinstance(claim, Claim)
         outcomes = [Outcome(task, ending, reason=reason) for task in claim.tasks]
         self.ledger.claims.finish(claim, Report(outcomes, health, reason, seconds=30.0))
@@ -113,15 +138,30 @@ class Hour:
         self.ledger.inbox.end_poll(poll, complete=False, more_there=False, regular_at=self.now + 30)
 
     def _work(self) -> None:
-        while isinstance(claim := self.ledger.claims.claim(WORKER, TERMS), Claim):
+        while isinstance(claim := self.ledger.claims.claim(WORKER, self._terms), Claim):
             texts = len(claim.tasks)
             seconds = (0.05 * texts if claim.kind == EMBEDDING else 3.0) * self._chance.uniform(0.6, 1.7)
             outcomes = [Outcome(task, Ending.SUCCEEDED, b"[0.5]") for task in claim.tasks]
-            self.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds))
+            prompt, completion = PROMPT_TOKENS * texts, 0 if claim.kind == EMBEDDING else COMPLETION_TOKENS
+            bill = self._bill(claim, prompt, completion)
+            self.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds, bill=bill))
             self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.SUCCESS, seconds)
-            self._metrics.tokens(claim.provider, claim.route.model, "prompt_tokens", 310 * texts)
-            if claim.kind != EMBEDDING:
-                self._metrics.tokens(claim.provider, claim.route.model, "completion_tokens", 640)
+            self._metrics.tokens(claim.provider, claim.route.model, "prompt_tokens", prompt)
+            if completion:
+                self._metrics.tokens(claim.provider, claim.route.model, "completion_tokens", completion)
+
+    def _tariff(self, kind: Kind, route: Route) -> Tariff:
+        assert self._prices is not None
+        return Tariff(self._prices.of(route.provider, route.model), answers=kind != EMBEDDING)
+
+    def _bill(self, claim: Claim, prompt: int, completion: int) -> Bill | None:
+        """What a call costs, if it costs something; counted in the metrics, too."""
+        price = None if self._prices is None else self._prices.of(claim.provider, claim.route.model)
+        if self._prices is None or price is None or price.is_nothing:
+            return None
+        nano, currency = price.cost(prompt, completion), self._prices.currency
+        self._metrics.cost(claim.provider, claim.route.model, currency, nano / NANO)
+        return Bill(currency, nano, prompt, completion)
 
     def _deliver(self) -> None:
         while isinstance(taken := self.ledger.outbox.take(RELAY, 8), tuple):

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from aitp.counting import open_metrics
 from aitp.ledger import Report
+from aitp.metrics import known_models
+from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Ending, Health, Outcome
 from tests.waiting import wait_until
 from tests.web.browser import Browser, chromium, needs_browser
 from tests.web.hour import Hour
 from tests.web.serving import free_port, served, served_here
+from tests.web.test_spending import A_DAY_LONG
 from tests.web.world import WORKER, World
 
 pytestmark = needs_browser
@@ -181,6 +185,33 @@ def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: Worl
             assert browser.run("document.scripts.length") == 1
             assert "hurt" not in browser.run("document.title")
             assert browser.run("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_much_money_has_room_on_every_screen_and_stands_below_the_limits(browser: Browser, tmp_path: Path) -> None:
+    world = World.create(tmp_path, **CREW)
+    ledger = world.ledger()
+    ledger.budgets.publish("USD", {"day": 20_000 * NANO, "month": 90_000 * NANO})
+    ledger.close()
+    change(world, A_DAY_LONG, 19_999_990_000_000)
+    change(world, "UPDATE budgets SET kept_back_until = unixepoch('now', 'start of day', '+1 day')")
+    metrics = open_metrics(world.settings.runtime_dir / "metrics", WORKER, known_models(("text-embedding-3-large",)))
+    metrics.tokens("openai", "text-embedding-3-large", "prompt_tokens", 12_345_678_901)
+    metrics.tokens("openai", "text-embedding-3-large", "completion_tokens", 2_345_678_901)
+    metrics.cost("openai", "text-embedding-3-large", "USD", 12_345.67)
+    metrics.close()
+    with served_here(world) as url:
+        for size in (DESKTOP, PHONE):
+            browser.size(*size)
+            browser.open(url)
+            assert "12,345.67 USD" in browser.text("#models")
+            assert browser.run("document.documentElement.scrollWidth") <= size[0]
+        browser.size(*DESKTOP)
+        places = {name: browser.run(f"document.querySelector('#{name}').getBoundingClientRect().toJSON()") for name in
+                  ("limits", "budgets", "services")}  # fmt: skip
+
+    assert places["budgets"]["left"] == places["limits"]["left"]
+    assert places["budgets"]["top"] > places["limits"]["bottom"]
+    assert places["services"]["top"] == places["limits"]["top"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

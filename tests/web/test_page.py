@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+import certifi
 import pytest
 
 from aitp import logs
@@ -15,7 +16,7 @@ from aitp.ledger import Report
 from aitp.metrics import CallStatus
 from aitp.process.scoreboard import State
 from aitp.providers.stock import ModelState, Stage, Stock, write_stock
-from aitp.settings import FIELDS
+from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Health, Outcome
 from aitp.web.app import build_app
 from tests.web.world import RELAY, WORKER, World, ask, settings_in
@@ -147,6 +148,18 @@ def test_every_setting_is_shown_and_no_secret_is(tmp_path: Path) -> None:
     assert found["RATE_LIMIT_ENABLED"] == ("true", "default")
     assert "the-client-secret" not in page
     assert "the-provider-key" not in page
+
+
+def test_of_settings_that_name_a_file_the_page_shows_the_name_and_not_what_is_in_it(tmp_path: Path) -> None:
+    authorities, prices = Path(certifi.where()), PROJECT_ROOT / "etc/prices.example.toml"
+    world = World.create(tmp_path, TLS_CA_FILE=str(authorities), PRICES=str(prices))
+
+    page = page_of(world)
+
+    shown = {name: (value, origin) for name, value, origin in rows(page, "settings")}
+    assert shown["TLS_CA_FILE"] == (str(authorities), "set")
+    assert shown["PRICES"] == (str(prices), "set")
+    assert "CERTIFICATE" not in page
 
 
 def test_a_secret_in_somebody_elses_words_is_masked(world: World) -> None:
