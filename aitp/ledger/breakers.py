@@ -113,6 +113,10 @@ class _Row(pybreaker.CircuitBreakerStorage):
         )
 
 
+# Whether a service's breaker is closed and nothing has failed lately: a healthy call then says nothing new.
+IS_CALM = "EXISTS (SELECT 1 FROM breakers WHERE service = ? AND state = 'closed' AND failures = 0)"
+
+
 class Breakers:
     """The breakers of all services. `threshold`: failures in a row that open one. `recovery`: seconds to its probe."""
 

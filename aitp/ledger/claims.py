@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -19,13 +19,13 @@ import apsw
 
 from aitp.ledger.breakers import Breakers, Gate
 from aitp.ledger.budgets import Budgets, Overspent, Purse
-from aitp.ledger.cooldowns import Cooling, cooling
+from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
-from aitp.ledger.due import next_due, promote_due
+from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
-from aitp.ledger.limits import Exceeded, Limits
-from aitp.ledger.pauses import paused_until
+from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
+from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, select_batch, select_probe
 from aitp.policy.costs import FREE, Tariff, affordable, estimate
@@ -115,6 +115,47 @@ class _Found(NamedTuple):
     reserved_nano: int
 
 
+class _Survey(NamedTuple):
+    """What one look tells, so that what is rare costs no statements while there is none of it.
+
+    `owns`: the slot has tasks still. `has_bugs`: a processor may be paused. `due_at`: when the next ready task is due.
+    """
+
+    owns: bool
+    paused: bool
+    has_budgets: bool
+    has_cooldowns: bool
+    has_bugs: bool
+    due_at: float | None
+    basis: Basis
+
+
+# Served by tasks_claimed and tasks_later.
+_SURVEY = (
+    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?), paused,"
+    f" EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS}, {ANY_BUGS}, {NEXT_READY}, {BASIS}"
+    " FROM ledger"
+)
+
+
+def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
+    owns, paused, has_budgets, has_cooldowns, has_bugs, due_at, *basis = connection.execute(_SURVEY, (slot, now)).get
+    return _Survey(owns, paused, has_budgets, has_cooldowns, has_bugs, due_at, Basis(*basis))
+
+
+@dataclass(slots=True)
+class _Search:
+    """One claim's search for tasks that may be sent now: what it goes by, and what it has found to be in the way."""
+
+    connection: apsw.Connection
+    now: float
+    terms: Terms
+    seen: _Survey
+    purse: Purse | None
+    blocks: list[Idle] = field(default_factory=list)
+    gates: dict[str, Gate] = field(default_factory=dict)
+
+
 class Claims:
     """Claims of the workers. `draw(low, high)` is the spread of the back-off."""
 
@@ -137,8 +178,9 @@ class Claims:
 
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
+        short_of_disk = self._database.short_of_disk()
         with self._database.transaction() as connection:
-            found = self._claim(connection, slot, terms)
+            found = self._claim(connection, slot, terms, short_of_disk)
         if isinstance(found, Idle):
             return found
         if found.limited:
@@ -152,34 +194,35 @@ class Claims:
         )
         return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano)
 
-    def _claim(self, connection: apsw.Connection, slot: int, terms: Terms) -> _Found | Idle:
+    def _claim(self, connection: apsw.Connection, slot: int, terms: Terms, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
-        if self._endings.give_back(connection, slot, Cause.STOPPED).outcomes:
+        seen = _survey(connection, slot, now)
+        if seen.owns:
+            self._endings.give_back(connection, slot, Cause.STOPPED)
             self._breakers.release(connection, slot)
-        paused, zone, has_budgets = connection.execute(
-            "SELECT paused, timezone, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL) FROM ledger"
-        ).get
-        if paused:
+            seen = _survey(connection, slot, now)
+        if seen.paused:
             return Idle(Because.PAUSED)
-        if self._database.short_of_disk():
+        if short_of_disk:
             return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
-        promote_due(connection, "ready", now)
+        if seen.due_at is not None:
+            promote_due(connection, "ready", now)
         kinds = kinds_by_fairness(connection)
         if not kinds:
             return Idle(Because.NOTHING_READY, next_due(connection, "ready"))
-        room = self._limits.room(connection, now)
+        most = terms.workers * max(terms.batch_size(kind) for _, kind in kinds)
+        room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
             return Idle(Because.LIMIT, room.frees_at, room.exceeded)
-        purse = self._budgets.purse(connection, now, ZoneInfo(zone)) if has_budgets else None
-        blocks: list[Idle] = []
+        purse = self._budgets.purse(connection, now, ZoneInfo(seen.basis.timezone)) if seen.has_budgets else None
+        search = _Search(connection, now, terms, seen, purse)
         for number, kind in kinds:
-            if block := self._missing(connection, terms.needs(kind), now):
-                blocks.append(block)
+            if block := self._missing(search, terms.needs(kind)):
+                search.blocks.append(block)
                 continue
-            stands = partial(self._stands, connection, now, blocks, kind, terms, purse)
-            route = choose(terms.routes(kind), stands)
+            route = choose(terms.routes(kind), partial(self._stands, search, kind))
             if route is not None:
-                gate = self._breakers.gate(connection, (route.provider,), now)
+                gate = self._gate(search, route.provider)
                 if gate.probe:
                     rows, more = select_probe(connection, number), False
                 else:
@@ -187,14 +230,14 @@ class Claims:
                     rows, more = select_batch(connection, number, room.count, terms.workers, batch_size)
                 reserved = 0
                 if purse is not None:
-                    rows, reserved = self._afford(connection, slot, blocks, kind, terms, route, purse, rows)
+                    rows, reserved = self._afford(search, purse, slot, kind, route, rows)
                     if not rows:
                         continue
                 self._own(connection, slot, route.provider, gate, rows)
                 others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
                 limited = room.count is not None or reserved > 0
                 return _Found(route, kind, rows, gate.probe, more or others, limited, reserved)
-        return _first_end(blocks, next_due(connection, "ready"))
+        return _first_end(search.blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
         are_these, seqs = these(row[0] for row in rows)
@@ -212,32 +255,31 @@ class Claims:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         return self._endings.release(slot, cause)
 
-    def _missing(self, connection: apsw.Connection, services: Sequence[str], now: float) -> Idle | None:
+    def _gate(self, search: _Search, service: str) -> Gate:
+        """Its breaker, looked at once in a search."""
+        if service not in search.gates:
+            search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
+        return search.gates[service]
+
+    def _missing(self, search: _Search, services: Sequence[str]) -> Idle | None:
         """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
         for service in services:
-            gate = self._breakers.gate(connection, (service,), now)
+            gate = self._gate(search, service)
             if not gate.passes:
                 return Idle(Because.BREAKER, gate.until, service=service)
-            if pause := cooling(connection, service, "", now):
+            if pause := _cooling(search, service, ""):
                 return Idle(Because.COOLDOWN, pause.until, service=service)
         return None
 
     def _afford(
-        self,
-        connection: apsw.Connection,
-        slot: int,
-        blocks: list[Idle],
-        kind: Kind,
-        terms: Terms,
-        route: Route,
-        purse: Purse,
-        rows: list[Row],
+        self, search: _Search, purse: Purse, slot: int, kind: Kind, route: Route, rows: list[Row]
     ) -> tuple[list[Row], int]:
         """Of these tasks those that one call may be made for within the budgets, and what was reserved for it.
 
-        If there is none, what keeps them back is added to `blocks`.
+        If there is none, what keeps them back is added to the search's blocks.
         """
-        tariff = terms.tariff(kind, route)
+        connection = search.connection
+        tariff = search.terms.tariff(kind, route)
         if tariff.is_nothing:
             return rows, 0
         habit = self._budgets.habit(connection, tariff, kind, route)
@@ -245,49 +287,37 @@ class Claims:
         count = affordable(tariff, habit, sizes, purse.left_nano)
         if count == 0:
             until, news = self._budgets.keep_back(connection, purse, estimate(tariff, habit, sizes[:1]))
-            blocks.append(Idle(Because.BUDGET, until, service=route.provider, overspent=news))
+            search.blocks.append(Idle(Because.BUDGET, until, service=route.provider, overspent=news))
             return [], 0
         reserved = estimate(tariff, habit, sizes[:count])
         self._budgets.reserve(connection, slot, purse.currency, reserved)
         return rows[:count], reserved
 
-    def _stands(
-        self,
-        connection: apsw.Connection,
-        now: float,
-        blocks: list[Idle],
-        kind: Kind,
-        terms: Terms,
-        purse: Purse | None,
-        route: Route,
-    ) -> Standing:
-        """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to `blocks`."""
-        gate = self._breakers.gate(connection, (route.provider,), now)
-        pause = cooling(connection, route.provider, route.model, now)
-        block = _block(connection, kind, route, gate, pause, now)
-        if block is None and purse is not None:
-            block = self._money_block(connection, terms, purse, terms.tariff(kind, route), route)
+    def _stands(self, search: _Search, kind: Kind, route: Route) -> Standing:
+        """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to the blocks."""
+        pause = _cooling(search, route.provider, route.model)
+        block = _block(search, kind, route, self._gate(search, route.provider), pause)
+        if block is None and search.purse is not None:
+            block = self._money_block(search, search.purse, search.terms.tariff(kind, route), route)
         missed = pause is not None and pause.awaited
-        found = standing(blocked=block is not None, missed=missed, arrival=terms.arrival(route))
+        found = standing(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
         if block is None and found is not Standing.FREE:
-            until = pause.until if pause is not None else now + MODEL_LOOK_SECONDS
+            until = pause.until if pause is not None else search.now + MODEL_LOOK_SECONDS
             block = Idle(Because.MODEL, until, service=route.provider)
         if block is not None:
-            blocks.append(block)
+            search.blocks.append(block)
         return found
 
-    def _money_block(
-        self, connection: apsw.Connection, terms: Terms, purse: Purse, tariff: Tariff, route: Route
-    ) -> Idle | None:
+    def _money_block(self, search: _Search, purse: Purse, tariff: Tariff, route: Route) -> Idle | None:
         """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
         if tariff.is_nothing:
             return None
-        if tariff.price is None or terms.currency != purse.currency:
-            news = self._budgets.note_unpriced(connection, route)
+        if tariff.price is None or search.terms.currency != purse.currency:
+            news = self._budgets.note_unpriced(search.connection, route)
             return Idle(Because.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
         if purse.left_nano > 0:
             return None
-        until, overspent = self._budgets.keep_back(connection, purse, 1)
+        until, overspent = self._budgets.keep_back(search.connection, purse, 1)
         return Idle(Because.BUDGET, until, service=route.provider, overspent=overspent)
 
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
@@ -300,15 +330,17 @@ class Claims:
         )
 
 
-def _block(
-    connection: apsw.Connection, kind: Kind, route: Route, gate: Gate, pause: Cooling | None, now: float
-) -> Idle | None:
+def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:
+    return cooling(search.connection, provider, model, search.now) if search.seen.has_cooldowns else None
+
+
+def _block(search: _Search, kind: Kind, route: Route, gate: Gate, pause: Cooling | None) -> Idle | None:
     """What keeps tasks of `kind` from being sent by `route` now, if anything does; a missing model is told apart."""
     if not gate.passes:
         return Idle(Because.BREAKER, gate.until, service=route.provider)
     if pause is not None and not pause.awaited:
         return Idle(Because.COOLDOWN, pause.until, service=route.provider)
-    paused = paused_until(connection, kind.type, now)
+    paused = paused_until(search.connection, kind.type, search.now) if search.seen.has_bugs else None
     return None if paused is None else Idle(Because.PROCESSOR, paused)
 
 

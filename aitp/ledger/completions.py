@@ -22,10 +22,15 @@ from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period, fixed_window
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
 PRUNE_ROWS = 10_000
 
-# Served by task_completions_first. Whatever else happened at that moment has higher ids.
-_FIRST_SINCE = (
-    "SELECT id FROM task_completions WHERE is_first = 1 AND completed_at >= ? ORDER BY completed_at, id LIMIT 1"
-)
+# When the last one was, NULL before the first; for a select list.
+NEWEST_AT = "(SELECT completed_at FROM task_completions WHERE id = (SELECT MAX(id) FROM task_completions))"
+
+
+def first_since(moment: str) -> str:
+    """The id of the first completion that is not earlier, NULL if there is none; for a select list."""
+    # Served by task_completions_first. Whatever else happened at that moment has higher ids.
+    first = f"SELECT id FROM task_completions WHERE is_first = 1 AND completed_at >= {moment}"
+    return f"({first} ORDER BY completed_at, id LIMIT 1)"
 
 
 def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
@@ -38,7 +43,7 @@ def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
 
 def first_completions(connection: apsw.Connection, since: Sequence[float]) -> list[int | None]:
     """For each of these moments, the id of the first completion that is not earlier. One search in the index each."""
-    columns = ", ".join(f"({_FIRST_SINCE})" for _ in since)
+    columns = ", ".join(first_since("?") for _ in since)
     rows: list[Row] = connection.execute(f"SELECT {columns}", tuple(since)).fetchall()
     return list(rows[0])
 
@@ -48,13 +53,11 @@ def completed_at(connection: apsw.Connection, number: int) -> float:
     return float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get)
 
 
-def record_completions(
-    connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, zone: ZoneInfo
-) -> None:
-    """The attempts at these tasks have ended now."""
-    if not task_ids:
-        return
-    restamp(connection, now, zone)
+def record_completions(connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float) -> bool:
+    """The attempts at these tasks have ended now. False: a mirrored window has ended, so they are to be mirrored anew.
+
+    None there may be from the future: `restamp` comes first.
+    """
     connection.execute(
         "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
         " SELECT ?, ?, value, key = 0 FROM json_each(?)",
@@ -65,16 +68,14 @@ def record_completions(
         " WHERE window_start <= ?2 AND window_end > ?2",
         (len(task_ids), _text(now)),
     )
-    if connection.changes() < len(Period):
-        mirror_windows(connection, now, zone)
+    return connection.changes() == len(Period)
 
 
 def restamp(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
-    """After the clock was set back: completions from the future happened now at the latest."""
-    if newest_completion(connection)[1] > now:
-        [first] = first_completions(connection, [math.nextafter(now, math.inf)])
-        connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
-        mirror_windows(connection, now, zone)
+    """The clock was set back: completions from the future (there are some) happened now at the latest."""
+    [first] = first_completions(connection, [math.nextafter(now, math.inf)])
+    connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
+    mirror_windows(connection, now, zone)
 
 
 def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
@@ -109,4 +110,4 @@ def prune_completions(connection: apsw.Connection, now: float) -> None:
 
 
 def _text(instant: float) -> str:
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(instant, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

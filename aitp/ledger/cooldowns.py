@@ -23,6 +23,10 @@ class Cooling(NamedTuple):
     awaited: bool
 
 
+# Whether any pause may be in force at a moment; for a select list.
+ANY_COOLDOWNS = "EXISTS (SELECT 1 FROM cooldowns WHERE until > ?)"
+
+
 def cool_down(
     connection: apsw.Connection,
     provider: str,

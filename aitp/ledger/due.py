@@ -18,6 +18,10 @@ Waiting = Literal["ready", "finished"]
 CLAIMABLE = "state = 'ready' AND due_at IS NULL AND twin_of IS NULL"
 
 
+# When the next ready row is due, NULL if none waits for its time; for a select list.
+NEXT_READY = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
+
+
 def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
     """Rows of `state` whose time has come are due now. Searches in tasks_later."""
     if next_due(connection, state) is None:

@@ -12,20 +12,22 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import apsw
 
-from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.breakers import IS_CALM, BreakerChange, Breakers
 from aitp.ledger.budgets import Budgets
+from aitp.ledger.completions import NEWEST_AT
 from aitp.ledger.cooldowns import cool_down, cooling
 from aitp.ledger.database import Database, Row, these
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
-from aitp.ledger.pauses import count_bugs, forget_bugs
+from aitp.ledger.pauses import ANY_BUGS, count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
-from aitp.ledger.twins import Reused, settle_twins
+from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
 from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
 from aitp.policy.costs import Bill
 from aitp.policy.routing import Route
@@ -129,33 +131,37 @@ class Endings:
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         with self._database.transaction(durable=True) as connection:
             now = self._database.clock()
-            change = self._breakers.tell(connection, provider, report.health, slot, now, report.reason)
-            if change is not None and change.opened:
-                _forgive(connection, provider)
+            found = _survey(connection, provider)
+            change = None
+            if not (found.is_calm and report.health is Health.HEALTHY):
+                change = self._breakers.tell(connection, provider, report.health, slot, now, report.reason)
+                if change is not None and change.opened:
+                    _forgive(connection, provider)
             if pause := report.cooldown:
                 cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason, awaited=pause.awaited)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
-            self._limits.count(connection, kind.type, sent, now)
+            self._limits.count(connection, kind.type, sent, now, found.newest_at)
             endings = [outcome.ending for outcome in outcomes]
-            moment = self._moment(provider, now, ordered=Ending.RETRY in endings or _has_tried_tasks(connection))
+            moment = self._moment(provider, now, ordered=Ending.RETRY in endings or found.has_tried)
             if Ending.SUCCEEDED in endings and moment.sequence:
                 connection.execute(
                     "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
                 )
             waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
             held_back = waits and self._is_held_back(connection, route, moment.now)
-            settled = self._settle(connection, moment, outcomes, owned, held_back)
+            settled = self._settle(connection, moment, outcomes, owned, held_back, found.has_twins)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
-            paused = self._judge_processor(connection, kind.type, endings, moment.now)
+            paused = self._judge_processor(connection, kind.type, endings, moment.now, found.has_bugs)
             affords_more = False
             if reserved or report.bill is not None:
                 over = len(outcomes) == len(owned)
                 affords_more = self._pay(connection, slot, route, kind, outcomes, report.bill, now, over=over)
-            return dataclasses.replace(
-                settled, breaker=change, paused_processor=kind.type if paused else None, affords_more=affords_more
-            )
+        paused_processor = kind.type if paused else None
+        return dataclasses.replace(
+            settled, breaker=change, paused_processor=paused_processor, affords_more=affords_more
+        )
 
     def _pay(
         self,
@@ -198,12 +204,14 @@ class Endings:
             Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
             for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
         ]
-        self._limits.count(connection, tasks[0].kind.type, [task.id for task in tasks], moment.now)
+        found = _survey(connection, moment.provider)
+        task_ids = [task.id for task in tasks]
+        self._limits.count(connection, tasks[0].kind.type, task_ids, moment.now, found.newest_at)
         self._budgets.settle(connection, slot, None, moment.now, sent=True)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
-        settled = self._settle(connection, moment, outcomes, _owned_by(connection, slot), held_back=False)
+        owned = _owned_by(connection, slot)
+        settled = self._settle(connection, moment, outcomes, owned, held_back=False, has_twins=found.has_twins)
         if cause is not Cause.STOPPED:
-            task_ids = [task.id for task in tasks]
             reason = settled.outcomes[0].reason
             note_trouble(connection, moment.now, moment.provider, cause.value, reason, tasks[0].kind.type, task_ids)
         return settled
@@ -236,6 +244,7 @@ class Endings:
         outcomes: Sequence[Outcome],
         owned: Mapping[int, Row],
         held_back: bool,
+        has_twins: bool,
     ) -> Settled:
         """Write each outcome's state, after blame is decided. `owned`: what `_owned_by` says of these tasks."""
         if any(outcome.ending is Ending.RETRY for outcome in outcomes):
@@ -243,7 +252,8 @@ class Endings:
             outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
         delivered = [outcome for outcome in outcomes if outcome.ending in DELIVERED]
         _store_results(connection, delivered, moment.now)
-        reused = settle_twins(connection, [outcome.task.seq for outcome in delivered], moment.now)
+        seqs = [outcome.task.seq for outcome in delivered]
+        reused = settle_twins(connection, seqs, moment.now) if has_twins else ()
         returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         retry_at = None
@@ -285,9 +295,12 @@ class Endings:
         return Outcome(outcome.task, Ending.FAILED, reason=f"failed {tries} times, last: {outcome.reason}")
 
     @staticmethod
-    def _judge_processor(connection: apsw.Connection, task_type: str, endings: Sequence[Ending], now: float) -> bool:
+    def _judge_processor(
+        connection: apsw.Connection, task_type: str, endings: Sequence[Ending], now: float, has_bugs: bool
+    ) -> bool:
         if Ending.SUCCEEDED in endings:
-            forget_bugs(connection, task_type)
+            if has_bugs:
+                forget_bugs(connection, task_type)
             return False
         bugs = endings.count(Ending.BUG)
         return bugs > 0 and count_bugs(connection, task_type, bugs, now)
@@ -301,9 +314,26 @@ def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, Row]:
     return {row[0]: row for row in rows}
 
 
-def _has_tried_tasks(connection: apsw.Connection) -> bool:
-    """Whether any task has failed before: only those can be blamed for failing again. Served by tasks_tried."""
-    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM tasks WHERE attempts > 0)").get)
+class _Survey(NamedTuple):
+    """What one look tells, so that what is rare costs no statements while there is none of it.
+
+    `has_tried`: a task has failed before, and only such a one can be blamed for failing again.
+    """
+
+    is_calm: bool
+    has_tried: bool
+    has_twins: bool
+    has_bugs: bool
+    newest_at: float | None
+
+
+# Served by tasks_tried.
+_ANY_TRIED = "EXISTS (SELECT 1 FROM tasks WHERE attempts > 0)"
+_SURVEY = f"SELECT {IS_CALM}, {_ANY_TRIED}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
+
+
+def _survey(connection: apsw.Connection, provider: str) -> _Survey:
+    return _Survey(*connection.execute(_SURVEY, (provider,)).get)
 
 
 def _last_success(connection: apsw.Connection, provider: str) -> int:

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.completions import (
-    completed_at,
-    first_completions,
-    mirror_windows,
-    newest_completion,
-    record_completions,
-    restamp,
-)
-from aitp.ledger.database import Database
+from aitp.ledger.completions import NEWEST_AT, completed_at, first_since, mirror_windows, record_completions, restamp
+from aitp.ledger.database import Database, Row
 from aitp.policy.windows import ROLLING_SECONDS, Period, Strategy, fixed_window, rolling_window
 
 # A completion leaves a rolling window when it is exactly as old as the window; a float sum may fall just short of it.
@@ -61,11 +55,31 @@ class Room:
     exceeded: tuple[Exceeded, ...] = ()
 
 
+class Basis(NamedTuple):
+    """What windows are counted from: a row of `BASIS`, for the select list of a query on `ledger`."""
+
+    strategy: str
+    timezone: str
+    newest: int | None
+    newest_at: float | None
+    reserved: int
+
+
+# The claimed tasks are counted in tasks_claimed.
+BASIS = (
+    f"strategy, timezone, (SELECT MAX(id) FROM task_completions), {NEWEST_AT},"
+    " (SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
+)
+_STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
+_FIRSTS = f"SELECT period, allowed, {first_since(_STARTS)} FROM limits"
+
+
 class Limits:
     """The limits in force. All but `publish` runs inside a transaction of the caller's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._last: _Tally | None = None
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
@@ -83,9 +97,15 @@ class Limits:
                     )
             mirror_windows(connection, self._database.clock(), zone)
 
-    def room(self, connection: apsw.Connection, now: float) -> Room:
-        """How many more tasks may be claimed now. Marks newly exhausted limits as warned about."""
-        tally = _tally(connection, now, after_restamp=True)
+    def room(self, connection: apsw.Connection, now: float, basis: Basis, enough: int) -> Room:
+        """How many more tasks may be claimed now: exactly, or some number above `enough` if there is more room.
+
+        Marks newly exhausted limits as warned about.
+        """
+        known = self._room_at_least(connection, now, basis)
+        if known is not None and known > enough:
+            return Room(known)
+        tally = self._last = _tally(connection, now, basis, after_restamp=True)
         room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
         if room is None or room > 0:
             return Room(room)
@@ -99,51 +119,78 @@ class Limits:
         ]
         return Room(0, frees_at, tuple(exceeded))
 
-    def count(self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float) -> None:
-        """Record tasks of one type that were sent to a provider and whose attempt has ended now."""
-        _, zone = strategy_and_zone(connection)
-        record_completions(connection, task_type, task_ids, now, zone)
+    def _room_at_least(self, connection: apsw.Connection, now: float, basis: Basis) -> int | None:
+        """Room that there is at the least, by where this process last found the windows to begin; None: find out.
+
+        Windows only move on: what was before one is before it still, and what has come since then counts as in it.
+        That spares the searches, each in pages of its own, while limits are far away.
+        """
+        last = self._last
+        if last is None or (basis.strategy, basis.timezone) != (last.strategy.value, last.zone.key) or now < last.at:
+            return None
+        allowed = dict(connection.execute("SELECT period, allowed FROM limits"))
+        if allowed.keys() != {period for period, *_ in last.rows}:
+            return None
+        after_newest = (basis.newest or 0) + 1
+        counts = ((period, after_newest - first + basis.reserved) for period, _, _, first, _ in last.rows)
+        return min((allowed[period] - count for period, count in counts), default=None)
+
+    def count(
+        self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
+    ) -> None:
+        """Record tasks of one type that were sent to a provider and whose attempt has ended now.
+
+        `newest_at`: when the last attempt before them ended (None: there was none).
+        """
+        if not task_ids:
+            return
+        if newest_at is not None and newest_at > now:
+            restamp(connection, now, strategy_and_zone(connection)[1])
+        if not record_completions(connection, task_type, task_ids, now):
+            mirror_windows(connection, now, strategy_and_zone(connection)[1])
 
     def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        tally = _tally(connection, now, after_restamp=True)
+        tally = _tally(connection, now, _basis(connection), after_restamp=True)
         return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
-    return _uses(connection, _tally(connection, now), now)
+    return _uses(connection, _tally(connection, now, _basis(connection)), now)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
     """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
 
+    at: float
     strategy: Strategy
     zone: ZoneInfo
     reserved: int
     rows: list[tuple[Period, int, int, int, float]]
 
 
-def _tally(connection: apsw.Connection, now: float, *, after_restamp: bool = False) -> _Tally:
-    strategy, zone = strategy_and_zone(connection)
-    newest, newest_at = newest_completion(connection)
-    if after_restamp and newest_at > now:
+def _basis(connection: apsw.Connection) -> Basis:
+    return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
+
+
+def _tally(connection: apsw.Connection, now: float, basis: Basis, *, after_restamp: bool = False) -> _Tally:
+    strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
+    if after_restamp and basis.newest_at is not None and basis.newest_at > now:
         restamp(connection, now, zone)
-    allowed = dict(connection.execute("SELECT period, allowed FROM limits"))
-    if not allowed:
-        return _Tally(strategy, zone, 0, [])
-    # Counted in tasks_claimed.
-    reserved = int(connection.execute("SELECT COUNT(*) FROM tasks WHERE state = 'claimed'").get)
     rolling = strategy is Strategy.ROLLING
-    periods = [period for period in Period if period in allowed]
-    windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in periods]
-    firsts = first_completions(connection, [window.start for window in windows])
+    windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period]
+    limits: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows)).fetchall()
+    found = {period: (allowed, first) for period, allowed, first in limits}
+    after_newest = (basis.newest or 0) + 1
     rows = []
-    for period, window, found in zip(periods, windows, firsts, strict=True):
-        first = newest + 1 if found is None else found
-        rows.append((period, int(allowed[period]), newest + 1 - first + reserved, first, window.end))
-    return _Tally(strategy, zone, reserved, rows)
+    for period, window in zip(Period, windows, strict=True):
+        if period in found:
+            allowed, first = found[period]
+            first = after_newest if first is None else first
+            rows.append((period, allowed, after_newest - first + basis.reserved, first, window.end))
+    return _Tally(now, strategy, zone, basis.reserved, rows)
 
 
 def _uses(connection: apsw.Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:

@@ -14,6 +14,10 @@ BUGS_IN_A_ROW = 5
 PAUSE_SECONDS = 3_600.0
 
 
+# Whether a processor has had a bug since it started; for a select list.
+ANY_BUGS = "EXISTS (SELECT 1 FROM processors)"
+
+
 def count_bugs(connection: apsw.Connection, task_type: str, bugs: int, now: float) -> bool:
     """Add tasks that met a bug; whether that pauses the processor of `task_type`."""
     rows: list[Row] = connection.execute(

@@ -99,10 +99,12 @@ class Twins:
         )
 
 
+# Whether there are any: the usual case is none. For a select list, served by tasks_twins.
+ANY_TWINS = "EXISTS (SELECT 1 FROM tasks WHERE twin_of IS NOT NULL)"
+
+
 def settle_twins(connection: apsw.Connection, seqs: Sequence[int], now: float) -> tuple[Reused, ...]:
     """These tasks have their results: so have their twins, if they succeeded; else the oldest twins go on."""
-    if not _has_twins(connection):
-        return ()
     are_these, bound = these(seqs)
     connection.execute(
         "INSERT INTO results (seq, status, body, finished_at)"
@@ -124,7 +126,7 @@ def settle_twins(connection: apsw.Connection, seqs: Sequence[int], now: float) -
 
 def hand_on(connection: apsw.Connection, seqs: Sequence[int]) -> None:
     """Nothing more is to be expected of these tasks: of each one's twins the oldest is run, the others wait for it."""
-    if not _has_twins(connection):
+    if not connection.execute(f"SELECT {ANY_TWINS}").get:
         return
     are_these, bound = these(seqs)
     heirs: list[Row] = connection.execute(
@@ -145,8 +147,3 @@ def forget_answers(connection: apsw.Connection, scope: str) -> None:
     ).fetchall()
     if changed:
         connection.execute("DELETE FROM answers")
-
-
-def _has_twins(connection: apsw.Connection) -> bool:
-    """The usual case is none. Served by tasks_twins."""
-    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM tasks WHERE twin_of IS NOT NULL)").get)

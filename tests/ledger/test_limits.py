@@ -58,6 +58,31 @@ def test_claimed_tasks_hold_reservations_so_that_nobody_else_takes_their_room(cr
     assert (idle.because, idle.until) == (Because.LIMIT, None)
 
 
+def test_room_that_has_come_back_since_the_last_claim_is_used(create: Create) -> None:
+    world = create(minute=10)
+    world.admit(*names("t", 20))
+    world.finish(world.claim(terms=terms(batch=8)))
+
+    world.clock.go(60.001)
+
+    assert len(world.claim(terms=terms(batch=6)).tasks) == 6
+
+
+def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(create: Create) -> None:
+    world = create(day=4)
+    world.ledger.limits.publish("fixed", "UTC", {"day": 4})
+    world.admit(*names("t", 20))
+    before_midnight = 86_400 - world.clock.now % 86_400 - 60
+    world.clock.go(before_midnight)
+    world.finish(world.claim(terms=terms(batch=3)))
+    world.clock.go(120)
+    world.finish(world.claim(terms=terms(batch=1)))
+
+    world.ledger.limits.publish("rolling", "UTC", {"day": 4})
+
+    assert world.idle(terms=terms(batch=1)).because is Because.LIMIT
+
+
 def test_several_limits_bind_together_and_all_must_have_room(create: Create) -> None:
     world = create(minute=2, hour=3)
     world.admit(*names("t", 10))

@@ -188,12 +188,12 @@ def test_kill_9_in_the_middle_of_a_transaction_loses_nothing_and_blocks_nobody(w
         claim = world.claim(WORKER, terms(workers=2))
         count = world.ledger.limits.count
 
-        def count_then_die(connection: Any, task_type: str, task_ids: Any, now: float) -> None:
-            count(connection, task_type, task_ids, now)
+        def count_then_die(*arguments: Any) -> None:
+            count(*arguments)
             told.open()
             signal.pause()
 
-        world.ledger.limits.count = count_then_die  # type: ignore[method-assign]
+        world.ledger.limits.count = count_then_die  # type: ignore[method-assign, assignment]
         world.finish(claim)
 
     with Process(world, die_in_finish, slot=WORKER) as process:
