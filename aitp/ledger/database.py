@@ -182,7 +182,8 @@ class Database:
 
     def free_bytes(self) -> int:
         """Bytes that this process may still write on the ledger's file system."""
-        status = os.statvfs(self._folder)
+        with as_ledger_error(self.path):
+            status = os.statvfs(self._folder)
         return status.f_bavail * status.f_frsize
 
     def short_of_disk(self) -> bool:

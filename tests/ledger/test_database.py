@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -224,6 +225,13 @@ def test_a_full_disk_in_the_middle_of_a_page_keeps_what_was_entered_before(world
 
     assert world.states() == {"a": "ready"}
     assert world.ledger.inbox.admit(poll, [NewTask("b", SMALL, b"{}")]).tasks == 1
+
+
+def test_a_folder_that_is_gone_is_the_ledgers_fault(world: World) -> None:
+    shutil.rmtree(world.path.parent)
+
+    with pytest.raises(LedgerError, match="cannot be used"):
+        world.claim()
 
 
 def test_an_error_in_the_middle_of_a_transaction_leaves_no_trace_and_no_lock(world: World) -> None:
