@@ -62,7 +62,7 @@ class Summary:
     wrong_results: int  # stored results that are not what a provider gave for their task
     calls: int  # requests to the providers, for texts, that are over
     calls_in_flight: int  # and those that are not
-    most_calls_at_once: int
+    most_calls_at_once: int  # to both providers together
     tokens_issued: int
     faults_struck: int
 
@@ -82,8 +82,8 @@ def summary(world: World) -> Summary:
         bought_after_delivery=_bought_after(world, _first_deliveries(world)),
         wrong_results=len(wrong_results(world)),
         calls=sum(exchange.path not in ASIDE for provider in providers for exchange in list(provider.exchanges)),
-        calls_in_flight=sum(provider.in_flight for provider in providers),
-        most_calls_at_once=max(provider.most_at_once for provider in providers),
+        calls_in_flight=len(world.calls),
+        most_calls_at_once=world.calls.most,
         tokens_issued=world.authorization.issued,
         faults_struck=sum(server.faults.struck for server in world.servers.values()),
     )

@@ -42,6 +42,35 @@ class Exchange:
     ended_monotonic: float
 
 
+class Flights:
+    """Requests that are being answered now, of one server or of several counted together. `most`: at one time."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._connections: dict[tuple[int, int], Connection] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def enter(self, key: tuple[int, int], connection: Connection) -> int:
+        """One more; how many there are now. `key`: its server's port, its number there."""
+        with self._lock:
+            flights = self._connections
+            flights[key] = connection
+            if len(flights) > self.most:
+                # A client that was killed a moment ago makes no call any more, even if its thread has not noticed.
+                for gone in [other for other, each in flights.items() if each.is_gone() and other != key]:
+                    del flights[gone]
+                self.most = max(self.most, len(flights))
+            return len(flights)
+
+    def leave(self, key: tuple[int, int]) -> None:
+        """It is over. May be said twice."""
+        with self._lock:
+            self._connections.pop(key, None)
+
+
 class HttpServer:
     """One server on loopback. `latency_seconds` may be set at any time; it counts from the request's arrival."""
 
@@ -52,13 +81,13 @@ class HttpServer:
         self.clock_ahead_seconds = 0.0  # of its Date headers; may be set at any time
         self.faults = FaultPlan(fault_seed)
         self.exchanges: list[Exchange] = []
-        self.most_at_once = 0
+        self.flights = Flights()
+        self.calls_in_flight = Flights()  # those that are calls; servers whose calls count together share it
         self._idle_seconds = idle_seconds
         self._listener = _bound("127.0.0.1", port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._lock = threading.Lock()
-        self._in_flight: dict[int, Connection] = {}
         self._connections: set[Connection] = set()
         self._threads: set[threading.Thread] = set()
         self._numbers = iter(range(1, 1 << 62))
@@ -78,13 +107,22 @@ class HttpServer:
         """Seconds from arrival to answer."""
         return self.latency_seconds
 
+    def is_call(self, request: Request) -> bool:
+        """Whether the request asks for what the server is there for, and not for something beside that."""
+        return True
+
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Told about each request once it is over."""
 
     @property
     def in_flight(self) -> int:
         """Requests being answered now."""
-        return len(self._in_flight)
+        return len(self.flights)
+
+    @property
+    def most_at_once(self) -> int:
+        """The most there were at one time."""
+        return self.flights.most
 
     def records(self) -> list[list[Any]]:
         """Everything that grows with each request; its entries say when they were received."""
@@ -276,19 +314,15 @@ class HttpServer:
         return connection.send(b"0\r\n\r\n")
 
     def _enter(self, request: Request, connection: Connection) -> int:
-        with self._lock:
-            flights = self._in_flight
-            flights[request.number] = connection
-            if len(flights) > self.most_at_once:
-                # A client that was killed a moment ago makes no call any more, even if its thread has not noticed.
-                for number in [n for n, other in flights.items() if other.is_gone() and n != request.number]:
-                    del flights[number]
-                self.most_at_once = max(self.most_at_once, len(flights))
-            return len(flights)
+        key = (self.port, request.number)
+        if self.is_call(request):
+            self.calls_in_flight.enter(key, connection)
+        return self.flights.enter(key, connection)
 
     def _leave(self, request: Request) -> None:
-        with self._lock:
-            self._in_flight.pop(request.number, None)
+        key = (self.port, request.number)
+        self.calls_in_flight.leave(key)
+        self.flights.leave(key)
 
 
 def _pieces(encoded: tuple[bytes, bytes], fault: Fault | None) -> Iterator[bytes]:

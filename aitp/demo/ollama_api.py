@@ -30,6 +30,7 @@ import orjson
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import Exchange, HttpServer
 from aitp.demo.openai_api import BAD_MARKER, Purchase
+from aitp.demo.openai_chat import spoilt
 from aitp.demo.scripts import answer_to
 from aitp.demo.vectors import vector
 from aitp.demo.wire import Piece, Request, Response, json_response
@@ -38,6 +39,7 @@ from aitp.providers.invented import text_of
 
 VERSION, OLD_VERSION = "0.13.5", "0.2.8"
 TOO_LONG = "the input length exceeds the context length"
+CALLS = frozenset({"/api/embed", "/api/embeddings", "/api/chat"})
 STEPS = 50  # lines of progress of a pull
 
 
@@ -143,14 +145,21 @@ class OllamaApi(HttpServer):
     def latency_of(self, request: Request) -> float:
         """A model that is not loaded takes its time."""
         model = with_tag(str(_document(request).get("model") or ""))
-        asks = request.path in ("/api/embed", "/api/embeddings", "/api/chat")
-        cold = self.cold_seconds if asks and model in self.present and model not in self.loaded else 0.0
-        if asks and model in self.present:
+        cold = (
+            self.cold_seconds if self.is_call(request) and model in self.present and model not in self.loaded else 0.0
+        )
+        if self.is_call(request) and model in self.present:
             self.loaded.add(model)
         return self.latency_seconds + cold
 
+    def is_call(self, request: Request) -> bool:
+        """Not if it is about models."""
+        return request.path in CALLS
+
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Write down what was worked on."""
+        if self.old and request.path == "/api/embed":
+            return  # it has no such path, and works on nothing
         document = _document(request)
         for text in _texts(request.path, document):
             self.purchases.append(
@@ -241,8 +250,8 @@ class OllamaApi(HttpServer):
             raise _Refusal(400, TOO_LONG)
         prompt = min(prompt, context)
         text = self.answers.pop(0) if self.answers else answer_to(question, name)
-        if self.done_reason == "length":
-            text = text[: len(text) // 2]
+        cut = FaultKind.CUT_ANSWER if self.done_reason == "length" else None
+        text, reason = spoilt(text, fault.kind if fault else cut)
         return json_response(
             200,
             {
@@ -250,7 +259,7 @@ class OllamaApi(HttpServer):
                 "created_at": "2026-01-01T00:00:00Z",
                 "message": {"role": "assistant", "content": text},
                 "done": True,
-                "done_reason": self.done_reason,
+                "done_reason": reason,
                 "total_duration": 5_191_566_416,
                 "prompt_eval_count": prompt,
                 "eval_count": tokens_of(text),

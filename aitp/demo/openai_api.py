@@ -127,6 +127,10 @@ class OpenAIApi(HttpServer):
         )
         return error_response(status, kind, code, message)
 
+    def is_call(self, request: Request) -> bool:
+        """Not if it is about models."""
+        return request.path in PATHS
+
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Write down what was bought."""
         if request.path not in PATHS or not self._key_is_right(request):

@@ -99,19 +99,22 @@ def _schema_fault(schema: Any, root: bool = True) -> str | None:
 
 def _spoilt(answer: str, kind: FaultKind | None) -> tuple[dict[str, Any], str]:
     """The message and its finish_reason."""
+    if kind is FaultKind.REFUSAL:
+        return {"content": None, "refusal": "I'm sorry, I can't assist with that."}, "stop"
+    content, reason = spoilt(answer, kind)
+    return {"content": content, "refusal": None}, reason
+
+
+def spoilt(answer: str, kind: FaultKind | None) -> tuple[str, str]:
+    """What is left of a model's answer, and why it ended. Ollama's server has the same faults."""
     match kind:
-        case FaultKind.REFUSAL:
-            return {"content": None, "refusal": "I'm sorry, I can't assist with that."}, "stop"
         case FaultKind.CUT_ANSWER:
-            return {"content": answer[: len(answer) // 2], "refusal": None}, "length"
+            return answer[: len(answer) // 2], "length"
         case FaultKind.FENCED:
-            return {
-                "content": f"Here is the {{answer}}:\n```json\n{answer}\n```\nI hope it helps.",
-                "refusal": None,
-            }, "stop"
+            return f"Here is the {{answer}}:\n```json\n{answer}\n```\nI hope it helps.", "stop"
         case FaultKind.NO_JSON:
-            return {"content": answer[:-1] + ",}", "refusal": None}, "stop"
+            return answer[:-1] + ",}", "stop"
         case FaultKind.OUT_OF_LIST:
-            return {"content": orjson.dumps({"severity": "apocalyptic", "name": ""}).decode(), "refusal": None}, "stop"
+            return orjson.dumps({"severity": "apocalyptic", "name": ""}).decode(), "stop"
         case _:
-            return {"content": answer, "refusal": None}, "stop"
+            return answer, "stop"

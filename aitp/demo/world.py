@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aitp.demo.authorization import AuthorizationServer
-from aitp.demo.http import HttpServer
+from aitp.demo.http import Flights, HttpServer
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.sentences import tasks
@@ -33,6 +33,8 @@ class World:
         self.authorization = AuthorizationServer(**config.get("authorization", {}))
         self.openai_api = OpenAIApi(**config.get("openai_api", {}))
         self.ollama_api = OllamaApi(**config.get("ollama_api", {}))
+        # CONCURRENCY_LIMIT is over both.
+        self.calls = self.openai_api.calls_in_flight = self.ollama_api.calls_in_flight = Flights()
         self.wikidata_api = WikidataApi(**config.get("wikidata_api", {}))
         pending = self.make_tasks(int(config.get("tasks", 0)))
         self.task_api = TaskApi(authorization=self.authorization, tasks=pending, **config.get("task_api", {}))

@@ -12,11 +12,13 @@ from typing import Any
 from aitp.demo.faults import Fault
 from aitp.process.slots import Role
 from tests.chaos.stage import Stage
+from tests.chaos.work import OLLAMA_CHATTER, OLLAMA_EMBEDDER
 
 Undo = Callable[[], Any]
 ADDRESS_SPACE_LEFT = 1 << 20
 PAUSE_SECONDS = 1.5
-SERVERS = ("task_api", "openai_api", "authorization")
+OLLAMA_MODELS = (f"{OLLAMA_EMBEDDER}:latest", OLLAMA_CHATTER)
+SERVERS = ("task_api", "openai_api", "ollama_api", "wikidata_api", "authorization")
 
 
 class Acts:
@@ -128,17 +130,25 @@ class Acts:
     def _fault(self, server: str, **fault: Any) -> None:
         self._stage.world.add_fault(server, Fault(**fault))
 
-    def _provider_down(self) -> None:
-        self._stage.world.down("openai_api", self._chance.uniform(0.5, 2.0))
+    def _provider_down(self, server: str = "openai_api") -> None:
+        self._stage.world.down(server, self._chance.uniform(0.5, 2.0))
 
     def _api_down(self) -> None:
         self._stage.world.down("task_api", self._chance.uniform(0.5, 2.0))
 
-    def _provider_burst(self) -> None:
-        self._stage.world.add_fault("openai_api", Fault(status=503, for_seconds=self._chance.uniform(0.5, 2.0)))
+    def _provider_burst(self, server: str = "openai_api") -> None:
+        self._stage.world.add_fault(server, Fault(status=503, for_seconds=self._chance.uniform(0.5, 2.0)))
 
     def _api_burst(self) -> None:
         self._stage.world.add_fault("task_api", Fault(status=503, for_seconds=self._chance.uniform(0.5, 2.0)))
+
+    def _runner_deaths(self, times: int) -> None:
+        """Ollama's model process dies under so many calls."""
+        self._stage.world.set("ollama_api", runner_deaths=times)
+
+    def _remove_model(self, model: str) -> None:
+        """Somebody removes a model, which the service gets back."""
+        self._stage.world.set("ollama_api", present=[each for each in OLLAMA_MODELS if each != model])
 
     def _redirects(self) -> None:
         for server in SERVERS:

@@ -43,6 +43,10 @@ class Controls:
             file.write(CLOCK.pack(offset))
         self.steps.append((time.monotonic(), offset))
 
+    def set_clock(self, instant: float) -> None:
+        """Have the service's clock show this time, UTC seconds, from now on."""
+        self.step_clock(instant - time.time() - self.offset)
+
     def arm(self, point: str, action: str = "kill") -> None:
         """The next process that comes to `point` meets its fate."""
         draft = self.directory / "draft"

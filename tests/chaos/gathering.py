@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +21,15 @@ from tests.chaos.record import Buy, Patch, Record, Sent
 from tests.chaos.schedule import Schedule
 from tests.chaos.stage import Stage
 
-# What spoils an answer although its status is 200 and all of it arrived.
-SPOILT = frozenset(
-    {
-        *(FaultKind.WRONG_COUNT, FaultKind.WRONG_INDEX, FaultKind.WRONG_LENGTH, FaultKind.NOT_A_NUMBER),
-        *(FaultKind.GARBAGE, FaultKind.TOO_SHORT, FaultKind.TRICKLE, FaultKind.STALL),
-    }
-)
+# What spoils an answer although its status is 200 and all of it arrived: any, vectors, or what a chat model says.
+SPOILT = frozenset({FaultKind.GARBAGE, FaultKind.TOO_SHORT, FaultKind.TRICKLE, FaultKind.STALL})
+SPOILT_VECTORS = SPOILT | {
+    *(FaultKind.WRONG_COUNT, FaultKind.WRONG_INDEX, FaultKind.WRONG_LENGTH, FaultKind.NOT_A_NUMBER)
+}
+# With nothing to be read in it, it is repaired once; these two are final.
+DECLINED = frozenset({FaultKind.REFUSAL, FaultKind.CUT_ANSWER})
+UNREADABLE = frozenset({FaultKind.NO_JSON, FaultKind.OUT_OF_LIST})
+CHATS = frozenset({"/v1/chat/completions", "/api/chat"})
 # What may be there after an orderly stop.
 KEPT = re.compile(
     r"data/ledger\.db(\.lock|-wal|-shm)?|run/(scoreboard|token|token\.lock|models(\.\w+)*|metrics/.*\.db(\.damaged)?|exit-code)"
@@ -40,18 +43,11 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
     exit_code = stage.stop()
     ahead = time.time() - time.monotonic()
     held, dead, unreadable = _ledger(stage.ledger_path)
-    exchanges = {exchange.number: exchange for exchange in stage.world.exchanges("openai_api")}
-    buys = [
-        Buy(
-            text=purchase.text,
-            call=purchase.call,
-            paid=purchase.status == 200,
-            clean=purchase.status == 200 and purchase.answered and exchanges[purchase.call].fault not in SPOILT,
-            at=purchase.received_monotonic,
-            ended=purchase.ended_monotonic,
-        )
-        for purchase in stage.world.purchases()
-    ]
+    buys, declined = [], set[str]()
+    for provider in ("openai", "ollama"):
+        bought, refused = _purchases(stage, provider)
+        buys += bought
+        declined |= refused
     patches = [
         Patch(
             delivery.task_id,
@@ -78,8 +74,10 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
         troubles=[*stage.troubles, *_troubles_at_points(journal)],
         clock=stage.controls.steps,
         wall_minus_monotonic=ahead,
-        limit=schedule.limit,
+        limits=schedule.clock.limits,
         strategy=schedule.strategy,
+        zone=schedule.clock.zone,
+        declined=frozenset(declined),
         wrong_results=stage.world.wrong_results(),
         held=held,
         dead=dead,
@@ -91,6 +89,23 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
         truth=truth,
         uncaught=_uncaught(stage.log()),
     )
+
+
+def _purchases(stage: Stage, provider: str) -> tuple[list[Buy], set[str]]:
+    """What one of them worked on, and the texts that it declined."""
+    exchanges = {exchange.number: exchange for exchange in stage.world.exchanges(f"{provider}_api")}
+    buys = []
+    spoilt: Counter[str] = Counter()
+    for purchase in stage.world.purchases(server=f"{provider}_api"):
+        exchange = exchanges[purchase.call]
+        chat, paid = exchange.path in CHATS, purchase.status == 200
+        spoils = SPOILT | DECLINED | UNREADABLE if chat else SPOILT_VECTORS
+        clean = paid and purchase.answered and exchange.fault not in spoils
+        at, ended = purchase.received_monotonic, purchase.ended_monotonic
+        buys.append(Buy(purchase.text, purchase.call, paid, clean, at, ended, provider, chat))
+        if chat and exchange.fault in DECLINED | UNREADABLE:
+            spoilt[purchase.text] += 2 if exchange.fault in DECLINED else 1
+    return buys, {text for text, times in spoilt.items() if times > 1}
 
 
 def _deaths_in(log: str, ahead: float) -> Iterable[tuple[int, float]]:

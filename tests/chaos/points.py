@@ -17,7 +17,7 @@ TRANSACTIONS = {
     "settle": False,
     "release": True,
 }
-CALLS = ("pending", "embed", "deliver")
+CALLS = ("pending", "embed", "deliver", "ask")
 
 
 def _points() -> tuple[str, ...]:
@@ -33,4 +33,6 @@ POINTS = _points()
 
 # Met only at the start of a child whose predecessor left something behind.
 AT_TAKEOVER = tuple(point for point in POINTS if point.startswith("release."))
-COMMON = tuple(point for point in POINTS if point not in AT_TAKEOVER)
+# Met only where there are tasks for chat models.
+OF_CHATS = tuple(point for point in POINTS if point.startswith("ask."))
+COMMON = tuple(point for point in POINTS if point not in (*AT_TAKEOVER, *OF_CHATS))

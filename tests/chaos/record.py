@@ -32,7 +32,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Buy:
-    """One text in one call to the provider. `clean`: paid for, and the answer got through whole and as it should."""
+    """One text in one call to a provider. `clean`: paid for, and the answer got through whole and as it should."""
 
     text: str
     call: int
@@ -40,6 +40,8 @@ class Buy:
     clean: bool
     at: float
     ended: float
+    provider: str = "openai"
+    chat: bool = False  # one of a conversation, it may be, about one task
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,10 @@ class Record:
     troubles: Sequence[tuple[float, float]] = ()  # when memory, descriptors or the disk were short: (from, until)
     clock: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # (from then on, seconds that the service's clock is ahead)
     wall_minus_monotonic: float = 0.0
-    limit: int = 0  # a minute
+    limits: Mapping[str, int] = field(default_factory=dict)  # by period
     strategy: str = "rolling"
+    zone: str = "UTC"
+    declined: frozenset[str] = frozenset()  # texts that a model would not answer: their tasks may fail
     wrong_results: Sequence[str] = ()
     held: Mapping[str, str] = field(default_factory=dict)  # task id: state, of what the ledger still holds
     dead: Mapping[str, str] = field(default_factory=dict)  # task id: reason

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aitp.demo.documents import tasks_of
 from aitp.demo.openai_api import BAD_MARKER
-from aitp.demo.sentences import tasks
 from aitp.errors import LedgerError
 from aitp.prctl import PR_SET_PDEATHSIG, prctl
 from tests.chaos.acts import Acts, tell
@@ -27,12 +27,14 @@ from tests.chaos.gathering import gather
 from tests.chaos.record import Fate, Sent
 from tests.chaos.schedule import ACTIVE_SECONDS, Schedule, draw
 from tests.chaos.stage import Stage
+from tests.chaos.work import EMBEDDING
 
 CALM_SECONDS = 90.0
 LOOK_SECONDS = 0.05
 START_SECONDS = 40.0
 # The gauges are read at a moment when nothing moves.
 STILL_SECONDS = 20.0
+WHAT_TWINS_SHARE = ("type", "content", "callbackRoute", "callbackParams")
 TROUBLES = frozenset({"full_disk", "no_descriptors", "no_memory"})
 
 
@@ -99,6 +101,8 @@ class Performance:
 
     def begin(self) -> None:
         """Open the world and start the service."""
+        if self._schedule.clock.start_at is not None:
+            self._stage.controls.set_clock(self._schedule.clock.start_at)
         self._stage.open_world(0, **self._schedule.servers)
         for _, count in self._schedule.loads[:1]:
             self.load(count)
@@ -146,28 +150,35 @@ class Performance:
 
     def load(self, count: int) -> None:
         """So many new tasks."""
-        documents = list(tasks(count, self._schedule.seed, start=next(self._numbers) * 1000))
+        documents = self._made(self._schedule.work.types, count, next(self._numbers) * 1000)
         if self._schedule.twins and self._originals:
             # The task API makes a second task for a text whose first one takes long.
-            documents[0] = {**documents[0], "content": self._chance.choice(self._originals)["content"]}
+            original = self._chance.choice(self._originals)
+            documents[0] = {**documents[0], **{part: original[part] for part in WHAT_TWINS_SHARE}}
         self._originals += documents
         self._add([(document, Fate.SUCCEEDS) for document in documents])
         self._acts.ids += [document.id for document in self._documents[-count:]]
 
     def _load_odd(self) -> None:
         """Bad inputs, documents that nobody can read, ids that no task API has."""
-        first = list(tasks(8, self._schedule.seed, start=900_000))
+        work = self._schedule.work
         contents: list[tuple[dict[str, Any], Fate]] = [
-            ({"content": {"text": f"{BAD_MARKER} 1", "model": "text-embedding-3-small"}}, Fate.FAILS),
-            ({"content": {"text": f"{BAD_MARKER} 2", "model": "text-embedding-3-small"}}, Fate.FAILS),
+            ({"content": {"text": f"{BAD_MARKER} 1", "model": work.embedding_model}}, Fate.FAILS),
+            ({"content": {"text": f"{BAD_MARKER} 2", "model": work.embedding_model}}, Fate.FAILS),
             ({"content": {"text": ["a list"]}}, Fate.FAILS),
-            ({"content": {"text": "", "model": "text-embedding-3-small"}}, Fate.FAILS),
+            ({"content": {"text": "", "model": work.embedding_model}}, Fate.FAILS),
             ({"type": "of_a_later_release"}, Fate.STAYS),
             ({"_id": "../../odd id/%2e?x=1#é"}, Fate.NAMELESS),
             ({"_id": "two\nlines \x1b[31m"}, Fate.NAMELESS),
             ({"_id": "x" * 64}, Fate.DIES),
         ]
+        first = self._made((EMBEDDING,), len(contents), 900_000)
         self._add([({**document, **odd}, fate) for document, (odd, fate) in zip(first, contents, strict=True)])
+
+    def _made(self, types: Sequence[str], count: int, start: int) -> list[dict[str, Any]]:
+        work = self._schedule.work
+        models = {"embedding_model": work.embedding_model, "chat_model": work.chat_model}
+        return list(tasks_of(types, count, seed=self._schedule.seed, start=start, **models))
 
     def _add(self, documents: Sequence[tuple[dict[str, Any], Fate]]) -> None:
         ids = self._stage.world.add_documents([document for document, _ in documents])
@@ -191,7 +202,7 @@ class Performance:
             # Whatever waits for a minute to pass (room in a limit, a token that may be replaced) need not wait so long.
             if time.monotonic() - stepped > 3.0:
                 stepped = time.monotonic()
-                stage.controls.step_clock(61.0)
+                stage.controls.step_clock(self._schedule.clock.room_seconds)
                 self._nudge()
             time.sleep(LOOK_SECONDS)
         stage.world.clear_faults()  # those that met nobody so far

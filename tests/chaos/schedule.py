@@ -1,23 +1,28 @@
 """A schedule: what a run begins with and what befalls it, drawn from a seed. The same seed, the same schedule.
 
 Every schedule has a few processes killed, something wrong with the provider and with the task API; some have fault
-points, clocks that step, limits that are reached, a full disk, a power cut.
+points, clocks that step, limits that are reached, a full disk, a power cut. `work.py` draws what is to be done,
+`clocks.py` when.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from aitp.demo.faults import FaultKind
+from tests.chaos.clocks import DAY, HOUR, ROOM_SECONDS, Clock, draw_eve
 from tests.chaos.points import AT_TAKEOVER, COMMON
+from tests.chaos.work import Work, draw_work
 
 ACTIVE_SECONDS = 8.0
 LOADS, LOAD_SECONDS = 20, 0.4
-HOUR = 3600.0
-MONTH = 31 * 24 * HOUR
+MONTH = 31 * DAY
+ROOM_AT = (2.5, 5.0)
 
 # What may befall a run: name → how many times in ten schedules.
 PROCESSES = {
@@ -107,15 +112,16 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One run. `loads`: (seconds, tasks); `limit`: a minute, 0 for none; `odd`: with documents that nobody can use;
-    `twins`: with tasks of equal text."""
+    """One run. `loads`: (seconds, tasks); `odd`: with documents that nobody can use; `twins`: with tasks of equal
+    text."""
 
     seed: int
     settings: Mapping[str, Any]
     servers: Mapping[str, Mapping[str, Any]]
     loads: tuple[tuple[float, int], ...]
     acts: tuple[Act, ...]
-    limit: int = 0
+    work: Work = field(default_factory=Work)
+    clock: Clock = field(default_factory=lambda: Clock("UTC"))
     strategy: str = "rolling"
     odd: bool = False
     twins: bool = False
@@ -126,26 +132,37 @@ class Schedule:
         return int(self.settings["CONCURRENCY_LIMIT"])
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {sum(count for _, count in self.loads)} tasks, {self.workers} workers"]
+        tasks = sum(count for _, count in self.loads)
+        lines = [f"seed {self.seed}: {tasks} tasks ({', '.join(sorted(set(self.work.types)))}), {self.workers} workers"]
+        if self.clock.start_at is not None:
+            lines.append(f"  it is {datetime.fromtimestamp(self.clock.start_at, ZoneInfo(self.clock.zone))}")
         lines += [f"  {name}={value}" for name, value in self.settings.items()]
         return "\n".join([*lines, *(f"  {act}" for act in self.acts)])
 
 
 def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
-    chance = random.Random(seed)
+    chance, more = random.Random(seed), random.Random(f"{seed} work and clock")
     acts = [*_of_processes(chance), *_of_machine(chance), *_of_network(chance), *_of_points(chance)]
     limit = chance.choice((0, 0, 20, 30))
     strategy = chance.choice(("rolling", "fixed"))
-    if limit:
-        # Time is what frees room: an hour, a day's end and a month's end make room as they should, and no more.
-        acts += [Act(at, "step_clock", {"seconds": 61.0}) for at in (2.5, 5.0)]
     # Work all the time, or most faults would meet nobody.
     loads = tuple((round(LOAD_SECONDS * number, 2), chance.randint(2, 8)) for number in range(LOADS))
+    settings = _settings(chance)
+    work = draw_work(more, seed)
+    clock = Clock(settings["RATE_LIMIT_TIMEZONE"], {"minute": limit} if limit else {})
+    if more.random() < 0.35:
+        clock = draw_eve(more)
+    acts += _of_work(more, work, acts)
+    acts += [Act(at, "step_clock", {"seconds": seconds}) for at, seconds in clock.steps]
+    if clock.limits:
+        # Time is what frees room: an hour, a day's end and a month's end make room as they should, and no more.
+        acts += [Act(at, "step_clock", {"seconds": clock.room_seconds}) for at in ROOM_AT]
     return Schedule(
         seed,
-        _settings(chance, limit, strategy),
+        {**settings, **work.settings, **_limits(clock, strategy)},
         {
+            **work.servers,
             "openai_api": {"latency_seconds": chance.choice((0.02, 0.1, 0.3)), "fault_seed": seed},
             "task_api": {
                 "latency_seconds": chance.choice((0.0, 0.02, 0.1)),
@@ -158,18 +175,18 @@ def draw(seed: int) -> Schedule:
         },
         loads,
         tuple(sorted(acts, key=lambda act: act.at)),
-        limit,
+        work,
+        clock,
         strategy,
         odd=chance.random() < 0.4,
-        # Not where a clock goes on by a month: results are forgotten then.
-        twins=not any(act.options.get("seconds") == MONTH for act in acts) and chance.random() < 0.5,
+        # Not where a clock goes on by a day or more: results are forgotten then.
+        twins=not any(act.options.get("seconds", 0.0) >= DAY for act in acts) and chance.random() < 0.5,
         small_disk=any(act.name == "full_disk" for act in acts),
     )
 
 
-def _settings(chance: random.Random, limit: int, strategy: str) -> dict[str, Any]:
+def _settings(chance: random.Random) -> dict[str, Any]:
     zone = chance.choice(("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Asia/Kathmandu"))
-    limits = {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_PER_MINUTE": limit} if limit else {}
     return {
         "CONCURRENCY_LIMIT": chance.randint(2, 4),
         "RELAY_PROCESSES": chance.randint(1, 3),
@@ -183,10 +200,14 @@ def _settings(chance: random.Random, limit: int, strategy: str) -> dict[str, Any
         "MAX_RETRIES": 50,
         "MAX_TASK_CRASHES": 50,
         "CIRCUIT_BREAKER_RECOVERY_SECONDS": 0.7,
-        "RATE_LIMIT_STRATEGY": strategy,
         "RATE_LIMIT_TIMEZONE": zone,
-        **limits,
     }
+
+
+def _limits(clock: Clock, strategy: str) -> dict[str, Any]:
+    limits = {f"RATE_LIMIT_PER_{period.upper()}": clock.limits.get(period, 0) for period in ROOM_SECONDS}
+    enabled = str(bool(clock.limits)).lower()
+    return {"RATE_LIMIT_ENABLED": enabled, **limits, "RATE_LIMIT_STRATEGY": strategy, "RATE_LIMIT_TIMEZONE": clock.zone}
 
 
 def _some(chance: random.Random, weights: Mapping[str, int], most: int) -> list[str]:
@@ -207,10 +228,8 @@ def _of_machine(chance: random.Random) -> list[Act]:
     acts = []
     for name in _some(chance, MACHINE, 2):
         if name == "step_clock":
-            # An hour (as at the wrong time zone's), a DST change as some machines do it, a month's end, a suspend.
-            steps = chance.choice(
-                ((HOUR,), (-HOUR,), (HOUR, -HOUR), (-HOUR, HOUR), (31 * 24 * HOUR,), (-30.0,), (90.0,))
-            )
+            # An hour (as by the wrong time zone), a month, a suspend. Changes of the clocks are in clocks.py.
+            steps = chance.choice(((HOUR,), (-HOUR,), (HOUR, -HOUR), (-HOUR, HOUR), (MONTH,), (-30.0,), (90.0,)))
             acts += [Act(_moment(chance), name, {"seconds": seconds}) for seconds in steps]
         else:
             acts.append(Act(_moment(chance), name, {"for_seconds": round(chance.uniform(0.5, 2.0), 2)}))
@@ -236,6 +255,19 @@ def _of_network(chance: random.Random) -> list[Act]:
     if chance.random() < 0.2:
         acts.append(Act(_moment(chance), "revoke_tokens"))
     return acts
+
+
+def _of_work(chance: random.Random, work: Work, acts: Sequence[Act]) -> list[Act]:
+    """What befalls this work besides. Where Ollama does it all, what befell OpenAI befalls Ollama."""
+    more = [Act(_moment(chance), "fault", fault) for fault in work.faults]
+    more += [Act(_moment(chance), name, options) for name, options in work.acts]
+    if "openai_api" not in work.providers:
+        more += [
+            Act(act.at + 0.01, act.name, {**act.options, "server": "ollama_api"})
+            for act in acts
+            if act.name in ("provider_down", "provider_burst")
+        ]
+    return more
 
 
 def _of_points(chance: random.Random) -> list[Act]:

@@ -142,6 +142,7 @@ def install() -> None:
     wrap(Inbox, "end_poll", "end_poll", silent)
     wrap(Claims, "claim", "claim", claimed)
     wrap(WatchedProvider, "embed", "embed", silent)
+    wrap(WatchedProvider, "ask", "ask", silent)
     wrap(Claims, "finish", "finish", ended)
     wrap(Worker, "_tell", "told", silent)
     wrap(Outbox, "take", "take", taken)

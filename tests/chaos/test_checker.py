@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -37,12 +38,26 @@ def buy(at: float, text: str = "text a", *, clean: bool = True) -> Buy:
     return Buy(text, int(at * 10), paid=True, clean=clean, at=at, ended=at + 0.1)
 
 
+def sent(*moments: float, **changes: Any) -> list[Buy]:
+    """Different texts of nobody's tasks, sent then."""
+    return [dataclasses.replace(buy(at, f"text {at}"), **changes) for at in moments]
+
+
 def patch(at: float, task_id: str = "a", state: str = "succeeded", *, status: int = 200, whole: bool = True) -> Patch:
     return Patch(task_id, state, status, whole, at, at + 0.1)
 
 
 def moved(at: float, state: str, by: str, slot: int | None = None) -> dict[str, Any]:
     return line(at, "breaker", service="openai", state=state, by=by, slot=slot)
+
+
+def wall(zone: str, begins: str) -> dict[str, Any]:
+    """Calendar windows in a zone whose clocks show this at the beginning of the record."""
+    return {
+        "strategy": "fixed",
+        "zone": zone,
+        "wall_minus_monotonic": datetime.fromisoformat(begins).timestamp(),
+    }
 
 
 KEPT = Record(
@@ -134,15 +149,75 @@ FORGERIES: dict[str, tuple[str, Record]] = {
     ),
     "more in a rolling minute than is allowed": (
         "no_window_is_exceeded",
-        forged(limit=2, buys=[buy(1.0), buy(20.0, "x"), buy(60.9, "y")]),
+        forged(limits={"minute": 2}, buys=[buy(1.0), buy(20.0, "x"), buy(60.9, "y")]),
     ),
     "more in a calendar minute than is allowed": (
         "no_window_is_exceeded",
-        forged(limit=2, strategy="fixed", buys=[buy(1.0), buy(20.0, "x"), buy(59.9, "y")]),
+        forged(limits={"minute": 2}, strategy="fixed", buys=[buy(1.0), buy(20.0, "x"), buy(59.9, "y")]),
     ),
     "room that a step back must not make": (
         "no_window_is_exceeded",
-        forged(limit=2, clock=[(0.0, 0.0), (10.0, -3600.0)], buys=[buy(1.0), buy(9.0, "x"), buy(11.0, "y")]),
+        forged(
+            limits={"minute": 2}, clock=[(0.0, 0.0), (10.0, -3600.0)], buys=[buy(1.0), buy(9.0, "x"), buy(11.0, "y")]
+        ),
+    ),
+    "more in a rolling hour than is allowed": (
+        "no_window_is_exceeded",
+        forged(limits={"minute": 9, "hour": 2}, buys=[buy(1.0), *sent(100.0, 3_600.9)]),
+    ),
+    "more on a day of 25 hours than is allowed": (
+        "no_window_is_exceeded",
+        forged(
+            **wall("Europe/Lisbon", "2025-10-26T00:00:00+01:00"),
+            limits={"day": 2},
+            buys=[buy(1.0), *sent(3_600.0, 24.5 * 3_600)],
+        ),
+    ),
+    "more in a month than is allowed": (
+        "no_window_is_exceeded",
+        forged(
+            **wall("America/Sao_Paulo", "2024-02-01T00:00:00-03:00"),
+            limits={"month": 2},
+            buys=[buy(1.0), *sent(3_600.0, 28.9 * 86_400)],
+        ),
+    ),
+    "room in a calendar hour that a step back must not make": (
+        "no_window_is_exceeded",
+        forged(
+            **wall("Europe/Lisbon", "2025-10-26T01:30:00+00:00"),
+            limits={"hour": 2},
+            clock=[(0.0, 0.0), (10.0, -3_600.0)],
+            buys=[buy(1.0), *sent(9.0, 11.0)],
+        ),
+    ),
+    "a question to a chat model in a claim of its own, beyond the limit": (
+        "no_window_is_exceeded",
+        forged(
+            limits={"minute": 1},
+            buys=[buy(1.0), *sent(1.3, chat=True)],
+            documents=[*KEPT.documents, Sent("c", "text 1.3")],
+            patches=[*KEPT.patches, patch(7.0, "c")],
+            states={**KEPT.states, "c": "succeeded"},
+            journal=[*KEPT.journal, claim(1.25, "c")],
+        ),
+    ),
+    "a good task that was failed though no model declined it": (
+        "every_task_is_delivered",
+        forged(patches=[patch(3.0, "a", "failed"), KEPT.patches[1]], declined=frozenset({"text b"})),
+    ),
+    "a call past Ollama's open breaker": (
+        "an_open_breaker",
+        forged(
+            buys=[buy(1.0), *sent(5.5, provider="ollama")],
+            documents=[*KEPT.documents, Sent("c", "text 5.5")],
+            patches=[*KEPT.patches, patch(7.0, "c")],
+            states={**KEPT.states, "c": "succeeded"},
+            journal=[
+                *KEPT.journal,
+                {**moved(5.0, "open", "tell"), "service": "ollama"},
+                {**claim(5.4, "c"), "provider": "ollama"},
+            ],
+        ),
     ),
     "more calls than workers": ("never_more_calls", forged(most_calls_at_once=3)),
     "two probes at a time": (
@@ -215,12 +290,46 @@ EXCUSES: dict[str, Record] = {
         journal=[claim(0.9, "a"), finish(1.1, "a", "retry"), *KEPT.journal],
     ),
     "room that a step forward makes": forged(
-        limit=1,
+        limits={"minute": 1},
         clock=[(0.0, 0.0), (10.0, 61.0)],
         documents=[*KEPT.documents, Sent("x", "text x")],
         buys=[buy(1.0), buy(11.0, "text x")],
         patches=[*KEPT.patches, patch(12.0, "x")],
         states={**KEPT.states, "x": "succeeded"},
+    ),
+    "as much in each of two calendar hours of the same name": forged(
+        **wall("Europe/Lisbon", "2025-10-26T01:30:00+01:00"),
+        limits={"hour": 2},
+        buys=[buy(1.0), *sent(900.0, 3_000.0, 4_000.0)],
+    ),
+    "as much before midnight as after": forged(
+        **wall("Asia/Kathmandu", "2025-12-31T23:59:00+05:45"),
+        limits={"day": 2, "month": 2},
+        buys=[buy(1.0), *sent(9.0, 61.0, 70.0)],
+    ),
+    "room that was claimed before the clock was set back": forged(
+        **wall("Europe/Lisbon", "2025-10-25T12:59:55+01:00"),
+        limits={"hour": 1},
+        clock=[(0.0, 0.0), (8.0, -3_600.0)],
+        buys=[buy(1.0), *sent(8.01)],
+        documents=[*KEPT.documents, Sent("c", "text 8.01")],
+        patches=[*KEPT.patches, patch(9.0, "c")],
+        states={**KEPT.states, "c": "succeeded"},
+        journal=[*KEPT.journal, claim(7.99, "c")],
+    ),
+    "what follows in a conversation": forged(
+        limits={"minute": 1},
+        buys=[dataclasses.replace(buy(at), chat=True, clean=clean) for at, clean in ((1.0, False), (1.15, True))],
+    ),
+    "a task that its model declined": forged(
+        patches=[patch(3.0, "a", "failed"), KEPT.patches[1]], declined=frozenset({"text a"})
+    ),
+    "a call to OpenAI while Ollama's breaker is open": forged(
+        buys=[buy(1.0), buy(5.5, "text c")],
+        documents=[*KEPT.documents, Sent("c", "text c")],
+        patches=[*KEPT.patches, patch(7.0, "c")],
+        states={**KEPT.states, "c": "succeeded"},
+        journal=[*KEPT.journal, {**moved(5.0, "open", "tell"), "service": "ollama"}, claim(5.4, "c")],
     ),
     "the probe of an open breaker": forged(
         documents=[*KEPT.documents, Sent("c", "text c")],

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from aitp.demo.documents import TYPES
 from aitp.process.slots import Role
-from tests.chaos.points import AT_TAKEOVER, COMMON, POINTS
+from tests.chaos.points import AT_TAKEOVER, COMMON, OF_CHATS, POINTS
 from tests.chaos.run import Performance
 from tests.chaos.schedule import Schedule
 from tests.chaos.stage import Stage
+from tests.chaos.work import Work
 
 SETTINGS = {
     "CONCURRENCY_LIMIT": 3,
@@ -22,7 +24,7 @@ SETTINGS = {
     "MAX_TASK_CRASHES": 100,
     "SHUTDOWN_GRACE_SECONDS": 5,
 }
-QUIET = Schedule(0, SETTINGS, {"openai_api": {"latency_seconds": 0.05}}, loads=(), acts=())
+QUIET = Schedule(0, SETTINGS, {"openai_api": {"latency_seconds": 0.05}}, loads=(), acts=(), work=Work(types=TYPES))
 STRIKE_SECONDS = 15.0
 
 
@@ -65,7 +67,7 @@ def test_a_kill_between_any_two_steps(stage: Stage) -> None:
     performance = Performance(stage, QUIET)
     performance.begin()
 
-    for point in (*COMMON, *AT_TAKEOVER):
+    for point in (*COMMON, *OF_CHATS, *AT_TAKEOVER):
         strike(stage, performance, point)
 
     assert performance.conclude() == []

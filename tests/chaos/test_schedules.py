@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import datetime
+from itertools import product
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from aitp.demo.documents import TYPES
 from tests.chaos.acts import Acts
+from tests.chaos.clocks import EVES, ROOM_SECONDS
+from tests.chaos.points import POINTS
 from tests.chaos.schedule import API_FAULTS, MACHINE, PROCESSES, PROVIDER_FAULTS, draw
+from tests.chaos.work import CHAT_KINDS
 
 ROOT = Path(__file__).parents[2]
-# These hold power cuts, a full disk, kills of supervisord and workers, a limit, steps of the clock.
-FIRST_SEED, RUNS = 12, 2
+# These hold a power cut, a full disk, kills of supervisord, workers and relays, limits, a change of the clocks, chats, both
+# providers.
+FIRST_SEED, RUNS = 1105, 2
 MANY = 300
+MODES = ("openai", "ollama", "hybrid")
 
 
 @pytest.mark.timeout(300)
@@ -42,6 +51,31 @@ def test_many_schedules_hold_every_kind_of_fault() -> None:
     names = {act.name for act in acts}
     kinds = {str(act.options.get("kind", act.options.get("status"))) for act in acts if act.name == "fault"}
 
-    assert {*PROCESSES, *MACHINE} <= names
+    assert {*PROCESSES, *MACHINE, "runner_deaths", "remove_model"} <= names
     assert {str(fault.get("kind", fault.get("status"))) for fault in (*PROVIDER_FAULTS, *API_FAULTS)} <= kinds
+    assert {str(kind) for kind in CHAT_KINDS} <= kinds
     assert all(hasattr(Acts, f"_{name}") for name in names)
+
+
+def test_many_schedules_hold_every_kind_of_work_in_every_mode() -> None:
+    drawn = [draw(seed) for seed in range(MANY)]
+
+    assert {(each.work.mode, type_) for each in drawn for type_ in each.work.types} == set(product(MODES, TYPES))
+    assert {point for each in drawn for act in each.acts if (point := act.options.get("point"))} == set(POINTS)
+    struck = {(act.options["server"], each.work.mode) for each in drawn for act in each.acts if act.name == "fault"}
+    assert {("ollama_api", "ollama"), ("ollama_api", "hybrid"), ("openai_api", "hybrid")} <= struck
+
+
+def test_many_schedules_come_to_every_change_of_the_clocks_and_to_a_month_s_end_with_every_limit() -> None:
+    drawn = [draw(seed) for seed in range(MANY)]
+
+    eves = {(each.clock.zone, each.strategy) for each in drawn if each.clock.start_at is not None}
+    assert eves == set(product({zone for zone, _ in EVES}, ("rolling", "fixed")))
+    assert {period for each in drawn for period in each.clock.limits} == set(ROOM_SECONDS)
+
+
+@pytest.mark.parametrize(("zone", "eve"), EVES)
+def test_an_eve_is_one(zone: str, eve: datetime) -> None:
+    before, after = (datetime.fromtimestamp(eve.timestamp() + seconds, ZoneInfo(zone)) for seconds in (-1, 0))
+
+    assert before.utcoffset() != after.utcoffset() or before.month != after.month
