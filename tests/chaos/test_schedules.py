@@ -20,8 +20,8 @@ from tests.chaos.schedule import API_FAULTS, MACHINE, PROCESSES, PROVIDER_FAULTS
 from tests.chaos.work import CHAT_KINDS
 
 ROOT = Path(__file__).parents[2]
-# These hold a power cut, a full disk, kills of supervisord, workers and relays, limits, a change of the clocks, chats, both
-# providers.
+# These hold a power cut, a full disk, kills of supervisord, workers and relays, limits, a change of the clocks, chats,
+# both providers.
 FIRST_SEED, RUNS = 1105, 2
 MANY = 300
 MODES = ("openai", "ollama", "hybrid")
