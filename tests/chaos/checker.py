@@ -138,7 +138,8 @@ def no_window_is_exceeded(record: Record) -> Iterator[str]:
 
 
 def _sent(record: Record) -> Iterator[float]:
-    """When each text was sent. What is said to a chat model about one task, after it answered, is the same attempt.
+    """When each text was sent. What is said to a chat model about one task, after it answered, is the same attempt, and
+    so is another path of a server that does not know the first.
 
     One that was claimed before the clock was set back, and sent after that, had its room by the clock before.
     """
@@ -154,7 +155,7 @@ def _sent(record: Record) -> Iterator[float]:
                 for (_, early), (since, late) in itertools.pairwise(record.clock)
             )
             yield claimed_at if set_back else buy.at
-        if buy.chat and buy.paid:
+        if buy.not_found or (buy.chat and buy.paid):
             answered.add(attempt)
 
 

@@ -102,7 +102,7 @@ def _purchases(stage: Stage, provider: str) -> tuple[list[Buy], set[str]]:
         spoils = SPOILT | DECLINED | UNREADABLE if chat else SPOILT_VECTORS
         clean = paid and purchase.answered and exchange.fault not in spoils
         at, ended = purchase.received_monotonic, purchase.ended_monotonic
-        buys.append(Buy(purchase.text, purchase.call, paid, clean, at, ended, provider, chat))
+        buys.append(Buy(purchase.text, purchase.call, paid, clean, at, ended, provider, chat, purchase.status == 404))
         if chat and exchange.fault in DECLINED | UNREADABLE:
             spoilt[purchase.text] += 2 if exchange.fault in DECLINED else 1
     return buys, {text for text, times in spoilt.items() if times > 1}

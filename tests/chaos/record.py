@@ -42,6 +42,7 @@ class Buy:
     ended: float
     provider: str = "openai"
     chat: bool = False  # one of a conversation, it may be, about one task
+    not_found: bool = False  # answered 404: there is no such path, it may be, and another one is tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,6 +321,10 @@ EXCUSES: dict[str, Record] = {
         limits={"minute": 1},
         buys=[dataclasses.replace(buy(at), chat=True, clean=clean) for at, clean in ((1.0, False), (1.15, True))],
     ),
+    "a path that the server does not know, and another one": forged(
+        limits={"minute": 1},
+        buys=[dataclasses.replace(buy(1.0), paid=False, clean=False, not_found=True), buy(1.15)],
+    ),
     "a task that its model declined": forged(
         patches=[patch(3.0, "a", "failed"), KEPT.patches[1]], declined=frozenset({"text a"})
     ),
