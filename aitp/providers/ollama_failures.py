@@ -158,8 +158,8 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
         _schema,
     ),
     ("500, memory", lambda r: r.status == 500 and r.says("more system memory", "out of memory"), _memory),
-    # Some texts come out as NaN, with some models. 500 by most versions, in the words of Go's encoder: taken for a fault of
-    # the server's, one such text would keep its breaker open for all others.
+    # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder. Taken for a
+    # fault of the server's, one such text would keep its breaker open for all others.
     (
         "400, 500, NaN",
         lambda r: r.status in (400, 500) and r.says("unsupported value: nan", "unsupported value: +inf", "nan or inf"),

@@ -33,6 +33,7 @@ pages = st.lists(st.sampled_from(NAMES), unique=True)
 some = {"minute": st.integers(1, 6), "hour": st.integers(1, 12), "day": st.integers(1, 30)}
 allowed: st.SearchStrategy[dict[str, int]] = st.just({}) | st.fixed_dictionaries({}, optional=some)
 strategies = st.sampled_from(("rolling", "fixed"))
+FINAL = st.sampled_from((Ending.SUCCEEDED, Ending.SUCCEEDED, Ending.FAILED))
 scopes = st.sampled_from(("", "", "", "another prompt"))
 
 
@@ -298,13 +299,13 @@ class Life(Agreement):
             known = self.model.tasks[name]
             known.state, known.tries, known.due_at = "finished", 0, 0.0
 
-    @rule(worker=st.sampled_from(WORKERS), relay=st.sampled_from(RELAYS), delivered=st.booleans())
-    def go_well(self, worker: int, relay: int, delivered: bool) -> None:
-        """A claim that ends well, and it may be the deliveries that follow."""
+    @rule(worker=st.sampled_from(WORKERS), relay=st.sampled_from(RELAYS), ending=FINAL, delivered=st.booleans())
+    def see_through(self, worker: int, relay: int, ending: Ending, delivered: bool) -> None:
+        """A claim that ends for good, and it may be the deliveries that follow."""
         if worker not in self.claims:
             self.claim(worker, 2)
         if worker in self.claims:
-            self.end(worker, Ending.SUCCEEDED, partly=False)
+            self.end(worker, ending, partly=False)
         if delivered:
             self.take(relay, 3)
         while delivered and relay in self.chunks:
