@@ -21,6 +21,7 @@ from rich.text import Text
 
 from aitp.console.printing import moment, screen, show
 from aitp.console.status import document, picture
+from aitp.process.hearing import hear
 from aitp.web.facts import Facts, read_facts
 
 if TYPE_CHECKING:
@@ -107,5 +108,4 @@ def _pace(pace: Pace, facts: Facts) -> float | None:
 
 def _wait(seconds: float, signals: frozenset[signal.Signals]) -> int | None:
     """Until one of `signals`, which are blocked, comes, or time is up."""
-    told = signal.sigtimedwait(signals, seconds)
-    return None if told is None else told.si_signo
+    return hear(signals, seconds)

@@ -1,6 +1,6 @@
 """The master: keeps a child in every slot, relays signals, enforces deadlines, and decides nothing else.
 
-One loop (`reap → kill the overdue → manage → hear`) around one `sigtimedwait`, woken by signals, by the next known
+One loop (`reap → kill the overdue → manage → hear`) around one wait for signals, woken by signals, by the next known
 event, or by a tick. No network, no ledger connection: what needs the ledger is an errand, done by a short-lived
 process. `start.run_master` sets it up.
 """
@@ -19,6 +19,7 @@ from aitp.parent import Parent
 from aitp.process import errand
 from aitp.process.crew import Crew, Heritage
 from aitp.process.errand import Errands
+from aitp.process.hearing import hear
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role
 from aitp.process.staff import Staff
@@ -128,10 +129,10 @@ class Master:
 
     def _hear(self) -> None:
         """Sleep until a signal or the next event; answer all signals that are pending."""
-        heard = signal.sigtimedwait(ANSWERS.keys(), max(self._next_event - time.monotonic(), 0.0))
+        heard = hear(ANSWERS, self._next_event - time.monotonic())
         while heard is not None:
-            ANSWERS[signal.Signals(heard.si_signo)](self)
-            heard = signal.sigtimedwait(ANSWERS.keys(), 0)
+            ANSWERS[heard](self)
+            heard = hear(ANSWERS, 0)
 
     def _expect(self, monotonic: float) -> None:
         """Something is to be looked at then: sleep no longer."""
@@ -313,7 +314,7 @@ class Master:
             self._exit_code = 0
 
 
-# The one signal table: blocked in the master, and heard in `sigtimedwait`.
+# The one signal table: blocked in the master, and heard in `_hear`.
 ANSWERS: Mapping[signal.Signals, Callable[[Master], None]] = {
     signal.SIGCHLD: Master._look_around,
     signal.SIGTERM: Master._stop_gracefully,

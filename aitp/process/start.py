@@ -16,6 +16,7 @@ from aitp.ledger import SlotLocks
 from aitp.logs import configure, get_logger
 from aitp.process.crew import Crew, Heritage, Timings
 from aitp.process.errand import FAILED, MISCONFIGURED
+from aitp.process.hearing import hear
 from aitp.process.master import ANSWERS, Master
 from aitp.process.scoreboard import Scoreboard
 from aitp.process.slots import LAST_SLOT, MASTER, name_process
@@ -130,7 +131,7 @@ def _take_over(locks: SlotLocks, patience: float) -> int | None:
         if time.monotonic() >= give_up:
             log.error("Another master is still running: one ledger has one master", holder=locks.holder(MASTER))
             return FAILED
-        if signal.sigtimedwait([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], LOOK_AGAIN_SECONDS):
+        if hear((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), LOOK_AGAIN_SECONDS):
             return 0
     return None
 
