@@ -107,6 +107,10 @@ def _allocate(path: Path, size: int) -> None:
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        if draft != path:
+            draft.unlink(missing_ok=True)  # a full disk leaves it empty, and it may be long until it is wanted again
+        raise
     finally:
         os.close(descriptor)
     if draft != path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aitp.counting import open_metrics, prepare_directory
+from aitp.slotfiles import SlotFile
 from tests.metrics.reading import scrape, value
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -65,6 +67,18 @@ def test_the_space_of_a_file_is_taken_when_it_is_made(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         stat = path.stat()
         assert stat.st_blocks * 512 >= stat.st_size > 0, path.name
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_left_half_made(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            SlotFile(tmp_path / "counter_1.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_grows_when_it_is_full(tmp_path: Path) -> None:
