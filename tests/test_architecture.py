@@ -31,7 +31,7 @@ FLOORS = (
     {"whereabouts"},
     {"environment", "coherence"},
     {"wording", "forms"},
-    {"urls", "wire", "values", "extensions"},
+    {"urls", "wire", "values", "extensions", "addresses"},
     {"trust", "privacy", "prices"},
     {"prctl"},
     {"tasks", "errors", "aitp"},

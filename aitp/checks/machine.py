@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aitp.addresses import addresses, trouble_at
 from aitp.errors import AitpError, ConfigurationError
 from aitp.ledger.database import refuse_network_file_system
 from aitp.ledger.views import version_of
 from aitp.process.presence import living_master
-from aitp.web.addresses import addresses
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
 
@@ -158,16 +158,8 @@ def try_port(host: str, port: int, parent: int) -> Port:
         return Port(name_unknown=True)
     except socket.gaierror as error:
         return Port(unresolved=error.strerror or str(error))
-    for family, kind, protocol, address in found:
-        try:
-            with socket.socket(family, kind, protocol) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(address)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return Port(errno.EADDRINUSE, _holder(port, parent))
-            return Port(error.errno or errno.EINVAL)
-    return Port()
+    trouble = trouble_at(found)
+    return Port(trouble, _holder(port, parent) if trouble == errno.EADDRINUSE else None)
 
 
 def _holder(port: int, parent: int) -> Holder:

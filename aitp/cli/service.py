@@ -16,7 +16,7 @@ from aitp.cli.teaching import Command
         "aitp run": "in a terminal; Ctrl-C stops it",
         "AITP_ENV_FILE=/etc/aitp/aitp.env aitp run": "with the settings of that file, as a unit of systemd does",
     },
-    exits={0: "stopped from outside", 1: "a program of it failed for good; its log says why"},
+    exits={0: "stopped from outside", 1: "METRICS_PORT is taken, or a program failed for good; the log says why"},
 )
 def run() -> None:
     """Run the service in the foreground, under supervisord: for systemd, containers and terminals.

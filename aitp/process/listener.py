@@ -15,7 +15,8 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from supervisor import childutils  # type: ignore[import-untyped]
 
@@ -32,6 +33,7 @@ def exit_code_path(runtime_dir: Path) -> Path:
 
 def listen() -> int:
     """Answer supervisord's events until it is gone."""
+    signal.signal(signal.SIGTERM, _stop)  # it is stopped so at every stop: nothing to warn of
     environ = surroundings()
     server = environ.get("SUPERVISOR_SERVER_URL", "")
     if not server.startswith("unix://"):
@@ -62,6 +64,10 @@ def final_exit_code(event: Mapping[str, str], environ: Mapping[str, str]) -> int
     if event["eventname"] == "PROCESS_STATE_EXITED" and event["expected"] == "1":
         return _exit_status(event, environ)
     return None
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _settings_are_good() -> bool:

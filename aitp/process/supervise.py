@@ -7,8 +7,10 @@ the programs; and the exit code is that of the program that ended the service.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import select
 import signal
 import socket
 import time
@@ -19,6 +21,7 @@ from supervisor import events, loggers, options, supervisord  # type: ignore[imp
 from supervisor.process import Subprocess  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
+from aitp.addresses import addresses, trouble_at
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
 from aitp.process.start import own_directory, refuse_long_socket_path
@@ -28,6 +31,7 @@ from aitp.settings import Settings, surroundings, withheld
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
 SOCKET = "supervisor.sock"
+ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
 
 # The secrets that each program needs; of the others it learns at most that there are some.
@@ -44,6 +48,14 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     refuse_long_socket_path(settings.runtime_dir)
     if _is_served(settings.runtime_dir / SOCKET):
         log.error("A service runs in this RUNTIME_DIR already", runtime_dir=str(settings.runtime_dir))
+        return 1
+    if _is_taken(settings.metrics_host, settings.metrics_port):
+        log.error(
+            "METRICS_HOST and METRICS_PORT cannot be listened on",
+            reason="another process does: stop it (aitp check says which it is), or set METRICS_PORT",
+            host=settings.metrics_host,
+            port=settings.metrics_port,
+        )
         return 1
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
@@ -73,6 +85,21 @@ def _is_served(path: Path) -> bool:
     """Whether a supervisord answers there. One that died has left the file, but nobody who listens."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(os.fsencode(path)) == 0
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Whether another process listens there, and goes on to. Other trouble is the metrics process's to tell of."""
+    # The metrics process of a supervisord that was killed is told of that, and leaves.
+    give_up = time.monotonic() + ORPHAN_SECONDS
+    try:
+        found = addresses(host, port)
+    except (OSError, ValueError):
+        return False
+    while trouble_at(found) == errno.EADDRINUSE:
+        if time.monotonic() > give_up:
+            return True
+        select.select([], [], [], LOOK_AGAIN_SECONDS)
+    return False
 
 
 def _supervise(settings: Settings, configuration: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from aitp.process.scoreboard import Record, State, glance
 from aitp.process.slots import MASTER
+from tests.end_to_end.running import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ class House:
         self.directory = directory
         self.env_file = directory / "env"
         self.masters: list[subprocess.Popen[bytes]] = []
+        self.port = free_port()
         self.surroundings: dict[str, str] = {}  # more of the environment
         self.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1, SHUTDOWN_GRACE_SECONDS=10)
 
@@ -39,6 +41,7 @@ class House:
             "OPENAI_API_KEY": "your_openai_api_key_here",
             "RATE_LIMIT_STORAGE_PATH": self.directory / "data" / "ledger.db",
             "RUNTIME_DIR": self.directory / "run",
+            "METRICS_PORT": self.port,
         }
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in {**fixed, **values}.items()))
 

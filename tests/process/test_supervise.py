@@ -28,7 +28,9 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     assert not any(map(alive, processes))
     assert {path.name for path in (stage.directory / "run").iterdir()} == {"scoreboard"}
     assert len(stage.events("leaves")) == 3
-    events = [json.loads(line)["event"] for line in stage.log().splitlines()]  # supervisord's lines too
+    lines = [json.loads(line) for line in stage.log().splitlines()]  # supervisord's too
+    assert not [line for line in lines if line["level"] == "warning" and line["event"].startswith("supervisord: stop")]
+    events = [line["event"] for line in lines]
     # Health and metrics answer until the master has left.
     ends = [event for event in events if event.startswith("supervisord: stopped")]
     assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
@@ -66,6 +68,23 @@ def test_a_runtime_directory_too_deep_for_a_socket_is_refused(stage: Stage) -> N
     stage.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, RUNTIME_DIR=stage.directory / ("x" * 80))
     assert stage.run().wait(10) == 78
     assert "at most" in stage.log()
+
+
+def test_a_port_that_another_process_listens_on_is_refused_before_anything_starts(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", stage.port)):
+        assert stage.run().wait(15) == 1
+    assert f'"port":{stage.port}' in stage.log()
+    assert "set METRICS_PORT" in stage.log()
+    assert not stage.starts("master")
+
+
+def test_a_port_that_is_let_go_of_in_time_is_waited_for(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", stage.port)):
+        run = stage.run()
+        # It has looked at the runtime directory: the port is what it looks at next.
+        wait_until((stage.directory / "run").exists)
+    stage.await_service()
+    assert run.poll() is None
 
 
 def test_exit_78_of_a_program_ends_the_service_with_78_and_without_a_second_start(stage: Stage) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aitp.web.addresses import addresses
+from aitp.addresses import addresses
 
 
 def resolver_fails(monkeypatch: pytest.MonkeyPatch, code: int) -> None:

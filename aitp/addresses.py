@@ -1,8 +1,13 @@
-"""Where METRICS_HOST and METRICS_PORT lead to: the addresses to listen on, for the metrics process and `aitp check`."""
+"""Where METRICS_HOST and METRICS_PORT lead to: the addresses to listen on, and whether that can be.
+
+For the metrics process, for `aitp run` before it starts one, and for `aitp check`.
+"""
 
 from __future__ import annotations
 
+import errno
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
@@ -29,6 +34,18 @@ def addresses(host: str, port: int) -> list[Address]:
             raise
     # Some resolvers say the same twice, and it can be bound once.
     return list({address: (family, kind, protocol, address) for family, kind, protocol, _, address in found}.values())
+
+
+def trouble_at(found: Iterable[Address]) -> int:
+    """The errno of the first that cannot be listened on, 0 if all can be: each is bound, and let go of at once."""
+    for family, kind, protocol, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(address)
+        except OSError as error:
+            return error.errno or errno.EINVAL
+    return 0
 
 
 def _look_up(name: str | None, port: int, flags: int) -> Any:
