@@ -50,12 +50,12 @@ def test_a_pause_outlives_a_restart_and_poll_asks_at_once(service: Service) -> N
     service.stop()
     service.start()
     world.add_tasks(3)
-    assert ask(service, "poll") == (0, {"asked": True})
+    assert ask(service, "poll") == (0, {"asked": True, "paused": True})
     assert ask(service, "tasks")[1]["total"] == 0
 
     assert ask(service, "resume") == (0, {"paused": False})
     wait_until(lambda: world.states() == {"succeeded": 3}, 20)
 
     world.add_tasks(2)
-    assert ask(service, "poll") == (0, {"asked": True})
+    assert ask(service, "poll") == (0, {"asked": True, "paused": False})
     wait_until(lambda: world.states() == {"succeeded": 5}, 20)
