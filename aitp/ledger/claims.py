@@ -132,9 +132,9 @@ class _Survey(NamedTuple):
 
 # Served by tasks_claimed and tasks_later.
 _SURVEY = (
-    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?), paused,"
-    f" EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS}, {ANY_BUGS}, {NEXT_READY}, {BASIS}"
-    " FROM ledger"
+    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?1), paused,"
+    f" EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, {ANY_BUGS},"
+    f" {NEXT_READY}, {BASIS} FROM ledger"
 )
 
 

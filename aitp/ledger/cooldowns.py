@@ -23,8 +23,11 @@ class Cooling(NamedTuple):
     awaited: bool
 
 
-# Whether any pause may be in force at a moment; for a select list.
-ANY_COOLDOWNS = "EXISTS (SELECT 1 FROM cooldowns WHERE until > ?)"
+# A pause that began later than now is left over from before the clock was set back: it has ended.
+IN_FORCE = "since <= {0} AND until > {0}"
+
+# Whether any pause is in force at a moment; for a select list.
+ANY_COOLDOWNS = f"EXISTS (SELECT 1 FROM cooldowns WHERE {IN_FORCE})"
 
 
 def cool_down(
@@ -42,19 +45,18 @@ def cool_down(
     connection.execute(
         # Of several answers that arrive together the longest pause counts, unless it is left over from before the
         # clock was set back.
-        "INSERT INTO cooldowns (provider, model, until, reason, awaited) VALUES (?1, ?2, ?3, ?4, ?6)"
-        " ON CONFLICT DO UPDATE SET until = excluded.until, reason = excluded.reason, awaited = excluded.awaited"
-        " WHERE until < excluded.until OR until > ?5",
-        (provider, model or "", until, reason, now + MAX_COOLDOWN_SECONDS, int(awaited)),
+        "INSERT INTO cooldowns (provider, model, since, until, reason, awaited) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        " ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, reason = excluded.reason,"
+        " awaited = excluded.awaited WHERE until < excluded.until OR since > excluded.since",
+        (provider, model or "", now, until, reason, int(awaited)),
     )
 
 
 def cooling(connection: apsw.Connection, provider: str, model: str, now: float) -> Cooling | None:
     """The pause of this provider's model, one that was asked for before one that is awaited. Reads only."""
-    # One that reaches further than any may is left over from before the clock was set back: it has ended.
     row = connection.execute(
-        "SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND until > ?3 AND until <= ?4"
+        f"SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND {IN_FORCE.format('?3')}"
         " ORDER BY awaited, until DESC LIMIT 1",
-        (provider, model, now, now + MAX_COOLDOWN_SECONDS),
+        (provider, model, now),
     ).fetchone()
     return None if row is None else Cooling(float(row[0]), bool(row[1]))

@@ -267,6 +267,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (currency, minute)
     ) STRICT, WITHOUT ROWID;
     """,
+    # When a pause began: one from the future was begun before the clock was set back.
+    """
+    ALTER TABLE cooldowns ADD COLUMN since REAL NOT NULL DEFAULT 0;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -16,7 +16,7 @@ import apsw
 
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.ledger.cooldowns import MAX_COOLDOWN_SECONDS
+from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.database import Row, as_ledger_error, free_bytes, no_ledger, open_read_only
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
@@ -157,9 +157,9 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
         cooldowns=tuple(
             CooldownView(*row)
             for row in connection.execute(
-                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? AND until <= ?"
+                f"SELECT provider, model, until, reason FROM cooldowns WHERE {IN_FORCE.format('?1')}"
                 " ORDER BY provider, model",
-                (now, now + MAX_COOLDOWN_SECONDS),
+                (now,),
             )
         ),
         paused_processors=dict(

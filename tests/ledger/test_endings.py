@@ -256,6 +256,20 @@ def test_a_shorter_cooldown_that_arrives_later_does_not_end_a_longer_one(world: 
     assert world.idle().until == START + 60.0
 
 
+def test_a_cooldown_takes_the_place_of_one_from_before_the_clock_was_set_back(world: World) -> None:
+    world.admit("a", "b")
+    claims = [world.claim(101, terms(workers=2)), world.claim(102, terms(workers=2))]
+    for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
+        pause = Cooldown(seconds, SMALL.model, "429")
+        world.ledger.claims.finish(
+            claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
+        )
+        world.clock.go(-10.0)
+    world.clock.go(10.0)
+
+    assert world.idle().until == START - 10.0 + 5.0
+
+
 def test_a_postponed_task_waits_for_the_breaker_that_refused_credentials_opened(world: World) -> None:
     world.admit("a")
     settled = world.run(Ending.POSTPONED, Health.REFUSED)
