@@ -31,6 +31,7 @@ LIMITS = dict.fromkeys(("minute", "hour", "day", "week", "month"), 10**9)
 CONTENT = b'{"text": "' + b"Um texto de tamanho comum. " * 40 + b'", "model": "text-embedding-3-small"}'
 SMALL = b"[0.1, 0.2, 0.3]"
 VECTOR = b"[" + b",".join(b"%.9f" % random.uniform(-0.1, 0.1) for _ in range(1024)) + b"]"
+WARM_UP_SECONDS = 1.0
 FIRST_WORKER = 101
 RELAY = 1
 
@@ -121,31 +122,36 @@ def throughput(completions: int, processes: int, batch: int, result: bytes, task
 
 
 def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -> Figures:
-    """Claim and finish one task at a time, `rate` times a second over all processes together."""
+    """Claim and finish one task at a time, `rate` times a second over all processes together.
+
+    Before that as long as WARM_UP_SECONDS, without being measured: all processes prepare their statements at once then.
+    """
     ledger = Ledger.open(path, RULES)
     terms = Terms(processes, lambda kind: (Route("openai", kind.model),), lambda kind: 1)
     interval = processes / rate
     claims: list[float] = []
     finishes: list[float] = []
-    began = time.monotonic()
-    due = began + random.uniform(0, interval)
+    due = time.monotonic() + random.uniform(0, interval)
+    began = due + WARM_UP_SECONDS
     while due < began + seconds:
         time.sleep(max(0.0, due - time.monotonic()))
+        is_measured = due >= began
         due += interval
         started = time.perf_counter()
         claim = ledger.claims.claim(FIRST_WORKER + number, terms)
         claimed = time.perf_counter()
         assert isinstance(claim, Claim)
         ledger.claims.finish(claim, report_on(claim, SMALL))
-        claims.append(claimed - started)
-        finishes.append(time.perf_counter() - claimed)
+        if is_measured:
+            claims.append(claimed - started)
+            finishes.append(time.perf_counter() - claimed)
     ledger.close()
     return {"claims": claims, "finishes": finishes}
 
 
 def paced(completions: int, processes: int, rate: float, seconds: float) -> None:
     with a_ledger(completions) as path:
-        admit(path, round(rate * seconds * 1.1 / 1_000 + 1) * 1_000)
+        admit(path, round(rate * (seconds + WARM_UP_SECONDS) * 1.1 / 1_000 + 1) * 1_000)
         figures = in_processes(processes, lambda number: pace(path, number, processes, rate, seconds))
     shares = [len(f["claims"]) for f in figures]
     print(f"{processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each:")
