@@ -29,7 +29,7 @@ from tests.chaos.schedule import ACTIVE_SECONDS, Schedule, draw
 from tests.chaos.stage import Stage
 from tests.chaos.work import EMBEDDING
 
-CALM_SECONDS = 90.0
+CALM_SECONDS = 150.0
 LOOK_SECONDS = 0.05
 START_SECONDS = 40.0
 # The gauges are read at a moment when nothing moves.
