@@ -198,7 +198,7 @@ class Claims:
         now = self._database.clock()
         seen = _survey(connection, slot, now)
         if seen.owns:
-            self._endings.give_back(connection, slot, Cause.STOPPED)
+            self._endings.give_back(connection, slot, Cause.STOPPED, now)
             self._breakers.release(connection, slot)
             seen = _survey(connection, slot, now)
         if seen.paused:

@@ -107,6 +107,12 @@ def prune_completions(connection: apsw.Connection, now: float) -> None:
         "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
         (newest if needed is None else needed, PRUNE_ROWS),
     )
+    if connection.changes():
+        # The first of its moment may be gone: after a clock that was set forward is set back, this one is looked for.
+        connection.execute(
+            "UPDATE task_completions SET is_first = 1"
+            " WHERE id = (SELECT MIN(id) FROM task_completions) AND is_first = 0"
+        )
 
 
 def _text(instant: float) -> str:

@@ -187,9 +187,9 @@ class Endings:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         with self._database.transaction(durable=True) as connection:
             let_go(connection, self._breakers, slot)
-            return self.give_back(connection, slot, cause)
+            return self.give_back(connection, slot, cause, self._database.clock())
 
-    def give_back(self, connection: apsw.Connection, slot: int, cause: Cause) -> Settled:
+    def give_back(self, connection: apsw.Connection, slot: int, cause: Cause, now: float) -> Settled:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
@@ -199,7 +199,7 @@ class Endings:
         ).fetchall()
         if not rows:
             return Settled(())
-        moment = self._moment(rows[0][7], self._database.clock())
+        moment = self._moment(rows[0][7], now)
         tasks = [
             Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
             for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows

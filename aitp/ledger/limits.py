@@ -122,18 +122,22 @@ class Limits:
     def _room_at_least(self, connection: apsw.Connection, now: float, basis: Basis) -> int | None:
         """Room that there is at the least, by where this process last found the windows to begin; None: find out.
 
-        Windows only move on: what was before one is before it still, and what has come since then counts as in it.
+        Windows only move on, and a completion only ever gets an earlier time (`restamp`): what was before a window is
+        before it still, whoever set the clock meanwhile, and all that has come since then counts as in it. Nor does a
+        rollback harm: what it takes away happened at that moment, in every window, so that its ids were counted.
         That spares the searches, each in pages of its own, while limits are far away.
         """
         last = self._last
-        if last is None or (basis.strategy, basis.timezone) != (last.strategy.value, last.zone.key) or now < last.at:
+        if last is None or not last.rows or now < last.at:
             return None
-        allowed = dict(connection.execute("SELECT period, allowed FROM limits"))
+        if (basis.strategy, basis.timezone) != (last.strategy.value, last.zone.key):
+            return None
+        allowed: dict[str, int] = dict(connection.execute("SELECT period, allowed FROM limits"))
         if allowed.keys() != {period for period, *_ in last.rows}:
             return None
         after_newest = (basis.newest or 0) + 1
         counts = ((period, after_newest - first + basis.reserved) for period, _, _, first, _ in last.rows)
-        return min((allowed[period] - count for period, count in counts), default=None)
+        return min(allowed[period] - count for period, count in counts)
 
     def count(
         self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +15,7 @@ from aitp.prices import Price
 from aitp.tasks import Ending
 from tests.ledger.conftest import Create
 from tests.ledger.test_plans import assert_no_scans, recorded
-from tests.ledger.world import LARGE, OTHER_WORKER, TOPICS, WORKER, World, priced, report, terms
+from tests.ledger.world import LARGE, OTHER_WORKER, TOPICS, WORKER, World, at, names, priced, report, terms
 
 CONTENT = b'{"text": "..."}'
 SIZE = len(CONTENT)
@@ -24,10 +23,6 @@ EACH = 10 * SIZE  # nano-units for a byte: 10
 EMBEDDING = Tariff(Price(10_000_000, 0))
 CHAT = Tariff(Price(1_000_000, 4_000_000), answers=True)
 PRICED = priced(EMBEDDING)
-
-
-def at(text: str) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
 def budgeted(create: Create, zone: str = "UTC", **budgets: int) -> World:
@@ -45,10 +40,6 @@ def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED
     """Finish a claim that has cost so much."""
     bill = dataclasses.replace(Bill("USD", nano), **more)  # type: ignore[arg-type]
     return world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, ending), bill=bill))
-
-
-def names(prefix: str, count: int) -> list[str]:
-    return [f"{prefix}{number}" for number in range(count)]
 
 
 # Reserving and settling

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Because, Cause, Cooldown, Idle, Report, Rules, Terms
+from aitp.ledger import Because, Cooldown, Idle, Report, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.policy.routing import Arrival, Route, Why
 from aitp.tasks import Ending, Health, Kind, Outcome
-from tests.ledger.conftest import Create
-from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, report, terms
-
-
-def names(prefix: str, count: int) -> list[str]:
-    return [f"{prefix}{number}" for number in range(count)]
-
+from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms
 
 # What is taken
 
@@ -108,6 +102,13 @@ def test_what_a_slot_still_had_claimed_goes_back_when_it_claims_again(world: Wor
 
     assert ids(again) == ["b"]
     assert world.completions() == 2  # it may have been sent
+
+
+def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
+    world.admit("a", kind=Kind("text_embedding", "x"))
+    world.admit("b", kind=Kind("defining_topics", "x"))
+
+    assert len(world.claim().tasks) == 1
 
 
 # What keeps a claim from taking, and until when
@@ -330,74 +331,3 @@ def test_when_the_clock_steps_back_a_paused_processor_goes_on(world: World) -> N
     world.clock.go(-86_400.0)
 
     assert ids(world.claim()) == ["a"]
-
-
-# Release
-
-
-def test_release_frees_what_a_slot_had_claimed_and_counts_it_as_sent(world: World) -> None:
-    world.admit("a", "b")
-    world.claim()
-    settled = world.ledger.claims.release(WORKER, Cause.STOPPED)
-
-    assert [(outcome.task.id, outcome.ending) for outcome in settled.outcomes] == [
-        ("a", Ending.ABANDONED),
-        ("b", Ending.ABANDONED),
-    ]
-    assert world.states() == {"a": "ready", "b": "ready"}
-    assert world.completions() == 2
-    assert world.ledger.claims.release(WORKER, Cause.STOPPED).outcomes == ()
-
-
-def test_a_deadline_kill_counts_as_a_failed_attempt(world: World) -> None:
-    world.admit("a")
-    world.claim()
-    settled = world.ledger.claims.release(WORKER, Cause.DEADLINE)
-
-    assert settled.outcomes[0].ending is Ending.RETRY
-    assert world.states() == {"a": "later"}
-    world.clock.go(2.0)
-    assert world.claim().tasks[0].attempts == 1
-
-
-def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
-    world.admit("a", "b", "c")
-    world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
-
-    assert ids(world.claim()) == ["a"]
-    assert world.claim(OTHER_WORKER).tasks[0].crashes == 1
-
-
-def test_a_task_whose_processes_died_three_times_is_poison(create: Create) -> None:
-    world = create(Rules(max_crashes=3))
-    world.admit("poison", "fine")
-    for _ in range(3):
-        claimed = world.claim(WORKER)
-        assert claimed.tasks[0].id == "poison"
-        settled = world.ledger.claims.release(WORKER, Cause.CRASHED)
-
-    assert settled.outcomes[0].ending is Ending.FAILED
-    assert "poison" in settled.outcomes[0].reason
-    assert world.states() == {"poison": "finished", "fine": "ready"}
-    assert world.value("SELECT status FROM results") == "failed"
-
-
-def test_finishing_too_late_changes_nothing(world: World) -> None:
-    """Its slot was taken over and released meanwhile: the task is somebody else's."""
-    world.admit("a")
-    late = world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
-    world.claim(OTHER_WORKER)
-    settled = world.finish(late)
-
-    assert settled.outcomes == ()
-    assert world.states() == {"a": "claimed"}
-    assert world.completions() == 1  # the release counted it
-
-
-def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
-    world.admit("a", kind=Kind("text_embedding", "x"))
-    world.admit("b", kind=Kind("defining_topics", "x"))
-
-    assert len(world.claim().tasks) == 1

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 
 import pytest
 
 from aitp.ledger import Because, Cause, Rules
-from aitp.ledger.completions import PRUNE_ROWS, prune_completions
 from aitp.ledger.limits import use_of_limits
-from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period
+from aitp.policy.windows import Period
 from aitp.tasks import Ending
 from tests.ledger.conftest import Create
-from tests.ledger.world import OTHER_WORKER, SMALL, START, WORKER, World, report, terms
-
-
-def names(prefix: str, count: int) -> list[str]:
-    return [f"{prefix}{number}" for number in range(count)]
+from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, report, terms
 
 
 def use(world: World, period: str) -> tuple[int, int, int, float | None]:
@@ -68,7 +62,10 @@ def test_room_that_has_come_back_since_the_last_claim_is_used(create: Create) ->
     assert len(world.claim(terms=terms(batch=6)).tasks) == 6
 
 
-def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(create: Create) -> None:
+@pytest.mark.parametrize(("strategy", "zone"), [("rolling", "UTC"), ("fixed", "America/Sao_Paulo")])
+def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(
+    create: Create, strategy: str, zone: str
+) -> None:
     world = create(day=4)
     world.ledger.limits.publish("fixed", "UTC", {"day": 4})
     world.admit(*names("t", 20))
@@ -78,7 +75,7 @@ def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(create
     world.clock.go(120)
     world.finish(world.claim(terms=terms(batch=1)))
 
-    world.ledger.limits.publish("rolling", "UTC", {"day": 4})
+    world.ledger.limits.publish(strategy, zone, {"day": 4})
 
     assert world.idle(terms=terms(batch=1)).because is Because.LIMIT
 
@@ -172,10 +169,6 @@ def fixed(create: Create, zone: str = "UTC", **limits: int) -> World:
     world = create()
     world.ledger.limits.publish("fixed", zone, limits)
     return world
-
-
-def at(text: str) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
 def test_a_fixed_window_has_all_its_room_back_when_the_next_one_begins(create: Create) -> None:
@@ -302,94 +295,3 @@ def test_when_the_clock_steps_forward_nothing_hangs(create: Create) -> None:
     world.clock.go(86_400.0)
 
     assert len(world.claim().tasks) == 1
-
-
-# The mirror, and history
-
-
-def mirror(world: World) -> dict[str, tuple[int, str, str]]:
-    found = world.rows("SELECT time_period, current_count, window_start, window_end FROM rate_limits")
-    return {period: (count, start, end) for period, count, start, end in found}
-
-
-def test_the_mirror_shows_the_calendar_windows_with_every_completion(world: World) -> None:
-    world.clock.now = at("2025-07-30 18:26:40")
-    world.admit(*names("t", 3))
-    world.finish(world.claim(terms=terms(batch=2)))
-
-    assert mirror(world) == {
-        "minute": (2, "2025-07-30 18:26:00", "2025-07-30 18:27:00"),
-        "hour": (2, "2025-07-30 18:00:00", "2025-07-30 19:00:00"),
-        "day": (2, "2025-07-30 00:00:00", "2025-07-31 00:00:00"),
-        "week": (2, "2025-07-28 00:00:00", "2025-08-04 00:00:00"),
-        "month": (2, "2025-07-01 00:00:00", "2025-08-01 00:00:00"),
-    }
-    world.clock.now = at("2025-07-30 18:27:00")
-    world.run()
-    assert [count for count, _, _ in mirror(world).values()] == [3, 3, 1, 3, 3]  # by name: day, hour, minute, …
-
-
-def test_the_mirror_follows_the_zone_and_a_clock_that_steps_back(world: World) -> None:
-    world.clock.now = at("2025-07-31 01:00:00")
-    world.admit(*names("t", 3))
-    world.finish(world.claim(terms=terms(batch=1)))
-    world.ledger.limits.publish("fixed", "America/Sao_Paulo", {})
-    assert mirror(world)["day"] == (1, "2025-07-30 03:00:00", "2025-07-31 03:00:00")
-    world.clock.now = at("2025-07-29 12:00:00")
-    world.finish(world.claim(terms=terms(batch=1)))
-
-    assert mirror(world)["day"] == (2, "2025-07-29 03:00:00", "2025-07-30 03:00:00")
-
-
-def test_the_mirror_forgets_what_a_clock_that_steps_back_moved_out_of_its_window(create: Create) -> None:
-    world = create(hour=100)
-    world.clock.now = at("2025-07-30 18:27:10")
-    world.admit(*names("t", 5))
-    world.finish(world.claim(terms=terms(batch=3)))
-    world.clock.now = at("2025-07-30 18:26:50")
-    claim = world.claim(terms=terms(batch=1))
-    world.clock.now = at("2025-07-30 18:27:05")
-    world.finish(claim)
-
-    assert mirror(world)["minute"] == (1, "2025-07-30 18:27:00", "2025-07-30 18:28:00")
-
-
-def fill(world: World, *ages: float) -> None:
-    for number, age in enumerate(ages):
-        world.change(
-            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, 1)",
-            world.clock.now - age,
-            SMALL.type,
-            str(number),
-        )
-
-
-def test_completions_are_pruned_only_beyond_the_longest_window(world: World) -> None:
-    fill(world, LONGEST_WINDOW_SECONDS + 10, LONGEST_WINDOW_SECONDS + 1, LONGEST_WINDOW_SECONDS - 1, 5)
-    world.listing()
-
-    assert world.rows("SELECT id FROM task_completions") == [(3,), (4,)]
-
-
-def test_the_newest_completion_is_kept_so_that_ids_go_on(world: World) -> None:
-    fill(world, LONGEST_WINDOW_SECONDS + 10, LONGEST_WINDOW_SECONDS + 5)
-    world.listing()
-    world.admit("a")
-    world.run()
-
-    assert world.rows("SELECT id FROM task_completions") == [(2,), (3,)]
-
-
-def test_pruning_takes_the_oldest_first_and_not_all_at_once(world: World) -> None:
-    age = LONGEST_WINDOW_SECONDS + 100.0
-    world.change(
-        "INSERT INTO task_completions (completed_at, task_type, task_id)"
-        " WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)"
-        " SELECT ?1, 'text_embedding', n FROM numbers",
-        START - age,
-        PRUNE_ROWS + 50,
-    )
-    with world.ledger._database.transaction() as connection:
-        prune_completions(connection, START)
-
-    assert world.rows("SELECT MIN(id), COUNT(*) FROM task_completions") == [(PRUNE_ROWS + 1, 50)]

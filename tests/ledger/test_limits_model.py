@@ -9,19 +9,25 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aitp.errors import LedgerError
 from aitp.ledger import Because, Cause, Claim, Idle
+from aitp.ledger.completions import prune_completions
+from aitp.ledger.database import Database
+from aitp.ledger.limits import BASIS, Basis, Limits, use_of_limits
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Ending, Health
-from tests.ledger.world import START, WORKER, World, terms
+from tests.ledger.world import START, WORKER, Clock, World, terms
 
 SLOTS = range(WORKER, WORKER + 3)
 ZONES = ("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Australia/Lord_Howe")
@@ -260,3 +266,98 @@ def test_a_clock_that_is_set_back_never_makes_room_and_never_blocks_for_longer_t
             if model.told is not None:
                 assert model.told - model.now <= max(ROLLING_SECONDS[Period(period)] for period in limits) + 0.002
         model.assert_log_within_limits()
+
+
+# What two processes remember of where windows began, while the clock, the limits and the time zone are set
+
+MEMORIES = (0, 1)
+MORE_THAN_ANY = 1_000_000
+CLOCK_STEPS = (0.5, 20.0, 61.0, 3_600.0, 86_400.0, 40 * 86_400.0)
+with_memories = st.lists(
+    st.one_of(
+        st.tuples(st.just("look"), st.sampled_from(MEMORIES), st.just(0)),
+        st.tuples(st.just("end"), st.sampled_from(MEMORIES), st.integers(1, 5)),
+        st.tuples(st.just("end in vain"), st.sampled_from(MEMORIES), st.integers(1, 5)),
+        st.tuples(st.just("set"), st.just(0), st.sampled_from(CLOCK_STEPS)),
+        st.tuples(st.just("set"), st.just(0), st.sampled_from(CLOCK_STEPS).map(lambda seconds: -seconds)),
+        st.tuples(
+            st.just("publish"), st.sampled_from(("rolling", "fixed")), st.tuples(st.sampled_from(ZONES), allowed)
+        ),
+        st.tuples(st.just("prune"), st.just(0), st.just(0)),
+    ),
+    min_size=20,
+    max_size=60,
+)
+
+
+@dataclass
+class Memories:
+    """The limits of one ledger, as two processes know them."""
+
+    database: Database
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        self.limits = [Limits(self.database) for _ in MEMORIES]
+
+    def look(self, which: int) -> None:
+        with self.database.transaction() as connection:
+            self._remember(connection, which)
+
+    def end(self, which: int, tasks: int) -> None:
+        with self.database.transaction() as connection:
+            self._count(connection, which, tasks)
+
+    def end_in_vain(self, which: int, tasks: int) -> None:
+        """What it has counted, restamped and remembered is rolled back, but for what it remembers."""
+        with suppress(LedgerError), self.database.transaction() as connection:
+            self._count(connection, which, tasks)
+            self._remember(connection, which)
+            raise OSError
+
+    def prune(self) -> None:
+        with self.database.transaction() as connection:
+            prune_completions(connection, self.clock.now)
+
+    def promise_no_more_than_there_is(self) -> None:
+        with self.database.transaction() as connection:
+            uses = use_of_limits(connection, self.clock.now).values()
+            room = min(use.limit - use.current for use in uses)
+            for limits in self.limits:
+                least = limits._room_at_least(connection, self.clock.now, basis(connection))
+                assert least is None or least <= room
+
+    def _count(self, connection: apsw.Connection, which: int, tasks: int) -> None:
+        newest_at = basis(connection).newest_at
+        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, newest_at)
+
+    def _remember(self, connection: apsw.Connection, which: int) -> None:
+        self.limits[which].room(connection, self.clock.now, basis(connection), enough=MORE_THAN_ANY)
+
+
+def basis(connection: apsw.Connection) -> Basis:
+    return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
+
+
+@slow
+@given(todo=with_memories, limits=allowed, zone=st.sampled_from(ZONES), start=st.sampled_from(STARTS))
+def test_nobody_remembers_more_room_than_there_is_however_the_clock_is_set(
+    template: Path, todo: list[tuple[str, Any, Any]], limits: dict[str, int], zone: str, start: float
+) -> None:
+    with a_model(template, "fixed", zone, start, limits) as model:
+        memories = Memories(model.world.ledger._database, model.world.clock)
+        for verb, who, argument in todo:
+            match verb:
+                case "look":
+                    memories.look(who)
+                case "end":
+                    memories.end(who, argument)
+                case "end in vain":
+                    memories.end_in_vain(who, argument)
+                case "set":
+                    memories.clock.go(argument)
+                case "publish":
+                    model.world.ledger.limits.publish(who, *argument)
+                case "prune":
+                    memories.prune()
+            memories.promise_no_more_than_there_is()

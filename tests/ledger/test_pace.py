@@ -6,8 +6,8 @@ import pytest
 
 from aitp.ledger.pace import forecast
 from tests.ledger.conftest import Create
-from tests.ledger.test_budgets import EACH, PRICED, at, budgeted, pay
-from tests.ledger.world import WORKER, World
+from tests.ledger.test_budgets import EACH, PRICED, budgeted, pay
+from tests.ledger.world import WORKER, World, at
 
 
 def work(world: World, tasks: int, every: float) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ class Clock:
 
     def go(self, seconds: float) -> None:
         self.now += seconds
+
+
+def at(text: str) -> float:
+    """A moment of UTC, as in 2025-07-30 18:26:50."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def names(prefix: str, count: int) -> list[str]:
+    """Ids of so many tasks."""
+    return [f"{prefix}{number}" for number in range(count)]
 
 
 def middle(low: float, high: float) -> float:
