@@ -76,7 +76,7 @@ def _live(settings: Settings, interval: float, console: Console) -> None:
             shown = picture(facts, settings, pace=_pace(pace, facts), lines=console.height - 2)
             hint = Text(f"\n{moment(facts.now)}, every {interval:g} s. Ctrl-C ends this", style="dim")
             live.update(Group(shown, hint), refresh=True)
-            match _wait(interval, ENDS | OF_THE_SCREEN):
+            match hear(ENDS | OF_THE_SCREEN, interval):
                 case signal.SIGTSTP:
                     live.stop()
                     os.kill(os.getpid(), signal.SIGSTOP)
@@ -91,21 +91,16 @@ def _snapshots(settings: Settings, interval: float) -> None:
         facts = read_facts(settings)
         show(Text(f"--- {moment(facts.now)}"), picture(facts, settings, pace=_pace(pace, facts)), Text())
         sys.stdout.flush()
-        if _wait(interval, ENDS):
+        if hear(ENDS, interval):
             return
 
 
 def _lines(settings: Settings, interval: float) -> None:
     while True:
         print(json.dumps(document(read_facts(settings), settings)), flush=True)
-        if _wait(interval, ENDS):
+        if hear(ENDS, interval):
             return
 
 
 def _pace(pace: Pace, facts: Facts) -> float | None:
     return pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
-
-
-def _wait(seconds: float, signals: frozenset[signal.Signals]) -> int | None:
-    """Until one of `signals`, which are blocked, comes, or time is up."""
-    return hear(signals, seconds)

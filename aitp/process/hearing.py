@@ -21,8 +21,9 @@ def hear(signals: Iterable[signal.Signals], seconds: float) -> signal.Signals | 
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, SOONEST_SECONDS))
         heard = signal.Signals(signal.sigwaitinfo((*signals, signal.SIGALRM)).si_signo)
+    finally:
+        # Also when another signal's handler raises: an alarm that came later would end the process.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.sigtimedwait((signal.SIGALRM,), 0)  # it may have fired just before
-    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return None if heard is signal.SIGALRM else heard

@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 import pytest
 
@@ -41,6 +44,25 @@ def test_time_ends(seconds: float) -> None:
     assert hear(HEARD, seconds) is None
     assert time.monotonic() - began >= seconds
     assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+class Stop(Exception):
+    """What a signal's handler raises."""
+
+
+def test_a_handler_that_raises_leaves_no_alarm_behind() -> None:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Stop
+
+    before = signal.signal(signal.SIGWINCH, stop)
+    try:
+        threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGWINCH)).start()
+        with pytest.raises(Stop):
+            hear(HEARD, 60)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGWINCH, before)
 
 
 @contextmanager
