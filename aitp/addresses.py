@@ -37,11 +37,16 @@ def addresses(host: str, port: int) -> list[Address]:
 
 
 def trouble_at(found: Iterable[Address]) -> int:
-    """The errno of the first that cannot be listened on, 0 if all can be: each is bound, and let go of at once."""
+    """The errno of the first that cannot be listened on, 0 if all can be: each is bound, as waitress binds it, and let
+    go of at once.
+    """
     for family, kind, protocol, address in found:
         try:
             with socket.socket(family, kind, protocol) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    # Beside whoever has the port of IPv4: `::` would stand for that as well.
+                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 trial.bind(address)
         except OSError as error:
             return error.errno or errno.EINVAL

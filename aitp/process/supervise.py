@@ -89,12 +89,15 @@ def _is_served(path: Path) -> bool:
 
 def _is_taken(host: str, port: int) -> bool:
     """Whether another process listens there, and goes on to. Other trouble is the metrics process's to tell of."""
-    # The metrics process of a supervisord that was killed is told of that, and leaves.
-    give_up = time.monotonic() + ORPHAN_SECONDS
     try:
         found = addresses(host, port)
     except (OSError, ValueError):
         return False
+    if trouble_at(found) != errno.EADDRINUSE:
+        return False
+    # The metrics process of a supervisord that was killed is told of that, and leaves.
+    log.info("Waiting for METRICS_PORT, which another process has", port=port)
+    give_up = time.monotonic() + ORPHAN_SECONDS
     while trouble_at(found) == errno.EADDRINUSE:
         if time.monotonic() > give_up:
             return True

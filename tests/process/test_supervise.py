@@ -81,8 +81,7 @@ def test_a_port_that_another_process_listens_on_is_refused_before_anything_start
 def test_a_port_that_is_let_go_of_in_time_is_waited_for(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", stage.port)):
         run = stage.run()
-        # It has looked at the runtime directory: the port is what it looks at next.
-        wait_until((stage.directory / "run").exists)
+        wait_until(lambda: "Waiting for METRICS_PORT" in stage.log())
     stage.await_service()
     assert run.poll() is None
 
@@ -100,6 +99,16 @@ def test_a_program_that_cannot_start_is_given_up_and_ends_the_service_with_1(sta
     run = stage.run()
     assert run.wait(40) == 1
     assert len(stage.starts("master")) == 3  # startretries + 1
+    assert not stage.processes()
+
+
+def test_programs_that_cannot_be_started_at_all_end_the_service_with_1(stage: Stage) -> None:
+    listener = f"command = {sys.executable} -m tests.process.stage listen"
+    configuration = stage.configuration.read_text()
+    assert listener in configuration
+    stage.configuration.write_text(configuration.replace(listener, "command = false\nstartretries = 1"))
+    assert stage.run().wait(30) == 1
+    assert "The programs of the service cannot be started" in stage.log()
     assert not stage.processes()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aitp.addresses import addresses
+from aitp.addresses import addresses, trouble_at
 
 
 def resolver_fails(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
@@ -66,3 +68,14 @@ def test_what_a_resolver_says_twice_is_bound_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: twice)
 
     assert len(addresses("localhost", 8001)) == 1
+
+
+def test_a_port_that_another_process_has_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert trouble_at(addresses("127.0.0.1", server.getsockname()[1])) == errno.EADDRINUSE
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_whoever_has_the_port_of_ipv4_does_not_have_that_of_ipv6() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert trouble_at(addresses("::", server.getsockname()[1])) == 0
