@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from aitp.errors import CooldownRequired, CredentialsRefused, DeadlineExceeded, NonRetryableError
 from aitp.policy.routing import Why
-from aitp.tasks import Ending, Service, TaskStatus
+from aitp.tasks import Ending, TaskStatus
 
 OTHER = "other"  # the label value of everything that is not on a known list
 NO_ANSWER = "none"  # status_code of a request that got no answer at all
@@ -328,6 +328,3 @@ def known_label_sets(models: Collection[str], task_types: Collection[str]) -> It
 
 def _values(kind: type[Enum]) -> tuple[str, ...]:
     return tuple(str(member.value) for member in kind)
-
-
-SERVICES = _values(Service)

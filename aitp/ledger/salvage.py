@@ -40,13 +40,10 @@ REST = (
     "answers",
     "budgets",
     "habits",
-    "spending_minutes",
     "minutes",
     "spending_minutes",
     "troubles",
 )
-
-
 # How much money is gone, and how much of it is on its way.
 MONEY = ("spending", "reservations")
 FIRST_VERSION_WITH_MONEY = 8
