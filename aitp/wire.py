@@ -36,10 +36,11 @@ CHUNK_BYTES = 65_536
 DRAIN_BYTES = 262_144
 DRAIN_SECONDS = 1.0
 
+BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
 WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((requests.exceptions.ProxyError, ProxyError), "could not be reached through the proxy"),
-    ((requests.exceptions.SSLError, SSLError), "could not be spoken to by TLS (is its certificate valid?)"),
+    ((requests.exceptions.SSLError, SSLError), f"{BY_TLS} (is its certificate valid?)"),
     ((NameResolutionError,), "could not be found: its name does not resolve"),
     ((NewConnectionError,), "could not be connected to"),
     ((requests.Timeout, TimeoutError), "did not answer within REQUEST_TIMEOUT"),

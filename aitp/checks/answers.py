@@ -10,9 +10,9 @@ from aitp.checks.findings import Finding, Severity, fine
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
 from aitp.settings import Settings
 from aitp.taskapi.grant import Grant
+from aitp.wire import BY_TLS
 
 PROXY = "; through a proxy it needs HTTP_TRUST_ENV=true"
-BY_TLS = "spoken to by TLS"  # as `aitp.wire` words it
 NO_TLS = (
     "See that it has a valid certificate, of a public authority or one in TLS_CA_FILE; if it speaks plain HTTP, its "
     "address begins with http://"

@@ -12,6 +12,7 @@ from aitp.checks.findings import Severity
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.settings import load_settings
 from aitp.taskapi.grant import Grant
+from aitp.wire import BY_TLS
 from tests.settings.complete import COMPLETE
 
 SETTINGS = load_settings(COMPLETE)
@@ -59,6 +60,28 @@ def test_the_task_api(answer: int | AitpError, severity: Severity, words: str) -
 
     assert found.severity is severity
     assert words in found.what
+
+
+def test_what_cannot_be_spoken_to_by_tls_has_no_valid_certificate_or_no_tls_at_all() -> None:
+    fault = ServiceFault("x", f"{BY_TLS} (is its certificate valid?)")
+
+    for found in (answers.of_token(fault, SETTINGS, 10.0), answers.of_task_api(fault, SETTINGS, 10.0)):
+        assert "See that it has a valid certificate" in found.do
+
+
+def test_api_at_the_end_of_the_address_is_to_be_taken_off() -> None:
+    settings = load_settings({**COMPLETE, "API_BASE_URL": "https://api.example/api"})
+
+    found = answers.of_task_api(ServiceFault("api", "answered 404"), settings, 10.0)
+
+    assert found.do.startswith("Take /api off the end of API_BASE_URL=https://api.example/api")
+
+
+@pytest.mark.parametrize(("said", "doubted"), [("401: look at it", True), ("401 (invalid_client): look at it", False)])
+def test_whoever_refuses_without_a_word_may_be_no_authorization_server(said: str, doubted: bool) -> None:
+    found = answers.of_token(CredentialsRefused("oauth", said), SETTINGS, 10.0)
+
+    assert ("another server altogether" in found.do) == doubted
 
 
 MODELS = {"data": [{"id": "o3-mini"}, {"id": "text-embedding-3-small"}]}
