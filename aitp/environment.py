@@ -2,7 +2,7 @@
 
 `read_sources` merges them (the real environment wins over the file) and says what is wrong with the files themselves;
 `misspelt` finds variables that look like ours and are not. Nothing here knows what a value means, and nothing here
-touches the process's own environment: both are the settings' business, for which this is; `whereabouts` asks as well.
+touches the process's own environment: both are the business of its callers, `settings` and `whereabouts`.
 """
 
 from __future__ import annotations

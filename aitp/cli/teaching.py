@@ -1,6 +1,6 @@
 """Commands that teach: besides what click prints, the help of each has examples and what its exit codes mean.
 
-The manual page (`aitp man`) is made of the same. Nothing of the service is imported here.
+The manual page (`aitp man`) is made of the same. Of the service only its errors are imported here.
 
 A command that cannot do its part ends in one way: a ConfigurationError with 78, which neither supervisord nor systemd
 answers with a restart, anything else that it says with 1. Each problem is a line on standard error, and with --json a

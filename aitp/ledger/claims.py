@@ -21,7 +21,6 @@ from aitp.ledger.breakers import Breakers, Gate
 from aitp.ledger.budgets import Budgets, Overspent, Purse
 from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
-from aitp.ledger.database import DISK_RESERVE_BYTES as DISK_RESERVE_BYTES
 from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from aitp.ledger.claims import DISK_RESERVE_BYTES
+from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.policy.routing import Arrival
 from aitp.process.scoreboard import State
