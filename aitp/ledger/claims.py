@@ -26,7 +26,7 @@ from aitp.ledger.endings import Cause, Endings, Report, Settled
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
 from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
-from aitp.ledger.selection import kinds_by_fairness, select_batch, select_probe
+from aitp.ledger.selection import kinds_by_fairness, oldest_size, select_batch, select_probe
 from aitp.policy.costs import FREE, Tariff, affordable, estimate
 from aitp.policy.routing import Arrival, Route, Standing, choose, standing
 from aitp.tasks import Kind, Task
@@ -219,7 +219,7 @@ class Claims:
             if block := self._missing(search, terms.needs(kind)):
                 search.blocks.append(block)
                 continue
-            route = choose(terms.routes(kind), partial(self._stands, search, kind))
+            route = choose(terms.routes(kind), partial(self._stands, search, number, kind))
             if route is not None:
                 gate = self._gate(search, route.provider)
                 if gate.probe:
@@ -292,12 +292,12 @@ class Claims:
         self._budgets.reserve(connection, slot, purse.currency, reserved)
         return rows[:count], reserved
 
-    def _stands(self, search: _Search, kind: Kind, route: Route) -> Standing:
+    def _stands(self, search: _Search, number: int, kind: Kind, route: Route) -> Standing:
         """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to the blocks."""
         pause = _cooling(search, route.provider, route.model)
         block = _block(search, kind, route, self._gate(search, route.provider), pause)
         if block is None and search.purse is not None:
-            block = self._money_block(search, search.purse, search.terms.tariff(kind, route), route)
+            block = self._money_block(search, search.purse, number, kind, route)
         missed = pause is not None and pause.awaited
         found = standing(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
         if block is None and found is not Standing.FREE:
@@ -307,8 +307,9 @@ class Claims:
             search.blocks.append(block)
         return found
 
-    def _money_block(self, search: _Search, purse: Purse, tariff: Tariff, route: Route) -> Idle | None:
+    def _money_block(self, search: _Search, purse: Purse, number: int, kind: Kind, route: Route) -> Idle | None:
         """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
+        tariff = search.terms.tariff(kind, route)
         if tariff.is_nothing:
             return None
         if tariff.price is None or search.terms.currency != purse.currency:
@@ -316,7 +317,10 @@ class Claims:
             return Idle(Because.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
         if purse.left_nano > 0:
             return None
-        until, overspent = self._budgets.keep_back(search.connection, purse, 1)
+        # What is left of another budget may be too little for the next task as well.
+        habit = self._budgets.habit(search.connection, tariff, kind, route)
+        needed = max(1, estimate(tariff, habit, [oldest_size(search.connection, number)]))
+        until, overspent = self._budgets.keep_back(search.connection, purse, needed)
         return Idle(Because.BUDGET, until, service=route.provider, overspent=overspent)
 
     def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:

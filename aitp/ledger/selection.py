@@ -44,6 +44,7 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
 _READY = f"{CLAIMABLE} AND kind = ?1"
 _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
+_OLDEST_SIZE = f"SELECT size FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1"
 _PROBE = _COLUMNS + f"{_READY} ORDER BY attempts, seq LIMIT 1"
 _COUNT = (
     f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_READY} LIMIT ?2)),"
@@ -53,6 +54,11 @@ _BATCH = _COLUMNS + (
     f"seq IN (SELECT seq FROM (SELECT seq, batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT ?2)"
     " WHERE batch_limit IS ?3 ORDER BY seq LIMIT ?4) ORDER BY seq"
 )
+
+
+def oldest_size(connection: apsw.Connection, kind: int) -> int:
+    """The size of the task of a kind that is next in turn."""
+    return int(connection.execute(_OLDEST_SIZE, (kind,)).get)
 
 
 def select_probe(connection: apsw.Connection, kind: int) -> list[Row]:

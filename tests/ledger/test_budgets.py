@@ -193,6 +193,16 @@ def test_what_costs_nothing_goes_on_when_the_money_is_gone(create: Create) -> No
     assert world.rows("SELECT * FROM reservations") == []
 
 
+def test_of_two_budgets_the_one_with_too_little_left_is_waited_for_as_well(create: Create) -> None:
+    world = budgeted(create, day=EACH, month=EACH + 1)
+    world.admit("a", "b")
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), EACH)
+    idle = world.idle(terms=PRICED)
+
+    assert [news.period for news in idle.overspent] == ["day", "month"]
+    assert idle.until == at("2025-08-01 00:00:00")
+
+
 def test_another_provider_that_is_free_stands_in_when_the_money_is_gone(create: Create) -> None:
     world = budgeted(create, day=1)
     world.change("INSERT INTO spending VALUES ('USD', ?, ?, 1)", at("2025-07-30 00:00:00"), at("2025-07-31 00:00:00"))
