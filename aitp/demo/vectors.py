@@ -14,7 +14,6 @@ from array import array
 from functools import lru_cache
 from hashlib import blake2b
 
-POOL_SIZE = 256
 SIGNED = 24  # numbers whose sign the text sets; 24 x 4 bytes are a whole number of base64 groups
 _SIGNED_FLOATS = struct.Struct(f"<{SIGNED}f")
 _SIGNED_CHARACTERS = SIGNED * 4 * 4 // 3

@@ -16,7 +16,6 @@ from tests.chaos.work import OLLAMA_CHATTER, OLLAMA_EMBEDDER
 
 Undo = Callable[[], Any]
 ADDRESS_SPACE_LEFT = 1 << 20
-PAUSE_SECONDS = 1.5
 OLLAMA_MODELS = (f"{OLLAMA_EMBEDDER}:latest", OLLAMA_CHATTER)
 SERVERS = ("task_api", "openai_api", "ollama_api", "wikidata_api", "authorization")
 
