@@ -141,13 +141,13 @@ def _sent(record: Record) -> Iterator[float]:
     """When each text was sent. What is said to a chat model about one task, after it answered, is the same attempt, and
     so is another path of a server that does not know the first.
 
-    One that was claimed before the clock was set back, and sent after that, had its room by the clock before.
+    One whose claim began before the clock was set back, and that was sent after that, had its room by the clock before.
     """
     ids, claims = _ids_by_text(record), _lines_by_task(record, "claim")
     answered: set[tuple[str, float]] = set()
     for buy in record.buys:
         claim = _claim_of(buy, ids, claims)
-        claimed_at = buy.at if claim is None else _at(claim)
+        claimed_at = buy.at if claim is None else float(claim["began"])
         attempt = (buy.text, claimed_at)
         if attempt not in answered:
             set_back = any(

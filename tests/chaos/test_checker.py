@@ -307,7 +307,7 @@ EXCUSES: dict[str, Record] = {
         limits={"day": 2, "month": 2},
         buys=[buy(1.0), *sent(9.0, 61.0, 70.0)],
     ),
-    "room that was claimed before the clock was set back": forged(
+    "room that was being claimed when the clock was set back": forged(
         **wall("Europe/Lisbon", "2025-10-25T12:59:55+01:00"),
         limits={"hour": 1},
         clock=[(0.0, 0.0), (8.0, -3_600.0)],
@@ -315,7 +315,7 @@ EXCUSES: dict[str, Record] = {
         documents=[*KEPT.documents, Sent("c", "text 8.01")],
         patches=[*KEPT.patches, patch(9.0, "c")],
         states={**KEPT.states, "c": "succeeded"},
-        journal=[*KEPT.journal, claim(7.99, "c")],
+        journal=[*KEPT.journal, claim(8.005, "c")],
     ),
     "what follows in a conversation": forged(
         limits={"minute": 1},
