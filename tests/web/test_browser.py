@@ -171,7 +171,12 @@ def test_five_seconds_tell_whether_all_is_well(browser: Browser, tmp_path: Path,
 def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: World) -> None:
     world.child(WORKER, State.BUSY, task_id=ATTACK)
     change(world, "UPDATE breakers SET state = 'open', opened_at = 1.0, reason = ?", ATTACK)
-    change(world, "INSERT INTO cooldowns VALUES (?1, ?1, ?2, ?1, 0)", ATTACK, time.time() + 60)
+    change(
+        world,
+        "INSERT INTO cooldowns (provider, model, until, reason) VALUES (?1, ?1, ?2, ?1)",
+        ATTACK,
+        time.time() + 60,
+    )
     change(world, "UPDATE polls SET problem = ?", ATTACK)
     change(world, "INSERT INTO troubles VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
     change(world, "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e300")

@@ -173,7 +173,12 @@ def test_a_secret_in_somebody_elses_words_is_masked(world: World) -> None:
 def test_whatever_is_shown_is_escaped(world: World) -> None:
     world.child(RELAY, State.BUSY, task_id=ATTACK)
     change(world, "UPDATE breakers SET state = 'open', reason = ?", ATTACK)
-    change(world, "INSERT INTO cooldowns VALUES (?1, ?1, ?2, ?1, 0)", ATTACK, time.time() + 60)
+    change(
+        world,
+        "INSERT INTO cooldowns (provider, model, until, reason) VALUES (?1, ?1, ?2, ?1)",
+        ATTACK,
+        time.time() + 60,
+    )
     change(world, "UPDATE polls SET problem = ?", ATTACK)
     change(world, "INSERT INTO troubles VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
 
