@@ -145,10 +145,9 @@ class OllamaApi(HttpServer):
     def latency_of(self, request: Request) -> float:
         """A model that is not loaded takes its time."""
         model = with_tag(str(_document(request).get("model") or ""))
-        cold = (
-            self.cold_seconds if self.is_call(request) and model in self.present and model not in self.loaded else 0.0
-        )
-        if self.is_call(request) and model in self.present:
+        is_run = self.is_call(request) and model in self.present
+        cold = self.cold_seconds if is_run and model not in self.loaded else 0.0
+        if is_run:
             self.loaded.add(model)
         return self.latency_seconds + cold
 

@@ -22,8 +22,9 @@ from aitp.policy.windows import LONGEST_WINDOW_SECONDS, Period, fixed_window
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
 PRUNE_ROWS = 10_000
 
-# When the last one was, NULL before the first; for a select list.
-NEWEST_AT = "(SELECT completed_at FROM task_completions WHERE id = (SELECT MAX(id) FROM task_completions))"
+# The id of the last one, and when it was, NULL before the first; for a select list.
+NEWEST = "(SELECT MAX(id) FROM task_completions)"
+NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
 
 
 def first_since(moment: str) -> str:
@@ -36,7 +37,7 @@ def first_since(moment: str) -> str:
 def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
     """(id, time) of the last completion; (0, 0) before the first."""
     rows: list[Row] = connection.execute(
-        "SELECT id, completed_at FROM task_completions WHERE id = (SELECT MAX(id) FROM task_completions)"
+        f"SELECT id, completed_at FROM task_completions WHERE id = {NEWEST}"
     ).fetchall()
     return rows[0] if rows else (0, 0.0)
 

@@ -18,14 +18,16 @@ Waiting = Literal["ready", "finished"]
 CLAIMABLE = "state = 'ready' AND due_at IS NULL AND twin_of IS NULL"
 
 
-# When the next ready row is due, NULL if none waits for its time; for a select list.
-NEXT_READY = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
+# When the next row of a state is due, NULL if none waits for its time; for a select list. One search in tasks_later.
+_NEXT_DUE = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = {})"
+NEXT_READY = _NEXT_DUE.format("'ready'")
 
 
 def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
-    """Rows of `state` whose time has come are due now. Searches in tasks_later."""
-    if next_due(connection, state) is None:
-        return  # the usual case, and cheaper than two updates of nothing
+    """Rows of `state` whose time has come are due now. Searches in tasks_later.
+
+    Usually none waits, and to ask `next_due` first is cheaper than two updates of nothing.
+    """
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at <= ?", (state, now)
     )
@@ -37,6 +39,6 @@ def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None
 
 
 def next_due(connection: apsw.Connection, state: Waiting) -> float | None:
-    """When the next row of `state` is due. One search in tasks_later."""
-    due_at = connection.execute("SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = ?", (state,)).get
+    """When the next row of `state` is due."""
+    due_at = connection.execute(f"SELECT {_NEXT_DUE.format('?')}", (state,)).get
     return None if due_at is None else float(due_at)

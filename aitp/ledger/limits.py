@@ -14,7 +14,15 @@ from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.completions import NEWEST_AT, completed_at, first_since, mirror_windows, record_completions, restamp
+from aitp.ledger.completions import (
+    NEWEST,
+    NEWEST_AT,
+    completed_at,
+    first_since,
+    mirror_windows,
+    record_completions,
+    restamp,
+)
 from aitp.ledger.database import Database, Row
 from aitp.policy.windows import ROLLING_SECONDS, Period, Strategy, fixed_window, rolling_window
 
@@ -66,10 +74,7 @@ class Basis(NamedTuple):
 
 
 # The claimed tasks are counted in tasks_claimed.
-BASIS = (
-    f"strategy, timezone, (SELECT MAX(id) FROM task_completions), {NEWEST_AT},"
-    " (SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
-)
+BASIS = f"strategy, timezone, {NEWEST}, {NEWEST_AT}, (SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
 _FIRSTS = f"SELECT period, allowed, {first_since(_STARTS)} FROM limits"
 

@@ -92,7 +92,8 @@ class Outbox:
         with self._database.transaction() as connection:
             now = self._database.clock()
             let_go(connection, self._breakers, slot)
-            promote_due(connection, "finished", now)
+            if next_due(connection, "finished") is not None:
+                promote_due(connection, "finished", now)
             gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
