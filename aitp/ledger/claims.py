@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.breakers import Breakers, Gate
+from aitp.ledger.breakers import ALL_CLOSED, Breakers, Gate
 from aitp.ledger.budgets import Budgets, Overspent, Purse
 from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
@@ -117,11 +117,13 @@ class _Found(NamedTuple):
 class _Survey(NamedTuple):
     """What one look tells, so that what is rare costs no statements while there is none of it.
 
-    `owns`: the slot has tasks still. `has_bugs`: a processor may be paused. `due_at`: when the next ready task is due.
+    `owns`: the slot has tasks still. `all_closed`: all breakers are. `has_bugs`: a processor may be paused. `due_at`:
+    when the next ready task is due.
     """
 
     owns: bool
     paused: bool
+    all_closed: bool
     has_budgets: bool
     has_cooldowns: bool
     has_bugs: bool
@@ -131,15 +133,15 @@ class _Survey(NamedTuple):
 
 # Served by tasks_claimed and tasks_later.
 _SURVEY = (
-    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?1), paused,"
-    f" EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, {ANY_BUGS},"
-    f" {NEXT_READY}, {BASIS} FROM ledger"
+    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?1), paused, "
+    f"{ALL_CLOSED}, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, "
+    f"{ANY_BUGS}, {NEXT_READY}, {BASIS} FROM ledger"
 )
 
 
 def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
-    owns, paused, has_budgets, has_cooldowns, has_bugs, due_at, *basis = connection.execute(_SURVEY, (slot, now)).get
-    return _Survey(owns, paused, has_budgets, has_cooldowns, has_bugs, due_at, Basis(*basis))
+    owns, paused, closed, budgets, cooldowns, bugs, due_at, *basis = connection.execute(_SURVEY, (slot, now)).get
+    return _Survey(owns, paused, closed, budgets, cooldowns, bugs, due_at, Basis(*basis))
 
 
 @dataclass(slots=True)
@@ -255,7 +257,9 @@ class Claims:
         return self._endings.release(slot, cause)
 
     def _gate(self, search: _Search, service: str) -> Gate:
-        """Its breaker, looked at once in a search."""
+        """Its breaker, looked at once in a search, if at all."""
+        if search.seen.all_closed:
+            return _ANY
         if service not in search.gates:
             search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
         return search.gates[service]
@@ -331,6 +335,9 @@ class Claims:
             f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq {are_these}",
             (slot, provider, *seqs),
         )
+
+
+_ANY = Gate(True)
 
 
 def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import apsw
@@ -25,6 +24,9 @@ PRUNE_ROWS = 10_000
 # The id of the last one, and when it was, NULL before the first; for a select list.
 NEWEST = "(SELECT MAX(id) FROM task_completions)"
 NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
+
+# UTC seconds as `rate_limits` has them.
+_MOMENT = "datetime({}, 'unixepoch')"
 
 
 def first_since(moment: str) -> str:
@@ -65,9 +67,9 @@ def record_completions(connection: apsw.Connection, task_type: str, task_ids: Se
         (now, task_type, orjson.dumps(task_ids).decode()),
     )
     connection.execute(
-        "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = ?2"
-        " WHERE window_start <= ?2 AND window_end > ?2",
-        (len(task_ids), _text(now)),
+        f"UPDATE rate_limits SET current_count = current_count + ?1, last_updated = {_MOMENT.format('?2')}"
+        f" WHERE window_start <= {_MOMENT.format('?2')} AND window_end > {_MOMENT.format('?2')}",
+        (len(task_ids), now),
     )
     return connection.changes() == len(Period)
 
@@ -86,14 +88,14 @@ def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> N
     firsts = first_completions(connection, [window.start for window in windows])
     connection.executemany(
         "INSERT OR REPLACE INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
-        " VALUES (?, ?, ?, ?, ?)",
+        f" VALUES (?, ?, {_MOMENT.format('?')}, {_MOMENT.format('?')}, {_MOMENT.format('?')})",
         [
             (
                 period.value,
                 0 if first is None else newest + 1 - first,
-                _text(window.start),
-                _text(window.end),
-                _text(now),
+                window.start,
+                window.end,
+                now,
             )
             for period, window, first in zip(Period, windows, firsts, strict=True)
         ],
@@ -114,7 +116,3 @@ def prune_completions(connection: apsw.Connection, now: float) -> None:
             "UPDATE task_completions SET is_first = 1"
             " WHERE id = (SELECT MIN(id) FROM task_completions) AND is_first = 0"
         )
-
-
-def _text(instant: float) -> str:
-    return datetime.fromtimestamp(instant, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

@@ -92,13 +92,11 @@ class Settled:
     affords_more: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """What all tasks of one ending share. `spread`: one draw of the back-off, so that a batch stays together."""
+class _Moment(NamedTuple):
+    """What all tasks of one ending share."""
 
     now: float
     sequence: int
-    spread: float
     provider: str
 
 
@@ -218,7 +216,7 @@ class Endings:
 
     def _moment(self, provider: str, now: float, *, ordered: bool = True) -> _Moment:
         """`ordered`: failures and successes are to be told apart by when they were, as the blame rule needs it."""
-        return _Moment(now, self._database.next_sequence() if ordered else 0, self._draw(*SPREAD), provider)
+        return _Moment(now, self._database.next_sequence() if ordered else 0, provider)
 
     def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
         if cause is Cause.STOPPED:
@@ -255,6 +253,19 @@ class Endings:
         seqs = [outcome.task.seq for outcome in delivered]
         reused = settle_twins(connection, seqs, moment.now) if has_twins else ()
         returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
+        retry_at = self._put_back_all(connection, moment, returned, owned, held_back) if returned else None
+        return Settled(tuple(outcomes), retry_at=retry_at, reused=reused)
+
+    def _put_back_all(
+        self,
+        connection: apsw.Connection,
+        moment: _Moment,
+        returned: Sequence[Outcome],
+        owned: Mapping[int, Row],
+        held_back: bool,
+    ) -> float | None:
+        """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
+        spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         retry_at = None
         for outcome in returned:
@@ -262,7 +273,7 @@ class Endings:
             match outcome.ending:
                 case Ending.RETRY:
                     attempts = owned[seq][1] + 1
-                    due_at = moment.now + retry_delay(attempts, self._rules.backoff_factor, moment.spread)
+                    due_at = moment.now + retry_delay(attempts, self._rules.backoff_factor, spread)
                     _put_back(connection, seq, due_at)
                     connection.execute(
                         "UPDATE tasks SET attempts = ?, first_failure_sequence = COALESCE(first_failure_sequence, ?)"
@@ -278,11 +289,11 @@ class Endings:
                     _put_back(connection, seq, None)
                     connection.execute("UPDATE tasks SET batch_limit = ? WHERE seq = ?", (halves, seq))
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
-                    retry_at = moment.now + POSTPONE_SECONDS * moment.spread
+                    retry_at = moment.now + POSTPONE_SECONDS * spread
                     _put_back(connection, seq, retry_at)
                 case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT:
                     _put_back(connection, seq, None)
-        return Settled(tuple(outcomes), retry_at=retry_at, reused=reused)
+        return retry_at
 
     def _blame(self, outcome: Outcome, owned: Row, moment: _Moment, last_success: int) -> Outcome:
         if outcome.ending is not Ending.RETRY:

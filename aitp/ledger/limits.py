@@ -64,17 +64,28 @@ class Room:
 
 
 class Basis(NamedTuple):
-    """What windows are counted from: a row of `BASIS`, for the select list of a query on `ledger`."""
+    """What windows are counted from: a row of `BASIS`, for the select list of a query on `ledger`.
+
+    `in_force`: the limits in one text, to be compared only (None: there are none).
+    """
 
     strategy: str
     timezone: str
+    in_force: str | None
     newest: int | None
     newest_at: float | None
     reserved: int
 
+    @property
+    def used(self) -> int:
+        """Grows by one with each task that is claimed, and stays when its attempt ends."""
+        return (self.newest or 0) + self.reserved
 
+
+_IN_FORCE = "(SELECT group_concat(period || ' ' || allowed) FROM limits)"
 # The claimed tasks are counted in tasks_claimed.
-BASIS = f"strategy, timezone, {NEWEST}, {NEWEST_AT}, (SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
+_RESERVED = "(SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
+BASIS = f"strategy, timezone, {_IN_FORCE}, {NEWEST}, {NEWEST_AT}, {_RESERVED}"
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
 _FIRSTS = f"SELECT period, allowed, {first_since(_STARTS)} FROM limits"
 
@@ -84,7 +95,7 @@ class Limits:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._last: _Tally | None = None
+        self._last: _Known | None = None
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
@@ -107,11 +118,12 @@ class Limits:
 
         Marks newly exhausted limits as warned about.
         """
-        known = self._room_at_least(connection, now, basis)
+        known = self._room_at_least(now, basis)
         if known is not None and known > enough:
             return Room(known)
-        tally = self._last = _tally(connection, now, basis, after_restamp=True)
+        tally = _tally(connection, now, basis, after_restamp=True)
         room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
+        self._last = None if room is None else _Known(now, basis, room)
         if room is None or room > 0:
             return Room(room)
         exhausted = {period: use for period, use in _uses(connection, tally, now).items() if use.remaining == 0}
@@ -124,8 +136,8 @@ class Limits:
         ]
         return Room(0, frees_at, tuple(exceeded))
 
-    def _room_at_least(self, connection: apsw.Connection, now: float, basis: Basis) -> int | None:
-        """Room that there is at the least, by where this process last found the windows to begin; None: find out.
+    def _room_at_least(self, now: float, basis: Basis) -> int | None:
+        """Room that there is at the least: what this process last found, less all that came since; None: find out.
 
         Windows only move on, and a completion only ever gets an earlier time (`restamp`): what was before a window is
         before it still, whoever set the clock meanwhile, and all that has come since then counts as in it. Nor does a
@@ -133,16 +145,9 @@ class Limits:
         That spares the searches, each in pages of its own, while limits are far away.
         """
         last = self._last
-        if last is None or not last.rows or now < last.at:
+        if last is None or now < last.at or basis[:3] != last.basis[:3]:
             return None
-        if (basis.strategy, basis.timezone) != (last.strategy.value, last.zone.key):
-            return None
-        allowed: dict[str, int] = dict(connection.execute("SELECT period, allowed FROM limits"))
-        if allowed.keys() != {period for period, *_ in last.rows}:
-            return None
-        after_newest = (basis.newest or 0) + 1
-        counts = ((period, after_newest - first + basis.reserved) for period, _, _, first, _ in last.rows)
-        return min(allowed[period] - count for period, count in counts)
+        return last.room - (basis.used - last.basis.used)
 
     def count(
         self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
@@ -167,6 +172,14 @@ class Limits:
 def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
     return _uses(connection, _tally(connection, now, _basis(connection)), now)
+
+
+class _Known(NamedTuple):
+    """What room there was at `at`, for those who claim later."""
+
+    at: float
+    basis: Basis
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
