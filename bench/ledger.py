@@ -4,6 +4,9 @@ It runs on the disk that this repository is on (a temporary folder beside this f
 1,000,000 completions in the table and limits on all five periods, so that every claim counts them.
 
     PYTHONPATH=. python bench/ledger.py [--completions 1000000] [--seconds 8] [--only throughput|paced]
+
+On a virtual machine the host may take the processors away for a while, and with them whoever is at the head of the
+queue: each figure says how much of the time that was.
 """
 
 from __future__ import annotations
@@ -107,17 +110,36 @@ def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> F
     return {"tasks": [tasks], "began": [began], "ended": [ended], "cpu": [cpu]}
 
 
+class Stolen:
+    """Share of the processors' time that a host took away since this was made (steal of proc_stat(5))."""
+
+    def __init__(self) -> None:
+        self._steal, self._all = self._ticks()
+
+    def __str__(self) -> str:
+        steal, total = self._ticks()
+        return f"{(steal - self._steal) / max(1, total - self._all):.1%} stolen"
+
+    @staticmethod
+    def _ticks() -> tuple[int, int]:
+        # user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user.
+        times = [int(time) for time in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        return times[7], sum(times)
+
+
 def throughput(completions: int, processes: int, batch: int, result: bytes, tasks: int) -> None:
     with a_ledger(completions) as path:
         admit(path, tasks)
+        stolen = Stolen()
         figures = in_processes(processes, lambda number: drain(path, number, batch, processes, result))
+        share = str(stolen)
         seconds = max(f["ended"][0] for f in figures) - min(f["began"][0] for f in figures)
         done = sum(f["tasks"][0] for f in figures)
         cpu = sum(f["cpu"][0] for f in figures)
     assert done == tasks
     print(
         f"{processes} process(es), batches of {batch}, results of {len(result):>6,} B: {done / seconds:>7,.0f} tasks/s,"
-        f" {cpu / done * 1e6:4.0f} us of CPU a task, {done / batch / seconds:6,.0f} finishes/s, each on disk"
+        f" {cpu / done * 1e6:4.0f} us of CPU a task, {done / batch / seconds:6,.0f} finishes/s, each on disk; {share}"
     )
 
 
@@ -152,9 +174,11 @@ def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -
 def paced(completions: int, processes: int, rate: float, seconds: float) -> None:
     with a_ledger(completions) as path:
         admit(path, round(rate * (seconds + WARM_UP_SECONDS) * 1.1 / 1_000 + 1) * 1_000)
+        stolen = Stolen()
         figures = in_processes(processes, lambda number: pace(path, number, processes, rate, seconds))
+        share = str(stolen)
     shares = [len(f["claims"]) for f in figures]
-    print(f"{processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each:")
+    print(f"{processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each; {share}:")
     for what in ("claims", "finishes"):
         waits = sorted(wait for f in figures for wait in f[what])
         median, p99, longest = (waits[min(len(waits) - 1, int(len(waits) * part))] for part in (0.5, 0.99, 1.0))
