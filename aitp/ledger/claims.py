@@ -221,8 +221,8 @@ class Claims:
             if block := self._missing(search, terms.needs(kind)):
                 search.blocks.append(block)
                 continue
-            route = choose(terms.routes(kind), partial(self._stands, search, number, kind))
-            if route is not None:
+            options, stands = terms.routes(kind), partial(self._stands, search, number, kind)
+            while (route := choose(options, stands)) is not None:
                 gate = self._gate(search, route.provider)
                 if gate.probe:
                     rows, more = select_probe(connection, number), False
@@ -233,6 +233,7 @@ class Claims:
                 if purse is not None:
                     rows, reserved = self._afford(search, purse, slot, kind, route, rows)
                     if not rows:
+                        options = options[options.index(route) + 1 :]
                         continue
                 self._own(connection, slot, route.provider, gate, rows)
                 others = len(kinds) > 1 and (room.count is None or room.count > len(rows))

@@ -203,8 +203,9 @@ def test_of_two_budgets_the_one_with_too_little_left_is_waited_for_as_well(creat
     assert idle.until == at("2025-08-01 00:00:00")
 
 
-def test_another_provider_that_is_free_stands_in_when_the_money_is_gone(create: Create) -> None:
-    world = budgeted(create, day=1)
+@pytest.mark.parametrize("left", [0, 1])
+def test_another_provider_that_is_free_stands_in_when_too_little_money_is_left(create: Create, left: int) -> None:
+    world = budgeted(create, day=1 + left)
     world.change("INSERT INTO spending VALUES ('USD', ?, ?, 1)", at("2025-07-30 00:00:00"), at("2025-07-31 00:00:00"))
     world.admit("a")
     routes = (Route("openai", "small", "ollama", "failed"), Route("ollama", "nomic"))
