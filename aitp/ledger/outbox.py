@@ -127,7 +127,8 @@ class Outbox:
                 self._settle(connection, delivery, verdict, refusal, now)
             _note(connection, delivery, verdict, refusal, fault, now)
             said_nothing = verdict is Verdict.RETURNED and fault is None
-            return self._judge(connection, delivery.slot, fault, Health.UNKNOWN if said_nothing else Health.HEALTHY)
+            otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
+            return self._judge(connection, delivery.slot, fault, otherwise, now)
 
     def _settle(
         self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
@@ -150,16 +151,15 @@ class Outbox:
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
         with self._database.transaction() as connection:
-            return self._judge(connection, slot, fault, Health.HEALTHY)
+            return self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock())
 
     def _judge(
-        self, connection: apsw.Connection, slot: int, fault: Fault | None, otherwise: Health
+        self, connection: apsw.Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
     ) -> BreakerChange | None:
         """A token comes before the call: where the task API answered or failed, the authorization server was well.
 
         Of the services behind the one that failed nothing is known; a probe of them ends all the same.
         """
-        now = self._database.clock()
         change = None
         for service in DELIVERY_SERVICES:
             if fault is not None and service == fault.service:
