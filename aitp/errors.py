@@ -43,7 +43,14 @@ class ServiceFault(RetryableError):
 
 
 class CredentialsRefused(ServiceFault):
-    """A service refuses our credentials (401, 403). Not the task's fault: the breaker opens at once, tasks wait."""
+    """A service refuses our credentials (401, 403). Not the task's fault: the breaker opens at once, tasks wait.
+
+    `error`: what an authorization server calls it (RFC 6749 §5.2), if it does.
+    """
+
+    def __init__(self, service: str, message: str, *, error: str = "") -> None:
+        super().__init__(service, message)
+        self.error = error
 
 
 class CooldownRequired(RetryableError):

@@ -28,7 +28,7 @@ def of_token(answer: Grant | AitpError, settings: Settings, seconds: float) -> F
     if isinstance(answer, CooldownRequired):
         return Finding(Severity.WARNING, "token", said, "It asks for a pause; the service takes it", "Wait a minute")
     if isinstance(answer, CredentialsRefused):
-        if "OAUTH2_SCOPE" in said:
+        if answer.error == "invalid_scope":
             do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE"
         else:
             do = (
@@ -36,7 +36,7 @@ def of_token(answer: Grant | AitpError, settings: Settings, seconds: float) -> F
                 "authorization server, and see that it may use client_credentials. It does not say which of both is "
                 "wrong"
             )
-            if "(" not in said:  # RFC 6749 §5.2: an authorization server names the error
+            if not answer.error:  # an authorization server names it
                 do += f"; if {settings.token_url} is another server altogether, correct that"
         return Finding(Severity.FAULT, "token", said, NOTHING_MOVES, do)
     if BY_TLS in said:

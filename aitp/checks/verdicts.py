@@ -34,8 +34,7 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
     where = f"the environment and {settings.env_file}" if settings.env_file else "the environment"
     yield fine("settings", f"usable, from {where}; mode {settings.processing_mode}")
     for warning in settings.warnings:
-        ignored = "is ignored" in warning
-        why = "What it says has no effect" if ignored else "It was taken as it stands, which may not be what was meant"
+        why = "It has no effect, or not the one that was meant"
         do = "Correct it, or leave it out"
         yield of_sentence(Severity.WARNING, "settings", warning, why, do)
     yield from _mock(settings)

@@ -99,16 +99,16 @@ class TokenEndpoint:
 
     def _refusal(self, status: int, name: object, retry_after: str | None) -> AitpError:
         said = f"the token endpoint answered {status}"
-        if isinstance(name, str) and (name in LOOK_AT or name in OTHER_ERRORS):
-            said += f" ({name})"
+        error = name if isinstance(name, str) and (name in LOOK_AT or name in OTHER_ERRORS) else ""
+        if error:
+            said += f" ({error})"
         if status == 429:
             return CooldownRequired(OAUTH, said, seconds=pause_seconds(retry_after, time.time()), model=None)
         if status >= 500:
             return ServiceFault(OAUTH, said)
-        if isinstance(name, str) and name in LOOK_AT:
-            return CredentialsRefused(OAUTH, f"{said}: look at {LOOK_AT[name]}")
-        if status in (401, 403):
-            return CredentialsRefused(OAUTH, f"{said}: look at {LOOK_AT['invalid_client']}")
+        if error in LOOK_AT or status in (401, 403):
+            settings = LOOK_AT.get(error, LOOK_AT["invalid_client"])
+            return CredentialsRefused(OAUTH, f"{said}: look at {settings}", error=error)
         return ServiceFault(OAUTH, f"{said}: look at {self._address_setting}")
 
 

@@ -25,15 +25,31 @@ _CHECK = "`aitp check` finds out whether an address, a name or a secret is wrong
 _WAIT = "Wait a little; the log says what it is waiting for."
 
 
+DRAINING = "draining"
+MODELS = "models"
+
+
+def about_breaker(service: str) -> str:
+    return f"breaker of {service}"
+
+
+def about_model(name: str) -> str:
+    return f"model {name}"
+
+
 class Problem(str):
-    """One sentence on what is wrong. `advice`: what to do. `passing`: it is on its way to be well, or was asked for."""
+    """One sentence on what is wrong. `advice`: what to do. `passing`: it is on its way to be well, or was asked for.
+
+    `about`: the breaker, model or phase, where somebody asks whether it was told already.
+    """
 
     advice: str
     passing: bool
+    about: str
 
-    def __new__(cls, sentence: str, advice: str = "", *, passing: bool = False) -> Self:
+    def __new__(cls, sentence: str, advice: str = "", *, passing: bool = False, about: str = "") -> Self:
         problem = super().__new__(cls, sentence)
-        problem.advice, problem.passing = advice, passing
+        problem.advice, problem.passing, problem.about = advice, passing, about
         return problem
 
 
@@ -74,7 +90,7 @@ def _phase_problems(facts: Facts) -> Iterator[Problem]:
         return
     if facts.master.state is State.DRAINING:
         advice = "It ends when the calls in flight are done, or their grace is over."
-        yield Problem("draining: the service is being stopped", advice, passing=True)
+        yield Problem("draining: the service is being stopped", advice, passing=True, about=DRAINING)
         return
     for role in Role:
         if not any(role_of(child.slot) is role and child.state not in _NOT_AT_WORK for child in facts.children):
@@ -139,6 +155,7 @@ def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[Problem
             yield Problem(
                 f"Ollama cannot be asked for its models: {stock.problem}",
                 "See whether Ollama runs at OLLAMA_BASE_URL; it is asked again by itself.",
+                about=MODELS,
             )
         return
     for name in settings.supported_models:
@@ -153,7 +170,7 @@ def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[Problem
             yield Problem(f"the model {name} is missing, and is to be pulled", "Wait until it is there.", passing=True)
         elif state.stage is Stage.FAILED:
             advice = "See SUPPORTED_MODELS for its name; `aitp models pull` tries again at once."
-            yield Problem(f"the model {name} could not be pulled: {state.reason}", advice)
+            yield Problem(f"the model {name} could not be pulled: {state.reason}", advice, about=about_model(name))
 
 
 def _providers(settings: Settings) -> tuple[Service, ...]:
@@ -172,4 +189,4 @@ def _open(ledger: Snapshot, service: Service) -> BreakerView | None:
 def _breaker_problem(service: Service, breaker: BreakerView) -> Problem:
     reason = f": {breaker.reason}" if breaker.reason else ""
     advice = "It is probed by itself until it is well; its tasks wait, and none is lost. " + _CHECK
-    return Problem(f"Circuit breaker is open for {service.value}{reason}", advice)
+    return Problem(f"Circuit breaker is open for {service.value}{reason}", advice, about=about_breaker(service.value))

@@ -19,7 +19,7 @@ from aitp.providers.stock import Stage
 from aitp.settings import Settings
 from aitp.web.facts import Facts
 from aitp.web.figures import counted, duration
-from aitp.web.readiness import Problem
+from aitp.web.readiness import DRAINING, MODELS, Problem, about_breaker, about_model
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
@@ -47,7 +47,7 @@ def judge(
     facts: Facts, history: History, settings: Settings, health: Sequence[Problem], readiness: Sequence[Problem]
 ) -> Verdict:
     """What to say of this moment. `health` and `readiness`: the problems, as /health and /ready tell them."""
-    remarks = tuple(_remarks(facts, history, settings, frozenset(readiness)))
+    remarks = tuple(_remarks(facts, history, settings, frozenset(problem.about for problem in readiness)))
     points = (*readiness, *remarks)
     if health:
         return Verdict(Level.BAD, "The service is not running." if facts.master is None else "Not well.", points)
@@ -65,12 +65,13 @@ def judge(
 def _passing_sentence(facts: Facts, readiness: Sequence[Problem]) -> str:
     if facts.ledger is not None and facts.ledger.paused:
         return "Paused: nothing new is taken."
-    if any(problem.startswith("draining") for problem in readiness):
+    if any(problem.about == DRAINING for problem in readiness):
         return "Stopping."
     return "Starting."
 
 
-def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset[Problem]) -> Iterator[Problem]:
+def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset[str]) -> Iterator[Problem]:
+    """`told`: what readiness has told of (see `Problem.about`)."""
     if facts.ledger is not None:
         yield from remarks_on_room(facts.ledger)
         yield from _outbox_remarks(facts.ledger)
@@ -129,9 +130,9 @@ def _outbox_remarks(ledger: Snapshot) -> Iterator[Problem]:
         )
 
 
-def _service_remarks(ledger: Snapshot, told: frozenset[Problem]) -> Iterator[Problem]:
+def _service_remarks(ledger: Snapshot, told: frozenset[str]) -> Iterator[Problem]:
     for service, breaker in ledger.breakers.items():
-        if breaker.state != "closed" and not any(f"open for {service}" in problem for problem in told):
+        if breaker.state != "closed" and about_breaker(service) not in told:
             reason = f": {breaker.reason}" if breaker.reason else ""
             yield Problem(
                 f"the circuit breaker of {service} is {breaker.state}{reason}",
@@ -173,10 +174,10 @@ def _crew_remarks(facts: Facts, settings: Settings) -> Iterator[Problem]:
             yield Problem(f"{there} of {counted(wanted, role.value)} are there", "The master starts the others again.")
 
 
-def _model_remarks(facts: Facts, told: frozenset[Problem]) -> Iterator[Problem]:
+def _model_remarks(facts: Facts, told: frozenset[str]) -> Iterator[Problem]:
     assert facts.stock is not None
-    if facts.stock.problem and not any("Ollama cannot be asked" in problem for problem in told):
+    if facts.stock.problem and MODELS not in told:
         yield Problem(f"Ollama cannot be asked for its models: {facts.stock.problem}", "OpenAI answers in its place.")
     for name, state in facts.stock.models.items():
-        if state.stage is Stage.FAILED and not any(f"the model {name} could not" in problem for problem in told):
+        if state.stage is Stage.FAILED and about_model(name) not in told:
             yield Problem(f"the model {name} could not be pulled: {state.reason}", "OpenAI answers in its place.")
