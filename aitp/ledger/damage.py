@@ -14,8 +14,10 @@ import apsw
 DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError, OverflowError)
 MOST_PROBLEMS = 20
 MOST_WORDS = 200
+WRITE_VERSION_AT, MOST_WRITE_VERSION = 18, b"\x02"
 
 NO_FILE = "it is no file"
+NOT_TO_BE_WRITTEN = "its header says that only a later SQLite may write it"
 LOG_ALONE = "it is empty, but its write-ahead log is not"
 
 
@@ -32,7 +34,7 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
         rows: list[tuple[Any, ...]] = connection.execute(
             f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
         ).fetchall()
-        found = [readable(str(said)) for (said,) in rows if said != "ok"]
+        found = [readable(str(said)) for (said,) in rows if said != "ok"] or _header_problems(connection)
         if not found and has_tables(connection):
             # Whoever comes to need this row would find nothing to go by.
             found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
@@ -41,6 +43,21 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
     except DAMAGE as error:
         found = [in_words(error)]
     return found
+
+
+def _header_problems(connection: apsw.Connection) -> list[str]:
+    """A file that says it is to be written by a later SQLite is in order for this one, but can never be written.
+
+    See "File format version numbers" in sqlite.org/fileformat.html. Read by SQLite's own hands: to close a descriptor
+    of ours would let go of the locks that this process has on the file.
+    """
+    flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY
+    file = apsw.VFSFile("unix", connection.filename, [flags, 0])
+    try:
+        written_by = file.xRead(1, WRITE_VERSION_AT) if file.xFileSize() > WRITE_VERSION_AT else b""
+    finally:
+        file.xClose()
+    return [NOT_TO_BE_WRITTEN] if written_by > MOST_WRITE_VERSION else []
 
 
 def in_words(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError, LedgerError
@@ -82,6 +82,7 @@ def done(content: bytes, kind: str, how: object) -> bytes:
 
 
 @cases(1_500)
+@example(harms=[(("flip", [(18, 1)]), "")], log=False)  # to SQLite that is a file which it must not write
 @given(harms=st.lists(st.tuples(harm, st.sampled_from(("", "", "-wal"))), min_size=1, max_size=3), log=st.booleans())
 def test_a_ledger_damaged_in_any_way_is_sound_or_said_to_be_damaged_and_recovered(
     folder: Path, original: Path, harms: list[tuple[tuple[str, object], str]], log: bool

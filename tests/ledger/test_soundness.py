@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import apsw
@@ -80,6 +81,33 @@ def test_a_file_that_is_no_ledger_is_damaged(folder: Path, content: bytes) -> No
     path.write_bytes(content)
 
     assert not check(path).sound
+
+
+def test_a_header_that_forbids_writing_is_damage_though_to_sqlite_it_is_none(world: World) -> None:
+    path = closed(world)
+    content = bytearray(path.read_bytes())
+    assert content[18] == 2
+    content[18] = 3
+    path.write_bytes(content)
+
+    assert check(path).problems == ("its header says that only a later SQLite may write it",)
+
+
+def test_a_check_lets_go_of_no_lock_that_its_process_has(world: World) -> None:
+    """Whoever closes a descriptor of a file drops all of the process's POSIX locks on it."""
+    world.admit("a")
+    path = world.path
+    before = locks_on(path)
+    assert before
+
+    assert check(path).sound
+    assert locks_on(path) == before
+
+
+def locks_on(path: Path) -> set[str]:
+    """This process's POSIX locks on `path`, as the kernel lists them but for their numbers."""
+    lines = (line.partition(": ")[2] for line in Path("/proc/locks").read_text().splitlines())
+    return {line for line in lines if f" {os.getpid()} " in line and f":{path.stat().st_ino} " in line}
 
 
 def test_a_directory_in_its_place_is_damage_and_no_ledger_at_all_is_not(folder: Path) -> None:
