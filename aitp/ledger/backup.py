@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger.damage import is_log_alone
+from aitp.ledger.damage import header_problems, is_log_alone
 from aitp.ledger.database import as_ledger_error, no_ledger, open_read_only
 from aitp.ledger.locks import lock_path
 from aitp.ledger.soundness import Checkup, look_over
@@ -69,6 +69,8 @@ def _refuse(path: Path, target: Path, overwrite: bool) -> None:
 def _copy(path: Path, part: Path) -> Checkup:
     source = open_read_only(path)
     try:
+        if problems := header_problems(source):
+            return Checkup(0, tuple(problems), {}, path.stat().st_size)
         with as_ledger_error(part):
             copy = apsw.Connection(str(part), flags=apsw.SQLITE_OPEN_READWRITE)
         try:

@@ -34,7 +34,7 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
         rows: list[tuple[Any, ...]] = connection.execute(
             f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
         ).fetchall()
-        found = [readable(str(said)) for (said,) in rows if said != "ok"] or _header_problems(connection)
+        found = [readable(str(said)) for (said,) in rows if said != "ok"] or header_problems(connection)
         if not found and has_tables(connection):
             # Whoever comes to need this row would find nothing to go by.
             found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
@@ -45,7 +45,7 @@ def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_
     return found
 
 
-def _header_problems(connection: apsw.Connection) -> list[str]:
+def header_problems(connection: apsw.Connection) -> list[str]:
     """A file that says it is to be written by a later SQLite is in order for this one, but can never be written.
 
     See "File format version numbers" in sqlite.org/fileformat.html. Read by SQLite's own hands: to close a descriptor

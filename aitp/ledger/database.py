@@ -222,11 +222,14 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
         connection.close()
 
 
-def _connect(path: Path, flags: int) -> apsw.Connection:
+def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connection:
+    """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged."""
     if is_log_alone(path):
         # SQLite would delete the log of an empty file, and with it all that is left.
         raise LedgerError(f"the ledger {path} is damaged ({LOG_ALONE}): see `aitp ledger check`")
     connection = apsw.Connection(str(path), flags=flags, statementcachesize=STATEMENTS_CACHED)
+    if keep_log:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
     # Else many a statement is planned anew for each new value that is bound to it, which costs more than running it.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -241,6 +244,17 @@ def open_read_only(path: Path) -> apsw.Connection:
     """A connection for one read: whoever opens it closes it soon, because a reader keeps the WAL from being reset."""
     with as_ledger_error(path):
         return _connect(path, apsw.SQLITE_OPEN_READONLY)
+
+
+def open_to_check(path: Path) -> apsw.Connection:
+    """A connection that leaves the ledger as it is, and sees all that is wrong with it.
+
+    SQLite looks at no CHECK where a file was opened to be read only (sqlite3AddCheckConstraint in build.c).
+    """
+    with as_ledger_error(path):
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
 
 
 def _version(connection: apsw.Connection) -> int:
@@ -266,12 +280,13 @@ def _connect_unless_damaged(path: Path) -> apsw.Connection:
         # Created here and not by SQLite, whose file would be readable by all until the first chmod.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
-            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
         except DAMAGE as error:
             problems = [in_words(error)]
         else:
             problems = file_problems(connection, quick=True, most=1)
             if not problems:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
                 return connection
             connection.close()
     raise ConfigurationError(

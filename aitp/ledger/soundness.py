@@ -25,7 +25,7 @@ from aitp.ledger.damage import (
     is_log_alone,
     readable,
 )
-from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_read_only
+from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 
@@ -140,7 +140,7 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
         if not path.is_file():
             return Checkup(0, (NO_FILE,), {}, 0)
     try:
-        connection = open_read_only(path)
+        connection = open_to_check(path)
     except LedgerError as error:
         if isinstance(error.__cause__, DAMAGE):
             return Checkup(0, (in_words(error.__cause__),), {}, path.stat().st_size)

@@ -83,6 +83,7 @@ def done(content: bytes, kind: str, how: object) -> bytes:
 
 @cases(1_500)
 @example(harms=[(("flip", [(18, 1)]), "")], log=False)  # to SQLite that is a file which it must not write
+@example(harms=[(("magic", b"R"), "")], log=True)  # a log that must not be moved into what is no ledger any more
 @given(harms=st.lists(st.tuples(harm, st.sampled_from(("", "", "-wal"))), min_size=1, max_size=3), log=st.booleans())
 def test_a_ledger_damaged_in_any_way_is_sound_or_said_to_be_damaged_and_recovered(
     folder: Path, original: Path, harms: list[tuple[tuple[str, object], str]], log: bool
@@ -104,6 +105,7 @@ def test_a_ledger_damaged_in_any_way_is_sound_or_said_to_be_damaged_and_recovere
     found = check(path)
     assert all(problem.isprintable() for problem in found.problems)
     look(path)
+    refuse_or_start(path, clock)
     if not found.sound:
         assert not list(folder.glob("backup.db")), "no backup of a damaged ledger"
     outcome = recover(path, ALLOWANCE, clock=clock)
@@ -132,6 +134,21 @@ def look(path: Path) -> None:
             act()
         except LedgerError as error:
             assert_tells(error)
+
+
+def refuse_or_start(path: Path, clock: Clock) -> None:
+    """A start that refuses the ledger leaves it as it was, to the last byte."""
+    folder = path.with_name("started")
+    folder.mkdir()
+    for file in [file for file in path.parent.iterdir() if file.is_file()]:
+        shutil.copy(file, folder)
+    before = {file: file.read_bytes() for file in folder.iterdir() if not file.name.endswith("-shm")}
+    try:
+        prepare(folder / path.name, strategy="rolling", timezone="UTC", limits={"month": 10_000}, clock=clock)
+    except ConfigurationError as error:
+        if "is damaged" in str(error):
+            assert {file: file.read_bytes() for file in before} == before
+    shutil.rmtree(folder)
 
 
 def serve(path: Path, clock: Clock) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from aitp.errors import LedgerError
+from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import prepare
+from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
@@ -83,6 +84,23 @@ def test_a_file_that_is_no_ledger_is_damaged(folder: Path, content: bytes) -> No
     assert not check(path).sound
 
 
+def test_a_value_that_its_table_forbids_is_found_by_the_check_as_by_the_start(world: World) -> None:
+    """SQLite looks for none in a file that was opened to be read only."""
+    world.admit("a")
+    world.change("PRAGMA ignore_check_constraints = ON")
+    world.change("UPDATE tasks SET state = 'reedy'")
+    path = closed(world)
+    before = {file: file.read_bytes() for file in path.parent.iterdir() if file.name != "ledger.db-shm"}
+
+    for quick in (False, True):
+        assert check(path, quick=quick).problems == ("CHECK constraint failed in tasks",)
+    with pytest.raises(ConfigurationError, match="CHECK constraint failed in tasks"):
+        prepare(path, strategy="rolling", timezone="UTC", limits={})
+    assert {file: file.read_bytes() for file in before} == before
+    assert recover(path).set_aside is not None
+    assert check(path).sound
+
+
 def test_a_header_that_forbids_writing_is_damage_though_to_sqlite_it_is_none(world: World) -> None:
     path = closed(world)
     content = bytearray(path.read_bytes())
@@ -91,6 +109,8 @@ def test_a_header_that_forbids_writing_is_damage_though_to_sqlite_it_is_none(wor
     path.write_bytes(content)
 
     assert check(path).problems == ("its header says that only a later SQLite may write it",)
+    with pytest.raises(LedgerError, match="only a later SQLite may write it"):
+        back_up(path, path.with_name("backup.db"))
 
 
 def test_a_check_lets_go_of_no_lock_that_its_process_has(world: World) -> None:
@@ -155,15 +175,20 @@ def test_an_index_that_holds_another_table_s_page_is_found_though_sqlite_does_no
 
 
 @pytest.mark.parametrize(
-    ("letters", "others"), [(b"paused_until", b"qaused_until"), (b"CHECK (paused", b"CHECK (qaused")]
+    ("letters", "others", "said"),
+    [
+        (b"paused_until", b"qaused_until", "is not defined as this release defines it"),
+        (b"CHECK (paused", b"CHECK (qaused", "no such column: qaused"),
+    ],
 )
 def test_a_letter_turned_over_in_a_definition_is_found(
-    folder: Path, template: Path, letters: bytes, others: bytes
+    folder: Path, template: Path, letters: bytes, others: bytes, said: str
 ) -> None:
     path = closed(lived(folder, template))
     path.write_bytes(path.read_bytes().replace(letters, others))
 
-    assert any("is not defined as this release defines it" in problem for problem in check(path).problems)
+    [problem] = check(path).problems
+    assert said in problem
     assert recover(path).set_aside is not None
     assert check(path).sound
 
