@@ -34,6 +34,8 @@ SOCKET = "supervisor.sock"
 ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
 
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 # The secrets that each program needs; of the others it learns at most that there are some.
 NEEDED = {"aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY"), "aitp-metrics": ("METRICS_TOKEN",)}
 
@@ -169,6 +171,21 @@ class Options(options.ServerOptions):  # type: ignore[misc]
             log.error("The programs of the service cannot be started")
             exit_code_path(self._settings.runtime_dir).write_text("1\n")
             self.mood = SupervisorStates.SHUTDOWN
+
+    def fork(self) -> int:
+        """A program is told to stop once: what comes before its first instruction must end it, not be swallowed here.
+
+        Until then the new process has supervisord's handlers, which only take note, and exec forgets what they noted.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        try:
+            pid: int = super().fork()
+            if pid == 0:
+                for number in ENDINGS:
+                    signal.signal(number, signal.SIG_DFL)
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def get_signal(self) -> int | None:
         """The next signal for supervisord itself. HUP would have it restart everything: the programs can reload."""

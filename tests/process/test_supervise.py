@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     # Health and metrics answer until the master has left.
     ends = [event for event in events if event.startswith("supervisord: stopped")]
     assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
+
+
+SWALLOWED = """
+import os, signal
+from aitp.process.supervise import Options
+options = Options(None)
+options.setsignals()
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+if (pid := options.fork()) == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_stop_that_comes_before_a_program_s_first_instruction_ends_it() -> None:
+    """Else it would work on until supervisord's patience ends, and lose the calls in hand to the kill."""
+    said = subprocess.run([sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+
+    assert said.stdout == "-15 set()\n"
 
 
 def test_a_pid_file_that_the_disk_had_no_room_for_is_cleared_away_as_well(stage: Stage) -> None:
