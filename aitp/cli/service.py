@@ -75,7 +75,10 @@ def listen() -> None:
         "aitp once": "all that is pending, then leave",
         "*/10 * * * * AITP_ENV_FILE=/etc/aitp/aitp.env aitp once": "every ten minutes, from a crontab",
     },
-    exits={0: "nothing is left", 1: "something waits for longer than this run does, or a service is running already"},
+    exits={
+        0: "nothing is left",
+        1: "something waits for longer than this run does, it may not poll, or a service is running already",
+    },
 )
 def once() -> None:
     """Poll, work and deliver in the foreground until nothing is left: for cron, debugging and tests."""

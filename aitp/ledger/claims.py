@@ -36,7 +36,7 @@ MODEL_LOOK_SECONDS = 10.0
 
 
 class Because(StrEnum):
-    """Why there is nothing to claim."""
+    """Why there is nothing to claim, or no poll to be made."""
 
     NOTHING_READY = "nothing ready"
     LIMIT = "limit"
@@ -48,6 +48,7 @@ class Because(StrEnum):
     PROCESSOR = "processor"
     BUDGET = "budget"
     PRICE = "price"
+    UNDERWAY = "underway"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import apsw
 from aitp.ledger import polls
 from aitp.ledger.breakers import Breakers
 from aitp.ledger.budgets import prune_spending_minutes
+from aitp.ledger.claims import Because
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
 from aitp.ledger.history import note_trouble, prune_minutes
@@ -71,15 +72,15 @@ class Inbox:
             now = self._database.clock()
             let_go(connection, self._breakers, slot)
             if connection.execute("SELECT paused FROM ledger").get:
-                return NotYet(None)
+                return NotYet(None, Because.PAUSED)
             if self._database.short_of_disk():
-                return NotYet(now + DISK_LOOK_SECONDS)
+                return NotYet(now + DISK_LOOK_SECONDS, Because.DISK)
             if polls.is_underway(connection):
                 # Whoever polls knows better when the next one is due, but may be busy delivering by then.
-                return NotYet(now + max(terms.interval, SHORTEST_PAUSE_SECONDS))
+                return NotYet(now + max(terms.interval, SHORTEST_PAUSE_SECONDS), Because.UNDERWAY)
             gate = self._breakers.gate(connection, POLL_SERVICES, now)
             if not gate.passes:
-                return NotYet(gate.until)
+                return NotYet(gate.until, Because.BREAKER)
             facts = polls.poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked)
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from aitp.ledger.claims import Because
 from aitp.ledger.completions import first_completions, newest_completion
 from aitp.ledger.due import CLAIMABLE
 from aitp.ledger.limits import Limits
@@ -41,9 +42,13 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """No poll now; the next is due at `until` (None: when something else happens first)."""
+    """No poll now; the next is due at `until` (None: when something else happens first).
+
+    `because`: what keeps even a poll that is asked for from being made (None: nothing does, it is not due).
+    """
 
     until: float | None
+    because: Because | None = None
 
 
 def poll_facts(

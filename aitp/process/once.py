@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from aitp.counting import open_metrics
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, Rules
+from aitp.ledger import DISK_RESERVE_BYTES, Because, Cause, Idle, Ledger, Rules
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
@@ -39,6 +39,15 @@ PATIENCE_SECONDS = 90.0
 LONGEST_SLEEP_SECONDS = 1.0
 
 IN_USE = "{ledger} is in use: a service runs on this ledger, which does what `once` would do"
+
+# What kept this run from polling, and what to do. Whatever it is, there may be work at the task API.
+REASONS = {
+    Because.PAUSED: "paused by an operator: `aitp resume` ends it",
+    Because.DISK: f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there",
+    Because.BREAKER: "the task API or its authorization server is out: `aitp status` says why",
+    Because.UNDERWAY: "a process that outlived its service polls now: it leaves by itself",
+}
+TOLD_TO_STOP = "told to stop"
 
 log = get_logger(__name__)
 
@@ -144,6 +153,8 @@ class _Run:
                     return self._report(state, None)
                 polled_for = self._hands.done
                 self._relay.step(asked=True)
+                if self._relay.held_up is not None:
+                    return self._report(state, None)
                 continue
             until = self._due(found)
             if until is None or until > time.time() + PATIENCE_SECONDS or self._stuck(state):
@@ -153,8 +164,12 @@ class _Run:
         return self._report(snapshot(self._settings.ledger_path), None)
 
     def _due(self, found: Idle) -> float | None:
-        """When something of what is held can be claimed or delivered. The next poll does not count: it brings more."""
-        return min((at for at in (self._relay.step(may_poll=False), found.until) if at is not None), default=None)
+        """When something of what is held can be claimed or delivered. The next poll does not count: it brings more.
+
+        Nor does the next look at a full disk: nobody knows when it will have room.
+        """
+        claimable_at = None if found.because is Because.DISK else found.until
+        return min((at for at in (self._relay.step(may_poll=False), claimable_at) if at is not None), default=None)
 
     def _stuck(self, state: Snapshot) -> bool:
         """Whether nothing was done or delivered for long: a service is away, and is tried again by the next run."""
@@ -168,10 +183,17 @@ class _Run:
             hands.stop(self._settings.shutdown_grace_seconds)
 
     def _report(self, state: Snapshot, until: float | None) -> int:
+        """Say how the run ended; its exit code. That nothing is left is known by a last poll only."""
         facts = {"done": self._hands.done, "left": state.held, "dead_letters": state.dead}
+        held_up = self._relay.held_up
+        reason = TOLD_TO_STOP if self._hands.leaving else None if held_up is None else REASONS[held_up]
         if state.held or state.last_poll_problem:
             wait = None if until is None else round(until - time.time())
-            log.warning("Work is left for the next run", **facts, due_in_seconds=wait, poll=state.last_poll_problem)
+            poll = state.last_poll_problem
+            log.warning("Work is left for the next run", **facts, due_in_seconds=wait, poll=poll, reason=reason)
+            return 1
+        if reason is not None:
+            log.warning("Work may be left for the next run, the task API was not polled", **facts, reason=reason)
             return 1
         log.info("Nothing is left to do", **facts)
         return 0

@@ -24,7 +24,7 @@ from aitp.errors import (
     LedgerError,
     ServiceFault,
 )
-from aitp.ledger import BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
+from aitp.ledger import Because, BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
 from aitp.logs import get_logger
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
@@ -104,7 +104,10 @@ class Harvest:
 
 
 class Relay:
-    """One relay's tools, and until when the task API asked this one to be quiet."""
+    """One relay's tools, and until when the task API asked this one to be quiet.
+
+    `held_up`: what kept the last poll that might have been made from being made (None: nothing but that it is not due).
+    """
 
     def __init__(self, hands: Hands, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings) -> None:
         self._hands = hands
@@ -118,6 +121,7 @@ class Relay:
         self._quiet_until = 0.0
         self._grace_is_over = False
         self._problem_told = False
+        self.held_up: Because | None = None
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known."""
@@ -134,6 +138,7 @@ class Relay:
         if not may_poll:
             return found.until
         poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
+        self.held_up = None if isinstance(poll, Poll) else poll.because
         if isinstance(poll, Poll):
             self._poll(poll)
             return time.time()

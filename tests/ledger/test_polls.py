@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, Fault, NotYet, Poll, Rules, Verdict
+from aitp.ledger import Because, Cause, Fault, NotYet, Poll, Rules, Verdict
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.tasks import Ending, Health, NewTask
 from tests.ledger.conftest import Create
@@ -38,7 +38,7 @@ def test_the_first_poll_is_due_at_once_and_the_next_at_its_time(world: World) ->
 def test_one_process_polls_at_a_time_and_the_others_look_again_later(world: World) -> None:
     poll = polled(world)
 
-    assert begin(world, OTHER_RELAY, asked=True) == NotYet(START + 30.0)
+    assert begin(world, OTHER_RELAY, asked=True) == NotYet(START + 30.0, Because.UNDERWAY)
     end(world, poll)
     assert isinstance(begin(world, OTHER_RELAY, asked=True), Poll)
 
@@ -90,13 +90,13 @@ def test_a_person_s_wish_goes_first(world: World) -> None:
 def test_paused_means_no_polls(world: World) -> None:
     world.ledger.pause(True)
 
-    assert begin(world, asked=True) == NotYet(None)
+    assert begin(world, asked=True) == NotYet(None, Because.PAUSED)
 
 
 def test_no_polls_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
 
-    assert begin(world) == NotYet(START + 5.0)
+    assert begin(world) == NotYet(START + 5.0, Because.DISK)
 
 
 def test_failed_polls_are_made_again_after_growing_pauses(world: World) -> None:
@@ -185,7 +185,7 @@ def open_breaker(world: World, service: str = "api") -> None:
 @pytest.mark.parametrize("service", ["api", "oauth"])
 def test_no_poll_while_either_service_is_out_then_one_probe(world: World, service: str) -> None:
     open_breaker(world, service)
-    assert begin(world, asked=True) == NotYet(START + 60.0)
+    assert begin(world, asked=True) == NotYet(START + 60.0, Because.BREAKER)
     world.clock.go(60.0)
     probe = polled(world)
     assert isinstance(begin(world, OTHER_RELAY, asked=True), NotYet)
