@@ -23,11 +23,15 @@ class AitpError(Exception):
 
 
 class ConfigurationError(AitpError):
-    """The settings, or what they point at, cannot be used: exit code 78. `problems` has one line for each fault."""
+    """The settings, or what they point at, cannot be used: exit code 78. `problems` has one line for each fault.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    `warnings`: what is odd besides, and may well be where a fault comes from, as a misspelt name of what is missing.
+    """
+
+    def __init__(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
 
 
 class RetryableError(AitpError):

@@ -323,7 +323,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     """The settings of this process: its environment and AITP_ENV_FILE or ./.env; or of `environ` and the file it names.
 
     `defaults`, by attribute: for a command that needs no task API, in place of what is required for it.
-    Raises ConfigurationError that lists everything wrong: `NAME=value: what is allowed`, secrets masked.
+    Raises ConfigurationError with everything wrong, `NAME=value: what is allowed`, secrets masked, and misspelt names.
     """
     fallback = Path(".env") if environ is None else None
     sources = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
@@ -342,10 +342,11 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
             if str(details["loc"][0]).upper() not in sources.unread
         ]
     problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
+    strangers = misspelt(sources.values, KNOWN_NAMES)
     if problems:
-        raise ConfigurationError([printable(line) for line in problems])
+        raise ConfigurationError([*map(printable, problems)], [*map(printable, strangers)])
     warnings = (
-        *misspelt(sources.values, KNOWN_NAMES),
+        *strangers,
         *left_as_in_the_example(values),
         *quoted(values),
         *unreachable_limits(settings.rate_limits),

@@ -39,7 +39,7 @@ def check(
         settings = load_settings(environ)
         found = inventory(settings)
     except ConfigurationError as error:
-        return Report(tuple(verdicts.of_unusable_settings(error.problems)))
+        return Report(tuple(verdicts.of_unusable_settings(error)))
     findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]
     findings += [*money.of_prices(settings, paid_models(settings)), *_of_machine(settings)]
     if not offline:

@@ -23,20 +23,26 @@ OTHER_DESCRIPTORS = 100  # beside the bells: files, pipes, what libraries open
 WILL_NOT_START = "The service does not start with it: exit code 78"
 
 
-def of_unusable_settings(problems: Sequence[str]) -> list[Finding]:
+def of_unusable_settings(error: ConfigurationError) -> Iterator[Finding]:
     """Settings that cannot be loaded: one finding for each line."""
     do = "Correct it in the environment or in the file of settings, then run `aitp check` again"
-    return [Finding(Severity.ERROR, "settings", problem, WILL_NOT_START, do) for problem in problems]
+    for problem in error.problems:
+        yield Finding(Severity.ERROR, "settings", problem, WILL_NOT_START, do)
+    yield from _odd_settings(error.warnings)
+
+
+def _odd_settings(warnings: Sequence[str]) -> Iterator[Finding]:
+    for warning in warnings:
+        why = "It has no effect, or not the one that was meant"
+        do = "Correct it, or leave it out"
+        yield of_sentence(Severity.WARNING, "settings", warning, why, do)
 
 
 def of_settings(settings: Settings) -> Iterator[Finding]:
     """Settings that can be loaded."""
     where = f"the environment and {settings.env_file}" if settings.env_file else "the environment"
     yield fine("settings", f"usable, from {where}; mode {settings.processing_mode}")
-    for warning in settings.warnings:
-        why = "It has no effect, or not the one that was meant"
-        do = "Correct it, or leave it out"
-        yield of_sentence(Severity.WARNING, "settings", warning, why, do)
+    yield from _odd_settings(settings.warnings)
     yield from _mock(settings)
     if settings.processing_mode != "openai" and not settings.supported_models:
         yield Finding(

@@ -26,19 +26,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 class Failure(click.ClickException):
-    """What kept a command from its part, one line a problem."""
+    """What kept a command from its part, one line a problem; `warnings` may say where the problems come from."""
 
-    def __init__(self, problems: Sequence[str], *, as_json: bool) -> None:
+    def __init__(self, problems: Sequence[str], warnings: Sequence[str] = (), *, as_json: bool) -> None:
         super().__init__("; ".join(problems))
         self._problems = list(problems)
+        self._warnings = list(warnings)
         self._as_json = as_json
 
     def show(self, file: Any = None) -> None:
         """Say it."""
-        for problem in self._problems:
-            click.echo(f"aitp: {problem}", err=True)
+        for line in (*self._problems, *self._warnings):
+            click.echo(f"aitp: {line}", err=True)
         if self._as_json:
-            click.echo(json.dumps({"error": self.message, "problems": self._problems, "exit_code": self.exit_code}))
+            told = {"error": self.message, "problems": self._problems, "warnings": self._warnings}
+            click.echo(json.dumps({**told, "exit_code": self.exit_code}))
 
 
 class UnusableSettings(Failure):
@@ -78,7 +80,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
-            raise UnusableSettings(error.problems, as_json=as_json) from error
+            raise UnusableSettings(error.problems, error.warnings, as_json=as_json) from error
         except LedgerError as error:
             raise Failure([str(error)], as_json=as_json) from error
         except click.UsageError:

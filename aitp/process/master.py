@@ -189,7 +189,11 @@ class Master:
             settings = self._crew.load()
             self._refuse_moves(settings)
         except ConfigurationError as error:
-            log.error("New settings are not valid, the running ones stay", problems=list(error.problems))
+            log.error(
+                "New settings are not valid, the running ones stay",
+                problems=list(error.problems),
+                warnings=list(error.warnings),
+            )
             self._systemd.reloaded(refused=True)
             return
         self._send("prepare", lambda: self._crew.prepare(settings), lambda code: self._reload_ended(settings, code))

@@ -76,7 +76,11 @@ def _install_signals(application: Application) -> None:
             application.settings = _needed(load_settings())
             log.info("Settings loaded again")
         except ConfigurationError as error:
-            log.error("New settings are not valid, the running ones stay", problems=list(error.problems))
+            log.error(
+                "New settings are not valid, the running ones stay",
+                problems=list(error.problems),
+                warnings=list(error.warnings),
+            )
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -223,6 +223,17 @@ def test_settings_that_cannot_be_used_are_all_there_is_to_say(demo: World, tmp_p
     assert not any(server.exchanges for server in demo.servers.values())
 
 
+def test_a_misspelt_name_is_a_warning_beside_what_is_wrong(demo: World, tmp_path: Path) -> None:
+    report = looked(demo, tmp_path, {"METRICS_PORT": "0", "CONCURENCY_LIMIT": "3"})
+
+    [wrong, odd] = report.findings
+    assert (wrong.severity, odd.severity) == (Severity.ERROR, Severity.WARNING)
+    assert (odd.what, odd.do) == (
+        "CONCURENCY_LIMIT is not a setting and is ignored",
+        "Did you mean CONCURRENCY_LIMIT?",
+    )
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(demo: World, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file, where a folder should be")
 

@@ -84,6 +84,15 @@ def test_settings_that_cannot_be_used_are_listed_in_the_document(desk: Desk) -> 
     assert [problem.partition("=")[0] for problem in document["problems"]] == ["CONCURRENCY_LIMIT", "METRICS_PORT"]
 
 
+def test_a_misspelt_name_is_told_after_what_is_wrong(desk: Desk) -> None:
+    run = desk.run("status", "--json", METRICS_PORT="many", CONCURENCY_LIMIT="3")
+
+    misspelt = "CONCURENCY_LIMIT is not a setting and is ignored; did you mean CONCURRENCY_LIMIT?"
+    document = json.loads(run.stdout)
+    assert (run.returncode, len(document["problems"]), document["warnings"]) == (78, 1, [misspelt])
+    assert run.stderr.splitlines()[-1] == f"aitp: {misspelt}"
+
+
 @pytest.mark.parametrize("command", ["ledger check", "ledger recover", "pause", "tasks"])
 def test_nothing_is_made_where_there_is_no_ledger(desk: Desk, tmp_path: Path, command: str) -> None:
     desk.run(*command.split(), RATE_LIMIT_STORAGE_PATH=str(tmp_path / "none" / "ledger.db"))

@@ -43,11 +43,12 @@ def test_invalid_settings_change_nothing_and_are_told(service: Service) -> None:
     service.start(CONCURRENCY_LIMIT=2, EMBEDDING_BATCH_SIZE=2)
     before = {child.pid for child in service.crew()}
 
-    service.configure(CONCURRENCY_LIMIT="many", API_BASE_URL="")
+    service.configure(CONCURRENCY_LIMIT="many", API_BASE_URL="", API_BASEURL="http://nestjs-api:3000")
     service.signal(signal.SIGHUP)
 
     [told] = service.wait(lambda: service.said("New settings are not valid, the running ones stay"), what="not told")
     assert [re.split("[:=]", problem)[0] for problem in told["problems"]] == ["API_BASE_URL", "CONCURRENCY_LIMIT"]
+    assert told["warnings"] == ["API_BASEURL is not a setting and is ignored; did you mean API_BASE_URL?"]
     service.await_states(succeeded=20)
     assert {child.pid for child in service.crew()} == before
     assert world.summary().most_calls_at_once == 2

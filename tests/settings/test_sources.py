@@ -170,6 +170,18 @@ def test_a_misspelt_name_is_warned_about_with_the_one_that_was_meant(name: str, 
     )
 
 
+def test_misspelt_names_are_told_beside_what_is_missing_because_of_them(tmp_path: Path) -> None:
+    lines = {"API_BASEURL" if name == "API_BASE_URL" else name: value for name, value in COMPLETE.items()}
+    file = written(tmp_path / "settings.env", "\n".join(f"{name}={value}" for name, value in lines.items()))
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({"AITP_ENV_FILE": str(file)})
+
+    [problem] = refusal.value.problems
+    assert problem.startswith("API_BASE_URL: required, but not set")
+    assert refusal.value.warnings == ("API_BASEURL is not a setting and is ignored; did you mean API_BASE_URL?",)
+
+
 @pytest.mark.parametrize(
     "name", ["PATH", "HOME", "LANG", "LOG", "HOSTNAME", "OLLAMA_HOST", "OPENAI_ORG_ID", "LS_COLORS", "XDG_RUNTIME_DIR"]
 )
