@@ -29,6 +29,7 @@ from aitp.logs import get_logger
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
 from aitp.process.reuse import tell_of_reuse
+from aitp.process.warnings import DiskWatch
 from aitp.taskapi import PendingPage, TaskApi
 from aitp.tasks import Health, NewTask, Service
 
@@ -121,6 +122,7 @@ class Relay:
         self._quiet_until = 0.0
         self._grace_is_over = False
         self._problem_told = False
+        self._disk = DiskWatch(settings.ledger_path, "polling")
         self.held_up: Because | None = None
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
@@ -139,6 +141,7 @@ class Relay:
             return found.until
         poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
         self.held_up = None if isinstance(poll, Poll) else poll.because
+        self._disk.heed(self.held_up, time.monotonic())
         if isinstance(poll, Poll):
             self._poll(poll)
             return time.time()

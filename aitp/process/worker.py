@@ -24,7 +24,7 @@ from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.reuse import tell_of_reuse
 from aitp.process.terms import terms_of
-from aitp.process.warnings import warn_of_idleness
+from aitp.process.warnings import DiskWatch, warn_of_idleness
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Health, Outcome, Service, Task, TaskStatus
 
@@ -56,6 +56,7 @@ class Worker:
         self._context = context
         self._terms = terms_of(settings)
         self._lengths = VectorLengths(ledger.cache)
+        self._disk = DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
@@ -71,6 +72,7 @@ class Worker:
         # Before the claim, not after: who brings a task in between must see that this worker is to be woken.
         self._hands.idle()
         claim = self._ledger.claims.claim(self._hands.slot, self._terms)
+        self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
             warn_of_idleness(claim, self._metrics)
             return claim

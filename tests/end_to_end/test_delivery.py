@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
 import pytest
 
 from aitp.demo.faults import Fault
-from aitp.ledger import DISK_RESERVE_BYTES
-from tests.end_to_end.conftest import DISK_MEGABYTES
 from tests.end_to_end.running import Service, threads
 
 LATENCY = 0.1
@@ -22,12 +19,6 @@ def all_delivered_once(service: Service, tasks: int, workers: int) -> None:
     assert (summary.texts_bought, summary.bought_again) == (tasks, 0)
     assert (summary.deliveries, summary.delivered_again, summary.wrong_results) == (tasks, 0, 0)
     assert summary.most_calls_at_once <= workers
-
-
-def fill(disk: Path) -> None:
-    """Leave less than the ledger's reserve, and enough for what is written all the same."""
-    with (disk / "ballast").open("wb") as ballast:
-        ballast.write(bytes(DISK_MEGABYTES * 2**20 - DISK_RESERVE_BYTES // 2))
 
 
 def test_every_task_is_delivered_and_each_text_bought_once(service: Service) -> None:
@@ -105,29 +96,6 @@ def test_once_that_may_not_poll_does_not_say_that_nothing_is_left(service: Servi
     assert service.run("resume") == 0
     assert service.run("once") == 0
     assert world.states() == {"succeeded": 3}
-
-
-def test_once_polls_nothing_and_says_why_while_the_disk_is_nearly_full(service: Service, disk: Path) -> None:
-    world = service.open_world(3)
-    fill(disk)
-
-    assert service.run("once") == 1
-
-    [told] = service.said("Work may be left for the next run, the task API was not polled")
-    assert "less than 64 MB are free on the ledger's disk" in told["reason"]
-    assert world.states() == {"pending": 3}
-
-
-def test_once_does_not_wait_for_a_disk_that_filled_up_while_it_holds_tasks(service: Service, disk: Path) -> None:
-    service.open_world(3)
-    assert service.run("once", RATE_LIMIT_ENABLED="true", RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=1) == 1
-    fill(disk)
-
-    assert service.run("once", RATE_LIMIT_PER_HOUR=0, timeout=20) == 1
-
-    [_, told] = service.said("Work is left for the next run")
-    assert (told["done"], told["left"]) == (0, 2)
-    assert "less than 64 MB are free on the ledger's disk" in told["reason"]
 
 
 @pytest.mark.slow
