@@ -384,10 +384,9 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}
 
 
-def real_openai_key() -> str | None:
-    """OPENAI_API_KEY of the environment, if it is one that OpenAI may know: for the demo."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    return key if key not in ("", PLACEHOLDER_KEY) else None
+def exported(*names: str) -> dict[str, str]:
+    """Which of these the environment itself has, and not only the file of settings: for the demo."""
+    return {name: value for name in names if (value := os.environ.get(name, "").strip())}
 
 
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:

@@ -51,27 +51,37 @@ def demo(
     servers: str | None,
     as_json: bool,
 ) -> None:
-    """See the whole service at work on this machine, against servers of its own."""
-    from pathlib import Path
+    """See the whole service at work on this machine, against servers of its own.
 
-    from aitp.demo.command import Plan
-    from aitp.demo.documents import TYPES
-    from aitp.demo.practice import practise
-    from aitp.demo.show import show
-    from aitp.settings import real_openai_key
+    With OPENAI_API_KEY (or OPENAI_API_KEY_FILE) in the environment OpenAI itself is called, or the server that
+    OPENAI_BASE_URL names, and is paid; unset them for a demo that costs nothing.
+    """
+    from aitp.demo.stopping import told_to_stop_once
 
-    chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
-    if unknown := set(chosen) - set(TYPES):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
-    plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai_key(), mode, chosen)
-    if servers is None:
-        sys.exit(show(plan, as_json=as_json))
-    if faults or keep or as_json:
-        raise click.UsageError("--servers goes with --tasks, --workers, --latency-ms, --port, --mode and --types alone")
-    try:
-        sys.exit(practise(plan, Path(servers)))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--servers") from None
+    with told_to_stop_once():  # from here on, as what follows is half a second of imports
+        from pathlib import Path
+
+        from aitp.demo.command import Plan, real_openai
+        from aitp.demo.documents import TYPES
+        from aitp.demo.practice import practise
+        from aitp.demo.show import show
+
+        chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
+        if unknown := set(chosen) - set(TYPES):
+            raise click.BadParameter(
+                f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types"
+            )
+        plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai(), mode, chosen)
+        if servers is None:
+            sys.exit(show(plan, as_json=as_json))
+        if faults or keep or as_json:
+            raise click.UsageError(
+                "--servers goes with --tasks, --workers, --latency-ms, --port, --mode and --types alone"
+            )
+        try:
+            sys.exit(practise(plan, Path(servers)))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--servers") from None
 
 
 @click.command(

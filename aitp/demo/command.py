@@ -17,21 +17,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from aitp.demo.documents import tasks_of
+from aitp.demo.documents import tasks_like
 from aitp.demo.envfile import write_env_file
 from aitp.demo.faults import Fault, FaultKind
-from aitp.demo.sentences import tasks
+from aitp.demo.stopping import hear_no_more, undisturbed
 from aitp.demo.verdict import Verdict, judge
 from aitp.demo.world_process import WorldProcess
 from aitp.process.scoreboard import State, glance
 from aitp.process.slots import Role, role_of
-from aitp.settings import PROJECT_ROOT, surroundings
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
 
 LOOK_SECONDS = 0.2
 HUNT_SECONDS = 0.01
@@ -44,9 +43,20 @@ OLLAMA_CHATTER = "qwen3:0.6b"
 TOKEN_SECONDS = 20.0
 
 
+def real_openai() -> dict[str, str]:
+    """The settings of the environment that lead to OpenAI; none without a key that it may know."""
+    given = exported("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "OPENAI_BASE_URL")
+    if given.get("OPENAI_API_KEY") == PLACEHOLDER_KEY or not {"OPENAI_API_KEY", "OPENAI_API_KEY_FILE"} & given.keys():
+        return {}
+    return given
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was asked for on the command line. `key`: a real OpenAI key, then real calls are made and paid for."""
+    """What was asked for on the command line, and `openai`: settings with a real key (see `real_openai`).
+
+    With them real calls are made and paid for.
+    """
 
     tasks: int = 200
     workers: int = 5
@@ -54,56 +64,57 @@ class Plan:
     port: int = 0
     faults: bool = False
     keep: bool = False
-    key: str | None = None
+    openai: Mapping[str, str] = field(default_factory=dict)
     mode: str = "openai"
     types: tuple[str, ...] = ("text_embedding",)
 
-    def documents(self) -> list[dict[str, Any]]:
-        """The tasks that the demo's task API begins with."""
-        if self.mode == "openai" and self.types == ("text_embedding",):
-            return list(tasks(self.tasks))
-        if self.mode == "openai":
-            return list(tasks_of(self.types, self.tasks))
-        return list(tasks_of(self.types, self.tasks, embedding_model=OLLAMA_EMBEDDER, chat_model=OLLAMA_CHATTER))
+    @property
+    def pays(self) -> bool:
+        """Whether a provider is called that is not the demo's own."""
+        return bool(self.openai) and self.mode != "ollama"
+
+    @property
+    def kind(self) -> dict[str, Any] | None:
+        """What its tasks are like, for `tasks_like`."""
+        if self.mode != "openai":
+            return {"types": self.types, "embedding_model": OLLAMA_EMBEDDER, "chat_model": OLLAMA_CHATTER}
+        return None if self.types == ("text_embedding",) else {"types": self.types}
 
 
 class Demo:
-    """One run. A context manager: leaving it stops the service and its servers."""
+    """One run: `start` it, and `close` it however far that got."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.folder = Path(tempfile.mkdtemp(prefix="aitp-demo-"))
         self.port = plan.port or free_port()
         self.killed_worker: int | None = None
         self._started = time.monotonic()
-        try:
-            self.world = WorldProcess(
-                {
-                    "openai_api": {"latency_seconds": plan.latency_ms / 1000},
-                    "ollama_api": {"latency_seconds": plan.latency_ms / 1000},
-                    "task_api": {"lag_seconds": LAG_SECONDS},
-                    "authorization": {"lifetime_seconds": TOKEN_SECONDS},
-                }
-            )
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        self.documents = plan.documents()
+        self._keep_log = False
+        self._begun = ExitStack()
+
+    def start(self) -> None:
+        """The servers with their tasks, then the service."""
+        with undisturbed():
+            self.folder = Path(tempfile.mkdtemp(prefix="aitp-demo-"))
+            self._begun.callback(self._clear_folder)
+            self.world = self._begun.enter_context(WorldProcess(self._servers()))
+        self.documents = list(tasks_like(self.plan.kind, self.plan.tasks))
         self.world.add_documents(self.documents)
-        if plan.faults:
+        if self.plan.faults:
             self._order_faults()
         write_env_file(self.env_file, self._settings())
-        self._log = self.log_path.open("wb")
-        self._service = subprocess.Popen(
-            [sys.executable, "-m", "aitp", "run"],
-            env={**surroundings(), "AITP_ENV_FILE": str(self.env_file)},
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
-            start_new_session=True,
-        )
+        with undisturbed(), self.log_path.open("wb") as log:
+            self._service = subprocess.Popen(
+                [sys.executable, "-m", "aitp", "run"],
+                env={**surroundings(), "AITP_ENV_FILE": str(self.env_file)},
+                cwd=PROJECT_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
+                start_new_session=True,
+            )
+            self._begun.callback(self.stop)
 
     @property
     def url(self) -> str:
@@ -126,6 +137,15 @@ class Demo:
     def runtime_dir(self) -> Path:
         return self.folder / "run"
 
+    def _servers(self) -> Mapping[str, Any]:
+        latency = {"latency_seconds": self.plan.latency_ms / 1000}
+        return {
+            "openai_api": latency,
+            "ollama_api": latency,
+            "task_api": {"lag_seconds": LAG_SECONDS},
+            "authorization": {"lifetime_seconds": TOKEN_SECONDS},
+        }
+
     def _settings(self) -> Mapping[str, str]:
         settings = {
             **self.world.environment,
@@ -143,8 +163,12 @@ class Demo:
             **{f"RATE_LIMIT_PER_{period}": str(100 * self.plan.tasks) for period in ("MINUTE", "HOUR", "DAY")},
             **{f"RATE_LIMIT_PER_{period}": str(1000 * self.plan.tasks) for period in ("WEEK", "MONTH")},
         }
-        if self.plan.key is not None:
-            return settings | {"OPENAI_API_KEY": self.plan.key, "OPENAI_BASE_URL": "https://api.openai.com/v1"}
+        if self.plan.openai:
+            ours = {name for name in settings if name.startswith("OPENAI_")}
+            theirs = dict(self.plan.openai)
+            if file := theirs.get("OPENAI_API_KEY_FILE"):
+                theirs["OPENAI_API_KEY_FILE"] = os.path.abspath(file)  # the service runs elsewhere
+            return {name: value for name, value in settings.items() if name not in ours} | theirs
         # What it would cost: the prices are examples, and so is the bill.
         return settings | {"PRICES": str(PROJECT_ROOT / "etc/prices.example.toml"), "BUDGET_PER_DAY": "100"}
 
@@ -211,7 +235,8 @@ class Demo:
 
     def verdict(self) -> Verdict:
         """What the servers and the service's own log say of the run. Before the servers are stopped."""
-        return judge(self.world, self.log_path, self.ledger_path, self.documents, time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        return judge(self.world, self.log_path, self.ledger_path, self.documents, seconds, not self.plan.pays)
 
     @property
     def came_up(self) -> bool:
@@ -235,18 +260,19 @@ class Demo:
         if self.running:
             self._service.terminate()
         try:
-            code = self._service.wait(STOP_SECONDS)
+            return self._service.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._service.kill()
-            code = self._service.wait()
-        self._log.close()
-        return code
+            return self._service.wait()
 
     def close(self, *, keep_log: bool) -> None:
         """Stop everything, and leave nothing behind, but for the log if that is wanted."""
-        self.stop()
-        self.world.close()
-        if not keep_log:
+        hear_no_more()
+        self._keep_log = keep_log
+        self._begun.close()
+
+    def _clear_folder(self) -> None:
+        if not self._keep_log:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         self.env_file.unlink(missing_ok=True)
@@ -264,20 +290,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextmanager
-def told_to_stop_once() -> Iterator[None]:
-    """Ctrl-C and TERM stop the demo; a second one while it is stopping changes nothing."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

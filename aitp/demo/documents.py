@@ -7,13 +7,13 @@ second round on a number stands behind a text, so that no two tasks have the sam
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count as numbers
 from typing import Any
 
 from aitp.demo.scripts import AREAS, SCRIPTS, Script
-from aitp.demo.sentences import MODEL, texts
+from aitp.demo.sentences import MODEL, tasks, texts
 
 CHAT_MODEL = "o3-mini"
 TYPES = ("text_embedding", "identifying_data", "defining_topics", "defining_impact_area", "defining_severity")
@@ -25,6 +25,13 @@ CALLBACKS = {
     "defining_impact_area": ("verification_update_defining_impact_area", "impactArea"),
     "defining_severity": ("verification_update_defining_severity", "severity"),
 }
+
+
+def tasks_like(
+    kind: Mapping[str, Any] | None, count: int, *, seed: int = 0, start: int = 0
+) -> Iterator[dict[str, Any]]:
+    """So many documents of a kind: what `tasks_of` takes besides; None: embeddings alone, as OpenAI has them."""
+    return tasks(count, seed, start=start) if kind is None else tasks_of(**kind, count=count, seed=seed, start=start)
 
 
 def tasks_of(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from aitp.demo.command import OLLAMA_CHATTER, OLLAMA_EMBEDDER, Plan, told_to_stop_once
+from aitp.demo.command import OLLAMA_CHATTER, OLLAMA_EMBEDDER, Plan
 from aitp.demo.envfile import write_env_file
+from aitp.demo.stopping import undisturbed
 from aitp.demo.world_process import WorldProcess
 
 ENV_FILE = "aitp.env"
@@ -20,31 +23,30 @@ def practise(plan: Plan, directory: Path) -> int:
     directory = directory.absolute()
     env_file = directory / ENV_FILE
     console = Console()
-    with told_to_stop_once():
-        try:
-            with _servers(plan) as world:
-                try:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    write_env_file(env_file, _settings(plan, world, directory))
-                except FileExistsError:
-                    raise ValueError(
-                        f"{env_file} is there already: if an earlier demo made {directory}, remove that; else name "
-                        "another directory"
-                    ) from None
-                except OSError as error:
-                    raise ValueError(f"{env_file}: {error.strerror}; name another directory") from None
-                console.print(_introduction(plan, world, env_file), soft_wrap=True, highlight=False, markup=False)
-                world.wait()
-        except KeyboardInterrupt:
-            console.print(f"The servers are gone; {directory} stays, for you to look at and remove", soft_wrap=True)
+    try:
+        with ExitStack() as begun:
+            with undisturbed():
+                world = begun.enter_context(WorldProcess(_servers(plan)))
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                write_env_file(env_file, _settings(plan, world, directory))
+            except FileExistsError:
+                raise ValueError(
+                    f"{env_file} is there already: if an earlier demo made {directory}, remove that; else name "
+                    "another directory"
+                ) from None
+            except OSError as error:
+                raise ValueError(f"{env_file}: {error.strerror}; name another directory") from None
+            console.print(_introduction(plan, world, env_file), soft_wrap=True, highlight=False, markup=False)
+            world.wait()
+    except KeyboardInterrupt:
+        console.print(f"The servers are gone; {directory} stays, for you to look at and remove", soft_wrap=True)
     return 0
 
 
-def _servers(plan: Plan) -> WorldProcess:
+def _servers(plan: Plan) -> dict[str, Any]:
     latency = {"latency_seconds": plan.latency_ms / 1000}
-    world = WorldProcess({"openai_api": latency, "ollama_api": latency})
-    world.add_documents(plan.documents())
-    return world
+    return {"openai_api": latency, "ollama_api": latency, "tasks": plan.tasks, "kind": plan.kind}
 
 
 def _settings(plan: Plan, world: WorldProcess, directory: Path) -> dict[str, str]:

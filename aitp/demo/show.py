@@ -11,54 +11,50 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from aitp.demo.command import Demo, Plan, told_to_stop_once
+from aitp.demo.command import Demo, Plan
+from aitp.demo.stopping import EXIT_INTERRUPTED
 from aitp.demo.verdict import Verdict
-
-EXIT_INTERRUPTED = 130
 
 
 def show(plan: Plan, *, as_json: bool = False) -> int:
     """Run the demo; 0 only if it kept all promises. `as_json`: the figures on standard output, all else beside it."""
     console = Console(stderr=as_json)
-    with told_to_stop_once():
-        demo = Demo(plan)
-        keep_log, verdict = False, None
-        try:
-            console.print(_introduction(plan, demo), soft_wrap=True)
-            verdict = _run(demo, console)
-            if verdict is None:
-                keep_log = True
-                console.print(_why_not_up(demo), soft_wrap=True)
-                return 1
-            console.print(_figures(verdict, demo.killed_worker))
-            for wrong in verdict.wrong:
-                console.print(f"[bold red]WRONG[/]: {wrong}")
-            if not verdict.wrong:
-                said = (
-                    "none bought again once its answer was recorded"
-                    if verdict.bought_again
-                    else "each text bought once"
-                )
-                console.print(f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded, {said}[/]")
-            console.print(_places(demo), soft_wrap=True)
-            if as_json:
-                places = {"url": demo.url, "log": str(demo.log_path)}
-                print(json.dumps(dataclasses.asdict(verdict) | places, indent=2), flush=True)
-            if plan.keep and demo.running:
-                console.print("Running until Ctrl-C")
-                demo.wait()
-            code = demo.stop()
-            if code != 0:
-                console.print(f"[bold red]WRONG[/]: the service ended with exit code {code}")
+    demo = Demo(plan)
+    keep_log, verdict = False, None
+    try:
+        demo.start()
+        console.print(_introduction(plan, demo), soft_wrap=True)
+        verdict = _run(demo, console)
+        if verdict is None:
             keep_log = True
-            return 0 if code == 0 and not verdict.wrong else 1
-        except KeyboardInterrupt:
-            console.print("Stopping")
-            if plan.keep and verdict is not None:
-                return 1 if verdict.wrong else 0  # that is how a demo which is kept ends
-            return EXIT_INTERRUPTED
-        finally:
-            demo.close(keep_log=keep_log)
+            console.print(_why_not_up(demo), soft_wrap=True)
+            return 1
+        console.print(_figures(verdict, demo))
+        for wrong in verdict.wrong:
+            console.print(f"[bold red]WRONG[/]: {wrong}")
+        if not verdict.wrong:
+            console.print(
+                f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded{_how_bought(plan, verdict)}[/]"
+            )
+        console.print(_places(demo), soft_wrap=True)
+        if as_json:
+            places = {"url": demo.url, "log": str(demo.log_path)}
+            print(json.dumps(dataclasses.asdict(verdict) | places, indent=2), flush=True)
+        if plan.keep and demo.running:
+            console.print("Running until Ctrl-C")
+            demo.wait()
+        code = demo.stop()
+        if code != 0:
+            console.print(f"[bold red]WRONG[/]: the service ended with exit code {code}")
+        keep_log = True
+        return 0 if code == 0 and not verdict.wrong else 1
+    except KeyboardInterrupt:
+        console.print("Stopping")
+        if plan.keep and verdict is not None:
+            return 1 if verdict.wrong else 0  # that is how a demo which is kept ends
+        return EXIT_INTERRUPTED
+    finally:
+        demo.close(keep_log=keep_log)
 
 
 def _why_not_up(demo: Demo) -> str:
@@ -86,15 +82,23 @@ def _introduction(plan: Plan, demo: Demo) -> str:
         "ollama": "Ollama's protocol, embedded",
         "hybrid": "Ollama's protocol, embedded, and OpenAI's as its fallback",
     }[plan.mode]
-    if plan.key and plan.mode != "ollama":
-        provider = "OpenAI, with your key: these calls are paid for"
+    if plan.pays:
+        whose = "the server of OPENAI_BASE_URL" if "OPENAI_BASE_URL" in plan.openai else "OpenAI"
+        provider = f"{whose}, with your key: these calls are paid for"
     return (
         f"{plan.tasks} tasks, {plan.workers} workers. Provider: {provider}.\n"
         f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"
     )
 
 
-def _figures(verdict: Verdict, killed: int | None) -> Table:
+def _how_bought(plan: Plan, verdict: Verdict) -> str:
+    if plan.pays:
+        return ""  # counted by whom it was paid to
+    return ", none bought again once its answer was recorded" if verdict.bought_again else ", each text bought once"
+
+
+def _figures(verdict: Verdict, demo: Demo) -> Table:
+    killed = demo.killed_worker
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     rows = {
@@ -113,6 +117,9 @@ def _figures(verdict: Verdict, killed: int | None) -> Table:
             f"{used}/{limit} {'an' if name == 'hour' else 'a'} {name}" for name, (used, limit) in verdict.limits.items()
         ),
     }
+    if demo.plan.pays:
+        # The demo's own providers, which count these, were not asked.
+        del rows["Provider calls"], rows["Texts bought"]
     for name, value in rows.items():
         table.add_row(name, value)
     return table

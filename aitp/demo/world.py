@@ -4,7 +4,8 @@ The configuration, every part of it optional:
 
     {"task_api": {…}, "authorization": {…}, "openai_api": {…}, "ollama_api": {…},     arguments of each server's class
      "wikidata_api": {…},
-     "tasks": 200, "seed": 0}                                                         tasks pending at the start
+     "tasks": 200, "seed": 0,                                                         tasks pending at the start
+     "kind": {"types": ["defining_topics"], …}}                                       of all tasks: see `tasks_like`
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.documents import tasks_like
 from aitp.demo.http import Flights, HttpServer
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
-from aitp.demo.sentences import tasks
 from aitp.demo.task_api import TaskApi
 from aitp.demo.wikidata_api import WikidataApi
 
@@ -30,6 +31,7 @@ class World:
         config = dict(config or {})
         self.seed = int(config.get("seed", 0))
         self.tasks_made = 0
+        self._kind: Mapping[str, Any] | None = config.get("kind")
         self.authorization = AuthorizationServer(**config.get("authorization", {}))
         self.openai_api = OpenAIApi(**config.get("openai_api", {}))
         self.ollama_api = OllamaApi(**config.get("ollama_api", {}))
@@ -40,8 +42,8 @@ class World:
         self.task_api = TaskApi(authorization=self.authorization, tasks=pending, **config.get("task_api", {}))
 
     def make_tasks(self, count: int) -> list[dict[str, Any]]:
-        """So many new documents, their texts unlike all made before."""
-        documents = list(tasks(count, self.seed, start=self.tasks_made))
+        """So many new documents, their ids and texts unlike all made before."""
+        documents = list(tasks_like(self._kind, count, seed=self.seed, start=self.tasks_made))
         self.tasks_made += count
         return documents
 

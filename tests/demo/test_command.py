@@ -1,0 +1,189 @@
+"""`aitp demo` as a command: whom it calls with a real key, and what is left of it, however it is told to end."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+
+from aitp.demo.openai_api import OpenAIApi
+from aitp.demo.sentences import text_of
+from aitp.demo.vectors import encoded_vector
+from aitp.settings import PROJECT_ROOT, surroundings
+from tests.demo.talking import basic, session
+from tests.waiting import wait_until
+
+
+@contextmanager
+def started(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`aitp demo`, which makes its directory in `folder`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aitp", "demo", *arguments],
+        env={**surroundings(), "TMPDIR": str(folder), **environ},
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Not below tmp_path, whose length would leave no room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="aitp-test-") as directory:
+        yield Path(directory)
+
+
+def children(pid: int) -> set[int]:
+    """Process ids; none once the parent has ended."""
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
+
+
+def members(sessions: set[int]) -> list[str]:
+    """What runs in these sessions."""
+    running = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, session = (process / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(session) in sessions and state != "Z":
+                running.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return running
+
+
+def folders(folder: Path) -> list[Path]:
+    return list(folder.glob("aitp-demo-*"))
+
+
+@pytest.mark.parametrize("named", ["OPENAI_API_KEY", "OPENAI_API_KEY_FILE"])
+def test_a_real_key_goes_to_the_server_that_is_set_beside_it(
+    named: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "key").write_text("sk-of-theirs\n")
+    # Their model is not the demo's own.
+    monkeypatch.setattr(
+        "aitp.demo.openai_api.encoded_vector", lambda text, *order: encoded_vector(f"{text} otherwise", *order)
+    )
+    with OpenAIApi(key="sk-of-theirs") as theirs:
+        key = "sk-of-theirs" if named == "OPENAI_API_KEY" else os.path.relpath(place / "key")
+        with started(place, "--tasks", "5", OPENAI_BASE_URL=theirs.base_url, **{named: key}) as demo:
+            out, err = demo.communicate(timeout=90)
+
+    assert theirs.times_bought().total() == 5, out
+    assert (demo.returncode, err) == (0, ""), out
+    assert "the server of OPENAI_BASE_URL, with your key: these calls are paid for" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_ends_commands_stops_the_service_as_well(number: signal.Signals, place: Path) -> None:
+    with started(place) as demo:
+        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
+        begun = children(demo.pid)
+        demo.send_signal(number)
+        told = demo.communicate(timeout=60)
+
+    assert demo.returncode == 130, told
+    assert told[1] == ""
+    assert not members(begun)
+    assert not folders(place)
+
+
+def test_a_terminal_that_is_closed_takes_the_service_with_it(place: Path) -> None:
+    ours, theirs = pty.openpty()
+    # The terminal becomes the one that controls the demo's session, as a shell's would.
+    script = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    demo = subprocess.Popen(
+        [sys.executable, "-c", script, sys.executable, "-m", "aitp", "demo"],
+        env={**surroundings(), "TMPDIR": str(place)},
+        cwd=PROJECT_ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
+        begun = children(demo.pid)
+    finally:
+        os.close(ours)
+        demo.wait(60)
+
+    assert not members(begun)
+    assert not folders(place)
+
+
+def answers_signals(pid: int) -> bool:
+    """Whether HUP is caught, which Python does not do of itself."""
+    caught = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught[0].split()[1], 16) & 1 << signal.SIGHUP - 1)
+
+
+EARLY: dict[str, Callable[[int], bool]] = {
+    "it loads its modules": answers_signals,
+    "its servers start": lambda pid: len(children(pid)) == 1,
+    "its service starts": lambda pid: len(children(pid)) == 2,
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", EARLY)
+def test_a_signal_while_it_starts_ends_it_quietly(moment: str, number: signal.Signals, place: Path) -> None:
+    with started(place) as demo:
+        wait_until(lambda: EARLY[moment](demo.pid), timeout=30, every=0.001)
+        demo.send_signal(number)
+        begun: set[int] = set()
+        while demo.poll() is None:
+            begun |= children(demo.pid)
+        told = demo.communicate()
+
+    assert (demo.returncode, told[1]) == (130, "")
+    assert not members(begun)
+    assert not folders(place)
+
+
+def pending(settings: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """What the task API of these settings lists."""
+    headers = basic(str(settings["OAUTH2_CLIENT_ID"]), str(settings["OAUTH2_CLIENT_SECRET"]))
+    form = {"grant_type": "client_credentials", "scope": "read write"}
+    token = session().post(str(settings["OAUTH2_TOKEN_URL"]), data=form, headers=headers).json()["access_token"]
+    return list(session(token).get(f"{settings['API_BASE_URL']}/api/ai-tasks/pending").json())
+
+
+@pytest.mark.parametrize("kind", [(), ("--mode", "hybrid", "--types", "defining_topics,defining_severity")])
+def test_tasks_ordered_as_the_servers_say_are_new_and_of_the_same_kind(kind: Sequence[str], place: Path) -> None:
+    with started(place, "--servers", str(place), "--tasks", "10", *kind) as demo:
+        assert demo.stdout is not None
+        [order] = [line for _, line in zip(range(11), demo.stdout, strict=False) if line.startswith("More tasks:")]
+        settings = dotenv_values(place / "aitp.env")
+        first = pending(settings)
+        for _ in range(2):
+            [*_, body, url] = shlex.split(order)
+            session().post(url, data=body).raise_for_status()
+        listed = pending(settings)
+
+    assert listed[:10] == first
+    assert len(listed) == 210
+    assert len({task["_id"] for task in listed}) == len({text_of(task) for task in listed}) == 210
+    assert {task["type"] for task in listed} == {task["type"] for task in first}
