@@ -26,15 +26,18 @@ from aitp.demo.documents import tasks_like
 from aitp.demo.envfile import write_env_file
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.stopping import hear_no_more, undisturbed
-from aitp.demo.verdict import Verdict, judge
+from aitp.demo.verdict import Verdict, judge, lines_of
 from aitp.demo.world_process import WorldProcess
 from aitp.process.scoreboard import State, glance
 from aitp.process.slots import Role, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
+from aitp.wording import printable
 
 LOOK_SECONDS = 0.2
 HUNT_SECONDS = 0.01
 PATIENCE_SECONDS = 120.0  # without any task's progress
+QUIET_SECONDS = 10.0  # of them, before its reason is told
+TAIL_BYTES = 65_536
 STOP_SECONDS = 60.0
 LAG_SECONDS = 2.0
 # Both are in the embedded Ollama's library.
@@ -88,7 +91,7 @@ class Demo:
         self.plan = plan
         self.port = plan.port or free_port()
         self.killed_worker: int | None = None
-        self._started = time.monotonic()
+        self._started = self._moved = time.monotonic()
         self._keep_log = False
         self._begun = ExitStack()
 
@@ -204,14 +207,14 @@ class Demo:
 
     def progress(self) -> Iterator[int]:
         """Tasks that have a result, now and then, until all have one, nothing moves any more, or the service fails."""
-        done, moved = 0, time.monotonic()
+        done, self._moved = 0, time.monotonic()
         while done < self.plan.tasks:
             states = self.world.states()
             now_done = states.get("succeeded", 0) + states.get("failed", 0)
             if now_done != done:
-                done, moved = now_done, time.monotonic()
+                done, self._moved = now_done, time.monotonic()
             yield done
-            if time.monotonic() - moved > PATIENCE_SECONDS:
+            if time.monotonic() - self._moved > PATIENCE_SECONDS:
                 return
             hunting = self.plan.faults and self.killed_worker is None
             if hunting:
@@ -221,6 +224,18 @@ class Demo:
                 return
             except subprocess.TimeoutExpired:
                 continue
+
+    def obstacle(self) -> str | None:
+        """Why nothing has moved for `QUIET_SECONDS`: the last reason in the service's log. None if all is well."""
+        if time.monotonic() - self._moved < QUIET_SECONDS:
+            return None
+        with self.log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = list(lines_of(log.read()))
+        for line in reversed(lines):
+            if line.get("level") in ("warning", "error") and "reason" in line:
+                return printable(f"{line['event']}: {line['reason']}")
+        return None
 
     def _kill_a_worker(self) -> None:
         """kill -9 of a worker in the middle of a call, once the work has begun; at the next look if none is in one."""

@@ -106,8 +106,8 @@ def wrong_results(world: World) -> list[str]:
 
 def _expected(world: World, document: Mapping[str, Any], length: int) -> Iterator[list[float]]:
     """What Ollama gives for its models, or OpenAI in its place; what OpenAI gives for all others."""
-    content, text = document["content"], text_of(document)
-    model = DEFAULT_MODEL if isinstance(content, str) else content.get("model") or DEFAULT_MODEL
+    content, text = document.get("content"), text_of(document)
+    model = (content.get("model") if isinstance(content, dict) else None) or DEFAULT_MODEL
     if with_tag(model) in world.ollama_api.library:
         yield world.ollama_api.expected(text, model)
         model = DEFAULT_MODEL

@@ -28,6 +28,8 @@ def practise(plan: Plan, directory: Path) -> int:
             with undisturbed():
                 world = begun.enter_context(WorldProcess(_servers(plan)))
             try:
+                if directory.exists() and not directory.is_dir():
+                    raise ValueError(f"{directory} is no directory; name another")
                 directory.mkdir(parents=True, exist_ok=True)
                 write_env_file(env_file, _settings(plan, world, directory))
             except FileExistsError:

@@ -251,6 +251,6 @@ def tasks(count: int, seed: int = 0, model: str = MODEL, start: int = 0) -> Iter
 
 
 def text_of(task: Mapping[str, Any]) -> str:
-    """The text of a task document, in whichever form it comes."""
-    content = task["content"]
-    return content if isinstance(content, str) else str(content["text"])
+    """The text of a task document, in whichever form it comes; "" if it has none."""
+    content = task.get("content")
+    return content if isinstance(content, str) else str(content.get("text", "")) if isinstance(content, dict) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import sys
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,8 +68,12 @@ def _run(demo: Demo, console: Console) -> Verdict | None:
     columns = (TextColumn("tasks"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("tasks", total=demo.plan.tasks)
+        told = False
         for done in demo.progress():
             progress.update(bar, completed=done)
+            if not told and (obstacle := demo.obstacle()):
+                told = True
+                print(f"Nothing moves. The service's log says: {obstacle}", file=sys.stderr)
         if not demo.came_up:
             return None
         verdict = demo.verdict()

@@ -46,7 +46,7 @@ def judge(
 ) -> Verdict:
     """Look at everything once the tasks are through. `seen_all`: no other provider than the world's was asked."""
     seen = world.summary()
-    lines = list(_lines(log))
+    lines = list(lines_of(log.read_bytes()))
     recorded = {
         line["task_id"]: datetime.fromisoformat(line["timestamp"]).timestamp()
         for line in lines
@@ -91,8 +91,9 @@ def judge(
     )
 
 
-def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    for match in LINE.finditer(log.read_bytes()):
+def lines_of(log: bytes) -> Iterator[dict[str, Any]]:
+    """What the service itself has logged."""
+    for match in LINE.finditer(log):
         try:
             line = orjson.loads(match.group())
         except orjson.JSONDecodeError:

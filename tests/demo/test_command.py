@@ -22,6 +22,7 @@ from aitp.demo.sentences import text_of
 from aitp.demo.vectors import encoded_vector
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.demo.talking import basic, session
+from tests.packaging.test_command import aitp
 from tests.waiting import wait_until
 
 
@@ -187,3 +188,25 @@ def test_tasks_ordered_as_the_servers_say_are_new_and_of_the_same_kind(kind: Seq
     assert len(listed) == 210
     assert len({task["_id"] for task in listed}) == len({text_of(task) for task in listed}) == 210
     assert {task["type"] for task in listed} == {task["type"] for task in first}
+
+
+def test_what_keeps_all_tasks_waiting_is_told_once_beside_the_figures(place: Path) -> None:
+    with OpenAIApi(key="sk-of-theirs") as theirs:
+        environ = {"OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": theirs.base_url}
+        with started(place, "--tasks", "3", **environ) as demo:
+            assert demo.stderr is not None
+            told = demo.stderr.readline()
+            demo.send_signal(signal.SIGINT)
+            out, rest = demo.communicate(timeout=60)
+
+    assert told.startswith("Nothing moves. The service's log says: ")
+    assert "openai answered 401" in told
+    assert "look at OPENAI_API_KEY" in told
+    assert "Nothing moves" not in out + rest
+
+
+def test_a_place_for_settings_that_is_no_directory_is_called_so() -> None:
+    run = aitp("demo", "--servers", os.devnull)
+
+    assert run.returncode == 2
+    assert "/dev/null is no directory" in run.stderr

@@ -113,6 +113,20 @@ def test_a_wrong_result_and_a_second_payment_are_seen() -> None:
     assert (seen.bought_after_answer, seen.bought_after_delivery) == (1, 1)
 
 
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ["a", "list"]}, {"content": {"text": None}}])
+@pytest.mark.parametrize("state", ["failed", "succeeded"])
+def test_a_task_without_a_text_is_counted_like_others(state: str, content: dict[str, object]) -> None:
+    with World() as world:
+        token = ask_token(world.authorization).json()["access_token"]
+        [task_id] = world.task_api.add([{"type": "text_embedding", **content}])
+        patch(world.task_api, token, task_id, state, [0.5, 0.5])
+        wait_until(lambda: world.task_api.deliveries)
+        seen = summary(world)
+
+    assert seen.states == {state: 1}
+    assert seen.wrong_results == (state == "succeeded")
+
+
 def test_the_sentences_are_two_hundred_in_two_languages() -> None:
     assert len(PORTUGUESE) == len(ENGLISH) == 100
     assert len(set(SENTENCES)) == 200
