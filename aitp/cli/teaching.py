@@ -10,6 +10,7 @@ document on standard output as well: programs that read the one or the other are
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,9 @@ class Command(click.Command):
         # Before it can import numpy or the openai client.
         prepare_environment()
         as_json = bool(ctx.params.get("as_json"))
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            # From here on there may be something to put in order: see `__main__`.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:

@@ -148,6 +148,16 @@ EARLY: dict[str, Callable[[int], bool]] = {
 }
 
 
+def test_ctrl_c_before_a_command_has_begun_is_quiet_as_well(place: Path) -> None:
+    with started(place) as demo:
+        wait_until(lambda: "pydantic_core" in Path(f"/proc/{demo.pid}/maps").read_text(), timeout=30, every=0.001)
+        demo.send_signal(signal.SIGINT)
+        out, err = demo.communicate(timeout=60)
+
+    assert demo.returncode in (-signal.SIGINT, 130)
+    assert (out, err) == ("", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", EARLY)
 def test_a_signal_while_it_starts_ends_it_quietly(moment: str, number: signal.Signals, place: Path) -> None:
