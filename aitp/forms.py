@@ -6,6 +6,7 @@ Types only: each turns a variable's text into a value, or raises ValueError with
 from __future__ import annotations
 
 import os
+import stat
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from aitp import trust
 from aitp.prices import Prices, read_prices
-from aitp.urls import service_url
+from aitp.urls import listening_host, service_url
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +26,19 @@ def absolute(path: Path) -> Path:
         return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
     except RuntimeError:
         raise ValueError("must be a path; nobody here has that home directory") from None
+
+
+def _directory(path: Path) -> Path:
+    path = absolute(path)
+    try:
+        there = stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return path  # of another user's, who may look: the service itself reads it, and says so if it cannot
+    except OSError as error:
+        raise ValueError(f"must be a directory ({error.strerror})") from None
+    if not there:
+        raise ValueError("must be a directory")
+    return path
 
 
 def _file_itself(path: Path) -> Path:
@@ -41,7 +55,9 @@ def _prices(value: object) -> object:
 
 
 Url = Annotated[str, AfterValidator(service_url)]
+Host = Annotated[str, AfterValidator(listening_host)]
 Place = Annotated[Path, AfterValidator(absolute)]
+Directory = Annotated[Path, AfterValidator(_directory)]
 LedgerFile = Annotated[Path, AfterValidator(_file_itself)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]

@@ -31,7 +31,7 @@ from aitp.coherence import left_as_in_the_example, missing_together, quoted, unr
 from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
 from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
-from aitp.forms import Authorities, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
+from aitp.forms import Authorities, Directory, Host, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
 from aitp.prices import nano
 from aitp.privacy import blot_out
 from aitp.trust import Trust
@@ -153,7 +153,7 @@ class Settings(BaseModel):
         "Brazil",
         description="Country whose readers results are for: what is severe, and whom a name means, depend on it.",
     )
-    prompts_dir: Place | None = Field(None, description="A directory whose prompts replace the built-in ones.")
+    prompts_dir: Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
     wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
     wikidata_contact: Annotated[str, AfterValidator(contact)] = Field(
@@ -242,7 +242,7 @@ class Settings(BaseModel):
     )
 
     # Monitoring
-    metrics_host: str = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
+    metrics_host: Host = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
     metrics_port: int = Field(
         8001, ge=1, le=65_535, description="Port that /metrics, /health, /ready and the page listen on."
     )

@@ -1,4 +1,5 @@
-"""Addresses of other services as settings give them: what a usable one looks like, and where plain http may go.
+"""Addresses as settings give them, of other services and to listen on: what a usable one looks like, and where plain
+http may go.
 
 Plain http carries tokens and secrets in the open. It is accepted for this machine, private addresses and names of a
 single label (`http://nestjs-api:3000` in a compose file), and refused for anything else unless the operator says
@@ -30,9 +31,16 @@ def service_url(text: str) -> str:
         raise ValueError("must not carry a user name or password")
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise ValueError("must not have a query (?) or a fragment (#)")
-    if not _is_address(parts.hostname) and not all(map(LABEL.fullmatch, parts.hostname.rstrip(".").split("."))):
+    if not is_host(parts.hostname):
         raise ValueError(f"must name a host; {parts.hostname!r} is not a host name")
     return text.rstrip("/")
+
+
+def listening_host(text: str) -> str:
+    """What may be listened on: a host, in brackets or not, or `*`. Where a name leads is asked by whoever listens."""
+    if text != "*" and not is_host(text.removeprefix("[").removesuffix("]")):
+        raise ValueError("must be an address of this machine, a name that leads to one, or * for all of them; no port")
+    return text
 
 
 def refuse_open_secrets(url: str) -> None:
@@ -47,6 +55,11 @@ def refuse_open_secrets(url: str) -> None:
 def without_credentials(url: str) -> str:
     """`url` as it may be shown: whatever stands between :// and @ is masked."""
     return re.sub(r"(://)[^/]*@", r"\1***@", url)
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` has the form of an address or of a name."""
+    return _is_address(text) or all(map(LABEL.fullmatch, text.rstrip(".").split(".")))
 
 
 def is_near(url: str) -> bool:

@@ -75,18 +75,16 @@ def test_settings(environ: dict[str, str], severity: Severity, words: str) -> No
     assert any(finding.severity is severity and words in finding.what for finding in found)
 
 
-def test_what_is_not_our_own_is_named() -> None:
+def test_what_is_not_our_own_is_named(tmp_path: Path) -> None:
     own = TaskTypeEntry("text_embedding", "TextEmbeddingProcessor", "aitp.processors.text_embedding", "")
-    foreign = TaskTypeEntry("sentiment", "SentimentProcessor", "aitp_sentiment", "version 2, /etc/prompts/sentiment.md")
+    foreign = TaskTypeEntry("sentiment", "SentimentProcessor", "aitp_sentiment", f"version 2, {tmp_path}/sentiment.md")
 
-    found = verdicts.of_inventory(
-        Inventory((own, foreign), {"acme": ("acme-1",)}), settings(PROMPTS_DIR="/etc/prompts")
-    )
+    found = verdicts.of_inventory(Inventory((own, foreign), {"acme": ("acme-1",)}), settings(PROMPTS_DIR=str(tmp_path)))
 
     assert [(finding.subject, finding.what) for finding in found] == [
         ("task types", "text_embedding, sentiment"),
         ("extension", "sentiment: SentimentProcessor of aitp_sentiment"),
-        ("prompt", "sentiment: version 2, /etc/prompts/sentiment.md"),
+        ("prompt", f"sentiment: version 2, {tmp_path}/sentiment.md"),
         ("extension", "provider acme: acme-1"),
     ]
 

@@ -55,9 +55,9 @@ def test_all_that_is_missing_or_broken_is_named_at_once(own: Path) -> None:
     assert topics.startswith(f"PROMPTS_DIR: {own}/defining_topics.md does not exist")
 
 
-def test_a_directory_that_is_not_there_is_told_for_each_prompt(tmp_path: Path) -> None:
+def test_each_prompt_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        Context.of(settings(prompts_dir=str(tmp_path / "none")))
+        Context.of(settings(prompts_dir=str(tmp_path)))
 
     assert len(raised.value.problems) == len(PLACES)
 

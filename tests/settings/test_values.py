@@ -134,6 +134,11 @@ def test_the_runtime_directory_stands_beside_the_folder_of_the_ledger() -> None:
         ("ORY_PROJECT_SLUG", "https://slug.projects.oryapis.com", "slug alone"),
         ("METRICS_PORT", "65536", "a whole number from 1 to 65,535"),
         ("PROMPTS_DIR", "~nobody-here-by-that-name/prompts", "a path"),
+        ("PROMPTS_DIR", "/none", "a directory (No such file or directory)"),
+        ("PROMPTS_DIR", __file__, "a directory"),
+        ("METRICS_HOST", "not a host", "an address of this machine"),
+        ("METRICS_HOST", "0.0.0.0:8001", "no port"),
+        ("METRICS_HOST", "http://localhost", "an address of this machine"),
         ("RESULT_LANGUAGE", "português", "a language code"),
         ("RESULT_COUNTRY", "x" * 101, "100 at most"),
     ],
@@ -144,6 +149,13 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, text: str, allow
     assert problem.startswith(f"{name}={text[:100]}")
     assert allowed in problem
     assert len(problem) < 400
+
+
+@pytest.mark.parametrize(
+    "host", ["*", "::", "[::1]", "fe80::1%eth0", "0.0.0.0", "localhost", "my_host.example.", "127.1"]
+)
+def test_what_may_be_listened_on_is_judged_by_its_form_alone(host: str) -> None:
+    assert load_settings({**COMPLETE, "METRICS_HOST": host}).metrics_host == host
 
 
 def test_all_problems_are_listed_at_once() -> None:
