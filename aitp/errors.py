@@ -116,3 +116,7 @@ class GraceOver(AitpError):
 
 class LedgerError(AitpError):
     """The ledger cannot be used now (disk full, I/O, locked): the machine's fault, tasks are released, never failed."""
+
+
+class MisplacedLedger(ConfigurationError, LedgerError):
+    """What RATE_LIMIT_STORAGE_PATH names was never a ledger: the setting is wrong, and what is there stays as it is."""

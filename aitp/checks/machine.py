@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.addresses import addresses, trouble_at
-from aitp.errors import AitpError, ConfigurationError
+from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger.database import refuse_network_file_system
 from aitp.ledger.views import version_of
 from aitp.process.presence import living_master
@@ -58,6 +58,7 @@ class Machine:
 
     ledger_folder_problem: str
     ledger_file_system_problem: str
+    ledger_place_problem: str
     ledger_version: int | None
     ledger_problem: str
     disk_free: int
@@ -77,11 +78,12 @@ def look_around(settings: Settings) -> Machine:
     living = living_master([facts.master]) if facts.master else None
     master = living.pid if living else 0
     disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
-    version, problem = _ledger(settings)
+    version, misplaced, problem = _ledger(settings)
     parent = _parent(master) if master else _supervisor(settings.runtime_dir)
     return Machine(
         ledger_folder_problem=_unwritable(settings.ledger_path.parent, settings.ledger_path),
         ledger_file_system_problem=_network(settings.ledger_path.parent),
+        ledger_place_problem=misplaced,
         ledger_version=version,
         ledger_problem=problem,
         disk_free=disk.free,
@@ -96,12 +98,14 @@ def look_around(settings: Settings) -> Machine:
     )
 
 
-def _ledger(settings: Settings) -> tuple[int | None, str]:
-    """Its version; None if there is none yet, or why it cannot be read."""
+def _ledger(settings: Settings) -> tuple[int | None, str, str]:
+    """Its version; None if there is none yet, or why there can be none in this place, or why it cannot be read."""
     try:
-        return version_of(settings.ledger_path), ""
+        return version_of(settings.ledger_path), "", ""
+    except MisplacedLedger as error:
+        return None, str(error), ""
     except AitpError as error:
-        return None, str(error)
+        return None, "", str(error)
 
 
 def _network(folder: Path) -> str:

@@ -110,6 +110,8 @@ def of_ledger(machine: Machine, settings: Settings) -> Iterator[Finding]:
     if problem := machine.ledger_folder_problem:
         do = "Give the service's user the folder, or set RATE_LIMIT_STORAGE_PATH to a place of its own"
         yield Finding(Severity.ERROR, "ledger", f"{path}: {problem}", WILL_NOT_START, do)
+    elif problem := machine.ledger_place_problem:
+        yield of_sentence(Severity.ERROR, "ledger", problem, WILL_NOT_START, "Correct the setting")
     elif problem := machine.ledger_problem:
         yield Finding(
             Severity.ERROR,
@@ -120,6 +122,8 @@ def of_ledger(machine: Machine, settings: Settings) -> Iterator[Finding]:
         )
     elif machine.ledger_version is None:
         yield fine("ledger", f"{path}: not there yet, made when the service first starts")
+    elif machine.ledger_version == 0:
+        yield fine("ledger", f"{path}: empty, made when the service next starts")
     elif machine.ledger_version > VERSION:
         yield Finding(
             Severity.ERROR,

@@ -16,8 +16,9 @@ import apsw
 
 from aitp.errors import LedgerError
 from aitp.ledger.damage import header_problems, is_log_alone
-from aitp.ledger.database import as_ledger_error, no_ledger, open_read_only
+from aitp.ledger.database import as_ledger_error, empty_ledger, no_ledger, open_read_only
 from aitp.ledger.locks import lock_path
+from aitp.ledger.place import refuse_no_file
 from aitp.ledger.soundness import Checkup, look_over
 
 
@@ -25,7 +26,7 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
     """Write a backup of the ledger at `path` to the file `target` (mode 0600); what the look at it found.
 
     Raises LedgerError, with an earlier `target` untouched, if the ledger is damaged, if `target` exists without
-    `overwrite`, or if it cannot be written.
+    `overwrite`, or if it cannot be written; MisplacedLedger for what never was a ledger.
     """
     with _as_unwritable(target):
         _refuse(path, target, overwrite)
@@ -51,10 +52,11 @@ def put_in_place(part: Path, target: Path) -> None:
 
 
 def _refuse(path: Path, target: Path, overwrite: bool) -> None:
-    if not path.is_file():
+    refuse_no_file(path)
+    if not path.exists():
         raise no_ledger(path)
     if path.stat().st_size == 0 and not is_log_alone(path):
-        raise LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
+        raise empty_ledger(path)
     own = [path, lock_path(path), *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
     if target.resolve() in [file.resolve() for file in own]:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")

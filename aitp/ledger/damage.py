@@ -10,15 +10,17 @@ from typing import Any
 
 import apsw
 
+from aitp.ledger.schema import MIGRATIONS
+
 # What a damaged file makes SQLite raise, and apsw with its texts and numbers.
 DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError, OverflowError)
 MOST_PROBLEMS = 20
 MOST_WORDS = 200
 WRITE_VERSION_AT, MOST_WRITE_VERSION = 18, b"\x02"
 
-NO_FILE = "it is no file"
 NOT_TO_BE_WRITTEN = "its header says that only a later SQLite may write it"
 LOG_ALONE = "it is empty, but its write-ahead log is not"
+NO_TABLE = "its table ledger is lost, or is not what it was"
 
 
 def is_log_alone(path: Path) -> bool:
@@ -31,18 +33,22 @@ def is_log_alone(path: Path) -> bool:
 def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
     """What SQLite's own check finds wrong with the file, and whether it is a ledger. A new, empty one is sound."""
     try:
-        rows: list[tuple[Any, ...]] = connection.execute(
-            f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
-        ).fetchall()
-        found = [readable(str(said)) for (said,) in rows if said != "ok"] or header_problems(connection)
-        if not found and has_tables(connection):
+        found = file_faults(connection, quick=quick, most=most)
+        if not found and is_ledger(connection):
             # Whoever comes to need this row would find nothing to go by.
             found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
-        elif not found and connection.execute("SELECT 1 FROM sqlite_schema").get:
-            found = ["it is the database of another program"]
+        elif not found and has_tables(connection):
+            found = [NO_TABLE]
     except DAMAGE as error:
         found = [in_words(error)]
     return found
+
+
+def file_faults(connection: apsw.Connection, *, quick: bool, most: int) -> list[str]:
+    """What makes it no SQLite file in order, whoever made it. Raises one of DAMAGE where not even that can be asked."""
+    check = f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
+    rows: list[tuple[Any, ...]] = connection.execute(check).fetchall()
+    return [readable(str(said)) for (said,) in rows if said != "ok"] or header_problems(connection)
 
 
 def header_problems(connection: apsw.Connection) -> list[str]:
@@ -71,5 +77,46 @@ def readable(words: str) -> str:
 
 
 def has_tables(connection: apsw.Connection) -> bool:
-    """Whether it is a ledger of ours, of any version."""
-    return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ledger'").get)
+    """Whether it has any: a file that no program has used yet has none."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_schema").get)
+
+
+def is_ledger(connection: apsw.Connection) -> bool:
+    """Whether it is a ledger of ours, of any version: it says which."""
+    columns = "SELECT COUNT(*) FROM pragma_table_info('ledger') WHERE name IN ('version', 'sequence')"
+    return bool(connection.execute(columns).get == 2)
+
+
+def is_another_programs(connection: apsw.Connection) -> bool:
+    """Whether it is for sure the database of another program: in order, and with nothing that a ledger ever had.
+
+    A ledger whose list of tables is damaged may look like one. What is in doubt is damage: of that, nothing gets lost.
+    """
+    try:
+        if is_ledger(connection):
+            return False
+        theirs = definitions(connection)
+        return bool(theirs) and not theirs.items() & _ever_ours() and not file_faults(connection, quick=True, most=1)
+    except DAMAGE:
+        return False
+
+
+def definitions(connection: apsw.Connection) -> dict[str, str]:
+    """How its tables and indexes are defined, by name."""
+    rows: list[tuple[Any, ...]] = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+    ).fetchall()
+    return {readable(name): " ".join(sql.split()) for name, sql in rows}
+
+
+def _ever_ours() -> set[tuple[str, str]]:
+    """The definitions of all versions."""
+    ever: set[tuple[str, str]] = set()
+    connection = apsw.Connection(":memory:")
+    try:
+        for migration in MIGRATIONS:
+            connection.execute(migration)
+            ever |= definitions(connection).items()
+    finally:
+        connection.close()
+    return ever

@@ -17,9 +17,20 @@ from typing import Any, NoReturn
 
 import apsw
 
-from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger.damage import DAMAGE, LOG_ALONE, NO_FILE, file_problems, has_tables, in_words, is_log_alone
+from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
+from aitp.ledger.damage import (
+    DAMAGE,
+    LOG_ALONE,
+    NO_TABLE,
+    file_problems,
+    has_tables,
+    in_words,
+    is_another_programs,
+    is_ledger,
+    is_log_alone,
+)
 from aitp.ledger.locks import SlotLocks
+from aitp.ledger.place import another_programs, refuse_no_file
 from aitp.ledger.schema import MIGRATIONS, VERSION
 
 # Every release from 3.7.0 up to 3.51.2 can corrupt a WAL database that several processes write and checkpoint.
@@ -175,7 +186,7 @@ class Database:
     def refuse_other_version(self) -> None:
         """Raise ConfigurationError for a ledger newer than this release, LedgerError for one not yet migrated."""
         with as_ledger_error(self.path):
-            found = _version(self.connection)
+            found = version_in(self.connection, self.path)
         _refuse_newer(found, self.path)
         if found < VERSION:
             raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
@@ -200,7 +211,7 @@ def free_bytes(ledger: Path) -> int:
 def migrate(path: Path, clock: Callable[[], float]) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 
-    Raises ConfigurationError if the ledger is newer than this release, damaged, or on a network file system.
+    Raises ConfigurationError if the ledger is newer than this release, damaged, no ledger, or on a network file system.
     """
     refuse_affected_sqlite(apsw.sqlite_lib_version())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -211,7 +222,7 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
         with as_ledger_error(path):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
-            found = _version(connection)
+            found = version_in(connection, path)
             _refuse_newer(found, path)
             for number in range(found, VERSION):
                 connection.execute(MIGRATIONS[number])
@@ -223,7 +234,11 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
 
 
 def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connection:
-    """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged."""
+    """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged.
+
+    Raises MisplacedLedger for what never was a ledger.
+    """
+    refuse_no_file(path)
     if is_log_alone(path):
         # SQLite would delete the log of an empty file, and with it all that is left.
         raise LedgerError(f"the ledger {path} is damaged ({LOG_ALONE}): see `aitp ledger check`")
@@ -237,6 +252,12 @@ def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connecti
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA journal_size_limit = 33554432")
+    if is_another_programs(connection):
+        # An empty log that this look has made goes away again; what others have in theirs stays there.
+        log = Path(connection.filename_wal)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(log.exists() and log.stat().st_size > 0))
+        connection.close()
+        raise another_programs(path)
     return connection
 
 
@@ -257,8 +278,24 @@ def open_to_check(path: Path) -> apsw.Connection:
         return connection
 
 
-def _version(connection: apsw.Connection) -> int:
-    return int(connection.execute("SELECT version FROM ledger").get) if has_tables(connection) else 0
+def refuse_misplaced(path: Path) -> None:
+    """Raise MisplacedLedger for what never was a ledger. Of one that is damaged, only whoever opens it is told."""
+    refuse_no_file(path)
+    try:
+        open_to_check(path).close()
+    except MisplacedLedger:
+        raise
+    except LedgerError:
+        pass
+
+
+def version_in(connection: apsw.Connection, path: Path) -> int:
+    """The version of the ledger in a file that need not have been looked over; 0 if there is nothing in it."""
+    if is_ledger(connection):
+        return int(connection.execute("SELECT version FROM ledger").get)
+    if has_tables(connection):
+        raise LedgerError(f"the ledger {path} is damaged ({NO_TABLE}): see `aitp ledger check`")
+    return 0
 
 
 def _refuse_newer(found: int, path: Path) -> None:
@@ -272,9 +309,8 @@ def _refuse_newer(found: int, path: Path) -> None:
 
 
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
-    if path.exists() and not path.is_file():
-        problems = [NO_FILE]
-    elif is_log_alone(path):
+    refuse_no_file(path)
+    if is_log_alone(path):
         problems = [LOG_ALONE]
     else:
         # Created here and not by SQLite, whose file would be readable by all until the first chmod.
@@ -312,6 +348,11 @@ def as_ledger_error(path: Path) -> Iterator[None]:
 def no_ledger(path: Path) -> LedgerError:
     """What is said where there is none yet."""
     return LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
+
+
+def empty_ledger(path: Path) -> LedgerError:
+    """What is said where there is a file with nothing in it."""
+    return LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
 
 
 def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:

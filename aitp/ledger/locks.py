@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from aitp.ledger.place import refuse_no_file
+
 MASTER_SLOT = 0
 QUEUE_BYTE = 1 << 20
 
@@ -40,7 +42,11 @@ class SlotLocks:
     """The locks of this process. Not for threads; not to be used across fork."""
 
     def __init__(self, ledger: Path) -> None:
-        """Open the lock file of `ledger` (mode 0600), making it and its folder if need be. Raises OSError."""
+        """Open the lock file of `ledger` (mode 0600), making it and its folder if need be.
+
+        Raises OSError; MisplacedLedger, with nothing made, beside what is no file.
+        """
+        refuse_no_file(ledger)
         path = lock_path(ledger)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

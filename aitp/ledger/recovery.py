@@ -21,7 +21,7 @@ import apsw
 from aitp.errors import LedgerError
 from aitp.ledger.backup import put_in_place
 from aitp.ledger.damage import is_log_alone
-from aitp.ledger.database import as_ledger_error, migrate, no_ledger
+from aitp.ledger.database import as_ledger_error, migrate, no_ledger, refuse_misplaced
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.remains import Remains, with_first_page_of
 from aitp.ledger.salvage import NO_BUDGETS, Allowance, Salvage
@@ -45,7 +45,8 @@ def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[]
     """Put a new ledger with all that can be saved in the place of a damaged one; `allowance` is for its next start.
 
     Raises LedgerError, with everything as it was, if a service or another command works with it, if there is no
-    ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release.
+    ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release;
+    MisplacedLedger if it never was one.
     """
     with as_ledger_error(path):
         _refuse(path)
@@ -64,9 +65,7 @@ def recover(path: Path, allowance: Allowance = NO_BUDGETS, *, clock: Callable[[]
 def _refuse(path: Path) -> None:
     if not path.exists() and not is_log_alone(path):
         raise no_ledger(path)  # before a folder is made, for the lock
-    if path.is_char_device() or path.is_block_device():
-        # Others need it where it is.
-        raise LedgerError(f"{path} is a device: it stays in its place; set RATE_LIMIT_STORAGE_PATH to a file")
+    refuse_misplaced(path)  # before a lock file is made beside what others may need as it is
 
 
 def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:
@@ -75,9 +74,8 @@ def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock:
         migrate(fresh, clock)
         salvage = Salvage(fresh, clock(), allowance)
         try:
-            if path.is_file() or _log(path).exists():
-                with _open_copy(path, Path(name) / "old", fresh) as remains:
-                    salvage.bring_over(remains)
+            with _open_copy(path, Path(name) / "old", fresh) as remains:
+                salvage.bring_over(remains)
             salvage.finish()
         finally:
             salvage.close()
@@ -127,9 +125,6 @@ def _set_aside(path: Path, now: float) -> Path:
 
 
 def _name_too(file: Path, name: Path) -> None:
-    if file.is_dir():
-        file.rename(name)
-        return
     try:
         name.hardlink_to(file)
     except OSError:  # not every file system knows second names

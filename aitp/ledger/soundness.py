@@ -19,13 +19,13 @@ from aitp.ledger.damage import (
     DAMAGE,
     LOG_ALONE,
     MOST_PROBLEMS,
-    NO_FILE,
+    definitions,
     file_problems,
     in_words,
     is_log_alone,
-    readable,
 )
 from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
+from aitp.ledger.place import refuse_no_file
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 
@@ -130,15 +130,15 @@ class Checkup:
 def check(path: Path, *, quick: bool = False) -> Checkup:
     """Look a ledger over. `quick`: without comparing its indexes with its tables, in about half the time.
 
-    Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened.
+    Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened;
+    MisplacedLedger for what never was one.
     """
     with as_ledger_error(path):  # it may lie where this user may not look
+        refuse_no_file(path)
         if is_log_alone(path):
             return Checkup(0, (LOG_ALONE,), {}, 0)
         if not path.exists():
             raise no_ledger(path)
-        if not path.is_file():
-            return Checkup(0, (NO_FILE,), {}, 0)
     try:
         connection = open_to_check(path)
     except LedgerError as error:
@@ -190,7 +190,7 @@ def _unlike_ours(connection: apsw.Connection) -> list[str]:
     try:
         for migration in MIGRATIONS:
             ours.execute(migration)
-        expected, found = _definitions(ours), _definitions(connection)
+        expected, found = definitions(ours), definitions(connection)
     finally:
         ours.close()
     return [
@@ -198,13 +198,6 @@ def _unlike_ours(connection: apsw.Connection) -> list[str]:
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
-
-
-def _definitions(connection: apsw.Connection) -> dict[str, str]:
-    rows: list[Row] = connection.execute(
-        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
-    ).fetchall()
-    return {readable(name): " ".join(sql.split()) for name, sql in rows}
 
 
 def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:

@@ -17,7 +17,8 @@ import apsw
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import IN_FORCE
-from aitp.ledger.database import Row, as_ledger_error, free_bytes, no_ledger, open_read_only
+from aitp.ledger.damage import has_tables
+from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
@@ -99,7 +100,9 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
     try:
         with as_ledger_error(path):
             connection.execute("BEGIN")
-            version = int(connection.execute("SELECT version FROM ledger").get)
+            version = version_in(connection, path)
+            if not has_tables(connection):
+                raise empty_ledger(path)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
@@ -110,14 +113,17 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
 
 
 def version_of(path: Path) -> int | None:
-    """The version of the ledger at `path`, whatever release it is of; None if there is none yet. Raises LedgerError."""
+    """The version of the ledger at `path`, whatever release it is of; None if there is none yet, 0 if it is empty.
+
+    Raises LedgerError, MisplacedLedger for what never was a ledger.
+    """
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             return None
     connection = open_read_only(path)
     try:
         with as_ledger_error(path):
-            return int(connection.execute("SELECT version FROM ledger").get)
+            return version_in(connection, path)
     except (TypeError, ValueError) as error:
         raise _not_ours(path, error) from error
     finally:

@@ -29,6 +29,7 @@ def machine(**facts: Any) -> Machine:
     healthy: dict[str, Any] = {
         "ledger_folder_problem": "",
         "ledger_file_system_problem": "",
+        "ledger_place_problem": "",
         "ledger_version": VERSION,
         "ledger_problem": "",
         "disk_free": 9_000 * MB,
@@ -101,7 +102,9 @@ def test_a_contradiction_of_limits_says_why_it_matters_and_what_to_do() -> None:
     [
         ({}, Severity.OK, "rate_limits.db"),
         ({"ledger_version": None}, Severity.OK, "not there yet"),
+        ({"ledger_version": 0}, Severity.OK, "empty, made when the service next starts"),
         ({"ledger_version": VERSION - 1}, Severity.OK, "brought up to date"),
+        ({"ledger_place_problem": "RATE_LIMIT_STORAGE_PATH=/srv is a directory"}, Severity.ERROR, "is a directory"),
         ({"ledger_version": VERSION + 1}, Severity.ERROR, f"has version {VERSION + 1}"),
         ({"ledger_problem": "the ledger x is damaged"}, Severity.ERROR, "damaged"),
         ({"ledger_folder_problem": "user aitp may not write in /srv"}, Severity.ERROR, "may not write in /srv"),

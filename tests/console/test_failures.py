@@ -93,6 +93,25 @@ def test_a_misspelt_name_is_told_after_what_is_wrong(desk: Desk) -> None:
     assert run.stderr.splitlines()[-1] == f"aitp: {misspelt}"
 
 
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        *(("ledger recover", 78), ("ledger check", 78), ("check --offline", 78), ("once", 78), ("master", 78)),
+        *(("pause", 78), ("status", 1)),  # 1: no service runs
+    ],
+)
+def test_a_directory_in_the_ledger_s_place_is_a_wrong_setting_to_every_command(
+    desk: Desk, tmp_path: Path, command: str, exit_code: int
+) -> None:
+    (tmp_path / "place").mkdir()
+    run = desk.run(*command.split(), RATE_LIMIT_STORAGE_PATH=str(tmp_path / "place"))
+
+    assert run.returncode == exit_code
+    assert f"RATE_LIMIT_STORAGE_PATH={tmp_path}/place is a directory, not a file" in run.stdout + run.stderr
+    assert "recover" not in run.stdout + run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
 @pytest.mark.parametrize("command", ["ledger check", "ledger recover", "pause", "tasks"])
 def test_nothing_is_made_where_there_is_no_ledger(desk: Desk, tmp_path: Path, command: str) -> None:
     desk.run(*command.split(), RATE_LIMIT_STORAGE_PATH=str(tmp_path / "none" / "ledger.db"))

@@ -104,18 +104,6 @@ def test_a_ledger_of_which_one_page_is_damaged_is_not_worked_with_either(world: 
         prepare_here(path)
 
 
-def test_a_directory_in_its_place_and_the_database_of_another_program_are_configuration_errors(folder: Path) -> None:
-    (folder / "directory.db").mkdir()
-    connection = apsw.Connection(str(folder / "other.db"))
-    connection.execute("CREATE TABLE task_completions (id INTEGER PRIMARY KEY)")
-    connection.close()
-
-    with pytest.raises(ConfigurationError, match="it is no file"):
-        prepare_here(folder / "directory.db")
-    with pytest.raises(ConfigurationError, match="database of another program"):
-        prepare_here(folder / "other.db")
-
-
 # What must not be used
 
 

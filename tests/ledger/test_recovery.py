@@ -190,17 +190,6 @@ def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock
     assert states(path)["finished"] == FINISHED
 
 
-def test_a_directory_in_its_place_is_set_aside(folder: Path, clock: Clock) -> None:
-    path = folder / "ledger.db"
-    path.mkdir()
-    (path / "something").touch()
-    outcome = recover(path, clock=clock)
-
-    assert outcome.set_aside is not None
-    assert (outcome.set_aside / "something").exists()
-    assert check(path).sound
-
-
 def test_a_service_goes_on_with_what_was_recovered(damaged: Path, clock: Clock) -> None:
     overwrite(damaged, 1)
     recover(damaged, clock=clock)
@@ -257,16 +246,6 @@ def test_no_table_is_forgotten(damaged: Path) -> None:
     left_behind = {"rate_limits", "unpriced", "sqlite_sequence"}
 
     assert found == {*REST, *MONEY, *by_themselves, *left_behind}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
-def test_a_device_is_never_taken_from_its_place(folder: Path) -> None:
-    path = folder / "ledger.db"
-    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
-    with pytest.raises(LedgerError, match="is a device"):
-        recover(path)
-
-    assert [file.name for file in folder.iterdir()] == ["ledger.db"]
 
 
 def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

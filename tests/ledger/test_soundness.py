@@ -130,10 +130,7 @@ def locks_on(path: Path) -> set[str]:
     return {line for line in lines if f" {os.getpid()} " in line and f":{path.stat().st_ino} " in line}
 
 
-def test_a_directory_in_its_place_is_damage_and_no_ledger_at_all_is_not(folder: Path) -> None:
-    (folder / "ledger.db").mkdir()
-
-    assert check(folder / "ledger.db").problems == ("it is no file",)
+def test_no_ledger_at_all_is_said_so(folder: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         check(folder / "none.db")
 
@@ -179,6 +176,7 @@ def test_an_index_that_holds_another_table_s_page_is_found_though_sqlite_does_no
     [
         (b"paused_until", b"qaused_until", "is not defined as this release defines it"),
         (b"CHECK (paused", b"CHECK (qaused", "no such column: qaused"),
+        (b"version INTEGER NOT NULL", b"wersion INTEGER NOT NULL", "its table ledger is lost, or is not what it was"),
     ],
 )
 def test_a_letter_turned_over_in_a_definition_is_found(

@@ -9,7 +9,7 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger import Cooldown, Report, Verdict
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.views import BreakerView, CooldownView, Snapshot, snapshot
+from aitp.ledger.views import BreakerView, CooldownView, Snapshot, snapshot, version_of
 from aitp.tasks import Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import START, World, terms
@@ -114,6 +114,14 @@ def test_no_ledger_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="made when the service first starts"):
         snapshot(tmp_path / "none.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_said_to_be_empty_and_is_a_ledger_yet_to_be_made(folder: Path) -> None:
+    (folder / "ledger.db").touch()
+
+    with pytest.raises(LedgerError, match="is empty: no service has used it yet, or something has emptied it"):
+        snapshot(folder / "ledger.db")
+    assert version_of(folder / "ledger.db") == 0
 
 
 @pytest.mark.parametrize("version", [0, 99])
