@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,15 @@ from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.task_api import TaskApi
+
+# Started in the background or by nohup, all that is started here would ignore them, as Ctrl-C and a closed terminal.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture
