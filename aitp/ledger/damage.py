@@ -96,7 +96,9 @@ def is_another_programs(connection: apsw.Connection) -> bool:
         if is_ledger(connection):
             return False
         theirs = definitions(connection)
-        return bool(theirs) and not theirs.items() & _ever_ours() and not file_faults(connection, quick=True, most=1)
+        if not theirs or any(theirs.items() & ours.items() for ours in our_definitions()):
+            return False
+        return not file_faults(connection, quick=True, most=1)
     except DAMAGE:
         return False
 
@@ -109,14 +111,14 @@ def definitions(connection: apsw.Connection) -> dict[str, str]:
     return {readable(name): " ".join(sql.split()) for name, sql in rows}
 
 
-def _ever_ours() -> set[tuple[str, str]]:
-    """The definitions of all versions."""
-    ever: set[tuple[str, str]] = set()
+def our_definitions() -> list[dict[str, str]]:
+    """The definitions of a ledger of each version, the first one first."""
+    found = []
     connection = apsw.Connection(":memory:")
     try:
         for migration in MIGRATIONS:
             connection.execute(migration)
-            ever |= definitions(connection).items()
+            found.append(definitions(connection))
     finally:
         connection.close()
-    return ever
+    return found

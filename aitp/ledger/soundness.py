@@ -23,10 +23,11 @@ from aitp.ledger.damage import (
     file_problems,
     in_words,
     is_log_alone,
+    our_definitions,
 )
 from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
 from aitp.ledger.place import refuse_no_file
-from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.schema import VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
@@ -186,13 +187,7 @@ def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
 
 def _unlike_ours(connection: apsw.Connection) -> list[str]:
     """Tables and indexes that are not what this release makes. A letter turned over in one hides a column, say."""
-    ours = apsw.Connection(":memory:")
-    try:
-        for migration in MIGRATIONS:
-            ours.execute(migration)
-        expected, found = definitions(ours), definitions(connection)
-    finally:
-        ours.close()
+    expected, found = our_definitions()[-1], definitions(connection)
     return [
         f"{name} is not defined as this release defines it"
         for name in sorted(expected.keys() | found.keys())
