@@ -113,7 +113,8 @@ class _Row(pybreaker.CircuitBreakerStorage):
         )
 
 
-# Whether every service may be called; for a select list.
+# What every gate is while ALL_CLOSED, which is for a select list.
+WIDE_OPEN = Gate(True)
 ALL_CLOSED = "NOT EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
 # Whether a service's breaker is closed and nothing has failed lately: a healthy call then says nothing new.
 IS_CALM = "EXISTS (SELECT 1 FROM breakers WHERE service = ? AND state = 'closed' AND failures = 0)"

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.breakers import ALL_CLOSED, Breakers, Gate
+from aitp.ledger.breakers import ALL_CLOSED, WIDE_OPEN, Breakers, Gate
 from aitp.ledger.budgets import Budgets, Overspent, Purse
 from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
@@ -261,7 +261,7 @@ class Claims:
     def _gate(self, search: _Search, service: str) -> Gate:
         """Its breaker, looked at once in a search, if at all."""
         if search.seen.all_closed:
-            return _ANY
+            return WIDE_OPEN
         if service not in search.gates:
             search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
         return search.gates[service]
@@ -337,9 +337,6 @@ class Claims:
             f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq {are_these}",
             (slot, provider, *seqs),
         )
-
-
-_ANY = Gate(True)
 
 
 def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:

@@ -25,8 +25,16 @@ PRUNE_ROWS = 10_000
 NEWEST = "(SELECT MAX(id) FROM task_completions)"
 NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
 
-# UTC seconds as `rate_limits` has them.
-_MOMENT = "datetime({}, 'unixepoch')"
+_NEWEST = f"SELECT id, completed_at FROM task_completions WHERE id = {NEWEST}"
+# `rate_limits` has UTC seconds as text.
+_MIRROR_MORE = (
+    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = datetime(?2, 'unixepoch')"
+    " WHERE window_start <= datetime(?2, 'unixepoch') AND window_end > datetime(?2, 'unixepoch')"
+)
+_MIRROR_ANEW = (
+    "INSERT OR REPLACE INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
+    " VALUES (?, ?, datetime(?, 'unixepoch'), datetime(?, 'unixepoch'), datetime(?, 'unixepoch'))"
+)
 
 
 def first_since(moment: str) -> str:
@@ -38,9 +46,7 @@ def first_since(moment: str) -> str:
 
 def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
     """(id, time) of the last completion; (0, 0) before the first."""
-    rows: list[Row] = connection.execute(
-        f"SELECT id, completed_at FROM task_completions WHERE id = {NEWEST}"
-    ).fetchall()
+    rows: list[Row] = connection.execute(_NEWEST).fetchall()
     return rows[0] if rows else (0, 0.0)
 
 
@@ -66,11 +72,7 @@ def record_completions(connection: apsw.Connection, task_type: str, task_ids: Se
         " SELECT ?, ?, value, key = 0 FROM json_each(?)",
         (now, task_type, orjson.dumps(task_ids).decode()),
     )
-    connection.execute(
-        f"UPDATE rate_limits SET current_count = current_count + ?1, last_updated = {_MOMENT.format('?2')}"
-        f" WHERE window_start <= {_MOMENT.format('?2')} AND window_end > {_MOMENT.format('?2')}",
-        (len(task_ids), now),
-    )
+    connection.execute(_MIRROR_MORE, (len(task_ids), now))
     return connection.changes() == len(Period)
 
 
@@ -87,8 +89,7 @@ def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> N
     newest, _ = newest_completion(connection)
     firsts = first_completions(connection, [window.start for window in windows])
     connection.executemany(
-        "INSERT OR REPLACE INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
-        f" VALUES (?, ?, {_MOMENT.format('?')}, {_MOMENT.format('?')}, {_MOMENT.format('?')})",
+        _MIRROR_ANEW,
         [
             (
                 period.value,

@@ -21,6 +21,7 @@ CLAIMABLE = "state = 'ready' AND due_at IS NULL AND twin_of IS NULL"
 # When the next row of a state is due, NULL if none waits for its time; for a select list. One search in tasks_later.
 _NEXT_DUE = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = {})"
 NEXT_READY = _NEXT_DUE.format("'ready'")
+_NEXT_OF_STATE = f"SELECT {_NEXT_DUE.format('?')}"
 
 
 def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
@@ -40,5 +41,5 @@ def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None
 
 def next_due(connection: apsw.Connection, state: Waiting) -> float | None:
     """When the next row of `state` is due."""
-    due_at = connection.execute(f"SELECT {_NEXT_DUE.format('?')}", (state,)).get
+    due_at = connection.execute(_NEXT_OF_STATE, (state,)).get
     return None if due_at is None else float(due_at)

@@ -77,6 +77,11 @@ class Basis(NamedTuple):
     reserved: int
 
     @property
+    def cut(self) -> tuple[str, str, str | None]:
+        """How windows are cut and what they allow: by another one, what was counted says nothing."""
+        return self.strategy, self.timezone, self.in_force
+
+    @property
     def used(self) -> int:
         """Grows by one with each task that is claimed, and stays when its attempt ends."""
         return (self.newest or 0) + self.reserved
@@ -145,7 +150,7 @@ class Limits:
         That spares the searches, each in pages of its own, while limits are far away.
         """
         last = self._last
-        if last is None or now < last.at or basis[:3] != last.basis[:3]:
+        if last is None or now < last.at or basis.cut != last.basis.cut:
             return None
         return last.room - (basis.used - last.basis.used)
 

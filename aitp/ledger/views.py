@@ -101,7 +101,7 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
         with as_ledger_error(path):
             connection.execute("BEGIN")
             version = version_in(connection, path)
-            if not has_tables(connection):
+            if version == 0 and not has_tables(connection):
                 raise empty_ledger(path)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
