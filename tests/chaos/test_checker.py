@@ -129,6 +129,18 @@ FORGERIES: dict[str, tuple[str, Record]] = {
             journal=[*KEPT.journal, line(3.0, "settle", RELAY, slot=1, id="a", verdict="later")],
         ),
     ),
+    "a second delivery by a relay though only the one before it had died": (
+        "nothing_is_delivered_twice",
+        forged(
+            patches=[patch(2.95), *KEPT.patches],
+            deaths=[(RELAY + 1, 1.5)],
+            journal=[{**take(1.4, "a"), "pid": RELAY + 1}, take(2.8, "a"), *KEPT.journal],
+        ),
+    ),
+    "a second delivery by a relay that died before it took the task": (
+        "nothing_is_delivered_twice",
+        forged(patches=[patch(2.95), *KEPT.patches], deaths=[(RELAY, 2.5)]),
+    ),
     "a purchase after the answer was on record": (
         "nothing_is_bought_again_once",
         forged(buys=[buy(1.0), buy(2.0)]),
@@ -271,6 +283,16 @@ EXCUSES: dict[str, Record] = {
     ),
     "a delivery whose relay died before the acknowledgement was on record": forged(
         patches=[patch(2.95), *KEPT.patches], deaths=[(RELAY, 3.0)], journal=[take(2.9, "a"), *KEPT.journal]
+    ),
+    "a delivery that was read only after its relay had died": forged(
+        patches=[patch(2.85), *KEPT.patches],
+        deaths=[(RELAY + 1, 1.5)],
+        journal=[{**take(1.4, "a"), "pid": RELAY + 1}, *KEPT.journal],
+    ),
+    "a delivery that was read only after another relay had taken the task": forged(
+        patches=[patch(2.95), *KEPT.patches],
+        deaths=[(RELAY + 1, 2.5)],
+        journal=[{**take(2.4, "a"), "pid": RELAY + 1}, *KEPT.journal],
     ),
     "a delivery whose acknowledgement the disk had no room for": forged(
         patches=[patch(2.95), *KEPT.patches], journal=[*KEPT.journal, line(3.0, "settle failed", RELAY, id="a")]
