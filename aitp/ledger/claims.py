@@ -208,7 +208,7 @@ class Claims:
         if short_of_disk:
             return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
         if seen.due_at is not None:
-            promote_due(connection, "ready", now)
+            promote_due(connection, now)
         kinds = kinds_by_fairness(connection)
         if not kinds:
             return Idle(Because.NOTHING_READY, next_due(connection, "ready"))

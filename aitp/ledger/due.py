@@ -1,7 +1,8 @@
 """Due times: rows that wait for a moment, and rows whose moment has come.
 
-`due_at` is NULL for "now", so that what can be taken now is exactly one partial index (see schema.py); whoever takes
-first promotes what has become due. Everything runs inside a transaction of the caller's.
+`due_at` is NULL for "now", so that what can be claimed now is exactly one partial index (see schema.py); whoever claims
+first promotes what has become due. Deliveries keep their due time: those that failed come after all others. Everything
+runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
@@ -24,15 +25,19 @@ NEXT_READY = _NEXT_DUE.format("'ready'")
 _NEXT_OF_STATE = f"SELECT {_NEXT_DUE.format('?')}"
 
 
-def promote_due(connection: apsw.Connection, state: Waiting, now: float) -> None:
-    """Rows of `state` whose time has come are due now. Searches in tasks_later.
+def promote_due(connection: apsw.Connection, now: float) -> None:
+    """Tasks whose time has come may be claimed now. Searches in tasks_later.
 
     Usually none waits, and to ask `next_due` first is cheaper than two updates of nothing.
     """
     connection.execute(
-        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at <= ?", (state, now)
+        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = 'ready' AND due_at <= ?", (now,)
     )
-    # Further away than any delay: set before the clock was set back.
+    promote_stranded(connection, "ready", now)
+
+
+def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) -> None:
+    """Rows of `state` that are due later than any delay reaches, from before the clock was set back, are due now."""
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
         (state, now + MAX_RETRY_DELAY_SECONDS),

@@ -3,6 +3,10 @@
 A delivery is claimed like any other work: the row carries the relay's slot, and is free again when that slot's process
 is gone. A delivered task leaves a tombstone without content; a refused one stays, result and all, until a person
 decides.
+
+The task API may answer 500 to a result on every try, because of what is behind it. That looks like an API that is out,
+so its breaker opens; but such results must not keep it open, or all others waiting. Deliveries that failed before
+therefore come after those that did not, and a relay lets a poll have the next probe after a delivery of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import apsw
 
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.database import Database, Row, these
-from aitp.ledger.due import next_due, promote_due
+from aitp.ledger.due import next_due, promote_stranded
 from aitp.ledger.history import note_trouble
 from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
@@ -44,9 +48,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """Nothing to deliver until `until`, UTC seconds (None: until something happens)."""
+    """Nothing to deliver until `until`, UTC seconds (None: until something happens).
+
+    `probe_left`: a probe is due, but `take` was not to begin one.
+    """
 
     until: float | None
+    probe_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +92,26 @@ class Outbox:
         self._rules = rules
         self._draw = draw
 
-    def take(self, slot: int, most: int) -> tuple[Delivery, ...] | Nothing:
-        """Claim up to `most` finished tasks, oldest first; one alone if it is the probe of an open breaker.
+    def take(self, slot: int, most: int, *, may_probe: bool = True) -> tuple[Delivery, ...] | Nothing:
+        """Claim up to `most` finished tasks, oldest first, but those whose delivery failed before come last.
 
-        A slot does one thing at a time: deliveries that it had not settled are anyone's again, and may be made twice.
+        One alone, if `may_probe`, as the probe of an open breaker. A slot does one thing at a time: deliveries that it
+        had not settled are anyone's again, and may be made twice.
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
             let_go(connection, self._breakers, slot)
-            if next_due(connection, "finished") is not None:
-                promote_due(connection, "finished", now)
             gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
-            # Served by tasks_finished.
-            rows: list[Row] = connection.execute(
-                "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries FROM tasks"
-                " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
-                " WHERE state = 'finished' AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?",
-                (1 if gate.probe else most,),
-            ).fetchall()
+            if gate.probe and not may_probe:
+                return Nothing(None, probe_left=True)
+            rows = _deliverable(connection, now, 1 if gate.probe else most)
             if not rows:
                 return Nothing(next_due(connection, "finished"))
             self._breakers.begin_probe(connection, DELIVERY_SERVICES, slot)
             are_these, seqs = these(row[0] for row in rows)
-            connection.execute(f"UPDATE tasks SET slot = ? WHERE seq {are_these}", (slot, *seqs))
+            connection.execute(f"UPDATE tasks SET slot = ?, due_at = NULL WHERE seq {are_these}", (slot, *seqs))
             return tuple(
                 Delivery(slot, seq, task_id, type_, TaskStatus(status), body, reason, tries)
                 for seq, task_id, type_, status, body, reason, tries in rows
@@ -146,7 +149,9 @@ class Outbox:
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute("UPDATE results SET deliveries = deliveries + 1 WHERE seq = ?", (delivery.seq,))
         else:
-            connection.execute("UPDATE tasks SET slot = NULL WHERE seq = ?", (delivery.seq,))
+            # Due now, but still behind those that never failed.
+            due_at = now if delivery.tries else None
+            connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (due_at, delivery.seq))
 
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
@@ -169,6 +174,26 @@ class Outbox:
                 told = self._breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
         return change
+
+
+_FOUND = (
+    "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries FROM tasks"
+    " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind WHERE state = 'finished'"
+)
+# Served by tasks_finished, and by tasks_later.
+_FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?"
+_FAILED_BEFORE = f"{_FOUND} AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
+
+
+def _deliverable(connection: apsw.Connection, now: float, most: int) -> list[Row]:
+    """What can be delivered now, in turn."""
+    due_at = next_due(connection, "finished")
+    if due_at is not None:
+        promote_stranded(connection, "finished", now)
+    rows: list[Row] = connection.execute(_FRESH, (most,)).fetchall()
+    if len(rows) < most and due_at is not None and due_at <= now:
+        rows += connection.execute(_FAILED_BEFORE, (now, most - len(rows))).fetchall()
+    return rows
 
 
 def _note(

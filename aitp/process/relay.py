@@ -120,6 +120,7 @@ class Relay:
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._quiet_until = 0.0
+        self._delivered_last = False
         self._grace_is_over = False
         self._problem_told = False
         self._disk = DiskWatch(settings.ledger_path, "polling")
@@ -131,21 +132,27 @@ class Relay:
         self._hands.idle()
         if self._quiet_until > time.time():
             return self._quiet_until
-        found = self._ledger.outbox.take(self._hands.slot, CHUNK)
+        # An open breaker is probed by turns: what was delivered last may be what fails on every try.
+        found = self._ledger.outbox.take(self._hands.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
+        next_poll_at = None
+        if isinstance(found, Nothing) and may_poll:
+            poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
+            self.held_up = None if isinstance(poll, Poll) else poll.because
+            self._disk.heed(self.held_up, time.monotonic())
+            if isinstance(poll, Poll):
+                self._delivered_last = False
+                self._poll(poll)
+                return time.time()
+            next_poll_at = poll.until
+            if found.probe_left:
+                found = self._ledger.outbox.take(self._hands.slot, CHUNK)
         if not isinstance(found, Nothing):
+            self._delivered_last = True
             if len(found) == CHUNK:
                 self._hands.wake_relays(1)
             self._deliver_all(found)
             return time.time()
-        if not may_poll:
-            return found.until
-        poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
-        self.held_up = None if isinstance(poll, Poll) else poll.because
-        self._disk.heed(self.held_up, time.monotonic())
-        if isinstance(poll, Poll):
-            self._poll(poll)
-            return time.time()
-        return min((until for until in (found.until, poll.until) if until is not None), default=None)
+        return min((until for until in (found.until, next_poll_at) if until is not None), default=None)
 
     # Out: results to the task API
 

@@ -152,3 +152,21 @@ def test_a_rejected_token_is_replaced_once_and_no_result_is_lost(service: Servic
     service.await_states(succeeded=40)
     assert world.summary().tokens_issued == 2
     assert service.snapshot().dead == 0
+
+
+def test_tasks_whose_target_is_broken_keep_nothing_else_from_being_done(service: Service) -> None:
+    """Their results are answered with 500 on every try. Nothing tells that from an API that is out: the breaker opens.
+
+    As with the defaults, each of them is due again by the time of the next probe.
+    """
+    world = service.open_world()
+    broken = world.add_tasks(THRESHOLD + 1)
+    world.set("task_api", broken_targets=broken)
+    service.start(RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=1.5)
+    service.wait(lambda: service.said("Circuit breaker is open", service="api"), what="the breaker stays closed")
+
+    world.add_tasks(30)
+
+    service.await_states(succeeded=len(broken) + 30)
+    assert world.summary().deliveries == 30  # accepted ones
+    assert service.snapshot().finished == len(broken)

@@ -58,6 +58,21 @@ def test_a_delivery_that_failed_waits_longer_each_time(world: World) -> None:
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 48.0]
 
 
+def test_deliveries_that_failed_come_after_all_others(world: World) -> None:
+    """What the task API fails at for good must not be in front of what it takes, time and again."""
+    finished(world, "bad", "worse")
+    for delivery in world.take():
+        world.ledger.outbox.settle(delivery, Verdict.LATER)
+    finished(world, "good", "better")
+    world.clock.go(60.0)
+
+    for _ in range(2):
+        taken = world.take()
+        assert [delivery.id for delivery in taken] == ["good", "better", "bad", "worse"]
+        for delivery in taken:
+            world.ledger.outbox.settle(delivery, Verdict.RETURNED)
+
+
 def test_waiting_for_a_delivery_survives_a_restart(world: World) -> None:
     finished(world, "a")
     world.ledger.outbox.settle(world.take()[0], Verdict.LATER)
@@ -159,6 +174,16 @@ def test_a_probe_that_finds_nothing_to_deliver_is_not_begun(world: World) -> Non
 
     assert world.ledger.outbox.take(RELAY, 8) == Nothing(None)
     assert world.value("SELECT state FROM breakers WHERE service = 'api'") == "open"
+
+
+def test_a_probe_can_be_left_to_a_poll(world: World) -> None:
+    finished(world, "a")
+    world.ledger.outbox.judge(RELAY, api_fault(Health.REFUSED))
+    world.clock.go(60.0)
+
+    assert world.ledger.outbox.take(RELAY, 8, may_probe=False) == Nothing(None, probe_left=True)
+    assert world.value("SELECT state FROM breakers WHERE service = 'api'") == "open"
+    assert len(world.take(RELAY)) == 1
 
 
 # Dead letters
