@@ -22,7 +22,7 @@ from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
-from aitp.ledger.polls import NotYet, Poll, PollTerms, ready_count
+from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.ledger.twins import Reused, Twins, hand_on
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
@@ -95,7 +95,7 @@ class Inbox:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
         with self._database.transaction() as connection:
             now = self._database.clock()
-            room = 0 if self._database.short_of_disk() else self._inbox_limit - _waiting_count(connection)
+            room = 0 if self._database.short_of_disk() else self._inbox_limit - waiting_count(connection)
             entered = left_out = 0
             reused: list[Reused] = []
             for task in tasks:
@@ -177,12 +177,6 @@ class Inbox:
             )
             note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.kind.type, [task.id])
         return []
-
-
-def _waiting_count(connection: apsw.Connection) -> int:
-    """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
-    twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
-    return ready_count(connection) + int(twins)
 
 
 def _forget_seen(connection: apsw.Connection) -> None:

@@ -72,7 +72,8 @@ def poll_facts(
         began_at=began_at,
         regular_at=regular_at,
         failures=failures,
-        more_there=bool(more_there),
+        # What is there can't be taken in while the inbox is full, of twins that wait for one another for instance.
+        more_there=bool(more_there) and waiting_count(connection) < inbox_limit,
         delivered_since=bool(delivered_since),
         ready=ready_count(connection),
         low_water=terms.concurrency * terms.batch_size,
@@ -136,3 +137,9 @@ def ready_count(connection: apsw.Connection) -> int:
             " + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
         ).get
     )
+
+
+def waiting_count(connection: apsw.Connection) -> int:
+    """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
+    twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
+    return ready_count(connection) + int(twins)

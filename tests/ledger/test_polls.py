@@ -8,7 +8,7 @@ from aitp.ledger import Because, Cause, Fault, NotYet, Poll, Rules, Verdict
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.tasks import Ending, Health, NewTask
 from tests.ledger.conftest import Create
-from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, terms
+from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names, terms
 
 
 def begin(world: World, slot: int = RELAY, *, asked: bool = False) -> Poll | NotYet:
@@ -49,6 +49,16 @@ def test_the_next_poll_comes_at_once_while_more_is_there_but_not_within_a_second
     assert begin(world) == NotYet(START + 1.0)
     world.clock.go(1.0)
     assert isinstance(begin(world), Poll)
+
+
+def test_an_inbox_full_of_twins_is_polled_for_at_the_regular_time_only(create: Create) -> None:
+    """Each page may be all that is pending, and none of it could be taken in."""
+    world = create(Rules(inbox_limit=5))
+    world.listing(*names("t", 5), twins=True, complete=False, more_there=True)
+
+    assert begin(world) == NotYet(START + 30.0)
+    world.run()
+    assert begin(world) == NotYet(START + 1.0)
 
 
 def test_deliveries_call_for_a_look_when_little_is_left(world: World) -> None:
