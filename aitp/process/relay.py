@@ -120,6 +120,7 @@ class Relay:
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._quiet_until = 0.0
+        self._asked = False
         self._delivered_last = False
         self._grace_is_over = False
         self._problem_told = False
@@ -127,7 +128,11 @@ class Relay:
         self.held_up: Because | None = None
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
-        """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known."""
+        """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known.
+
+        `asked`: a person wants a poll now. That is kept in mind while other things come first.
+        """
+        self._asked |= asked
         # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
         self._hands.idle()
         if self._quiet_until > time.time():
@@ -136,7 +141,8 @@ class Relay:
         found = self._ledger.outbox.take(self._hands.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
         if isinstance(found, Nothing) and may_poll:
-            poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=asked)
+            poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=self._asked)
+            self._asked = False
             self.held_up = None if isinstance(poll, Poll) else poll.because
             self._disk.heed(self.held_up, time.monotonic())
             if isinstance(poll, Poll):
