@@ -105,7 +105,7 @@ class Harvest:
 
 
 class Relay:
-    """One relay's tools, and until when the task API asked this one to be quiet.
+    """One relay's tools, and until when (monotonic) the task API asked this one to be quiet.
 
     `held_up`: what kept the last poll that might have been made from being made (None: nothing but that it is not due).
     """
@@ -135,8 +135,8 @@ class Relay:
         self._asked |= asked
         # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
         self._hands.idle()
-        if self._quiet_until > time.time():
-            return self._quiet_until
+        if (quiet_seconds := self._quiet_until - time.monotonic()) > 0:
+            return time.time() + quiet_seconds
         # An open breaker is probed by turns: what was delivered last may be what fails on every try.
         found = self._ledger.outbox.take(self._hands.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
@@ -208,7 +208,7 @@ class Relay:
         """What a failed call says of the task API and of the authorization server."""
         match error:
             case CooldownRequired():
-                self._quiet_until = time.time() + error.seconds
+                self._quiet_until = time.monotonic() + error.seconds
                 return Fault(error.service, Health.HEALTHY, str(error))
             case CredentialsRefused():
                 return Fault(error.service, Health.REFUSED, str(error))
@@ -225,7 +225,7 @@ class Relay:
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while not self._grace_is_over and self._quiet_until <= time.time():
+        while not self._grace_is_over and self._quiet_until <= time.monotonic():
             found = self._ledger.outbox.take(self._hands.slot, CHUNK)
             if isinstance(found, Nothing):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from aitp.counting import open_metrics, prepare_directory
 from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.faults import Fault
 from aitp.demo.task_api import TaskApi
 from aitp.ledger import Claim, Ledger, Rules, prepare
 from aitp.process.once import LoneHands
@@ -67,3 +69,17 @@ def test_a_poll_that_is_asked_for_while_results_go_out_is_made_after_them(office
     assert office.polls == 2
     office.relay.step()
     assert office.polls == 2
+
+
+def test_a_clock_that_is_set_back_makes_no_relay_quiet_for_longer(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.task_api.faults.add(Fault(path=PENDING, status=429, headers={"Retry-After": "20"}, times=1))
+    office.relay.step()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 86_400)
+
+    until = office.relay.step()
+
+    assert until is not None
+    assert 0 < until - time.time() <= 20
