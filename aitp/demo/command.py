@@ -28,6 +28,7 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.stopping import hear_no_more, undisturbed
 from aitp.demo.verdict import Verdict, judge, lines_of
 from aitp.demo.world_process import WorldProcess
+from aitp.prctl import PR_SET_PDEATHSIG, prctl
 from aitp.process.scoreboard import State, glance
 from aitp.process.slots import Role, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
@@ -116,6 +117,8 @@ class Demo:
                 stderr=subprocess.STDOUT,
                 # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
                 start_new_session=True,
+                # A demo that is killed can stop nothing any more.
+                preexec_fn=_end_with_parent,
             )
             self._begun.callback(self.stop)
 
@@ -294,6 +297,10 @@ class Demo:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _pidfd(pid: int) -> int:

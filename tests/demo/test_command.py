@@ -135,6 +135,15 @@ def test_a_terminal_that_is_closed_takes_the_service_with_it(place: Path) -> Non
     assert not folders(place)
 
 
+def test_a_demo_that_is_killed_takes_the_service_with_it(place: Path) -> None:
+    with started(place) as demo:
+        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
+        begun = children(demo.pid)
+        demo.kill()
+
+    wait_until(lambda: not members(begun), timeout=30)
+
+
 def answers_signals(pid: int) -> bool:
     """Whether HUP is caught, which Python does not do of itself."""
     caught = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
