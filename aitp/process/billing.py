@@ -11,6 +11,7 @@ from aitp.counting import Metrics
 from aitp.metrics import OTHER, known_models
 from aitp.policy.costs import Bill
 from aitp.prices import ALL_OTHERS, NANO, NOTHING, Prices
+from aitp.processors import PROCESSORS
 from aitp.providers import Usage
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ class Meter:
 def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
-    return known_models((*settings.supported_models, *priced[:MOST_LABELS]))
+    defaults = [processor.content.default_model for processor in PROCESSORS.values()]
+    return known_models(
+        (*settings.supported_models, *settings.fallback_models.values(), *defaults, *priced[:MOST_LABELS])
+    )
 
 
 def priced_models(settings: Settings) -> set[tuple[str, str, str]]:

@@ -12,9 +12,11 @@ from aitp.counting import Metrics
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, InputRefused, ServiceFault
 from aitp.policy.costs import Bill
 from aitp.prices import Price, Prices
-from aitp.process.billing import Meter
+from aitp.process.billing import Meter, labelled_models
 from aitp.process.calls import WatchedProvider
 from aitp.providers import Embeddings, Question, Reply, Usage
+from aitp.settings import load_settings
+from tests.process.house import House
 
 PRICES = Prices(Path("prices.toml"), "USD", {("openai", "small"): Price(2_000_000, 0)})
 
@@ -82,3 +84,12 @@ def test_usage_that_was_only_estimated_is_no_whole_bill() -> None:
 def test_invented_answers_cost_nothing_and_without_prices_there_are_no_bills() -> None:
     assert bill_of(Scripted(Usage(10, 0, 10), mock=True)) == Bill("USD")
     assert bill_of(Scripted(Usage(10, 0, 10)), None) is None
+
+
+def test_models_that_tasks_go_to_by_default_or_by_settings_have_labels_of_their_own(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.settings(SUPPORTED_MODELS="mine", FALLBACK_MODELS='{"mine": "theirs"}')
+
+    labelled = labelled_models(load_settings(house.environment()))
+
+    assert {"mine", "theirs", "text-embedding-3-small", "o3-mini"} <= set(labelled)
