@@ -12,6 +12,8 @@ case $venv in
 esac
 # Locked while someone prepares the environment, and not empty while what stands there is half made.
 lock=$venv.lock
+# Where ensurepip and pip unpack things: they cannot clear away when they are killed.
+scratch=$venv.tmp
 
 say() {
     printf 'aitp: %s\n' "$*" >&2
@@ -86,6 +88,7 @@ fill() {
     for file in "$@"; do
         stamp_of "$file" >"$venv/$file.stamp"
     done
+    rm -rf "$scratch"
     : >"$lock"
     trap - HUP INT TERM
 }
@@ -109,7 +112,8 @@ install() {
 # In the background, because a shell answers signals only between its foreground commands; and in a group of its own,
 # because ensurepip and pip start processes of their own, which would go on writing.
 run() {
-    setsid "$@" </dev/null &
+    mkdir -p "$scratch"
+    TMPDIR=$scratch setsid "$@" </dev/null &
     child=$!
     wait "$child"
 }
@@ -128,6 +132,7 @@ give_up() {
 }
 
 discard_unfinished() {
+    rm -rf "$scratch"
     if [ -s "$lock" ]; then
         # Twice, because what was killed just now may have made one last file meanwhile.
         rm -rf "$venv" 2>/dev/null || rm -rf "$venv"

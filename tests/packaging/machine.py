@@ -27,6 +27,7 @@ case "$*" in
 *"-m venv"*)
     mkdir -p "$last/bin" && cp "$0" "$last/bin/python" && : >"$last/pyvenv.cfg"
     if [ -n "${SLOW:-}" ]; then
+        : >"${TMPDIR:-/tmp}/unpacked"
         # Like ensurepip: a process of the process, which goes on when only its parent is killed.
         (for _ in $(seq 1000); do mkdir -p "$last/lib"; : >"$last/lib/more"; sleep 0.01; done) &
         sleep 15

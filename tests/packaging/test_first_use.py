@@ -105,7 +105,9 @@ def test_two_first_uses_at_once_make_one_environment(machine: Machine) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_first_use_leaves_nothing_half_made(machine: Machine, stop: signal.Signals) -> None:
-    process = machine.start("check", SLOW="1")
+    temporary = machine.root.parent / "tmp"
+    temporary.mkdir()
+    process = machine.start("check", SLOW="1", TMPDIR=str(temporary))
     wait_until((machine.venv / "lib").exists)
 
     process.send_signal(stop)
@@ -113,7 +115,8 @@ def test_an_interrupted_first_use_leaves_nothing_half_made(machine: Machine, sto
     code, errors = finish(process)
     assert code == 128 + stop
     assert "interrupted; removing what was half made" in errors
-    assert not machine.venv.exists()
+    assert not list(temporary.iterdir())
+    assert [path.name for path in machine.root.glob(".venv*")] == [".venv.lock"]
 
 
 def test_after_a_kill_the_next_use_starts_anew(machine: Machine) -> None:
