@@ -49,12 +49,14 @@ class Because(StrEnum):
     BUDGET = "budget"
     PRICE = "price"
     UNDERWAY = "underway"
+    TYPE = "type"
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
 
+    A kind without routes waits.
     `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
     `tariff`: what its tasks cost by a route, in `currency`.
     """
@@ -223,6 +225,8 @@ class Claims:
                 search.blocks.append(block)
                 continue
             options, stands = terms.routes(kind), partial(self._stands, search, number, kind)
+            if not options:
+                search.blocks.append(Idle(Because.TYPE))
             while (route := choose(options, stands)) is not None:
                 gate = self._gate(search, route.provider)
                 if gate.probe:

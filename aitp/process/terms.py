@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aitp.ledger import Terms
+from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Tariff
 from aitp.policy.model_names import with_tag
 from aitp.policy.routing import Mode, Route, Routing
@@ -21,20 +22,31 @@ if TYPE_CHECKING:
 EMBEDDING_FALLBACK = "text-embedding-3-small"
 CHAT_FALLBACK = "o3-mini"
 
+log = get_logger(__name__)
+
 
 def terms_of(settings: Settings) -> Terms:
     """The terms of all workers under `settings`."""
     routing = routing_of(settings)
 
+    unknown: set[str] = set()
+
     def routes(kind: Kind) -> Sequence[Route]:
+        if kind.type not in PROCESSORS:
+            # Its package was removed, or an older release was installed again: that must not stop all other types.
+            if kind.type not in unknown:
+                unknown.add(kind.type)
+                log.error("Task type is not registered any more, its tasks wait", task_type=kind.type)
+            return ()
         default = EMBEDDING_FALLBACK if PROCESSORS[kind.type].batched else CHAT_FALLBACK
         return routing.options(kind.model, default, kind.failed_at)
 
     def batch_size(kind: Kind) -> int:
-        return settings.embedding_batch_size if PROCESSORS[kind.type].batched else 1
+        return settings.embedding_batch_size if kind.type in PROCESSORS and PROCESSORS[kind.type].batched else 1
 
     def needs(kind: Kind) -> Sequence[str]:
-        return (Service.WIKIDATA.value,) if settings.wikidata_enabled and PROCESSORS[kind.type].looks_up else ()
+        looks_up = kind.type in PROCESSORS and PROCESSORS[kind.type].looks_up
+        return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
 
     def tariff(kind: Kind, route: Route) -> Tariff:
         if settings.mock or settings.prices is None:

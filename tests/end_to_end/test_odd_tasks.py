@@ -6,6 +6,8 @@ import json
 
 from aitp.demo.faults import Fault
 from aitp.demo.openai_api import BAD_MARKER
+from aitp.ledger import Ledger, Poll, PollTerms, Rules, prepare
+from aitp.tasks import Kind, NewTask
 from tests.end_to_end.running import Service
 from tests.services import a_task
 
@@ -28,6 +30,26 @@ def test_what_cannot_be_read_stays_pending_and_is_told_once(service: Service) ->
     assert list(told.values()) == ["it has no usable _id"]
     assert {unknown, nameless}.isdisjoint(delivery.task_id for delivery in world.deliveries())
     assert (service.get("/ready") or (0, ""))[0] == 200  # such leftovers are no reason to worry
+
+
+def test_tasks_of_a_type_whose_package_was_removed_wait_and_stop_no_others(service: Service) -> None:
+    world = service.open_world()
+    [orphaned] = world.add_documents([a_task(type="telepathy")])
+    prepare(service.ledger_path, strategy="rolling", timezone="UTC", limits={})
+    ledger = Ledger.open(service.ledger_path, Rules())
+    poll = ledger.inbox.begin_poll(1, PollTerms(1, 1, 1))
+    assert isinstance(poll, Poll)
+    ledger.inbox.admit(poll, [NewTask(orphaned, Kind("telepathy", "crystal-ball"), b'{"text": "what?"}')])
+    ledger.inbox.fail_poll(poll, "the service was stopped")
+    ledger.close()
+
+    service.start(CONCURRENCY_LIMIT=2)
+    world.add_tasks(5)
+
+    service.await_states(succeeded=5, pending=1)
+    assert service.said("Child died") == []
+    assert service.said("Task type is not registered any more, its tasks wait", task_type="telepathy")
+    assert service.snapshot().held == 1
 
 
 def test_invalid_content_of_a_known_type_is_failed_with_a_reason(service: Service) -> None:
