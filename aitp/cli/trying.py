@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -61,6 +62,7 @@ def demo(
     with told_to_stop_once():  # from here on, as what follows is half a second of imports
         from pathlib import Path
 
+        from aitp.addresses import addresses, trouble_at
         from aitp.demo.command import Plan, real_openai
         from aitp.demo.documents import TYPES
         from aitp.demo.practice import practise
@@ -73,6 +75,10 @@ def demo(
             )
         plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai(), mode, chosen)
         if servers is None:
+            if port and (trouble := trouble_at(addresses("127.0.0.1", port))):
+                raise click.BadParameter(
+                    f"{port}: {os.strerror(trouble)}; choose another, or 0 for a free one", param_hint="--port"
+                )
             sys.exit(show(plan, as_json=as_json))
         if faults or keep or as_json:
             raise click.UsageError(

@@ -6,6 +6,7 @@ import os
 import pty
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,18 @@ def test_a_terminal_that_is_closed_takes_the_service_with_it(place: Path) -> Non
         demo.wait(60)
 
     assert not members(begun)
+    assert not folders(place)
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with started(place, "--port", port) as demo:
+            told = demo.communicate(timeout=60)
+
+    assert demo.returncode == 2
+    assert told[0] == ""
+    assert f"Invalid value for --port: {port}: Address already in use" in told[1]
     assert not folders(place)
 
 
