@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 MARGIN_SECONDS = 60.0
+# A token past its time for a refresh that failed is used for so long before the next try.
+SPARE_SECONDS = 10.0
 REPLACEMENT_PAUSE_SECONDS = 60.0
 
 REFUSED_AGAIN = (
@@ -63,8 +65,8 @@ class Tokens:
         """A fresh token; if there is none to be had, the old one for as long as it lives."""
         try:
             return self._fetch(waited_since, 0.0 if kept is None else kept.replaced_at)
-        except (ServiceFault, CooldownRequired):
-            spare = None if kept is None else kept.spare(self._fingerprint, self._clock())
+        except (ServiceFault, CooldownRequired) as error:
+            spare = None if kept is None else kept.spare(self._fingerprint, self._clock(), _pause_after(error))
             if spare is None:
                 raise
             return spare
@@ -121,3 +123,14 @@ class Tokens:
         except OSError:
             pass  # a full disk costs each relay a token of its own, not the service
         return token
+
+
+def _pause_after(error: ServiceFault | CooldownRequired) -> float:
+    """Seconds until a refresh that failed so is worth another try, while the old token still lives."""
+    match error:
+        case CooldownRequired():
+            return max(error.seconds, SPARE_SECONDS)
+        case CredentialsRefused():
+            return REPLACEMENT_PAUSE_SECONDS
+        case _:
+            return SPARE_SECONDS

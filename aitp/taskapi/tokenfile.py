@@ -24,10 +24,6 @@ FILE_BYTES = 65_536
 FAILURES: dict[str, type[ServiceFault]] = {kind.__name__: kind for kind in (ServiceFault, CredentialsRefused)}
 
 
-# A token past its time for a refresh that failed is used for so long before the next try.
-SPARE_SECONDS = 10.0
-
-
 @dataclass(frozen=True, slots=True)
 class Token:
     """A token as it is kept. Instants are UTC seconds; `fingerprint` is of the settings that it was fetched with."""
@@ -43,11 +39,11 @@ class Token:
         # Fetched in the future: the clock was set back, and nobody knows how long it still lives.
         return self.fingerprint == fingerprint and self.fetched_at <= now < self.use_until
 
-    def spare(self, fingerprint: str, now: float) -> Token | None:
-        """This token for a little longer, if it still lives: what to use while no fresh one can be had."""
+    def spare(self, fingerprint: str, now: float, seconds: float) -> Token | None:
+        """This token for so much longer, if it still lives: what to use while no fresh one can be had."""
         if self.fingerprint != fingerprint or not self.fetched_at <= now < self.expires_at:
             return None
-        return replace(self, use_until=min(self.expires_at, now + SPARE_SECONDS))
+        return replace(self, use_until=min(self.expires_at, now + seconds))
 
 
 class Lock:
