@@ -12,7 +12,7 @@ from aitp.checks.machine import look_around
 from aitp.errors import AitpError, ConfigurationError
 from aitp.process.terms import terms_of
 from aitp.processors.inventory import Inventory, inventory
-from aitp.processors.registry import PROCESSORS
+from aitp.processors.registry import PROCESSORS, default_models
 from aitp.providers.stock import uses_models
 from aitp.settings import Settings, load_settings
 from aitp.taskapi.grant import Grant
@@ -103,10 +103,9 @@ def _of_providers(
 
 def openai_models(settings: Settings) -> frozenset[str]:
     """The models that OpenAI is asked for where a task names none, or where it stands in for Ollama."""
-    defaults = {processor.content.default_model for processor in PROCESSORS.values()}
-    if settings.processing_mode == "hybrid":
-        return frozenset({*settings.fallback_models.values()} if settings.fallback_models else defaults)
-    return frozenset(defaults)
+    if settings.processing_mode == "hybrid" and settings.fallback_models:
+        return frozenset(settings.fallback_models.values())
+    return frozenset(default_models())
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:

@@ -11,7 +11,7 @@ from aitp.counting import Metrics
 from aitp.metrics import OTHER, known_models
 from aitp.policy.costs import Bill
 from aitp.prices import ALL_OTHERS, NANO, NOTHING, Prices
-from aitp.processors import PROCESSORS
+from aitp.processors.registry import default_models
 from aitp.providers import Usage
 
 if TYPE_CHECKING:
@@ -63,9 +63,8 @@ class Meter:
 def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
-    defaults = [processor.content.default_model for processor in PROCESSORS.values()]
     return known_models(
-        (*settings.supported_models, *settings.fallback_models.values(), *defaults, *priced[:MOST_LABELS])
+        (*settings.supported_models, *settings.fallback_models.values(), *default_models(), *priced[:MOST_LABELS])
     )
 
 

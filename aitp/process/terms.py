@@ -28,24 +28,26 @@ log = get_logger(__name__)
 def terms_of(settings: Settings) -> Terms:
     """The terms of all workers under `settings`."""
     routing = routing_of(settings)
-
     unknown: set[str] = set()
 
     def routes(kind: Kind) -> Sequence[Route]:
-        if kind.type not in PROCESSORS:
+        processor = PROCESSORS.get(kind.type)
+        if processor is None:
             # Its package was removed, or an older release was installed again: that must not stop all other types.
             if kind.type not in unknown:
                 unknown.add(kind.type)
                 log.error("Task type is not registered any more, its tasks wait", task_type=kind.type)
             return ()
-        default = EMBEDDING_FALLBACK if PROCESSORS[kind.type].batched else CHAT_FALLBACK
+        default = EMBEDDING_FALLBACK if processor.batched else CHAT_FALLBACK
         return routing.options(kind.model, default, kind.failed_at)
 
     def batch_size(kind: Kind) -> int:
-        return settings.embedding_batch_size if kind.type in PROCESSORS and PROCESSORS[kind.type].batched else 1
+        processor = PROCESSORS.get(kind.type)
+        return settings.embedding_batch_size if processor is not None and processor.batched else 1
 
     def needs(kind: Kind) -> Sequence[str]:
-        looks_up = kind.type in PROCESSORS and PROCESSORS[kind.type].looks_up
+        processor = PROCESSORS.get(kind.type)
+        looks_up = processor is not None and processor.looks_up
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
 
     def tariff(kind: Kind, route: Route) -> Tariff:

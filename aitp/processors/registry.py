@@ -114,6 +114,11 @@ class Registry(MutableMapping[str, Processor[Any]]):
 PROCESSORS = Registry()
 
 
+def default_models() -> tuple[str, ...]:
+    """The models of tasks that name none."""
+    return tuple(dict.fromkeys(each.content.default_model for each in PROCESSORS.values()))
+
+
 def processor(task_type: str) -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:
     """Class decorator: enter the processor of `task_type` into the table, under its class's name in logs."""
 

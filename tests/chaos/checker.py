@@ -292,8 +292,7 @@ def _claim_of(
 def _died_with(record: Record, step: str, task_id: str, received: float, until: float) -> bool:
     """Whether the process that sent a request for this task died with it. A server that is slow to read may receive
     the request after that death: the one that had taken the task last has not sent it then."""
-    taken = [line for line in record.journal if line["step"] == step and task_id in line["ids"]]
-    taken = [line for line in taken if line["at"] <= received]
+    taken = [line for line in _lines_by_task(record, step)[task_id] if line["at"] <= received]
     last = max(taken, key=_at, default=None)
     return any(
         pid == line["pid"] and line["at"] <= at <= until and (line is last or at >= received - LATE_SECONDS)
