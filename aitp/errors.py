@@ -1,7 +1,7 @@
 """The three kinds of failure, and under them what callers really tell apart.
 
-`RetryableError`     the attempt failed and may succeed later; the task waits.
-`NonRetryableError`  this task can never succeed as it stands; it is failed.
+`RetryableError`     the attempt failed; whose fault that is, the evidence tells (`aitp.policy.evidence`).
+`NonRetryableError`  this task can never succeed as it stands, whoever is asked; it is failed.
 anything else        a bug: logged with its stack trace, the task is failed.
 
 Messages name the thing, what was expected and what to do. They never carry task text, tokens, keys, headers
@@ -47,14 +47,16 @@ class ServiceFault(RetryableError):
 
 
 class CredentialsRefused(ServiceFault):
-    """A service refuses our credentials (401, 403). Not the task's fault: the breaker opens at once, tasks wait.
+    """A service refuses our credentials (401, 403): the account's fault, never the task's; tasks wait.
 
+    `named`: the service itself names them, so that it is believed at once; a bare 403 may be anybody's.
     `error`: what an authorization server calls it (RFC 6749 §5.2), if it does.
     """
 
-    def __init__(self, service: str, message: str, *, error: str = "") -> None:
+    def __init__(self, service: str, message: str, *, error: str = "", named: bool = True) -> None:
         super().__init__(service, message)
         self.error = error
+        self.named = named
 
 
 class CooldownRequired(RetryableError):
@@ -71,12 +73,37 @@ class ModelMissing(CooldownRequired):
     """A model that is supported is not at its provider. Somebody is sent to get it, and its tasks wait for it."""
 
 
-class NonRetryableError(AitpError):
-    """This task can never succeed as it stands: invalid content, unsupported model, an input the provider refuses."""
+class ModelGone(RetryableError):
+    """A service says that it has no such `model` for us: retired, not allowed, of another kind. Its tasks wait."""
+
+    def __init__(self, service: str, message: str, *, model: str) -> None:
+        super().__init__(message)
+        self.service = service
+        self.model = model
 
 
-class InputRefused(NonRetryableError):
-    """The provider refused a request (400, 422). With one input it is the input's fault; a batch is to be halved."""
+class SettingRefused(RetryableError):
+    """A service cannot do what a `setting` of ours asks for, whatever the text is: tasks of this kind wait for it."""
+
+    def __init__(self, service: str, message: str, *, setting: str) -> None:
+        super().__init__(message)
+        self.service = service
+        self.setting = setting
+
+
+class RequestRefused(RetryableError):
+    """The provider refused a request (400, 413, 422, …): because of the text, of a parameter, or of who we are.
+
+    `parameter`: what the server itself names, one of `Provider.optional`; empty if it names none.
+    """
+
+    def __init__(self, message: str, *, parameter: str = "") -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class InputRefused(RequestRefused):
+    """The provider itself says that it is the text that it does not take. Of a batch, one of its texts."""
 
 
 class InputTooLong(InputRefused):
@@ -90,12 +117,31 @@ class InputTooLong(InputRefused):
         self.tokens = tokens
 
 
-class ModelRefused(NonRetryableError):
-    """The model declined to answer (`message.refusal`, a content filter): it would decline again."""
+class UselessAnswer(RetryableError):
+    """The provider answered (200), and it is nothing that could be delivered: empty, zeros, no JSON, invalid.
+
+    `answers`: how many such answers this attempt was given, a repair included.
+    """
+
+    def __init__(self, message: str, *, answers: int = 1) -> None:
+        super().__init__(message)
+        self.answers = answers
 
 
-class AnswerCut(RetryableError):
+class AnswerCut(UselessAnswer):
     """The answer ended before it was complete (`finish_reason` or `done_reason` length). Never a shorter success."""
+
+
+class ModelRefused(UselessAnswer):
+    """The model declined to answer this text (`message.refusal`, a content filter): it names the input itself."""
+
+
+class NoRoom(RetryableError):
+    """A second request of one attempt would exceed a limit or a budget: the task goes back and waits for room."""
+
+
+class NonRetryableError(AitpError):
+    """This task can never succeed as it stands, whoever is asked: its content is invalid."""
 
 
 class DeliveryRefused(NonRetryableError):

@@ -75,6 +75,18 @@ class Ending(Enum):
     UNSENT = "unsent"  # no request was sent: ready again, room in the limits comes back
 
 
+class Culprit(StrEnum):
+    """Whose fault a failed attempt is presumed to be, by what came back. Evidence decides (`aitp.policy.evidence`)."""
+
+    INPUT = "input"  # the request was refused: because of this text, or of a parameter, or of anything else
+    ANSWER = "answer"  # 200, and nothing that could be delivered
+    ACCOUNT = "account"  # credentials, or what looks like them
+    SERVICE = "service"  # 5xx, connection, time-out, an answer that is none
+    REQUEST = "request"  # a parameter or setting of ours: nothing is left to leave out
+    MODEL = "model"  # gone, not allowed, of another kind
+    MACHINE = "machine"  # this one
+
+
 class Outcome(NamedTuple):
     """One task's ending. `result` is the JSON to deliver (SUCCEEDED only); `reason` says why for all others."""
 

@@ -9,7 +9,7 @@ command line) does not load numpy and the OpenAI client.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -88,19 +88,30 @@ class Reply:
 
 
 class Provider(Protocol):
-    """A place where answers are bought. Calls block, never retry, and raise the errors of `aitp.errors` only."""
+    """A place where answers are bought. Each call is one request: it blocks, never retries, never sends a second one.
+
+    Raises the errors of `aitp.errors` only. `leave_out`: parameters of `optional` that this server does not take.
+    """
 
     name: str
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
-        """One request for the vectors of all `texts`. InputRefused: halve them; with a single text it is its fault.
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        """What a request for `model` would hold and could do without, in the order in which it is left out.
 
-        InputTooLong is one, too: whether a single text is then cut is the provider's to know (EMBEDDING_OVERFLOW).
+        Named as the protocol names it, where it does: encoding_format, dimensions, temperature, json_schema, …
+        """
 
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
+        """One request for the vectors of all `texts`.
+
+        RequestRefused: of a batch nobody knows yet which text it is, if any. InputTooLong: whether a single text is
+        then cut is the processor's to know (EMBEDDING_OVERFLOW). SettingRefused: the vectors come in another length.
         `dimensions`: as many numbers, if the model lets us ask; None: as the settings say.
         """
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         """One request for a structured answer. ModelRefused: it declines; AnswerCut: it did not come to its end.
 
         InputTooLong: the messages are longer than the model reads; `aitp.processors.conversation` cuts the task's text.
