@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests.strangers.house import House
 from tests.strangers.server import LENGTH, Nature, Stranger
 
 REAL_TIMEOUT_SECONDS = 0.4  # what a hang costs the test; by the house's clock it costs a minute
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})  # of settings
 
 Open = Callable[..., House]
 
@@ -57,13 +60,17 @@ def settings(stranger: Stranger, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 @pytest.fixture(scope="session")
 def open_house(stranger: Stranger, settings: Settings, template: Path) -> Open:
-    """`with open_house(nature, workers=2, batch=32, minute=20) as house:` a new ledger, and a stranger of that nature."""
+    """`with open_house(nature, workers=2, batch=32, minute=20) as house:` a new ledger; a stranger of that nature."""
 
     @contextmanager
-    def opened(nature: Nature, workers: int = 2, batch: int = 32, **limits: int) -> Iterator[House]:
+    def opened(
+        nature: Nature, workers: int = 2, batch: int = 32, changes: Mapping[str, Any] = NO_CHANGES, **limits: int
+    ) -> Iterator[House]:
         memory = Path("/dev/shm")
         with tempfile.TemporaryDirectory(prefix="aitp-strange-", dir=memory if memory.is_dir() else None) as name:
-            chosen = settings.model_copy(update={"concurrency_limit": workers, "embedding_batch_size": batch})
+            chosen = settings.model_copy(
+                update={"concurrency_limit": workers, "embedding_batch_size": batch, **changes}
+            )
             with House(Path(name), template, stranger, chosen, Metrics({}, ()), **limits) as house:
                 stranger.become(nature)
                 yield house

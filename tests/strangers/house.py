@@ -1,9 +1,9 @@
 """The real worker and the real ledger in one process, under a clock that jumps: hours of a world within a second.
 
 Nothing is stood in for but time and the processes: each worker is a thread that runs only while the house lets it
-(never two at once), and comes to rest where a process would wait, in a call or idle. A call takes as long as the stranger
-says, so that claims of several workers overlap as they do in a service; an idle worker sleeps until the moment that its
-claim named, or until it is woken. If all sleep without such a moment, the world is at rest.
+(never two at once), and comes to rest where a process would wait, in a call or idle. A call takes as long as the
+stranger says, so that claims of several workers overlap as they do in a service; an idle worker sleeps until the moment
+that its claim named, or until it is woken. If all sleep without such a moment, the world is at rest.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.strangers.server import Stranger
 
 FIRST_WORKER = 101
 STEPS_AT_ONE_MOMENT = 200  # of one worker, without a call: more is spinning
+REQUESTS = 1_000  # that no world of this room needs: more is hammering
 
 
 class _Over(BaseException):
@@ -157,6 +158,8 @@ class House:
         self.claims = 0
         self.idles: list[Idle] = []
         self.ids: dict[str, str] = {}  # id by text
+        self.found: dict[str, Ended] = {}  # what a test notes before it closes the house
+        self.told: list[str] = []
         self._numbers = itertools.count()
         self._events: list[tuple[float, int, _Resident]] = []
         self._arrivals: list[tuple[float, int, Callable[[], None]]] = []
@@ -229,6 +232,8 @@ class House:
                     each.steps = 0
             resident.wakes_at = None
             resident.run_on()
+            if len(self.stranger.seen) > REQUESTS:
+                raise Spinning(f"{REQUESTS} requests within {self.elapsed:.0f} s, the last: {self.stranger.seen[-1]}")
         else:
             return
         if self._arrivals or self._events:
@@ -283,9 +288,7 @@ class House:
         )
 
     def snapshot(self) -> Snapshot:
-        return snapshot(
-            self.world.path, recovery=self.settings.circuit_breaker_recovery_seconds, now=self.clock.now
-        )
+        return snapshot(self.world.path, recovery=self.settings.circuit_breaker_recovery_seconds, now=self.clock.now)
 
     def deliver(self) -> None:
         """Empty the outbox, as a relay would."""

@@ -139,7 +139,7 @@ def worlds(
     limits: bool = False,
     only_poison: bool = False,
 ) -> Strange:
-    """A world. `lasting`: something is wrong for ever with more than single texts; else everything passes in the end."""
+    """A world. `lasting`: something is wrong for ever with more than single texts; else everything passes."""
     chat = draw(st.sampled_from((False, False, True)))
     kind = TOPICS if chat else EMBEDDINGS
     count = draw(st.sampled_from((1, 2, 5, 10, 20))) if not only_poison else draw(st.integers(10, 24))

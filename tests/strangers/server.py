@@ -54,6 +54,15 @@ class Useless(Enum):
     OTHER_JSON = "other JSON"
 
 
+class Dialect(Enum):
+    """What answers look like that say the same as OpenAI's in another way."""
+
+    PARTS = "content is a list of parts"
+    NO_INDEX = "no vector has an index"
+    FIRST_WITHOUT_INDEX = "an index of 0 is left out"
+    ALWAYS_FIRST = "every index is 0"
+
+
 OF_EMBEDDINGS = tuple(Useless)[:5]
 OF_CHATS = tuple(Useless)[5:]
 
@@ -76,7 +85,7 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Texts that this server does not take: refused in one manner alone and in one within a batch, or uselessly answered.
+    """Texts that this server does not take: refused in one manner alone and in one within a batch, or badly answered.
 
     `alone` None: in the same manner as within a batch.
     """
@@ -112,6 +121,9 @@ class Nature:
     mute: Useless | None = None  # to every text,
     mute_until: float = float("inf")
     length: int = LENGTH  # of vectors whose length nobody asked for
+    longest: tuple[int, Manner] | None = None  # characters that a text may have,
+    most: tuple[int, Manner] | None = None  # and texts that a request may have
+    dialect: Dialect | None = None
     seconds: float = 0.5  # that an answer takes
     seed: int = 0
 
@@ -209,9 +221,19 @@ class Stranger(HttpServer):
         spoilt = {text: how for text in texts if (how := self._spoils(text, now))}
         self.seen.append(Seen(now, texts, model, parameters, not spoilt, "useless" if spoilt else ""))
         if chat:
-            return _chat_answer(document, spoilt.get(texts[0]))
+            return _chat_answer(document, spoilt.get(texts[0]), self.nature.dialect)
         length = document.get("dimensions") or self.nature.length
-        return _vectors(texts, model, length, document.get("encoding_format") == "base64", spoilt)
+        items = _vectors(texts, model, length, document.get("encoding_format") == "base64", spoilt)
+        for item in items:
+            if self.nature.dialect is Dialect.ALWAYS_FIRST:
+                item["index"] = 0
+            elif self.nature.dialect is Dialect.NO_INDEX or (
+                self.nature.dialect is Dialect.FIRST_WITHOUT_INDEX and not item["index"]
+            ):
+                del item["index"]
+        tokens = sum(len(text) // 4 + 1 for text in texts)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return json_response(200, {"object": "list", "data": items, "model": model, "usage": usage})
 
     def _refusal(self, texts: tuple[str, ...], model: str, parameters: frozenset[str]) -> tuple[str, Manner | None]:
         nature, now = self.nature, self.now
@@ -228,6 +250,10 @@ class Stranger(HttpServer):
         for parameter, manner in nature.refused:
             if parameter in parameters:
                 return f"parameter {parameter}", manner
+        if nature.most is not None and len(texts) > nature.most[0]:
+            return "too many", nature.most[1]
+        if nature.longest is not None and any(len(text) > nature.longest[0] for text in texts):
+            return "too long", nature.longest[1]
         poison = nature.poison
         if poison is not None and isinstance(poison.within, Manner) and not poison.texts.isdisjoint(texts):
             alone = len(texts) == 1 and poison.alone is not None
@@ -276,15 +302,13 @@ def expected(text: str, model: str, length: int = LENGTH) -> list[float]:
 
 def _vectors(
     texts: tuple[str, ...], model: str, length: int, base64: bool, spoilt: dict[str, Useless]
-) -> Response:
-    items = []
+) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
         how = spoilt.get(text)
         if how is Useless.NO_VECTOR:
             continue
-        value: object = (
-            encoded_vector(text, model, length).decode() if base64 else vector(text, model, length)
-        )
+        value: object = encoded_vector(text, model, length).decode() if base64 else vector(text, model, length)
         match how:
             case Useless.ZEROS:
                 value = [0.0] * length
@@ -295,12 +319,10 @@ def _vectors(
             case Useless.NOT_A_NUMBER:
                 value = [None] * length
         items.append({"object": "embedding", "index": index, "embedding": value})
-    tokens = sum(len(text) // 4 + 1 for text in texts)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response(200, {"object": "list", "data": items, "model": model, "usage": usage})
+    return items
 
 
-def _chat_answer(document: dict[str, Any], how: Useless | None) -> Response:
+def _chat_answer(document: dict[str, Any], how: Useless | None, dialect: Dialect | None) -> Response:
     said = orjson.dumps(document.get("messages")).decode()
     answer = orjson.dumps(next(found for word, found in CHAT_ANSWERS.items() if word in said)).decode()
     reason = "stop"
@@ -313,7 +335,11 @@ def _chat_answer(document: dict[str, Any], how: Useless | None) -> Response:
             answer = "There is much to be said about it."
         case Useless.OTHER_JSON:
             answer = '{"mood": "sunny"}'
-    choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": reason}
+    content: object = answer
+    if dialect is Dialect.PARTS:
+        thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Rivers, then."}]}
+        content = [thought, {"type": "text", "text": answer[:5]}, {"type": "text", "text": answer[5:]}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": reason}
     usage = {"prompt_tokens": 40, "completion_tokens": 9, "total_tokens": 49}
     return json_response(200, {"object": "chat.completion", "choices": [choice], "usage": usage})
 
