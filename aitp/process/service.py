@@ -29,6 +29,7 @@ from aitp.providers import warm_up
 from aitp.providers.foreign import foreign_builders
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
+from aitp.tasks import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,7 @@ def prepare_service(settings: Settings) -> None:
         budgets=settings.budgets,
         providers=foreign_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
+        setups={service: settings.fingerprint(service) for service in (*Service, *foreign_builders())},
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(
