@@ -183,7 +183,7 @@ class Breakers:
     def tell_probe(
         self, connection: apsw.Connection, service: str, slot: int, now: float, reason: str
     ) -> BreakerChange | None:
-        """A call of `slot` failed: if it was the probe, the breaker stays open. Otherwise a failure says nothing here."""
+        """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
         prober = connection.execute("SELECT probe_slot FROM breakers WHERE service = ?", (service,)).get
         return self.tell(connection, service, Health.FAULTY, slot, now, reason) if prober == slot else None
 

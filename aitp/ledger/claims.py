@@ -153,8 +153,10 @@ _SURVEY = (
 
 
 def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
-    *seen, strategy, timezone, in_force, newest, newest_at, reserved = connection.execute(_SURVEY, (slot, now)).get
-    return _Survey(*seen, Basis(strategy, timezone, in_force, newest, newest_at, reserved))
+    owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, *basis = connection.execute(
+        _SURVEY, (slot, now)
+    ).get
+    return _Survey(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
 
 
 @dataclass(slots=True)
@@ -207,9 +209,7 @@ class Claims:
             Task(seq, task_id, found.kind, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
-        return Claim(
-            slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano, found.world
-        )
+        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
     def _claim(self, connection: apsw.Connection, slot: int, terms: Terms, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
@@ -316,9 +316,7 @@ class Claims:
     def _world(self, search: _Search, kind: Kind, route: Route) -> World:
         """The world that tasks of `kind` would be sent to by `route`."""
         setup = search.terms.setup(route.provider)
-        return self._worlds.find(
-            search.connection, search.seen.worlds_version, route, kind.type, setup, search.now
-        )
+        return self._worlds.find(search.connection, search.seen.worlds_version, route, kind.type, setup, search.now)
 
     def _missing(self, search: _Search, services: Sequence[str]) -> Idle | None:
         """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
@@ -371,8 +369,8 @@ class Claims:
         ):
             # Nothing stands in: its calls in flight tell more.
             found = Standing.AWAITED
-            until = None if world.proven else search.now + search.terms.canary_seconds
-            block = Idle(Because.TURN, until, service=route.provider)
+            first_answer = None if world.proven else search.now + search.terms.canary_seconds
+            block = Idle(Because.TURN, first_answer, service=route.provider)
         if block is not None:
             search.blocks.append(block)
         return found

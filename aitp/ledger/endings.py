@@ -140,7 +140,7 @@ class Endings:
             sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
             self._limits.count(connection, kind.type, sent, now, found.newest_at)
             judgement = Judgement(tuple(outcomes))
-            if not (found.is_calm and world.proven and all(o.ending is Ending.SUCCEEDED for o in outcomes)):
+            if not (found.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes)):
                 judgement = self._judge.judge(
                     connection, slot, world.id, outcomes, report.failure, report.optional, provider, now,
                     health=report.health,
@@ -211,7 +211,9 @@ class Endings:
             judgement = self._judge.judge(
                 connection, slot, world, outcomes, failure, (), provider, now, health=Health.UNKNOWN
             )
-        settled = self._settle(connection, now, provider, judgement, _owned_by(connection, slot), False, found.has_twins)
+        settled = self._settle(
+            connection, now, provider, judgement, _owned_by(connection, slot), False, found.has_twins
+        )
         if cause is not Cause.STOPPED:
             reason = settled.outcomes[0].reason
             note_trouble(connection, now, provider, cause.value, reason, tasks[0].kind.type, task_ids)
@@ -297,9 +299,7 @@ class Endings:
                     connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (kind_id(connection, instead), seq))
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
-                    connection.execute(
-                        "UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq)
-                    )
+                    connection.execute("UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq))
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
                     retry_at = now + POSTPONE_SECONDS * spread
                     _put_back(connection, seq, retry_at)

@@ -1,8 +1,8 @@
 """Worlds and what happens in them: the evidence by which a failed attempt is judged (`aitp.policy.evidence` decides).
 
 A world is what attempts are made in: a provider as it is set up, a model, a type of tasks, and the parameters that are
-sent. The claim asks for a kind's present world, and whether it may be sent to; the finish tells what befell there. While
-nothing fails neither costs a statement: what claims need is remembered by each process until the ledger's
+sent. The claim asks for a kind's present world, and whether it may be sent to; the finish tells what befell there.
+While nothing fails neither costs a statement: what claims need is remembered by each process until the ledger's
 `worlds_version` moves. Everything runs inside a transaction of the caller's.
 """
 
@@ -20,7 +20,7 @@ from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.ledger.database import Row, these
 from aitp.policy.evidence import Remedy, Standing, Tally, is_at_fault, is_ill, pause_delay, remedy
 from aitp.policy.routing import Route
-from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
+from aitp.tasks import Culprit, Ending, Health, Outcome
 
 # What a server does not take of a request is believed for so long.
 PROFILE_SECONDS = 86_400.0
@@ -49,8 +49,8 @@ class Failure:
 class World:
     """A kind's present world, as a claim needs it.
 
-    `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`: it is
-    paused until then, and probed by `probe_slot` (None: by nobody yet). `expires_at`: its profile is believed till then.
+    `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
+    when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
     """
 
     id: int
@@ -61,6 +61,11 @@ class World:
     paused_until: float | None = None
     probe_slot: int | None = None
     expires_at: float = float("inf")
+
+    @property
+    def is_well(self) -> bool:
+        """Whether one more success there says nothing new."""
+        return self.proven and self.paused_until is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +158,7 @@ def _find(connection: apsw.Connection, route: Route, type_: str, setup: str, now
     key = (route.provider, route.model, type_, setup, left_out)
     row = connection.execute(_WORLD, key).fetchone()
     if row is None:
-        connection.execute(
-            "INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key
-        )
+        connection.execute("INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key)
         row = connection.execute(_WORLD, key).fetchone()
         assert row is not None
     number, proven, failures, since, until, prober = row
@@ -175,7 +178,7 @@ def release_probes(connection: apsw.Connection, slot: int) -> None:
 
 
 # For select lists. A task that has failed, or whose process has died; and whether all is as it should be.
-ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1)"
+ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND kind > 0)"  # the index begins with the kind
 NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 
 
@@ -260,7 +263,9 @@ class Judge:
         if case.paused or (change is not None and change.state == pybreaker.STATE_CLOSED):
             _return_all(case, whole_provider=not case.paused)
         else:
-            connection.execute("UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,))
+            connection.execute(
+                "UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,)
+            )
         if had_row or case.paused or not case.proven:
             _moved(connection)
         if case.paused:
@@ -275,16 +280,16 @@ class Judge:
 
     # A call that failed
 
-    def _fail(
-        self, case: _Case, outcomes: Sequence[Outcome], failure: Failure, optional: Collection[str]
-    ) -> Judgement:
+    def _fail(self, case: _Case, outcomes: Sequence[Outcome], failure: Failure, optional: Collection[str]) -> Judgement:
         connection = case.connection
         if failure.culprit is Culprit.INPUT and not _is_current(case):
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
             return Judgement(tuple(_ready(outcome) for outcome in outcomes))
         if failure.culprit is Culprit.MODEL and failure.stranger and not _has_answered(case):
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
-            return Judgement(tuple(_failed(outcome, reason) for outcome in outcomes), breaker=self._speak(case, failure))
+            return Judgement(
+                tuple(_failed(outcome, reason) for outcome in outcomes), breaker=self._speak(case, failure)
+            )
         failed = [outcome for outcome in outcomes if outcome.ending in (Ending.RETRY, Ending.FALLBACK)]
         counted = failure.culprit in (Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER)
         if counted:
@@ -299,12 +304,16 @@ class Judge:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
             self._leave_out(case, profile, name, failure)
             return Judgement(
-                tuple(_ready(outcome) for outcome in outcomes), told=tuple(case.told), cleared=True,
+                tuple(_ready(outcome) for outcome in outcomes),
+                told=tuple(case.told),
+                cleared=True,
                 breaker=self._speak(case, failure, heard=True),
             )
         if self._restore(case, profile, failure, can_leave_out):
             return Judgement(
-                tuple(_ready(outcome) for outcome in outcomes), told=tuple(case.told), cleared=True,
+                tuple(_ready(outcome) for outcome in outcomes),
+                told=tuple(case.told),
+                cleared=True,
                 breaker=self._speak(case, failure, heard=True),
             )
         judged = self._judge_each(case, outcomes, failure) if counted else [_ready_later(o) for o in outcomes]
@@ -368,9 +377,7 @@ class Judge:
             judged.append(outcome)
         return judged
 
-    def _judged(
-        self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, named: bool = False
-    ) -> Outcome:
+    def _judged(self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, named: bool = False) -> Outcome:
         """Note one more failure of a task, and fail it if the evidence says that it is to blame."""
         named = named or outcome.named
         row = case.connection.execute(
@@ -395,7 +402,10 @@ class Judge:
         if ill or not alone:
             return outcome
         if is_at_fault(culprit, own[culprit], case.tally, before, self._max_retries, named=named, proven=case.proven):
-            return _failed(outcome, f"failed {own[culprit]} times alone, last: {outcome.reason}" if own[culprit] > 1 else outcome.reason)
+            return _failed(
+                outcome,
+                f"failed {own[culprit]} times alone, last: {outcome.reason}" if own[culprit] > 1 else outcome.reason,
+            )
         return outcome
 
     def _speak(
@@ -550,9 +560,15 @@ def _write_profile(
         "INSERT OR REPLACE INTO request_profiles (provider, model, setup, left_out, guessed, kept, reason, since)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            case.provider, case.model, case.setup, " ".join(left_out), " ".join(guessed), " ".join(kept), reason,
+            case.provider,
+            case.model,
+            case.setup,
+            " ".join(left_out),
+            " ".join(guessed),
+            " ".join(kept),
+            reason,
             case.now,
-        ),  # fmt: skip
+        ),
     )
     worlds = "SELECT id FROM worlds WHERE provider = ? AND model = ?"
     bound = (case.provider, case.model)
@@ -591,9 +607,7 @@ def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: 
         connection.execute("UPDATE breakers SET setup = ? WHERE service = ? AND setup <> ?", (setup, service, setup))
         if not connection.changes():
             continue
-        connection.execute(
-            "UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = 'open'", (service,)
-        )
+        connection.execute("UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = 'open'", (service,))
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(

@@ -1,8 +1,8 @@
 """Whose fault is it? What a failed attempt says of its task, of the request, and of the world it was made in. Pure.
 
 A *world* is what an attempt is made in: a provider at its address with our credentials, a model, a type of tasks, and
-the parameters that are sent. What a server says of a failure (status, code, words) is a hint that makes a verdict quick.
-What decides is what happens to other tasks in the same world: a task is failed only when it was tried alone, when the
+the parameters that are sent. What a server says of a failure (status, code, words) is a hint, for a quick verdict. What
+decides is what happens to other tasks in the same world: a task is failed only when it was tried alone, when the
 world has served another one since, and when so many failures would be improbable there by what befell the others. So a
 flaky service needs more tries, and a world that is ill fails nobody. The finish transaction asks.
 

@@ -79,14 +79,14 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
         case ModelGone():
             return _failed(claim, Failure(Culprit.MODEL, reason, named=True, stranger=stranger))
         case SettingRefused():
-            named = PARAMETERS.get(error.setting, error.setting)
-            return _failed(claim, Failure(Culprit.REQUEST, reason, named=True, parameter=named))
+            parameter = PARAMETERS.get(error.setting, error.setting)
+            return _failed(claim, Failure(Culprit.REQUEST, reason, named=True, parameter=parameter))
         case RequestRefused():
-            named = isinstance(error, InputRefused)
-            return _failed(claim, Failure(Culprit.INPUT, reason, named=named, parameter=error.parameter))
+            says_input = isinstance(error, InputRefused)
+            return _failed(claim, Failure(Culprit.INPUT, reason, named=says_input, parameter=error.parameter))
         case UselessAnswer():
-            named = isinstance(error, ModelRefused)
-            return _failed(claim, Failure(Culprit.ANSWER, reason, named=named), times=error.answers)
+            says_input = isinstance(error, ModelRefused)
+            return _failed(claim, Failure(Culprit.ANSWER, reason, named=says_input), times=error.answers)
         case NoRoom():
             return _all(claim, Ending.POSTPONED, reason)
         case RetryableError():

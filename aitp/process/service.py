@@ -22,6 +22,7 @@ from aitp.process.crew import Crew
 from aitp.process.relay import Relay
 from aitp.process.reuse import reuse_scope
 from aitp.process.slots import Role, role_of
+from aitp.process.terms import setup_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
 from aitp.processors.inventory import inventory
@@ -98,7 +99,7 @@ def prepare_service(settings: Settings) -> None:
         budgets=settings.budgets,
         providers=foreign_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
-        setups={service: settings.fingerprint(service) for service in (*Service, *foreign_builders())},
+        setups={service: setup_of(settings, service) for service in (*Service, *foreign_builders())},
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, get_args
 
 from aitp.ledger import Terms
@@ -68,9 +69,27 @@ def terms_of(settings: Settings) -> Terms:
         Arrivals(settings),
         tariff,
         currency,
-        setup=cache(settings.fingerprint),
+        setup=cache(partial(setup_of, settings)),
         canary_seconds=CANARY_SECONDS,
     )
+
+
+# What requests depend on besides who and where we are.
+REQUEST_SETTINGS = (
+    "embedding_dimensions",
+    "openai_timeout",
+    "openai_service_tier",
+    "openai_reasoning_effort",
+    "ollama_timeout",
+    "ollama_options",
+    "ollama_think",
+)
+
+
+def setup_of(settings: Settings, service: str) -> str:
+    """A name for how `service` is set up: what was learned of it under another one says nothing."""
+    parts = [settings.fingerprint(service), *(repr(getattr(settings, name, None)) for name in REQUEST_SETTINGS)]
+    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def strangers_of(settings: Settings) -> Callable[[str], bool]:

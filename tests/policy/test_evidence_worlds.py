@@ -28,7 +28,7 @@ from aitp.tasks import Culprit
 
 MAX_RETRIES, THRESHOLD, RECOVERY_SECONDS, BATCH, PARAMETERS = 3, 5, 60.0, 32, 4
 END_SECONDS = 60_000.0
-SKIP=()
+SKIP = ()
 # The least that the rule promises; the figures it had when it was designed were these, of 65,119 good tasks in 900 worlds.
 WORLDS = 900
 MOST_GOOD_FAILED = 38
@@ -118,6 +118,7 @@ class Queue:
             self.probing = True
             return [min(ready, key=lambda item: (item.tries, item.number))]
         suspects, fresh = [i for i in ready if i.tries], [i for i in ready if not i.tries]
+        suspects.sort(key=lambda item: (item.tries, item.number))
         self.turn += 1
         if suspects and not self.suspects_out and (not fresh or self.turn % 2):
             limit = suspects[0].limit
@@ -165,7 +166,9 @@ class Queue:
             self._fail(item, culprit, alone=len(batch) == 1)
             item.limit = min(item.limit, max(1, len(batch) // 2))
         if probe or asked in (Remedy.OPEN, Remedy.PAUSE):
-            self.closed_until = self.now + (pause_delay(self.pauses, RECOVERY_SECONDS) if culprit is Culprit.ANSWER else RECOVERY_SECONDS)
+            self.closed_until = self.now + (
+                pause_delay(self.pauses, RECOVERY_SECONDS) if culprit is Culprit.ANSWER else RECOVERY_SECONDS
+            )
             self.pauses += 1
 
     def _serve(self, probe: bool) -> None:
@@ -184,7 +187,7 @@ class Queue:
             item.before = self.tally
         if alone:
             mine = item.alone[culprit] = item.alone.get(culprit, 0) + 1
-            if self.closed_until is None and is_at_fault(culprit, mine, self.tally, item.before, MAX_RETRIES) :
+            if self.closed_until is None and is_at_fault(culprit, mine, self.tally, item.before, MAX_RETRIES):
                 item.failed = culprit
         spread = self.source.uniform(*SPREAD)
         item.due = self.now + retry_delay(DELAY(item, alone), 2.0, spread)
@@ -232,8 +235,10 @@ def play(seed: int) -> Run:
             queue.suspects_out += suspects
             culprit, seconds = server.answer(queue.now, batch, queue.left_out)
             probe = queue.closed_until is not None
-            heapq.heappush(busy, (queue.now + seconds, source.random(), culprit, batch, probe, queue.left_out, suspects))
-        if busy:
+            heapq.heappush(
+                busy, (queue.now + seconds, source.random(), culprit, batch, probe, queue.left_out, suspects)
+            )
+        if busy and queue.now < END_SECONDS:
             queue.now, _, culprit, batch, probe, sent_without, suspects = heapq.heappop(busy)
             queue.suspects_out -= suspects
             if probe:
@@ -245,7 +250,7 @@ def play(seed: int) -> Run:
         moments = [item.due for item in items if item.open and item.due > queue.now]
         if queue.closed_until is not None and queue.closed_until > queue.now:
             moments.append(queue.closed_until)
-        if not moments or min(moments) > END_SECONDS or not any(item.open for item in items):
+        if busy or not moments or min(moments) > END_SECONDS or not any(item.open for item in items):
             break
         queue.now = min(moments) + 1e-6
     good = [item for item in items if not item.bad]
@@ -260,11 +265,30 @@ def play(seed: int) -> Run:
         last_good,
         (vars(server), count, workers, share, [i.failed for i in good if i.failed]),
     )
+
+
 if __name__ == "__main__":
     import sys
+
     n, s = int(sys.argv[1]), int(sys.argv[2])
     runs = [play(s + k) for k in range(n)]
-    print("good", sum(r.good for r in runs), "failed", sum(r.good_failed for r in runs), "waiting", sum(r.good_waiting for r in runs), "bad waiting", sum(r.bad_waiting for r in runs), "most sends", max(r.most_sends for r in runs), "sends/task", sum(r.sends for r in runs)/sum(r.good for r in runs))
-    for r in sorted(runs, key=lambda r: -r.good_failed)[:4]: print("GF", r)
-    for r in sorted(runs, key=lambda r: -r.good_waiting)[:4]: print("GW", r)
-    for r in sorted(runs, key=lambda r: -r.most_sends)[:3]: print("MS", r)
+    print(
+        "good",
+        sum(r.good for r in runs),
+        "failed",
+        sum(r.good_failed for r in runs),
+        "waiting",
+        sum(r.good_waiting for r in runs),
+        "bad waiting",
+        sum(r.bad_waiting for r in runs),
+        "most sends",
+        max(r.most_sends for r in runs),
+        "sends/task",
+        sum(r.sends for r in runs) / sum(r.good for r in runs),
+    )
+    for r in sorted(runs, key=lambda r: -r.good_failed)[:4]:
+        print("GF", r)
+    for r in sorted(runs, key=lambda r: -r.good_waiting)[:4]:
+        print("GW", r)
+    for r in sorted(runs, key=lambda r: -r.most_sends)[:3]:
+        print("MS", r)
