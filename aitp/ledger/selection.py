@@ -52,8 +52,8 @@ _COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT 
 _FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
 _COUNT_SUSPECTS = f"SELECT COUNT(*), suspects_last FROM kinds JOIN tasks ON tasks.kind = kinds.id WHERE {_SUSPECTS}"
-# The least suspect first: what fails again and again is not to keep from its turn what failed beside it once. Only those
-# with the same bound go together.
+# The least suspect first: what fails again and again is not to keep from its turn what failed beside it once. Only
+# those with the same bound go together.
 _BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
 _SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
 # Served by tasks_suspect.

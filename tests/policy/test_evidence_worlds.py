@@ -1,4 +1,4 @@
-"""The product's own decisions, played through thousands of random worlds: who is failed, who waits, how often each is sent.
+"""The product's own decisions, played through thousands of random worlds: who is failed, who waits, what is sent.
 
 A world has bad texts (refused with 400, 403, 500, hung up on, or answered uselessly), and besides, some of: calls that
 fail at random, outages, parameters that it refuses, an account that it refuses for a while, a model whose every answer
@@ -12,6 +12,8 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import pytest
 
 from aitp.policy.evidence import (
     SPREAD,
@@ -28,11 +30,12 @@ from aitp.tasks import Culprit
 
 MAX_RETRIES, THRESHOLD, RECOVERY_SECONDS, BATCH, PARAMETERS = 3, 5, 60.0, 32, 4
 END_SECONDS = 60_000.0
+FIRST_SEED = 0
 SKIP = ()
-# The least that the rule promises; the figures it had when it was designed were these, of 65,119 good tasks in 900 worlds.
-WORLDS = 900
-MOST_GOOD_FAILED = 38
-MOST_GOOD_WAITING = 116
+# What the rule was worth when it was designed: of 65,119 good tasks 38 failed and 116 still waited after 16 hours, and
+# no task was sent more often than 52 times.
+FAILED_SHARE = 38 / 65_119
+WAITING_SHARE = 116 / 65_119
 MOST_SENDS = 52
 
 
@@ -100,7 +103,7 @@ class Queue:
     server: Server
     source: random.Random
     now: float = 0.0
-    tally: Tally = Tally()
+    tally: Tally = field(default_factory=Tally)
     row: list[frozenset[int]] = field(default_factory=list)
     row_number: int = 0
     left_out: int = 0
@@ -145,9 +148,9 @@ class Queue:
                 item.due = self.now  # sent before the request was changed: that says nothing
             return
         proven = self.tally.good > 0
-        if COUNTS(self, culprit, batch):
-            self.tally = self.tally.more(culprit)
-        if not (culprit in SKIP and all(item.before and self.tally.good > item.before.good for item in batch)):
+        self.tally = self.tally.more(culprit)
+        # Those whose like are served meanwhile speak for themselves alone.
+        if not all(item.before is not None and self.tally.good > item.before.good for item in batch):
             self.row.append(frozenset(item.number for item in batch))
         ill = is_ill(culprit, self.row, THRESHOLD)
         optional = self.left_out < PARAMETERS
@@ -190,15 +193,7 @@ class Queue:
             if self.closed_until is None and is_at_fault(culprit, mine, self.tally, item.before, MAX_RETRIES):
                 item.failed = culprit
         spread = self.source.uniform(*SPREAD)
-        item.due = self.now + retry_delay(DELAY(item, alone), 2.0, spread)
-
-
-def COUNTS(q, c, batch):
-    return True
-
-
-def DELAY(item, alone):
-    return item.tries
+        item.due = self.now + retry_delay(sum(item.alone.values()) if alone else 1, 2.0, spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +206,7 @@ class Run:
     sends: int
     most_sends: int
     last_good: float
-    facts: object = None
+    blamed: tuple[Culprit, ...] = ()
 
 
 def play(seed: int) -> Run:
@@ -263,32 +258,24 @@ def play(seed: int) -> Run:
         sum(item.sends for item in items),
         max(item.sends for item in items),
         last_good,
-        (vars(server), count, workers, share, [i.failed for i in good if i.failed]),
+        tuple(item.failed for item in good if item.failed is not None),
     )
 
 
-if __name__ == "__main__":
-    import sys
+def check(first: int, worlds: int) -> None:
+    runs = [play(seed) for seed in range(first, first + worlds)]
+    good = sum(run.good for run in runs)
 
-    n, s = int(sys.argv[1]), int(sys.argv[2])
-    runs = [play(s + k) for k in range(n)]
-    print(
-        "good",
-        sum(r.good for r in runs),
-        "failed",
-        sum(r.good_failed for r in runs),
-        "waiting",
-        sum(r.good_waiting for r in runs),
-        "bad waiting",
-        sum(r.bad_waiting for r in runs),
-        "most sends",
-        max(r.most_sends for r in runs),
-        "sends/task",
-        sum(r.sends for r in runs) / sum(r.good for r in runs),
-    )
-    for r in sorted(runs, key=lambda r: -r.good_failed)[:4]:
-        print("GF", r)
-    for r in sorted(runs, key=lambda r: -r.good_waiting)[:4]:
-        print("GW", r)
-    for r in sorted(runs, key=lambda r: -r.most_sends)[:3]:
-        print("MS", r)
+    # A lone task in a world whose every answer is useless cannot be told from one whose own answers are.
+    assert sum(run.good_failed for run in runs) <= FAILED_SHARE * good
+    assert sum(run.good_waiting for run in runs) <= WAITING_SHARE * good
+    assert max(run.most_sends for run in runs) <= MOST_SENDS
+
+
+def test_hardly_a_good_task_is_failed_none_is_forgotten_and_no_task_is_sent_without_end() -> None:
+    check(FIRST_SEED, 150)
+
+
+@pytest.mark.slow
+def test_nor_in_thousands_of_worlds() -> None:
+    check(10_000, 3_000)
