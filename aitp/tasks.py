@@ -67,10 +67,11 @@ class Ending(Enum):
     SUCCEEDED = "succeeded"  # result in hand
     FAILED = "failed"  # non-retryable: delivered as failed
     BUG = "bug"  # an exception nobody expected: delivered as failed, and counted against the processor
-    RETRY = "retry"  # counts as an attempt; due again after back-off
+    RETRY = "retry"  # it failed: whose fault that is, the evidence tells; due again after back-off, or failed
     POSTPONED = "postponed"  # no fault of the task's (429, credentials): ready again, no attempt counted
     FALLBACK = "fallback"  # its provider failed, another one stands in: ready again for that one
-    SPLIT = "split"  # the batch was refused: each half is claimed separately
+    SPLIT = "split"  # a bug struck a batch: each half is claimed separately
+    ADAPTED = "adapted"  # the request is changed to what the server takes: ready again at once
     ABANDONED = "abandoned"  # sent, no answer awaited (grace over): ready again, may be bought again
     UNSENT = "unsent"  # no request was sent: ready again, room in the limits comes back
 
@@ -88,12 +89,19 @@ class Culprit(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """One task's ending. `result` is the JSON to deliver (SUCCEEDED only); `reason` says why for all others."""
+    """One task's ending. `result` is the JSON to deliver (SUCCEEDED only); `reason` says why for all others.
+
+    `culprit` is presumed, of a RETRY; `named`: the provider itself says that it is this text; `times`: useless answers
+    that this attempt was given.
+    """
 
     task: Task
     ending: Ending
     result: bytes | None = None
     reason: str = ""
+    culprit: Culprit = Culprit.SERVICE
+    named: bool = False
+    times: int = 1
 
 
 class Health(Enum):

@@ -21,6 +21,7 @@ from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
 from aitp.ledger.dead_letters import DeadLetter, DeadLetters
 from aitp.ledger.endings import Cause, Cooldown, Report, Settled
+from aitp.ledger.evidence import Failure, Told, World, publish_setups
 from aitp.ledger.inbox import Admitted, Inbox, Unreadable
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
@@ -44,6 +45,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Exceeded",
+    "Failure",
     "Fault",
     "Idle",
     "Ledger",
@@ -60,8 +62,10 @@ __all__ = [
     "Settled",
     "SlotLocks",
     "Terms",
+    "Told",
     "Unreadable",
     "Verdict",
+    "World",
     "prepare",
 ]
 
@@ -125,6 +129,7 @@ class Ledger:
                 " UNION SELECT slot FROM tasks WHERE state = 'finished' AND due_at IS NULL AND slot IS NOT NULL"
                 " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
                 " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
+                " UNION SELECT probe_slot FROM worlds WHERE probe_slot IS NOT NULL"
             ).fetchall()
         return [int(slot) for (slot,) in rows]
 
@@ -161,11 +166,13 @@ def prepare(
     budgets: Mapping[str, int] = MappingProxyType({}),
     providers: Iterable[str] = (),
     reuse_scope: str = "",
+    setups: Mapping[str, str] = MappingProxyType({}),
     clock: Callable[[], float] = time.time,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
     `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
+    `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
@@ -180,6 +187,7 @@ def prepare(
             connection.executemany(
                 "INSERT OR IGNORE INTO breakers (service) VALUES (?)", [(provider,) for provider in providers]
             )
+            publish_setups(connection, setups, clock())
     finally:
         database.close()
     return found

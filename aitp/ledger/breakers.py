@@ -39,11 +39,6 @@ class BreakerChange:
     reason: str
     before: str = ""
 
-    @property
-    def opened(self) -> bool:
-        """Whether it was well until now: a probe that failed opens nothing."""
-        return self.before == pybreaker.STATE_CLOSED and self.state == pybreaker.STATE_OPEN
-
 
 class _Fault(Exception):
     """How a fault is put to pybreaker."""
@@ -184,6 +179,18 @@ class Breakers:
                 pass
         row.write()
         return None if row.state == before else BreakerChange(service, row.state, row.reason, before)
+
+    def tell_probe(
+        self, connection: apsw.Connection, service: str, slot: int, now: float, reason: str
+    ) -> BreakerChange | None:
+        """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
+        prober = connection.execute("SELECT probe_slot FROM breakers WHERE service = ?", (service,)).get
+        return self.tell(connection, service, Health.FAULTY, slot, now, reason) if prober == slot else None
+
+    def is_closed(self, connection: apsw.Connection, service: str) -> bool:
+        """Whether nothing is known against `service`."""
+        state = connection.execute("SELECT state FROM breakers WHERE service = ?", (service,)).get
+        return bool(state == pybreaker.STATE_CLOSED)
 
     def release(self, connection: apsw.Connection, slot: int) -> None:
         """A dead slot's probes end without an outcome: the next process may probe at once."""

@@ -108,6 +108,10 @@ class Budgets:
             "INSERT OR REPLACE INTO reservations (slot, currency, nano) VALUES (?, ?, ?)", (slot, currency, nano)
         )
 
+    def reserve_more(self, connection: apsw.Connection, slot: int, nano: int) -> None:
+        """The slot's attempt may cost so much on top: it makes a second request."""
+        connection.execute("UPDATE reservations SET nano = nano + ? WHERE slot = ?", (nano, slot))
+
     def keep_back(self, connection: apsw.Connection, purse: Purse, needed: int) -> tuple[float, tuple[Overspent, ...]]:
         """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
         full = {period: use for period, use in purse.uses.items() if (use.remaining_nano or 0) < needed}

@@ -23,6 +23,7 @@ from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
+from aitp.ledger.evidence import ANY_SUSPECTS, World, Worlds, release_probes
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
 from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
@@ -50,6 +51,8 @@ class Because(StrEnum):
     PRICE = "price"
     UNDERWAY = "underway"
     TYPE = "type"
+    QUARANTINE = "quarantine"
+    TURN = "turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Terms:
 
     A kind without routes waits.
     `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
-    `tariff`: what its tasks cost by a route, in `currency`.
+    `tariff`: what its tasks cost by a route, in `currency`. `setup`: names how a provider is set up (address,
+    credentials). `canary_seconds`: how long others wait for the first answer where nobody has been served yet.
     """
 
     workers: int
@@ -68,6 +72,8 @@ class Terms:
     arrival: Callable[[Route], Arrival] = lambda route: Arrival.UNKNOWN
     tariff: Callable[[Kind, Route], Tariff] = lambda kind, route: FREE
     currency: str = ""
+    setup: Callable[[str], str] = lambda provider: ""
+    canary_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Claim:
     probe: bool
     more: bool
     reserved_nano: int = 0
+    world: World = World(0)  # noqa: RUF009 (frozen)
 
     @property
     def provider(self) -> str:
@@ -115,6 +122,7 @@ class _Found(NamedTuple):
     more: bool
     limited: bool
     reserved_nano: int
+    world: World
 
 
 class _Survey(NamedTuple):
@@ -131,6 +139,8 @@ class _Survey(NamedTuple):
     has_cooldowns: bool
     has_bugs: bool
     due_at: float | None
+    has_suspects: bool
+    worlds_version: int
     basis: Basis
 
 
@@ -138,13 +148,15 @@ class _Survey(NamedTuple):
 _SURVEY = (
     "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?1), paused, "
     f"{ALL_CLOSED}, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, "
-    f"{ANY_BUGS}, {NEXT_READY}, {BASIS} FROM ledger"
+    f"{ANY_BUGS}, {NEXT_READY}, {ANY_SUSPECTS}, worlds_version, {BASIS} FROM ledger"
 )
 
 
 def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
-    owns, paused, closed, budgets, cooldowns, bugs, due_at, *basis = connection.execute(_SURVEY, (slot, now)).get
-    return _Survey(owns, paused, closed, budgets, cooldowns, bugs, due_at, Basis(*basis))
+    owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, *basis = connection.execute(
+        _SURVEY, (slot, now)
+    ).get
+    return _Survey(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
 
 
 @dataclass(slots=True)
@@ -175,6 +187,7 @@ class Claims:
         self._breakers = breakers
         self._limits = limits
         self._budgets = Budgets(database)
+        self._worlds = Worlds(rules.breaker_threshold)
         self._endings = Endings(database, breakers, limits, self._budgets, rules, draw)
 
     def claim(self, slot: int, terms: Terms) -> Claim | Idle:
@@ -196,7 +209,7 @@ class Claims:
             Task(seq, task_id, found.kind, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
-        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano)
+        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
     def _claim(self, connection: apsw.Connection, slot: int, terms: Terms, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
@@ -204,6 +217,7 @@ class Claims:
         if seen.owns:
             self._endings.give_back(connection, slot, Cause.STOPPED, now)
             self._breakers.release(connection, slot)
+            release_probes(connection, slot)
             seen = _survey(connection, slot, now)
         if seen.paused:
             return Idle(Because.PAUSED)
@@ -228,22 +242,27 @@ class Claims:
             if not options:
                 search.blocks.append(Idle(Because.TYPE))
             while (route := choose(options, stands)) is not None:
-                gate = self._gate(search, route.provider)
-                if gate.probe:
+                gate, world = self._gate(search, route.provider), self._world(search, kind, route)
+                if gate.probe or world.paused_until is not None:
                     rows, more = select_probe(connection, number), False
                 else:
                     batch_size = terms.batch_size(kind)
-                    rows, more = select_batch(connection, number, room.count, terms.workers, batch_size)
+                    rows, more = select_batch(
+                        connection, number, room.count, terms.workers, batch_size, suspects=seen.has_suspects
+                    )
+                    if not rows:
+                        search.blocks.append(Idle(Because.TURN))
+                        break
                 reserved = 0
                 if purse is not None:
                     rows, reserved = self._afford(search, purse, slot, kind, route, rows)
                     if not rows:
                         options = options[options.index(route) + 1 :]
                         continue
-                self._own(connection, slot, route.provider, gate, rows)
+                self._own(connection, slot, route.provider, gate, world, rows)
                 others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
                 limited = room.count is not None or reserved > 0
-                return _Found(route, kind, rows, gate.probe, more or others, limited, reserved)
+                return _Found(route, kind, rows, gate.probe, more or others, limited, reserved, world)
         return _first_end(search.blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
@@ -256,7 +275,31 @@ class Claims:
 
         Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for.
         """
-        return self._endings.finish(claim.slot, claim.route, claim.kind, report, reserved=claim.reserved_nano > 0)
+        return self._endings.finish(
+            claim.slot, claim.route, claim.kind, report, claim.world, reserved=claim.reserved_nano > 0
+        )
+
+    def again(self, claim: Claim) -> bool:
+        """Take room for one more send of all tasks of a claim; False if a limit or a budget has none.
+
+        What was sent before counts as sent now, and the reservation stands for what is sent next: so each request that
+        the provider sees is counted, and on disk before it is made.
+        """
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            basis = Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
+            room = self._limits.room(connection, now, basis, enough=len(claim.tasks))
+            if room.count is not None and room.count < len(claim.tasks):
+                return False
+            if claim.reserved_nano:
+                purse = self._budgets.purse(connection, now, ZoneInfo(basis.timezone))
+                if purse.left_nano < claim.reserved_nano:
+                    return False
+                self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
+            self._limits.count(connection, claim.kind.type, [task.id for task in claim.tasks], now, basis.newest_at)
+        if room.count is not None or claim.reserved_nano:
+            self._database.flush()
+        return True
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
@@ -269,6 +312,11 @@ class Claims:
         if service not in search.gates:
             search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
         return search.gates[service]
+
+    def _world(self, search: _Search, kind: Kind, route: Route) -> World:
+        """The world that tasks of `kind` would be sent to by `route`."""
+        setup = search.terms.setup(route.provider)
+        return self._worlds.find(search.connection, search.seen.worlds_version, route, kind.type, setup, search.now)
 
     def _missing(self, search: _Search, services: Sequence[str]) -> Idle | None:
         """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
@@ -309,10 +357,20 @@ class Claims:
         if block is None and search.purse is not None:
             block = self._money_block(search, search.purse, number, kind, route)
         missed = pause is not None and pause.awaited
+        world = self._world(search, kind, route)
+        if block is None:
+            block = _quarantine(world, route, search.now)
         found = standing(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
         if block is None and found is not Standing.FREE:
             until = pause.until if pause is not None else search.now + MODEL_LOOK_SECONDS
             block = Idle(Because.MODEL, until, service=route.provider)
+        if block is None and not self._worlds.free_for(
+            search.connection, world, number, search.now, search.terms.canary_seconds
+        ):
+            # Nothing stands in: its calls in flight tell more.
+            found = Standing.AWAITED
+            first_answer = None if world.proven else search.now + search.terms.canary_seconds
+            block = Idle(Because.TURN, first_answer, service=route.provider)
         if block is not None:
             search.blocks.append(block)
         return found
@@ -333,13 +391,17 @@ class Claims:
         until, overspent = self._budgets.keep_back(search.connection, purse, needed)
         return Idle(Because.BUDGET, until, service=route.provider, overspent=overspent)
 
-    def _own(self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, rows: Sequence[Row]) -> None:
+    def _own(
+        self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
+    ) -> None:
         if gate.probe:
             self._breakers.begin_probe(connection, (provider,), slot)
+        if world.paused_until is not None:
+            self._worlds.begin_probe(connection, world, slot)
         are_these, seqs = these(row[0] for row in rows)
         connection.execute(
-            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, missed = 0 WHERE seq {are_these}",
-            (slot, provider, *seqs),
+            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, world = ?, missed = 0 WHERE seq {are_these}",
+            (slot, provider, world.id, *seqs),
         )
 
 
@@ -355,6 +417,18 @@ def _block(search: _Search, kind: Kind, route: Route, gate: Gate, pause: Cooling
         return Idle(Because.COOLDOWN, pause.until, service=route.provider)
     paused = paused_until(search.connection, kind.type, search.now) if search.seen.has_bugs else None
     return None if paused is None else Idle(Because.PROCESSOR, paused)
+
+
+def _quarantine(world: World, route: Route, now: float) -> Idle | None:
+    """Why a paused world may not be sent to now: its time has not come, or its one probe is in flight."""
+    if world.paused_until is None:
+        return None
+    if world.probe_slot is not None:
+        return Idle(Because.QUARANTINE, service=route.provider)
+    # Of one that began later than now the clock was set back: it has ended.
+    if world.paused_since is not None and world.paused_since <= now < world.paused_until:
+        return Idle(Because.QUARANTINE, world.paused_until, service=route.provider)
+    return None
 
 
 def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import apsw
 
-from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 
 Waiting = Literal["ready", "finished"]
 
@@ -40,7 +40,7 @@ def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) ->
     """Rows of `state` that are due later than any delay reaches, from before the clock was set back, are due now."""
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
-        (state, now + MAX_RETRY_DELAY_SECONDS),
+        (state, now + LONGEST_DELAY_SECONDS),
     )
 
 

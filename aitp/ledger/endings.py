@@ -21,6 +21,7 @@ from aitp.ledger.budgets import Budgets
 from aitp.ledger.completions import NEWEST_AT
 from aitp.ledger.cooldowns import cool_down, cooling
 from aitp.ledger.database import Database, Row, these
+from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told, World
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
@@ -28,10 +29,10 @@ from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import ANY_BUGS, count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
 from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
-from aitp.policy.backoff import SPREAD, is_blamed, retry_delay
 from aitp.policy.costs import Bill
+from aitp.policy.evidence import SPREAD, retry_delay
 from aitp.policy.routing import Route
-from aitp.tasks import Ending, Health, Kind, Outcome, Task, TaskStatus
+from aitp.tasks import Culprit, Ending, Health, Kind, Outcome, Task, TaskStatus
 
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
 POSTPONE_SECONDS = 5.0
@@ -63,17 +64,23 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a claim's call ended: an outcome for each task, what the call says of its provider, how long it took.
+    """How a claim's call ended: an outcome for each task, how it failed as a whole if it did, how long it took.
 
-    `bill`: what it cost, where prices are known.
+    `optional`: parameters that it was sent with and could do without. `bill`: what it cost, where prices are known.
     """
 
     outcomes: Sequence[Outcome]
-    health: Health
-    reason: str = ""
+    failure: Failure | None = None
     cooldown: Cooldown | None = None
     seconds: float = 0.0
     bill: Bill | None = None
+    optional: Sequence[str] = ()
+
+    @property
+    def health(self) -> Health:
+        """What it says of the provider where no task has its result and nothing failed as a whole."""
+        spoke = self.cooldown is not None or any(outcome.ending is Ending.SUCCEEDED for outcome in self.outcomes)
+        return Health.HEALTHY if spoke else Health.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Settled:
     """What a finish or a release made of the tasks: blame and poison are decided.
 
     `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their twins.
-    `affords_more`: money came back that tasks wait for.
+    `frees_others`: others may go on now, or money came back that they wait for. `told`: for a person to hear of.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -89,15 +96,8 @@ class Settled:
     retry_at: float | None = None
     paused_processor: str | None = None
     reused: tuple[Reused, ...] = ()
-    affords_more: bool = False
-
-
-class _Moment(NamedTuple):
-    """What all tasks of one ending share."""
-
-    now: float
-    sequence: int
-    provider: str
+    frees_others: bool = False
+    told: tuple[Told, ...] = ()
 
 
 class Endings:
@@ -114,15 +114,18 @@ class Endings:
     ) -> None:
         self._database = database
         self._breakers = breakers
+        self._judge = Judge(breakers, rules.breaker_threshold, rules.breaker_recovery, rules.max_retries)
         self._limits = limits
         self._budgets = budgets
         self._rules = rules
         self._draw = draw
 
-    def finish(self, slot: int, route: Route, kind: Kind, report: Report, *, reserved: bool = False) -> Settled:
+    def finish(
+        self, slot: int, route: Route, kind: Kind, report: Report, world: World, *, reserved: bool = False
+    ) -> Settled:
         """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone.
 
-        `reserved`: money was reserved for them.
+        `world`: the one they were sent in. `reserved`: money was reserved for them.
         """
         provider = route.provider
         # By task: a report that names one twice must not fail for ever.
@@ -130,36 +133,31 @@ class Endings:
         with self._database.transaction(durable=True) as connection:
             now = self._database.clock()
             found = _survey(connection, provider)
-            change = None
-            if not (found.is_calm and report.health is Health.HEALTHY):
-                change = self._breakers.tell(connection, provider, report.health, slot, now, report.reason)
-                if change is not None and change.opened:
-                    _forgive(connection, provider)
             if pause := report.cooldown:
                 cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason, awaited=pause.awaited)
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
             self._limits.count(connection, kind.type, sent, now, found.newest_at)
-            endings = [outcome.ending for outcome in outcomes]
-            moment = self._moment(provider, now, ordered=Ending.RETRY in endings or found.has_tried)
-            if Ending.SUCCEEDED in endings and moment.sequence:
-                connection.execute(
-                    "UPDATE breakers SET last_success_sequence = ? WHERE service = ?", (moment.sequence, provider)
-                )
+            judgement = Judgement(tuple(outcomes))
+            if not (found.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes)):
+                judgement = self._judge.judge(
+                    connection, slot, world.id, outcomes, report.failure, report.optional, provider, now,
+                    health=report.health,
+                )  # fmt: skip
+            endings = [outcome.ending for outcome in judgement.outcomes]
             waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
-            held_back = waits and self._is_held_back(connection, route, moment.now)
-            settled = self._settle(connection, moment, outcomes, owned, held_back, found.has_twins)
+            held_back = waits and self._is_held_back(connection, route, now)
+            settled = self._settle(connection, now, provider, judgement, owned, held_back, found.has_twins)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
-            paused = self._judge_processor(connection, kind.type, endings, moment.now, found.has_bugs)
+            paused = self._judge_processor(connection, kind.type, endings, now, found.has_bugs)
             affords_more = False
             if reserved or report.bill is not None:
                 over = len(outcomes) == len(owned)
                 affords_more = self._pay(connection, slot, route, kind, outcomes, report.bill, now, over=over)
         paused_processor = kind.type if paused else None
-        return dataclasses.replace(
-            settled, breaker=change, paused_processor=paused_processor, affords_more=affords_more
-        )
+        frees_others = affords_more or settled.frees_others
+        return dataclasses.replace(settled, paused_processor=paused_processor, frees_others=frees_others)
 
     def _pay(
         self,
@@ -191,41 +189,49 @@ class Endings:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
-            "SELECT seq, tasks.id, type, model, failed_at, attempts, crashes, provider FROM tasks"
+            "SELECT seq, tasks.id, type, model, failed_at, attempts, crashes, provider, world FROM tasks"
             " JOIN kinds ON kinds.id = kind WHERE state = 'claimed' AND slot = ? ORDER BY seq",
             (slot,),
         ).fetchall()
         if not rows:
             return Settled(())
-        moment = self._moment(rows[0][7], now)
+        provider, world = rows[0][7:]
         tasks = [
             Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
-            for seq, task_id, type_, model, failed_at, attempts, crashes, _ in rows
+            for seq, task_id, type_, model, failed_at, attempts, crashes, *_ in rows
         ]
-        found = _survey(connection, moment.provider)
+        found = _survey(connection, provider)
         task_ids = [task.id for task in tasks]
-        self._limits.count(connection, tasks[0].kind.type, task_ids, moment.now, found.newest_at)
-        self._budgets.settle(connection, slot, None, moment.now, sent=True)
+        self._limits.count(connection, tasks[0].kind.type, task_ids, now, found.newest_at)
+        self._budgets.settle(connection, slot, None, now, sent=True)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
-        owned = _owned_by(connection, slot)
-        settled = self._settle(connection, moment, outcomes, owned, held_back=False, has_twins=found.has_twins)
+        judgement = Judgement(tuple(outcomes))
+        if cause is Cause.DEADLINE:
+            failure = Failure(Culprit.SERVICE, outcomes[0].reason)
+            judgement = self._judge.judge(
+                connection, slot, world, outcomes, failure, (), provider, now, health=Health.UNKNOWN
+            )
+        settled = self._settle(
+            connection, now, provider, judgement, _owned_by(connection, slot), False, found.has_twins
+        )
         if cause is not Cause.STOPPED:
             reason = settled.outcomes[0].reason
-            note_trouble(connection, moment.now, moment.provider, cause.value, reason, tasks[0].kind.type, task_ids)
+            note_trouble(connection, now, provider, cause.value, reason, tasks[0].kind.type, task_ids)
         return settled
-
-    def _moment(self, provider: str, now: float, *, ordered: bool = True) -> _Moment:
-        """`ordered`: failures and successes are to be told apart by when they were, as the blame rule needs it."""
-        return _Moment(now, self._database.next_sequence() if ordered else 0, provider)
 
     def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
         if cause is Cause.STOPPED:
             return Outcome(task, Ending.ABANDONED, reason="the process that ran it was stopped")
         if cause is Cause.DEADLINE:
-            return Outcome(task, Ending.RETRY, reason="the process that ran it overran its deadline and was killed")
+            return Outcome(
+                task, Ending.RETRY, reason="the process that ran it overran its deadline and was killed",
+                culprit=Culprit.SERVICE,
+            )  # fmt: skip
         crashes = task.crashes + 1
         # Alone from now on: if it is this task that kills processes, it is to take no other with it.
-        connection.execute("UPDATE tasks SET crashes = ?, batch_limit = 1 WHERE seq = ?", (crashes, task.seq))
+        connection.execute(
+            "UPDATE tasks SET crashes = ?, batch_limit = 1, is_suspect = 1 WHERE seq = ?", (crashes, task.seq)
+        )
         if crashes >= self._rules.max_crashes:
             return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
         return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
@@ -238,30 +244,37 @@ class Endings:
     def _settle(
         self,
         connection: apsw.Connection,
-        moment: _Moment,
-        outcomes: Sequence[Outcome],
-        owned: Mapping[int, Row],
+        now: float,
+        provider: str,
+        judgement: Judgement,
+        owned: Mapping[int, bool],
         held_back: bool,
         has_twins: bool,
     ) -> Settled:
-        """Write each outcome's state, after blame is decided. `owned`: what `_owned_by` says of these tasks."""
-        if any(outcome.ending is Ending.RETRY for outcome in outcomes):
-            last_success = _last_success(connection, moment.provider)
-            outcomes = [self._blame(outcome, owned[outcome.task.seq], moment, last_success) for outcome in outcomes]
+        """Write each outcome's state. `owned`: what `_owned_by` says of these tasks."""
+        outcomes = judgement.outcomes
         delivered = [outcome for outcome in outcomes if outcome.ending in DELIVERED]
-        _store_results(connection, delivered, moment.now)
+        _store_results(connection, delivered, now, owned)
         seqs = [outcome.task.seq for outcome in delivered]
-        reused = settle_twins(connection, seqs, moment.now) if has_twins else ()
+        reused = settle_twins(connection, seqs, now) if has_twins else ()
         returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
-        retry_at = self._put_back_all(connection, moment, returned, owned, held_back) if returned else None
-        return Settled(tuple(outcomes), retry_at=retry_at, reused=reused)
+        retry_at = self._put_back_all(connection, now, provider, returned, judgement, held_back) if returned else None
+        return Settled(
+            outcomes,
+            judgement.breaker,
+            retry_at,
+            reused=reused,
+            frees_others=judgement.cleared,
+            told=judgement.told,
+        )
 
     def _put_back_all(
         self,
         connection: apsw.Connection,
-        moment: _Moment,
+        now: float,
+        provider: str,
         returned: Sequence[Outcome],
-        owned: Mapping[int, Row],
+        judgement: Judgement,
         held_back: bool,
     ) -> float | None:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
@@ -272,38 +285,27 @@ class Endings:
             seq = outcome.task.seq
             match outcome.ending:
                 case Ending.RETRY:
-                    attempts = owned[seq][1] + 1
-                    due_at = moment.now + retry_delay(attempts, self._rules.backoff_factor, spread)
+                    due_at = now + retry_delay(judgement.tries.get(seq, 1), self._rules.backoff_factor, spread)
                     _put_back(connection, seq, due_at)
                     connection.execute(
-                        "UPDATE tasks SET attempts = ?, first_failure_sequence = COALESCE(first_failure_sequence, ?)"
-                        " WHERE seq = ?",
-                        (attempts, moment.sequence, seq),
+                        "UPDATE tasks SET attempts = attempts + 1, is_suspect = 1,"
+                        " batch_limit = COALESCE(?, batch_limit) WHERE seq = ?",
+                        (judgement.limits.get(seq), seq),
                     )
                     retry_at = due_at if retry_at is None else min(retry_at, due_at)
                 case Ending.FALLBACK:
-                    instead = dataclasses.replace(outcome.task.kind, failed_at=moment.provider)
+                    instead = dataclasses.replace(outcome.task.kind, failed_at=provider)
                     _put_back(connection, seq, None)
                     connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (kind_id(connection, instead), seq))
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
-                    connection.execute("UPDATE tasks SET batch_limit = ? WHERE seq = ?", (halves, seq))
+                    connection.execute("UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq))
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
-                    retry_at = moment.now + POSTPONE_SECONDS * spread
+                    retry_at = now + POSTPONE_SECONDS * spread
                     _put_back(connection, seq, retry_at)
-                case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT:
+                case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT | Ending.ADAPTED:
                     _put_back(connection, seq, None)
         return retry_at
-
-    def _blame(self, outcome: Outcome, owned: Row, moment: _Moment, last_success: int) -> Outcome:
-        if outcome.ending is not Ending.RETRY:
-            return outcome
-        _, attempts, first_failure = owned
-        tries = attempts + 1
-        first_failure = moment.sequence if first_failure is None else first_failure
-        if not is_blamed(tries, self._rules.max_retries, first_failure, last_success):
-            return outcome
-        return Outcome(outcome.task, Ending.FAILED, reason=f"failed {tries} times, last: {outcome.reason}")
 
     @staticmethod
     def _judge_processor(
@@ -317,46 +319,40 @@ class Endings:
         return bugs > 0 and count_bugs(connection, task_type, bugs, now)
 
 
-def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, Row]:
-    """(seq, attempts, first_failure_sequence) of the tasks that a slot has claimed, by seq. Served by tasks_claimed."""
+def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, bool]:
+    """The tasks that a slot has claimed, and whether each is a suspect. Served by tasks_claimed."""
     rows: list[Row] = connection.execute(
-        "SELECT seq, attempts, first_failure_sequence FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
+        "SELECT seq, is_suspect FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
     ).fetchall()
-    return {row[0]: row for row in rows}
+    return {seq: bool(suspect) for seq, suspect in rows}
 
 
 class _Survey(NamedTuple):
     """What one look tells, so that what is rare costs no statements while there is none of it.
 
-    `has_tried`: a task has failed before, and only such a one can be blamed for failing again.
+    `is_calm`: the provider's breaker is closed, and there are neither suspects nor failures in a row.
     """
 
     is_calm: bool
-    has_tried: bool
     has_twins: bool
     has_bugs: bool
     newest_at: float | None
 
 
-# Served by tasks_tried.
-_ANY_TRIED = "EXISTS (SELECT 1 FROM tasks WHERE attempts > 0)"
-_SURVEY = f"SELECT {IS_CALM}, {_ANY_TRIED}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
+_SURVEY = f"SELECT {IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
 
 
 def _survey(connection: apsw.Connection, provider: str) -> _Survey:
     return _Survey(*connection.execute(_SURVEY, (provider,)).get)
 
 
-def _last_success(connection: apsw.Connection, provider: str) -> int:
-    found = connection.execute("SELECT last_success_sequence FROM breakers WHERE service = ?", (provider,)).get
-    return int(found or 0)
-
-
 def _put_back(connection: apsw.Connection, seq: int, due_at: float | None) -> None:
     connection.execute("UPDATE tasks SET state = 'ready', slot = NULL, due_at = ? WHERE seq = ?", (due_at, seq))
 
 
-def _store_results(connection: apsw.Connection, outcomes: Iterable[Outcome], now: float) -> None:
+def _store_results(
+    connection: apsw.Connection, outcomes: Iterable[Outcome], now: float, owned: Mapping[int, bool]
+) -> None:
     succeeded, failed = TaskStatus.SUCCEEDED.value, TaskStatus.FAILED.value
     rows = [
         (
@@ -370,16 +366,7 @@ def _store_results(connection: apsw.Connection, outcomes: Iterable[Outcome], now
     ]
     are_these, seqs = these(row[0] for row in rows)
     connection.execute(f"UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq {are_these}", seqs)
+    if any(owned[row[0]] for row in rows) or any(status == failed for _, status, *_ in rows):
+        connection.execute(f"UPDATE tasks SET is_suspect = 0 WHERE seq {are_these}", seqs)
+        connection.execute(f"DELETE FROM evidence WHERE seq {are_these}", seqs)
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
-
-
-def _forgive(connection: apsw.Connection, provider: str) -> None:
-    """An open breaker says that the failures were the provider's: its tasks start afresh. Served by tasks_tried.
-
-    Not when a probe fails: attempts since then tell the next probe which task it had better not take.
-    """
-    connection.execute(
-        "UPDATE tasks SET attempts = 0, first_failure_sequence = NULL"
-        " WHERE attempts > 0 AND provider = ? AND state IN ('ready', 'claimed')",
-        (provider,),
-    )

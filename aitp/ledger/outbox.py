@@ -26,7 +26,7 @@ from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import bury
 from aitp.ledger.twins import Twins
-from aitp.policy.backoff import SPREAD, retry_delay
+from aitp.policy.evidence import SPREAD, retry_delay
 from aitp.tasks import Health, Service, TaskStatus
 
 DELIVERY_SERVICES = (Service.OAUTH.value, Service.API.value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import apsw
 
 from aitp.ledger.breakers import Breakers
+from aitp.ledger.evidence import release_probes
 
 
 def let_go(connection: apsw.Connection, breakers: Breakers, slot: int) -> None:
@@ -18,3 +19,4 @@ def let_go(connection: apsw.Connection, breakers: Breakers, slot: int) -> None:
     connection.execute("UPDATE tasks SET slot = NULL WHERE state = 'finished' AND due_at IS NULL AND slot = ?", (slot,))
     connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))
     breakers.release(connection, slot)
+    release_probes(connection, slot)

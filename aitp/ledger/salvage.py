@@ -40,6 +40,8 @@ REST = (
     "answers",
     "budgets",
     "habits",
+    "worlds",
+    "request_profiles",
     "minutes",
     "spending_minutes",
     "troubles",
@@ -102,15 +104,15 @@ class Salvage:
         execute = self._connection.execute
         execute(
             "UPDATE ledger SET sequence = MAX(sequence, (SELECT MAX(number) FROM ("
-            " SELECT entered_sequence AS number FROM tasks UNION ALL SELECT first_failure_sequence FROM tasks"
-            " UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT began_sequence FROM polls"
-            " UNION ALL SELECT last_success_sequence FROM breakers)))"
+            "  SELECT entered_sequence AS number FROM tasks"
+            " UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT began_sequence FROM polls)))"
         )
         execute(
             "UPDATE breakers SET state = CASE state WHEN 'closed' THEN state ELSE 'open' END, probe_slot = NULL,"
             " opened_at = CASE state WHEN 'closed' THEN NULL ELSE COALESCE(opened_at, ?) END",
             (self._now,),
         )
+        execute("UPDATE tasks SET world = NULL WHERE world NOT IN (SELECT id FROM worlds)")
         execute(
             # Their like is lost, or has its result already: they are run as any other task.
             "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"

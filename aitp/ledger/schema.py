@@ -271,6 +271,81 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE cooldowns ADD COLUMN since REAL NOT NULL DEFAULT 0;
     """,
+    # Whose fault is it? (aitp/policy/evidence.py) Worlds with their tallies; what a server does not take of a request;
+    # the last failures in a row; of each task that has failed, what its world's tally was then and what it did since.
+    """
+    CREATE TABLE worlds (
+        id INTEGER PRIMARY KEY,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        type TEXT NOT NULL,
+        setup TEXT NOT NULL,
+        left_out TEXT NOT NULL,
+        proven INTEGER NOT NULL DEFAULT 0 CHECK (proven IN (0, 1)),
+        tried_at REAL NOT NULL DEFAULT 0,
+        good INTEGER NOT NULL DEFAULT 0,
+        service INTEGER NOT NULL DEFAULT 0,
+        account INTEGER NOT NULL DEFAULT 0,
+        input INTEGER NOT NULL DEFAULT 0,
+        answer INTEGER NOT NULL DEFAULT 0,
+        culprit TEXT NOT NULL DEFAULT '',
+        reason TEXT NOT NULL DEFAULT '',
+        pauses INTEGER NOT NULL DEFAULT 0,
+        paused_since REAL,
+        paused_until REAL,
+        probe_slot INTEGER,
+        UNIQUE (provider, model, type, setup, left_out)
+    ) STRICT;
+
+    CREATE TABLE request_profiles (
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        setup TEXT NOT NULL,
+        left_out TEXT NOT NULL,
+        guessed TEXT NOT NULL,
+        kept TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL,
+        PRIMARY KEY (provider, model)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE failures (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        provider TEXT NOT NULL,
+        world INTEGER NOT NULL,
+        culprit TEXT NOT NULL,
+        tasks TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE evidence (
+        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+        world INTEGER NOT NULL,
+        good_before INTEGER NOT NULL,
+        service_before INTEGER NOT NULL,
+        account_before INTEGER NOT NULL,
+        input_before INTEGER NOT NULL,
+        answer_before INTEGER NOT NULL,
+        service INTEGER NOT NULL DEFAULT 0,
+        account INTEGER NOT NULL DEFAULT 0,
+        input INTEGER NOT NULL DEFAULT 0,
+        answer INTEGER NOT NULL DEFAULT 0,
+        failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
+    ) STRICT;
+
+    ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE kinds ADD COLUMN suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1));
+    ALTER TABLE breakers ADD COLUMN setup TEXT NOT NULL DEFAULT '';
+    ALTER TABLE breakers DROP COLUMN last_success_sequence;
+    ALTER TABLE tasks DROP COLUMN first_failure_sequence;
+    ALTER TABLE tasks ADD COLUMN world INTEGER;
+    ALTER TABLE tasks ADD COLUMN is_suspect INTEGER NOT NULL DEFAULT 0 CHECK (is_suspect IN (0, 1));
+    UPDATE tasks SET is_suspect = 1 WHERE attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL;
+    DROP INDEX tasks_tried;
+    DROP INDEX tasks_ready;
+    CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
+        WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
+    CREATE INDEX tasks_suspect ON tasks (kind, state) WHERE is_suspect = 1;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -28,7 +28,8 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
             FROM waiting WHERE waiting.kind IS NOT NULL
         )
         SELECT kinds.id, type, model, failed_at,
-               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id)
+               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id AND is_suspect = 0),
+               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id AND is_suspect = 1)
         FROM waiting JOIN kinds ON kinds.id = waiting.kind
         """
     ).fetchall()
@@ -37,23 +38,26 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
             "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
         ).fetchall()
         claimed: dict[int, int] = dict(counts)
-        rows.sort(key=lambda row: (claimed.get(row[0], 0), row[4]))
-    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at, _ in rows]
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), min(seq for seq in row[4:] if seq is not None)))
+    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at, *_ in rows]
 
 
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
 _READY = f"{CLAIMABLE} AND kind = ?1"
 _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
-_OLDEST_SIZE = f"SELECT size FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1"
-_PROBE = _COLUMNS + f"{_READY} ORDER BY attempts, seq LIMIT 1"
-_COUNT = (
-    f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_READY} LIMIT ?2)),"
-    f" (SELECT batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT 1)"
-)
-_BATCH = _COLUMNS + (
-    f"seq IN (SELECT seq FROM (SELECT seq, batch_limit FROM tasks WHERE {_READY} ORDER BY seq LIMIT ?2)"
-    " WHERE batch_limit IS ?3 ORDER BY seq LIMIT ?4) ORDER BY seq"
-)
+_OLDEST_SIZE = f"SELECT size FROM tasks WHERE {_READY} ORDER BY is_suspect, seq LIMIT 1"
+_PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
+_FRESH = f"{_READY} AND is_suspect = 0"
+_COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2)"
+_FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
+_SUSPECTS = f"{_READY} AND is_suspect = 1"
+_COUNT_SUSPECTS = f"SELECT COUNT(*), suspects_last FROM kinds JOIN tasks ON tasks.kind = kinds.id WHERE {_SUSPECTS}"
+# The least suspect first: what fails again and again is not to keep from its turn what failed beside it once. Only
+# those with the same bound go together.
+_BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
+_SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
+# Served by tasks_suspect.
+_SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
 
 
 def oldest_size(connection: apsw.Connection, kind: int) -> int:
@@ -62,22 +66,46 @@ def oldest_size(connection: apsw.Connection, kind: int) -> int:
 
 
 def select_probe(connection: apsw.Connection, kind: int) -> list[Row]:
-    """The task with the fewest attempts: one that has failed often may be what fails."""
+    """A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails."""
     rows: list[Row] = connection.execute(_PROBE, (kind,)).fetchall()
     return rows
 
 
 def select_batch(
-    connection: apsw.Connection, kind: int, room: int | None, workers: int, batch_size: int
+    connection: apsw.Connection, kind: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
 ) -> tuple[list[Row], bool]:
     """(seq, id, size, attempts, crashes) of one claim's tasks, oldest first, and whether there is more of the kind.
 
-    A row's `batch_limit` (after a refused batch or a crash) bounds the batch it may be in, and only rows with the same
-    bound go together, so that halving finds the bad input.
+    Suspects, if there are any, take turns with fresh tasks, one batch of them at a time, so that what fails together is
+    told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
     """
     most = batch_size * workers if room is None else min(batch_size * workers, room)
-    claimable, bound = connection.execute(_COUNT, (kind, most)).get
-    share = fair_share(claimable, workers, batch_size if bound is None else min(bound, batch_size))
-    rows: list[Row] = connection.execute(_BATCH, (kind, most, bound, share)).fetchall()
-    rows = rows[: fitting(row[2] for row in rows)]
-    return rows, claimable > len(rows)
+    waiting = 0
+    if suspects:
+        waiting, theirs_last = connection.execute(_COUNT_SUSPECTS, (kind,)).get
+        in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (kind,)).get is not None
+    fresh = int(connection.execute(_COUNT_FRESH, (kind, most)).get)
+    if waiting and not in_flight and not (fresh and theirs_last):
+        rows = _suspects(connection, kind, min(most, batch_size))
+        _note_turn(connection, kind, 1)
+        return rows, fresh > 0
+    if fresh:
+        if waiting:
+            _note_turn(connection, kind, 0)
+        rows = connection.execute(_FRESH_BATCH, (kind, fair_share(fresh, workers, batch_size))).fetchall()
+        rows = rows[: fitting(row[2] for row in rows)]
+        return rows, fresh > len(rows)
+    return [], False
+
+
+def _suspects(connection: apsw.Connection, kind: int, most: int) -> list[Row]:
+    bound = connection.execute(_BOUND, (kind,)).get
+    size = most if bound is None else min(most, bound)
+    rows: list[Row] = connection.execute(_SUSPECT_BATCH, (kind, bound, size)).fetchall()
+    return rows[: fitting(row[2] for row in rows)]
+
+
+def _note_turn(connection: apsw.Connection, kind: int, suspects_last: int) -> None:
+    connection.execute(
+        "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, kind)
+    )

@@ -94,8 +94,7 @@ PROMISES: tuple[tuple[str, str], ...] = (
     (
         "rows are ahead of the ledger's own sequence",
         "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL"
-        " SELECT first_failure_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL"
-        " SELECT began_sequence FROM polls UNION ALL SELECT last_success_sequence FROM breakers)"
+        " SELECT sequence FROM tombstones UNION ALL SELECT began_sequence FROM polls)"
         " WHERE number > (SELECT sequence FROM ledger)",
     ),
     (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from aitp.counting import Metrics
-from aitp.errors import AitpError
+from aitp.errors import AitpError, NoRoom
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus
 from aitp.policy.costs import Bill
@@ -21,7 +21,10 @@ log = get_logger(__name__)
 
 
 class WatchedProvider:
-    """A provider whose calls end in time (`bound` is entered around each) and leave a trace. `calls`: made so far."""
+    """A provider whose calls end in time (`bound` is entered around each) and leave a trace. `calls`: made so far.
+
+    `begin` comes before an attempt, which may make one call; before each further one `again` is asked for room.
+    """
 
     def __init__(
         self,
@@ -34,14 +37,41 @@ class WatchedProvider:
         self._metrics = metrics
         self._meter = meter or Meter(provider.name, None, metrics)
         self._bound = bound
+        self._leave_out: Collection[str] = ()
+        self._again: Callable[[], bool] = lambda: True
+        self._calls_before = 0
         self.name = provider.name
         self.calls = 0
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
-        return self._call(lambda: self._provider.embed(texts, model, dimensions), model, len(texts))
+    def begin(self, leave_out: Collection[str], again: Callable[[], bool]) -> None:
+        """An attempt begins: its requests do without the parameters of `leave_out`."""
+        self._leave_out, self._again, self._calls_before = leave_out, again, self.calls
 
-    def ask(self, question: Question, model: str) -> Reply:
-        return self._call(lambda: self._provider.ask(question, model), model, 1)
+    @property
+    def sent(self) -> bool:
+        """Whether this attempt has made a call."""
+        return self.calls > self._calls_before
+
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        """What this attempt's requests for `model` hold and could do without."""
+        # A provider of another package may know of no such thing.
+        ask: Callable[..., tuple[str, ...]] | None = getattr(self._provider, "optional", None)
+        names = () if ask is None else ask(model, chat=chat)
+        return tuple(name for name in names if name not in self._leave_out)
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
+        without = self._without(leave_out)
+        return self._call(lambda: self._provider.embed(texts, model, dimensions, **without), model, len(texts))
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
+        without = self._without(leave_out)
+        return self._call(lambda: self._provider.ask(question, model, **without), model, 1)
+
+    def _without(self, leave_out: Collection[str]) -> dict[str, Any]:
+        names = (*self._leave_out, *leave_out)
+        return {"leave_out": names} if names else {}
 
     def bill(self) -> Bill | None:
         """What the calls since the last bill cost; None if no prices are known."""
@@ -54,6 +84,8 @@ class WatchedProvider:
         self._provider.close()
 
     def _call(self, call: Callable[[], A], model: str, texts: int) -> A:
+        if self.sent and not self._again():
+            raise NoRoom(f"{self.name} was to be asked once more, and a limit or a budget has no room for that")
         started = time.monotonic()
         try:
             with self._bound():

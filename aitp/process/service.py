@@ -22,6 +22,7 @@ from aitp.process.crew import Crew
 from aitp.process.relay import Relay
 from aitp.process.reuse import reuse_scope
 from aitp.process.slots import Role, role_of
+from aitp.process.terms import setup_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
 from aitp.processors.inventory import inventory
@@ -29,6 +30,7 @@ from aitp.providers import warm_up
 from aitp.providers.foreign import foreign_builders
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
+from aitp.tasks import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +99,7 @@ def prepare_service(settings: Settings) -> None:
         budgets=settings.budgets,
         providers=foreign_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
+        setups={service: setup_of(settings, service) for service in (*Service, *foreign_builders())},
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, get_args
 
 from aitp.ledger import Terms
 from aitp.logs import get_logger
@@ -12,6 +14,7 @@ from aitp.policy.model_names import with_tag
 from aitp.policy.routing import Mode, Route, Routing
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
+from aitp.processors.registry import default_models
 from aitp.providers.foreign import foreign_models
 from aitp.tasks import Kind, Service
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # OpenAI's models where FALLBACK_MODELS names none.
 EMBEDDING_FALLBACK = "text-embedding-3-small"
 CHAT_FALLBACK = "o3-mini"
+# How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
+CANARY_SECONDS = 1.0
 
 log = get_logger(__name__)
 
@@ -56,7 +61,55 @@ def terms_of(settings: Settings) -> Terms:
         return Tariff(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[kind.type].batched)
 
     currency = settings.prices.currency if settings.prices is not None else ""
-    return Terms(settings.concurrency_limit, routes, batch_size, needs, Arrivals(settings), tariff, currency)
+    return Terms(
+        settings.concurrency_limit,
+        routes,
+        batch_size,
+        needs,
+        Arrivals(settings),
+        tariff,
+        currency,
+        setup=cache(partial(setup_of, settings)),
+        canary_seconds=CANARY_SECONDS,
+    )
+
+
+# What requests depend on besides who and where we are.
+REQUEST_SETTINGS = (
+    "embedding_dimensions",
+    "openai_timeout",
+    "openai_service_tier",
+    "openai_reasoning_effort",
+    "ollama_timeout",
+    "ollama_options",
+    "ollama_think",
+)
+
+
+def setup_of(settings: Settings, service: str) -> str:
+    """A name for how `service` is set up: what was learned of it under another one says nothing."""
+    parts = [settings.fingerprint(service), *(repr(getattr(settings, name, None)) for name in REQUEST_SETTINGS)]
+    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def strangers_of(settings: Settings) -> Callable[[str], bool]:
+    """Whether a model is one that nobody here has named: a task alone does, and may have misspelt it."""
+    from openai.types import ChatModel, EmbeddingModel
+
+    named = {with_tag(model) for model in (*settings.supported_models, *settings.fallback_models.values())}
+    named |= {with_tag(model) for model in default_models()}
+    # What OpenAI once had is no misspelling: it is gone, or not for this key.
+    named |= {with_tag(model) for model in _names_in((ChatModel, EmbeddingModel))}
+    return lambda model: with_tag(model) not in named
+
+
+def _names_in(types: object) -> Iterator[str]:
+    """The strings of (nested) Literals."""
+    for part in types if isinstance(types, tuple) else get_args(types):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _names_in(part)
 
 
 def routing_of(settings: Settings) -> Routing:

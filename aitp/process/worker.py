@@ -11,10 +11,11 @@ import random
 import select
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aitp.counting import Metrics
-from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, NonRetryableError
+from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, ModelGone, NonRetryableError
 from aitp.ledger import Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
 from aitp.policy.routing import Route
@@ -23,10 +24,10 @@ from aitp.process.hands import Hands
 from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.reuse import tell_of_reuse
-from aitp.process.terms import terms_of
+from aitp.process.terms import strangers_of, terms_of
 from aitp.process.warnings import DiskWatch, warn_of_idleness
 from aitp.processors import PROCESSORS, Content, Context, Processor
-from aitp.tasks import Ending, Health, Outcome, Service, Task, TaskStatus
+from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -55,6 +56,7 @@ class Worker:
         self._metrics = metrics
         self._context = context
         self._terms = terms_of(settings)
+        self._is_stranger = strangers_of(settings)
         self._lengths = VectorLengths(ledger.cache)
         self._disk = DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
@@ -98,14 +100,14 @@ class Worker:
             except NonRetryableError as error:  # stored by a release that took it
                 unreadable.append(Outcome(task, Ending.FAILED, reason=str(error)))
         if not contents:
-            return Report(unreadable, Health.UNKNOWN)
+            return Report(unreadable)
         tasks, readable = zip(*contents, strict=True)
         report = self._call(dataclasses.replace(claim, tasks=tasks), processor, readable)
         return dataclasses.replace(report, outcomes=[*unreadable, *report.outcomes])
 
     def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[Content]) -> Report:
         route, provider = claim.route, self._providers[claim.provider]
-        calls_before = provider.calls
+        provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
         self.task_id = claim.tasks[0].id
         if route.model != claim.kind.model:
             contents = [content.model_copy(update={"model": route.model}) for content in contents]
@@ -117,8 +119,10 @@ class Worker:
             self._learn_length(claim, processor, report)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             self._look_after(claim, error)
-            report = report_of_failure(claim, error, sent=provider.calls > calls_before)
-        report = dataclasses.replace(report, bill=provider.bill())
+            stranger = isinstance(error, ModelGone) and self._is_stranger(route.model)
+            report = report_of_failure(claim, error, sent=provider.sent, stranger=stranger)
+        optional = () if report.failure is None else provider.optional(route.model, chat=not processor.batched)
+        report = dataclasses.replace(report, bill=provider.bill(), optional=optional)
         # The next claim of these tasks is routed past the provider that failed for them.
         others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
         return with_fallback(report) if others and not claim.kind.failed_at else report
@@ -182,7 +186,15 @@ class Worker:
             log.error("Processor paused after unexpected errors in a row", processor=processor.label)
         if ended:
             self._hands.wake_relays(1)
-        if ended < len(settled.outcomes) or settled.breaker or settled.affords_more:
+        for told in settled.told:
+            (log.error if told.until is not None else log.warning)(
+                told.what,
+                provider=told.provider,
+                model=told.model,
+                task_type=told.type,
+                **{name: value for name, value in (("reason", told.reason), ("parameter", told.parameter)) if value},
+            )
+        if ended < len(settled.outcomes) or settled.breaker or settled.frees_others:
             # What the others sleep until has changed: a due time, a cooldown, a probe, room or money that came back.
             self._hands.wake_workers(self._workers)
 

@@ -198,7 +198,7 @@ def test_a_cooldown_stops_its_model_only(world: World) -> None:
     claim = world.claim(terms=terms(batch=1))
     pause = Cooldown(20.0, SMALL.model, "429")
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="429")
-    world.ledger.claims.finish(claim, Report([outcome], Health.HEALTHY, cooldown=pause))
+    world.ledger.claims.finish(claim, Report([outcome], cooldown=pause))
     idle = world.idle()
 
     assert (idle.because, idle.service, idle.until) == (Because.COOLDOWN, "openai", START + 20.0)
@@ -213,9 +213,7 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
     world.admit("l1", kind=LARGE)
     claim = world.claim()
     pause = Cooldown(300.0, None, "insufficient_quota")
-    world.ledger.claims.finish(
-        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-    )
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 300.0
 
@@ -228,7 +226,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED)
-    world.ledger.claims.finish(claim, Report([outcome], Health.HEALTHY, cooldown=missing))
+    world.ledger.claims.finish(claim, Report([outcome], cooldown=missing))
 
     assert claim.route == routes[0]
     assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (Because.MODEL, START + 10.0)
@@ -238,9 +236,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     known["arrival"] = Arrival.UNKNOWN
     claim = world.claim(terms=terms)
     assert claim.route == routes[0]
-    world.ledger.claims.finish(
-        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=missing)
-    )
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=missing))
     known["arrival"] = Arrival.GIVEN_UP
     assert world.claim(terms=terms).route == routes[1]
 
@@ -254,9 +250,7 @@ def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world:
         world.admit(kind.model, kind=kind)
         claim = world.claim(terms=terms)
         pause = Cooldown(300.0, model, "", awaited=awaited)
-        world.ledger.claims.finish(
-            claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-        )
+        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.claim(terms=terms).route == routes(SMALL)[1]
 
@@ -315,7 +309,7 @@ def test_when_the_clock_steps_back_a_cooldown_is_over(world: World, model: str |
     claim = world.claim()
     world.ledger.claims.finish(
         claim,
-        Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=Cooldown(9e9, model, "429")),
+        Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=Cooldown(9e9, model, "429")),
     )
     assert world.idle().until == START + 3_600.0  # no cooldown is believed for longer
     world.clock.go(-60.0)

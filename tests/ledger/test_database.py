@@ -187,7 +187,7 @@ def make_room(world: World) -> None:
 def test_a_full_disk_loses_nothing_and_the_process_goes_on(world: World) -> None:
     world.admit("a", "b", content=b"x" * 3_000)
     claim = world.claim(terms=terms(batch=1))
-    paid_for = Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"1" * 500_000)], Health.HEALTHY)
+    paid_for = Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"1" * 500_000)])
     fill(world)
     for _ in range(3):
         with pytest.raises(LedgerError, match="is full"):

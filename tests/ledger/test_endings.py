@@ -48,7 +48,7 @@ def test_a_result_is_stored_with_its_status(world: World) -> None:
         Outcome(good, Ending.SUCCEEDED, b"[0.25]"),
         Outcome(bad, Ending.FAILED, reason="the input is empty"),
     ]
-    world.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY))
+    world.ledger.claims.finish(claim, Report(outcomes))
 
     assert world.rows("SELECT status, body, reason FROM results ORDER BY seq") == [
         ("succeeded", b"[0.25]", ""),
@@ -148,7 +148,7 @@ def test_a_success_in_the_same_batch_is_a_success_of_another_task(world: World) 
     claim = world.claim()
     a, b = claim.tasks
     settled = world.ledger.claims.finish(
-        claim, Report([Outcome(a, Ending.SUCCEEDED, b"[1]"), Outcome(b, Ending.RETRY)], Health.HEALTHY)
+        claim, Report([Outcome(a, Ending.SUCCEEDED, b"[1]"), Outcome(b, Ending.RETRY)])
     )
 
     assert [outcome.ending for outcome in settled.outcomes] == [Ending.SUCCEEDED, Ending.FAILED]
@@ -224,9 +224,7 @@ def test_a_postponed_task_waits_for_its_cooldown_and_no_longer(world: World) -> 
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(7.5, SMALL.model, "429")
-    settled = world.ledger.claims.finish(
-        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-    )
+    settled = world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert settled.retry_at is None
     assert world.idle().until == START + 7.5
@@ -237,9 +235,7 @@ def test_a_cooldown_of_no_time_is_a_second(world: World, seconds: float) -> None
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(seconds, SMALL.model, "Retry-After: 0")
-    world.ledger.claims.finish(
-        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-    )
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 1.0
 
@@ -249,9 +245,7 @@ def test_a_shorter_cooldown_that_arrives_later_does_not_end_a_longer_one(world: 
     claims = [world.claim(101, terms(workers=2)), world.claim(102, terms(workers=2))]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
-        world.ledger.claims.finish(
-            claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-        )
+        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 60.0
 
@@ -261,9 +255,7 @@ def test_a_cooldown_takes_the_place_of_one_from_before_the_clock_was_set_back(wo
     claims = [world.claim(101, terms(workers=2)), world.claim(102, terms(workers=2))]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
-        world.ledger.claims.finish(
-            claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-        )
+        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
         world.clock.go(-10.0)
     world.clock.go(10.0)
 

@@ -28,7 +28,7 @@ def calls(world: World) -> list[Minute]:
 def finish(world: World, ending: Ending, seconds: float, batch: int = 1, reason: str = "") -> None:
     claim = world.claim(terms=terms(batch=batch))
     outcomes = [Outcome(task, ending, b"[1]" if ending is Ending.SUCCEEDED else None, reason) for task in claim.tasks]
-    world.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds))
+    world.ledger.claims.finish(claim, Report(outcomes, seconds=seconds))
 
 
 def test_an_hour_without_calls_is_sixty_empty_minutes(world: World) -> None:

@@ -222,7 +222,7 @@ class Life(Agreement):
         partly = partly and len(mine) > 1
         mine = mine[:-1] if partly else mine
         results = {task.id: result_of(TEXTS[task.id]) for task in mine if ending is Ending.SUCCEEDED}
-        report = Report([Outcome(task, ending, results.get(task.id)) for task in mine], Health.UNKNOWN)
+        report = Report([Outcome(task, ending, results.get(task.id)) for task in mine])
         try:
             settled = self.hands.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
         except Died:

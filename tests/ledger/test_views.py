@@ -80,9 +80,7 @@ def test_what_a_clock_set_back_left_over_is_not_shown_as_in_force(world: World) 
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(30.0, None, "quota")
-    world.ledger.claims.finish(
-        claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.HEALTHY, cooldown=pause)
-    )
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
     for number in range(5):
         world.admit(f"t{number}")
     world.clock.go(-60.0)

@@ -15,6 +15,7 @@ from aitp.ledger import (
     Because,
     Claim,
     Delivery,
+    Failure,
     Idle,
     Ledger,
     Poll,
@@ -31,7 +32,7 @@ from aitp.ledger import (
 from aitp.policy.costs import Tariff
 from aitp.policy.routing import Route
 from aitp.policy.sameness import digest_of
-from aitp.tasks import Ending, Health, Kind, NewTask, Outcome, Task
+from aitp.tasks import Culprit, Ending, Health, Kind, NewTask, Outcome, Task
 
 START = 1_753_900_000.0  # a Wednesday in July 2025
 SMALL = Kind("text_embedding", "text-embedding-3-small")
@@ -218,9 +219,20 @@ class World:
         return int(self.value("SELECT COUNT(*) FROM task_completions"))
 
 
+# What a call that failed as a whole is put down to, by what it says of its provider.
+FAILURES = {
+    Health.HEALTHY: Failure(Culprit.ANSWER, "said the test"),
+    Health.FAULTY: Failure(Culprit.SERVICE, "said the test"),
+    Health.REFUSED: Failure(Culprit.ACCOUNT, "said the test", named=True),
+    Health.UNKNOWN: None,
+}
+
+
 def report(tasks: Iterable[Task], ending: Ending, health: Health = Health.HEALTHY) -> Report:
     result = b"[0.5]" if ending is Ending.SUCCEEDED else None
-    return Report([Outcome(task, ending, result, ending.value) for task in tasks], health, reason="said the test")
+    failure = FAILURES[health] if ending in (Ending.RETRY, Ending.FALLBACK) else None
+    culprit = Culprit.SERVICE if failure is None else failure.culprit
+    return Report([Outcome(task, ending, result, ending.value, culprit) for task in tasks], failure)
 
 
 def ids(claim: Claim) -> list[str]:

@@ -144,7 +144,7 @@ class Hour:
             outcomes = [Outcome(task, Ending.SUCCEEDED, b"[0.5]") for task in claim.tasks]
             prompt, completion = PROMPT_TOKENS * texts, 0 if claim.kind == EMBEDDING else COMPLETION_TOKENS
             bill = self._bill(claim, prompt, completion)
-            self.ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=seconds, bill=bill))
+            self.ledger.claims.finish(claim, Report(outcomes, seconds=seconds, bill=bill))
             self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.SUCCESS, seconds)
             self._metrics.tokens(claim.provider, claim.route.model, "prompt_tokens", prompt)
             if completion:

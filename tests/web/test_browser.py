@@ -106,7 +106,7 @@ def use_the_limit_up(world: World) -> None:
     world.admit("t1", "t2")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")], Health.HEALTHY))
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
     ledger.close()
 
 

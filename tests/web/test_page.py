@@ -72,7 +72,7 @@ def test_an_exhausted_limit_says_when_there_is_room_again(tmp_path: Path) -> Non
     world.admit("t1", "t2")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")], Health.HEALTHY))
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
     ledger.close()
 
     page = page_of(world)
@@ -89,7 +89,7 @@ def test_the_last_hour_and_the_last_errors(world: World) -> None:
         claim = world.claim(ledger)
         result = b"[1]" if ending is Ending.SUCCEEDED else None
         outcomes = [Outcome(claim.tasks[0], ending, result, reason)]
-        ledger.claims.finish(claim, Report(outcomes, Health.HEALTHY, seconds=1.5))
+        ledger.claims.finish(claim, Report(outcomes, seconds=1.5))
     ledger.close()
 
     page = page_of(world)

@@ -65,7 +65,7 @@ def test_gauges_of_tasks_and_limits_are_the_ledgers(world: World) -> None:
     ledger = world.ledger()
     claim = world.claim(ledger)
     done = Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")
-    ledger.claims.finish(claim, Report([done], Health.HEALTHY))
+    ledger.claims.finish(claim, Report([done]))
     world.claim(ledger)
 
     series = scrape(world)
@@ -86,7 +86,7 @@ def test_a_used_up_limit_says_when_room_frees_and_a_fixed_one_when_its_window_en
     world.admit("a")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")], Health.HEALTHY))
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
 
     rolling = scrape(world)
     ledger.limits.publish("fixed", "UTC", {"minute": 1, "day": 9})
@@ -127,7 +127,7 @@ def test_a_cooldown_is_counted_for_its_service(world: World) -> None:
     ledger = world.ledger()
     claim = world.claim(ledger)
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="429")
-    ledger.claims.finish(claim, Report([outcome], Health.HEALTHY, cooldown=Cooldown(30, None, "429")))
+    ledger.claims.finish(claim, Report([outcome], cooldown=Cooldown(30, None, "429")))
 
     series = scrape(world)
 

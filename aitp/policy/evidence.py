@@ -1,0 +1,176 @@
+"""Whose fault is it? What a failed attempt says of its task, of the request, and of the world it was made in. Pure.
+
+A *world* is what an attempt is made in: a provider at its address with our credentials, a model, a type of tasks, and
+the parameters that are sent. What a server says of a failure (status, code, words) is a hint, for a quick verdict. What
+decides is what happens to other tasks in the same world: a task is failed only when it was tried alone, when the
+world has served another one since, and when so many failures would be improbable there by what befell the others. So a
+flaky service needs more tries, and a world that is ill fails nobody. The finish transaction asks.
+
+The rule in numbers: `tests/policy/test_evidence_worlds.py` plays it through thousands of random worlds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from aitp.tasks import Culprit
+
+# (failures, calls) that are believed of a world before anything is known of it: a service fails now and then, a refusal
+# of the input or an answer that is useless is rare.
+BELIEVED: Mapping[Culprit, tuple[int, int]] = {
+    Culprit.SERVICE: (1, 2),
+    Culprit.ACCOUNT: (1, 4),
+    Culprit.INPUT: (1, 20),
+    Culprit.ANSWER: (1, 20),
+}
+IMPROBABLE = 0.001
+# A refusal is the provider's word about this very request: one of them in twenty calls that it took is enough.
+IMPROBABLE_REFUSAL = 0.06
+ACCOUNT_TRIES = 2
+# Refusals of the account's kind in a row that are the account's: waiting for five buys nothing.
+ACCOUNT_ROW = 3
+
+
+class Tally(NamedTuple):
+    """A world's calls so far: those that brought a usable answer, and those that failed, by presumed culprit.
+
+    Of a useless answer in a batch that has good ones as well, each is counted.
+    """
+
+    good: int = 0
+    service: int = 0
+    account: int = 0
+    input: int = 0
+    answer: int = 0
+
+    def failures(self, culprit: Culprit) -> int:
+        return int(getattr(self, culprit.value))
+
+    def more(self, culprit: Culprit | None, count: int = 1) -> Tally:
+        """One failure (or `count`) of `culprit` more; None: one good call more."""
+        field = "good" if culprit is None else culprit.value
+        return self._replace(**{field: getattr(self, field) + count})
+
+
+def is_at_fault(
+    culprit: Culprit,
+    alone: int,
+    world: Tally,
+    before: Tally,
+    max_retries: int,
+    *,
+    named: bool = False,
+    proven: bool = False,
+) -> bool:
+    """Whether a task that failed so `alone` times, this time included, is itself to blame, and is to be failed.
+
+    `world`: the tally now, with these failures in it; `before`: as it was at the task's first failure, with that in it.
+    `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
+    another task, ever), and else needs as many tries as a useless answer.
+    """
+    if named:
+        return alone >= (1 if proven else max_retries + 1)
+    good = world.good - before.good
+    # A useless answer is the provider's word about this very task: it needs no other task as a witness.
+    if not good and culprit is not Culprit.ANSWER:
+        return False
+    if alone < _fewest_tries(culprit, max_retries):
+        return False
+    others = max(0, world.failures(culprit) - before.failures(culprit) - (alone - 1))
+    failed, called = BELIEVED[culprit]
+    chance = ((others + failed) / (good + others + called)) ** alone
+    return chance < (IMPROBABLE_REFUSAL if culprit is Culprit.INPUT else IMPROBABLE)
+
+
+def _fewest_tries(culprit: Culprit, max_retries: int) -> int:
+    return {Culprit.INPUT: 1, Culprit.ACCOUNT: ACCOUNT_TRIES}.get(culprit, max_retries + 1)
+
+
+def is_ill(culprit: Culprit, row: Sequence[frozenset[int]], threshold: int) -> bool:
+    """Whether failures in a row, the last of them of `culprit`, are not their tasks' fault.
+
+    `row`: the tasks of each failed call since the last success, newest last; `threshold`: how many it takes. A batch
+    counts once, and no task may be in all of them: one task that fails again and again says nothing of the others.
+    """
+    needed = min(ACCOUNT_ROW, threshold) if culprit is Culprit.ACCOUNT else threshold
+    if len(row) < needed:
+        return False
+    return threshold == 1 or not frozenset.intersection(*row[-threshold:])
+
+
+class Remedy(Enum):
+    """What a failed call asks for, besides that its tasks are tried again."""
+
+    WAIT = "wait"
+    LEAVE_OUT = "leave out"  # a parameter: the request adapts to what the server takes
+    OPEN = "open"  # the provider's breaker
+    PAUSE = "pause"  # this world alone: its model, type and request
+
+
+class Standing(NamedTuple):
+    """What `remedy` goes by. `named`: the server itself says so. `optional`: a parameter is left to leave out.
+
+    `proven`: this world has served a task. `row_is_ill`: of this world, `provider_is_ill`: of all that its provider
+    serves. `provider_serves`: it has served another world since this one's row began.
+    """
+
+    culprit: Culprit
+    named: bool = False
+    optional: bool = False
+    proven: bool = False
+    row_is_ill: bool = False
+    provider_is_ill: bool = False
+    provider_serves: bool = False
+
+
+def remedy(standing: Standing) -> Remedy:
+    """What to do about a call that failed as a whole."""
+    ill = standing.row_is_ill
+    match standing.culprit:
+        case Culprit.MODEL | Culprit.REQUEST:
+            return Remedy.PAUSE
+        case Culprit.ACCOUNT if standing.named:
+            return Remedy.OPEN
+        case Culprit.ACCOUNT | Culprit.SERVICE:
+            if standing.provider_is_ill:
+                return Remedy.OPEN
+            return Remedy.PAUSE if ill else Remedy.WAIT
+        case Culprit.INPUT:
+            # A world that has served nobody yet is asked for less at once: that costs one call, and each refusal of a
+            # parameter costs one as well. In one that has, a refusal is far more likely the text's.
+            if standing.optional and (standing.named or ill or not standing.proven):
+                return Remedy.LEAVE_OUT
+            if not ill:
+                return Remedy.WAIT
+            return Remedy.PAUSE if standing.provider_serves else Remedy.OPEN
+        case Culprit.ANSWER if ill:
+            return Remedy.PAUSE
+    return Remedy.WAIT
+
+
+# Waiting
+
+SPREAD = (0.75, 1.25)
+# A lone suspect costs some thirty sends a day.
+LONGEST_DELAY_SECONDS = 3_600.0
+
+
+def retry_delay(attempt: int, factor: float, spread: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
+    """Seconds to wait after failed attempt number `attempt`, counting from 1: factor ** attempt × `spread`.
+
+    `longest` at most. `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't
+    return together.
+    """
+    try:
+        delay = factor**attempt
+    except OverflowError:
+        delay = longest
+    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same.
+    return min(delay, longest / SPREAD[1]) * spread
+
+
+def pause_delay(pauses: int, recovery: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
+    """Seconds until a world that was paused is probed: `recovery`, twice as long after each probe that failed."""
+    return max(recovery, min(longest, recovery * 2.0 ** min(pauses, 32)))
