@@ -178,7 +178,7 @@ def worlds(
             case "parameter":
                 names = ["temperature", "json_schema", "json_object"] if chat else ["encoding_format", "dimensions"]
                 chosen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
-                refused = tuple((name, draw(manners((400, 404, 409, 415, 422), name, rude=False))) for name in chosen)
+                refused = tuple((name, draw(manners((400, 415, 422, 501), name, rude=False))) for name in chosen)
             case "length":
                 kind = EMBEDDINGS
                 refused = (("dimensions", draw(manners((400, 422), "dimensions", rude=False))),)

@@ -88,12 +88,12 @@ def left_texts(house: House, world: Strange) -> list[str]:
 
 
 def sends_allowed(elapsed: float, batch: int) -> int:
-    """log2(batch) + MAX_RETRIES + 1, and what a back-off that doubles to an hour leaves room for beyond."""
+    """Halvings, MAX_RETRIES + 1, and what a back-off that doubles to an hour leaves room for beyond."""
     waited, sends = 0.0, 0
     while waited <= elapsed:
         sends += 1
         waited += 0.75 * min(HOUR, 2.0 ** (sends + 1))
-    return max(sends, MAX_RETRIES + 1) + math.ceil(math.log2(batch))
+    return max(sends, MAX_RETRIES + 1) + math.ceil(math.log2(batch)) + 1
 
 
 def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> None:
@@ -106,8 +106,9 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
     for text, ended in house.found.items():
         if ended.status is TaskStatus.SUCCEEDED and world.kind == EMBEDDINGS:
             assert same_vector(ended.result, expected(text, world.kind.model))
-    again = 0 if world.nature.settles_at == world.nature.flaky == 0 and not world.nature.refused else 12
-    allowed = sends_allowed(house.elapsed, world.batch) + again
+    # What a request could do without is left out by guess, and put back; and whatever was ill is tried when it is well.
+    passing = world.nature.settles_at or world.nature.flaky or world.nature.refused
+    allowed = sends_allowed(house.elapsed, world.batch) + (12 if passing else 4)
     most = max(stranger.refused_sends().values(), default=0)
     assert most <= allowed, f"{most} sends of one task, {allowed} allowed in {house.elapsed:.0f} s"
     if left_texts(house, world):
@@ -117,11 +118,6 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
 def good_ones_fail_by_chance(world: Strange) -> bool:
     """Where every answer is useless, fewer than five texts tell nothing of the model."""
     return world.nature.flaky >= FLAKY or (world.nature.mute is not None and len(world.texts) < 5)
-
-
-def hangs(world: Strange) -> bool:
-    poison = world.nature.poison
-    return poison is not None and any(getattr(how, "seconds", 0) >= 60 for how in (poison.within, poison.alone))
 
 
 def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> None:
@@ -145,8 +141,11 @@ def test_the_bad_fail_alone_among_good_ones_and_soon(open_house: Opened, strange
     house = play(open_house, world, PATIENCE)
 
     see_to_the_promises(house, stranger, world)
-    assert failed_texts(house) == world.bad
-    assert left_texts(house, world) == []
+    failed = failed_texts(house)
+    assert failed <= world.bad
+    # Of several, each is to the others a sign that the service is ill: they may wait, if hardly anything else is left.
+    assert set(left_texts(house, world)) <= world.bad - failed
+    assert len(world.bad) > 1 or failed == world.bad
 
 
 @examples(25)
