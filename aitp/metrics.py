@@ -225,6 +225,9 @@ UNREADABLE = _declare("gauge", "aitp_unreadable_documents", "Task documents left
 LAST_POLL = _declare("gauge", "aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
 DISK_FREE = _declare("gauge", "aitp_disk_free_bytes", "Free space where the ledger lies.")
 PAUSED = _declare("gauge", "aitp_paused", "1 while claims are paused by an operator.")
+QUARANTINES = _declare(
+    "gauge", "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
+)
 PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
 

@@ -19,9 +19,11 @@ from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.damage import has_tables
 from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
+from aitp.ledger.evidence import PROFILE_SECONDS
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
 # state for all.
@@ -47,6 +49,29 @@ class CooldownView:
     model: str
     until: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineView:
+    """A model whose tasks of one type wait, because of `culprit`; probed with one of them from `until` on."""
+
+    provider: str
+    model: str
+    type: str
+    culprit: str
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """What requests for a model do without (`left_out`, by parameter), because its server refused it."""
+
+    provider: str
+    model: str
+    left_out: tuple[str, ...]
+    reason: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,8 @@ class Snapshot:
     disk_free: int
     budgets: dict[str, BudgetUse] = field(default_factory=dict)
     unpriced: tuple[str, ...] = ()
+    quarantines: tuple[QuarantineView, ...] = ()
+    profiles: tuple[ProfileView, ...] = ()
 
     @property
     def held(self) -> int:
@@ -183,6 +210,23 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
         disk_free=disk_free,
         budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
         unpriced=unpriced_models(connection),
+        quarantines=tuple(
+            QuarantineView(*row)
+            for row in connection.execute(
+                # One that nobody is left to be sent to says nothing any more after a while.
+                "SELECT provider, model, type, culprit, reason, paused_until FROM worlds"
+                " WHERE paused_until > ? ORDER BY provider, model, type",
+                (now - LONGEST_DELAY_SECONDS,),
+            )
+        ),
+        profiles=tuple(
+            ProfileView(provider, model, tuple(left_out.split()), reason, since)
+            for provider, model, left_out, reason, since in connection.execute(
+                "SELECT provider, model, left_out, reason, since FROM request_profiles"
+                " WHERE since > ? AND left_out <> '' ORDER BY provider, model",
+                (now - PROFILE_SECONDS,),
+            )
+        ),
     )
 
 

@@ -66,6 +66,8 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
         yield _one(metrics.LAST_POLL, ledger.last_poll_at)
     yield _one(metrics.DISK_FREE, ledger.disk_free)
     yield _one(metrics.PAUSED, ledger.paused)
+    quarantines = Counter(quarantine.provider for quarantine in ledger.quarantines)
+    yield reading(metrics.QUARANTINES, {(service.value,): quarantines[service.value] for service in Service})
     yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
 
 

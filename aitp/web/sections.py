@@ -140,6 +140,25 @@ def services(ledger: Snapshot) -> Html:
                 pauses,
             )
         )
+    if ledger.quarantines:
+        waiting = [
+            (each.provider, each.model, each.type, duration(max(0.0, each.until - ledger.taken_at)), each.reason)
+            for each in ledger.quarantines
+        ]
+        content.append(Html("<h3>Models whose tasks wait</h3>"))
+        content.append(
+            table(
+                "Models whose tasks wait",
+                (
+                    Column("service"),
+                    Column("model"),
+                    Column("type"),
+                    Column("probed in", number=True),
+                    Column("reason"),
+                ),
+                waiting,
+            )
+        )
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
     content.append(element("p", f"Last good poll of the task API: {polled}.", "note"))
     return section("services", "Services", *content)
