@@ -27,6 +27,7 @@ LONG_PAUSE_SECONDS = 600.0  # for what only a person can mend
 # A gateway that says so may have handed the request on: it may have been answered, and be billed.
 MAYBE_BOUGHT = (408, 502, 504, 524)
 MOST_WORDS = 4_000
+LEAST_QUOTED = 12  # characters of a text of ours that says something when it is quoted
 MOST_VALUES = 500
 MOST_DEPTH = 8
 
@@ -206,7 +207,8 @@ def refusal_of(
             said.setdefault(key, []).append(str(value))
     words = " ".join(each for found in said.values() for each in found)[: MOST_WORDS + sum(map(len, texts))]
     for text in texts:
-        words = words.replace(text, " ")
+        if len(text) >= LEAST_QUOTED:
+            words = words.replace(text, " ")
     message = " ".join(words.lower().split())[:MOST_WORDS]
     codes = [each for key in _CODES for each in said.get(key, ())]
     kind = next(iter(said.get("type", ())), "")

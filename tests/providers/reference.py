@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from aitp.errors import (
@@ -18,10 +18,8 @@ from aitp.errors import (
     ModelGone,
     ModelMissing,
     ModelRefused,
-    NonRetryableError,
     NoRoom,
     RequestRefused,
-    RetryableError,
     ServiceFault,
     SettingRefused,
     UselessAnswer,
@@ -30,35 +28,33 @@ from aitp.providers import failures, ollama_failures
 from aitp.providers.refusals import Refusal
 from aitp.tasks import Culprit
 
-NOBODY = "none"
+Condition = Callable[[Any], Any]
+NOBODY = "nobody"
+ANYHOW: Condition = lambda error: True  # noqa: E731
+USELESS = "tried MAX_RETRIES times more, then the task is failed; if those of all tasks are useless, they wait"
 
-# The first class that fits: whose fault it is presumed to be, and what follows.
-EFFECTS: Sequence[tuple[type[AitpError], str, str]] = (
-    (
-        CredentialsRefused,
-        Culprit.ACCOUNT,
-        "tasks wait; the breaker opens at once if the service itself names the key, else after a few different tasks; one "
-        "text that something in between does not let through is found by halving",
-    ),
-    (ModelMissing, Culprit.MODEL, "the model is pulled; its tasks wait, in mode hybrid until a pull has failed"),
-    (CooldownRequired, NOBODY, "a pause of that model, or of the account for want of credit; tasks wait, no try is used"),
-    (ServiceFault, Culprit.SERVICE, "tried again after back-off, in mode hybrid at the next provider; what fails together "
-     "is halved; different tasks in a row open the breaker"),
-    (DeadlineExceeded, Culprit.SERVICE, "as a service fault; the client is thrown away"),
-    (ModelGone, Culprit.MODEL, "tasks of that model wait, loudly; log, page and /ready name the model"),
-    (SettingRefused, Culprit.REQUEST, "such tasks wait, loudly; log, page and /ready name the setting"),
-    (InputTooLong, Culprit.INPUT, "a batch is halved; alone the text is cut and sent once more, or failed "
-     "(EMBEDDING_OVERFLOW)"),
-    (InputRefused, Culprit.INPUT, "a batch is halved; alone the task is failed, once another one has succeeded"),
-    (RequestRefused, Culprit.INPUT, "a parameter that is named is left out from then on; else a batch is halved, and alone "
-     "the text is to blame only if others succeed; refusals of different tasks in a row leave out a parameter"),
-    (ModelRefused, Culprit.ANSWER, "tried MAX_RETRIES times more, then the task is failed"),
-    (AnswerCut, Culprit.ANSWER, "tried MAX_RETRIES times more, then the task is failed; if every task's is, they wait"),
-    (UselessAnswer, Culprit.ANSWER, "tried MAX_RETRIES times more, then the task is failed; if every task's is, they wait"),
-    (NoRoom, NOBODY, "the task goes back, and waits for room"),
-    (RetryableError, Culprit.SERVICE, "tried again after back-off"),
-    (NonRetryableError, Culprit.INPUT, "the task is failed at once, with that reason"),
-    (GraceOver, NOBODY, "the tasks go back, no try is used; they may be bought again"),
+# The first that fits: whose fault it is presumed to be, and what follows.
+EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
+    (CredentialsRefused, lambda e: e.named, Culprit.ACCOUNT, "the breaker opens at once; tasks wait"),
+    (CredentialsRefused, ANYHOW, Culprit.ACCOUNT, "a batch is halved: a text that something in between keeps out is "
+     "found and failed alone; different tasks in a row open the breaker, and wait"),
+    (ModelMissing, ANYHOW, Culprit.MODEL, "it is pulled; its tasks wait, in mode hybrid until a pull has failed"),
+    (CooldownRequired, lambda e: e.model is None, Culprit.ACCOUNT, "all wait for a while; no try is used"),
+    (CooldownRequired, ANYHOW, NOBODY, "the tasks of that model wait as long as it asks; no try is used"),
+    (ServiceFault, ANYHOW, Culprit.SERVICE, "tried again after back-off, in mode hybrid at the next provider; what "
+     "fails together is halved; different tasks in a row open the breaker"),
+    (DeadlineExceeded, ANYHOW, Culprit.SERVICE, "as a service fault; the client is thrown away"),
+    (ModelGone, ANYHOW, Culprit.MODEL, "tasks of that model wait, loudly; log, page and /ready name the model"),
+    (SettingRefused, ANYHOW, Culprit.REQUEST, "such tasks wait, loudly; log, page and /ready name the setting"),
+    (InputTooLong, ANYHOW, Culprit.INPUT, "a batch is halved; alone the text is cut and sent once more, or its task is "
+     "failed (EMBEDDING_OVERFLOW)"),
+    (InputRefused, ANYHOW, Culprit.INPUT, "a batch is halved; alone its task is failed, if another one succeeds"),
+    (RequestRefused, lambda e: e.parameter, Culprit.REQUEST, "it is left out from then on, see below"),
+    (RequestRefused, ANYHOW, Culprit.INPUT, "a batch is halved; alone its task is failed, if others succeed; if those "
+     "of different tasks are refused in a row, a parameter is left out"),
+    (UselessAnswer, ANYHOW, Culprit.ANSWER, USELESS),
+    (NoRoom, ANYHOW, NOBODY, "the task goes back, and waits for room"),
+    (GraceOver, ANYHOW, NOBODY, "the tasks go back, no try is used; they may be bought again"),
 )  # fmt: skip
 
 HEAD = """# What each failure of a provider means
@@ -90,17 +86,23 @@ names one (by `param`, or in words) is believed at once.
 | `format` | Ollama, chats | the schema is told in words |
 """
 
-CALLS = (
-    ("no connection, a connection that breaks, no answer in time, an answer that is none", ServiceFault),
-    ("the whole call takes longer than its time-out and 5 s", DeadlineExceeded),
-    ("a vector is missing, doubled, not finite or all zeros", UselessAnswer),
-    ("all vectors are of another length than EMBEDDING_DIMENSIONS", SettingRefused),
-    ("an answer cut at its greatest length", AnswerCut),
-    ("a refusal, or a content filter", ModelRefused),
-    ("an empty message, or thoughts and no answer", UselessAnswer),
-    ("no JSON of the schema after one repair, names that the text does not hold, none of the options", UselessAnswer),
-    ("a second request of one task, for which the limits have no room", NoRoom),
-    ("the service stops before the answer comes", GraceOver),
+CALLS: Sequence[tuple[str, AitpError]] = (
+    (
+        "no connection, a connection that breaks, no answer in time, an answer that is none",
+        ServiceFault("", ""),
+    ),
+    ("the whole call takes longer than its time-out and 5 s", DeadlineExceeded()),
+    ("a vector is missing, doubled, not finite or all zeros", UselessAnswer("")),
+    ("all vectors are of another length than EMBEDDING_DIMENSIONS", SettingRefused("", "", setting="")),
+    ("an answer cut at its greatest length", AnswerCut("")),
+    ("a refusal, or a content filter", ModelRefused("")),
+    ("an empty message, or thoughts and no answer", UselessAnswer("")),
+    (
+        "no JSON of the schema after one repair, names that the text does not hold, none of the options",
+        UselessAnswer(""),
+    ),
+    ("a second request of one task, for which the limits have no room", NoRoom()),
+    ("the service stops before the answer comes", GraceOver()),
 )
 
 
@@ -115,17 +117,19 @@ def page() -> str:
     return "\n".join([*parts, LEFT_OUT])
 
 
-def _answers(service: str, table: Sequence[tuple[str, Any, Any]]) -> Iterator[tuple[str, type[AitpError]]]:
+def _answers(service: str, table: Sequence[tuple[str, Any, Any]]) -> Iterator[tuple[str, AitpError]]:
     for name, _, verdict in table:
         status = re.search(r"\d{3}", name)
-        yield name, type(verdict(Refusal(service, int(status.group()) if status else 400, "a-model")))
+        refusal = Refusal(service, int(status.group()) if status else 400, "m", message="format", sent=("format",))
+        yield name, verdict(refusal)
 
 
-def _table(rows: Iterable[tuple[str, type[AitpError]]]) -> str:
+def _table(rows: Iterable[tuple[str, AitpError]]) -> str:
     lines = ["| answer | becomes | whose fault | what aitp does |", "| --- | --- | --- | --- |"]
-    for name, kind in rows:
-        culprit, effect = next((culprit, effect) for known, culprit, effect in EFFECTS if issubclass(kind, known))
-        lines.append(f"| {name} | `{kind.__name__}` | {culprit} | {effect} |")
+    for name, error in rows:
+        fits = ((culprit, said) for kind, holds, culprit, said in EFFECTS if isinstance(error, kind) and holds(error))
+        culprit, effect = next(fits)
+        lines.append(f"| {name} | `{type(error).__name__}` | {culprit} | {effect} |")
     return "\n".join(lines) + "\n"
 
 
