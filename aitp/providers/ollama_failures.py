@@ -202,4 +202,6 @@ def judge(error: httpx2.HTTPError, model: str, texts: Sequence[str] = (), sent: 
         return ServiceFault(OLLAMA, f"ollama did not answer in time ({name}): look at OLLAMA_TIMEOUT")
     # Its words only where they are the system's: others quote what was sent.
     detail = f"{name}: {error}" if isinstance(error, httpx2.ConnectError) else name
-    return ServiceFault(OLLAMA, f"ollama gave no answer ({detail})")
+    fault = ServiceFault(OLLAMA, f"ollama gave no answer ({detail})")
+    fault.bought_nothing = isinstance(error, httpx2.ConnectError)
+    return fault

@@ -98,7 +98,7 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("410 model", reply(410, error(message=f"{SMALL} was retired on 1 May")), ModelGone, SMALL),
     ("400 model", reply(400, error("model_decommissioned")), ModelGone, SMALL),
     ("400 model, by param", reply(400, error(param="model")), ModelGone, SMALL),
-    ("400 model, in words", reply(400, {"message": f"The model {SMALL} has been deprecated; choose"}), ModelGone, SMALL),
+    ("400 model, in words", reply(400, {"message": f"The model {SMALL} is deprecated; choose"}), ModelGone, SMALL),
     ("404 other API", reply(404, error(message="This is not a chat model", param="model")), ModelGone, SMALL),
     ("400 other API", reply(400, error(message="This model is only supported in v1/responses.")), ModelGone, SMALL),
     ("404 address", reply(404, {"detail": "Not Found"}), ServiceFault, "OPENAI_BASE_URL"),
