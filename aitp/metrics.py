@@ -14,7 +14,15 @@ from typing import Literal
 
 from prometheus_client.metrics_core import Metric
 
-from aitp.errors import CooldownRequired, CredentialsRefused, DeadlineExceeded, NonRetryableError
+from aitp.errors import (
+    CooldownRequired,
+    CredentialsRefused,
+    DeadlineExceeded,
+    ModelGone,
+    ModelRefused,
+    RequestRefused,
+    SettingRefused,
+)
 from aitp.policy.routing import Why
 from aitp.tasks import Ending, TaskStatus
 
@@ -57,7 +65,7 @@ class CallStatus(StrEnum):
     """How one call to a provider ended: the `status` label of `openai_requests_total` and `ollama_requests_total`."""
 
     SUCCESS = "success"
-    REFUSED = "refused"  # 400, 422: the input's fault
+    REFUSED = "refused"  # 400, 404, 422, …: the text, a parameter, the model; or the model declined
     UNAUTHORIZED = "unauthorized"
     RATE_LIMITED = "rate_limited"
     TIMEOUT = "timeout"  # our own deadline ended it
@@ -78,7 +86,7 @@ _STATUS_OF_ERROR: tuple[tuple[type[BaseException], CallStatus], ...] = (
     (CredentialsRefused, CallStatus.UNAUTHORIZED),
     (CooldownRequired, CallStatus.RATE_LIMITED),
     (DeadlineExceeded, CallStatus.TIMEOUT),
-    (NonRetryableError, CallStatus.REFUSED),
+    *((kind, CallStatus.REFUSED) for kind in (RequestRefused, ModelRefused, ModelGone, SettingRefused)),
 )
 
 

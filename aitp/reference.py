@@ -159,6 +159,8 @@ FORMS: Mapping[object, str] = {
     values.model_map: "a JSON object from name to name",
     values.model_options: "a JSON object",
     values.keep_alive: "a duration like `5m`, seconds, or -1",
+    values.thinking: "`true`, `false`, `low`, `medium`, `high`",
+    values.plain_name: "one word",
     values.zone_name: "a name of the time zone database, like `America/Sao_Paulo`",
     values.project_slug: "lower-case letters, digits and hyphens",
     values.language_code: "a language code, like `pt` or `pt-BR`",

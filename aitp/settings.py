@@ -2,7 +2,7 @@
 
 `load_settings` reads the environment, the env file and the secrets' files, and either returns one frozen `Settings`
 or raises ConfigurationError with *all* that is wrong, one line each. An attribute has its variable's name in lower
-case. A variable that is set but empty counts as unset, except EMBEDDING_DIMENSIONS. This is the only module that
+case. A variable that is set but empty counts as unset, except those of MAY_BE_EMPTY. This is the only module that
 touches the process's environment; .env.example is checked against it by a test.
 """
 
@@ -48,8 +48,10 @@ from aitp.values import (
     model_map,
     model_names,
     model_options,
+    plain_name,
     plain_words,
     project_slug,
+    thinking,
     upper_case,
     zone_name,
 )
@@ -72,8 +74,9 @@ class Settings(BaseModel):
     # The task API and its authorization server
     allow_insecure_http: bool = Field(
         False,
-        description="Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL and OPENAI_BASE_URL on any host. Without "
-        "it only loopback, private addresses and names of a single label may be reached without TLS.",
+        description="Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL, OPENAI_BASE_URL, and with OLLAMA_API_KEY "
+        "for OLLAMA_BASE_URL, on any host. Without it only loopback, private addresses and names of a single label may "
+        "be reached without TLS.",
     )
     api_base_url: Url = Field(
         description="Required. Address of the task API, without /api, like http://nestjs-api:3000.",
@@ -114,8 +117,30 @@ class Settings(BaseModel):
         f"unset in mode hybrid means no fallback. {PLACEHOLDER_KEY} means mock mode: invented results, no calls.",
     )
     openai_base_url: Url | None = Field(None, description="Another server that speaks OpenAI's protocol.")
+    openai_reasoning_effort: Annotated[str, BeforeValidator(lower_case), AfterValidator(plain_name)] = Field(
+        "",
+        description="How much OpenAI's models that reason are to do of it: minimal, low, medium, high, or what else "
+        "yours takes. Empty: not said.",
+    )
+    openai_service_tier: (
+        Annotated[Literal["auto", "default", "flex", "priority"], BeforeValidator(lower_case)] | None
+    ) = Field(
+        "default",
+        description="By which terms chats are bought: flex is cheaper and slow, and falls back to the standard tier "
+        "while it has no room; auto is what the project is set to. default is told OpenAI alone, empty: not said.",
+    )
     openai_timeout: Seconds = Field(60.0, description="Seconds that a call to OpenAI may take.")
     ollama_base_url: Url = Field("http://localhost:11434", description="Address of the Ollama server.")
+    ollama_api_key: Annotated[SecretStr, AfterValidator(header_value)] | None = Field(
+        None,
+        description="A key for an Ollama server that asks for one (https://ollama.com, or a proxy), or "
+        "OLLAMA_API_KEY_FILE=path of a file that holds it. Never sent in the open: see ALLOW_INSECURE_HTTP.",
+    )
+    ollama_think: Annotated[bool | str, BeforeValidator(thinking)] | None = Field(
+        None,
+        description="Whether Ollama's models that reason are to do it: true, false, or low, medium, high. Empty: as "
+        "they like.",
+    )
     ollama_timeout: Seconds = Field(
         120.0, description="Seconds that a call to Ollama may take, loading the model included."
     )
@@ -268,6 +293,17 @@ class Settings(BaseModel):
             refuse_open_secrets(url)
         return url
 
+    @field_validator("ollama_api_key")
+    @classmethod
+    def _keep_the_key_off_the_wire(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        url = info.data.get("ollama_base_url")
+        if key is not None and url is not None and not info.data.get("allow_insecure_http", True):
+            try:
+                refuse_open_secrets(url)
+            except ValueError as error:
+                raise ValueError(f"cannot be sent to OLLAMA_BASE_URL: {error}") from None
+        return key
+
     @property
     def ledger_path(self) -> Path:
         return self.rate_limit_storage_path
@@ -320,22 +356,25 @@ class Settings(BaseModel):
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
         key = self.openai_api_key if self.mock else None
-        return self.model_copy(update={"openai_api_key": key, "metrics_token": None})
+        return self.model_copy(update={"openai_api_key": key, "ollama_api_key": None, "metrics_token": None})
 
     def without_oauth_secret(self) -> Settings:
         """For workers."""
         return self.model_copy(update={"oauth2_client_secret": SecretStr(""), "metrics_token": None})
 
     def for_watching(self) -> Settings:
-        """For the metrics process: that there is a key, but neither the key nor the client's secret."""
+        """For the metrics process: that there are keys, but neither the keys nor the client's secret."""
         key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
-        return self.model_copy(update={"openai_api_key": key, "oauth2_client_secret": SecretStr("")})
+        other = self.ollama_api_key and SecretStr(WITHHELD)
+        secrets = {"openai_api_key": key, "ollama_api_key": other, "oauth2_client_secret": SecretStr("")}
+        return self.model_copy(update=secrets)
 
 
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
-SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "METRICS_TOKEN")
+SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
+MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OPENAI_SERVICE_TIER")
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 
@@ -350,7 +389,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     values = dict(defaults or {}) | {
         name.lower(): value.strip()
         for name in FIELDS
-        if (value := sources.values.get(name)) is not None and (value.strip() or name == "EMBEDDING_DIMENSIONS")
+        if (value := sources.values.get(name)) is not None and (value.strip() or name in MAY_BE_EMPTY)
     }
     problems = list(sources.problems)
     try:
@@ -410,7 +449,7 @@ def exported(*names: str) -> dict[str, str]:
 
 
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
-    derived: dict[str, Any] = {} if values.get("embedding_dimensions", "unset") else {"embedding_dimensions": None}
+    derived: dict[str, Any] = {name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == ""}
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
             derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))

@@ -56,6 +56,14 @@ def keep_alive(value: object) -> object:
     return text
 
 
+def thinking(value: object) -> object:
+    """Whether, or how much: Ollama takes either."""
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "low", "medium", "high"):
+        raise ValueError("must be true, false, low, medium or high")
+    return text == "true" if text in ("true", "false") else text
+
+
 def _json(text: str, kind: type) -> Any:
     try:
         value = json.loads(text)
@@ -83,6 +91,12 @@ def project_slug(text: str) -> str:
 def language_code(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
         raise ValueError("must be a language code like pt, en or pt-BR")
+    return text
+
+
+def plain_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_-]{0,40}", text):
+        raise ValueError("must be one word of letters, digits, _ and -")
     return text
 
 

@@ -101,6 +101,7 @@ class _Round:
             self._settings.ollama_base_url,
             stall_seconds=self._total_seconds / STALL_SHARE,
             trust=self._settings.trust,
+            api_key=self._settings.ollama_api_key,
         )
 
     @property

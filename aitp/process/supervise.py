@@ -37,7 +37,10 @@ SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail t
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 # The secrets that each program needs; of the others it learns at most that there are some.
-NEEDED = {"aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY"), "aitp-metrics": ("METRICS_TOKEN",)}
+NEEDED = {
+    "aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
+    "aitp-metrics": ("METRICS_TOKEN",),
+}
 
 log = get_logger(__name__)
 

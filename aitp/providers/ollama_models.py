@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import httpx2
 import ollama
+from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
@@ -48,12 +49,18 @@ class OllamaModels:
     """`stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds` later it is begun again."""
 
     def __init__(
-        self, base_url: str, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5, trust: Trust = NO_OTHERS
+        self,
+        base_url: str,
+        *,
+        stall_seconds: float = 60.0,
+        pause_seconds: float = 0.5,
+        trust: Trust = NO_OTHERS,
+        api_key: SecretStr | None = None,
     ) -> None:
         self._stall_seconds = stall_seconds
         self._pause_seconds = pause_seconds
         self._bound = BodyBound(OLLAMA)
-        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust)
+        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust, api_key)
 
     def missing(self, models: Collection[str]) -> list[str]:
         """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,13 +30,18 @@ class Scripted:
         self.script = list(script)
         self.mock = mock
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         said = self.script.pop(0)
         if isinstance(said, Exception):
             raise said
         return Embeddings([b"[1]"], said, mock=self.mock)
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         raise NotImplementedError
 
     def reset(self) -> None: ...
@@ -56,6 +61,14 @@ def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
     bill = watched.bill()
     assert watched.bill() in (None, Bill("USD"))  # the next attempt's begins with nothing
     return bill
+
+
+def test_an_answer_costs_what_its_tier_does() -> None:
+    price = Price(1_000_000, 4_000_000, {"flex": Price(500_000, 2_000_000)})
+    for tier, cost in (("", 500), ("default", 500), ("flex", 250), ("unheard_of", 500)):
+        meter = Meter("openai", Prices(Path("prices.toml"), "USD", {("openai", "o3"): price}), Metrics({}, ()))
+        meter.count("o3", Usage(100, 100, 200), tier)
+        assert meter.bill() == Bill("USD", cost, 100, 100)
 
 
 def refused() -> InputRefused:

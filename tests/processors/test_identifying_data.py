@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aitp.errors import CooldownRequired, NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import CooldownRequired, RetryableError, ServiceFault, UselessAnswer
 from aitp.processors import PROCESSORS
 from tests.processors.models import Encyclopedia, Notebook, ScriptedModel, context, person, result_of
 
@@ -82,8 +82,10 @@ def test_who_still_does_not_occur_is_dropped_and_the_others_stay() -> None:
 
 @pytest.mark.parametrize("mention", ["Dom Pedro II", "\u0301", " \u0301 "])
 def test_if_nobody_occurs_the_task_fails_rather_than_find_nobody(mention: str) -> None:
-    with pytest.raises(NonRetryableError, match="nobody whom the model names occurs in the text"):
+    with pytest.raises(UselessAnswer, match="mentioned_as: does not occur in the text") as raised:
         names(TEXT, ScriptedModel(answer(named("Dom Pedro II", mention))), Encyclopedia())
+
+    assert raised.value.answers == 2
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("Q5", 1), ("Q891723", 1), ("Q1153191", 1), ("Q7278", 0), ("Q4830453", 0)])

@@ -141,6 +141,55 @@ def test_relays_get_no_provider_key_and_workers_no_oauth_secret() -> None:
     assert for_worker.openai_api_key == settings.openai_api_key
 
 
+@pytest.mark.parametrize(
+    ("url", "more", "taken"),
+    [
+        ("https://ollama.com", {}, True),
+        ("http://ollama:11434", {}, True),
+        ("http://10.0.0.7:11434", {}, True),
+        ("http://ollama.example.org", {}, False),
+        ("http://ollama.example.org", {"ALLOW_INSECURE_HTTP": "true"}, True),
+    ],
+)
+def test_the_key_of_ollama_goes_nowhere_in_the_open(url: str, more: dict[str, str], taken: bool) -> None:
+    given = {**COMPLETE, "OLLAMA_BASE_URL": url, **more}
+    assert load_settings(given).ollama_api_key is None
+    try:
+        key = load_settings({**given, "OLLAMA_API_KEY": "planted"}).ollama_api_key
+    except ConfigurationError as error:
+        assert not taken
+        (said,) = error.problems
+        assert said.startswith("OLLAMA_API_KEY=***: cannot be sent to OLLAMA_BASE_URL: plain http")
+    else:
+        assert taken
+        assert key is not None
+
+
+@pytest.mark.parametrize(("said", "think"), [("", None), ("true", True), ("False", False), ("LOW", "low")])
+def test_thinking_is_a_yes_a_no_or_an_amount(said: str, think: object) -> None:
+    assert load_settings({**COMPLETE, "OLLAMA_THINK": said}).ollama_think == think
+
+
+@pytest.mark.parametrize(("said", "tier"), [(None, "default"), ("Flex", "flex"), ("", None)])
+def test_a_service_tier_may_be_left_unsaid(said: str | None, tier: str | None) -> None:
+    given = {} if said is None else {"OPENAI_SERVICE_TIER": said}
+
+    assert load_settings({**COMPLETE, **given}).openai_service_tier == tier
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("OLLAMA_THINK", "maybe", "must be true, false, low, medium or high"),
+        ("OPENAI_SERVICE_TIER", "cheap", "must be one of auto, default, flex, priority"),
+        ("OPENAI_REASONING_EFFORT", "as much as you like", "must be one word"),
+    ],
+)
+def test_what_a_model_is_asked_for_has_to_be_a_word_that_it_knows(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(ConfigurationError, match=allowed):
+        load_settings({**COMPLETE, name: value})
+
+
 def test_relays_still_know_that_results_are_invented() -> None:
     assert load_settings({**COMPLETE, "OPENAI_API_KEY": PLACEHOLDER_KEY}).without_provider_secrets().mock
 
