@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from aitp.ledger import Terms
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Tariff
-from aitp.policy.model_names import with_tag
 from aitp.policy.routing import Mode, Route, Routing
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
@@ -17,10 +16,6 @@ from aitp.tasks import Kind, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
-
-# OpenAI's models where FALLBACK_MODELS names none.
-EMBEDDING_FALLBACK = "text-embedding-3-small"
-CHAT_FALLBACK = "o3-mini"
 
 log = get_logger(__name__)
 
@@ -38,7 +33,7 @@ def terms_of(settings: Settings) -> Terms:
                 unknown.add(kind.type)
                 log.error("Task type is not registered any more, its tasks wait", task_type=kind.type)
             return ()
-        default = EMBEDDING_FALLBACK if processor.batched else CHAT_FALLBACK
+        default = settings.default_embedding_model if processor.batched else settings.default_chat_model
         return routing.options(kind.model, default, kind.failed_at)
 
     def batch_size(kind: Kind) -> int:
@@ -63,9 +58,10 @@ def routing_of(settings: Settings) -> Routing:
     """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
     return Routing(
         mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=frozenset(with_tag(model) for model in settings.supported_models),
+        supported=settings.supported_models,
         fallbacks=settings.fallback_models,
         may_fall_back=settings.hybrid_fallback,
         has_openai=settings.openai_api_key is not None,
         foreign=foreign_models(),
+        aliases=settings.model_aliases,
     )

@@ -14,19 +14,13 @@ from aitp.processors.registry import Answer, Processor, processor
 from aitp.providers import Provider
 
 
-class EmbeddingContent(Content):
-    """`{text, model?}`, or a bare string, which is a text for the default model."""
-
-    default_model = "text-embedding-3-small"
-
-
 @processor("text_embedding")
-class TextEmbeddingProcessor(Processor[EmbeddingContent]):
+class TextEmbeddingProcessor(Processor[Content]):
     """Batched: an embedding call takes many texts of one model."""
 
     batched = True
-    content = EmbeddingContent
+    content = Content
 
-    def run(self, contents: Sequence[EmbeddingContent], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
         answer = provider.embed([content.text for content in contents], contents[0].model, context.dimensions)
         return Answer(results=answer.vectors, usage=answer.usage, mock=answer.mock)

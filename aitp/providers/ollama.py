@@ -25,7 +25,7 @@ from aitp.errors import (
 )
 from aitp.logs import get_logger
 from aitp.policy.cutting import shortened
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.ollama_failures import OLLAMA, PathMissing, judge
 from aitp.providers.ollama_wire import OllamaClient
@@ -74,7 +74,7 @@ class OllamaProvider:
     ) -> None:
         self._base_url = base_url
         self._models = tuple(models)
-        self._supported = frozenset(map(with_tag, models))
+        self._supported = frozenset(map(canonical, models))
         self._timeout_seconds = timeout_seconds
         self._truncate = truncate
         self._common: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
@@ -117,7 +117,7 @@ class OllamaProvider:
             self._client = None
 
     def _refuse_unsupported(self, model: str) -> None:
-        if with_tag(model) not in self._supported:
+        if canonical(model) not in self._supported:
             known = ", ".join(self._models) or "none"
             raise NonRetryableError(f"{model} is no model of SUPPORTED_MODELS, which has: {known}")
 
