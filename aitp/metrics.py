@@ -37,7 +37,7 @@ TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
 EXIT_CAUSES = ("crashed", "deadline")
-DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text", "o3")
+DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text")
 
 API_CALLS = ((PENDING_ENDPOINT, "GET"), (TASK_ENDPOINT, "PATCH"))
 _API_STATUS_CODES = (

@@ -42,10 +42,12 @@ from aitp.values import (
     bearer_token,
     contact,
     header_value,
+    item_ids,
     keep_alive,
     language_code,
     lower_case,
     model_map,
+    model_name,
     model_names,
     model_options,
     plain_name,
@@ -60,6 +62,8 @@ from aitp.wording import printable, problem
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
+# The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
+EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
 PERIODS = ("minute", "hour", "day", "week", "month")
 
 
@@ -164,7 +168,18 @@ class Settings(BaseModel):
     fallback_models: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
         {},
         description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
-        "others. Built in: text-embedding-3-small for embeddings, o3-mini for the rest.",
+        "others. Where it names none: DEFAULT_EMBEDDING_MODEL for embeddings, DEFAULT_CHAT_MODEL for the rest.",
+    )
+    default_embedding_model: Annotated[str, AfterValidator(model_name)] = Field(
+        EMBEDDING_MODEL, description="The model of embeddings whose tasks name none."
+    )
+    default_chat_model: Annotated[str, AfterValidator(model_name)] = Field(
+        CHAT_MODEL, description="The model of all other tasks that name none."
+    )
+    model_aliases: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
+        {},
+        description="Which model is asked for instead of the one that a task names, as one that was retired: a JSON "
+        'object from name to name like {"o3": "gpt-6.1-sol"}. An alias of an alias is not followed.',
     )
     embedding_batch_size: int = Field(32, ge=1, le=2048, description="Texts in one embedding call, at most.")
     embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
@@ -183,6 +198,12 @@ class Settings(BaseModel):
     prompts_dir: Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
     wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
+    personality_classes: Annotated[tuple[str, ...], BeforeValidator(item_ids)] = Field(
+        ("Q5", "Q891723", "Q1153191", "Q7188"),
+        description="What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public "
+        "companies, online newspapers and governments unless it says otherwise. A JSON array, or ids separated by "
+        "commas.",
+    )
     wikidata_contact: Annotated[str, AfterValidator(contact)] = Field(
         "",
         description="Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an "

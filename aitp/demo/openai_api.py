@@ -23,10 +23,11 @@ from aitp.demo.openai_chat import CHAT_PATH, asked_text, complete
 from aitp.demo.openai_errors import ERRORS, HEADERS, QUOTA, Refusal, error_response
 from aitp.demo.vectors import encoded_vector, vector
 from aitp.demo.wire import Request, Response, json_response
+from aitp.settings import CHAT_MODEL
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 MODELS_PATH = "/v1/models"
-CHAT_MODELS = ("o3-mini", "o3")
+CHAT_MODELS = (CHAT_MODEL, "o3-mini", "o3")
 PATHS = {EMBEDDINGS_PATH, CHAT_PATH}
 DEMO_KEY = "sk-demo-0123456789abcdef"
 BAD_MARKER = "<|bad input|>"

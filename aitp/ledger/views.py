@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -24,6 +25,7 @@ from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
 from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.tasks import Kind
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
 # state for all.
@@ -137,6 +139,22 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
         raise _not_ours(path, error) from error
     finally:
         connection.close()
+
+
+class KindInUse(NamedTuple):
+    """A kind that the ledger knows, and whether it has tasks of it now."""
+
+    kind: Kind
+    in_hand: bool
+
+
+def kinds_in_use(path: Path) -> list[KindInUse]:
+    """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
+    with reading(path) as (connection, _):
+        found = connection.execute(
+            "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
+        )
+        return [KindInUse(Kind(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
 def version_of(path: Path) -> int | None:

@@ -18,6 +18,7 @@ from aitp.errors import NonRetryableError
 from aitp.ledger import Unreadable
 from aitp.policy.sameness import digest_of
 from aitp.processors import PROCESSORS
+from aitp.settings import Settings
 from aitp.tasks import Kind, NewTask
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
@@ -28,8 +29,11 @@ LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
 UNKNOWN_MODEL = "unknown"
 
 
-def read_document(raw: bytes) -> NewTask | Unreadable:
-    """The task that a document describes. Never raises for anything that a server may send."""
+def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Unreadable:
+    """The task that a document describes; `settings` say which model one has that names none.
+
+    Never raises for anything that a server may send.
+    """
     try:
         document = _parsed(raw)
     except (ValueError, RecursionError):
@@ -43,7 +47,7 @@ def read_document(raw: bytes) -> NewTask | Unreadable:
     type_ = document.get("type")
     if not isinstance(type_, str) or type_ not in PROCESSORS:
         return Unreadable(task_id, f"its type is unknown to this release: {_shown(type_)}")
-    return _task(task_id, type_, document.get("content"))
+    return _task(task_id, type_, document.get("content"), settings)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -54,10 +58,10 @@ def _parsed(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def _task(task_id: str, type_: str, content: object) -> NewTask | Unreadable:
+def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Unreadable:
     processor = PROCESSORS[type_]
     try:
-        known = processor.parse(content)
+        known = processor.parse(content, settings)
         kind, text = Kind(type_, known.model), known.to_json()
         return NewTask(task_id, kind, text, digest=digest_of(kind, text))
     except NonRetryableError as error:

@@ -153,7 +153,7 @@ class Master:
             return
         self._prepared = True
         self._sweep_due = 0.0
-        self._tending.ask(anew=True)
+        self._tending.begin_anew()
         log.info("Master ready", relays=self._settings.relay_processes, workers=self._settings.concurrency_limit)
         self._reload_if_asked_again()
 
@@ -233,7 +233,7 @@ class Master:
         self._settings = settings
         self._staff.want(settings)
         self._sweep_due = 0.0
-        self._tending.ask(anew=True)
+        self._tending.begin_anew()
         for child in self._staff:
             self._staff.tell(child, signal.SIGHUP)
 

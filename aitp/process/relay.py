@@ -56,8 +56,9 @@ class Harvest:
     read, it is more likely this release than the tasks, and nothing is failed. A few prove nothing: a quiet service
     sees its tasks one by one, and what stays pending for good is all that its pages hold."""
 
-    def __init__(self, ledger: Ledger, poll: Poll, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, poll: Poll, metrics: Metrics, settings: Settings) -> None:
         self._ledger = ledger
+        self._settings = settings
         self._poll = poll
         self._metrics = metrics
         self._invalid: list[NewTask] = []
@@ -72,7 +73,7 @@ class Harvest:
         valid: list[NewTask] = []
         unreadable: list[Unreadable] = []
         for raw in documents:
-            match read_document(raw):
+            match read_document(raw, self._settings):
                 case Unreadable(id=None, reason=reason):
                     # Named by what it is, so that it is told once as well.
                     unreadable.append(Unreadable(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
@@ -115,6 +116,7 @@ class Relay:
         self._ledger = ledger
         self._api = api
         self._metrics = metrics
+        self._settings = settings
         self._interval = settings.polling_interval_seconds
         self._workers = settings.concurrency_limit
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
@@ -235,7 +237,7 @@ class Relay:
 
     def _poll(self, poll: Poll) -> None:
         """One poll, whatever comes of it. The answer is read in parts, each entered before the next is read."""
-        harvest = Harvest(self._ledger, poll, self._metrics)
+        harvest = Harvest(self._ledger, poll, self._metrics, self._settings)
         fault = None
         try:
             self._read_page(poll, harvest)

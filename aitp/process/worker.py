@@ -24,7 +24,7 @@ from aitp.process.hands import Hands
 from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.reuse import tell_of_reuse
-from aitp.process.terms import strangers_of, terms_of
+from aitp.process.terms import routing_of, strangers_of, terms_of
 from aitp.process.warnings import DiskWatch, warn_of_idleness
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
@@ -57,7 +57,7 @@ class Worker:
         self._context = context
         self._terms = terms_of(settings)
         self._is_stranger = strangers_of(settings)
-        self._lengths = VectorLengths(ledger.cache)
+        self._lengths = VectorLengths(ledger.cache, routing_of(settings).asked_for)
         self._disk = DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from aitp.ledger import Unreadable
 from aitp.process.documents import read_document
 from aitp.processors import PROCESSORS
+from aitp.settings import load_settings
 from aitp.tasks import Kind, NewTask
 from tests.services import a_task
+from tests.settings.complete import COMPLETE
 
 ID = "65f000000000000000000001"
 PRIVATE = "a private sentence"
@@ -40,6 +42,17 @@ def test_a_bare_string_is_a_text_for_the_default_model() -> None:
     task = read(content="O café é bom.")
     assert isinstance(task, NewTask)
     assert task.kind.model == "text-embedding-3-small"
+
+
+def test_the_settings_name_the_models_of_tasks_that_name_none() -> None:
+    told = load_settings({**COMPLETE, "DEFAULT_EMBEDDING_MODEL": "bge-m3", "DEFAULT_CHAT_MODEL": "mine"})
+    for type_ in PROCESSORS:
+        for content in ("O café é bom.", {"text": "O café é bom.", "model": None}, {"text": "x", "model": "its-own"}):
+            task = read_document(orjson.dumps({"_id": ID, "type": type_, "content": content}), told)
+            assert isinstance(task, NewTask)
+            expected = "bge-m3" if type_ == "text_embedding" else "mine"
+            assert task.kind.model == ("its-own" if "its-own" in str(content) else expected)
+            assert PROCESSORS[type_].load(task.content).model == task.kind.model
 
 
 def test_old_documents_may_lack_what_is_not_needed() -> None:
@@ -158,7 +171,7 @@ def test_no_reason_repeats_the_content(document: object) -> None:
 
 
 def test_a_processor_that_stumbles_over_a_document_does_not_stop_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(content: object) -> None:
+    def stumble(content: object, settings: object) -> None:
         raise ZeroDivisionError(str(content))
 
     monkeypatch.setattr(PROCESSORS["text_embedding"], "parse", stumble)
