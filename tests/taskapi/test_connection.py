@@ -235,9 +235,11 @@ def test_an_answer_that_trickles_is_not_waited_for(desk_at: MakeDesk, monkeypatc
 
 
 def test_a_body_that_never_comes_is_waited_for_as_long_as_any_answer(desk_at: MakeDesk) -> None:
-    with api_of(desk_at, hold(head("Content-Length: 90")), REQUEST_TIMEOUT="0.2") as (desk, _):
-        with pytest.raises(ServiceFault, match="200 and did not answer within REQUEST_TIMEOUT"):
-            desk.deliver()
+    with (
+        api_of(desk_at, hold(head("Content-Length: 90")), REQUEST_TIMEOUT="0.2") as (desk, _),
+        pytest.raises(ServiceFault, match="200 and did not answer within REQUEST_TIMEOUT"),
+    ):
+        desk.deliver()
 
 
 @pytest.mark.parametrize("told", [True, False])

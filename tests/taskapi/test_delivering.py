@@ -159,7 +159,7 @@ def test_a_fresh_token_refused_as_well_is_never_the_results_fault(desk: Desk, ta
 
 def test_an_old_server_s_redirect_for_an_unknown_id_is_as_good_as_a_gateway_s(desk: Desk, task_api: TaskApi) -> None:
     task_api.redirect_unknown = True
-    with pytest.raises(ServiceFault, match="302.*redirects are never followed"):
+    with pytest.raises(ServiceFault, match=r"302.*redirects are never followed"):
         desk.deliver("65f0000000000000000000ff")
     wait_until(lambda: task_api.exchanges)
     assert [exchange.path for exchange in task_api.exchanges] == ["/api/ai-tasks/65f0000000000000000000ff"]
