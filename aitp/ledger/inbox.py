@@ -111,21 +111,30 @@ class Inbox:
             return Admitted(entered, left_out, tuple(_set_aside(connection, unreadable)), tuple(reused))
 
     def end_poll(
-        self, poll: Poll, *, complete: bool, more_there: bool, regular_at: float, problem: str | None = None
+        self,
+        poll: Poll,
+        *,
+        complete: bool,
+        more_there: bool,
+        regular_at: float,
+        documents: int = 0,
+        problem: str | None = None,
     ) -> int:
         """Close a poll that got its answer; return how many tasks were dropped because the API no longer lists them.
 
         `complete`: the page held everything pending. `more_there`: tasks were left out, of the page or of the inbox.
-        `regular_at`: when the next regular poll is due, UTC seconds.
+        `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
         """
         with self._database.transaction() as connection:
             if not polls.is_current(connection, poll):
                 return 0
             now = self._database.clock()
+            # What was missing and is there again was hidden, not gone: the server caps at less than it did.
+            longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
             dropped = _drop_missing(connection, poll) if complete else 0
             _forget_seen(connection)
             clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
-            polls.end(connection, now, more_there, regular_at, problem)
+            polls.end(connection, now, longest_page, more_there, regular_at, problem)
             prune_completions(connection, now)
             prune_minutes(connection, now)
             prune_spending_minutes(connection, now)
@@ -205,20 +214,27 @@ def _set_aside(connection: apsw.Connection, unreadable: Iterable[Unreadable]) ->
             yield document
 
 
+# A provider is written at the first claim, so its absence means that the task was never attempted.
+_UNTOUCHED = "state = 'ready' AND provider IS NULL"
+
+
+def _found_again(connection: apsw.Connection) -> bool:
+    """Whether the page lists a task that a complete one before it did not. A walk over what is held, once a poll."""
+    connection.execute(
+        f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {_UNTOUCHED} AND id IN (SELECT id FROM temp.seen)"
+    )
+    return connection.changes() > 0
+
+
 def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
     """Drop what two complete pages in a row did not list. A walk over what is held, once a poll."""
-    # A provider is written at the first claim, so its absence means that the task was never attempted.
-    untouched = "state = 'ready' AND provider IS NULL"
     connection.execute(
-        f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {untouched} AND id IN (SELECT id FROM temp.seen)"
-    )
-    connection.execute(
-        f"UPDATE tasks SET missed = missed + 1 WHERE {untouched} AND entered_sequence < ?"
+        f"UPDATE tasks SET missed = missed + 1 WHERE {_UNTOUCHED} AND entered_sequence < ?"
         " AND id NOT IN (SELECT id FROM temp.seen)",
         (poll.began_sequence,),
     )
     gone: list[Row] = connection.execute(
-        f"SELECT seq FROM tasks WHERE missed >= ? AND {untouched}", (PAGES_MISSED,)
+        f"SELECT seq FROM tasks WHERE missed >= ? AND {_UNTOUCHED}", (PAGES_MISSED,)
     ).fetchall()
     seqs = [row[0] for row in gone]
     delete_tasks(connection, seqs)

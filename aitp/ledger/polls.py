@@ -30,7 +30,8 @@ class PollTerms:
 class Poll:
     """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries.
 
-    `began_uptime`: `began_at` by the clock that nobody sets, see Database.
+    `began_uptime`: `began_at` by the clock that nobody sets, see Database. `longest_page`: the most documents that a
+    page of this server has held.
     """
 
     slot: int
@@ -38,6 +39,7 @@ class Poll:
     began_at: float
     limit: int
     began_uptime: float
+    longest_page: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def begin(
         ).get
     )
     limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
-    return Poll(slot, sequence, facts.now, limit, uptime)
+    longest_page = int(connection.execute("SELECT longest_page FROM polls").get)
+    return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
 
 
 def is_underway(connection: apsw.Connection) -> bool:
@@ -116,11 +119,14 @@ def is_current(connection: apsw.Connection, poll: Poll) -> bool:
     return owner.get is not None
 
 
-def end(connection: apsw.Connection, now: float, more_there: bool, regular_at: float, problem: str | None) -> None:
+def end(
+    connection: apsw.Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
+) -> None:
     """Close a poll that got its answer."""
     connection.execute(
-        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, more_there = ?, problem = ?",
-        (regular_at, now, more_there, problem),
+        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
+        " more_there = ?, problem = ?",
+        (regular_at, now, longest_page, more_there, problem),
     )
 
 

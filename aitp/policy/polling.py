@@ -1,4 +1,8 @@
-"""When to poll the task API next, and how many tasks to ask for. Pure; the inbox asks."""
+"""When to poll the task API next, how many tasks to ask for, and what a page leaves open. Pure; inbox and relay ask.
+
+A server may give fewer tasks than it is asked for because there are no more, or because it caps its pages: at any
+number, without a word. But a cap shows in its longest pages: nothing shorter was capped.
+"""
 
 from __future__ import annotations
 
@@ -72,3 +76,20 @@ def appetite(tasks_per_second: float, interval: float, workers: int, batch_size:
 def page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int) -> int:
     """The `limit` to ask for: what is held (a server that honours it lists that too), and what is wanted on top."""
     return max(2 * concurrency, held + max(0, min(wanted, inbox_limit) - ready))
+
+
+def is_complete(documents: int, limit: int, longest: int) -> bool:
+    """Whether a page of so many documents held everything that is pending, so that what it does not list is gone.
+
+    `longest`: the most that one page of this server held so far: its cap, if it has one, is no less. Only a page that
+    is shorter than that and not as long as was asked for cannot have been cut. (An empty one never was.)
+    """
+    return documents == 0 or (documents < longest and documents != limit)
+
+
+def may_hold_more(documents: int, limit: int, longest: int, entered: int) -> bool:
+    """Whether the next page may bring more at once: this one is as long as it could be.
+
+    A page that may be capped but brought nothing new (`entered`) would be followed by the same one.
+    """
+    return documents == limit or (longest <= documents < limit and entered > 0)

@@ -26,6 +26,7 @@ from aitp.errors import (
 )
 from aitp.ledger import Because, BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
 from aitp.logs import get_logger
+from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
 from aitp.process.reuse import tell_of_reuse
@@ -278,8 +279,10 @@ class Relay:
     def _close_poll(self, poll: Poll, harvest: Harvest) -> None:
         dropped = self._ledger.inbox.end_poll(
             poll,
-            complete=harvest.documents != poll.limit,
-            more_there=harvest.documents == poll.limit or harvest.left_out > 0,
+            complete=is_complete(harvest.documents, poll.limit, poll.longest_page),
+            more_there=harvest.left_out > 0
+            or may_hold_more(harvest.documents, poll.limit, poll.longest_page, harvest.entered),
+            documents=harvest.documents,
             regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
             problem=harvest.problem,
         )

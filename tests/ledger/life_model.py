@@ -199,12 +199,12 @@ class Model:
     def end_poll(self, listed: Listed, *, complete: bool) -> int:
         """Forget what is not listed any more, old tombstones, old results; how many tasks were dropped."""
         gone = []
-        for name, known in self.in_state("ready").items() if complete else ():
+        for name, known in self.in_state("ready").items():
             if known.attempted:
                 continue
             if name in listed.seen:
                 known.missed = 0
-            elif known.entered < listed.order:
+            elif complete and known.entered < listed.order:
                 known.missed += 1
             if known.missed >= 2:
                 gone.append(name)
