@@ -23,6 +23,7 @@ from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
+from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.ledger.twins import Reused, Twins, hand_on
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
@@ -54,14 +55,15 @@ class Admitted:
 
 
 class Inbox:
-    """Polls and admissions. `inbox_limit`: the most ready tasks that are kept."""
+    """Polls and admissions."""
 
-    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, inbox_limit: int) -> None:
+    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, rules: Rules) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
         self._twins = twins
-        self._inbox_limit = inbox_limit
+        self._inbox_limit = rules.inbox_limit
+        self._threshold = rules.breaker_threshold
 
     def begin_poll(self, slot: int, terms: PollTerms, *, asked: bool = False) -> Poll | NotYet:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
@@ -70,7 +72,7 @@ class Inbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            let_go(connection, self._breakers, slot)
+            let_go(connection, self._breakers, slot, now)
             if connection.execute("SELECT paused FROM ledger").get:
                 return NotYet(None, Because.PAUSED)
             if self._database.short_of_disk():
@@ -81,7 +83,12 @@ class Inbox:
             gate = self._breakers.gate(connection, POLL_SERVICES, now)
             if not gate.passes:
                 return NotYet(gate.until, Because.BREAKER)
-            facts = polls.poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked)
+            if (quiet_until := polls.quiet_until(connection, POLL_SERVICES, now)) is not None:
+                return NotYet(quiet_until, Because.COOLDOWN)
+            awaited = polls.is_awaited(connection, self._threshold, short_of_disk=False)
+            facts = polls.poll_facts(
+                connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited
+            )
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)
             if due_at > now:

@@ -6,15 +6,19 @@ is admitted in between. Everything runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apsw
 
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import first_completions, newest_completion
+from aitp.ledger.cooldowns import cooling
 from aitp.ledger.due import CLAIMABLE
 from aitp.ledger.limits import Limits
+from aitp.policy.deliveries import awaits_poll
 from aitp.policy.polling import PollFacts, appetite, page_limit
+from aitp.tasks import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,14 @@ class NotYet:
 
 
 def poll_facts(
-    connection: apsw.Connection, terms: PollTerms, now: float, limits: Limits, inbox_limit: int, asked: bool = False
+    connection: apsw.Connection,
+    terms: PollTerms,
+    now: float,
+    limits: Limits,
+    inbox_limit: int,
+    *,
+    asked: bool,
+    awaited: bool,
 ) -> PollFacts:
     """What the polling decision rests on."""
     full = list(limits.full(connection, now))
@@ -84,6 +95,7 @@ def poll_facts(
         full=bool(full),
         room_at=max(room_times) if len(room_times) == len(full) and full else None,
         asked=asked,
+        awaited=awaited,
     )
 
 
@@ -104,6 +116,23 @@ def begin(
     limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
     longest_page = int(connection.execute("SELECT longest_page FROM polls").get)
     return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
+
+
+def is_awaited(connection: apsw.Connection, threshold: int, *, short_of_disk: bool) -> bool:
+    """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
+    if short_of_disk:
+        return False
+    failures = connection.execute(
+        "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",
+        (Service.API.value,),
+    ).get
+    return failures is not None and awaits_poll(failures, threshold)
+
+
+def quiet_until(connection: apsw.Connection, services: Iterable[str], now: float) -> float | None:
+    """Until when one of these has asked all processes to be quiet (429)."""
+    pauses = (cooling(connection, service, "", now) for service in services)
+    return max((pause.until for pause in pauses if pause is not None), default=None)
 
 
 def is_underway(connection: apsw.Connection) -> bool:

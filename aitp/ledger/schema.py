@@ -277,7 +277,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE polls ADD COLUMN longest_page INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE results ADD COLUMN conflicts INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE results ADD COLUMN unwitnessed INTEGER NOT NULL DEFAULT 0 CHECK (unwitnessed IN (0, 1));
-    CREATE INDEX results_unwitnessed ON results (seq) WHERE unwitnessed = 1;
+    CREATE INDEX results_unwitnessed ON results (unwitnessed) WHERE unwitnessed = 1;
     """,
 )
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-MAX_RETRY_DELAY_SECONDS = 60.0
+MAX_RETRY_DELAY_SECONDS = 3_600.0
 SPREAD = (0.75, 1.25)
 
 
 def retry_delay(attempt: int, factor: float, spread: float) -> float:
-    """Seconds to wait after failed attempt number `attempt`, counting from 1: factor ** attempt × `spread`, 60 at most.
+    """Seconds to wait after failed attempt number `attempt`, counting from 1: factor ** attempt × `spread`.
 
-    `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't return together.
+    An hour at most. `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't
+    return together.
     """
     try:
         delay = factor**attempt
     except OverflowError:
         delay = MAX_RETRY_DELAY_SECONDS
-    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same 60 s.
+    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same hour.
     return min(delay, MAX_RETRY_DELAY_SECONDS / SPREAD[1]) * spread
 
 

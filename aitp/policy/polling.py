@@ -12,6 +12,8 @@ from aitp.policy.backoff import retry_delay
 
 # However much there is to do, a poll starts at most this often.
 SHORTEST_PAUSE_SECONDS = 1.0
+# After failed polls, however seldom the regular ones are.
+LONGEST_PAUSE_SECONDS = 60.0
 
 # Room for more than one interval's work, because the rate of the last minute may rise.
 MARGIN = 2
@@ -23,6 +25,7 @@ class PollFacts:
 
     `began_at`: the last poll (None: never). `regular_at`: when that one wanted the next. `failures`: failed polls in a
     row. `more_there`: it left tasks behind. `full`: a limit has no room; `room_at`: until when, if that is known.
+    `awaited`: deliveries wait for what a poll says of the task API.
     """
 
     now: float
@@ -39,20 +42,23 @@ class PollFacts:
     full: bool = False
     room_at: float | None = None
     asked: bool = False
+    awaited: bool = False
 
 
 def next_poll_at(facts: PollFacts) -> float:
     """When the next poll is due: `facts.now` or earlier means now.
 
-    A person's wish goes first. Otherwise never while there is plenty to do and the limits have no room for it, or while
-    more is held than could be claimed before the next regular poll; at once while more is known to be there, or when
-    deliveries may have created tasks and little is left; else at the regular time.
+    A person's wish goes first, then whoever waits for the poll. Otherwise never while there is plenty to do and the
+    limits have no room for it, or while more is held than could be claimed before the next regular poll; at once while
+    more is known to be there, or when deliveries may have created tasks and little is left; else at the regular time.
     """
     if facts.asked or facts.began_at is None:
         return facts.now
     soonest = facts.began_at + SHORTEST_PAUSE_SECONDS
+    if facts.awaited:
+        return soonest
     if facts.failures:
-        pause = min(retry_delay(facts.failures, 2.0, 1.0), facts.interval)
+        pause = min(retry_delay(facts.failures, 2.0, 1.0), facts.interval, LONGEST_PAUSE_SECONDS)
         return max(facts.began_at + pause, soonest)
     regular_at = facts.began_at + facts.interval
     if facts.regular_at is not None:

@@ -19,9 +19,10 @@ from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS, SPREAD, is_blamed, retr
         (3, 2.0, 1.25, 10.0),
         (1, 3.0, 1.0, 3.0),
         (9, 1.0, 1.0, 1.0),
-        (6, 2.0, 1.25, 60.0),
-        (5_000, 10.0, 1.25, 60.0),
-        (5_000, 10.0, 0.75, 36.0),
+        (6, 2.0, 1.25, 80.0),
+        (12, 2.0, 1.25, 3_600.0),
+        (5_000, 10.0, 1.25, 3_600.0),
+        (5_000, 10.0, 0.75, 2_160.0),
     ],
 )
 def test_delays_grow_by_the_factor_and_are_spread(attempt: int, factor: float, spread: float, seconds: float) -> None:

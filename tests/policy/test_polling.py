@@ -63,6 +63,8 @@ REGULAR, SOON, PUT_OFF = 1_029.0, 1_001.0, 1_045.0
         (replace(QUIET, full=True, room_at=None, ready=200, more_there=True), REGULAR),
         # After failures: 2, 4, 8 s, never more than the interval.
         (replace(QUIET, failures=1, more_there=True), 1_002.0),
+        (replace(QUIET, failures=99, interval=3_600.0), 1_060.0),
+        (replace(QUIET, failures=9, ready=5_000, awaited=True), SOON),
         (replace(QUIET, failures=3), 1_008.0),
         (replace(QUIET, failures=9), 1_030.0),
         (replace(QUIET, failures=1, interval=0.1), 1_001.0),
