@@ -25,7 +25,7 @@ import orjson
 
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.callbacks import complaint
-from aitp.demo.faults import Fault
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import HttpServer
 from aitp.demo.wire import Request, Response, json_response
 
@@ -183,8 +183,8 @@ class TaskApi(HttpServer):
         return self.latency_seconds
 
     def ended(self, request: Request, exchange: Any) -> None:
-        """Note a PATCH once it is over."""
-        if request.method != "PATCH":
+        """Note a PATCH once it is over, unless something in front of the API answered it."""
+        if request.method != "PATCH" or exchange.fault is FaultKind.PAGE:
             return
         task_id, state = self._patches.pop(request.number, (request.path.removeprefix(TASK_PATH), ""))
         digest = blake2b(request.body, digest_size=8).hexdigest()

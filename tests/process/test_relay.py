@@ -20,6 +20,7 @@ from aitp.tasks import Ending
 from tests.ledger.world import WORKER, Clock, report, terms
 from tests.services import a_task
 from tests.taskapi.desk import settings_for
+from tests.waiting import wait_until
 
 SLOT, OTHER_SLOT = 1, 2
 PENDING = "/api/ai-tasks/pending"
@@ -42,6 +43,10 @@ class Office:
     @property
     def polls(self) -> int:
         return sum(exchange.path.startswith(PENDING) for exchange in self.task_api.exchanges)
+
+    def delivered(self) -> list[str]:
+        """What the task API itself was brought."""
+        return [delivery.task_id for delivery in list(self.task_api.deliveries) if delivery.state]
 
     def breaker(self) -> tuple[str, int]:
         found: tuple[str, int] = self.ledger._database.connection.execute(
@@ -137,6 +142,6 @@ def test_what_is_in_front_of_the_api_acknowledges_and_refuses_nothing(
         office.relay.step()
         clock.go(1.0)
 
-    acknowledged = [delivery.task_id for delivery in office.task_api.deliveries if delivery.state]
-    assert sorted(acknowledged) == sorted(ids)
+    wait_until(lambda: len(office.delivered()) == 12)
+    assert sorted(office.delivered()) == sorted(ids)
     assert office.ledger.dead.list() == []
