@@ -83,9 +83,9 @@ class Inbox:
             gate = self._breakers.gate(connection, POLL_SERVICES, now)
             if not gate.passes:
                 return NotYet(gate.until, Because.BREAKER)
-            if (quiet_until := polls.quiet_until(connection, POLL_SERVICES, now)) is not None:
+            if (quiet_until := polls.quiet_until(connection, now)) is not None:
                 return NotYet(quiet_until, Because.COOLDOWN)
-            awaited = polls.is_awaited(connection, self._threshold, short_of_disk=False)
+            awaited = polls.is_awaited(connection, self._threshold)
             facts = polls.poll_facts(
                 connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited
             )

@@ -115,7 +115,7 @@ class Outbox:
             gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
-            if (quiet_until := polls.quiet_until(connection, DELIVERY_SERVICES, now)) is not None:
+            if (quiet_until := polls.quiet_until(connection, now)) is not None:
                 return Nothing(quiet_until)
             if self._awaits_poll(connection):
                 # Of this relay or of another one.
@@ -159,8 +159,8 @@ class Outbox:
         return fault
 
     def _awaits_poll(self, connection: apsw.Connection) -> bool:
-        short_of_disk = self._database.short_of_disk()
-        return polls.is_awaited(connection, self._rules.breaker_threshold, short_of_disk=short_of_disk)
+        """Whether a poll is to come first: none can while the disk is nearly full."""
+        return polls.is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
         self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float

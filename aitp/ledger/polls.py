@@ -6,14 +6,13 @@ is admitted in between. Everything runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apsw
 
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import first_completions, newest_completion
-from aitp.ledger.cooldowns import cooling
+from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.due import CLAIMABLE
 from aitp.ledger.limits import Limits
 from aitp.policy.deliveries import awaits_poll
@@ -118,10 +117,8 @@ def begin(
     return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
 
 
-def is_awaited(connection: apsw.Connection, threshold: int, *, short_of_disk: bool) -> bool:
+def is_awaited(connection: apsw.Connection, threshold: int) -> bool:
     """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
-    if short_of_disk:
-        return False
     failures = connection.execute(
         "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",
         (Service.API.value,),
@@ -129,10 +126,13 @@ def is_awaited(connection: apsw.Connection, threshold: int, *, short_of_disk: bo
     return failures is not None and awaits_poll(failures, threshold)
 
 
-def quiet_until(connection: apsw.Connection, services: Iterable[str], now: float) -> float | None:
-    """Until when one of these has asked all processes to be quiet (429)."""
-    pauses = (cooling(connection, service, "", now) for service in services)
-    return max((pause.until for pause in pauses if pause is not None), default=None)
+def quiet_until(connection: apsw.Connection, now: float) -> float | None:
+    """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
+    until = connection.execute(_QUIET_UNTIL, (Service.API.value, Service.OAUTH.value, now)).get
+    return None if until is None else float(until)
+
+
+_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"
 
 
 def is_underway(connection: apsw.Connection) -> bool:
