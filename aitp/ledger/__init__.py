@@ -79,7 +79,7 @@ class Ledger:
         twins = Twins(rules.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
-        self.inbox = Inbox(database, breakers, self.limits, twins, rules.inbox_limit)
+        self.inbox = Inbox(database, breakers, self.limits, twins, rules)
         self.claims = Claims(database, breakers, self.limits, rules)
         self.outbox = Outbox(database, breakers, twins, rules)
         self.dead = DeadLetters(database)

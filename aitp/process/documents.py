@@ -54,8 +54,13 @@ def _parsed(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        # It is strict where others are not: half an emoji (JavaScript cuts texts so), NaN. Their tasks can be told why.
-        return json.loads(raw)
+        # It is strict where others are not: NaN, whose task can be told why, and half an emoji (JavaScript cuts texts
+        # so), which is U+FFFD from here on: neither JSON nor UTF-8 could carry it any further.
+        return json.loads(_whole(json.dumps(json.loads(raw), ensure_ascii=False)))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Unreadable:

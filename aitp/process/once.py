@@ -45,6 +45,7 @@ REASONS = {
     Because.PAUSED: "paused by an operator: `aitp resume` ends it",
     Because.DISK: f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there",
     Because.BREAKER: "the task API or its authorization server is out: `aitp status` says why",
+    Because.COOLDOWN: "the task API or its authorization server asked to be left alone for a while (429)",
     Because.UNDERWAY: "a process that outlived its service polls now: it leaves by itself",
 }
 TOLD_TO_STOP = "told to stop"

@@ -85,10 +85,41 @@ def test_missing_content_is_invalid_too() -> None:
     assert task.invalid
 
 
-def test_half_an_emoji_is_told_to_the_task_and_not_to_the_page() -> None:
-    task = read_document(b'{"_id":"%s","type":"text_embedding","content":"cut \\ud83d"}' % ID.encode())
+HALVES = {
+    "high": rb"cut \ud83d",
+    "low": rb"\ude00 cut",
+    "both, the wrong way round": rb"\ude00\ud83d",
+    "raw": b"cut \xed\xa0\xbd",
+    "beside a whole one": rb"cut \ud83d, whole \ud83d\ude00",
+}
+
+
+@pytest.mark.parametrize("text", HALVES.values(), ids=HALVES)
+def test_half_an_emoji_is_replaced_and_costs_its_task_nothing(text: bytes) -> None:
+    """JavaScript cuts texts so."""
+    raw = b'{"_id":"%s","type":"text_embedding","content":{"text":"%s","model":"m"}}' % (ID.encode(), text)
+    task = read_document(raw)
     assert isinstance(task, NewTask)
-    assert task.invalid
+    assert task.invalid is None
+    assert task.digest is not None
+    loaded = PROCESSORS["text_embedding"].load(task.content)
+    assert "\ufffd" in loaded.text
+    assert ("\U0001f600" in loaded.text) is ("whole" in text.decode(errors="replace"))
+    assert orjson.dumps(loaded.text)  # as a provider gets it
+
+
+def test_an_id_with_half_an_emoji_is_no_id() -> None:
+    assert read_document(rb'{"_id":"\ud83d","type":"text_embedding"}') == Unreadable(None, "it has no usable _id")
+
+
+@pytest.mark.parametrize("task_id", ["0B1f6f0e-54c1-4f0e-9d5e-6b1d1a2c3d4e", "a" * 64, "A-b_c.d:e", "7"])
+def test_an_id_may_be_a_uuid_or_anything_safe(task_id: str) -> None:
+    task = read(_id=task_id)
+    assert isinstance(task, NewTask)
+    assert task.id == task_id
+    assert read_document(b'{"_id": "%s", "type": "te' % task_id.encode()) == Unreadable(
+        task_id, "it is not valid JSON, or far too long"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +188,7 @@ def test_no_document_is_too_odd(task_id: object, type_: object, content: object)
         {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE, "model": PRIVATE}},
         {"_id": ID, "type": "text_embedding", "content": {"text": [PRIVATE], "model": {PRIVATE: 1}}},
         {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE * 1000}},
-        {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE + "\ud83d"}},
+        {"_id": ID, "type": "text_embedding", "content": {"text": (PRIVATE + "\ud83d") * 1000}},
         PRIVATE,
         [PRIVATE],
     ],
