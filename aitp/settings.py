@@ -8,9 +8,11 @@ touches the process's environment; .env.example is checked against it by a test.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -296,6 +298,24 @@ class Settings(BaseModel):
         """The budgets in force, by period, in nano-units of the currency of PRICES. In mock mode nothing is spent."""
         budgets = {"day": self.budget_per_day, "month": self.budget_per_month}
         return {period: nano(budget) for period, budget in budgets.items() if budget and not self.mock}
+
+    def fingerprint(self, service: str) -> str:
+        """16 hex digits over all that decides whether `service` lets us in: address, credentials, whom we trust.
+
+        Differs if one of them does, and tells none of them. A service of another package reads settings of its own:
+        of it only the trust is known here. To be taken of the whole settings: children lack the others' secrets.
+        """
+        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_scope)
+        doors: dict[str, tuple[object, ...]] = {
+            "api": (self.api_base_url, self.token_url, *client),
+            "oauth": (self.token_url, *client),
+            "openai": (self.openai_base_url, self.openai_api_key),
+            "ollama": (self.ollama_base_url,),
+            "wikidata": (self.wikidata_base_url, self.wikidata_contact),
+        }
+        parts = [service, self.trust.from_environment, self.trust.certificates, *doors.get(service, ())]
+        plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
+        return blake2b(json.dumps(plain).encode(), digest_size=8, person=b"aitp service").hexdigest()
 
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""

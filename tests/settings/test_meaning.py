@@ -143,3 +143,35 @@ def test_relays_get_no_provider_key_and_workers_no_oauth_secret() -> None:
 
 def test_relays_still_know_that_results_are_invented() -> None:
     assert load_settings({**COMPLETE, "OPENAI_API_KEY": PLACEHOLDER_KEY}).without_provider_secrets().mock
+
+
+SERVICES = ("api", "oauth", "openai", "ollama", "wikidata", "somebody-elses")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "concerned"),
+    [
+        ("API_BASE_URL", "http://another-api:3000", {"api"}),
+        ("ORY_PROJECT_SLUG", "other-tree-1234", {"api", "oauth"}),
+        ("OAUTH2_TOKEN_URL", "https://hydra.example.org/oauth2/token", {"api", "oauth"}),
+        ("OAUTH2_CLIENT_ID", "another", {"api", "oauth"}),
+        ("OAUTH2_CLIENT_SECRET", "another", {"api", "oauth"}),
+        ("OAUTH2_SCOPE", "read", {"api", "oauth"}),
+        ("OPENAI_API_KEY", "sk-another", {"openai"}),
+        ("OPENAI_BASE_URL", "https://llm.example.org/v1", {"openai"}),
+        ("OLLAMA_BASE_URL", "http://gpu:11434", {"ollama"}),
+        ("WIKIDATA_BASE_URL", "https://wikidata.example.org", {"wikidata"}),
+        ("WIKIDATA_CONTACT", "ops@example.org", {"wikidata"}),
+        ("HTTP_TRUST_ENV", "true", set(SERVICES)),
+        ("LOG_LEVEL", "DEBUG", set()),
+        ("RATE_LIMIT_PER_MINUTE", "7", set()),
+    ],
+)
+def test_a_services_fingerprint_changes_with_what_lets_us_in_there(name: str, value: str, concerned: set[str]) -> None:
+    before, after = load_settings(COMPLETE), load_settings({**COMPLETE, name: value})
+
+    changed = {service for service in SERVICES if before.fingerprint(service) != after.fingerprint(service)}
+
+    assert changed == concerned
+    assert len({before.fingerprint(service) for service in SERVICES}) == len(SERVICES)
+    assert all(len(before.fingerprint(service)) == 16 for service in SERVICES)
