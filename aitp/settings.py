@@ -2,8 +2,8 @@
 
 `load_settings` reads the environment, the env file and the secrets' files, and either returns one frozen `Settings`
 or raises ConfigurationError with *all* that is wrong, one line each. An attribute has its variable's name in lower
-case. A variable that is set but empty counts as unset, except EMBEDDING_DIMENSIONS. This is the only module that
-touches the process's environment; .env.example is checked against it by a test.
+case. A variable that is set but empty counts as unset, except EMBEDDING_DIMENSIONS and OAUTH2_SCOPE. This is the only
+module that touches the process's environment; .env.example is checked against it by a test.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from aitp.values import (
     model_options,
     plain_words,
     project_slug,
+    scopes,
     upper_case,
     zone_name,
 )
@@ -90,7 +91,17 @@ class Settings(BaseModel):
     oauth2_client_secret: SecretStr = Field(
         description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
     )
-    oauth2_scope: str = Field("read write", description="The scopes asked for, separated by spaces.")
+    oauth2_client_auth: Annotated[Literal["basic", "post"], BeforeValidator(lower_case)] = Field(
+        "basic",
+        description="How the client shows who it is: basic (client_secret_basic, in a header) or post "
+        "(client_secret_post, in the form).",
+    )
+    oauth2_scope: Annotated[str, AfterValidator(scopes)] = Field(
+        "read write", description="The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."
+    )
+    oauth2_audience: str = Field(
+        "", description="The audience asked for, where the authorization server wants one named (Auth0, Ory)."
+    )
     request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
         False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
@@ -305,10 +316,11 @@ class Settings(BaseModel):
         Differs if one of them does, and tells none of them. A service of another package reads settings of its own:
         of it only the trust is known here. To be taken of the whole settings: children lack the others' secrets.
         """
-        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_scope)
+        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_client_auth)
+        asked = (self.oauth2_scope, self.oauth2_audience)
         doors: dict[str, tuple[object, ...]] = {
-            "api": (self.api_base_url, self.token_url, *client),
-            "oauth": (self.token_url, *client),
+            "api": (self.api_base_url, self.token_url, *client, *asked),
+            "oauth": (self.token_url, *client, *asked),
             "openai": (self.openai_base_url, self.openai_api_key),
             "ollama": (self.ollama_base_url,),
             "wikidata": (self.wikidata_base_url, self.wikidata_contact),
@@ -336,6 +348,7 @@ FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "METRICS_TOKEN")
+EMPTY_COUNTS = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE")
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 
@@ -350,7 +363,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     values = dict(defaults or {}) | {
         name.lower(): value.strip()
         for name in FIELDS
-        if (value := sources.values.get(name)) is not None and (value.strip() or name == "EMBEDDING_DIMENSIONS")
+        if (value := sources.values.get(name)) is not None and (value.strip() or name in EMPTY_COUNTS)
     }
     problems = list(sources.problems)
     try:
