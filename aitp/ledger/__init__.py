@@ -162,14 +162,16 @@ def prepare(
     providers: Iterable[str] = (),
     reuse_scope: str = "",
     clock: Callable[[], float] = time.time,
+    locks: SlotLocks | None = None,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
-    `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
+    `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only. `locks`: this
+    process's, if it has them open already.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
-    database = Database(path, clock)
+    database = Database(path, clock, locks=locks)
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)

@@ -79,7 +79,7 @@ def seconds_up() -> float:
 
 
 class Database:
-    """One connection and the lock file beside it.
+    """One connection and the lock file beside it. `locks` are closed by whoever opened them: here, if none are given.
 
     `clock` gives UTC seconds, and may be set by people and machines; `uptime` gives seconds since the machine started,
     and is not. Both are read inside transactions only.
@@ -99,6 +99,7 @@ class Database:
         self.clock = clock
         self.uptime = uptime
         self.locks = locks if locks is not None else SlotLocks(path)
+        self._locks_are_ours = locks is None
         self._log_file = -1
         self._log_pages = 0
         with as_ledger_error(path):
@@ -111,7 +112,8 @@ class Database:
         if self._log_file >= 0:
             os.close(self._log_file)
             self._log_file = -1
-        self.locks.close()
+        if self._locks_are_ours:
+            self.locks.close()
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[apsw.Connection]:

@@ -45,7 +45,7 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
         own_directory(settings.runtime_dir)
-        locks = _open_locks(settings.ledger_path)
+        locks = open_locks(settings.ledger_path)
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
@@ -113,7 +113,8 @@ def blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
     raise error
 
 
-def _open_locks(ledger: Path) -> SlotLocks:
+def open_locks(ledger: Path) -> SlotLocks:
+    """This process's locks of `ledger`. Raises ConfigurationError; OSError for a full disk."""
     try:
         return SlotLocks(ledger)
     except OSError as error:
