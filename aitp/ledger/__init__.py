@@ -113,6 +113,11 @@ class Ledger:
         with as_ledger_error(self._database.path):
             self._database.connection.execute("PRAGMA shrink_memory")
 
+    def flush(self) -> None:
+        """Have on disk what durable transactions committed, also after a flush that failed. Raises LedgerError."""
+        if not self._database.on_disk:
+            self._database.flush()
+
     @property
     def locks(self) -> SlotLocks:
         return self._database.locks
@@ -149,6 +154,7 @@ class Ledger:
         """Stop (or go on) polling and claiming, across restarts, until told otherwise."""
         with self._database.transaction(durable=True) as connection:
             connection.execute("UPDATE ledger SET paused = ?", (int(paused),))
+        self.flush()
 
 
 def prepare(

@@ -5,6 +5,8 @@ kill -9 too, and fork does not hand it on. Whoever obtains a slot may release wh
 Byte 0 is the master's; one byte far above the slots is the queue in which the ledger's writers stand (SQLite's own
 busy handler starves some of them).
 
+The file is empty, but for a byte while the ledger's log is in doubt: see `Database.flush`.
+
 Closing *any* descriptor of the file drops every lock that the process has on it (fcntl(2)): open one `SlotLocks` in
 a process, after fork, and close it last. Master, children, and every ledger connection of theirs use that one.
 """
@@ -82,6 +84,15 @@ class SlotLocks:
         """Whether another process holds any slot."""
         question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, QUEUE_BYTE, 0)
         return bool(FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK)
+
+    @property
+    def log_in_doubt(self) -> bool:
+        """Whether a flush of the log failed, in whatever process, and nobody has written it anew since."""
+        return os.fstat(self._file).st_size > 0
+
+    @log_in_doubt.setter
+    def log_in_doubt(self, doubt: bool) -> None:
+        os.ftruncate(self._file, int(doubt))  # a size takes no block of a disk that may be full, or failing
 
     @contextmanager
     def queue(self) -> Iterator[None]:
