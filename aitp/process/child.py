@@ -139,7 +139,7 @@ class Child:
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
-        patience = time.monotonic() + self._heritage.timings.orphan_seconds
+        patience = time.monotonic() + self._heritage.timings.patience_with_orphans(self._settings)
         warned = False
         while not self.locks.acquire(self.slot, timeout=1.0):
             if self.leaving:
