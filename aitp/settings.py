@@ -36,7 +36,7 @@ from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
 from aitp.forms import Authorities, Directory, Host, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
 from aitp.prices import nano
 from aitp.privacy import blot_out
-from aitp.trust import Trust
+from aitp.trust import Trust, unusable
 from aitp.urls import refuse_open_secrets
 from aitp.values import (
     bearer_token,
@@ -104,7 +104,9 @@ class Settings(BaseModel):
     )
     request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
-        False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
+        False,
+        description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
+        "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
     )
     tls_ca_file: Authorities | None = Field(
         None,
@@ -348,6 +350,7 @@ FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "METRICS_TOKEN")
+_SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 EMPTY_COUNTS = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE")
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
@@ -374,6 +377,9 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
             for details in error.errors(include_url=False)
             if str(details["loc"][0]).upper() not in sources.unread
         ]
+    else:
+        if settings.http_trust_env:
+            problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
     problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
     strangers = misspelt(sources.values, KNOWN_NAMES)
     if problems:
@@ -397,14 +403,21 @@ def prepare_environment() -> None:
     os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
-        if name == "OLLAMA_HOST" or (name.lower().endswith("_proxy") and value.lower().startswith("socks")):
+        if name == "OLLAMA_HOST":
             del os.environ[name]
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks"):
+            _SET_ASIDE[name] = os.environ.pop(name)
 
 
 def withheld(*needed: str) -> dict[str, str]:
     """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
     real = (name for name in SECRETS if os.environ.get(name, "").strip() not in ("", PLACEHOLDER_KEY))
     return {name: WITHHELD for name in real if name not in needed}
+
+
+def set_aside() -> dict[str, str]:
+    """What `prepare_environment` has taken away, and a program started from here must find to refuse it."""
+    return dict(_SET_ASIDE)
 
 
 def withhold(*needed: str) -> None:
