@@ -36,6 +36,29 @@ def lock_path(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + ".lock")
 
 
+def master_of(ledger: Path) -> int | None:
+    """The pid of the process that is this ledger's master (0: in another pid namespace); None if none is known to be.
+
+    For processes that hold no locks on it: they would be dropped by this look.
+    """
+    try:
+        file = os.open(lock_path(ledger), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _holder(file, MASTER_SLOT)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def _holder(file: int, slot: int) -> int | None:
+    question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+    kind, _, _, _, pid = FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
 class _TimeUp(Exception):
     """The timer of `acquire` fired."""
 
@@ -75,10 +98,7 @@ class SlotLocks:
 
     def holder(self, slot: int) -> int | None:
         """The pid of *another* process that holds `slot` (0: one in another pid namespace); None if there is none."""
-        question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
-        answer = fcntl.fcntl(self._file, fcntl.F_GETLK, question)
-        kind, _, _, _, pid = FLOCK.unpack(answer)
-        return None if kind == fcntl.F_UNLCK else max(pid, 0)
+        return _holder(self._file, slot)
 
     def any_held_elsewhere(self) -> bool:
         """Whether another process holds any slot."""
