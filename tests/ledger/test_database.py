@@ -298,7 +298,7 @@ class Disk:
         shutil.copy(world.path, folder / "ledger.db")
         (folder / "ledger.db-wal").write_bytes(self._certain)
         connection = apsw.Connection(str(folder / "ledger.db"))
-        return dict(connection.execute("SELECT id, state FROM tasks").fetchall())
+        return {str(task): str(state) for task, state in connection.execute("SELECT id, state FROM tasks")}
 
 
 def test_what_is_committed_is_told_once_and_brought_to_the_disk_until_it_is_there(

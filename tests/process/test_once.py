@@ -10,6 +10,7 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger import SlotLocks
 from aitp.process import once
+from aitp.process.service import prepare_service
 from aitp.process.slots import MASTER
 from aitp.settings import Settings
 from tests.process.forks import in_child
@@ -37,11 +38,9 @@ def test_the_masters_place_is_held_from_the_first_look_to_the_end(
         held.append(masters_place(settings.ledger_path))
         return 0
 
-    prepare = once.prepare_service
-
-    def noted_prepare(*args: object) -> None:
+    def noted_prepare(settings: Settings, locks: SlotLocks) -> None:
         note()
-        prepare(*args)  # type: ignore[arg-type]
+        prepare_service(settings, locks)
 
     monkeypatch.setattr(once, "prepare_service", noted_prepare)
     monkeypatch.setattr(once, "look_after_models", note)
