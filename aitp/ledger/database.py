@@ -105,6 +105,7 @@ class Database:
         self._locks_are_ours = locks is None
         self._log_file = -1
         self._log_pages = 0
+        self._log_in_doubt = False
         self.on_disk = True  # whether the last durable transaction is
         with as_ledger_error(path):
             self.connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
@@ -167,13 +168,13 @@ class Database:
         which takes what is in the log for safe.
         """
         with as_ledger_error(self.path):
-            if self.locks.log_in_doubt:
+            if self._log_in_doubt or self.locks.log_in_doubt:
                 self._write_log_anew()
             else:
                 try:
                     os.fdatasync(self._log_file)
                 except OSError:
-                    self.locks.log_in_doubt = True
+                    self._doubt_log()
                     raise
         self.on_disk = True
 
@@ -190,9 +191,14 @@ class Database:
                 while page := os.pread(self._log_file, REWRITE_BYTES, at):
                     at += os.pwrite(self._log_file, page, at)
                 os.fdatasync(self._log_file)
-                self.locks.log_in_doubt = False
+                self.locks.log_in_doubt = self._log_in_doubt = False
             finally:
                 self.connection.execute("ROLLBACK")
+
+    def _doubt_log(self) -> None:
+        self._log_in_doubt = True
+        with suppress(OSError):  # a file system that takes no change any more: then this process alone remembers
+            self.locks.log_in_doubt = True
 
     def _checkpoint(self) -> None:
         """Move the log's pages into the file: most of them beside the other writers, the rest while they wait.
@@ -202,14 +208,14 @@ class Database:
         pass on that is little, so that nobody waits for a disk that is busy with thousands of pages.
         """
         try:
-            if self.locks.log_in_doubt:
+            if self._log_in_doubt or self.locks.log_in_doubt:
                 self.flush()
             for _ in range(2):
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self.locks.queue():
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.IOError:
-            self.locks.log_in_doubt = True  # SQLite flushes it first: of a flush that fails only one is told
+            self._doubt_log()  # SQLite flushes it first: of a flush that fails only one is told
         except (apsw.Error, LedgerError):
             pass  # another process is at it, or the disk is full: what is in the log is safe, and moved another time
         self._log_pages = 0
