@@ -36,7 +36,7 @@ from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
 from aitp.forms import Authorities, Directory, Host, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
 from aitp.prices import nano
 from aitp.privacy import blot_out
-from aitp.trust import Trust
+from aitp.trust import Trust, unusable
 from aitp.urls import refuse_open_secrets
 from aitp.values import (
     bearer_token,
@@ -53,6 +53,7 @@ from aitp.values import (
     plain_name,
     plain_words,
     project_slug,
+    scopes,
     thinking,
     upper_case,
     zone_name,
@@ -97,10 +98,22 @@ class Settings(BaseModel):
     oauth2_client_secret: SecretStr = Field(
         description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
     )
-    oauth2_scope: str = Field("read write", description="The scopes asked for, separated by spaces.")
+    oauth2_client_auth: Annotated[Literal["basic", "post"], BeforeValidator(lower_case)] = Field(
+        "basic",
+        description="How the client shows who it is: basic (client_secret_basic, in a header) or post "
+        "(client_secret_post, in the form).",
+    )
+    oauth2_scope: Annotated[str, AfterValidator(scopes)] = Field(
+        "read write", description="The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."
+    )
+    oauth2_audience: str = Field(
+        "", description="The audience asked for, where the authorization server wants one named (Auth0, Ory)."
+    )
     request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
-        False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
+        False,
+        description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
+        "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
     )
     tls_ca_file: Authorities | None = Field(
         None,
@@ -362,12 +375,13 @@ class Settings(BaseModel):
         Differs if one of them does, and tells none of them. A service of another package reads settings of its own:
         of it only the trust is known here. To be taken of the whole settings: children lack the others' secrets.
         """
-        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_scope)
+        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_client_auth)
+        asked = (self.oauth2_scope, self.oauth2_audience)
         doors: dict[str, tuple[object, ...]] = {
-            "api": (self.api_base_url, self.token_url, *client),
-            "oauth": (self.token_url, *client),
+            "api": (self.api_base_url, self.token_url, *client, *asked),
+            "oauth": (self.token_url, *client, *asked),
             "openai": (self.openai_base_url, self.openai_api_key),
-            "ollama": (self.ollama_base_url,),
+            "ollama": (self.ollama_base_url, self.ollama_api_key),
             "wikidata": (self.wikidata_base_url, self.wikidata_contact),
         }
         parts = [service, self.trust.from_environment, self.trust.certificates, *doors.get(service, ())]
@@ -395,7 +409,8 @@ FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
-MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OPENAI_SERVICE_TIER")
+MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
+_SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 
@@ -421,6 +436,9 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
             for details in error.errors(include_url=False)
             if str(details["loc"][0]).upper() not in sources.unread
         ]
+    else:
+        if settings.http_trust_env:
+            problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
     problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
     strangers = misspelt(sources.values, KNOWN_NAMES)
     if problems:
@@ -444,14 +462,21 @@ def prepare_environment() -> None:
     os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
-        if name == "OLLAMA_HOST" or (name.lower().endswith("_proxy") and value.lower().startswith("socks")):
+        if name == "OLLAMA_HOST":
             del os.environ[name]
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks"):
+            _SET_ASIDE[name] = os.environ.pop(name)
 
 
 def withheld(*needed: str) -> dict[str, str]:
     """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
     real = (name for name in SECRETS if os.environ.get(name, "").strip() not in ("", PLACEHOLDER_KEY))
     return {name: WITHHELD for name in real if name not in needed}
+
+
+def set_aside() -> dict[str, str]:
+    """What `prepare_environment` has taken away, and a program started from here must find to refuse it."""
+    return dict(_SET_ASIDE)
 
 
 def withhold(*needed: str) -> None:
@@ -470,7 +495,9 @@ def exported(*names: str) -> dict[str, str]:
 
 
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
-    derived: dict[str, Any] = {name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == ""}
+    derived: dict[str, Any] = {
+        name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == "" and name != "OAUTH2_SCOPE"
+    }
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
             derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))

@@ -115,6 +115,10 @@ def project_slug(text: str) -> str:
     return text
 
 
+def scopes(text: str) -> str:
+    return "" if text.strip().lower() == "none" else " ".join(text.split())
+
+
 def language_code(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
         raise ValueError("must be a language code like pt, en or pt-BR")

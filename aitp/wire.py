@@ -94,6 +94,7 @@ class Wire:
             raise _no_answer(error) from None
 
     def close(self) -> None:
+        """End the connection. Another request would open a new one."""
         self._session.close()
 
 
@@ -179,6 +180,13 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self.poolmanager.pool_classes_by_scheme = POOLS
         self._pool: Any = None
+
+    def close(self) -> None:
+        # requests only forgets its pools; whoever has one, as we do, keeps its connection open.
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        super().close()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._own_authorities)

@@ -54,7 +54,7 @@ def _of_machine(settings: Settings) -> Iterator[Finding]:
     yield verdicts.of_runtime_dir(settings.runtime_dir, machine.runtime_dir_problem)
     host, port = settings.metrics_host, settings.metrics_port
     yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
-    yield verdicts.of_descriptors(machine.descriptors, settings.concurrency_limit + settings.relay_processes)
+    yield verdicts.of_descriptors(machine.descriptors, settings)
     yield from verdicts.of_service(machine, settings)
 
 

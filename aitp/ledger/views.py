@@ -24,6 +24,7 @@ from aitp.ledger.evidence import PROFILE_SECONDS
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
+from aitp.ledger.soundness import check
 from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 from aitp.tasks import Kind
 
@@ -121,7 +122,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
 
 @contextmanager
 def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
-    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
+    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             raise no_ledger(path)
@@ -136,7 +137,9 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise _not_ours(path, error) from error
+        if _is_damage(path, error):
+            raise _not_ours(path, error) from error
+        raise
     finally:
         connection.close()
 
@@ -173,6 +176,19 @@ def version_of(path: Path) -> int | None:
         raise _not_ours(path, error) from error
     finally:
         connection.close()
+
+
+def _is_damage(path: Path, error: Exception) -> bool:
+    """Whether it is the ledger that made the reading code raise this: `aitp ledger check` would say so then.
+
+    In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return True  # of a text, by apsw
+    try:
+        return not check(path, quick=True).sound
+    except LedgerError:
+        return False
 
 
 def _not_ours(path: Path, error: Exception) -> LedgerError:

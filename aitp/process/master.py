@@ -22,7 +22,7 @@ from aitp.process.errand import Errands
 from aitp.process.hearing import hear
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role
-from aitp.process.staff import Staff
+from aitp.process.staff import Staff, most_descriptors, refuse_few_descriptors
 from aitp.process.systemd import Systemd
 from aitp.process.tending import Tending
 from aitp.settings import Settings
@@ -188,6 +188,7 @@ class Master:
         try:
             settings = self._crew.load()
             self._refuse_moves(settings)
+            refuse_few_descriptors(settings, most_descriptors())
         except ConfigurationError as error:
             log.error(
                 "New settings are not valid, the running ones stay",

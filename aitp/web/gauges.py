@@ -26,7 +26,7 @@ from aitp.web.facts import Facts
 from aitp.web.readiness import readiness_problems
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
-_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.LEAVING)
+_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
 
 
 def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:

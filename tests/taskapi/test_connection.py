@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from requests.structures import CaseInsensitiveDict
 
 from aitp import wire
 from aitp.demo.faults import Fault, FaultKind
@@ -20,6 +21,7 @@ from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, ServiceFault
 from aitp.process.bounds import BoundedCall
 from aitp.taskapi import pages
+from aitp.trust import Trust
 from tests.process.forks import in_child
 from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
@@ -63,6 +65,32 @@ def head(*lines: str) -> bytes:
 
 
 # Hang-ups
+
+
+def hears_the_end(answer: Answer, ended: threading.Event) -> Answer:
+    """A proper answer, then a look at the kept connection until the client ends it."""
+
+    def answered(connection: socket.socket) -> bool:
+        answer(connection)
+        if connection.recv(1) == b"":
+            ended.set()
+        return False
+
+    return answered
+
+
+def test_what_is_closed_is_closed_for_the_server_too() -> None:
+    ended = threading.Event()
+    with scripted(hears_the_end(reply(200, b"{}"), ended), reply(200, b"[]")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        line = wire.Wire(url, 5.0, Trust())
+        wire.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100)
+        assert not ended.wait(0.1)
+        line.close()
+        assert ended.wait(5)
+
+        assert wire.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100) == b"[]"  # opened anew
+        line.close()
 
 
 def test_a_connection_closed_while_idle_is_replaced_unseen(desk_at: MakeDesk) -> None:
