@@ -14,7 +14,15 @@ from typing import Literal
 
 from prometheus_client.metrics_core import Metric
 
-from aitp.errors import CooldownRequired, CredentialsRefused, DeadlineExceeded, NonRetryableError
+from aitp.errors import (
+    CooldownRequired,
+    CredentialsRefused,
+    DeadlineExceeded,
+    ModelGone,
+    ModelRefused,
+    RequestRefused,
+    SettingRefused,
+)
 from aitp.policy.routing import Why
 from aitp.tasks import Ending, TaskStatus
 
@@ -29,7 +37,7 @@ TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
 EXIT_CAUSES = ("crashed", "deadline")
-DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text", "o3")
+DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text")
 
 API_CALLS = ((PENDING_ENDPOINT, "GET"), (TASK_ENDPOINT, "PATCH"))
 _API_STATUS_CODES = (
@@ -57,7 +65,7 @@ class CallStatus(StrEnum):
     """How one call to a provider ended: the `status` label of `openai_requests_total` and `ollama_requests_total`."""
 
     SUCCESS = "success"
-    REFUSED = "refused"  # 400, 422: the input's fault
+    REFUSED = "refused"  # 400, 404, 422, …: the text, a parameter, the model; or the model declined
     UNAUTHORIZED = "unauthorized"
     RATE_LIMITED = "rate_limited"
     TIMEOUT = "timeout"  # our own deadline ended it
@@ -78,7 +86,7 @@ _STATUS_OF_ERROR: tuple[tuple[type[BaseException], CallStatus], ...] = (
     (CredentialsRefused, CallStatus.UNAUTHORIZED),
     (CooldownRequired, CallStatus.RATE_LIMITED),
     (DeadlineExceeded, CallStatus.TIMEOUT),
-    (NonRetryableError, CallStatus.REFUSED),
+    *((kind, CallStatus.REFUSED) for kind in (RequestRefused, ModelRefused, ModelGone, SettingRefused)),
 )
 
 
@@ -225,6 +233,9 @@ UNREADABLE = _declare("gauge", "aitp_unreadable_documents", "Task documents left
 LAST_POLL = _declare("gauge", "aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
 DISK_FREE = _declare("gauge", "aitp_disk_free_bytes", "Free space where the ledger lies.")
 PAUSED = _declare("gauge", "aitp_paused", "1 while claims are paused by an operator.")
+QUARANTINES = _declare(
+    "gauge", "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
+)
 PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
 

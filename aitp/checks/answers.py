@@ -29,12 +29,14 @@ def of_token(answer: Grant | AitpError, settings: Settings, seconds: float) -> F
         return Finding(Severity.WARNING, "token", said, "It asks for a pause; the service takes it", "Wait a minute")
     if isinstance(answer, CredentialsRefused):
         if answer.error == "invalid_scope":
-            do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE"
+            do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE (none: no scope)"
+        elif answer.error in ("invalid_target", "access_denied"):
+            do = f"Allow the client the audience {settings.oauth2_audience!r} there, or correct OAUTH2_AUDIENCE"
         else:
             do = (
                 f"Compare OAUTH2_CLIENT_ID={settings.oauth2_client_id} and its secret with the client at the "
-                "authorization server, and see that it may use client_credentials. It does not say which of both is "
-                "wrong"
+                "authorization server, and see that it may use client_credentials and is to show its secret by "
+                f"client_secret_{settings.oauth2_client_auth} (OAUTH2_CLIENT_AUTH). It does not say what is wrong"
             )
             if not answer.error:  # an authorization server names it
                 do += f"; if {settings.token_url} is another server altogether, correct that"

@@ -98,7 +98,10 @@ class Asking:
         """Those of SUPPORTED_MODELS that the Ollama server lacks."""
         from aitp.providers.ollama_models import OllamaModels
 
-        models = OllamaModels(self._settings.ollama_base_url, stall_seconds=self.seconds, trust=self._settings.trust)
+        given = self._settings
+        models = OllamaModels(
+            given.ollama_base_url, stall_seconds=self.seconds, trust=given.trust, api_key=given.ollama_api_key
+        )
         try:
             return self._bounded(lambda: models.missing(self._settings.supported_models))
         finally:

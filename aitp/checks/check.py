@@ -54,7 +54,7 @@ def _of_machine(settings: Settings) -> Iterator[Finding]:
     yield verdicts.of_runtime_dir(settings.runtime_dir, machine.runtime_dir_problem)
     host, port = settings.metrics_host, settings.metrics_port
     yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
-    yield verdicts.of_descriptors(machine.descriptors, settings.concurrency_limit + settings.relay_processes)
+    yield verdicts.of_descriptors(machine.descriptors, settings)
     yield from verdicts.of_service(machine, settings)
 
 
@@ -105,7 +105,7 @@ def openai_models(settings: Settings) -> frozenset[str]:
     """The models that OpenAI is asked for where a task names none, or where it stands in for Ollama."""
     if settings.processing_mode == "hybrid" and settings.fallback_models:
         return frozenset(settings.fallback_models.values())
-    return frozenset(default_models())
+    return frozenset(default_models(settings))
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
@@ -113,7 +113,7 @@ def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
     found: dict[tuple[str, str], bool] = {}
     routes = terms_of(settings).routes
     for name, processor in PROCESSORS.items():
-        models = [processor.content.default_model]
+        models = [processor.default_model(settings)]
         if settings.processing_mode != "openai":
             models += settings.supported_models
         for model in models:

@@ -154,6 +154,12 @@ def _state(ledger: Snapshot) -> Iterator[RenderableType]:
     for pause in ledger.cooldowns:
         until, whose = moment(pause.until), f"{pause.provider} {pause.model or '(all models)'}"
         yield Text(visible(f"Cooldown: {whose} until {until}: {pause.reason}"), style="yellow")
+    for each in ledger.quarantines:
+        whose = f"{each.type} by {each.model} of {each.provider}"
+        yield Text(visible(f"Tasks wait: {whose}, probed from {moment(each.until)}: {each.reason}"), style="yellow")
+    for profile in ledger.profiles:
+        left_out = ", ".join(profile.left_out)
+        yield Text(visible(f"Left out of requests for {profile.model} of {profile.provider}: {left_out}"))
     for processor, until_ in sorted(ledger.paused_processors.items()):
         yield Text(visible(f"Processor paused: {processor} until {moment(until_)}, after several bugs in a row"))
 

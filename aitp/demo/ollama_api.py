@@ -11,7 +11,8 @@ switches may be changed at any time, between calls or in the middle of a pull:
     queue_limit      so many calls at once; more are 503
     runner_deaths    for how many calls the model's process dies: 400 on /api/embed, 500 elsewhere
     pull_seconds     what a whole pull takes; pull_breaks: how often one hangs up half-way;
-    pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream
+    pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream,
+                     half-way, or before anything has come if it is one of the manifest
     answers          scripted answers to chats, used up from the first on; then they are those of `aitp.demo.scripts`
     done_reason      how chats end: stop, length
 """
@@ -40,6 +41,7 @@ from aitp.providers.invented import text_of
 VERSION, OLD_VERSION = "0.13.5", "0.2.8"
 TOO_LONG = "the input length exceeds the context length"
 CALLS = frozenset({"/api/embed", "/api/embeddings", "/api/chat"})
+MANIFEST = "pull model manifest"  # how an error of a registry begins that gives nothing at all
 STEPS = 50  # lines of progress of a pull
 
 
@@ -144,7 +146,7 @@ class OllamaApi(HttpServer):
 
     def latency_of(self, request: Request) -> float:
         """A model that is not loaded takes its time."""
-        model = with_tag(str(_document(request).get("model") or ""))
+        model = self._stored(str(_document(request).get("model") or ""))
         is_run = self.is_call(request) and model in self.present
         cold = self.cold_seconds if is_run and model not in self.loaded else 0.0
         if is_run:
@@ -218,7 +220,7 @@ class OllamaApi(HttpServer):
         return min(tokens, model.context)
 
     def _model(self, document: dict[str, Any], capability: str) -> tuple[str, Model]:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if name not in self.present:
             said = "model '{}' not found" if capability == "chat" else 'model "{}" not found, try pulling it first'
             raise _Refusal(404, said.format(document.get("model")))
@@ -230,6 +232,11 @@ class OllamaApi(HttpServer):
         if capability == "chat" and model.dimensions:
             raise _Refusal(400, f'"{document.get("model")}" does not support chat')
         return name, model
+
+    def _stored(self, name: str) -> str:
+        """The name that it has a model by: it tells capitals apart nowhere, and its own registry needs no naming."""
+        short = with_tag(re.sub(r"(?i)^(registry\.ollama\.ai/)?(library/)?", "", name))
+        return next((known for known in self.library if known.lower() == short.lower()), short)
 
     def _runner_dies(self) -> bool:
         dies = self.runner_deaths > 0
@@ -282,7 +289,7 @@ class OllamaApi(HttpServer):
         return json_response(200, {"models": models})
 
     def _show(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if name not in self.present:
             raise _Refusal(404, f"model '{name}' not found")
         model = self.library[name]
@@ -295,7 +302,7 @@ class OllamaApi(HttpServer):
         return json_response(200, {"version": OLD_VERSION if self.old else VERSION})
 
     def _pull(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if not re.fullmatch(r"([\w.-]+(:\d+)?/)?([\w.-]+/)?[\w.-]+:[\w.-]+", name):
             raise _Refusal(400, "invalid model name")
         self.pulls.append(name)
@@ -305,6 +312,9 @@ class OllamaApi(HttpServer):
     def _progress(self, name: str) -> Iterator[Piece]:
         """Ollama's lines. What was fetched stays, whoever hangs up: the next pull goes on from there."""
         yield _line({"status": "pulling manifest"})
+        if self.pull_error.startswith(MANIFEST):
+            yield _line({"error": self.pull_error})
+            return
         if name not in self.library:
             yield _line({"error": "pull model manifest: file does not exist"})
             return

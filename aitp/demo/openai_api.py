@@ -2,7 +2,8 @@
 
 Every text that a request with the right key brings is written down in `purchases`: when, with which call, whether
 the answer got through. Answers carry `index` and come in shuffled order, as base64 or as numbers. A text that holds
-`bad_marker` is a bad input: 400 for the whole array. Everything else that can go wrong is ordered as a `Fault`.
+`bad_marker` is a bad input: 400 for the whole array. `refuses` names parameters that this server does not take, and
+refuses in words of its own. Everything else that can go wrong is ordered as a `Fault`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from aitp.demo.openai_chat import CHAT_PATH, asked_text, complete
 from aitp.demo.openai_errors import ERRORS, HEADERS, QUOTA, Refusal, error_response
 from aitp.demo.vectors import encoded_vector, vector
 from aitp.demo.wire import Request, Response, json_response
+from aitp.settings import CHAT_MODEL
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 MODELS_PATH = "/v1/models"
-CHAT_MODELS = ("o3-mini", "o3")
+CHAT_MODELS = (CHAT_MODEL, "o3-mini", "o3")
 PATHS = {EMBEDDINGS_PATH, CHAT_PATH}
 DEMO_KEY = "sk-demo-0123456789abcdef"
 BAD_MARKER = "<|bad input|>"
@@ -74,6 +76,7 @@ class OpenAIApi(HttpServer):
         super().__init__(port, latency_seconds=latency_seconds, fault_seed=fault_seed)
         self.key = key
         self.bad_marker = bad_marker
+        self.refuses: set[str] = set()
         self.hidden: set[str] = set()  # models that its list leaves out
         self.purchases: list[Purchase] = []
         self._models = {**MODELS, **(models or {})}
@@ -113,8 +116,11 @@ class OpenAIApi(HttpServer):
         if request.path not in PATHS or request.method != "POST":
             return self.error(404, request)
         try:
+            document = _document(request.body)
+            if self.refuses & _parameters(document):
+                return json_response(400, {"oops": {"what": "One of these wishes is not granted here."}})
             if request.path == CHAT_PATH:
-                return complete(_document(request.body), fault, self.bad_marker)
+                return complete(document, fault, self.bad_marker)
             order = self._order(request.body)
         except Refusal as refusal:
             return refusal.response()
@@ -215,7 +221,8 @@ class OpenAIApi(HttpServer):
             items.append(b'{"object":"embedding","index":%d,"embedding":%s}' % (position, value))
         if kind is FaultKind.WRONG_COUNT:
             items.pop()
-        self._shuffle.shuffle(items)
+        if kind is not FaultKind.WRONG_INDEX:
+            self._shuffle.shuffle(items)  # otherwise only the order tells which is which
         tokens = sum(map(_tokens, order.texts))
         body = b'{"object":"list","data":[%s],"model":"%s","usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
             b",".join(items),
@@ -234,6 +241,13 @@ def _read(body: bytes) -> tuple[dict[str, Any], list[str], str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         texts = []
     return document, texts, str(document.get("model") or "")
+
+
+def _parameters(document: dict[str, Any]) -> set[str]:
+    """The names in a request, and the kind of format that it asks for."""
+    form = document.get("response_format")
+    kind = form.get("type") if isinstance(form, dict) else None
+    return {*document, kind} if isinstance(kind, str) else set(document)
 
 
 def _document(body: bytes) -> dict[str, Any]:

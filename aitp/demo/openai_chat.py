@@ -1,8 +1,8 @@
 """POST /v1/chat/completions of the demo's provider: the request checked as OpenAI does, answers from the script.
 
 Checked: the model, `temperature` (refused by reasoning models), `response_format` (json_schema, strict, and a schema
-that is). Faults to order spoil the answer: a refusal, a cut end, prose and a fence around it, JSON that is none, a
-value out of its list.
+that is; or a schema in the instructions). Faults to order spoil the answer: a refusal, a cut end, prose and a fence
+around it, JSON that is none, a value out of its list.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from aitp.demo.openai_errors import HEADERS, Refusal
 from aitp.demo.scripts import answer_to
 from aitp.demo.wire import Response, json_response
 from aitp.providers import Message, Question
+from aitp.providers.chat import BOUNDS
 from aitp.providers.invented import text_of
+from aitp.settings import CHAT_MODEL
 
 CHAT_PATH = "/v1/chat/completions"
-REASONING_MODELS = frozenset({"o1", "o3", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini"})
+REASONING_MODELS = frozenset({"o1", "o3", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini", CHAT_MODEL})
 CHAT_MODELS = REASONING_MODELS | {"gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"}
 
 
@@ -38,6 +40,7 @@ def complete(document: dict[str, Any], fault: Fault | None, bad_marker: str) -> 
         "object": "chat.completion",
         "created": int(time.time()),
         "model": document["model"],
+        "service_tier": document.get("service_tier", "default"),
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}],
         "usage": {
             "prompt_tokens": prompt_tokens,
@@ -65,12 +68,28 @@ def _checked(document: dict[str, Any]) -> Question:
         said = "Unsupported parameter: 'temperature' is not supported with this model."
         raise Refusal(said, code="unsupported_parameter", param="temperature")
     format_ = document.get("response_format") or {}
+    if format_.get("type") in (None, "json_object"):
+        if schema := _told_schema(messages):
+            return Question("told", schema, messages)
+        raise Refusal("This demo answers with JSON, by a schema, only.", param="response_format")
     wanted = format_.get("json_schema") or {}
     if format_.get("type") != "json_schema" or wanted.get("strict") is not True:
         raise Refusal("This demo answers json_schema, strict, only.", param="response_format")
     if fault := _schema_fault(wanted.get("schema")):
         raise Refusal(f"Invalid schema for response_format: {fault}", code="invalid_schema", param="response_format")
     return Question(wanted["name"], wanted["schema"], messages)
+
+
+def _told_schema(messages: list[Message]) -> dict[str, Any]:
+    """The schema that the instructions end with; empty if they have none."""
+    for message in messages:
+        try:
+            found = orjson.loads(message.content[message.content.index("\n{") :])
+        except ValueError:
+            continue
+        if message.role == "system" and isinstance(found, dict):
+            return found
+    return {}
 
 
 def _messages(document: dict[str, Any]) -> list[Message]:
@@ -86,7 +105,7 @@ def _schema_fault(schema: Any, root: bool = True) -> str | None:
     if root and schema.get("type") != "object":
         return "the root must be an object"
     if unknown := set(schema) - {"type", "description", "enum", "anyOf", "items", "properties", "required",
-                                 "additionalProperties"}:  # fmt: skip
+                                 "additionalProperties", *BOUNDS}:  # fmt: skip
         return f"{sorted(unknown)} not permitted"
     if schema.get("type") == "object":
         if schema.get("additionalProperties") is not False:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -19,9 +20,13 @@ from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.damage import has_tables
 from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
+from aitp.ledger.evidence import PROFILE_SECONDS
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
+from aitp.ledger.soundness import check
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.tasks import Kind
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
 # state for all.
@@ -47,6 +52,29 @@ class CooldownView:
     model: str
     until: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineView:
+    """A model whose tasks of one type wait, because of `culprit`; probed with one of them from `until` on."""
+
+    provider: str
+    model: str
+    type: str
+    culprit: str
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """What requests for a model do without (`left_out`, by parameter), because its server refused it."""
+
+    provider: str
+    model: str
+    left_out: tuple[str, ...]
+    reason: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +105,8 @@ class Snapshot:
     disk_free: int
     budgets: dict[str, BudgetUse] = field(default_factory=dict)
     unpriced: tuple[str, ...] = ()
+    quarantines: tuple[QuarantineView, ...] = ()
+    profiles: tuple[ProfileView, ...] = ()
 
     @property
     def held(self) -> int:
@@ -92,7 +122,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
 
 @contextmanager
 def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
-    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
+    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             raise no_ledger(path)
@@ -107,9 +137,27 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise _not_ours(path, error) from error
+        if _is_damage(path, error):
+            raise _not_ours(path, error) from error
+        raise
     finally:
         connection.close()
+
+
+class KindInUse(NamedTuple):
+    """A kind that the ledger knows, and whether it has tasks of it now."""
+
+    kind: Kind
+    in_hand: bool
+
+
+def kinds_in_use(path: Path) -> list[KindInUse]:
+    """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
+    with reading(path) as (connection, _):
+        found = connection.execute(
+            "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
+        )
+        return [KindInUse(Kind(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
 def version_of(path: Path) -> int | None:
@@ -128,6 +176,19 @@ def version_of(path: Path) -> int | None:
         raise _not_ours(path, error) from error
     finally:
         connection.close()
+
+
+def _is_damage(path: Path, error: Exception) -> bool:
+    """Whether it is the ledger that made the reading code raise this: `aitp ledger check` would say so then.
+
+    In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return True  # of a text, by apsw
+    try:
+        return not check(path, quick=True).sound
+    except LedgerError:
+        return False
 
 
 def _not_ours(path: Path, error: Exception) -> LedgerError:
@@ -183,6 +244,23 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
         disk_free=disk_free,
         budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
         unpriced=unpriced_models(connection),
+        quarantines=tuple(
+            QuarantineView(*row)
+            for row in connection.execute(
+                # One that nobody is left to be sent to says nothing any more after a while.
+                "SELECT provider, model, type, culprit, reason, paused_until FROM worlds"
+                " WHERE paused_until > ? ORDER BY provider, model, type",
+                (now - LONGEST_DELAY_SECONDS,),
+            )
+        ),
+        profiles=tuple(
+            ProfileView(provider, model, tuple(left_out.split()), reason, since)
+            for provider, model, left_out, reason, since in connection.execute(
+                "SELECT provider, model, left_out, reason, since FROM request_profiles"
+                " WHERE since > ? AND left_out <> '' ORDER BY provider, model",
+                (now - PROFILE_SECONDS,),
+            )
+        ),
     )
 
 

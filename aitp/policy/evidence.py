@@ -25,7 +25,7 @@ BELIEVED: Mapping[Culprit, tuple[int, int]] = {
     Culprit.INPUT: (1, 20),
     Culprit.ANSWER: (1, 20),
 }
-IMPROBABLE = 0.001
+IMPROBABLE = 0.0005
 # A refusal is the provider's word about this very request: one of them in twenty calls that it took is enough.
 IMPROBABLE_REFUSAL = 0.06
 ACCOUNT_TRIES = 2

@@ -1,4 +1,4 @@
-"""What a Retry-After header says. Pure; clients of every service ask."""
+"""What a Retry-After header says, or a sentence in its place. Pure; clients of every service ask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ SHORTEST_PAUSE_SECONDS = 1.0  # a service that says 0 wants a pause all the same
 LONGEST_PAUSE_SECONDS = 3_600.0
 
 SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]*)?")
+_UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_AMOUNT = (
+    r"\d{1,9}(?:\.\d{1,9})?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
+)
+_IN_WORDS = re.compile(rf"\b(?:again|retry|wait|resets?)\b\D{{0,40}}?({_AMOUNT}(?:[\s,]*(?:and\s+)?{_AMOUNT}){{0,3}})")
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -30,6 +35,14 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return max(0.0, moment.timestamp() - now)
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
+
+
+def delay_in_words(text: str) -> float | None:
+    """Seconds to wait by a sentence in lower case: "try again in 1m26.4s", "please retry after 20 seconds"."""
+    if (found := _IN_WORDS.search(text)) is None:
+        return None
+    amounts = re.findall(r"([\d.]+)\s*(milli|ms|[smhd])", found[1])
+    return sum(float(number) * _UNITS[unit] for number, unit in amounts)
 
 
 def pause_seconds(value: str | None, now: float) -> float:

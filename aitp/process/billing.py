@@ -34,11 +34,11 @@ class Meter:
         self._nano = self._input_tokens = self._output_tokens = 0
         self._whole = True
 
-    def count(self, model: str, usage: Usage) -> None:
-        """A call has been answered."""
+    def count(self, model: str, usage: Usage, tier: str = "") -> None:
+        """A call has been answered, by the terms of `tier` as the answer names it."""
         if self._prices is None:
             return
-        price = self._prices.of(self._provider, model) or NOTHING
+        price = self._prices.of(self._provider, model, tier) or NOTHING
         cost = price.cost(usage.prompt_tokens, usage.completion_tokens)
         self._nano += cost
         self._input_tokens += usage.prompt_tokens
@@ -64,7 +64,13 @@ def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
     return known_models(
-        (*settings.supported_models, *settings.fallback_models.values(), *default_models(), *priced[:MOST_LABELS])
+        (
+            *settings.supported_models,
+            *settings.fallback_models.values(),
+            *settings.model_aliases.values(),
+            *default_models(settings),
+            *priced[:MOST_LABELS],
+        )
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from aitp.errors import NonRetryableError
+from aitp.errors import UselessAnswer
 from aitp.processors.content import Content
 from aitp.processors.context import Context
 from aitp.processors.folding import first_of_each
@@ -52,7 +52,7 @@ class DefiningTopicsProcessor(Processor[Content]):
         found = ask(provider, content.model, inquiry, context)
         names = first_of_each([topic.name for topic in found.value.topics], str)[:MOST_TOPICS]
         if not names:
-            raise NonRetryableError("no topic found: the model names none for this text")
+            raise UselessAnswer("no topic found: the model names none for this text")
         with found.kept(context.memory):
             entities = linked_subjects(names, context.knowledge, context.language)
         return found.answer(

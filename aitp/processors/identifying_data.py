@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from aitp.errors import NonRetryableError
 from aitp.knowledge import Entity
 from aitp.processors.content import Content
 from aitp.processors.context import Context
@@ -73,11 +72,9 @@ def _inquiry(text: str, prompt: str) -> Inquiry[Personalities]:
             if not occurs(person.mentioned_as, text)
         ]
 
-    def salvage(found: Personalities) -> Personalities:
+    def salvage(found: Personalities) -> Personalities | None:
         grounded = [person for person in found.personalities if occurs(person.mentioned_as, text)]
-        if not grounded:
-            raise NonRetryableError("nobody whom the model names occurs in the text, after a repair neither")
-        return Personalities(personalities=grounded)
+        return Personalities(personalities=grounded) if grounded else None
 
     return Inquiry("identifying_data", prompt, {"text": text}, Personalities, check=check, salvage=salvage)
 

@@ -1,8 +1,9 @@
 """JSON schemas for structured answers, out of pydantic models: what OpenAI calls strict, which Ollama takes as well.
 
 Strict (OpenAI API reference, structured outputs): every object closed, every property required, and a subset of the
-keywords. So bounds and patterns stay with pydantic, which validates the answer, and are said in descriptions where a
-model should know them. References are resolved: not every server follows them.
+keywords. Bounds are part of it by now, and those that an answer is checked against are sent; whoever does not take
+them gets the schema without (`schema_bounds` of `Provider.optional`). References are resolved: not every server
+follows them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-KEPT = ("type", "description", "enum")
+from aitp.providers.chat import BOUNDS
+
+KEPT = ("type", "description", "enum", *BOUNDS)
 # OpenAI takes 1,000 names in a schema, with bounds on their length beyond 250; a longer list is validated only.
 MOST_OPTIONS = 250
 

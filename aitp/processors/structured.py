@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aitp.errors import NonRetryableError, RetryableError
+from aitp.errors import RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.processors.answers import objects_in
 from aitp.processors.context import Context, Memory
@@ -88,7 +88,7 @@ class Inquiry(Generic[M]):
 
 
 def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -> Structured[M]:
-    """The answer to `inquiry`. Raises what `Provider.ask` does, and NonRetryableError if it stays unusable."""
+    """The answer to `inquiry`. Raises what `Provider.ask` does, and UselessAnswer if it stays unusable."""
     schema, memory = inquiry.schema or schema_of(inquiry.output), context.memory
     opening = Opening(inquiry.name, schema, inquiry.prompt)
     key = _key(model, schema, opening.messages(inquiry.data))
@@ -102,11 +102,16 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
     if value is not None and not faults:
         return Structured(value, first.usage, first.mock, first.text, key)
     _log.info("Answer is not usable, asking for a repair", model=model, schema=inquiry.name, faults=faults)
-    second = conversation.reply(Message("assistant", first.text), Message("user", _repair(faults)))
+    try:
+        second = conversation.reply(Message("assistant", first.text), Message("user", _repair(faults)))
+    except UselessAnswer as error:
+        error.answers += 1  # the first one was useless as well
+        raise
     value, faults = _judged(second.text, inquiry)
     value = _usable(value, faults, inquiry)
     if value is None:
-        raise NonRetryableError(f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}")
+        said = f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}"
+        raise UselessAnswer(said, answers=2)
     return Structured(value, first.usage + second.usage, first.mock or second.mock, second.text, key)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import NonRetryableError, RetryableError, ServiceFault
-from aitp.settings import Settings
+from aitp.settings import EMBEDDING_MODEL, Settings
 
 Vector = bytes | RetryableError | NonRetryableError
 """One text's share of an answer: its vector as JSON, ready to deliver, or why this text alone has none."""
@@ -80,11 +80,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said, word for word: it is the caller's to validate. `mock`: nothing was bought."""
+    """What the model said, word for word: it is the caller's to validate. `mock`: nothing was bought.
+
+    `tier`: the service tier that the answer came from, and is billed by, if the provider says so.
+    """
 
     text: str
     usage: Usage
     mock: bool = False
+    tier: str = ""
 
 
 class Provider(Protocol):
@@ -154,9 +158,10 @@ def _ollama(settings: Settings, missing: Callable[[str], None]) -> Provider:
         settings.ollama_base_url,
         settings.supported_models,
         timeout_seconds=settings.ollama_timeout,
-        truncate=settings.embedding_overflow == "truncate",
+        api_key=settings.ollama_api_key,
         keep_alive=settings.ollama_keep_alive,
         options=settings.ollama_options,
+        think=settings.ollama_think,
         trust=settings.trust,
         missing=missing,
     )
@@ -173,7 +178,8 @@ def _openai(settings: Settings) -> list[Provider]:
             base_url=settings.openai_base_url or DEFAULT_BASE_URL,
             timeout_seconds=settings.openai_timeout,
             dimensions=settings.embedding_dimensions,
-            truncate=settings.embedding_overflow == "truncate",
+            effort=settings.openai_reasoning_effort,
+            tier=settings.openai_service_tier or "",
             trust=settings.trust,
         )
     ]
@@ -187,7 +193,7 @@ def warm_up(settings: Settings) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        model = "text-embedding-3-small"
+        model = EMBEDDING_MODEL
         addresses = {"openai_base_url": refusing, "ollama_base_url": refusing, "supported_models": (model,)}
         for provider in _own_providers(settings.model_copy(update=addresses), lambda missing: None).values():
             try:

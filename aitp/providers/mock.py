@@ -7,7 +7,7 @@ questions: an answer of the right form, made of the text's own words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -28,7 +28,12 @@ class MockProvider:
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         self._dimensions = dimensions
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         return Embeddings([self._vector(text, model) for text in texts], Usage.estimate(texts), mock=True)
 
     def _vector(self, text: str, model: str) -> bytes:
@@ -36,7 +41,7 @@ class MockProvider:
         numbers = np.random.Generator(np.random.PCG64(int.from_bytes(seed))).standard_normal(self._dimensions)
         return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"), self._dimensions)
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         text = invented(question, model)
         usage = Usage.estimate([message.content for message in question.messages], text)
         return Reply(text, usage, mock=True)

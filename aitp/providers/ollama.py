@@ -1,33 +1,23 @@
 """Ollama, through the `ollama` package's client: vectors by /api/embed, structured answers by /api/chat.
 
 Made after fork, at the first call; never retries, never follows a redirect. Only the models of SUPPORTED_MODELS are
-asked for. A text that is longer than its model reads is cut here, by a stated rule and with a line in the log, or
-refused alone (EMBEDDING_OVERFLOW): left to itself, a server cuts it without a word or refuses the whole batch.
+asked for. A text that is longer than its model reads is refused: left to itself, a server cuts it without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import httpx2
 import orjson
+from pydantic import SecretStr
 
-from aitp.errors import (
-    AitpError,
-    AnswerCut,
-    InputTooLong,
-    ModelMissing,
-    NonRetryableError,
-    RetryableError,
-    ServiceFault,
-)
-from aitp.logs import get_logger
-from aitp.policy.cutting import shortened
-from aitp.policy.model_names import with_tag
+from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, ServiceFault, UselessAnswer
+from aitp.policy.model_names import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.ollama_failures import OLLAMA, PathMissing, judge
+from aitp.providers.chat import messages_of, text_of, without_bounds
+from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
 from aitp.providers.wire import NO_OTHERS, BodyBound
@@ -40,23 +30,12 @@ ANSWER_BYTES_A_TEXT = 131_072
 # prompt in the middle. num_predict: some models never come to an end by themselves.
 CHAT_OPTIONS: Mapping[str, Any] = {"num_ctx": 8192, "num_predict": 4096, "temperature": 0}
 
-_log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Vectors of some texts, and what they cost; None: the server did not say."""
-
-    vectors: list[Vector]
-    tokens: int | None
-
-    def __add__(self, other: _Part) -> _Part:
-        known = self.tokens is not None and other.tokens is not None
-        return _Part(self.vectors + other.vectors, (self.tokens or 0) + (other.tokens or 0) if known else None)
-
 
 class OllamaProvider:
-    """`models`: those supported. `truncate`: cut texts that are too long. `missing`: told of a model to be pulled."""
+    """`models`: those supported. `think`: whether, or how much, models are to reason; None leaves it to them.
+
+    `missing`: told of a model to be pulled.
+    """
 
     name = OLLAMA
 
@@ -66,37 +45,46 @@ class OllamaProvider:
         models: Sequence[str],
         *,
         timeout_seconds: float = 120.0,
-        truncate: bool = True,
+        api_key: SecretStr | None = None,
         keep_alive: int | str | None = None,
         options: Mapping[str, Any] | None = None,
+        think: bool | str | None = None,
         trust: Trust = NO_OTHERS,
         missing: Callable[[str], None] = lambda model: None,
     ) -> None:
         self._base_url = base_url
         self._models = tuple(models)
-        self._supported = frozenset(map(with_tag, models))
+        self._supported = frozenset(map(canonical, models))
         self._timeout_seconds = timeout_seconds
-        self._truncate = truncate
+        self._api_key = api_key
         self._common: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
         self._options = dict(options or {})
+        self._think = think
         self._trust = trust
         self._missing = missing
         self._bound = BodyBound(OLLAMA)
         self._client: OllamaClient | None = None
-        self._old = False  # a server without /api/embed
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
-        self._refuse_unsupported(model)
-        part = self._vectors(texts, model)
-        usage = Usage.estimate(texts) if part.tokens is None else Usage(part.tokens, 0, part.tokens)
-        return Embeddings(part.vectors, usage)
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        if not chat:
+            return ()
+        return ("schema_bounds", "format") if self._think is None else ("think", "schema_bounds", "format")
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         self._refuse_unsupported(model)
+        options = {"options": self._options} if self._options else {}
+        request = {"model": model, "input": texts, "truncate": False, **options, **self._common}
+        limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
+        return read_embeddings(self._post("/api/embed", request, model, limit_bytes, texts), texts)
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
+        self._refuse_unsupported(model)
+        held = [name for name in self.optional(model, chat=True) if name not in leave_out]
         request = {
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in question.messages],
-            "format": question.schema,
+            "messages": messages_of(question, in_words="format" not in held),
             "stream": False,
             # Rather an error than an answer to half a prompt. Servers from before 0.12 know neither.
             "truncate": False,
@@ -104,12 +92,17 @@ class OllamaProvider:
             "options": {**CHAT_OPTIONS, **self._options},
             **self._common,
         }
-        return _read_reply(self._post("/api/chat", request, model, ANSWER_BYTES), question)
+        if "format" in held:
+            request["format"] = question.schema if "schema_bounds" in held else without_bounds(question.schema)
+        if "think" in held:
+            request["think"] = self._think
+        sent = [name for name in held if name != "schema_bounds" or "format" in held]
+        texts = [message.content for message in question.messages]
+        return read_reply(self._post("/api/chat", request, model, ANSWER_BYTES, texts, sent), question)
 
     def reset(self) -> None:
         # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.
         self._client = None
-        self._old = False
 
     def close(self) -> None:
         if self._client is not None:
@@ -117,111 +110,61 @@ class OllamaProvider:
             self._client = None
 
     def _refuse_unsupported(self, model: str) -> None:
-        if with_tag(model) not in self._supported:
+        if canonical(model) not in self._supported:
             known = ", ".join(self._models) or "none"
-            raise NonRetryableError(f"{model} is no model of SUPPORTED_MODELS, which has: {known}")
+            gone = ModelGone(OLLAMA, f"{model} is no model of SUPPORTED_MODELS, which has: {known}", model=model)
+            gone.bought_nothing = True
+            raise gone
 
-    # Vectors
-
-    def _vectors(self, texts: Sequence[str], model: str) -> _Part:
-        """Those of `texts`. If one of them is too long, all others keep theirs."""
-        try:
-            return self._call(texts, model, truncate=False)
-        except InputTooLong as error:
-            refused = _bare(error)
-        if len(texts) == 1:
-            return self._shortened(texts[0], model) if self._truncate else _Part([refused], 0)
-        middle = len(texts) // 2
-        return self._vectors(texts[:middle], model) + self._vectors(texts[middle:], model)
-
-    def _shortened(self, text: str, model: str) -> _Part:
-        """The vector of as much of `text` as the model takes: cut by the server, or by a quarter again and again.
-
-        From 0.13.5 on servers may refuse a text that is too long although asked to cut it (ollama/ollama#14186).
-        """
-        kept = text
-        while True:
-            try:
-                part = self._call([kept], model, truncate=True)
-            except InputTooLong as error:
-                shorter = shortened(kept)
-                if shorter is None:
-                    return _Part([_bare(error)], 0)
-                kept = shorter
-                continue
-            by = "characters" if kept != text else "the server"
-            facts = {"characters": len(text), "kept_characters": len(kept) if kept != text else None}
-            _log.warning("Text too long for its model, cut", model=model, cut_by=by, **facts, kept_tokens=part.tokens)
-            return part
-
-    def _call(self, texts: Sequence[str], model: str, *, truncate: bool) -> _Part:
-        if not self._old:
-            request = {"model": model, "input": texts, "truncate": truncate, **self._embedding_options()}
-            try:
-                answer = self._post("/api/embed", request, model, ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts))
-                return read_embeddings(answer, len(texts))
-            except PathMissing:
-                _log.info("Ollama has no /api/embed, asking /api/embeddings, text by text")
-            self._old = True
-        try:
-            return self._call_one_by_one(texts, model)
-        except PathMissing:
-            self._old = False  # it is not that the server is old
-            raise
-
-    def _call_one_by_one(self, texts: Sequence[str], model: str) -> _Part:
-        """As servers before 0.3 have it. Their vectors have no particular length, newer ones' have length 1."""
-        numbers = []
-        for text in texts:
-            request = {"model": model, "prompt": text, **self._embedding_options()}
-            answer = self._post("/api/embeddings", request, model, ANSWER_BYTES)
-            numbers.append(answer.get("embedding") if isinstance(answer, dict) else None)
-        return read_embeddings({"embeddings": numbers}, len(texts), unit=True)
-
-    def _embedding_options(self) -> dict[str, Any]:
-        return {**({"options": self._options} if self._options else {}), **self._common}
-
-    # The wire
-
-    def _post(self, path: str, request: dict[str, Any], model: str, limit_bytes: int) -> object:
+    def _post(
+        self,
+        path: str,
+        request: dict[str, Any],
+        model: str,
+        limit_bytes: int,
+        texts: Sequence[str],
+        sent: Sequence[str] = (),
+    ) -> object:
         """The answer's JSON; its body is free again when this returns."""
         self._bound.limit_bytes = limit_bytes
         if self._client is None:
-            self._client = OllamaClient(self._base_url, self._bound, self._timeout_seconds, self._trust)
+            self._client = OllamaClient(self._base_url, self._bound, self._timeout_seconds, self._trust, self._api_key)
         try:
             return self._client.post(path, request)
         except orjson.JSONDecodeError:
             failure: AitpError = _no_answer("no JSON")
         except httpx2.HTTPError as error:
-            failure = judge(error, model)
+            failure = judge(error, model, texts, sent)
         # Out here the caught error is gone: it holds the request (texts) or the server's own words.
         if isinstance(failure, ModelMissing):
             self._missing(model)
         raise failure
 
 
-def read_embeddings(answer: object, count: int, *, unit: bool = False) -> _Part:
-    """The vectors of an answer to `count` texts, `unit`: brought to length 1. ServiceFault: none of them is usable."""
+def read_embeddings(answer: object, texts: Sequence[str]) -> Embeddings:
+    """The vectors of an answer to `texts`; an unusable one is a UselessAnswer. ServiceFault: it is no such answer."""
     if not isinstance(answer, dict) or not isinstance(items := answer.get("embeddings"), list):
         raise _no_answer("JSON without a list of embeddings")
-    if len(items) != count:
-        raise _no_answer(f"{len(items)} vectors for {count} texts")
-    vectors = [_vector(item, unit) for item in items]
-    if not any(isinstance(vector, bytes) for vector in vectors):
-        raise _no_answer(f"no usable vector ({vectors[0]!s})")
-    return _Part(vectors, _count(answer.get("prompt_eval_count")))
+    if len(items) != len(texts):
+        raise _no_answer(f"{len(items)} vectors for {len(texts)} texts")
+    if not any(isinstance(item, list) for item in items):
+        raise _no_answer("no vector")
+    tokens = _count(answer.get("prompt_eval_count"))
+    usage = Usage.estimate(texts) if tokens is None else Usage(tokens, 0, tokens)
+    return Embeddings([_vector(item) for item in items], usage)
 
 
-def _vector(numbers: object, unit: bool) -> Vector:
+def _vector(numbers: object) -> Vector:
     if not isinstance(numbers, list):
-        return RetryableError(f"{OLLAMA} sent no vector for this text")
+        return UselessAnswer(f"{OLLAMA} sent no vector for this text")
     try:
-        return vector_from_numbers(numbers, None, unit=unit)
+        return vector_from_numbers(numbers, None)
     except UnusableVector as error:
-        return RetryableError(f"{OLLAMA} sent an unusable vector: {error}")
+        return UselessAnswer(f"{OLLAMA} sent an unusable vector: {error}")
 
 
-def _read_reply(answer: object, question: Question) -> Reply:
+def read_reply(answer: object, question: Question) -> Reply:
+    """What the model said. Raises AnswerCut, or what else keeps an answer from being one."""
     message = answer.get("message") if isinstance(answer, dict) else None
     if not isinstance(answer, dict) or not isinstance(message, dict):
         raise _no_answer("JSON without a message")
@@ -229,9 +172,11 @@ def _read_reply(answer: object, question: Question) -> Reply:
         raise _no_answer("an answer that is not done")
     if answer.get("done_reason") == "length":
         raise AnswerCut(f"{OLLAMA}: the model's answer was cut at its greatest length; see OLLAMA_OPTIONS, num_predict")
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip():
-        raise RetryableError(f"{OLLAMA}: the model's answer is empty")
+    text = text_of(message.get("content"))
+    if not text.strip():
+        if message.get("thinking"):
+            raise UselessAnswer(f"{OLLAMA}: the model thought and then answered nothing; see OLLAMA_THINK")
+        raise UselessAnswer(f"{OLLAMA}: the model's answer is empty")
     prompt, completion = _count(answer.get("prompt_eval_count")), _count(answer.get("eval_count"))
     if prompt is None or completion is None:  # a prompt that it had in its cache is not counted
         return Reply(text, Usage.estimate([message.content for message in question.messages], text))
@@ -240,11 +185,6 @@ def _read_reply(answer: object, question: Question) -> Reply:
 
 def _count(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None
-
-
-def _bare(error: InputTooLong) -> InputTooLong:
-    """The same without its traceback, which holds the texts."""
-    return InputTooLong(str(error))
 
 
 def _no_answer(what: str) -> ServiceFault:

@@ -1,17 +1,14 @@
 """What a failed call to Ollama means: one table, first match wins. No effects: `aitp.providers.ollama` asks and raises.
 
-Ollama names no codes: an error is a status and a sentence, and the sentence decides. Its words are looked at here and
-never passed on, as they may quote the text. A missing model and a missing path are both 404.
+Ollama names no codes: an error is a status and a sentence. A missing model and a missing path are both 404. Models
+that run in its cloud are refused one by one (a cap, a subscription, a sign-in), and no local one with them.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import httpx2
-import orjson
 
 from aitp.errors import (
     AitpError,
@@ -19,38 +16,18 @@ from aitp.errors import (
     CredentialsRefused,
     InputRefused,
     InputTooLong,
+    ModelGone,
     ModelMissing,
-    NonRetryableError,
+    RequestRefused,
     ServiceFault,
+    SettingRefused,
 )
-from aitp.policy.retry_after import parse_retry_after
+from aitp.policy.model_names import canonical
+from aitp.providers.refusals import LONG_PAUSE_SECONDS, MAYBE_BOUGHT, Refusal, refusal_of
 from aitp.tasks import Service
 
 OLLAMA = Service.OLLAMA.value
-MAX_PAUSE_SECONDS = 3_600.0
-MIN_PAUSE_SECONDS = 0.1
-RATE_PAUSE_SECONDS = 5.0  # where the server does not say
 MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
-
-
-class PathMissing(ServiceFault):
-    """The server does not know the path: it is older than that, or no Ollama at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error answer, reduced to what the table looks at. `message` is Ollama's own, in lower case, else empty."""
-
-    status: int
-    model: str
-    message: str = ""
-    retry_after: str | None = None
-
-    def __str__(self) -> str:
-        return f"ollama answered {self.status}"
-
-    def says(self, *words: str) -> bool:
-        return any(word in self.message for word in words)
 
 
 def _fault(refusal: Refusal) -> AitpError:
@@ -66,15 +43,18 @@ def _memory(refusal: Refusal) -> AitpError:
 
 
 def _too_long(refusal: Refusal) -> AitpError:
-    return InputTooLong(f"{refusal}: the text is longer than what {refusal.model} reads at once")
+    said = f"{refusal}: the text is longer than what {refusal.model} reads at once"
+    return InputTooLong(said, tokens=refusal.tokens)
 
 
 def _other_kind(refusal: Refusal) -> AitpError:
-    return NonRetryableError(f"{refusal}: {refusal.model} is no model for this type of task")
+    said = f"{refusal}: {refusal.model} is no model for this type of task"
+    return ModelGone(OLLAMA, said, model=refusal.model)
 
 
 def _options(refusal: Refusal) -> AitpError:
-    return ServiceFault(OLLAMA, f"{refusal}, because of its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE")
+    said = f"{refusal}, because of its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE"
+    return SettingRefused(OLLAMA, said, setting="OLLAMA_OPTIONS")
 
 
 def _runner(refusal: Refusal) -> AitpError:
@@ -83,11 +63,13 @@ def _runner(refusal: Refusal) -> AitpError:
 
 
 def _name(refusal: Refusal) -> AitpError:
-    return NonRetryableError(f"{refusal}: {refusal.model} is no name of a model; look at SUPPORTED_MODELS")
+    said = f"{refusal}: {refusal.model} is no name of a model; look at SUPPORTED_MODELS"
+    return ModelGone(OLLAMA, said, model=refusal.model)
 
 
-def _schema(refusal: Refusal) -> AitpError:
-    return NonRetryableError(f"{refusal}: it cannot follow the schema of this type of task")
+def _parameter(refusal: Refusal) -> AitpError:
+    name = refusal.parameter
+    return RequestRefused(f"{refusal}: {refusal.model} takes no {name or 'such parameter'} there", parameter=name)
 
 
 def _missing_model(refusal: Refusal) -> AitpError:
@@ -96,22 +78,40 @@ def _missing_model(refusal: Refusal) -> AitpError:
 
 
 def _missing_path(refusal: Refusal) -> AitpError:
-    return PathMissing(OLLAMA, f"{refusal}, and not because of the model: look at OLLAMA_BASE_URL")
+    return ServiceFault(OLLAMA, f"{refusal}, and not because of the model: look at OLLAMA_BASE_URL")
+
+
+def _capped(refusal: Refusal) -> AitpError:
+    said = f"{refusal}: the account's cap for {refusal.model} is reached; other models go on"
+    seconds = LONG_PAUSE_SECONDS if refusal.delay is None else refusal.pause_seconds
+    return CooldownRequired(OLLAMA, said, seconds=seconds, model=refusal.model)
 
 
 def _rate(refusal: Refusal) -> AitpError:
-    wanted = parse_retry_after(refusal.retry_after, time.time())
-    seconds = min(max(RATE_PAUSE_SECONDS if wanted is None else wanted, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
-    return CooldownRequired(OLLAMA, f"{refusal}: it wants fewer requests", seconds=seconds, model=None)
+    said = f"{refusal}: it, or a proxy in front of it, wants fewer requests"
+    return CooldownRequired(OLLAMA, said, seconds=refusal.pause_seconds, model=None)
 
 
-def _refused(refusal: Refusal) -> AitpError:
-    said = f"{refusal}: it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS"
-    return CredentialsRefused(OLLAMA, said)
+def _not_for_us(refusal: Refusal) -> AitpError:
+    said = f"{refusal}: {refusal.model} runs in Ollama's cloud, and needs a sign-in (ollama signin, OLLAMA_API_KEY) or"
+    return ModelGone(OLLAMA, f"{said} a subscription; other models go on", model=refusal.model)
+
+
+def _credentials(refusal: Refusal) -> AitpError:
+    return CredentialsRefused(OLLAMA, f"{refusal}: look at OLLAMA_API_KEY and OLLAMA_BASE_URL")
+
+
+def _kept_out(refusal: Refusal) -> AitpError:
+    advice = "it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS"
+    return CredentialsRefused(OLLAMA, f"{refusal}: {advice}", named=False)
 
 
 def _input(refusal: Refusal) -> AitpError:
     return InputRefused(f"{refusal}: it refuses the input")
+
+
+def _request(refusal: Refusal) -> AitpError:
+    return RequestRefused(f"{refusal}: it refuses the request, and does not name what of it")
 
 
 Condition = Callable[[Refusal], bool]
@@ -129,19 +129,38 @@ _RUNNER_GONE = (
     "failed to acquire",
 )
 
+
+def _is_of_the_cloud(refusal: Refusal) -> bool:
+    """By its tag, or by what is said of it."""
+    tag = canonical(refusal.model).rsplit(":", 1)[-1]
+    return tag.endswith("cloud") or refusal.says("subscription", "upgrade", "sign in", "signin", "usage limit")
+
+
 ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
-    # 400 on /api/embed, 500 on /api/embeddings, 413 from some versions' runners.
+    # 400 on /api/embed, 500 elsewhere, 413 from some versions' runners.
     (
-        "input longer than the context, whatever the status",
-        lambda r: r.says("exceeds the context length", "exceeds maximum context length", "exceed_context_size"),
+        "400, 413, 422, 500, input longer than the context",
+        lambda r: r.status in (400, 413, 422, 500) and r.is_too_long,
         _too_long,
+    ),
+    (
+        "400, 422, 500, a parameter by its name",
+        lambda r: r.status in (400, 422, 500) and bool(r.parameter),
+        _parameter,
     ),
     ("model of another kind, whatever the status", lambda r: r.says("does not support"), _other_kind),
     ("404, model", lambda r: r.status == 404 and r.says("not found") and r.says("model"), _missing_model),
     ("404, path", lambda r: r.status == 404, _missing_path),
-    ("401, 403", lambda r: r.status in (401, 403), _refused),
+    ("429, a model of the cloud", lambda r: r.status == 429 and _is_of_the_cloud(r), _capped),
     ("429", lambda r: r.status == 429, _rate),
-    # A wrong setting must not fail the whole queue, text by text. 400 or 500, by version and path.
+    ("401, 402, 403, a model of the cloud", lambda r: r.status in (401, 402, 403) and _is_of_the_cloud(r), _not_for_us),
+    (
+        "401, or 403 that names the key",
+        lambda r: (r.status == 401 and r.is_json) or (r.status in (401, 403) and r.names_the_key),
+        _credentials,
+    ),
+    ("401, 403, not a word of the key", lambda r: r.status in (401, 403), _kept_out),
+    # 400 or 500, by version and path.
     (
         "400, 500, options",
         lambda r: r.status in (400, 500) and r.says('option "', "invalid option", "invalid duration", "in duration"),
@@ -152,14 +171,8 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
         lambda r: r.status in (400, 500) and r.says("invalid model name", "unqualified name", "model is required"),
         _name,
     ),
-    (
-        "400, 500, a schema that it cannot follow",
-        lambda r: r.status in (400, 500) and r.says("json schema in format", "invalid format"),
-        _schema,
-    ),
     ("500, memory", lambda r: r.status == 500 and r.says("more system memory", "out of memory"), _memory),
-    # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder. Taken for a
-    # fault of the server's, one such text would keep its breaker open for all others.
+    # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder.
     (
         "400, 500, NaN",
         lambda r: r.status in (400, 500) and r.says("unsupported value: nan", "unsupported value: +inf", "nan or inf"),
@@ -167,31 +180,28 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     ),
     # /api/embed answers 400 even then: seen with 0.17.4, whose runner was killed within a batch.
     ("400, 500, its runner is gone", lambda r: r.status in (400, 500) and r.says(*_RUNNER_GONE), _runner),
-    ("400, 413, 422", lambda r: r.status in (400, 413, 422), _input),
+    (
+        "400, 413, 415, 422 and other refusals",
+        lambda r: 400 <= r.status < 500 and r.status not in (405, 407, 408, 409, 425, 499),
+        _request,
+    ),
     ("503", lambda r: r.status == 503, _busy),
-    ("408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
+    ("405, 408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
 )
 
 
-def judge(error: httpx2.HTTPError, model: str) -> AitpError:
-    """Our error for what the client raised in a call for `model`."""
+def judge(error: httpx2.HTTPError, model: str, texts: Sequence[str] = (), sent: Sequence[str] = ()) -> AitpError:
+    """Our error for what the client raised in a call for `model`, with `texts` and the optional parameters `sent`."""
     if isinstance(error, httpx2.HTTPStatusError):
-        refusal = refusal_of(error.response, model)
-        return next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
+        refusal = refusal_of(OLLAMA, error.response, model, texts=texts, sent=sent)
+        failure = next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
+        failure.bought_nothing = refusal.status not in MAYBE_BOUGHT
+        return failure
     name = type(error).__name__
     if isinstance(error, httpx2.TimeoutException):
         return ServiceFault(OLLAMA, f"ollama did not answer in time ({name}): look at OLLAMA_TIMEOUT")
     # Its words only where they are the system's: others quote what was sent.
     detail = f"{name}: {error}" if isinstance(error, httpx2.ConnectError) else name
-    return ServiceFault(OLLAMA, f"ollama gave no answer ({detail})")
-
-
-def refusal_of(response: httpx2.Response, model: str) -> Refusal:
-    """The facts of an error answer. Gin's own `404 page not found` and a proxy's pages are no words of Ollama's."""
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        body = None
-    message = body.get("error") if isinstance(body, dict) else None
-    said = message.lower() if isinstance(message, str) else ""
-    return Refusal(response.status_code, model, said, response.headers.get("retry-after"))
+    fault = ServiceFault(OLLAMA, f"ollama gave no answer ({detail})")
+    fault.bought_nothing = isinstance(error, httpx2.ConnectError)
+    return fault

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import ollama
 import orjson
+from pydantic import SecretStr
 
 from aitp.providers.wire import BodyBound, http_client
 from aitp.trust import Trust
@@ -20,11 +21,20 @@ from aitp.trust import Trust
 class OllamaClient(ollama.Client):
     """Its errors are those of httpx2, but for `ollama.ResponseError`: an error inside a 200 stream."""
 
-    def __init__(self, base_url: str, bound: BodyBound, timeout_seconds: float, trust: Trust) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        bound: BodyBound,
+        timeout_seconds: float,
+        trust: Trust,
+        api_key: SecretStr | None = None,
+    ) -> None:
         # Deliberately not super(): see above. This is all that it would set.
         self._client = self._http = http_client(bound, timeout_seconds, trust)
         self._http.base_url = httpx2.URL(base_url)
         self._http.headers["Accept-Encoding"] = "identity"
+        if api_key is not None:
+            self._http.headers["Authorization"] = f"Bearer {api_key.get_secret_value()}"
         self._http.event_hooks = {"response": [bound, _read_error]}
 
     def post(self, path: str, request: dict[str, Any]) -> object:

@@ -1,28 +1,27 @@
 """OpenAI, or any server that speaks its protocol, through the official client.
 
 One call is one request: the client never retries (the ledger does), never follows a redirect, and is made at the
-first call, after fork. But a text that is alone and longer than its model reads is cut and sent once more, if
-EMBEDDING_OVERFLOW says so: what was refused cost nothing. The request is posted as ready JSON and the answer taken as
-raw bytes, which the client offers for endpoints it does not know: its own way costs twice the CPU, most of it for
-objects that nobody here wants.
+first call, after fork. The request is posted as ready JSON and the answer taken as raw bytes, which the client offers
+for endpoints it does not know: its own way costs twice the CPU, most of it for objects that nobody here wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 import orjson
 from pydantic import SecretStr
 
-from aitp.errors import AitpError, CooldownRequired, InputTooLong, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, ServiceFault, SettingRefused, UselessAnswer
 from aitp.logs import get_logger
-from aitp.policy.cutting import shortened
-from aitp.providers import Embeddings, Question, Reply, Usage, Vector, chat
+from aitp.providers import Embeddings, Question, Reply, Usage, Vector
+from aitp.providers import chat as _chat
 from aitp.providers.failures import OPENAI, judge
-from aitp.providers.vectors import UnusableVector, vector_from_base64, vector_from_numbers
+from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
 from aitp.providers.wire import NO_OTHERS, BodyBound, http_client
 from aitp.trust import Trust
 
@@ -42,7 +41,7 @@ def accepts_dimensions(model: str) -> bool:
 class OpenAIProvider:
     """`dimensions`: numbers to ask for in an embedding of models that accept it; None leaves it to the model.
 
-    `truncate`: cut a text that is longer than its embedding model reads; else it is refused.
+    `effort`, `tier`: how much a model is to reason, and by which terms it is bought; empty: not said.
     """
 
     name = OPENAI
@@ -54,53 +53,49 @@ class OpenAIProvider:
         base_url: str = DEFAULT_BASE_URL,
         timeout_seconds: float = 60.0,
         dimensions: int | None = None,
-        truncate: bool = True,
+        effort: str = "",
+        tier: str = "",
         trust: Trust = NO_OTHERS,
     ) -> None:
         self._api_key = api_key
         self._base_url = base_url
         self._timeout_seconds = timeout_seconds
         self._dimensions = dimensions
-        self._truncate = truncate
+        self._effort = effort
+        # Other servers know no tiers, most of them, and "default" is what they have: some refuse what they don't know.
+        own = urlsplit(base_url).hostname == urlsplit(DEFAULT_BASE_URL).hostname
+        self._tier = tier if own or tier != "default" else ""
         self._trust = trust
         self._bound = BodyBound(OPENAI)
         self._client: openai.OpenAI | None = None
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        if chat:
+            return _chat.optional(model, self._effort, self._tier)
+        return ("encoding_format", "dimensions") if accepts_dimensions(model) else ("encoding_format",)
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         length = (dimensions or self._dimensions) if accepts_dimensions(model) else None
-        kept = texts
-        while True:
-            try:
-                answer = self._embed(kept, model, length)
-            except InputTooLong as error:
-                # Which of several it is, halving finds out: each half is a claim of its own, within the limits.
-                shorter = shortened(kept[0], error.tokens) if self._truncate and len(kept) == 1 else None
-                if shorter is None:
-                    raise
-                kept = [shorter]
-                continue
-            if kept is not texts:
-                facts = {"characters": len(texts[0]), "kept_characters": len(kept[0])}
-                used = answer.usage.prompt_tokens
-                _log.warning(
-                    "Text too long for its model, cut", model=model, cut_by="characters", **facts, kept_tokens=used
-                )
-            return answer
-
-    def _embed(self, texts: Sequence[str], model: str, length: int | None) -> Embeddings:
-        request: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
-        if length is not None:
-            request["dimensions"] = length
+        wanted = {"encoding_format": "base64", "dimensions": length}
+        held = {name: value for name, value in wanted.items() if value is not None and name not in leave_out}
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
-        return read_embeddings(self._post("/embeddings", request, model), texts, length)
+        answer = self._post("/embeddings", {"model": model, "input": texts, **held}, model, texts, tuple(held))
+        return read_embeddings(answer, texts, length)
 
-    def ask(self, question: Question, model: str) -> Reply:
-        self._bound.limit_bytes = chat.ANSWER_BYTES
-        return chat.read_reply(
-            OPENAI, self._post("/chat/completions", chat.request_of(question, model), model), question
-        )
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
+        held = tuple(name for name in self.optional(model, chat=True) if name not in leave_out)
+        if "json_schema" in leave_out:
+            held = tuple(name for name in held if name != "schema_bounds")  # told in words, and no longer sent
+        request = _chat.request_of(question, model, held, self._effort, self._tier)
+        texts = [message.content for message in question.messages]
+        self._bound.limit_bytes = _chat.ANSWER_BYTES
+        return _chat.read_reply(OPENAI, self._post("/chat/completions", request, model, texts, held), question)
 
-    def _post(self, path: str, request: dict[str, Any], model: str) -> object:
+    def _post(
+        self, path: str, request: Mapping[str, Any], model: str, texts: Sequence[str], held: Sequence[str]
+    ) -> object:
         """The answer's JSON; its body is free again when this returns."""
         if self._client is None:
             self._client = self._connect()
@@ -110,7 +105,7 @@ class OpenAIProvider:
         except orjson.JSONDecodeError:
             failure: AitpError = _no_answer("no JSON")
         except openai.OpenAIError as error:
-            failure = judge(error, model)
+            failure = judge(error, model, texts, held, str(request.get("service_tier", "")))
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
@@ -139,30 +134,58 @@ class OpenAIProvider:
 def read_embeddings(answer: object, texts: Sequence[str], length: int | None) -> Embeddings:
     """The vectors of `texts` from an answer's JSON, each `length` numbers long if not None. Takes the answer apart.
 
-    A text whose vector is missing, doubled or unusable gets a RetryableError of its own; an answer without one usable
-    vector is the service's fault.
+    A text whose vector is missing, doubled or unusable gets a UselessAnswer of its own. SettingRefused: all are whole,
+    and of another length. ServiceFault: it is no answer to such a request.
     """
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
         raise _no_answer("JSON without a list of embeddings")
-    vectors: list[Vector | None] = [None] * len(texts)
-    for item in items:
-        index = item.get("index") if isinstance(item, dict) else None
-        if type(index) is int and 0 <= index < len(texts):
-            doubled = vectors[index] is not None
-            vectors[index] = _unusable("sent two vectors for this text") if doubled else _vector(item, length)
-    whole: list[Vector] = [_unusable("sent no vector for this text") if v is None else v for v in vectors]
-    if not any(isinstance(vector, bytes) for vector in whole):
-        raise _no_answer(f"no usable vector ({whole[0]!s})")
-    return Embeddings(whole, _usage(answer.get("usage"), texts))
+    found: list[list[Any]] = [[] for _ in texts]
+    for index, item in zip(_positions(items, len(texts)), items, strict=True):
+        if 0 <= index < len(texts):
+            found[index].append(item.pop("embedding", None) if isinstance(item, dict) else None)
+    if not any(isinstance(each, str | list) for embeddings in found for each in embeddings):
+        raise _no_answer("no vector")
+    vectors: list[Vector] = []
+    lengths = set()
+    for embeddings in found:
+        try:
+            vectors.append(_vector(embeddings, length))
+        except WrongLength as error:
+            lengths.add(error.length)
+            vectors.append(_unusable(f"sent an unusable vector: {error}"))
+    if len(lengths) == 1 and not any(isinstance(vector, bytes) for vector in vectors):
+        said = (
+            f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at EMBEDDING_DIMENSIONS"
+        )
+        raise SettingRefused(OPENAI, said, setting="EMBEDDING_DIMENSIONS")
+    return Embeddings(vectors, _usage(answer.get("usage"), texts))
 
 
-def _vector(item: dict[str, Any], length: int | None) -> Vector:
-    embedding = item.pop("embedding", None)  # freed one by one: a worker's memory is counted
+def _positions(items: Sequence[Any], count: int) -> list[int]:
+    """Which text each item is for, -1 for none: by `index`, or by its place in a whole list where that says nothing.
+
+    Servers leave `index` out where it is 0, or everywhere, or have 0 everywhere.
+    """
+    said = [item.get("index") if isinstance(item, dict) else None for item in items]
+    given = [index if type(index) is int else None for index in said]
+    whole = len(items) == count
+    if whole and (not any(given) or all(index in (None, place) for place, index in enumerate(given))):
+        return list(range(count))
+    return [index if type(index) is int else 0 if index is None and isinstance(item, dict) else -1
+            for index, item in zip(said, items, strict=True)]  # fmt: skip
+
+
+def _vector(embeddings: list[Any], length: int | None) -> Vector:
+    if len(embeddings) > 1:
+        return _unusable("sent two vectors for this text")
+    embedding = embeddings.pop() if embeddings else None  # freed one by one: a worker's memory is counted
     try:
         if isinstance(embedding, str):
             return vector_from_base64(embedding, length)
         if isinstance(embedding, list):
             return vector_from_numbers(embedding, length)
+    except WrongLength:
+        raise
     except UnusableVector as error:
         return _unusable(f"sent an unusable vector: {error}")
     return _unusable("sent no vector for this text")
@@ -176,8 +199,8 @@ def _usage(counted: object, texts: Sequence[str]) -> Usage:
     return Usage.estimate(texts)
 
 
-def _unusable(what: str) -> RetryableError:
-    return RetryableError(f"{OPENAI} {what}")
+def _unusable(what: str) -> UselessAnswer:
+    return UselessAnswer(f"{OPENAI} {what}")
 
 
 def _no_answer(what: str) -> ServiceFault:

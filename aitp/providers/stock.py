@@ -1,16 +1,17 @@
-"""Which of the supported models the Ollama server has: one small file, written by whoever looks after them.
+"""What is known of models: one small file, written by whoever looks after them.
 
-Readiness, metrics and the page read it; they never ask the server. The file is replaced as a whole, so that a reader
+Which of the supported ones the Ollama server has, and when those that OpenAI offers are shut down.
+
+Readiness, metrics and the page read it; they never ask a server. The file is replaced as a whole, so that a reader
 sees all or nothing of it. Whatever cannot be read counts as not there.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Stage(StrEnum):
 class ModelState:
     """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not.
 
-    `failures`: pulls that have failed since it was last there.
+    `failures`: pulls that have failed since it was last there, or since one last brought something. `pull_at`: it is
+    not pulled again before (UTC seconds).
     """
 
     stage: Stage
@@ -44,6 +46,7 @@ class ModelState:
     reason: str = ""
     vanished: int = 0
     failures: int = 0
+    pull_at: float = 0.0
 
     @property
     def percent(self) -> int:
@@ -59,14 +62,24 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """All supported models by name. `problem`: why the server could not be asked, then the models are of before."""
+    """All supported models by name. `problem`: why the server could not be asked, then the models are of before.
+
+    `shutdowns`: of OpenAI's models, by name, as of `shutdowns_at`; when each is shut down (UTC seconds).
+    """
 
     models: Mapping[str, ModelState]
     problem: str = ""
-    at: float = dataclasses.field(default_factory=time.time)
+    at: float = field(default_factory=time.time)
+    shutdowns: Mapping[str, float] = field(default_factory=dict)
+    shutdowns_at: float = 0.0
 
-    def having(self, name: str, state: ModelState) -> Stock:
-        return Stock({**self.models, name: state})
+    def having(self, name: str, state: ModelState, at: float) -> Stock:
+        return replace(self, models={**self.models, name: state}, problem="", at=at)
+
+
+def uses_openai(settings: Settings) -> bool:
+    """Whether anything is bought from OpenAI."""
+    return settings.processing_mode != "ollama" and not settings.mock and settings.openai_api_key is not None
 
 
 def uses_models(settings: Settings) -> bool:
@@ -90,10 +103,15 @@ def read_stock(runtime_dir: Path) -> Stock | None:
     try:
         document = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
         models = {name: _state(**state) for name, state in document["models"].items()}
-        return Stock(models, str(document["problem"]), float(document["at"]))
+        shutdowns = {name: float(at) for name, at in document["shutdowns"].items()}
+        at, shutdowns_at = float(document["at"]), float(document["shutdowns_at"])
+        return Stock(models, str(document["problem"]), at, shutdowns, shutdowns_at)
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
 
-def _state(stage: str, completed: int, total: int, reason: str, vanished: int, failures: int) -> ModelState:
-    return ModelState(Stage(stage), int(completed), int(total), str(reason), int(vanished), int(failures))
+def _state(
+    stage: str, completed: int, total: int, reason: str, vanished: int, failures: int, pull_at: float
+) -> ModelState:
+    numbers = (int(vanished), int(failures), float(pull_at))
+    return ModelState(Stage(stage), int(completed), int(total), str(reason), *numbers)

@@ -17,6 +17,14 @@ class UnusableVector(ValueError):
     """What was sent is no vector that may be stored. The message says why, without the numbers."""
 
 
+class WrongLength(UnusableVector):
+    """It is a vector, of another `length` than was wanted."""
+
+    def __init__(self, wanted: int, length: int) -> None:
+        super().__init__(f"expected {wanted} numbers, got {length}")
+        self.length = length
+
+
 def vector_from_base64(text: str, length: int | None) -> bytes:
     """JSON of little-endian float32 in base64. `length`: how many were asked for, None if the model decides."""
     try:
@@ -27,25 +35,24 @@ def vector_from_base64(text: str, length: int | None) -> bytes:
     return vector_json(vector, length)
 
 
-def vector_from_numbers(numbers: list[Any], length: int | None, *, unit: bool = False) -> bytes:
-    """JSON of a list of numbers: for servers that know no base64. `unit`: brought to length 1."""
+def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
+    """JSON of a list of numbers: for servers that know no base64."""
     try:
         values = np.asarray(numbers)
     except ValueError as error:
         raise UnusableVector("expected a flat list of numbers") from error
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise UnusableVector("expected a flat list of numbers")
-    # What does not fit float32 becomes infinite, what has no direction no number: both are refused as such.
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if unit:
-            values = values / np.sqrt(np.square(values, dtype="<f8").sum())
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as such
         return vector_json(values.astype("<f4"), length)
 
 
 def vector_json(vector: np.ndarray[Any, np.dtype[np.float32]], length: int | None) -> bytes:
-    """JSON of `vector` (float32) in the shortest digits. UnusableVector: it is empty, not finite, or not as asked."""
-    if length is not None and len(vector) != length:
-        raise UnusableVector(f"expected {length} numbers, got {len(vector)}")
+    """JSON of `vector` (float32) in the shortest digits. UnusableVector: empty, not finite, all zeros, not as asked."""
     if not len(vector) or not np.isfinite(vector).all():
         raise UnusableVector("expected finite numbers, and at least one")
+    if not vector.any():
+        raise UnusableVector("expected a direction, got nothing but zeros")
+    if length is not None and len(vector) != length:
+        raise WrongLength(length, len(vector))
     return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)

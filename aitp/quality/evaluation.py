@@ -9,7 +9,7 @@ call may take is the provider's own affair.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,7 +22,9 @@ from aitp.errors import (
     CredentialsRefused,
     ModelRefused,
     NonRetryableError,
+    RequestRefused,
     RetryableError,
+    UselessAnswer,
 )
 from aitp.processors import PROCESSORS, Context
 from aitp.providers import Embeddings, Provider, Question, Reply, Usage
@@ -72,15 +74,20 @@ class Meter:
         self.usage = NOTHING
         self.mock = False
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return self._provider.optional(model, chat=chat)
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         self.calls += 1
-        reply = self._provider.ask(question, model)
+        reply = self._provider.ask(question, model, leave_out)
         self.usage += reply.usage
         self.mock |= reply.mock
         return reply
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
-        return self._provider.embed(texts, model, dimensions)
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
+        return self._provider.embed(texts, model, dimensions, leave_out)
 
     def reset(self) -> None:
         self._provider.reset()
@@ -146,7 +153,7 @@ def _kind(error: RetryableError | NonRetryableError) -> Failure:
             return Failure.REFUSED
         case AnswerCut():
             return Failure.CUT
-        case RetryableError():
+        case RetryableError() if not isinstance(error, UselessAnswer | RequestRefused):
             return Failure.UNANSWERED
         case _:
             return Failure.UNUSABLE

@@ -66,7 +66,10 @@ class RecordedProvider:
         """The texts that something was recorded about."""
         return {id_ for recording in self._recordings.values() for id_ in recording.replies}
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         recording = self._recordings.get(question.name)
         replies = recording.replies.get(self._ids.get(text_of(question), "")) if recording else None
         # Each reply that was no good is in the conversation that asks for the next one.
@@ -82,7 +85,9 @@ class RecordedProvider:
         total = usage.prompt_tokens + usage.completion_tokens
         return Reply(said, Usage(usage.prompt_tokens, usage.completion_tokens, total))
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         raise NonRetryableError("no embeddings were recorded")
 
     def reset(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aitp.errors import LedgerError
 from aitp.ledger.history import History, read_history
+from aitp.ledger.locks import master_of
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, is_hidden, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
@@ -25,6 +26,7 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 class Facts:
     """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
     says why; `stock`: of Ollama. `hidden`: this user may not look at the scoreboard, and cannot tell whether it runs.
+    `ledger_holder`: the pid of the ledger's master, whosever that is, if no master of ours makes its rounds.
     """
 
     now: float
@@ -38,6 +40,7 @@ class Facts:
     stock: Stock | None = None
     monotonic: float = 0.0
     hidden: bool = False
+    ledger_holder: int | None = None
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -46,10 +49,11 @@ def read_facts(settings: Settings) -> Facts:
     records = glance(settings.runtime_dir / "scoreboard")
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
+    ticks = master_ticks(records, monotonic)
     return Facts(
         now=time.time(),
         master=next((record for record in records if record.slot == MASTER), None),
-        master_ticks=master_ticks(records, monotonic),
+        master_ticks=ticks,
         children=children,
         overrun=tuple(record for record in children if record.overdue(monotonic)),
         ledger=ledger,
@@ -57,6 +61,7 @@ def read_facts(settings: Settings) -> Facts:
         has_token=_has_token(settings),
         stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
         monotonic=monotonic,
+        ledger_holder=None if ticks else master_of(settings.ledger_path),
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
     )
 

@@ -26,7 +26,7 @@ from aitp.web.facts import Facts
 from aitp.web.readiness import readiness_problems
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
-_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.LEAVING)
+_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
 
 
 def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
@@ -66,6 +66,8 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
         yield _one(metrics.LAST_POLL, ledger.last_poll_at)
     yield _one(metrics.DISK_FREE, ledger.disk_free)
     yield _one(metrics.PAUSED, ledger.paused)
+    quarantines = Counter(quarantine.provider for quarantine in ledger.quarantines)
+    yield reading(metrics.QUARANTINES, {(service.value,): quarantines[service.value] for service in Service})
     yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from aitp.ledger.database import DISK_RESERVE_BYTES
-from aitp.ledger.views import BreakerView, Snapshot
+from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
 from aitp.policy.routing import Arrival
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
@@ -37,6 +37,10 @@ def about_model(name: str) -> str:
     return f"model {name}"
 
 
+def about_quarantine(quarantine: QuarantineView) -> str:
+    return f"quarantine of {quarantine.type} by {quarantine.model} of {quarantine.provider}"
+
+
 class Problem(str):
     """One sentence on what is wrong. `advice`: what to do. `passing`: it is on its way to be well, or was asked for.
 
@@ -51,6 +55,26 @@ class Problem(str):
         problem = super().__new__(cls, sentence)
         problem.advice, problem.passing, problem.about = advice, passing, about
         return problem
+
+
+_ANOTHER_MODEL = "MODEL_ALIASES maps a name in tasks to the model to ask for; default and stand-in models are settings."
+_PROBED = "It is probed with one task at a time; the others wait, and none is lost. "
+# What to do about a model whose tasks wait, by whose fault that is.
+_ADVICE = {
+    "model": f"Ask for another one: {_ANOTHER_MODEL}",
+    "answer": f"{_PROBED}If its answers stay useless, ask another model: {_ANOTHER_MODEL}",
+    "request": f"{_PROBED}Change the setting that is named, and reload (HUP).",
+    "input": f"{_PROBED}See the settings that shape its requests, and its key and address.",
+}
+
+
+def quarantine_problem(quarantine: QuarantineView) -> Problem:
+    """That the tasks of a model wait, why, and what to do."""
+    return Problem(
+        f"tasks of {quarantine.type} by {quarantine.model} ({quarantine.provider}) wait: {quarantine.reason}",
+        _ADVICE.get(quarantine.culprit, _PROBED + _CHECK),
+        about=about_quarantine(quarantine),
+    )
 
 
 def health_problems(facts: Facts) -> list[Problem]:
@@ -72,7 +96,14 @@ def readiness_problems(facts: Facts, settings: Settings) -> list[Problem]:
 
 
 def _master_problems(facts: Facts) -> Iterator[Problem]:
-    if facts.master is None:
+    ours = facts.master.pid if facts.master else None
+    if not facts.master_ticks and facts.ledger_holder not in (None, ours):
+        yield Problem(
+            f"another service has this ledger{f' (process {facts.ledger_holder})' if facts.ledger_holder else ''}, "
+            "and this one waits for it to leave",
+            "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own.",
+        )
+    elif facts.master is None:
         yield Problem("the master is not running", "Start the service; if it was started, its log says why it ended.")
     elif not facts.master_ticks:
         yield Problem("the master does not make its rounds", "Restart the service: nothing that was bought is lost.")
@@ -133,6 +164,10 @@ def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem
     """A provider is missing only if no other can stand in for it."""
     providers = _providers(settings)
     breakers = {provider: breaker for provider in providers if (breaker := _open(ledger, provider))}
+    for quarantine in ledger.quarantines:
+        # Where another provider can stand in for this one, its tasks go there.
+        if quarantine.provider == providers[-1] or quarantine.provider not in providers:
+            yield quarantine_problem(quarantine)
     if len(breakers) < len(providers):
         return
     for provider, breaker in breakers.items():

@@ -40,7 +40,14 @@ _ENDINGS = {
     "bug": "failed, by a bug",
 }
 _BREAKER_LEVELS = {"closed": "well", "half-open": "look", "open": "bad"}
-_STATE_LEVELS = {State.BUSY: "busy", State.STARTING: "look", State.WAITING: "look", State.DRAINING: "look"}
+_AT_A_STEP = (State.BUSY, State.RECORDING)
+_STATE_LEVELS = {
+    State.BUSY: "busy",
+    State.RECORDING: "busy",
+    State.STARTING: "look",
+    State.WAITING: "look",
+    State.DRAINING: "look",
+}
 
 
 def figures(ledger: Snapshot, minutes: Sequence[Minute]) -> Html:
@@ -140,6 +147,25 @@ def services(ledger: Snapshot) -> Html:
                 pauses,
             )
         )
+    if ledger.quarantines:
+        waiting = [
+            (each.provider, each.model, each.type, duration(max(0.0, each.until - ledger.taken_at)), each.reason)
+            for each in ledger.quarantines
+        ]
+        content.append(Html("<h3>Models whose tasks wait</h3>"))
+        content.append(
+            table(
+                "Models whose tasks wait",
+                (
+                    Column("service"),
+                    Column("model"),
+                    Column("type"),
+                    Column("probed in", number=True),
+                    Column("reason"),
+                ),
+                waiting,
+            )
+        )
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
     content.append(element("p", f"Last good poll of the task API: {polled}.", "note"))
     return section("services", "Services", *content)
@@ -179,7 +205,7 @@ def processes(facts: Facts) -> Html:
             _state(record, facts),
             duration(facts.now - record.since) if record.since > 0 else "",
             element("code", record.task_id) if record.task_id else "",
-            duration(record.deadline - facts.monotonic) if record.state is State.BUSY and record.deadline else "",
+            duration(record.deadline - facts.monotonic) if record.state in _AT_A_STEP and record.deadline else "",
             record.done if record.slot != MASTER and role_of(record.slot) is Role.WORKER else "",  # others do not count
         )
         for record in shown

@@ -19,7 +19,15 @@ from aitp.providers.stock import Stage
 from aitp.settings import Settings
 from aitp.web.facts import Facts
 from aitp.web.figures import counted, duration
-from aitp.web.readiness import DRAINING, MODELS, Problem, about_breaker, about_model
+from aitp.web.readiness import (
+    DRAINING,
+    MODELS,
+    Problem,
+    about_breaker,
+    about_model,
+    about_quarantine,
+    quarantine_problem,
+)
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
@@ -138,6 +146,16 @@ def _service_remarks(ledger: Snapshot, told: frozenset[str]) -> Iterator[Problem
                 f"the circuit breaker of {service} is {breaker.state}{reason}",
                 "It is probed by itself; until then another provider answers, or what needs it waits.",
             )
+    for quarantine in ledger.quarantines:
+        if about_quarantine(quarantine) not in told:
+            yield quarantine_problem(quarantine)
+    for profile in ledger.profiles:
+        yield Problem(
+            f"requests for {profile.model} ({profile.provider}) do without {', '.join(profile.left_out)}:"
+            f" {profile.reason}",
+            "Nothing needs to be done: it is tried again after a day, or with other settings.",
+            passing=True,
+        )
     for pause in ledger.cooldowns:
         what = f"{pause.model} of {pause.provider}" if pause.model else pause.provider
         yield Problem(

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+import httpx2
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,13 +15,15 @@ from aitp.errors import AitpError
 from aitp.knowledge import answers as wikidata
 from aitp.policy.retry_after import pause_seconds
 from aitp.processors.answers import objects_in
-from aitp.providers import Message, Question, chat, ollama, openai
+from aitp.providers import Message, Question, chat, failures, ollama, ollama_failures, openai
+from aitp.providers.refusals import refusal_of
 from aitp.taskapi.words import words_of
 from tests.fuzz.cases import cases, likely, texts, values
 
 QUESTION = Question("name", {"type": "object"}, [Message("user", "words")])
 VECTOR = base64.b64encode(b"\0\0\x80\x3f" * 4).decode()
 COUNTS = {"prompt_tokens": 4, "total_tokens": 9, "completion_tokens": 5}
+FASTAPI = {"detail": [{"loc": ["body", "input"], "msg": "retry after 5 s", "type": "x"}]}
 ITEM = {
     "id": "Q5",
     "labels": {"pt": {"value": "x"}},
@@ -61,14 +64,14 @@ def test_openai_vectors(answer: Any, count: int) -> None:
 
 
 @cases(6_000)
-@given(likely({"embeddings": [[0.5, 1, -0.25]], "prompt_eval_count": 3}), st.integers(1, 3), st.booleans())
-def test_ollama_vectors(answer: Any, count: int, unit: bool) -> None:
+@given(likely({"embeddings": [[0.5, 1, -0.25]], "prompt_eval_count": 3}), st.integers(1, 3))
+def test_ollama_vectors(answer: Any, count: int) -> None:
     try:
-        found = ollama.read_embeddings(answer, count, unit=unit)
+        found = ollama.read_embeddings(answer, ["text"] * count)
     except AitpError as error:
         assert_tells(error)
     else:
-        assert_vectors(found.vectors, count)
+        assert_vectors(list(found.vectors), count)
 
 
 @cases(6_000)
@@ -84,9 +87,26 @@ def test_openai_replies(answer: Any) -> None:
 @given(likely({"message": {"content": "{}"}, "done": True, "done_reason": "stop", "eval_count": 2}))
 def test_ollama_replies(answer: Any) -> None:
     try:
-        assert ollama._read_reply(answer, QUESTION).text.strip()
+        assert ollama.read_reply(answer, QUESTION).text.strip()
     except AitpError as error:
         assert_tells(error)
+
+
+@cases(6_000)
+@given(
+    st.one_of(
+        likely({"error": {"code": "x", "message": "tokens", "param": None, "type": "x"}}), likely(FASTAPI), values
+    ),
+    st.sampled_from([400, 401, 403, 404, 410, 413, 422, 429, 500, 502]),
+    st.sampled_from(["application/json", "text/html"]),
+)
+def test_refusals(body: Any, status: int, content_type: str) -> None:
+    response = httpx2.Response(
+        status, content=json.dumps(body, default=str).encode(), headers={"content-type": content_type}
+    )
+    for service, rows in (("openai", failures.ROWS), ("ollama", ollama_failures.ROWS)):
+        refusal = refusal_of(service, response, "m", texts=["words"], sent=("dimensions", "format"))
+        assert_tells(next(verdict(refusal) for _, holds, verdict in rows if holds(refusal)))
 
 
 @cases(6_000)

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-from aitp.errors import CooldownRequired, CredentialsRefused, DeadlineExceeded, InputRefused, ServiceFault
+from aitp.errors import (
+    CooldownRequired,
+    CredentialsRefused,
+    DeadlineExceeded,
+    InputRefused,
+    ModelGone,
+    ModelRefused,
+    RequestRefused,
+    ServiceFault,
+    UselessAnswer,
+)
 from aitp.metrics import FAMILIES, CallStatus
 
 # To the letter: other people's dashboards depend on these.
@@ -88,6 +98,10 @@ def test_every_metric_has_a_help_text_that_is_a_sentence() -> None:
     [
         (None, "success"),
         (InputRefused("400"), "refused"),
+        (RequestRefused("400"), "refused"),
+        (ModelGone("openai", "404", model="m"), "refused"),
+        (ModelRefused("declined"), "refused"),
+        (UselessAnswer("empty"), "error"),
         (CredentialsRefused("openai", "401"), "unauthorized"),
         (CooldownRequired("openai", "429", seconds=1, model=None), "rate_limited"),
         (DeadlineExceeded("60 s are over"), "timeout"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from aitp.prices import Price, Prices
 from aitp.process.billing import Meter, labelled_models
 from aitp.process.calls import WatchedProvider
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.settings import load_settings
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, load_settings
 from tests.process.house import House
 
 PRICES = Prices(Path("prices.toml"), "USD", {("openai", "small"): Price(2_000_000, 0)})
@@ -30,13 +30,18 @@ class Scripted:
         self.script = list(script)
         self.mock = mock
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         said = self.script.pop(0)
         if isinstance(said, Exception):
             raise said
         return Embeddings([b"[1]"], said, mock=self.mock)
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         raise NotImplementedError
 
     def reset(self) -> None: ...
@@ -56,6 +61,14 @@ def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
     bill = watched.bill()
     assert watched.bill() in (None, Bill("USD"))  # the next attempt's begins with nothing
     return bill
+
+
+def test_an_answer_costs_what_its_tier_does() -> None:
+    price = Price(1_000_000, 4_000_000, {"flex": Price(500_000, 2_000_000)})
+    for tier, cost in (("", 500), ("default", 500), ("flex", 250), ("unheard_of", 500)):
+        meter = Meter("openai", Prices(Path("prices.toml"), "USD", {("openai", "o3"): price}), Metrics({}, ()))
+        meter.count("o3", Usage(100, 100, 200), tier)
+        assert meter.bill() == Bill("USD", cost, 100, 100)
 
 
 def refused() -> InputRefused:
@@ -92,4 +105,4 @@ def test_models_that_tasks_go_to_by_default_or_by_settings_have_labels_of_their_
 
     labelled = labelled_models(load_settings(house.environment()))
 
-    assert {"mine", "theirs", "text-embedding-3-small", "o3-mini"} <= set(labelled)
+    assert {"mine", "theirs", EMBEDDING_MODEL, CHAT_MODEL} <= set(labelled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -28,7 +28,10 @@ class ScriptedModel:
         self.says = list(says)
         self.questions: list[Question] = []
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         self.questions.append(question)
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         if callable(said):
@@ -37,7 +40,9 @@ class ScriptedModel:
             raise said
         return Reply(said if isinstance(said, str) else json.dumps(said), USAGE)
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embeddings:
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         raise AssertionError("a chat model was asked for vectors")
 
     def reset(self) -> None: ...

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from aitp.demo.callbacks import SEVERITIES
-from aitp.errors import NonRetryableError, ServiceFault
+from aitp.errors import NonRetryableError, ServiceFault, UselessAnswer
 from aitp.knowledge import Standing
 from aitp.processors import PROCESSORS
 from aitp.processors.defining_severity import Level
@@ -35,7 +35,7 @@ def test_each_level_is_a_result(level: str) -> None:
 
 @pytest.mark.parametrize("said", ["high", "CRITICAL", "low_4", "apocalyptic", "", 3, None])
 def test_nothing_else_is(said: object) -> None:
-    with pytest.raises(NonRetryableError, match="severity: "):
+    with pytest.raises(UselessAnswer, match="severity: "):
         result_of(TYPE, DOCUMENT, ScriptedModel({"severity": said}))
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from aitp.errors import CooldownRequired, NonRetryableError, RetryableError, ServiceFault
+from aitp.errors import CooldownRequired, RetryableError, ServiceFault, UselessAnswer
 from aitp.processors import PROCESSORS
+from aitp.settings import CHAT_MODEL
 from tests.processors.models import Encyclopedia, Notebook, ScriptedModel, context, person, result_of
 
 TEXT = "O presidente Lula visitou o túmulo de Getúlio Vargas; a PETROBRAS não comentou."
@@ -82,8 +83,10 @@ def test_who_still_does_not_occur_is_dropped_and_the_others_stay() -> None:
 
 @pytest.mark.parametrize("mention", ["Dom Pedro II", "\u0301", " \u0301 "])
 def test_if_nobody_occurs_the_task_fails_rather_than_find_nobody(mention: str) -> None:
-    with pytest.raises(NonRetryableError, match="nobody whom the model names occurs in the text"):
+    with pytest.raises(UselessAnswer, match="mentioned_as: does not occur in the text") as raised:
         names(TEXT, ScriptedModel(answer(named("Dom Pedro II", mention))), Encyclopedia())
+
+    assert raised.value.answers == 2
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("Q5", 1), ("Q891723", 1), ("Q1153191", 1), ("Q7278", 0), ("Q4830453", 0)])
@@ -163,7 +166,7 @@ def test_an_outage_of_wikidata_delays_the_result_and_buys_nothing_again(outage: 
 def test_a_bare_string_is_a_text_for_the_default_model() -> None:
     content = PROCESSORS[TYPE].parse(TEXT)
 
-    assert (content.text, content.model) == (TEXT, "o3-mini")
+    assert (content.text, content.model) == (TEXT, CHAT_MODEL)
 
 
 def test_the_prompt_names_language_and_country() -> None:

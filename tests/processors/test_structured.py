@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from aitp import logs
-from aitp.errors import AnswerCut, CooldownRequired, InputTooLong, ModelRefused, NonRetryableError, ServiceFault
+from aitp.errors import AnswerCut, CooldownRequired, InputTooLong, ModelRefused, NoRoom, ServiceFault, UselessAnswer
 from aitp.processors.schemas import narrowed, schema_of
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Question, Usage
@@ -90,10 +90,10 @@ def test_an_unusable_answer_is_repaired_once_and_both_calls_are_paid_for() -> No
 )
 def test_what_stays_unusable_fails_with_a_reason_that_does_not_repeat_it(said: object, reason: str) -> None:
     model = ScriptedModel(said)
-    with pytest.raises(NonRetryableError) as raised:
+    with pytest.raises(UselessAnswer) as raised:
         ask(model, "m", inquiry(), context())
 
-    assert len(model.questions) == 2
+    assert len(model.questions) == raised.value.answers == 2
     assert reason in str(raised.value)
     assert SECRET not in str(raised.value)
     assert raised.value.__context__ is None
@@ -106,12 +106,20 @@ def test_what_stays_unusable_fails_with_a_reason_that_does_not_repeat_it(said: o
         AnswerCut("length"),
         ServiceFault("openai", "503"),
         CooldownRequired("openai", "429", seconds=1, model="m"),
+        NoRoom("the limits have no room for a second request"),
     ],
 )
 def test_what_a_provider_raises_is_passed_on_from_either_call(error: Exception) -> None:
     for model in (ScriptedModel(error), ScriptedModel("nonsense", error)):
         with pytest.raises(type(error)):
             ask(model, "m", inquiry(), context())
+
+
+def test_a_repair_that_is_useless_too_counts_with_what_it_was_to_repair() -> None:
+    for answers, said in enumerate(([], ["nonsense"]), 1):
+        with pytest.raises(AnswerCut) as raised:
+            ask(ScriptedModel(*said, lambda question: AnswerCut("length")), "m", inquiry(), context())
+        assert raised.value.answers == answers
 
 
 def test_a_check_may_complain_of_what_a_schema_cannot_say() -> None:
@@ -126,7 +134,7 @@ def test_what_a_check_still_complains_of_fails_unless_something_can_be_salvaged(
     def check(found: Mood) -> list[str]:
         return ["notes: too many"] if found.notes else []
 
-    with pytest.raises(NonRetryableError, match="notes: too many"):
+    with pytest.raises(UselessAnswer, match="notes: too many"):
         ask(ScriptedModel(GOOD), "m", inquiry(check=check), context())
     saved = ask(
         ScriptedModel(GOOD),
@@ -229,7 +237,7 @@ def test_a_schema_is_strict_all_the_way_down() -> None:
     note = {
         "type": "object",
         "description": "A note.",
-        "properties": {"text": {"type": "string"}},
+        "properties": {"text": {"type": "string", "maxLength": 20}},
         "required": ["text"],
         "additionalProperties": False,
     }
@@ -239,7 +247,7 @@ def test_a_schema_is_strict_all_the_way_down() -> None:
         "description": "A mood.",
         "properties": {
             "mood": {"type": "string", "enum": ["good", "bad"], "description": "How it is."},
-            "share": {"type": "number"},
+            "share": {"type": "number", "minimum": 0, "maximum": 1},
             "notes": {"type": "array", "items": note},
             "extra": {"anyOf": [note, {"type": "null"}]},
         },
@@ -261,6 +269,6 @@ def test_narrowing_leaves_the_shared_schema_as_it_is() -> None:
 def test_any_answer_is_valid_or_fails_plainly(said: object) -> None:
     try:
         answer = ask(ScriptedModel(said), "m", inquiry(), context())
-    except NonRetryableError:
+    except UselessAnswer:
         return
     assert answer.value.mood in ("good", "bad")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.errors import NonRetryableError
+from aitp import logs
+from aitp.errors import InputTooLong, NonRetryableError, NoRoom
 from aitp.knowledge import NoKnowledge
 from aitp.processors import PROCESSORS, Context, processor
+from aitp.providers import Embeddings
 from aitp.providers.mock import MockProvider
 
 EMBEDDING = PROCESSORS["text_embedding"]
@@ -118,6 +124,41 @@ def test_a_batch_is_one_call_and_results_keep_the_order() -> None:
     assert answer.usage.estimated
 
 
+def test_a_text_over_the_models_context_is_cut_and_the_log_has_the_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    long = "palavra " * 1_000
+    for reads, kept in (((2_000, 1_000), 0.95 * 0.5), (None, 0.75**3)):
+        provider = Reader(4_000, reads)
+        (result,) = EMBEDDING.run([EMBEDDING.parse(long)], provider, CONTEXT).results
+
+        (sent, _) = provider.calls[-1]
+        assert long.startswith(sent[0])
+        assert len(sent[0]) == pytest.approx(kept * len(long), rel=0.05)
+        assert result == MockProvider(8).embed(sent, SMALL).vectors[0]
+        (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert (line["event"], line["model"]) == ("Text too long for its model, cut", SMALL)
+        assert (line["characters"], line["kept_characters"]) == (len(long), len(sent[0]))
+        assert "palavra" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("texts", "truncate"), [(["palavra " * 1_000], False), (["palavra " * 1_000, "a"], True), (["palavra " * 3], True)]
+)
+def test_a_text_is_not_cut_if_it_is_not_alone_or_not_to_be(texts: list[str], truncate: bool) -> None:
+    provider = Reader(10)
+    contents = [EMBEDDING.parse(text) for text in texts]
+    with pytest.raises(InputTooLong):
+        EMBEDDING.run(contents, provider, dataclasses.replace(CONTEXT, truncate=truncate))
+
+    assert len(provider.calls) == 1
+
+
+def test_a_cut_text_for_which_there_is_no_room_goes_back() -> None:
+    provider = Reader(10, second=NoRoom("the limits have no room for a second request"))
+    with pytest.raises(NoRoom):
+        EMBEDDING.run([EMBEDDING.parse("palavra " * 1_000)], provider, CONTEXT)
+
+
 def test_the_registry_knows_a_type_by_its_name_and_in_logs_by_its_class() -> None:
     assert EMBEDDING.task_type == "text_embedding"
     assert EMBEDDING.label == "TextEmbeddingProcessor"
@@ -141,6 +182,26 @@ class CountingProvider(MockProvider):
         super().__init__(dimensions)
         self.calls: list[tuple[list[str], str]] = []
 
-    def embed(self, texts, model, dimensions=None):  # type: ignore[no-untyped-def]
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         self.calls.append((list(texts), model))
         return super().embed(texts, model)
+
+
+class Reader(CountingProvider):
+    """Its model reads so many characters, and it may say by how many tokens a text is too long. `second`: is raised."""
+
+    def __init__(self, characters: int, tokens: tuple[int, int] | None = None, second: Exception | None = None) -> None:
+        super().__init__(8)
+        self.characters, self.tokens, self.second = characters, tokens, second
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
+        answer = super().embed(texts, model)
+        if len(self.calls) > 1 and self.second is not None:
+            raise self.second
+        if max(map(len, texts)) > self.characters:
+            raise InputTooLong("too long", tokens=self.tokens)
+        return answer

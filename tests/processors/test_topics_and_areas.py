@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aitp.errors import NonRetryableError, ServiceFault
+from aitp.errors import NonRetryableError, ServiceFault, UselessAnswer
 from aitp.processors import PROCESSORS
 from tests.processors.models import Encyclopedia, Notebook, ScriptedModel, context, person, result_of
 
@@ -42,7 +42,7 @@ def test_a_page_about_a_name_is_no_topic() -> None:
 
 
 def test_no_topic_is_a_failed_task_with_that_reason() -> None:
-    with pytest.raises(NonRetryableError, match="no topic found"):
+    with pytest.raises(UselessAnswer, match="no topic found"):
         result_of(TOPICS, TEXT, ScriptedModel(topics()))
 
 
@@ -78,7 +78,7 @@ def test_an_answer_outside_the_options_is_asked_for_again_and_then_fails() -> No
     document = {"text": TEXT, "options": OPTIONS}
 
     assert result_of(AREA, document, ScriptedModel(area("Futebol"), area("Educação")))["name"] == "Educação"
-    with pytest.raises(NonRetryableError, match="name: is none of the 3 options"):
+    with pytest.raises(UselessAnswer, match="name: is none of the 3 options"):
         result_of(AREA, document, ScriptedModel(area("Futebol")))
 
 
@@ -86,7 +86,7 @@ def test_a_list_too_long_for_a_schema_is_closed_all_the_same() -> None:
     document = {"text": TEXT, "options": [f"Área {number}" for number in range(300)]}
 
     assert result_of(AREA, document, ScriptedModel(area("Área 299")))["name"] == "Área 299"
-    with pytest.raises(NonRetryableError, match="none of the 300 options"):
+    with pytest.raises(UselessAnswer, match="none of the 300 options"):
         result_of(AREA, document, ScriptedModel(area("Área 300")))
 
 

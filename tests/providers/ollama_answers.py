@@ -28,4 +28,4 @@ def said(text: str, **more: object) -> dict[str, Any]:
 
 def provider_at(server: ScriptedServer | str, **options: Any) -> OllamaProvider:
     url = server if isinstance(server, str) else server.url.removesuffix("/v1")
-    return OllamaProvider(url, [NOMIC, CHAT], **{"timeout_seconds": 5.0, **options})
+    return OllamaProvider(url, options.pop("models", [NOMIC, CHAT]), **{"timeout_seconds": 5.0, **options})

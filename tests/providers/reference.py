@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from aitp.errors import (
@@ -15,73 +15,121 @@ from aitp.errors import (
     GraceOver,
     InputRefused,
     InputTooLong,
+    ModelGone,
     ModelMissing,
     ModelRefused,
-    NonRetryableError,
-    RetryableError,
+    NoRoom,
+    RequestRefused,
     ServiceFault,
+    SettingRefused,
+    UselessAnswer,
 )
 from aitp.providers import failures, ollama_failures
+from aitp.providers.refusals import Refusal
+from aitp.tasks import Culprit
 
-# The first class that fits, as in `aitp.process.reports`.
-EFFECTS: Sequence[tuple[type[AitpError], str]] = (
-    (CredentialsRefused, "the breaker opens at once; tasks wait, no attempt is counted"),
-    (ModelMissing, "the model is pulled; tasks wait, in mode hybrid until a pull has failed; no attempt is counted"),
-    (CooldownRequired, "a pause of that model (of the account, for want of credit); tasks wait, no attempt is counted"),
-    (ServiceFault, "the breaker counts it; tried again after back-off, in mode hybrid at the next provider"),
-    (DeadlineExceeded, "as a service fault; the client is thrown away"),
-    (AnswerCut, "tried again after back-off; the service is well"),
-    (RetryableError, "tried again after back-off; the service is well"),
-    (InputTooLong, "only that text is cut, and logged; or it is failed alone (EMBEDDING_OVERFLOW); the others go on"),
-    (InputRefused, "a batch is halved, until the bad text is alone and failed; the others go on"),
-    (ModelRefused, "the task is failed, with that reason"),
-    (NonRetryableError, "the task is failed, with that reason"),
-    (GraceOver, "the tasks go back, no attempt is counted; they may be bought again"),
-)
+Condition = Callable[[Any], Any]
+NOBODY = "nobody"
+ANYHOW: Condition = lambda error: True  # noqa: E731
+USELESS = "tried MAX_RETRIES times more, then the task is failed; if those of all tasks are useless, they wait"
+
+# The first that fits: whose fault it is presumed to be, and what follows.
+EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
+    (CredentialsRefused, lambda e: e.named, Culprit.ACCOUNT, "the breaker opens at once; tasks wait"),
+    (CredentialsRefused, ANYHOW, Culprit.ACCOUNT, "a batch is halved: a text that something in between keeps out is "
+     "found and failed alone; different tasks in a row open the breaker, and wait"),
+    (ModelMissing, ANYHOW, Culprit.MODEL, "it is pulled; its tasks wait, in mode hybrid until a pull has failed"),
+    (CooldownRequired, lambda e: e.model is None, Culprit.ACCOUNT, "all wait for a while; no try is used"),
+    (CooldownRequired, ANYHOW, NOBODY, "the tasks of that model wait as long as it asks; no try is used"),
+    (ServiceFault, ANYHOW, Culprit.SERVICE, "tried again after back-off, in mode hybrid at the next provider; what "
+     "fails together is halved; different tasks in a row open the breaker"),
+    (DeadlineExceeded, ANYHOW, Culprit.SERVICE, "as a service fault; the client is thrown away"),
+    (ModelGone, ANYHOW, Culprit.MODEL, "tasks of that model wait, loudly; log, page and /ready name the model"),
+    (SettingRefused, ANYHOW, Culprit.REQUEST, "such tasks wait, loudly; log, page and /ready name the setting"),
+    (InputTooLong, ANYHOW, Culprit.INPUT, "a batch is halved; alone the text is cut and sent once more, or its task is "
+     "failed (EMBEDDING_OVERFLOW)"),
+    (InputRefused, ANYHOW, Culprit.INPUT, "a batch is halved; alone its task is failed, if another one succeeds"),
+    (RequestRefused, lambda e: e.parameter, Culprit.REQUEST, "it is left out from then on, see below"),
+    (RequestRefused, ANYHOW, Culprit.INPUT, "a batch is halved; alone its task is failed, if others succeed; if those "
+     "of different tasks are refused in a row, a parameter is left out"),
+    (UselessAnswer, ANYHOW, Culprit.ANSWER, USELESS),
+    (NoRoom, ANYHOW, NOBODY, "the task goes back, and waits for room"),
+    (GraceOver, ANYHOW, NOBODY, "the tasks go back, no try is used; they may be bought again"),
+)  # fmt: skip
 
 HEAD = """# What each failure of a provider means
 
 Written from the tables of `aitp/providers/failures.py` and `aitp/providers/ollama_failures.py`, first match first; a
 test holds this page to them. Reasons never repeat a text, a key or the server's own words.
+
+Whose fault a failure is, the server may say by status, code or words, in a body of any shape, and is then believed at
+once. Where it uses words that no row knows, the same is found out from what befalls other tasks: it only takes a few
+sends more.
 """
 
-CALLS = (
-    ("no connection, a connection that breaks, no answer in time, JSON that is none", ServiceFault),
-    ("the whole call takes longer than its time-out and 5 s", DeadlineExceeded),
-    ("a vector is missing, doubled, not finite or of the wrong length, others are good", RetryableError),
-    ("an answer cut at its greatest length", AnswerCut),
-    ("a refusal, or a content filter", ModelRefused),
-    ("an empty message", RetryableError),
+LEFT_OUT = """## What is left out
+
+Parameters that a server refuses are left out of requests for that model from then on, in this order. A server that
+names one (by `param`, or in words) is believed at once.
+
+| parameter | of | when it is left out |
+| --- | --- | --- |
+| `encoding_format` | OpenAI, vectors | vectors come as numbers in place of base64 |
+| `dimensions` | OpenAI, vectors | the model's own length has to be that of EMBEDDING_DIMENSIONS, else tasks wait |
+| `temperature` | OpenAI, chats | the model's own; never sent to models that reason |
+| `reasoning_effort` | OpenAI, chats | the model's own; sent if OPENAI_REASONING_EFFORT is set |
+| `service_tier` | OpenAI, chats | the standard tier; also while the tier of OPENAI_SERVICE_TIER has no room |
+| `schema_bounds` | chats | the schema goes without lengths and ranges |
+| `json_schema` | OpenAI, chats | `json_object`, and the schema is told in words |
+| `json_object` | OpenAI, chats | the schema is told in words alone |
+| `think` | Ollama, chats | the model's own; sent if OLLAMA_THINK is set |
+| `format` | Ollama, chats | the schema is told in words |
+"""
+
+CALLS: Sequence[tuple[str, AitpError]] = (
+    (
+        "no connection, a connection that breaks, no answer in time, an answer that is none",
+        ServiceFault("", ""),
+    ),
+    ("the whole call takes longer than its time-out and 5 s", DeadlineExceeded()),
+    ("a vector is missing, doubled, not finite or all zeros", UselessAnswer("")),
+    ("all vectors are of another length than EMBEDDING_DIMENSIONS", SettingRefused("", "", setting="")),
+    ("an answer cut at its greatest length", AnswerCut("")),
+    ("a refusal, or a content filter", ModelRefused("")),
+    ("an empty message, or thoughts and no answer", UselessAnswer("")),
     (
         "no JSON of the schema after one repair, names that the text does not hold, none of the options",
-        NonRetryableError,
+        UselessAnswer(""),
     ),
-    ("the service stops before the answer comes", GraceOver),
+    ("a second request of one task, for which the limits have no room", NoRoom()),
+    ("the service stops before the answer comes", GraceOver()),
 )
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "## Both\n", _table((name, kind) for name, kind in CALLS)]
-    for title, table, refusal in (
-        ("OpenAI", failures.ROWS, failures.Refusal),
-        ("Ollama", ollama_failures.ROWS, ollama_failures.Refusal),
+    parts = [HEAD, "## Both\n", _table(CALLS)]
+    for title, service, table in (
+        ("OpenAI", failures.OPENAI, failures.ROWS),
+        ("Ollama", ollama_failures.OLLAMA, ollama_failures.ROWS),
     ):
-        parts += [f"## {title}\n", _table(_answers(table, refusal))]
-    return "\n".join(parts)
+        parts += [f"## {title}\n", _table(_answers(service, table))]
+    return "\n".join([*parts, LEFT_OUT])
 
 
-def _answers(table: Sequence[tuple[str, Any, Any]], refusal: Any) -> Iterator[tuple[str, type[AitpError]]]:
+def _answers(service: str, table: Sequence[tuple[str, Any, Any]]) -> Iterator[tuple[str, AitpError]]:
     for name, _, verdict in table:
         status = re.search(r"\d{3}", name)
-        yield name, type(verdict(refusal(int(status.group()) if status else 400, "a-model")))
+        refusal = Refusal(service, int(status.group()) if status else 400, "m", message="format", sent=("format",))
+        yield name, verdict(refusal)
 
 
-def _table(rows: Iterator[tuple[str, type[AitpError]]]) -> str:
-    lines = ["| answer | becomes | what aitp does |", "| --- | --- | --- |"]
-    for name, kind in rows:
-        effect = next(effect for known, effect in EFFECTS if issubclass(kind, known))
-        lines.append(f"| {name} | `{kind.__name__}` | {effect} |")
+def _table(rows: Iterable[tuple[str, AitpError]]) -> str:
+    lines = ["| answer | becomes | whose fault | what aitp does |", "| --- | --- | --- | --- |"]
+    for name, error in rows:
+        fits = ((culprit, said) for kind, holds, culprit, said in EFFECTS if isinstance(error, kind) and holds(error))
+        culprit, effect = next(fits)
+        lines.append(f"| {name} | `{type(error).__name__}` | {culprit} | {effect} |")
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -18,14 +19,17 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     InputRefused,
+    ModelGone,
     ModelRefused,
-    NonRetryableError,
+    RequestRefused,
     ServiceFault,
+    UselessAnswer,
 )
 from aitp.policy.batching import fitting
 from aitp.processors import PROCESSORS, Context
-from aitp.providers import Provider, build
+from aitp.providers import Embeddings, Provider, Question, Reply, build
 from tests.providers.embeddings import SMALL, settings
+from tests.providers.questions import QUESTION
 from tests.waiting import wait_until
 
 EMBEDDING = PROCESSORS["text_embedding"]
@@ -63,8 +67,8 @@ def test_one_bad_text_refuses_the_whole_array(openai_api: OpenAIApi) -> None:
         provider_of(openai_api).embed(["boa", f"ruim {BAD_MARKER}"], SMALL)
 
 
-def test_an_unknown_model_fails_its_tasks_by_name(openai_api: OpenAIApi) -> None:
-    with pytest.raises(NonRetryableError, match="text-embedding-9"):
+def test_an_unknown_model_is_named(openai_api: OpenAIApi) -> None:
+    with pytest.raises(ModelGone, match="text-embedding-9"):
         provider_of(openai_api).embed(["frase"], "text-embedding-9")
 
 
@@ -123,8 +127,8 @@ def test_an_answer_in_a_fence_is_read_and_a_wrong_one_repaired(
     [
         (FaultKind.REFUSAL, ModelRefused),
         (FaultKind.CUT_ANSWER, AnswerCut),
-        (FaultKind.NO_JSON, NonRetryableError),
-        (FaultKind.OUT_OF_LIST, NonRetryableError),
+        (FaultKind.NO_JSON, UselessAnswer),
+        (FaultKind.OUT_OF_LIST, UselessAnswer),
         (FaultKind.QUOTA, CooldownRequired),
         (FaultKind.GARBAGE, ServiceFault),
         (FaultKind.CUT, ServiceFault),
@@ -149,3 +153,65 @@ def test_models_that_take_a_temperature_and_models_that_refuse_it_both_answer(
 def test_a_text_that_is_flagged_fails_alone(openai_api: OpenAIApi) -> None:
     with pytest.raises(InputRefused, match="invalid_prompt"):
         chat("defining_severity", BAD_MARKER, openai_api)
+
+
+def test_an_answer_without_a_schema_to_bind_it_is_as_good(openai_api: OpenAIApi) -> None:
+    provider = provider_of(openai_api)
+    for left_out in ([], ["schema_bounds"], ["json_schema"], ["json_schema", "json_object"]):
+        kind = PROCESSORS["defining_severity"]
+        (result,) = kind.run([kind.parse("x")], LeavingOut(provider, left_out), CONTEXT).results
+        assert isinstance(result, bytes)
+        assert orjson.loads(result)["severity"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "chats"),
+    [("encoding_format", False), ("dimensions", False), ("temperature", True), ("json_schema", True),
+     ("json_object", True), ("service_tier", True)],
+)  # fmt: skip
+def test_a_parameter_that_the_server_does_not_take_is_refused_in_words_of_its_own_and_left_out(
+    openai_api: OpenAIApi, parameter: str, chats: bool
+) -> None:
+    openai_api.refuses = {parameter}
+    whole = provider_of(openai_api, embedding_dimensions="1536", openai_service_tier="flex")
+    for provider, refused in ((whole, True), (LeavingOut(whole, [parameter, "json_schema"]), False)):
+        before = len(openai_api.exchanges)
+        try:
+            if chats:
+                provider.ask(QUESTION, "gpt-4o")
+            else:
+                provider.embed(["x"], SMALL)
+        except RequestRefused:
+            assert refused
+        else:
+            assert not refused or parameter == "json_object"
+        assert len(openai_api.exchanges) <= before + 1
+
+
+def test_the_tier_that_was_asked_for_is_told_in_the_answer(openai_api: OpenAIApi) -> None:
+    assert provider_of(openai_api, openai_service_tier="flex").ask(QUESTION, "o3").tier == "flex"
+    assert provider_of(openai_api).ask(QUESTION, "o3").tier == "default"
+
+
+class LeavingOut:
+    """A provider that is asked without some parameters, whoever asks it."""
+
+    name = "openai"
+
+    def __init__(self, provider: Provider, left_out: list[str]) -> None:
+        self._provider, self._left_out = provider, left_out
+
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return self._provider.optional(model, chat=chat)
+
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
+        return self._provider.embed(texts, model, dimensions, self._left_out)
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
+        return self._provider.ask(question, model, self._left_out)
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from aitp.errors import (
     AnswerCut,
     CooldownRequired,
     CredentialsRefused,
+    InputRefused,
     InputTooLong,
+    ModelGone,
     ModelRefused,
-    NonRetryableError,
-    RetryableError,
+    RequestRefused,
     ServiceFault,
+    UselessAnswer,
 )
-from aitp.providers import Usage
-from aitp.providers.chat import accepts_temperature
-from tests.providers.embeddings import KEY, provider_at
+from aitp.processors.identifying_data import Personalities
+from aitp.processors.schemas import schema_of
+from aitp.providers import Message, Question, Usage, build
+from aitp.providers.chat import accepts_temperature, messages_of, without_bounds
+from tests.providers.embeddings import KEY, provider_at, settings
 from tests.providers.questions import PLANTED, QUESTION, SCHEMA, completion
 from tests.providers.scripted import Answer, flood, reply, scripted
 
@@ -65,9 +72,11 @@ ROWS: list[tuple[str, Answer, type[Exception], str]] = [
     ("cut", reply(200, completion('{"severity": "low', "length")), AnswerCut, "cut at its greatest length"),
     ("cut before the first word", reply(200, completion("", "length")), AnswerCut, "cut"),
     ("filtered", reply(200, completion("", "content_filter")), ModelRefused, "content filter"),
-    ("empty", reply(200, completion("  ")), RetryableError, "empty"),
-    ("no content", reply(200, completion(None)), RetryableError, "empty"),
-    ("content of another form", reply(200, completion([{"type": "text"}])), RetryableError, "empty"),
+    ("cut, in capitals", reply(200, completion('{"severity": "low', "MAX_TOKENS")), AnswerCut, "cut"),
+    ("empty", reply(200, completion("  ")), UselessAnswer, "empty"),
+    ("no content", reply(200, completion(None)), UselessAnswer, "empty"),
+    ("content of another form", reply(200, completion([{"type": "text"}])), UselessAnswer, "empty"),
+    ("thoughts alone", reply(200, completion([{"type": "thinking", "text": PLANTED}])), UselessAnswer, "empty"),
     ("no choices", reply(200, completion(choices=[])), ServiceFault, "without a message"),
     ("strange choices", reply(200, completion(choices=[7])), ServiceFault, "without a message"),
     ("strange message", reply(200, completion(choices=[{"message": "hi"}])), ServiceFault, "without a message"),
@@ -75,10 +84,10 @@ ROWS: list[tuple[str, Answer, type[Exception], str]] = [
     ("no JSON", reply(200, b"<html>"), ServiceFault, "no JSON"),
     ("400", reply(400, {"error": {"code": "context_length_exceeded", "message": PLANTED}}), InputTooLong,
      "400 (context_length_exceeded)"),
-    ("400 format", reply(400, {"error": {"param": "response_format"}}), NonRetryableError,
-     "o3-mini takes no response_format"),
-    ("400 temperature", reply(400, {"error": {"param": "temperature"}}), NonRetryableError, "takes no temperature"),
-    ("404", reply(404, {"error": {"code": "model_not_found"}}), NonRetryableError, "no model o3-mini"),
+    ("400 format", reply(400, {"error": {"param": "response_format"}}), RequestRefused, "takes no json_schema"),
+    ("400 temperature, not sent", reply(400, {"error": {"param": "temperature"}}), RequestRefused, "does not name"),
+    ("404", reply(404, {"error": {"code": "model_not_found"}}), ModelGone, "no model o3-mini"),
+    ("400 policy", reply(400, {"error": {"code": "content_filter"}}), InputRefused, "refuses the input"),
     ("401", reply(401, {"error": {"code": "invalid_api_key"}}), CredentialsRefused, "OPENAI_API_KEY"),
     ("429", reply(429, {"error": {"code": "rate_limit_exceeded"}}), CooldownRequired, "rate limit of o3-mini"),
     ("500", reply(500, {"error": {"type": "server_error"}}), ServiceFault, "500"),
@@ -97,6 +106,160 @@ def test_no_failure_is_an_answer(answer: Answer, kind: type[Exception], said: st
     assert said in str(raised.value)
     assert PLANTED not in str(raised.value)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "{}"}],
+        [{"type": "text", "text": "{"}, {"type": "text", "text": "}"}],
+        [{"type": "reasoning", "text": "hm"}, {"kind": "words", "text": "{}"}, {"odd": 1}, None, 7],
+        ["{", "}"],
+        {"text": "{}"},
+    ],
+)
+def test_an_answer_in_parts_is_read_without_the_thoughts(content: object) -> None:
+    with scripted(reply(200, completion(content))) as server:
+        assert provider_at(server.url).ask(QUESTION, MODEL).text == "{}"
+
+
+# What may be left out
+
+NAMES = ("temperature", "reasoning_effort", "service_tier", "schema_bounds", "json_schema", "json_object")
+
+
+def test_what_a_question_could_do_without_depends_on_model_and_settings() -> None:
+    plain, full = provider_at("http://x"), provider_at("http://x", effort="low", tier="flex")
+
+    assert plain.optional("gpt-4o", chat=True) == ("temperature", "schema_bounds", "json_schema", "json_object")
+    assert plain.optional("o3", chat=True) == ("schema_bounds", "json_schema", "json_object")
+    assert plain.optional("ft:gpt-4o:us", chat=True) == ("temperature", "json_schema", "json_object")
+    assert full.optional("deployment-7", chat=True) == NAMES
+    assert full.optional("o3", chat=True) == NAMES[1:]
+    assert full.optional("gpt-4.1", chat=True) == (NAMES[0], *NAMES[2:])
+
+
+def body_of(*leave_out: str, model: str = "gpt-4o", question: Question = QUESTION, **options: object) -> Any:
+    with scripted(reply(200, completion())) as server:
+        provider_at(server.url, **options).ask(question, model, leave_out)
+    (request,) = server.requests
+    return request.json()
+
+
+def test_effort_and_tier_are_sent_if_they_are_set() -> None:
+    body = body_of(model="o3", effort="low", tier="flex")
+
+    assert (body["reasoning_effort"], body["service_tier"]) == ("low", "flex")
+    assert not {"reasoning_effort", "service_tier"} & set(body_of("reasoning_effort", "service_tier", model="o3",
+                                                                 effort="low", tier="flex"))  # fmt: skip
+
+
+def test_the_default_tier_is_told_openai_alone() -> None:
+    assert "service_tier" in build(settings(openai_base_url=""))["openai"].optional("o3", chat=True)
+    assert "service_tier" not in build(settings(openai_base_url="http://x/v1"))["openai"].optional("o3", chat=True)
+    assert "service_tier" not in build(settings(openai_service_tier=""))["openai"].optional("o3", chat=True)
+
+
+def test_without_a_temperature_none_is_sent() -> None:
+    assert "temperature" not in body_of("temperature")
+
+
+BOUNDED = schema_of(Personalities)
+
+
+def test_a_schema_goes_with_its_bounds_or_without() -> None:
+    question = Question("people", BOUNDED, QUESTION.messages)
+    bounded = body_of(question=question)["response_format"]["json_schema"]["schema"]
+    bare = body_of("schema_bounds", question=question)["response_format"]["json_schema"]["schema"]
+
+    assert bounded["properties"]["personalities"]["maxItems"] == 100
+    assert bounded["properties"]["personalities"]["items"]["properties"]["confidence"]["maximum"] == 1
+    assert "max" not in json.dumps(bare).lower()
+    assert bare == without_bounds(bounded)
+    assert bare["required"] == bounded["required"]
+
+
+def test_a_property_may_have_the_name_of_a_bound() -> None:
+    schema = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "x"}}}
+
+    assert without_bounds(schema) == {"type": "object", "properties": {"pattern": {"type": "string"}}}
+
+
+def test_without_json_schema_an_object_is_asked_for_and_the_schema_told_in_words() -> None:
+    body = body_of("json_schema")
+    system, user = body["messages"]
+
+    assert body["response_format"] == {"type": "json_object"}
+    assert system["content"].startswith("Judge.\n\nAnswer with one JSON object")
+    assert json.loads(system["content"].splitlines()[-1]) == SCHEMA
+    assert user["content"] == QUESTION.messages[1].content
+    assert "response_format" not in body_of("json_schema", "json_object")
+
+
+def test_words_about_the_schema_stand_first_if_there_are_no_instructions() -> None:
+    (told, user) = messages_of(Question("x", SCHEMA, (Message("user", "u"),)), in_words=True)
+
+    assert (told["role"], user) == ("system", {"role": "user", "content": "u"})
+
+
+REFUSED: list[tuple[str, Answer, str]] = [
+    ("param", reply(400, {"error": {"code": "unsupported_value", "param": "temperature"}}), "temperature"),
+    ("words", reply(422, {"detail": "I decide on the temperature of my house"}), "temperature"),
+    ("effort", reply(400, {"error": {"message": "no effort of this kind"}}), "reasoning_effort"),
+    ("tier", reply(400, [{"error": {"message": "service-tier?"}}]), "service_tier"),
+    ("schema", reply(400, b"structured outputs are for others"), "json_schema"),
+    ("schema, by param", reply(400, {"error": {"param": "response_format", "message": "must be text"}}), "json_schema"),
+    ("bounds", reply(400, {"error": {"param": "response_format", "message": "maxLength is not permitted"}}),
+     "schema_bounds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "name"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_a_parameter_that_the_server_names_is_told(answer: Answer, name: str) -> None:
+    with scripted(answer) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server.url, effort="low", tier="flex").ask(QUESTION, "deployment-7")
+
+    assert raised.value.parameter == name
+    assert len(server.requests) == 1
+
+
+def test_what_comes_after_a_parameter_was_left_out_is_the_next_one() -> None:
+    refused = reply(400, {"error": {"param": "response_format"}})
+    with scripted(refused) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server.url).ask(QUESTION, MODEL, ("schema_bounds", "json_schema"))
+
+    assert raised.value.parameter == "json_object"
+
+
+# Tiers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "resource_unavailable", "message": "Resource Unavailable"}},
+        {"error": {"message": "the flex tier is full"}},
+    ],
+)
+def test_a_tier_without_room_is_left_out_rather_than_waited_for(body: object) -> None:
+    with scripted(reply(429, body)) as server:
+        with pytest.raises(RequestRefused) as raised:
+            provider_at(server.url, tier="flex").ask(QUESTION, MODEL)
+        with pytest.raises(CooldownRequired):
+            provider_at(server.url, tier="flex").ask(QUESTION, MODEL, ("service_tier",))
+
+    assert raised.value.parameter == "service_tier"
+
+
+def test_a_rate_limit_of_the_flex_tier_is_a_rate_limit() -> None:
+    with scripted(reply(429, {"error": {"code": "rate_limit_exceeded"}})) as server, pytest.raises(CooldownRequired):
+        provider_at(server.url, tier="flex").ask(QUESTION, MODEL)
+
+
+@pytest.mark.parametrize(("said", "tier"), [("flex", "flex"), ("default", "default"), (None, ""), (7, ""), ("A b", "")])
+def test_an_answer_says_which_tier_it_came_from(said: object, tier: str) -> None:
+    with scripted(reply(200, completion(service_tier=said))) as server:
+        assert provider_at(server.url).ask(QUESTION, MODEL).tier == tier
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from aitp.errors import (
     CredentialsRefused,
     InputRefused,
     InputTooLong,
-    NonRetryableError,
+    ModelGone,
+    RequestRefused,
     RetryableError,
     ServiceFault,
 )
@@ -47,30 +48,68 @@ def failure_of(answer: Answer, model: str = SMALL) -> AitpError:
 
 
 CONTEXT = "This model's maximum context length is 8192 tokens, however you requested 9093 tokens (9093 in your prompt)."
+PAGE = b"<!DOCTYPE html><html><title>Attention</title>Access to this api key, credential and model is denied</html>"
+FASTAPI = {"detail": [{"type": "extra_forbidden", "loc": ["body", "encoding_format"], "msg": "No.", "input": TEXT}]}
+ERROR_INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+GEMINI = [
+    {"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": [ERROR_INFO]}}
+]
 ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
-    ("400", reply(400, error()), InputRefused, "400 (invalid_request_error)"),
-    ("413", reply(413, b"<html>too large</html>"), InputRefused, "413"),
-    ("422", reply(422, error("unprocessable")), InputRefused, "422 (unprocessable"),
+    ("400", reply(400, error()), RequestRefused, "400 (invalid_request_error)"),
+    ("400 no words", reply(400, b""), RequestRefused, "400: it refuses the request"),
+    ("400 in words of its own", reply(400, {"oops": ["cette demande ne me plaît pas"]}), RequestRefused, "400"),
+    ("400 page", reply(400, PAGE), RequestRefused, "something in front of the provider refuses it"),
+    ("413", reply(413, b"<html>too large</html>"), RequestRefused, "413"),
+    ("415", reply(415, b""), RequestRefused, "415"),
+    ("418", reply(418, b""), RequestRefused, "418"),
+    ("422", reply(422, error("unprocessable")), RequestRefused, "422 (unprocessable"),
+    ("400 the input, by param", reply(400, error(param="input[1]")), InputRefused, "refuses the input"),
+    ("400 the input, by policy", reply(400, {"error": {"innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+     InputRefused, "refuses the input"),
+    ("422 the input, FastAPI", reply(422, {"detail": [{"loc": ["body", "input", 1], "msg": "odd"}]}), InputRefused,
+     "refuses the input"),
     ("400, over the context", reply(400, error(message=CONTEXT)), InputTooLong, f"longer than what {SMALL} reads"),
     ("400, over the context, by code", reply(400, error("context_length_exceeded")), InputTooLong, "longer than"),
     ("400, over the context, no numbers", reply(400, error(message="Invalid 'input[1]': maximum context length is 8192"
      " tokens.")), InputTooLong, "longer than"),
+    ("400, over the context, newer words", reply(400, error(message="Invalid 'input[1]': an element may have at most"
+     " 8192 tokens.")), InputTooLong, "longer than"),
+    ("400, over the context, text", reply(400, b"the sequence is too long for this encoder"), InputTooLong, "longer"),
+    ("500, over the batch, llama.cpp", reply(500, {"error": {"code": 500, "message": "input (812 tokens) is too large"
+     " to process. increase the physical batch size (current batch size: 512)", "type": "server_error"}}), InputTooLong,
+     "longer"),
     ("400, over the request's tokens", reply(400, error("max_tokens_per_request", message="Requested 300001 tokens, max"
-     " 300000 tokens per request")), InputRefused, "400 (max_tokens_per_request"),
-    ("400 dimensions", reply(400, error(param="dimensions")), ServiceFault, "EMBEDDING_DIMENSIONS"),
+     " 300000 tokens per request")), RequestRefused, "400 (max_tokens_per_request"),
     ("401", reply(401, error("invalid_api_key")), CredentialsRefused, "(invalid_api_key, invalid_request_error)"),
+    ("401 page", reply(401, PAGE), CredentialsRefused, "something in front of the provider refuses it"),
     ("403", reply(403, error("unsupported_country")), CredentialsRefused, "OPENAI_API_KEY"),
-    ("403 chat model", reply(403, error(message="Not allowed to generate embeddings from this model")),
-     NonRetryableError, SMALL),
-    ("404 model", reply(404, error("model_not_found")), NonRetryableError, SMALL),
-    ("404 model, vLLM", reply(404, error(404, "NotFoundError")), NonRetryableError, SMALL),
-    ("404 model, by name only", reply(404, error(message=f"model '{SMALL}' not found")), NonRetryableError, SMALL),
+    ("403 page", reply(403, PAGE), CredentialsRefused, "something in front of the provider refuses it"),
+    ("400 key, in a list", reply(400, GEMINI), CredentialsRefused, "OPENAI_API_KEY"),
+    ("400 key, a string", reply(400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provi"
+     "ded: xa***"}), CredentialsRefused, "OPENAI_API_KEY"),
+    ("422 key, own words", reply(422, {"fault": {"what": "your credentials have lapsed"}}), CredentialsRefused, "_KEY"),
+    ("403 chat model", reply(403, error(message="Not allowed to generate embeddings from this model")), ModelGone,
+     SMALL),
+    ("403 model", reply(403, error("model_not_found")), ModelGone, SMALL),
+    ("404 model", reply(404, error("model_not_found")), ModelGone, SMALL),
+    ("404 model, vLLM", reply(404, error(404, "NotFoundError")), ModelGone, SMALL),
+    ("404 model, by name only", reply(404, error(message=f"model '{SMALL}' not found")), ModelGone, SMALL),
+    ("404 model, a string", reply(404, {"detail": f"{SMALL} is not here"}), ModelGone, SMALL),
+    ("410 model", reply(410, error(message=f"{SMALL} was retired on 1 May")), ModelGone, SMALL),
+    ("400 model", reply(400, error("model_decommissioned")), ModelGone, SMALL),
+    ("400 model, by param", reply(400, error(param="model")), ModelGone, SMALL),
+    ("400 model, in words", reply(400, {"message": f"The model {SMALL} is deprecated; choose"}), ModelGone, SMALL),
+    ("404 other API", reply(404, error(message="This is not a chat model", param="model")), ModelGone, SMALL),
+    ("400 other API", reply(400, error(message="This model is only supported in v1/responses.")), ModelGone, SMALL),
     ("404 address", reply(404, {"detail": "Not Found"}), ServiceFault, "OPENAI_BASE_URL"),
+    ("404 address, a page", reply(404, PAGE), ServiceFault, "OPENAI_BASE_URL"),
     ("404 address, OpenAI", reply(404, error(message="Invalid URL (POST /v2/embeddings)")), ServiceFault,
      "OPENAI_BASE_URL"),
+    ("410 address", reply(410, b""), ServiceFault, "OPENAI_BASE_URL"),
+    ("405", reply(405), ServiceFault, "OPENAI_BASE_URL"),
+    ("407", reply(407), ServiceFault, "407"),
     ("408", reply(408), ServiceFault, "408"),
     ("409", reply(409, error("conflict")), ServiceFault, "409"),
-    ("405", reply(405), ServiceFault, "405"),
     ("500", reply(500, error(None, "server_error")), ServiceFault, "500 (server_error)"),
     ("502 html", reply(502, b"<html><body>Bad Gateway</body></html>"), ServiceFault, "502"),
     ("503", reply(503, error("slow_down")), ServiceFault, "503 (slow_down"),
@@ -80,7 +119,9 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("304", reply(304), ServiceFault, "304"),
     ("429, request above the minute's tokens", reply(429, error("rate_limit_exceeded", "tokens",
      "Request too large for text-embedding-3-small in organization org-1 on tokens per min (TPM): Limit 40000.")),
-     InputRefused, "429 (rate_limit_exceeded, tokens)"),
+     RequestRefused, "429 (rate_limit_exceeded, tokens)"),
+    ("429, a batch that has to wait for a day", reply(429, {"error": {"code": "429", "message": "Too busy."}},
+     retry_after="86400"), RequestRefused, "429"),
     ("200 garbage", reply(200, b"<html>"), ServiceFault, "no JSON"),
     ("200 cut JSON", reply(200, b'{"data": [{"ind'), ServiceFault, "no JSON"),
     ("200 not UTF-8", reply(200, b'{"data": "\xff\xfe"}'), ServiceFault, "no JSON"),
@@ -88,7 +129,7 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("204", reply(204, b""), ServiceFault, "no JSON"),
     ("200 list", reply(200, []), ServiceFault, "without a list of embeddings"),
     ("200 error inside", reply(200, error("server_error")), ServiceFault, "without a list of embeddings"),
-    ("200 no vectors", reply(200, {"data": []}), ServiceFault, "no usable vector"),
+    ("200 no vectors", reply(200, {"data": []}), ServiceFault, "no vector"),
     ("hung up before headers", raw(b""), ServiceFault, "RemoteProtocolError"),
     ("hung up within headers", raw(b"HTTP/1.1 200 OK\r\nConte"), ServiceFault, "RemoteProtocolError"),
     ("hung up within the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"data\":"), ServiceFault,
@@ -107,13 +148,88 @@ def test_a_failed_call_means_what_the_table_says(answer: Answer, kind: type[Aitp
         assert failure.service == "openai"
 
 
+NAMED: list[tuple[str, Answer, str]] = [
+    ("param", reply(400, error("unsupported_value", param="dimensions")), "dimensions"),
+    ("param elsewhere", reply(422, FASTAPI), "encoding_format"),
+    ("its value", reply(400, {"errors": [{"title": "base64 is a form that we don't print"}]}), "encoding_format"),
+    ("vLLM", reply(400, {"object": "error", "message": f'Model "{SMALL}" does not support matryoshka representation,'
+     ' changing output dimensions will lead to poor results.', "type": "BadRequestError", "param": None, "code": 400}),
+     "dimensions"),
+    ("text", reply(400, b"unknown field: encoding-format"), "encoding_format"),
+    ("nothing", reply(400, error()), ""),
+    ("what was not sent", reply(400, error("unsupported_value", param="temperature")), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "name"), [row[1:] for row in NAMED], ids=[row[0] for row in NAMED])
+def test_a_parameter_that_the_server_names_is_told(answer: Answer, name: str) -> None:
+    with scripted(answer) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server.url, dimensions=8).embed(["um", "dois"], SMALL)
+
+    assert type(raised.value) is RequestRefused
+    assert raised.value.parameter == name
+
+
+def test_a_text_that_is_quoted_says_nothing() -> None:
+    text = "My API key is not valid; the model does not exist; base64 and dimensions"
+    refusal = reply(400, {"error": {"message": f"I will not embed {text!r}"}})
+    with scripted(refusal) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server.url, dimensions=8).embed([text], SMALL)
+
+    assert (type(raised.value), raised.value.parameter) == (RequestRefused, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (reply(401, error("invalid_api_key")), True),
+        (reply(401, {}), True),
+        (reply(400, GEMINI), True),
+        (reply(403, {"message": "User is not authenticated"}), True),
+        (reply(401, PAGE), False),
+        (reply(403, PAGE), False),
+        (reply(403, b""), False),
+        (reply(403, error("unsupported_country")), False),
+    ],
+)
+def test_credentials_are_named_by_the_service_itself_or_only_presumed(answer: Answer, named: bool) -> None:
+    failure = failure_of(answer)
+
+    assert isinstance(failure, CredentialsRefused)
+    assert failure.named is named
+
+
+@pytest.mark.parametrize(
+    ("status", "nothing"), [(400, True), (429, True), (500, True), (503, True), (502, False), (504, False)]
+)
+def test_what_a_gateway_says_of_a_request_that_it_handed_on_may_have_been_bought(status: int, nothing: bool) -> None:
+    assert failure_of(reply(status)).bought_nothing is nothing
+
+
+@pytest.mark.parametrize(
+    ("message", "tokens"),
+    [
+        (CONTEXT, (9093, 8192)),
+        ("This model's maximum context length is 8,192 tokens, you requested 10,000.", (10_000, 8192)),
+        ("request (900 tokens) exceeds the available context size (512 tokens)", (900, 512)),
+        ("Invalid 'input[17]': maximum input length is 8192 tokens.", None),
+        ("too long for this model", None),
+    ],
+)
+def test_how_many_tokens_there_were_is_told_where_it_is_known(message: str, tokens: object) -> None:
+    failure = failure_of(reply(400, {"message": message}))
+
+    assert isinstance(failure, InputTooLong)
+    assert failure.tokens == tokens
+
+
 LIMIT = error("rate_limit_exceeded", "tokens")
 PAUSES: list[tuple[str, dict[str, str], float]] = [
     ("nothing said", {}, 5.0),
     ("seconds", {"retry_after": "7"}, 7.0),
     ("milliseconds", {"retry_after_ms": "1250"}, 1.25),
     ("milliseconds are finer than seconds", {"retry_after_ms": "300", "retry_after": "1"}, 0.3),
-    ("a week is capped", {"retry_after": "604800"}, 3600.0),
+    ("an hour", {"retry_after": "3600"}, 3600.0),
     ("no hot loop", {"retry_after_ms": "0"}, 0.1),
     ("reset", {"x_ratelimit_reset_tokens": "6m0s"}, 360.0),
     ("reset in ms", {"x_ratelimit_reset_tokens": "220ms"}, 0.22),
@@ -133,6 +249,32 @@ def test_a_rate_limit_pauses_the_model_for_as_long_as_the_server_asks(headers: d
     assert failure.seconds == pytest.approx(seconds, abs=0.001)
 
 
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
+TOLD: list[tuple[str, object, float]] = [
+    ("Gemini", [{"error": {"code": 429, "message": "You exceeded your current quota, look at billing.",
+      "status": "RESOURCE_EXHAUSTED", "details": [RETRY_INFO]}}], 20.0),
+    ("in words", {"message": "Rate limit reached. Please try again in 1m2.5s."}, 62.5),
+    ("in words, spelt out", {"detail": "Please wait for 2 minutes"}, 120.0),
+    ("a number", {"error": {"retry_after": 7}}, 7.0),
+    ("milliseconds", {"error": {"retryAfterMs": 1500}}, 1.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "seconds"), [row[1:] for row in TOLD], ids=[row[0] for row in TOLD])
+def test_a_delay_is_heeded_where_the_body_has_it(body: object, seconds: float) -> None:
+    failure = failure_of(reply(429, body), model=OTHER)
+
+    assert isinstance(failure, CooldownRequired)
+    assert (failure.model, failure.seconds) == (OTHER, seconds)
+
+
+def test_one_text_that_has_to_wait_for_a_day_pauses_its_model_for_an_hour() -> None:
+    with scripted(reply(429, LIMIT, retry_after="86400")) as server, pytest.raises(CooldownRequired) as raised:
+        provider_at(server.url).embed([TEXT], SMALL)
+
+    assert (raised.value.model, raised.value.seconds) == (SMALL, 3600.0)
+
+
 def test_a_rate_limit_may_name_a_date() -> None:
     failure = failure_of(reply(429, LIMIT, retry_after=formatdate(time.time() + 120, usegmt=True)), model=OTHER)
 
@@ -146,6 +288,7 @@ def test_a_rate_limit_may_name_a_date() -> None:
         reply(429, error("insufficient_quota", "insufficient_quota"), retry_after="1"),
         reply(429, error(None, "insufficient_quota")),
         reply(429, error("billing_not_active", "billing_not_active")),
+        reply(403, {"error": "Your team has used all available credits"}),
         reply(402, b""),
     ],
 )
@@ -165,12 +308,11 @@ def test_an_exhausted_quota_is_an_error_in_the_log(capfd: pytest.CaptureFixture[
     assert "billing" in json.loads(line)["reason"]
 
 
-def test_a_model_that_the_project_may_not_use_pauses_alone() -> None:
+def test_a_model_that_the_project_may_not_use_is_gone_for_us() -> None:
     failure = failure_of(reply(403, error("model_not_found")), model=OTHER)
 
-    assert isinstance(failure, CooldownRequired)
-    assert (failure.model, failure.seconds) == (OTHER, 600.0)
-    assert OTHER in str(failure)
+    assert isinstance(failure, ModelGone)
+    assert (failure.service, failure.model) == ("openai", OTHER)
 
 
 def test_a_refused_port_is_the_services_fault() -> None:
@@ -194,13 +336,13 @@ def test_silence_is_a_time_out_that_names_the_setting() -> None:
             provider.embed([TEXT], SMALL)
 
 
-@pytest.mark.parametrize("code", [KEY, TEXT, "x" * 80, 17, ["a"], "a\nb"])
+@pytest.mark.parametrize("code", [KEY, TEXT, "x" * 80, 17, ["a"], "a\nb", {"a": {"b": []}}, None, True])
 def test_a_code_that_is_no_plain_name_is_not_passed_on(code: object) -> None:
     failure = failure_of(reply(500, {"error": {"code": code, "type": code, "message": "m"}}))
 
-    assert str(failure) == "openai answered 500"
+    assert str(failure) in ("openai answered 500", "openai answered 500 (a, a)")
 
 
-def test_all_failures_but_refusals_leave_the_task_pending() -> None:
-    for status in (301, 401, 402, 403, 405, 408, 409, 418, 429, 500, 503, 529):
+def test_no_status_fails_a_task_for_good() -> None:
+    for status in (301, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 418, 422, 429, 500, 503, 529):
         assert isinstance(failure_of(reply(status)), RetryableError), status

@@ -6,14 +6,20 @@ import json
 import subprocess
 import sys
 import threading
-from typing import Any
 
 import pytest
 
-from aitp import logs
 from aitp.demo.ollama_api import OllamaApi
-from aitp.errors import AnswerCut, DeadlineExceeded, InputRefused, NonRetryableError, RetryableError, ServiceFault
-from aitp.policy.cutting import shortened
+from aitp.errors import (
+    AnswerCut,
+    DeadlineExceeded,
+    InputTooLong,
+    ModelGone,
+    RequestRefused,
+    RetryableError,
+    ServiceFault,
+    UselessAnswer,
+)
 from aitp.providers import Message, Question, Usage, build
 from tests.providers.embeddings import settings
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, SCHEMA, TEXT, TOO_LONG, provider_at, said, vectors
@@ -58,7 +64,7 @@ def test_settings_reach_the_provider(ollama_api: OllamaApi) -> None:
     given = {"processing_mode": "ollama", "ollama_base_url": ollama_api.url, "supported_models": CHAT}
     (provider,) = build(settings(**given)).values()
     assert provider.name == "ollama"
-    with pytest.raises(NonRetryableError, match=f"{NOMIC} is no model of SUPPORTED_MODELS, which has: {CHAT}"):
+    with pytest.raises(ModelGone, match=f"{NOMIC} is no model of SUPPORTED_MODELS, which has: {CHAT}"):
         provider.embed(["um"], NOMIC)
 
 
@@ -78,9 +84,9 @@ def test_latest_is_meant_where_no_tag_is_said(ollama_api: OllamaApi, model: str)
 
 def test_another_tag_is_another_model() -> None:
     provider = provider_at("http://127.0.0.1:1")
-    with pytest.raises(NonRetryableError, match=f"{NOMIC}:q4 is no model of SUPPORTED_MODELS"):
+    with pytest.raises(ModelGone, match=f"{NOMIC}:q4 is no model of SUPPORTED_MODELS"):
         provider.embed(["um"], f"{NOMIC}:q4")
-    with pytest.raises(NonRetryableError, match="o3 is no model"):
+    with pytest.raises(ModelGone, match="o3 is no model"):
         provider.ask(QUESTION, "o3")
 
 
@@ -95,86 +101,26 @@ def test_each_text_gets_its_own_vector_bit_by_bit(ollama_api: OllamaApi) -> None
     assert len(ollama_api.exchanges) == 1
 
 
-# Old servers
-
-
-def test_an_old_server_is_asked_text_by_text_and_its_vectors_are_brought_to_unit_length() -> None:
-    one, two = reply(200, {"embedding": [3.0, 4.0]}), reply(200, {"embedding": [0.0, -2.0]})
-    with scripted(NO_PATH, one, two, one) as server:
-        provider = provider_at(server)
-        first = provider.embed(["um", "dois"], NOMIC)
-        provider.embed(["três"], NOMIC)
-
-    assert first.vectors == [b"[0.6,0.8]", b"[0.0,-1.0]"]
-    assert first.usage == Usage(4, 0, 4, estimated=True)
-    assert [request.line.split()[1] for request in server.requests] == ["/api/embed"] + ["/api/embeddings"] * 3
-    assert server.requests[1].json() == {"model": NOMIC, "prompt": "um"}
-
-
-def test_both_paths_give_the_same_vector(ollama_api: OllamaApi) -> None:
-    new = provider_at(ollama_api.url).embed(["um"], NOMIC).vectors[0]
-    ollama_api.old = True
-    old = provider_at(ollama_api.url).embed(["um"], NOMIC).vectors[0]
-
-    assert isinstance(new, bytes)
-    assert isinstance(old, bytes)
-    assert json.loads(new) == pytest.approx(json.loads(old), rel=1e-6)
-
-
-def test_a_server_that_knows_neither_path_is_no_ollama_and_not_remembered_as_old() -> None:
-    with scripted(NO_PATH, NO_PATH, reply(200, vectors([1.0]))) as server:
+def test_a_server_without_the_path_is_the_services_fault() -> None:
+    with scripted(NO_PATH, reply(200, vectors([1.0]))) as server:
         provider = provider_at(server)
         with pytest.raises(ServiceFault, match="OLLAMA_BASE_URL"):
             provider.embed([TEXT], NOMIC)
         provider.embed([TEXT], NOMIC)
 
-    assert server.requests[2].line == "POST /api/embed HTTP/1.1"
+    assert len(server.requests) == 2
 
 
-# Long texts
-
-
-def lines_of(out: str, event: str) -> list[dict[str, Any]]:
-    return [line for line in map(json.loads, out.splitlines()) if line["event"] == event]
-
-
-def test_a_long_text_is_cut_by_the_server_and_the_log_has_the_numbers(
-    ollama_api: OllamaApi, capfd: pytest.CaptureFixture[str]
-) -> None:
-    logs.configure("INFO", "json")
-    answered = provider_at(ollama_api.url).embed(["a", "b", LONG, "c"], NOMIC)
-
-    assert all(isinstance(vector, bytes) for vector in answered.vectors)
-    assert answered.usage.prompt_tokens == 2_048 + 3
-    (line,) = lines_of(capfd.readouterr().out, "Text too long for its model, cut")
-    assert (line["cut_by"], line["characters"], line["kept_tokens"]) == ("the server", 9_000, 2_048)
-
-
-def test_a_server_that_refuses_to_cut_gets_three_quarters_again_and_again(
-    ollama_api: OllamaApi, capfd: pytest.CaptureFixture[str]
-) -> None:
-    logs.configure("INFO", "json")
-    ollama_api.honours_truncate = False
-    answered = provider_at(ollama_api.url).embed(["a", LONG, "b"], NOMIC)
-
-    kept = shortened(shortened(LONG) or "") or ""
-    (line,) = lines_of(capfd.readouterr().out, "Text too long for its model, cut")
-    assert (line["cut_by"], line["characters"], line["kept_characters"]) == ("characters", 9_000, len(kept))
-    assert isinstance(answered.vectors[1], bytes)
-    assert json.loads(answered.vectors[1]) == pytest.approx(ollama_api.expected(kept), rel=1e-6)
-    assert all(isinstance(vector, bytes) for vector in answered.vectors)
-    assert TEXT not in json.dumps(line)
-
-
+@pytest.mark.parametrize("texts", [["a", LONG, "b"], [LONG]])
 @pytest.mark.parametrize("honours_truncate", [True, False])
-def test_with_overflow_fail_a_long_text_is_refused_alone(ollama_api: OllamaApi, honours_truncate: bool) -> None:
+def test_a_text_over_the_models_context_is_refused_in_one_request(
+    ollama_api: OllamaApi, texts: list[str], honours_truncate: bool
+) -> None:
     ollama_api.honours_truncate = honours_truncate
-    first, long, last = provider_at(ollama_api.url, truncate=False).embed(["a", LONG, "b"], NOMIC).vectors
+    with pytest.raises(InputTooLong, match="longer than what nomic-embed-text reads"):
+        provider_at(ollama_api.url).embed(texts, NOMIC)
 
-    assert isinstance(long, InputRefused)
-    assert "longer than what nomic-embed-text reads" in str(long)
-    assert isinstance(first, bytes)
-    assert isinstance(last, bytes)
+    wait_until(lambda: len(ollama_api.exchanges) == 1)
 
 
 def test_a_runner_that_dies_fails_no_text_of_its_batch(ollama_api: OllamaApi) -> None:
@@ -184,14 +130,6 @@ def test_a_runner_that_dies_fails_no_text_of_its_batch(ollama_api: OllamaApi) ->
         provider.embed(["a", "b"], NOMIC)
 
     assert all(isinstance(vector, bytes) for vector in provider.embed(["a", "b"], NOMIC).vectors)
-
-
-def test_a_text_that_is_never_short_enough_is_refused_in_the_end() -> None:
-    with scripted(reply(400, TOO_LONG)) as server:
-        (refused,) = provider_at(server).embed([LONG], NOMIC).vectors
-
-    assert isinstance(refused, InputRefused)
-    assert len(server.requests) < 25
 
 
 # Answers that are none
@@ -204,8 +142,7 @@ def test_a_text_that_is_never_short_enough_is_refused_in_the_end() -> None:
         ({"error": "x"}, "without a list of embeddings"),
         (vectors([1.0]), "1 vectors for 2 texts"),
         (vectors([1.0], [1.0], [1.0]), "3 vectors for 2 texts"),
-        (vectors([], []), "no usable vector"),
-        (vectors(None, [None]), "no usable vector"),
+        (vectors(None, 7), "no vector"),
     ],
 )
 def test_an_answer_without_vectors_is_the_services_fault(answer: object, complaint: str) -> None:
@@ -216,11 +153,11 @@ def test_an_answer_without_vectors_is_the_services_fault(answer: object, complai
 
 
 def test_one_unusable_vector_costs_only_its_own_text() -> None:
-    with scripted(reply(200, vectors([1.0], [1e39]))) as server:
-        good, bad = provider_at(server).embed([TEXT, "dois"], NOMIC).vectors
+    with scripted(reply(200, vectors([1.0], [1e39], [0.0], [], None))) as server:
+        good, *bad = provider_at(server).embed([TEXT, "dois", "3", "4", "5"], NOMIC).vectors
 
     assert good == b"[1.0]"
-    assert type(bad) is RetryableError
+    assert [type(error) for error in bad] == [UselessAnswer] * 4
 
 
 @pytest.mark.parametrize("counted", [None, 0, -1, "7", True])
@@ -262,8 +199,9 @@ def test_a_chat_without_counts_is_estimated() -> None:
     ("answer", "kind", "complaint"),
     [
         (said('{"na', done_reason="length"), AnswerCut, "num_predict"),
-        (said("", done_reason="load"), RetryableError, "empty"),
-        (said(" \n"), RetryableError, "empty"),
+        (said("", done_reason="load"), UselessAnswer, "empty"),
+        (said(" \n"), UselessAnswer, "empty"),
+        (said("", message={"content": "", "thinking": "Hm, quem?"}), UselessAnswer, "OLLAMA_THINK"),
         (said("x", done=False), ServiceFault, "not done"),
         (said("x", message=None), ServiceFault, "without a message"),
         ([], ServiceFault, "without a message"),
@@ -277,11 +215,54 @@ def test_an_answer_that_is_none_is_never_a_success(answer: object, kind: type[Ex
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
-    with scripted(reply(400, TOO_LONG)) as server, pytest.raises(InputRefused, match=r"longer than what llama3\.2"):
+    with scripted(reply(400, TOO_LONG)) as server, pytest.raises(InputTooLong, match=r"longer than what llama3\.2"):
         provider_at(server).ask(QUESTION, CHAT)
 
 
+def test_what_a_chat_could_do_without_is_left_out() -> None:
+    assert provider_at("http://x").optional(CHAT, chat=True) == ("schema_bounds", "format")
+    assert provider_at("http://x").optional(NOMIC, chat=False) == ()
+    with scripted(reply(200, said("{}"))) as server:
+        provider = provider_at(server, think="low")
+        assert provider.optional(CHAT, chat=True) == ("think", "schema_bounds", "format")
+        provider.ask(QUESTION, CHAT)
+        provider.ask(QUESTION, CHAT, ("think", "format"))
+
+    held, bare = (request.json() for request in server.requests)
+    assert (held["think"], held["format"]) == ("low", SCHEMA)
+    assert not {"think", "format"} & set(bare)
+    assert json.loads(bare["messages"][0]["content"].splitlines()[-1]) == SCHEMA
+    assert bare["messages"][1]["content"] == TEXT
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ('"llama3.2" does not support thinking', "think"),
+        ("failed to load grammar: number of repetitions exceeds sane defaults", "schema_bounds"),
+        ("no grammar for that", "format"),
+    ],
+)
+def test_a_parameter_that_the_server_names_is_told(words: str, name: str) -> None:
+    with scripted(reply(400, {"error": words})) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server, think=True).ask(QUESTION, CHAT)
+
+    assert raised.value.parameter == name
+
+
 # The wire
+
+
+def test_a_key_is_sent_as_a_bearer_token_if_there_is_one() -> None:
+    given = {"processing_mode": "ollama", "supported_models": NOMIC, "ollama_api_key": "planted-key"}
+    with scripted(reply(200, vectors([1.0]))) as server:
+        url = server.url.removesuffix("/v1")
+        (provider,) = build(settings(ollama_base_url=url, ollama_think="false", **given)).values()
+        provider.embed([TEXT], NOMIC)
+
+    assert server.requests[0].headers["authorization"] == "Bearer planted-key"
+    assert provider.optional(NOMIC, chat=True)[0] == "think"
+    assert "planted-key" not in repr(vars(provider))
 
 
 def test_a_cold_load_is_waited_for(ollama_api: OllamaApi) -> None:

@@ -13,12 +13,15 @@ from aitp.errors import (
     CredentialsRefused,
     InputRefused,
     InputTooLong,
+    ModelGone,
     ModelMissing,
-    NonRetryableError,
+    RequestRefused,
     RetryableError,
     ServiceFault,
+    SettingRefused,
 )
-from aitp.providers.ollama_failures import ROWS, PathMissing, Refusal
+from aitp.providers.ollama_failures import ROWS
+from aitp.providers.refusals import Refusal
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, TEXT, provider_at
 from tests.providers.scripted import Answer, flood, raw, reply, scripted
 
@@ -28,12 +31,12 @@ def error(message: str) -> dict[str, str]:
     return {"error": f"{message} (you said {TEXT!r})"}
 
 
-def failure_of(answer: Answer) -> AitpError:
+def failure_of(answer: Answer, model: str = CHAT) -> AitpError:
     """Of a chat: one request, whatever comes of it."""
     with scripted(answer) as server:
         provider = provider_at(server)
         with pytest.raises(AitpError) as raised:
-            provider.ask(QUESTION, CHAT)
+            provider.ask(QUESTION, model)
         provider.close()
         assert len(server.requests) == 1, "a failed request must not be repeated by the client"
     story = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
@@ -50,34 +53,37 @@ ANSWERS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("500 too long", reply(500, error("the input length exceeds the context length")), InputTooLong, "longer than"),
     ("400 cannot be cut", reply(400, error("input exceeds maximum context length and cannot be truncated further")),
      InputTooLong, "longer than"),
-    ("400 other kind", reply(400, error(f'"{CHAT}" does not support chat')), NonRetryableError, "no model for"),
-    ("501 other kind", reply(501, error("this model does not support embeddings")), NonRetryableError, "no model for"),
+    ("400 other kind", reply(400, error(f'"{CHAT}" does not support chat')), ModelGone, "no model for"),
+    ("501 other kind", reply(501, error("this model does not support embeddings")), ModelGone, "no model for"),
     ("404 model", reply(404, error(MISSING)), ModelMissing, CHAT),
     ("404 model, newer words", reply(404, error(f"model '{CHAT}' not found")), ModelMissing, CHAT),
-    ("404 path", reply(404, b"404 page not found"), PathMissing, "OLLAMA_BASE_URL"),
-    ("404 proxy", reply(404, b"<html>model not found</html>"), PathMissing, "OLLAMA_BASE_URL"),
-    ("404 other words", reply(404, {"detail": "model not found"}), PathMissing, "OLLAMA_BASE_URL"),
+    ("404 path", reply(404, b"404 page not found"), ServiceFault, "OLLAMA_BASE_URL"),
+    ("404 proxy", reply(404, b"<html>model not found</html>"), ServiceFault, "OLLAMA_BASE_URL"),
+    ("404 other words", reply(404, {"detail": "model not found"}), ModelMissing, CHAT),
+    ("404 other words, no model", reply(404, {"detail": "nothing here"}), ServiceFault, "OLLAMA_BASE_URL"),
     ("401", reply(401, b"<html>"), CredentialsRefused, "OLLAMA_BASE_URL"),
+    ("401 key", reply(401, error("unauthorized")), CredentialsRefused, "OLLAMA_API_KEY"),
     ("403", reply(403, b""), CredentialsRefused, "OLLAMA_ORIGINS"),
-    ("400 option", reply(400, error('option "num_ctx" must be of type integer')), ServiceFault, "OLLAMA_OPTIONS"),
-    ("500 option", reply(500, error('option "num_ctx" must be of type integer')), ServiceFault, "OLLAMA_OPTIONS"),
-    ("400 name", reply(400, error("invalid model name")), NonRetryableError, "SUPPORTED_MODELS"),
-    ("500 name", reply(500, error("unqualified name: registry.ollama.ai/library/a b:latest")), NonRetryableError,
+    ("400 option", reply(400, error('option "num_ctx" must be of type integer')), SettingRefused, "OLLAMA_OPTIONS"),
+    ("500 option", reply(500, error('option "num_ctx" must be of type integer')), SettingRefused, "OLLAMA_OPTIONS"),
+    ("400 name", reply(400, error("invalid model name")), ModelGone, "SUPPORTED_MODELS"),
+    ("500 name", reply(500, error("unqualified name: registry.ollama.ai/library/a b:latest")), ModelGone,
      "SUPPORTED_MODELS"),
-    ("500 schema", reply(500, error("invalid JSON schema in format")), NonRetryableError, "cannot follow the schema"),
+    ("500 schema", reply(500, error("invalid JSON schema in format")), RequestRefused, "takes no format"),
+    ("400 schema", reply(400, error("failed to parse grammar")), RequestRefused, "takes no format"),
     ("400 runner", reply(400, error('do embedding request: Post "http://127.0.0.1:40213/embedding": EOF')),
      ServiceFault, f"the process that runs {CHAT} died"),
     ("400 runner, at its start", reply(400, error("llama runner process no longer running: -1 ")), ServiceFault,
      "died"),
     ("500 runner", reply(500, error("an error was encountered while running the model: unexpected EOF")), ServiceFault,
      "died"),
-    ("400 keep_alive", reply(400, error('time: missing unit in duration "5"')), ServiceFault, "OLLAMA_KEEP_ALIVE"),
+    ("400 keep_alive", reply(400, error('time: missing unit in duration "5"')), SettingRefused, "OLLAMA_KEEP_ALIVE"),
     ("500 NaN", reply(500, error("failed to encode response: json: unsupported value: NaN")), InputRefused, "500"),
     ("500 NaN, too", reply(500, error("embedding contains NaN or Inf values")), InputRefused, "500"),
     ("400 NaN", reply(400, error("embedding contains NaN or Inf values")), InputRefused, "400"),
-    ("400 no words", reply(400, b""), InputRefused, "400"),
-    ("413", reply(413, b"<html>"), InputRefused, "413"),
-    ("422", reply(422, error("x")), InputRefused, "422"),
+    ("400 no words", reply(400, b""), RequestRefused, "400"),
+    ("413", reply(413, b"<html>"), RequestRefused, "413"),
+    ("422", reply(422, error("x")), RequestRefused, "422"),
     ("503", reply(503, error("server busy, please try again")), ServiceFault, "queue"),
     ("500 memory", reply(500, error(MEMORY)), ServiceFault, "memory"),
     ("500", reply(500, error("llama runner process has terminated: signal: killed")), ServiceFault, "died"),
@@ -105,6 +111,33 @@ def test_a_failed_call_means_what_the_table_says(answer: Answer, kind: type[Aitp
     assert said in str(failure)
     if isinstance(failure, ServiceFault | CooldownRequired):
         assert failure.service == "ollama"
+
+
+CLOUD = "gpt-oss:120b-cloud"
+WORDS = error("you have reached your weekly usage limit, upgrade for more")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, CooldownRequired), (401, ModelGone), (402, ModelGone), (403, ModelGone)]
+)
+@pytest.mark.parametrize("body", [b"", {"error": "no"}, WORDS])
+def test_what_is_refused_of_a_cloud_model_concerns_that_one_alone(status: int, kind: type, body: object) -> None:
+    with scripted(reply(status, body)) as server, pytest.raises(AitpError) as raised:
+        provider_at(server, models=[CLOUD]).ask(QUESTION, CLOUD)
+
+    assert isinstance(raised.value, CooldownRequired | ModelGone)
+    assert type(raised.value) is kind
+    assert raised.value.model == CLOUD
+    if isinstance(raised.value, CooldownRequired):
+        assert raised.value.seconds == 600.0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, CooldownRequired), (403, ModelGone)])
+def test_its_words_tell_a_cloud_model_whose_name_does_not(status: int, kind: type[AitpError]) -> None:
+    failure = failure_of(reply(status, WORDS))
+
+    assert isinstance(failure, CooldownRequired | ModelGone)
+    assert (type(failure), failure.model) == (kind, CHAT)
 
 
 def test_a_missing_model_pauses_alone_and_shortly() -> None:
@@ -153,22 +186,29 @@ def test_all_failures_but_refusals_leave_the_task_pending() -> None:
         assert isinstance(failure_of(reply(status)), RetryableError), status
 
 
+def example(status: int, message: str = "", *, is_json: bool = False) -> Refusal:
+    return Refusal("ollama", status, CHAT, message=message, is_json=is_json, sent=("format",))
+
+
 EXAMPLES = [
-    Refusal(400, CHAT, "the input length exceeds the context length"),
-    Refusal(501, CHAT, "this model does not support embeddings"),
-    Refusal(404, CHAT, MISSING),
-    Refusal(404, CHAT),
-    Refusal(403, CHAT),
-    Refusal(429, CHAT),
-    Refusal(400, CHAT, 'option "num_ctx" must be of type integer'),
-    Refusal(400, CHAT, "invalid model name"),
-    Refusal(500, CHAT, "invalid json schema in format"),
-    Refusal(500, CHAT, MEMORY.lower()),
-    Refusal(500, CHAT, "failed to encode response: json: unsupported value: nan"),
-    Refusal(400, CHAT, 'do embedding request: post "http://127.0.0.1:40213/embedding": eof'),
-    Refusal(400, CHAT, "no words of ours"),
-    Refusal(503, CHAT),
-    Refusal(500, CHAT),
+    example(400, "the input length exceeds the context length"),
+    example(500, "invalid json schema in format"),
+    example(501, "this model does not support embeddings"),
+    example(404, MISSING),
+    example(404),
+    example(429, "usage limit"),
+    example(429),
+    example(402, "subscription"),
+    example(401, is_json=True),
+    example(403),
+    example(400, 'option "num_ctx" must be of type integer'),
+    example(400, "invalid model name"),
+    example(500, MEMORY.lower()),
+    example(500, "failed to encode response: json: unsupported value: nan"),
+    example(400, 'do embedding request: post "http://127.0.0.1:40213/embedding": eof'),
+    example(400, "no words of ours"),
+    example(503),
+    example(500),
 ]
 
 

@@ -17,8 +17,7 @@ from types import FrameType
 import httpx2
 import pytest
 
-from aitp import logs
-from aitp.errors import DeadlineExceeded, InputTooLong, RetryableError, ServiceFault
+from aitp.errors import DeadlineExceeded, InputTooLong, ServiceFault, SettingRefused, UselessAnswer
 from aitp.providers import Usage
 from aitp.trust import Trust
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
@@ -46,11 +45,11 @@ def test_dimensions_are_asked_only_of_models_that_know_them(model: str, asked: i
 
 
 def test_vectors_come_in_the_order_of_the_texts_whatever_the_order_of_the_answer() -> None:
-    items = (item(2, as_base64([2.0])), item(0, as_base64([0.0])), item(1, as_base64([1.0])))
+    items = (item(2, as_base64([2.0])), item(0, as_base64([3.0])), item(1, as_base64([1.0])))
     with scripted(reply(200, answer(*items))) as server:
         answered = provider_at(server.url).embed(["a", "b", "c"], SMALL)
 
-    assert answered.vectors == [b"[0.0]", b"[1.0]", b"[2.0]"]
+    assert answered.vectors == [b"[3.0]", b"[1.0]", b"[2.0]"]
     assert not answered.mock
 
 
@@ -61,15 +60,33 @@ def test_a_server_that_knows_no_base64_is_understood_too() -> None:
     assert answered.vectors == [b"[0.1,-2.0,0.00003]"]
 
 
+@pytest.mark.parametrize(
+    ("left_out", "sent"),
+    [
+        ((), {"encoding_format": "base64", "dimensions": 4}),
+        (("encoding_format",), {"dimensions": 4}),
+        (("encoding_format", "dimensions", "temperature"), {}),
+    ],
+)
+def test_what_a_server_does_not_take_is_left_out(left_out: tuple[str, ...], sent: dict[str, object]) -> None:
+    with scripted(reply(200, answer(item(0, [0.5] * 4)))) as server:
+        provider = provider_at(server.url, dimensions=4)
+        assert provider.optional(SMALL, chat=False) == ("encoding_format", "dimensions")
+        assert provider.optional(OTHER, chat=False) == ("encoding_format",)
+        provider.embed([TEXT], SMALL, leave_out=left_out)
+
+    assert server.requests[0].json() == {"model": SMALL, "input": [TEXT], **sent}
+
+
 def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None:
-    good, strange = as_base64([1.0, 2.0]), [item(-1, "x"), item(9, "x"), item(True, "x"), {}, 5, None]
+    good, strange = as_base64([1.0, 2.0]), [item(-1, "x"), item(9, "x"), item(True, "x"), 5, None]
     items = [item(0, good), item(1, good), item(1, good), item(3, as_base64([1.0])), item(4, None), *strange]
     with scripted(reply(200, answer(*items))) as server:
         answered = provider_at(server.url, dimensions=2).embed(["a", "b", "c", "d", "e"], SMALL)
 
     first, *others = answered.vectors
     assert first == b"[1.0,2.0]"
-    assert all(type(error) is RetryableError for error in others)
+    assert all(type(error) is UselessAnswer for error in others)
     assert [str(error) for error in others] == [
         "openai sent two vectors for this text",
         "openai sent no vector for this text",
@@ -78,12 +95,54 @@ def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None
     ]
 
 
-def test_a_server_that_ignores_dimensions_is_at_fault_rather_than_every_text() -> None:
+@pytest.mark.parametrize(
+    "indexes",
+    [(None, 1, 2), (None, None, None), (0, 0, 0), (None, 1, None), (0, 1, None), ("0", "1", "2"), (0, 1, 2)],
+)
+def test_an_index_that_is_left_out_or_says_nothing_is_the_place_in_the_list(indexes: tuple[object, ...]) -> None:
+    items = [
+        {"embedding": as_base64([place + 1.0]), **({} if index is None else {"index": index})}
+        for place, index in enumerate(indexes)
+    ]
+    with scripted(reply(200, answer(*items))) as server:
+        assert provider_at(server.url).embed(["a", "b", "c"], SMALL).vectors == [b"[1.0]", b"[2.0]", b"[3.0]"]
+
+
+def test_an_index_that_is_left_out_in_another_order_is_the_first() -> None:
+    items = [item(2, as_base64([3.0])), {"embedding": as_base64([1.0])}, item(1, as_base64([2.0]))]
+    with scripted(reply(200, answer(*items))) as server:
+        assert provider_at(server.url).embed(["a", "b", "c"], SMALL).vectors == [b"[1.0]", b"[2.0]", b"[3.0]"]
+
+
+@pytest.mark.parametrize(
+    "embedding", [[0.0, 0.0], as_base64([0.0, 0.0]), [0, -0.0], as_base64([float("nan"), 1.0]), []]
+)
+def test_a_vector_that_is_none_is_a_useless_answer(embedding: object) -> None:
+    with scripted(reply(200, answer(item(0, embedding), item(1, as_base64([1.0, 2.0]))))) as server:
+        bad, good = provider_at(server.url, dimensions=2).embed(["a", "b"], SMALL).vectors
+
+    assert isinstance(bad, UselessAnswer)
+    assert good == b"[1.0,2.0]"
+
+
+def test_useless_vectors_are_counted_like_any_that_were_bought() -> None:
+    with scripted(reply(200, answer(item(0, [0.0]), item(1, [0.0])))) as server:
+        answered = provider_at(server.url).embed(["a", "b"], SMALL)
+
+    assert answered.usage == Usage(7, 0, 7)
+    assert all(isinstance(vector, UselessAnswer) for vector in answered.vectors)
+
+
+@pytest.mark.parametrize("left_out", [(), ("dimensions",)])
+def test_vectors_of_another_length_than_is_wanted_are_the_settings_fault(left_out: tuple[str, ...]) -> None:
+    items = (item(0, as_base64([0.5] * 3)), item(1, as_base64([0.5] * 3)))
     with (
-        scripted(reply(200, answer(item(0, as_base64([0.5] * 3))))) as server,
-        pytest.raises(ServiceFault, match="expected 4 numbers, got 3"),
+        scripted(reply(200, answer(*items))) as server,
+        pytest.raises(SettingRefused, match=r"3 numbers, and 4 are wanted: look at EMBEDDING_DIMENSIONS") as raised,
     ):
-        provider_at(server.url, dimensions=4).embed([TEXT], SMALL)
+        provider_at(server.url, dimensions=4).embed([TEXT, "b"], SMALL, leave_out=left_out)
+
+    assert raised.value.setting == "EMBEDDING_DIMENSIONS"
 
 
 @pytest.mark.parametrize(
@@ -102,41 +161,14 @@ def test_usage_is_the_servers_count_or_an_estimate_marked_as_such(counted: objec
         assert provider_at(server.url).embed(["uma frase curta"], SMALL).usage == usage
 
 
-LONG = "palavra " * 5_000
-OVER = {"error": {"message": "This model's maximum context length is 8192 tokens, however you requested 10000 tokens."}}
-OVER_WITHOUT_NUMBERS = {"error": {"message": "Invalid 'input[0]': maximum context length is 8192 tokens."}}
+def test_a_text_over_the_models_context_is_refused_in_one_request() -> None:
+    over = {"error": {"message": "This model's maximum context length is 8192 tokens, you requested 10000 tokens."}}
+    for texts in (["palavra " * 5_000], ["palavra " * 5_000, "a"]):
+        with scripted(reply(400, over)) as server, pytest.raises(InputTooLong) as raised:
+            provider_at(server.url).embed(texts, SMALL)
 
-
-@pytest.mark.parametrize(("refusal", "kept"), [(OVER, 0.95 * 0.8192), (OVER_WITHOUT_NUMBERS, 0.75)])
-def test_a_text_over_the_models_context_is_cut_and_the_log_has_the_numbers(
-    refusal: object, kept: float, capfd: pytest.CaptureFixture[str]
-) -> None:
-    logs.configure("INFO", "json")
-    vector = answer(item(0, as_base64([1.0])), usage={"prompt_tokens": 7_800, "total_tokens": 7_800})
-    with scripted(reply(400, refusal), reply(200, vector)) as server:
-        answered = provider_at(server.url, dimensions=None).embed([LONG], SMALL)
-
-    (sent,) = server.requests[1].json()["input"]
-    assert LONG.startswith(sent)
-    assert len(sent) == pytest.approx(kept * len(LONG), rel=0.001)
-    assert answered.vectors == [b"[1.0]"]
-    (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert (line["event"], line["model"]) == ("Text too long for its model, cut", SMALL)
-    assert (line["characters"], line["kept_characters"], line["kept_tokens"]) == (len(LONG), len(sent), 7_800)
-
-
-def test_which_of_several_texts_is_too_long_is_left_to_halving() -> None:
-    with scripted(reply(400, OVER)) as server, pytest.raises(InputTooLong):
-        provider_at(server.url).embed([LONG, "a"], SMALL)
-
-    assert len(server.requests) == 1
-
-
-def test_with_overflow_fail_a_long_text_is_refused() -> None:
-    with scripted(reply(400, OVER)) as server, pytest.raises(InputTooLong):
-        provider_at(server.url, truncate=False).embed([LONG], SMALL)
-
-    assert len(server.requests) == 1
+        assert len(server.requests) == 1
+        assert raised.value.tokens == (10_000, 8192)
 
 
 def test_calls_share_one_connection() -> None:

@@ -12,15 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 
 from aitp import logs
-from aitp.errors import InputTooLong, ModelMissing, NonRetryableError, ServiceFault
+from aitp.errors import (
+    InputTooLong,
+    ModelGone,
+    ModelMissing,
+    NonRetryableError,
+    RequestRefused,
+    ServiceFault,
+    SettingRefused,
+)
 from aitp.processors import PROCESSORS
 from aitp.processors.defining_severity import Level
 from aitp.providers import Message, Question
-from aitp.providers.ollama import OllamaProvider, read_embeddings
-from aitp.providers.ollama_failures import PathMissing
+from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import OllamaModels, Progress
 from tests.processors.models import context
 from tests.providers.model_registry import ModelRegistry
@@ -80,30 +86,25 @@ def test_a_batch_has_each_texts_own_vector_in_order(server: RealOllama) -> None:
     assert answer.usage.prompt_tokens > sum(map(len, texts)) - 8
 
 
-def test_the_old_path_gives_the_same_vector_once_it_has_unit_length(server: RealOllama) -> None:
-    old = requests.post(f"{server.url}/api/embeddings", json={"model": EMBED, "prompt": "a claim"}, timeout=60).json()
-    (brought,) = read_embeddings({"embeddings": [old["embedding"]]}, 1, unit=True).vectors
+@pytest.mark.parametrize("texts", [["a", LONG, "b"], [LONG]])
+def test_a_text_over_the_context_is_refused_by_its_name(server: RealOllama, texts: list[str]) -> None:
+    with pytest.raises(InputTooLong):
+        provider_of(server).embed(texts, EMBED)
 
-    assert numbers(brought) @ numbers(provider_of(server).embed(["a claim"], EMBED).vectors[0]) == pytest.approx(1.0)
 
-
-def test_a_text_over_the_context_is_cut_alone_and_the_log_has_the_numbers(
+def test_a_text_over_the_context_is_cut_and_the_log_has_the_numbers(
     server: RealOllama, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("INFO", "json")
-    answer = provider_of(server).embed(["a", LONG, "b"], EMBED)
+    processor = PROCESSORS["text_embedding"]
+    content = processor.parse({"text": LONG, "model": EMBED})
+    (vector,) = processor.run([content], provider_of(server), context()).results
 
-    assert all(isinstance(vector, bytes) for vector in answer.vectors)
+    assert len(numbers(vector)) == WIDTH
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     (line,) = (line for line in lines if line["event"] == "Text too long for its model, cut")
-    assert (line["characters"], line["kept_tokens"]) == (len(LONG), EMBEDDING_CONTEXT)
-
-
-def test_with_overflow_fail_only_the_long_text_has_no_vector(server: RealOllama) -> None:
-    first, long, last = provider_of(server, truncate=False).embed(["a", LONG, "b"], EMBED).vectors
-
-    assert isinstance(long, InputTooLong)
-    assert (len(numbers(first)), len(numbers(last))) == (WIDTH, WIDTH)
+    assert line["characters"] == len(LONG)
+    assert 0 < line["kept_tokens"] <= EMBEDDING_CONTEXT
 
 
 # Chats
@@ -135,14 +136,16 @@ def test_a_chat_over_the_context_is_cut_until_it_fits(server: RealOllama, capfd:
 
 def test_a_model_that_only_embeds_is_of_another_kind(server: RealOllama) -> None:
     question = Question("any", {"type": "object"}, [Message("user", "x")])
-    with pytest.raises(NonRetryableError, match="no model for this type of task"):
+    with pytest.raises(ModelGone, match="no model for this type of task"):
         provider_of(server).ask(question, EMBED)
 
 
-def test_a_schema_that_it_cannot_follow_is_the_task_types_fault(server: RealOllama) -> None:
+def test_a_schema_that_it_cannot_follow_is_a_parameter_to_be_left_out(server: RealOllama) -> None:
     question = Question("any", {"type": "nothing"}, [Message("user", "x")])
-    with pytest.raises(NonRetryableError, match="cannot follow the schema"):
+    with pytest.raises(RequestRefused) as raised:
         provider_of(server).ask(question, CHAT)
+
+    assert raised.value.parameter == "format"
 
 
 # Failures
@@ -159,13 +162,13 @@ def test_a_missing_model_is_told_apart_from_a_missing_path(server: RealOllama) -
     assert missed == ["aitp-test-nowhere"] * 2
 
     elsewhere = OllamaProvider(f"{server.url}/elsewhere", [EMBED])
-    with pytest.raises(PathMissing):
+    with pytest.raises(ServiceFault, match="OLLAMA_BASE_URL"):
         elsewhere.embed(["a"], EMBED)
 
 
 @pytest.mark.parametrize("wrong", [{"options": {"num_ctx": "many"}}, {"keep_alive": "a while"}])
 def test_a_wrong_setting_is_named_and_fails_no_task(server: RealOllama, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ServiceFault, match="OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE"):
+    with pytest.raises(SettingRefused, match="OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE"):
         provider_of(server, **wrong).embed(["a"], EMBED)
 
 

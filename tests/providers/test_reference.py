@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aitp.errors import AitpError
 from aitp.providers import failures, ollama_failures
+from aitp.providers.refusals import PARAMETERS
 from tests.providers.reference import EFFECTS, page
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "PROVIDERS.md"
@@ -21,12 +22,18 @@ def test_each_row_of_the_tables_is_on_the_page() -> None:
     assert not [row[0] for row in (*failures.ROWS, *ollama_failures.ROWS) if f"| {row[0]} |" not in text]
 
 
+def test_each_parameter_that_can_be_left_out_is_on_the_page() -> None:
+    text = DOCUMENT.read_text()
+
+    assert not [name for name in PARAMETERS if f"| `{name}` |" not in text]
+
+
 def test_a_kind_of_error_comes_before_those_it_is_one_of() -> None:
-    kinds: list[type[AitpError]] = [kind for kind, _ in EFFECTS]
+    kinds: list[type[AitpError]] = [kind for kind, *_ in EFFECTS]
 
     assert not [
         (one.__name__, other.__name__)
         for place, one in enumerate(kinds)
         for other in kinds[place + 1 :]
-        if issubclass(other, one)
+        if one is not other and issubclass(other, one)
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from aitp.errors import ConfigurationError
 from aitp.prices import Price, amount, nano, read_prices
-from aitp.settings import PROJECT_ROOT, Settings, load_settings
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PROJECT_ROOT, Settings, load_settings
 from tests.settings.complete import COMPLETE
 
 GOOD = """
@@ -50,6 +50,32 @@ def test_prices_are_exact_and_rounded_up_where_they_are_finer_than_can_be_counte
     assert prices.of("openai", "o3-mini") == Price(1_100_000_000, 4_400_000_000)
     assert prices.of("openai", "text-embedding-3-small") == Price(20_000_000, 0)
     assert prices.of("ollama", "qwen3") == Price(1, 1_000_000_000)
+
+
+def test_a_tier_may_have_prices_of_its_own(file: Path) -> None:
+    file.write_text(GOOD.replace("output = 4.40", "output = 4.40\nflex = { input = 0.55, output = 2.20 }"))
+    prices = read_prices(file)
+
+    assert prices.of("openai", "o3-mini", "flex") == Price(550_000_000, 2_200_000_000)
+    for other in ("default", "priority", ""):
+        assert (found := prices.of("openai", "o3-mini", other)) is not None
+        assert (found.input_nano, found.output_nano) == (1_100_000_000, 4_400_000_000)
+    assert prices.of("openai", "text-embedding-3-small", "flex") == Price(20_000_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("tier", "said"),
+    [
+        ("flex = 0.5", "flex: must be a table with input and output"),
+        ("flex = { input = 1 }", "flex: output: is missing"),
+        ("flex = { input = 1, output = 1, flex = 1 }", "flex: flex: is not known here; allowed are input, output"),
+        ("slow = { input = 1, output = 1 }", "slow: is not known here; allowed are input, output, flex, priority"),
+    ],
+)
+def test_a_tier_whose_prices_are_wrong_is_refused(file: Path, tier: str, said: str) -> None:
+    file.write_text(GOOD.replace("output = 4.40", f"output = 4.40\n{tier}"))
+
+    assert f"[openai.o3-mini] {said}" in problems(file)
 
 
 def test_a_model_without_a_price_has_none_but_ollama_s_cost_nothing(file: Path) -> None:
@@ -108,7 +134,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
 def test_the_example_can_be_used_as_it_is() -> None:
     prices = read_prices(PROJECT_ROOT / "etc/prices.example.toml")
 
-    assert all(prices.of("openai", model) for model in ("text-embedding-3-small", "o3-mini", "gpt-4.1-mini"))
+    assert all(prices.of("openai", model) for model in (EMBEDDING_MODEL, CHAT_MODEL))
 
 
 def test_a_budget_needs_prices(file: Path) -> None:

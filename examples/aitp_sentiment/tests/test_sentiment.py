@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aitp.errors import NonRetryableError
+from aitp.errors import NonRetryableError, UselessAnswer
 from aitp.knowledge import NoKnowledge
 from aitp.processors import PROCESSORS, Context
 from aitp.processors.prompting import read_prompt
@@ -49,7 +49,7 @@ def test_a_text_has_a_sentiment() -> None:
 
 
 def test_nothing_outside_the_list_is_a_sentiment() -> None:
-    with pytest.raises(NonRetryableError, match="sentiment: Input should be"):
+    with pytest.raises(UselessAnswer, match="sentiment: Input should be"):
         SENTIMENT.run([SENTIMENT.parse("x")], Model({"sentiment": "furious", "share": 1}), CONTEXT)
 
 
