@@ -74,6 +74,7 @@ def why_waiting(house: House) -> list[str]:
     told = [f"{name}: {breaker.reason}" for name, breaker in state.breakers.items() if breaker.state != "closed"]
     told += [f"{pause.provider} {pause.model}: {pause.reason}" for pause in state.cooldowns]
     told += [f"{type_} is paused" for type_ in state.paused_processors]
+    told += [f"{each.provider} {each.model}: {each.reason}" for each in state.quarantines]
     told += [str(idle.because) for idle in house.idles[-8:] if idle.because is not Because.NOTHING_READY]
     told += [f"due in {idle.until - house.clock.now:.0f} s" for idle in house.idles[-8:] if idle.until is not None]
     return told
