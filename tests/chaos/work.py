@@ -130,7 +130,6 @@ def _surroundings(chance: random.Random, mode: str, seed: int) -> tuple[dict[str
         ollama: dict[str, Any] = {
             "latency_seconds": chance.choice((0.02, 0.1, 0.3)),
             "cold_seconds": chance.choice((0.0, 0.5)),
-            "old": chance.random() < 0.2,
             "pull_seconds": 1.0,
             "fault_seed": seed,
         }
