@@ -115,5 +115,5 @@ def test_nobody_sleeps_where_something_could_wake_him() -> None:
     assert not lines_with(r"time\.sleep\(", outside="nothing")
 
 
-def test_no_module_is_longer_than_four_hundred_lines() -> None:
-    assert not [path.name for path in SOURCES if len(path.read_text().splitlines()) > 400]
+def test_no_module_is_longer_than_six_hundred_lines() -> None:
+    assert not [path.name for path in SOURCES if len(path.read_text().splitlines()) > 600]

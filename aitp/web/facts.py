@@ -7,6 +7,7 @@ looked at most when something is wrong. Called once a request by `aitp.web.app`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aitp.errors import LedgerError
@@ -14,7 +15,7 @@ from aitp.ledger.history import History, read_history
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, is_hidden, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
-from aitp.providers.stock import Stock, read_stock, uses_models
+from aitp.providers.stock import Retirement, Stock, read_stock, uses_models, uses_openai
 from aitp.settings import Settings
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
@@ -24,7 +25,8 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
-    says why; `stock`: of Ollama. `hidden`: this user may not look at the scoreboard, and cannot tell whether it runs.
+    says why; `stock`: of Ollama; `retirements`: of OpenAI's models that are asked for. `hidden`: this user may not look
+    at the scoreboard, and cannot tell whether it runs.
     """
 
     now: float
@@ -36,6 +38,7 @@ class Facts:
     ledger_problem: str
     has_token: bool
     stock: Stock | None = None
+    retirements: Sequence[Retirement] = ()
     monotonic: float = 0.0
     hidden: bool = False
 
@@ -46,6 +49,7 @@ def read_facts(settings: Settings) -> Facts:
     records = glance(settings.runtime_dir / "scoreboard")
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
+    stock = read_stock(settings.runtime_dir)
     return Facts(
         now=time.time(),
         master=next((record for record in records if record.slot == MASTER), None),
@@ -55,7 +59,8 @@ def read_facts(settings: Settings) -> Facts:
         ledger=ledger,
         ledger_problem=problem,
         has_token=_has_token(settings),
-        stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
+        stock=stock if uses_models(settings) else None,
+        retirements=stock.retirements if stock is not None and uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
     )
