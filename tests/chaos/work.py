@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aitp.demo.documents import CHAT_MODEL, TYPES
+from aitp.demo.documents import TYPES
 from aitp.demo.faults import FaultKind
 from aitp.demo.sentences import MODEL
+from aitp.settings import CHAT_MODEL
 
 EMBEDDING = "text_embedding"
 CHATS = tuple(type_ for type_ in TYPES if type_ != EMBEDDING)
