@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from aitp.errors import DeadlineExceeded, NonRetryableError, RetryableError
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
-from aitp.process.retirement import ASKING_SECONDS, ask_for_shutdowns
+from aitp.process.retirement import ASKING_SECONDS, look_for_retirements
 from aitp.providers.stock import ModelState, Stage, Stock, read_stock, uses_models, uses_openai, write_stock
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def look_after_models(
         if not alone:
             log.info("Another process looks after the models")
             return Look.ELSEWHERE
-        ask_for_shutdowns(settings, anew=anew)
+        look_for_retirements(settings, anew=anew)
         if not uses_models(settings):
             return Look.ALL_THERE
         return Look.ALL_THERE if _Round(settings, anew, told, clock).go() else Look.SOME_MISSING

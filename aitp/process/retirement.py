@@ -1,18 +1,16 @@
 """Models that OpenAI is about to shut down: which of those that are asked for, when, and what to do about it.
 
-Whoever looks after models asks for the dates once a day, and keeps them beside what is known of Ollama's
-(`aitp.providers.stock`); page and metrics read them there, and never ask. A model that is shut down fails no task, but
+Whoever looks after models asks for the dates once a day, and keeps what comes of them beside what is known of Ollama's
+(`aitp.providers.stock`); page and metrics read it there, and never ask. A model that is shut down fails no task, but
 all of them wait for a person.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aitp.errors import DeadlineExceeded, LedgerError
@@ -22,7 +20,7 @@ from aitp.process.bounds import BoundedCall
 from aitp.process.terms import terms_of
 from aitp.processors import PROCESSORS
 from aitp.providers.openai_models import ask_for_models, shutdowns_in
-from aitp.providers.stock import Stock, read_stock, uses_openai, write_stock
+from aitp.providers.stock import Retirement, Stock, read_stock, uses_openai, write_stock
 from aitp.tasks import Kind, Service
 from aitp.wire import NoAnswer
 
@@ -30,37 +28,10 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 DAY_SECONDS = 86_400.0
-WARNED_DAYS = 60
 ASKING_SECONDS = 10.0
 MARGIN_SECONDS = 1.0
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Retirement:
-    """A `model` that is asked for, when its server shuts it down (UTC seconds), and the `setting` that replaces it."""
-
-    model: str
-    at: float
-    setting: str
-
-    def is_near(self, now: float) -> bool:
-        return self.at - now < WARNED_DAYS * DAY_SECONDS
-
-    def is_over(self, now: float) -> bool:
-        return self.at <= now
-
-    def told(self, now: float) -> str:
-        day = f"{datetime.fromtimestamp(self.at, UTC):%-d %B %Y}"
-        return f"OpenAI {'has shut' if self.is_over(now) else 'shuts'} the model {self.model} down on {day}"
-
-    @property
-    def advice(self) -> str:
-        """What to do, in the setting's own words."""
-        if self.setting == "MODEL_ALIASES":
-            return f'Choose another one, and name it: MODEL_ALIASES={{"{self.model}": "…"}}'
-        return f"Choose another one, and name it in {self.setting}"
 
 
 def asked_of_openai(settings: Settings, kinds: Iterable[Kind] = ()) -> dict[str, str]:
@@ -99,20 +70,14 @@ def _default_setting(task_type: str) -> str:
     return "DEFAULT_EMBEDDING_MODEL" if processor.batched else "DEFAULT_CHAT_MODEL"
 
 
-def retirements(settings: Settings, stock: Stock | None, now: float) -> list[Retirement]:
-    """What is known to be shut down of all that OpenAI is asked for, the first first. Never raises.
-
-    What is over already and no setting names is told only while tasks name it: they may have done so long ago.
-    """
-    if stock is None or not stock.shutdowns or not uses_openai(settings):
-        return []
-    return retiring(settings, stock.shutdowns, known_kinds(settings), now)
-
-
 def retiring(
-    settings: Settings, shutdowns: dict[str, float], kinds: Iterable[KindInUse], now: float
+    settings: Settings, shutdowns: Mapping[str, float], kinds: Sequence[KindInUse], now: float
 ) -> list[Retirement]:
-    """The same, out of dates by model and of the kinds that the ledger knows."""
+    """What is to be shut down of all that OpenAI is asked for, the first first, out of the dates by model.
+
+    What is over already and no setting names is told only while tasks in hand name it: others may have done so long
+    ago.
+    """
     by_settings = asked_of_openai(settings)
     in_hand = asked_of_openai(settings, [each.kind for each in kinds if each.in_hand])
     asked = {**asked_of_openai(settings, [each.kind for each in kinds]), **by_settings}
@@ -129,26 +94,36 @@ def known_kinds(settings: Settings) -> list[KindInUse]:
         return []
 
 
-def ask_for_shutdowns(settings: Settings, *, anew: bool = False) -> None:
-    """Ask for the dates, if that was not done within a day, keep them, and tell of those that are near in the log.
+def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
+    """Keep what is known of models that are shut down; ask for the dates if that was not done within a day, or `anew`.
 
     The caller holds the lock of whoever looks after models. Nothing waits for it: a server that does not answer, or
     lists no models, is asked again at the next look.
     """
-    now, before = time.time(), read_stock(settings.runtime_dir) or Stock({})
-    if not uses_openai(settings) or (not anew and 0 <= now - before.shutdowns_at < DAY_SECONDS):
+    if not uses_openai(settings):
         return
+    now, before = time.time(), read_stock(settings.runtime_dir) or Stock({})
+    asked = None
+    if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
+        asked = _dates(settings)
+    shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
+    found = tuple(retiring(settings, shutdowns, known_kinds(settings), now)) if shutdowns else ()
+    if asked is not None or found != before.retirements:
+        write_stock(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
+    for each in found if asked is not None else ():
+        if each.is_near(now):
+            (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)
+
+
+def _dates(settings: Settings) -> dict[str, float] | None:
+    """When which models are shut down, as the server says; None if it says nothing."""
     try:
         with BoundedCall(ASKING_SECONDS + MARGIN_SECONDS, lambda: math.inf, lambda: None):
             status, document = ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
     except (NoAnswer, DeadlineExceeded) as failure:
         log.info("OpenAI cannot be asked for its models", reason=str(failure))
-        return
+        return None
     if status != 200:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
         log.info("OpenAI lists no models", status=status)
-        return
-    stock = dataclasses.replace(before, shutdowns=shutdowns_in(document), shutdowns_at=now)
-    write_stock(settings.runtime_dir, stock)
-    for each in retirements(settings, stock, now):
-        if each.is_near(now):
-            (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)
+        return None
+    return shutdowns_in(document)

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from aitp.policy.routing import Arrival
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
+DAY_SECONDS = 86_400.0
+WARNED_DAYS = 60  # before a model is shut down
 
 
 class Stage(StrEnum):
@@ -61,10 +64,37 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class Retirement:
+    """A `model` that is asked for, when its server shuts it down (UTC seconds), and the `setting` that replaces it."""
+
+    model: str
+    at: float
+    setting: str
+
+    def is_near(self, now: float) -> bool:
+        return self.at - now < WARNED_DAYS * DAY_SECONDS
+
+    def is_over(self, now: float) -> bool:
+        return self.at <= now
+
+    def told(self, now: float) -> str:
+        day = f"{datetime.fromtimestamp(self.at, UTC):%-d %B %Y}"
+        return f"OpenAI {'has shut' if self.is_over(now) else 'shuts'} the model {self.model} down on {day}"
+
+    @property
+    def advice(self) -> str:
+        """What to do, in the setting's own words."""
+        if self.setting == "MODEL_ALIASES":
+            return f'Choose another one, and name it: MODEL_ALIASES={{"{self.model}": "…"}}'
+        return f"Choose another one, and name it in {self.setting}"
+
+
+@dataclass(frozen=True, slots=True)
 class Stock:
     """All supported models by name. `problem`: why the server could not be asked, then the models are of before.
 
-    `shutdowns`: of OpenAI's models, by name, as of `shutdowns_at`; when each is shut down (UTC seconds).
+    `shutdowns`: when OpenAI shuts down which of its models (UTC seconds), as of `shutdowns_at`; `retirements`: those of
+    them that are asked for.
     """
 
     models: Mapping[str, ModelState]
@@ -72,6 +102,7 @@ class Stock:
     at: float = field(default_factory=time.time)
     shutdowns: Mapping[str, float] = field(default_factory=dict)
     shutdowns_at: float = 0.0
+    retirements: tuple[Retirement, ...] = ()
 
     def having(self, name: str, state: ModelState, at: float) -> Stock:
         return replace(self, models={**self.models, name: state}, problem="", at=at)
@@ -105,7 +136,10 @@ def read_stock(runtime_dir: Path) -> Stock | None:
         models = {name: _state(**state) for name, state in document["models"].items()}
         shutdowns = {name: float(at) for name, at in document["shutdowns"].items()}
         at, shutdowns_at = float(document["at"]), float(document["shutdowns_at"])
-        return Stock(models, str(document["problem"]), at, shutdowns, shutdowns_at)
+        retirements = tuple(
+            Retirement(str(each["model"]), float(each["at"]), str(each["setting"])) for each in document["retirements"]
+        )
+        return Stock(models, str(document["problem"]), at, shutdowns, shutdowns_at, retirements)
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
