@@ -17,8 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from aitp.ledger import Because
-from aitp.providers import failures
-from aitp.providers.refusals import Refusal
+from aitp.providers import failures, refusals
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
 from tests.strangers.house import House
@@ -42,10 +41,10 @@ def examples(daily: int) -> settings:
 @pytest.fixture(params=["with all hints", "without words", "without words and status"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What aitp may take from an error answer. Without a status it is some failure or other."""
-    real = failures.refusal_of
+    real = refusals.refusal_of
     if request.param != "with all hints":
 
-        def mute(*arguments: Any, **named: Any) -> Refusal:
+        def mute(*arguments: Any, **named: Any) -> refusals.Refusal:
             said = real(*arguments, **named)
             status = said.status if request.param == "without words" else 599
             return dataclasses.replace(
