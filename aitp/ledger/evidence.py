@@ -17,6 +17,7 @@ import apsw
 import pybreaker
 
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.cooldowns import forget_guesses
 from aitp.ledger.database import Row, these
 from aitp.policy.evidence import Remedy, Standing, Tally, is_at_fault, is_ill, pause_delay, remedy
 from aitp.policy.routing import Route
@@ -24,6 +25,7 @@ from aitp.tasks import Culprit, Ending, Health, Outcome
 
 # What a server does not take of a request is believed for so long.
 PROFILE_SECONDS = 86_400.0
+TIER_SECONDS = 900.0
 # Those that nobody was sent to lately are forgotten: settings and models come and go.
 MOST_WORLDS = 500
 # A queue that a world's success brings back comes back within these seconds.
@@ -257,6 +259,7 @@ class Judge:
             (case.world,),
         )
         change = self._breakers.tell(connection, case.provider, Health.HEALTHY, case.slot, case.now)
+        forget_guesses(connection, case.provider, case.model)
         connection.execute("DELETE FROM failures WHERE world = ?", (case.world,))
         had_row = connection.changes() > 0
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (case.provider,))
@@ -298,8 +301,8 @@ class Judge:
             connection.execute(f"UPDATE worlds SET {column} = {column} + 1 WHERE id = ?", (case.world,))
             self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
         profile = _profile(case)
-        can_leave_out = [name for name in optional if name not in profile.kept]
-        asked = remedy(self._standing(case, failure, can_leave_out))
+        can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
+        asked = remedy(self._standing(case, failure, can_leave_out, setting=bool(profile.settings())))
         if asked is Remedy.LEAVE_OUT:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
             self._leave_out(case, profile, name, failure)
@@ -324,7 +327,7 @@ class Judge:
             _moved(connection)  # the row is longer
         return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared=counted)
 
-    def _standing(self, case: _Case, failure: Failure, can_leave_out: Sequence[str]) -> Standing:
+    def _standing(self, case: _Case, failure: Failure, can_leave_out: Sequence[str], *, setting: bool) -> Standing:
         row = _row(case.connection, "world = ?", case.world)
         of_provider = _row(case.connection, "provider = ? AND culprit IN ('service', 'account')", case.provider)
         detached = case.connection.execute(
@@ -335,6 +338,7 @@ class Judge:
             failure.culprit,
             named=named,
             optional=bool(can_leave_out) and (not failure.named or failure.parameter in can_leave_out),
+            setting=setting,
             proven=case.proven,
             row_is_ill=is_ill(failure.culprit, row, self._threshold),
             provider_is_ill=is_ill(failure.culprit, of_provider, self._threshold),
@@ -413,9 +417,12 @@ class Judge:
     ) -> BreakerChange | None:
         """What the call says of its provider."""
         if opened:
-            return self._breakers.tell(
-                case.connection, case.provider, Health.REFUSED, case.slot, case.now, failure.reason
-            )
+            reason = failure.reason
+            if failure.culprit is Culprit.INPUT:
+                reason += ", whatever is sent"
+            if failure.culprit in (Culprit.INPUT, Culprit.ACCOUNT) and not failure.named:
+                reason += f": look at {ACCESS.get(case.provider, 'its settings')}"
+            return self._breakers.tell(case.connection, case.provider, Health.REFUSED, case.slot, case.now, reason)
         if heard or failure.culprit in (Culprit.ANSWER, Culprit.MODEL, Culprit.REQUEST):
             return self._breakers.tell(case.connection, case.provider, Health.HEALTHY, case.slot, case.now)
         # Whether it is the service's fault was decided above: only a probe is judged by this alone.
@@ -425,7 +432,10 @@ class Judge:
 
     def _leave_out(self, case: _Case, profile: _Profile, name: str, failure: Failure) -> None:
         guessed = profile.guessed if failure.parameter == name else [*profile.guessed, name]
-        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, failure.reason)
+        since = case.now
+        if name == "service_tier":  # a tier that has no room now may have some soon
+            since += TIER_SECONDS - PROFILE_SECONDS
+        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, failure.reason, since)
         case.told.append(_told(case, "Parameter is refused and left out", failure.reason, parameter=name))
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, can_leave_out: Sequence[str]) -> bool:
@@ -439,7 +449,9 @@ class Judge:
             return False
         left_out = [name for name in profile.left_out if name not in back]
         guessed = [name for name in profile.guessed if name not in back]
-        _write_profile(case, left_out, guessed, [*profile.kept, *back], profile.reason)
+        needed = failure.culprit is Culprit.REQUEST
+        kept = [*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)]
+        _write_profile(case, left_out, guessed, kept, profile.reason, case.now)
         return True
 
     # A world is paused
@@ -513,18 +525,26 @@ def _has_answered(case: _Case) -> bool:
 
 
 class _Profile(NamedTuple):
-    """What is left out of requests to a model. `kept`: what cannot be, although it was tried."""
+    """What is left out of requests to a model. `kept`: what need not be, for it did not help."""
 
     left_out: list[str]
     guessed: list[str]
     kept: list[str]
     reason: str
 
+    @property
+    def needed(self) -> list[str]:
+        """What cannot be left out: without it no answer is what a setting wants."""
+        return [name.removesuffix(NEEDED) for name in self.kept if name.endswith(NEEDED)]
+
     def settings(self) -> str:
         """The settings that stand behind what cannot be left out."""
-        return ", ".join(SETTINGS[name] for name in self.kept if name in SETTINGS)
+        return ", ".join(SETTINGS[name] for name in self.needed if name in SETTINGS)
 
 
+NEEDED = "!"  # behind a name in `kept`
+# Which settings say where a provider is, and who we are there.
+ACCESS = {"openai": "OPENAI_API_KEY and OPENAI_BASE_URL", "ollama": "OLLAMA_BASE_URL and OLLAMA_API_KEY"}
 # Which setting puts a parameter into a request.
 SETTINGS = {
     "dimensions": "EMBEDDING_DIMENSIONS",
@@ -552,7 +572,7 @@ def _is_current(case: _Case) -> bool:
 
 
 def _write_profile(
-    case: _Case, left_out: Sequence[str], guessed: Sequence[str], kept: Sequence[str], reason: str
+    case: _Case, left_out: Sequence[str], guessed: Sequence[str], kept: Sequence[str], reason: str, since: float
 ) -> None:
     """From now on requests are others: what failed before is due at once, and its evidence counts no more."""
     connection = case.connection
@@ -567,7 +587,7 @@ def _write_profile(
             " ".join(guessed),
             " ".join(kept),
             reason,
-            case.now,
+            since,
         ),
     )
     worlds = "SELECT id FROM worlds WHERE provider = ? AND model = ?"

@@ -332,6 +332,7 @@ MIGRATIONS: tuple[str, ...] = (
         failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
     ) STRICT;
 
+    ALTER TABLE cooldowns ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1));
     ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE kinds ADD COLUMN suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1));
     ALTER TABLE breakers ADD COLUMN setup TEXT NOT NULL DEFAULT '';
