@@ -115,6 +115,10 @@ class Worlds:
             found = self._known[key] = _find(connection, route, type_, setup, now)
         return found
 
+    def forget(self) -> None:
+        """The transaction in which worlds were found, or made, has come to nothing."""
+        self._known = {}
+
     def free_for(self, connection: apsw.Connection, world: World, kind: int, now: float, canary: float) -> bool:
         """Whether one more call may be made there now, beside those that are in flight.
 
@@ -236,6 +240,8 @@ class Judge:
         if case is None:  # recovered, or from before there were any: nothing is known of it
             change = self._breakers.tell(connection, provider, health, slot, now)
             return Judgement(tuple(outcomes), breaker=change)
+        if case.probing:
+            release_probes(connection, slot)  # over, whatever is made of it
         served = any(outcome.ending is Ending.SUCCEEDED for outcome in outcomes)
         if served:
             return self._serve(case, outcomes)
@@ -260,8 +266,9 @@ class Judge:
         connection.execute("DELETE FROM failures WHERE world = ?", (case.world,))
         had_row = connection.changes() > 0
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (case.provider,))
-        if case.paused or (change is not None and change.state == pybreaker.STATE_CLOSED):
-            _return_all(case, whole_provider=not case.paused)
+        has_closed = change is not None and change.state == pybreaker.STATE_CLOSED
+        if case.paused or has_closed:
+            _return_all(case, whole_provider=has_closed)
         else:
             connection.execute(
                 "UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,)
@@ -282,9 +289,10 @@ class Judge:
 
     def _fail(self, case: _Case, outcomes: Sequence[Outcome], failure: Failure, optional: Collection[str]) -> Judgement:
         connection = case.connection
-        if failure.culprit is Culprit.INPUT and not _is_current(case):
+        if failure.culprit in (Culprit.INPUT, Culprit.REQUEST) and not _is_current(case):
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
-            return Judgement(tuple(_ready(outcome) for outcome in outcomes))
+            change = self._breakers.tell(connection, case.provider, Health.UNKNOWN, case.slot, case.now)
+            return Judgement(tuple(_ready(outcome) for outcome in outcomes), breaker=change)
         if failure.culprit is Culprit.MODEL and failure.stranger and not _has_answered(case):
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
             return Judgement(
@@ -611,7 +619,7 @@ def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: 
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(
-            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, culprit = '', reason = ''"
+            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
             " WHERE provider = ? AND setup <> ?",
             (service, setup),
         )
@@ -626,4 +634,5 @@ def prune_worlds(connection: apsw.Connection) -> None:
             " (SELECT world FROM evidence UNION SELECT world FROM tasks WHERE world IS NOT NULL)",
             (MOST_WORLDS,),
         )
+        connection.execute("DELETE FROM failures WHERE world NOT IN (SELECT id FROM worlds)")
         _moved(connection)
