@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
+from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
+
 from aitp.ledger import Cause, Rules
 from aitp.ledger.tombstones import LISTING_LAG_SECONDS
-from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Ending
 from tests.ledger.world import Clock

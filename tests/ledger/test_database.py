@@ -21,7 +21,7 @@ from aitp.ledger.database import (
     refuse_network_file_system,
 )
 from aitp.ledger.schema import MIGRATIONS, VERSION
-from aitp.tasks import Ending, Health, NewTask, Outcome
+from aitp.tasks import Ending, NewTask, Outcome
 from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.world import SMALL, World, ids, terms
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from aitp.ledger import Because, Cause, Claim, Delivery, Nothing, NotYet, Report, Verdict, prepare
 from aitp.ledger.soundness import check
-from aitp.tasks import Ending, Health, NewTask, Outcome
+from aitp.tasks import Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement
 from tests.ledger.life_hands import Died, Hands
