@@ -145,7 +145,7 @@ class NonRetryableError(AitpError):
 
 
 class DeliveryRefused(NonRetryableError):
-    """The task API refused a result for good (400, 404, 409, 413, 422): a dead letter. `status` is the HTTP status."""
+    """The task API itself refused a result (400, 404, 409, 413, 422, 501). `status` is the HTTP status."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)

@@ -37,7 +37,7 @@ TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
 EXIT_CAUSES = ("crashed", "deadline")
-DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text", "o3")
+DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text")
 
 API_CALLS = ((PENDING_ENDPOINT, "GET"), (TASK_ENDPOINT, "PATCH"))
 _API_STATUS_CODES = (
@@ -95,7 +95,7 @@ class Source(StrEnum):
 
     COUNTED = "counted by relays and workers, each in the file of its slot"
     LEDGER = "the ledger, at each scrape"
-    MODELS = "the file of whoever looks after Ollama's models, at each scrape"
+    MODELS = "the file of whoever looks after models, at each scrape"
     SERVICE = "the scoreboard, the settings and the metrics process itself, at each scrape"
 
 
@@ -239,7 +239,7 @@ QUARANTINES = _declare(
 PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
 
-# ── read at scrape time: from the file of whoever looks after Ollama's models ────────────────────────────────────────
+# ── read at scrape time: from the file of whoever looks after models ─────────────────────────────────────────────────
 MODEL_PRESENT = _declare("gauge", "ollama_model_present", "1 if Ollama has the model.", "model", source=Source.MODELS)
 MODEL_PULL_BYTES = _declare(
     "gauge",
@@ -247,6 +247,13 @@ MODEL_PULL_BYTES = _declare(
     "Bytes of the last pull of a model: completed, and in total.",
     "model",
     "kind",
+    source=Source.MODELS,
+)
+MODEL_SHUTDOWN = _declare(
+    "gauge",
+    "aitp_model_shutdown_timestamp_seconds",
+    "When OpenAI shuts a model down that settings or tasks name, if it has said so.",
+    "model",
     source=Source.MODELS,
 )
 

@@ -1,10 +1,10 @@
 """What models cost: the operator's file of prices (PRICES), read once with the settings, anew at a reload.
 
     currency = "USD"
-    [openai.o3-mini]            # a provider, and a model by the name that is asked for there
-    input = 1.10                # of a million tokens
-    output = 4.40
-    flex = { input = 0.55, output = 2.20 }      # by the terms of a service tier, where these differ
+    [openai."gpt-6.1-terra"]    # a provider, and a model by the name that is asked for there
+    input = 1.00                # of a million tokens
+    output = 5.00
+    flex = { input = 0.50, output = 2.50 }      # by the terms of a service tier, where these differ
 
 `"*"` as a model stands for all others of its provider. Money is counted in whole nano-units (a thousandth of a
 millionth of the currency) and rounded up; no float takes part. Called by the settings.
@@ -103,7 +103,7 @@ def read_prices(path: Path) -> Prices:
     models: dict[tuple[str, str], Price] = {}
     for provider, entries in document.items():
         if not isinstance(entries, dict) or not re.fullmatch("[A-Za-z0-9_-]+", provider):
-            problems.append(f'{_short(provider)}: must be a table of models, like [openai."o3-mini"]')
+            problems.append(f'{_short(provider)}: must be a table of models, like [openai."gpt-6.1-terra"]')
             continue
         for model, entry in entries.items():
             faults = list(_faults(entry))
@@ -112,7 +112,9 @@ def read_prices(path: Path) -> Prices:
             else:
                 models[provider, model] = _price(entry)
     if not models and not problems:
-        problems.append('it has no price; a model has one like this: [openai."o3-mini"] input = 1.10, output = 4.40')
+        problems.append(
+            'it has no price; a model has one like this: [openai."gpt-6.1-terra"] input = 1.00, output = 5.00'
+        )
     if problems:
         raise ValueError("; ".join(problems))
     return Prices(path, str(currency), models)

@@ -156,6 +156,8 @@ def _label(label: str) -> tuple[str, str]:
 FORMS: Mapping[object, str] = {
     service_url: "an address, `http://` or `https://`",
     values.model_names: "a JSON array of names, or names separated by commas",
+    values.model_name: "a model's name",
+    values.item_ids: "a JSON array of ids, or ids separated by commas",
     values.model_map: "a JSON object from name to name",
     values.model_options: "a JSON object",
     values.keep_alive: "a duration like `5m`, seconds, or -1",

@@ -36,21 +36,24 @@ from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
 from aitp.forms import Authorities, Directory, Host, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
 from aitp.prices import nano
 from aitp.privacy import blot_out
-from aitp.trust import Trust
+from aitp.trust import Trust, unusable
 from aitp.urls import refuse_open_secrets
 from aitp.values import (
     bearer_token,
     contact,
     header_value,
+    item_ids,
     keep_alive,
     language_code,
     lower_case,
     model_map,
+    model_name,
     model_names,
     model_options,
     plain_name,
     plain_words,
     project_slug,
+    scopes,
     thinking,
     upper_case,
     zone_name,
@@ -60,6 +63,8 @@ from aitp.wording import printable, problem
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
+# The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
+EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
 PERIODS = ("minute", "hour", "day", "week", "month")
 
 
@@ -93,10 +98,22 @@ class Settings(BaseModel):
     oauth2_client_secret: SecretStr = Field(
         description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
     )
-    oauth2_scope: str = Field("read write", description="The scopes asked for, separated by spaces.")
+    oauth2_client_auth: Annotated[Literal["basic", "post"], BeforeValidator(lower_case)] = Field(
+        "basic",
+        description="How the client shows who it is: basic (client_secret_basic, in a header) or post "
+        "(client_secret_post, in the form).",
+    )
+    oauth2_scope: Annotated[str, AfterValidator(scopes)] = Field(
+        "read write", description="The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."
+    )
+    oauth2_audience: str = Field(
+        "", description="The audience asked for, where the authorization server wants one named (Auth0, Ory)."
+    )
     request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
-        False, description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, …)."
+        False,
+        description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
+        "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
     )
     tls_ca_file: Authorities | None = Field(
         None,
@@ -164,7 +181,18 @@ class Settings(BaseModel):
     fallback_models: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
         {},
         description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
-        "others. Built in: text-embedding-3-small for embeddings, o3-mini for the rest.",
+        "others. Where it names none: DEFAULT_EMBEDDING_MODEL for embeddings, DEFAULT_CHAT_MODEL for the rest.",
+    )
+    default_embedding_model: Annotated[str, AfterValidator(model_name)] = Field(
+        EMBEDDING_MODEL, description="The model of embeddings whose tasks name none."
+    )
+    default_chat_model: Annotated[str, AfterValidator(model_name)] = Field(
+        CHAT_MODEL, description="The model of all other tasks that name none."
+    )
+    model_aliases: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
+        {},
+        description="Which model is asked for instead of the one that a task names, as one that was retired: a JSON "
+        'object from name to name like {"o3": "gpt-6.1-sol"}. An alias of an alias is not followed.',
     )
     embedding_batch_size: int = Field(32, ge=1, le=2048, description="Texts in one embedding call, at most.")
     embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
@@ -183,6 +211,12 @@ class Settings(BaseModel):
     prompts_dir: Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
     wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
+    personality_classes: Annotated[tuple[str, ...], BeforeValidator(item_ids)] = Field(
+        ("Q5", "Q891723", "Q1153191", "Q7188"),
+        description="What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public "
+        "companies, online newspapers and governments unless it says otherwise. A JSON array, or ids separated by "
+        "commas.",
+    )
     wikidata_contact: Annotated[str, AfterValidator(contact)] = Field(
         "",
         description="Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an "
@@ -341,12 +375,13 @@ class Settings(BaseModel):
         Differs if one of them does, and tells none of them. A service of another package reads settings of its own:
         of it only the trust is known here. To be taken of the whole settings: children lack the others' secrets.
         """
-        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_scope)
+        client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_client_auth)
+        asked = (self.oauth2_scope, self.oauth2_audience)
         doors: dict[str, tuple[object, ...]] = {
-            "api": (self.api_base_url, self.token_url, *client),
-            "oauth": (self.token_url, *client),
+            "api": (self.api_base_url, self.token_url, *client, *asked),
+            "oauth": (self.token_url, *client, *asked),
             "openai": (self.openai_base_url, self.openai_api_key),
-            "ollama": (self.ollama_base_url,),
+            "ollama": (self.ollama_base_url, self.ollama_api_key),
             "wikidata": (self.wikidata_base_url, self.wikidata_contact),
         }
         parts = [service, self.trust.from_environment, self.trust.certificates, *doors.get(service, ())]
@@ -374,7 +409,8 @@ FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if field.description
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
-MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OPENAI_SERVICE_TIER")
+MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
+_SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
 
 
@@ -400,6 +436,9 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
             for details in error.errors(include_url=False)
             if str(details["loc"][0]).upper() not in sources.unread
         ]
+    else:
+        if settings.http_trust_env:
+            problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
     problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
     strangers = misspelt(sources.values, KNOWN_NAMES)
     if problems:
@@ -423,14 +462,21 @@ def prepare_environment() -> None:
     os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
-        if name == "OLLAMA_HOST" or (name.lower().endswith("_proxy") and value.lower().startswith("socks")):
+        if name == "OLLAMA_HOST":
             del os.environ[name]
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks"):
+            _SET_ASIDE[name] = os.environ.pop(name)
 
 
 def withheld(*needed: str) -> dict[str, str]:
     """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
     real = (name for name in SECRETS if os.environ.get(name, "").strip() not in ("", PLACEHOLDER_KEY))
     return {name: WITHHELD for name in real if name not in needed}
+
+
+def set_aside() -> dict[str, str]:
+    """What `prepare_environment` has taken away, and a program started from here must find to refuse it."""
+    return dict(_SET_ASIDE)
 
 
 def withhold(*needed: str) -> None:
@@ -449,7 +495,9 @@ def exported(*names: str) -> dict[str, str]:
 
 
 def _derived(values: Mapping[str, str]) -> dict[str, Any]:
-    derived: dict[str, Any] = {name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == ""}
+    derived: dict[str, Any] = {
+        name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == "" and name != "OAUTH2_SCOPE"
+    }
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
             derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))

@@ -16,12 +16,37 @@ from pydantic import SecretStr
 
 def model_names(value: object) -> object:
     """A JSON array, or names with commas between them."""
+    names = _listed(value)
+    if isinstance(names, list):
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            raise ValueError(
+                'must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas'
+            )
+        return tuple(dict.fromkeys(name.strip() for name in names))
+    return names
+
+
+def item_ids(value: object) -> object:
+    """Ids of Wikidata's, as a JSON array or with commas between them."""
+    ids = _listed(value)
+    if isinstance(ids, list):
+        if not all(isinstance(id_, str) and re.fullmatch(r"Q[1-9][0-9]{0,9}", id_.strip()) for id_ in ids):
+            raise ValueError('must be a JSON array of Wikidata\'s ids like ["Q5", "Q7188"], or ids separated by commas')
+        return tuple(dict.fromkeys(id_.strip() for id_ in ids))
+    return ids
+
+
+def _listed(value: object) -> object:
+    """What a JSON array holds, or a text between its commas; anything but a text as it is."""
     if not isinstance(value, str):
         return value
-    names = _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError('must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas')
-    return tuple(dict.fromkeys(name.strip() for name in names))
+    return _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+
+
+def model_name(name: str) -> str:
+    if not (name.isprintable() and " " not in name and len(name) <= 100):
+        raise ValueError("must be a model's name: printable characters without spaces, 100 at most")
+    return name
 
 
 def model_map(value: object) -> object:
@@ -29,7 +54,9 @@ def model_map(value: object) -> object:
         return value
     names = _json(value, dict)
     if not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise ValueError('must be a JSON object from model to model like {"*": "text-embedding-3-small"}')
+        raise ValueError(
+            'must be a JSON object from model to model like {"nomic-embed-text": "text-embedding-3-small"}'
+        )
     return names
 
 
@@ -86,6 +113,10 @@ def project_slug(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
         raise ValueError("must be the project's slug alone: lower-case letters, digits and hyphens")
     return text
+
+
+def scopes(text: str) -> str:
+    return "" if text.strip().lower() == "none" else " ".join(text.split())
 
 
 def language_code(text: str) -> str:

@@ -33,8 +33,8 @@ from aitp.trust import Trust
 
 USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536
-DRAIN_BYTES = 262_144
-DRAIN_SECONDS = 1.0
+FINISH_BYTES = 262_144
+FINISH_SECONDS = 5.0
 
 BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
@@ -94,6 +94,7 @@ class Wire:
             raise _no_answer(error) from None
 
     def close(self) -> None:
+        """End the connection. Another request would open a new one."""
         self._session.close()
 
 
@@ -121,18 +122,27 @@ def whole_body(response: requests.Response, most: int) -> bytes:
         response.close()
 
 
-def finish(response: requests.Response) -> None:
-    """Let go of an answer whose status says it all. Its body is read if it comes at once, for the connection's sake.
+def finish(response: requests.Response) -> tuple[bytes, Exception | None]:
+    """Let go of an answer: its body, unpacked, as far as it comes in FINISH_SECONDS and FINISH_BYTES, and what cut it.
 
-    Never raises: the answer counts, whatever interrupts this.
+    None: it came whole, and its connection can be used again. Never raises, whatever interrupts this: what came may
+    say enough.
     """
+    body, cut = b"", None
     try:
-        give_up, left = time.monotonic() + DRAIN_SECONDS, DRAIN_BYTES
-        while left > 0 and time.monotonic() < give_up and (piece := response.raw.read1(left, decode_content=False)):
-            left -= len(piece)
-    except (*FAILURES, DeadlineExceeded, GraceOver):
-        pass
+        give_up = time.monotonic() + FINISH_SECONDS
+        while piece := response.raw.read1(CHUNK_BYTES, decode_content=True):
+            body = body + piece if body else piece
+            if len(body) > FINISH_BYTES:
+                raise TooLong(f"sent an answer of more than {FINISH_BYTES} bytes")
+            if time.monotonic() > give_up:
+                raise NoAnswer(f"did not send its answer within {FINISH_SECONDS:g} s")
+    except (NoAnswer, DeadlineExceeded, GraceOver) as error:
+        cut = error
+    except FAILURES as error:
+        cut = _no_answer(error)
     response.close()
+    return body, cut
 
 
 class _Shelf(queue.LifoQueue[Any]):
@@ -170,6 +180,13 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self.poolmanager.pool_classes_by_scheme = POOLS
         self._pool: Any = None
+
+    def close(self) -> None:
+        # requests only forgets its pools; whoever has one, as we do, keeps its connection open.
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        super().close()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._own_authorities)

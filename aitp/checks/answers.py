@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from aitp.checks.asking import LISTED_AT_MOST, Answered
 from aitp.checks.findings import Finding, Severity, fine
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
+from aitp.providers.stock import Retirement
 from aitp.settings import Settings
 from aitp.taskapi.grant import Grant
 from aitp.wire import BY_TLS
@@ -29,12 +30,14 @@ def of_token(answer: Grant | AitpError, settings: Settings, seconds: float) -> F
         return Finding(Severity.WARNING, "token", said, "It asks for a pause; the service takes it", "Wait a minute")
     if isinstance(answer, CredentialsRefused):
         if answer.error == "invalid_scope":
-            do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE"
+            do = f"Allow the client the scope {settings.oauth2_scope!r} there, or correct OAUTH2_SCOPE (none: no scope)"
+        elif answer.error in ("invalid_target", "access_denied"):
+            do = f"Allow the client the audience {settings.oauth2_audience!r} there, or correct OAUTH2_AUDIENCE"
         else:
             do = (
                 f"Compare OAUTH2_CLIENT_ID={settings.oauth2_client_id} and its secret with the client at the "
-                "authorization server, and see that it may use client_credentials. It does not say which of both is "
-                "wrong"
+                "authorization server, and see that it may use client_credentials and is to show its secret by "
+                f"client_secret_{settings.oauth2_client_auth} (OAUTH2_CLIENT_AUTH). It does not say what is wrong"
             )
             if not answer.error:  # an authorization server names it
                 do += f"; if {settings.token_url} is another server altogether, correct that"
@@ -73,8 +76,8 @@ def of_task_api(answer: int | AitpError, settings: Settings, seconds: float) -> 
     return Finding(Severity.FAULT, "task API", said, why, do)
 
 
-def of_openai(answer: Answered | AitpError, wanted: Collection[str], base_url: str | None, seconds: float) -> Finding:
-    """OpenAI's answer to a request for its models. `wanted`: those that the service asks for by itself."""
+def of_openai(answer: Answered | AitpError, wanted: Mapping[str, str], base_url: str | None, seconds: float) -> Finding:
+    """OpenAI's answer to a request for its models. `wanted`: those that settings have it asked for, and by which."""
     server = base_url or "OpenAI"
     do = f"See that this machine may reach it{PROXY}"
     if base_url:
@@ -105,7 +108,7 @@ def of_openai(answer: Answered | AitpError, wanted: Collection[str], base_url: s
             return Finding(Severity.FAULT, "openai", f"{server} answered {status}", why, do)
 
 
-def _of_models(document: Any, wanted: Collection[str], server: str) -> Finding:
+def _of_models(document: Any, wanted: Mapping[str, str], server: str) -> Finding:
     try:
         there = {str(model["id"]) for model in document["data"]}
     except (TypeError, LookupError):
@@ -118,10 +121,19 @@ def _of_models(document: Any, wanted: Collection[str], server: str) -> Finding:
             Severity.WARNING,
             "openai",
             f"{server} takes the key, but does not offer it {', '.join(lacking)}",
-            "Tasks that name no model, or fall back on one of these, fail",
-            "Allow the key's project these models, or name others in FALLBACK_MODELS",
+            "Tasks that name no model, or fall back on one of these, wait",
+            f"Allow the key's project these models, or name others in {_and({wanted[model] for model in lacking})}",
         )
     return fine("openai", f"{server} takes the key, and has {', '.join(sorted(wanted)) or 'models'}")
+
+
+def of_shutdowns(retirements: Iterable[Retirement], now: float) -> Iterator[Finding]:
+    """The models that are asked for, and that OpenAI shuts down before long, or has."""
+    for each in retirements:
+        if each.is_near(now):
+            severity = Severity.FAULT if each.is_over(now) else Severity.WARNING
+            why = "Its tasks wait, and none is failed" if each.is_over(now) else "From then on its tasks wait"
+            yield Finding(severity, "openai models", each.told(now), why, each.advice)
 
 
 def of_ollama(answer: list[str] | AitpError, settings: Settings, *, replaceable: bool, seconds: float) -> Finding:
@@ -160,6 +172,11 @@ def of_wikidata(answer: Answered | AitpError, base_url: str, seconds: float) -> 
 def _said(error: AitpError, seconds: float) -> str:
     """What happened, with the time-out that is in force here in place of the setting's."""
     return str(error).replace("within REQUEST_TIMEOUT", f"within {seconds:g} s")
+
+
+def _and(names: Collection[str]) -> str:
+    *others, last = sorted(names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _code(document: Any) -> str:

@@ -19,6 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from aitp.checks.clock import ahead_of
 from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
 from aitp.process.bounds import BoundedCall
+from aitp.providers.openai_models import ask_for_models
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.grant import Grant, TokenEndpoint
 from aitp.taskapi.token import REFUSED_AGAIN
@@ -32,7 +33,6 @@ MOST_SECONDS = 10.0
 MARGIN_SECONDS = 1.0  # for what trickles; one that is silent ends with the time-out of its read
 LISTED_AT_MOST = 20  # documents of a list that may be half a gigabyte long
 BODY_BYTES = 4 * 2**20
-OPENAI_URL = "https://api.openai.com/v1"
 
 T = TypeVar("T")
 
@@ -89,10 +89,10 @@ class Asking:
 
     def openai_models(self) -> Answered | AitpError:
         """OpenAI's list of models, with our key (OpenAI API reference, models: no charge)."""
-        key = self._settings.openai_api_key
-        assert key is not None
-        base = (self._settings.openai_base_url or OPENAI_URL).rstrip("/")
-        return self._get(Service.OPENAI, f"{base}/models", {"Authorization": f"Bearer {key.get_secret_value()}"})
+        try:
+            return self._bounded(lambda: Answered(*ask_for_models(self._settings, self.seconds)))
+        except NoAnswer as failure:
+            return ServiceFault(Service.OPENAI.value, str(failure))
 
     def missing_models(self) -> list[str] | AitpError:
         """Those of SUPPORTED_MODELS that the Ollama server lacks."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from aitp.checks import answers, clock, money, verdicts
-from aitp.checks.asking import OPENAI_URL, Asking
+from aitp.checks.asking import Answered, Asking
 from aitp.checks.findings import Finding
 from aitp.checks.machine import look_around
 from aitp.errors import AitpError, ConfigurationError
+from aitp.process.retirement import asked_of_openai, known_kinds, retiring
 from aitp.process.terms import terms_of
 from aitp.processors.inventory import Inventory, inventory
-from aitp.processors.registry import PROCESSORS, default_models
-from aitp.providers.stock import uses_models
+from aitp.processors.registry import PROCESSORS
+from aitp.providers.openai_models import OPENAI_URL, shutdowns_in
+from aitp.providers.stock import uses_models, uses_openai
 from aitp.settings import Settings, load_settings
 from aitp.taskapi.grant import Grant
 from aitp.tasks import Kind
@@ -54,7 +57,7 @@ def _of_machine(settings: Settings) -> Iterator[Finding]:
     yield verdicts.of_runtime_dir(settings.runtime_dir, machine.runtime_dir_problem)
     host, port = settings.metrics_host, settings.metrics_port
     yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
-    yield verdicts.of_descriptors(machine.descriptors, settings.concurrency_limit + settings.relay_processes)
+    yield verdicts.of_descriptors(machine.descriptors, settings)
     yield from verdicts.of_service(machine, settings)
 
 
@@ -88,24 +91,20 @@ def _of_providers(
     settings: Settings, asking: Asking, told: Callable[[str], None], compare: Callable[[str, str, object], None]
 ) -> Iterator[Finding]:
     hybrid = settings.processing_mode == "hybrid"
-    uses_openai = settings.processing_mode != "ollama" and settings.openai_api_key is not None and not settings.mock
-    if uses_openai:
+    if uses_openai(settings):
         told("OpenAI")
         offered = asking.openai_models()
-        yield answers.of_openai(offered, openai_models(settings), settings.openai_base_url, asking.seconds)
+        yield answers.of_openai(offered, asked_of_openai(settings), settings.openai_base_url, asking.seconds)
+        if isinstance(offered, Answered) and offered.status == 200:
+            now = time.time()
+            known = known_kinds(settings)
+            yield from answers.of_shutdowns(retiring(settings, shutdowns_in(offered.document), known, now), now)
         compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
     if uses_models(settings):
         told("Ollama")
         missing = asking.missing_models()
-        replaceable = hybrid and uses_openai and settings.hybrid_fallback
+        replaceable = hybrid and uses_openai(settings) and settings.hybrid_fallback
         yield answers.of_ollama(missing, settings, replaceable=replaceable, seconds=asking.seconds)
-
-
-def openai_models(settings: Settings) -> frozenset[str]:
-    """The models that OpenAI is asked for where a task names none, or where it stands in for Ollama."""
-    if settings.processing_mode == "hybrid" and settings.fallback_models:
-        return frozenset(settings.fallback_models.values())
-    return frozenset(default_models())
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
@@ -113,7 +112,7 @@ def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
     found: dict[tuple[str, str], bool] = {}
     routes = terms_of(settings).routes
     for name, processor in PROCESSORS.items():
-        models = [processor.content.default_model]
+        models = [processor.default_model(settings)]
         if settings.processing_mode != "openai":
             models += settings.supported_models
         for model in models:

@@ -10,7 +10,6 @@ import errno
 import os
 import pwd
 import re
-import resource
 import shutil
 import socket
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger.database import refuse_network_file_system
 from aitp.ledger.views import version_of
 from aitp.process.presence import living_master
+from aitp.process.staff import most_descriptors
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
 
@@ -227,7 +227,6 @@ def _origin(process: Path) -> tuple[int, int]:
 def _descriptors(master: int) -> int:
     """The hard limit on open files of the running master, or of a process started from here."""
     try:
-        _, hard = resource.prlimit(master or os.getpid(), resource.RLIMIT_NOFILE)
-    except (OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (1 << 62) if hard == resource.RLIM_INFINITY else hard
+        return most_descriptors(master)
+    except OSError:
+        return most_descriptors()

@@ -12,6 +12,7 @@ from aitp.checks.machine import METRICS_COMMAND, Holder, Machine, Port
 from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
+from aitp.process.staff import descriptors_needed, refuse_few_descriptors
 from aitp.process.start import refuse_long_socket_path
 from aitp.processors.inventory import Inventory
 from aitp.settings import Settings
@@ -19,7 +20,6 @@ from aitp.urls import is_near
 
 COMFORTABLE_BYTES = 2**30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-OTHER_DESCRIPTORS = 100  # beside the bells: files, pipes, what libraries open
 WILL_NOT_START = "The service does not start with it: exit code 78"
 
 
@@ -197,17 +197,13 @@ def _words(holder: Holder | None) -> str:
     return f"process {holder.pid} ({holder.command[:80]})"
 
 
-def of_descriptors(most: int, children: int) -> Finding:
+def of_descriptors(most: int, settings: Settings) -> Finding:
     """How many files a process may open, and how many the master needs for so many children."""
-    needed = children + OTHER_DESCRIPTORS
-    if most < needed:
-        return Finding(
-            Severity.FAULT,
-            "files",
-            f"a process may have {most:,} files open, and the master needs about {needed:,}",
-            "It cannot start all of its relays and workers",
-            "Raise the hard limit (ulimit -Hn; LimitNOFILE= of the unit), or lower CONCURRENCY_LIMIT",
-        )
+    try:
+        refuse_few_descriptors(settings, most)
+    except ConfigurationError as error:
+        return of_sentence(Severity.ERROR, "files", error.problems[0], WILL_NOT_START, "")
+    needed = descriptors_needed(settings)
     return fine(
         "files", "enough may be open" if most > 1 << 40 else f"{most:,} may be open, about {needed:,} are needed"
     )

@@ -96,7 +96,7 @@ def demo(
     short_help="how good the answers of your provider are",
     examples={
         "aitp eval --limit 4 --types defining_topics": "a first impression, for four calls",
-        "aitp eval --model o3 --json": "another model, for programs",
+        "aitp eval --model gpt-6.1-sol --json": "another model, for programs",
     },
     exits={0: "measured", 1: "stopped before its end, or no text was answered"},
 )

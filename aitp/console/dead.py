@@ -76,7 +76,9 @@ def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_
     """Throw them (None: all) away; 1 if one was not there."""
     with open_ledger(settings) as ledger:
         chosen = task_ids if task_ids is not None else [letter.id for letter in ledger.dead.list()]
-        return _each(chosen, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
+        code = _each(chosen, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
+        ledger.flush()
+        return code
 
 
 def ids_beginning(incomplete: str) -> list[str]:

@@ -1,8 +1,9 @@
 """The authorization server: Ory Hydra's token endpoint for client credentials, and what its introspection would say.
 
 Id and secret come by HTTP Basic, each form-urlencoded first (RFC 6749 §2.3.1); the plain form is refused as soon as
-it differs. Tokens live `lifetime_seconds`, announced as `expires_in` (the same, unless a test wants a server whose
-promises are longer than its memory). The task API asks `active`.
+it differs. A client made for `client_auth="post"` sends them in the form, and in no other way. Tokens live
+`lifetime_seconds`, announced as `expires_in` (the same, unless a test wants a server whose promises are longer than
+its memory). The task API asks `active`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import binascii
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qs, unquote_plus
 
 from aitp.demo.faults import Fault
@@ -37,13 +39,17 @@ class Issue:
     """One token handed out, without the token."""
 
     scope: str
+    audience: str
     issued_wall: float
     issued_monotonic: float
     expires_monotonic: float
 
 
 class AuthorizationServer(HttpServer):
-    """POST /oauth2/token. `lifetime_seconds`, `expires_in` and `client_secret` may be changed at any time."""
+    """POST /oauth2/token. `lifetime_seconds`, `expires_in`, `client_secret` and `client_auth` may be changed any time.
+
+    `scopes` and `audiences` are what the client may ask for.
+    """
 
     def __init__(
         self,
@@ -51,7 +57,9 @@ class AuthorizationServer(HttpServer):
         *,
         client_id: str = DEMO_CLIENT_ID,
         client_secret: str = DEMO_CLIENT_SECRET,
+        client_auth: Literal["basic", "post"] = "basic",
         scopes: str = "read write",
+        audiences: str = "",
         lifetime_seconds: float = 3600.0,
         expires_in: int | None = None,
         latency_seconds: float = 0.0,
@@ -60,11 +68,13 @@ class AuthorizationServer(HttpServer):
         super().__init__(port, latency_seconds=latency_seconds, fault_seed=fault_seed)
         self.client_id = client_id
         self.client_secret = client_secret
+        self.client_auth = client_auth
         self.lifetime_seconds = lifetime_seconds
         self.expires_in = expires_in
         self.issues: list[Issue] = []
         self.refusals: list[str] = []
         self._scopes = frozenset(scopes.split())
+        self._audiences = frozenset(audiences.split())
         self._tokens: dict[str, float] = {}
 
     @property
@@ -81,12 +91,12 @@ class AuthorizationServer(HttpServer):
         """What introspection says of a token."""
         return self._tokens.get(token, 0.0) > time.monotonic()
 
-    def issue(self, scope: str = "read write") -> str:
+    def issue(self, scope: str = "read write", audience: str = "") -> str:
         """A new token, as if a client had asked for it."""
         token = "ory_at_" + secrets.token_urlsafe(32)
         now = time.monotonic()
         self._tokens[token] = now + self.lifetime_seconds
-        self.issues.append(Issue(scope, time.time(), now, now + self.lifetime_seconds))
+        self.issues.append(Issue(scope, audience, time.time(), now, now + self.lifetime_seconds))
         return token
 
     def revoke_all(self) -> None:
@@ -101,12 +111,13 @@ class AuthorizationServer(HttpServer):
             return self._refuse(405, "invalid_request", f"HTTP method is '{request.method}', expected 'POST'.")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return self._refuse(400, "invalid_request", "The POST body must be application/x-www-form-urlencoded.")
-        form = {name: values[0] for name, values in parse_qs(request.body.decode("utf-8", "replace")).items()}
-        if "grant_type" not in form:
+        fields = parse_qs(request.body.decode("utf-8", "replace"), keep_blank_values=True)
+        form = {name: values[0] for name, values in fields.items()}
+        if not form.get("grant_type"):
             return self._refuse(400, "invalid_request", "Request parameter 'grant_type' is missing.")
         if form["grant_type"] != "client_credentials":
             return self._refuse(400, "unsupported_grant_type")
-        if not self._known_client(request.headers.get("authorization", "")):
+        if not self._known_client(request.headers.get("authorization", ""), form):
             return self._refuse(401, "invalid_client")
         scope = form.get("scope", "")
         for name in scope.split():
@@ -114,7 +125,12 @@ class AuthorizationServer(HttpServer):
                 return self._refuse(
                     400, "invalid_scope", f"The OAuth 2.0 Client is not allowed to request scope '{name}'."
                 )
-        token = self.issue(scope)
+        for name in form.get("audience", "").split():
+            if name not in self._audiences:
+                return self._refuse(
+                    400, "invalid_request", f"Requested audience '{name}' has not been whitelisted by the client."
+                )
+        token = self.issue(scope, form.get("audience", ""))
         expires_in = int(self.lifetime_seconds) if self.expires_in is None else self.expires_in
         answer = {"access_token": token, "expires_in": expires_in, "scope": scope, "token_type": "bearer"}
         return json_response(200, answer, NO_STORE)
@@ -124,7 +140,10 @@ class AuthorizationServer(HttpServer):
         name = {401: "invalid_client", 429: "too_many_requests", 503: "temporarily_unavailable"}
         return self._error(status, name.get(status, "server_error" if status >= 500 else "invalid_request"))
 
-    def _known_client(self, authorization: str) -> bool:
+    def _known_client(self, authorization: str, form: dict[str, str]) -> bool:
+        if self.client_auth == "post" or "client_secret" in form:
+            sent = (form.get("client_id"), form.get("client_secret"))
+            return self.client_auth == "post" and not authorization and sent == (self.client_id, self.client_secret)
         scheme, _, encoded = authorization.partition(" ")
         if scheme.lower() != "basic":
             return False

@@ -14,8 +14,8 @@ from typing import Any
 
 from aitp.demo.scripts import AREAS, SCRIPTS, Script
 from aitp.demo.sentences import MODEL, tasks, texts
+from aitp.settings import CHAT_MODEL
 
-CHAT_MODEL = "o3-mini"
 TYPES = ("text_embedding", "identifying_data", "defining_topics", "defining_impact_area", "defining_severity")
 # callbackRoute and the field that it writes, by type.
 CALLBACKS = {

@@ -16,9 +16,10 @@ from enum import StrEnum
 
 
 class FaultKind(StrEnum):
-    """What goes wrong. The first five happen before the server did anything, all others after."""
+    """What goes wrong. The first six happen before the server did anything, all others after."""
 
     STATUS = "status"  # answer `status` with the server's own error body
+    PAGE = "page"  # answer `status` with a page, as a gateway or a login in front of the server does
     DROP = "drop"  # close the connection, not a byte sent
     RESET = "reset"  # the same with a TCP reset
     HANG = "hang"  # never answer
@@ -44,7 +45,9 @@ class FaultKind(StrEnum):
     OUT_OF_LIST = "out_of_list"  # chat: JSON that does not fit
 
 
-IDLE_KINDS = frozenset({FaultKind.STATUS, FaultKind.DROP, FaultKind.RESET, FaultKind.HANG, FaultKind.QUOTA})
+IDLE_KINDS = frozenset(
+    {FaultKind.STATUS, FaultKind.PAGE, FaultKind.DROP, FaultKind.RESET, FaultKind.HANG, FaultKind.QUOTA}
+)
 RESETS = frozenset({FaultKind.RESET, FaultKind.RESET_IN_HEAD, FaultKind.RESET_IN_BODY})
 # After any of these the connection is closed, and the client did not get the answer whole.
 BROKEN_OFF = frozenset({*RESETS, FaultKind.CUT, FaultKind.TOO_SHORT, FaultKind.TOO_LONG})
@@ -58,7 +61,7 @@ class Fault:
     method: str = ""
     kind: FaultKind = FaultKind.STATUS
     status: int = 500
-    headers: Mapping[str, str] = field(default_factory=dict)  # added to the answer of STATUS and QUOTA
+    headers: Mapping[str, str] = field(default_factory=dict)  # added to the answer of STATUS, PAGE and QUOTA
     times: int | None = None  # how often; None: until removed
     skip: int = 0  # let so many matching requests pass first
     probability: float = 1.0

@@ -20,6 +20,7 @@ from aitp.demo.faults import BROKEN_OFF, IDLE_KINDS, RESETS, Fault, FaultKind, F
 from aitp.demo.wire import Connection, ConnectionOver, Piece, Request, Response
 
 FOR_EVER_SECONDS = 86_400.0
+PAGE = b"<!doctype html><html><head><title>Sign in</title></head><body><h1>Sign in</h1></body></html>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +272,8 @@ class HttpServer:
 
     def _response(self, request: Request, fault: Fault | None) -> Response | None:
         if fault is not None and fault.kind in IDLE_KINDS and fault.kind is not FaultKind.QUOTA:
+            if fault.kind is FaultKind.PAGE:
+                return Response(fault.status, PAGE, tuple(fault.headers.items()), "text/html")
             if fault.kind is not FaultKind.STATUS:
                 return None
             refusal = self.error(fault.status, request)

@@ -1,17 +1,17 @@
-"""The other provider: Ollama's /api/embed, /api/embeddings, /api/chat, /api/tags, /api/show, /api/pull, /api/version.
+"""The other provider: Ollama's /api/embed, /api/chat, /api/tags, /api/show, /api/pull, /api/version.
 
 Its words and statuses are those of a real 0.17.4, which `tests/providers/test_real_ollama.py` asks the same things.
 Every text that a call brings for a model which is there is written down in `purchases`, as OpenAI's server does. Its
 switches may be changed at any time, between calls or in the middle of a pull:
 
     present          names of the models that are there, with their tags; a pull adds to them
-    old              a server from before 0.3: no /api/embed, whose path is 404
     honours_truncate False: from 0.13.5 on, an input that is too long is a 400 whatever was asked for
     cold_seconds     what the first call for a model takes longer, until it is loaded
     queue_limit      so many calls at once; more are 503
     runner_deaths    for how many calls the model's process dies: 400 on /api/embed, 500 elsewhere
     pull_seconds     what a whole pull takes; pull_breaks: how often one hangs up half-way;
-    pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream
+    pull_stalls      how often one makes no progress from half-way on; pull_error: the error inside the 200 stream,
+                     half-way, or before anything has come if it is one of the manifest
     answers          scripted answers to chats, used up from the first on; then they are those of `aitp.demo.scripts`
     done_reason      how chats end: stop, length
 """
@@ -37,9 +37,10 @@ from aitp.demo.wire import Piece, Request, Response, json_response
 from aitp.providers import Message, Question
 from aitp.providers.invented import text_of
 
-VERSION, OLD_VERSION = "0.13.5", "0.2.8"
+VERSION = "0.13.5"
 TOO_LONG = "the input length exceeds the context length"
-CALLS = frozenset({"/api/embed", "/api/embeddings", "/api/chat"})
+CALLS = frozenset({"/api/embed", "/api/chat"})
+MANIFEST = "pull model manifest"  # how an error of a registry begins that gives nothing at all
 STEPS = 50  # lines of progress of a pull
 
 
@@ -85,7 +86,6 @@ class OllamaApi(HttpServer):
         self.library = {**LIBRARY, **{name: Model(dimensions) for name, dimensions in (models or {}).items()}}
         self.present = set(self.library if present is None else map(with_tag, present))
         self.bad_marker = bad_marker
-        self.old = False
         self.honours_truncate = True
         self.cold_seconds = 0.0
         self.queue_limit = 512
@@ -114,14 +114,13 @@ class OllamaApi(HttpServer):
         return Counter(p.text for p in list(self.purchases) if p.status == 200 and p.answered)
 
     def expected(self, text: str, model: str = "nomic-embed-text") -> list[float]:
-        """The vector that this text gets: unit length, whichever path it is asked of once brought to it."""
+        """The vector that this text gets: of unit length."""
         return vector(text, with_tag(model), self.library[with_tag(model)].dimensions)
 
     def answer(self, request: Request, fault: Fault | None) -> Response:
         """One call."""
         routes = {
             ("POST", "/api/embed"): self._embed,
-            ("POST", "/api/embeddings"): self._embed_one,
             ("POST", "/api/chat"): self._chat,
             ("POST", "/api/pull"): self._pull,
             ("POST", "/api/show"): self._show,
@@ -129,7 +128,7 @@ class OllamaApi(HttpServer):
             ("GET", "/api/version"): self._version,
         }
         route = routes.get((request.method, request.path))
-        if route is None or (self.old and request.path == "/api/embed"):
+        if route is None:
             return Response(404, b"404 page not found", content_type="text/plain")
         if request.method == "POST" and request.path != "/api/pull" and self.in_flight > self.queue_limit:
             return _error(503, "server busy, please try again.  maximum pending requests exceeded")
@@ -144,7 +143,7 @@ class OllamaApi(HttpServer):
 
     def latency_of(self, request: Request) -> float:
         """A model that is not loaded takes its time."""
-        model = with_tag(str(_document(request).get("model") or ""))
+        model = self._stored(str(_document(request).get("model") or ""))
         is_run = self.is_call(request) and model in self.present
         cold = self.cold_seconds if is_run and model not in self.loaded else 0.0
         if is_run:
@@ -157,8 +156,6 @@ class OllamaApi(HttpServer):
 
     def ended(self, request: Request, exchange: Exchange) -> None:
         """Write down what was worked on."""
-        if self.old and request.path == "/api/embed":
-            return  # it has no such path, and works on nothing
         document = _document(request)
         for text in _texts(request.path, document):
             self.purchases.append(
@@ -196,18 +193,6 @@ class OllamaApi(HttpServer):
         body |= {"total_duration": 14_143_917, "load_duration": 1_019_500, "prompt_eval_count": tokens}
         return json_response(200, body)
 
-    def _embed_one(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name, model = self._model(document, "embeddings")
-        if self._runner_dies():
-            raise _Refusal(500, 'do embedding request: Post "http://127.0.0.1:40213/embedding": EOF')
-        text = str(document.get("prompt") or "")
-        try:
-            self._counted(text, model, cut=self.honours_truncate)
-        except _Refusal as refusal:
-            raise _Refusal(500, str(refusal)) from None  # this path never says 400
-        numbers = [3.0 * number for number in vector(text, name, model.dimensions)]  # of no particular length
-        return json_response(200, {"embedding": _spoilt([numbers], fault)[0]})
-
     def _counted(self, text: str, model: Model, *, cut: bool) -> int:
         """Tokens that this text has, or that are left of it."""
         if self.bad_marker in text:
@@ -218,7 +203,7 @@ class OllamaApi(HttpServer):
         return min(tokens, model.context)
 
     def _model(self, document: dict[str, Any], capability: str) -> tuple[str, Model]:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if name not in self.present:
             said = "model '{}' not found" if capability == "chat" else 'model "{}" not found, try pulling it first'
             raise _Refusal(404, said.format(document.get("model")))
@@ -230,6 +215,11 @@ class OllamaApi(HttpServer):
         if capability == "chat" and model.dimensions:
             raise _Refusal(400, f'"{document.get("model")}" does not support chat')
         return name, model
+
+    def _stored(self, name: str) -> str:
+        """The name that it has a model by: it tells capitals apart nowhere, and its own registry needs no naming."""
+        short = with_tag(re.sub(r"(?i)^(registry\.ollama\.ai/)?(library/)?", "", name))
+        return next((known for known in self.library if known.lower() == short.lower()), short)
 
     def _runner_dies(self) -> bool:
         dies = self.runner_deaths > 0
@@ -282,7 +272,7 @@ class OllamaApi(HttpServer):
         return json_response(200, {"models": models})
 
     def _show(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if name not in self.present:
             raise _Refusal(404, f"model '{name}' not found")
         model = self.library[name]
@@ -292,10 +282,10 @@ class OllamaApi(HttpServer):
         )
 
     def _version(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        return json_response(200, {"version": OLD_VERSION if self.old else VERSION})
+        return json_response(200, {"version": VERSION})
 
     def _pull(self, document: dict[str, Any], fault: Fault | None) -> Response:
-        name = with_tag(str(document.get("model") or ""))
+        name = self._stored(str(document.get("model") or ""))
         if not re.fullmatch(r"([\w.-]+(:\d+)?/)?([\w.-]+/)?[\w.-]+:[\w.-]+", name):
             raise _Refusal(400, "invalid model name")
         self.pulls.append(name)
@@ -305,6 +295,9 @@ class OllamaApi(HttpServer):
     def _progress(self, name: str) -> Iterator[Piece]:
         """Ollama's lines. What was fetched stays, whoever hangs up: the next pull goes on from there."""
         yield _line({"status": "pulling manifest"})
+        if self.pull_error.startswith(MANIFEST):
+            yield _line({"error": self.pull_error})
+            return
         if name not in self.library:
             yield _line({"error": "pull model manifest: file does not exist"})
             return
@@ -349,8 +342,6 @@ def _texts(path: str, document: dict[str, Any]) -> list[str]:
     if path == "/api/embed":
         given = document.get("input")
         return [text for text in ([given] if isinstance(given, str) else given or []) if isinstance(text, str)]
-    if path == "/api/embeddings":
-        return [str(document.get("prompt") or "")]
     return [text_of(_question(document))] if path == "/api/chat" else []
 
 

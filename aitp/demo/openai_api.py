@@ -23,10 +23,11 @@ from aitp.demo.openai_chat import CHAT_PATH, asked_text, complete
 from aitp.demo.openai_errors import ERRORS, HEADERS, QUOTA, Refusal, error_response
 from aitp.demo.vectors import encoded_vector, vector
 from aitp.demo.wire import Request, Response, json_response
+from aitp.settings import CHAT_MODEL
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 MODELS_PATH = "/v1/models"
-CHAT_MODELS = ("o3-mini", "o3")
+CHAT_MODELS = (CHAT_MODEL, "o3-mini", "o3")
 PATHS = {EMBEDDINGS_PATH, CHAT_PATH}
 DEMO_KEY = "sk-demo-0123456789abcdef"
 BAD_MARKER = "<|bad input|>"
@@ -77,6 +78,7 @@ class OpenAIApi(HttpServer):
         self.bad_marker = bad_marker
         self.refuses: set[str] = set()
         self.hidden: set[str] = set()  # models that its list leaves out
+        self.shutdowns: dict[str, str] = {}  # the days on which models are shut down, in its list
         self.purchases: list[Purchase] = []
         self._models = {**MODELS, **(models or {})}
         self._shuffle = random.Random(shuffle_seed)
@@ -109,7 +111,9 @@ class OpenAIApi(HttpServer):
             return self.error(401, request)
         if request.path == MODELS_PATH and request.method == "GET":
             listed = [
-                {"id": name, "object": "model"} for name in (*self._models, *CHAT_MODELS) if name not in self.hidden
+                {"id": name, "object": "model", "shutdown_date": self.shutdowns.get(name)}
+                for name in (*self._models, *CHAT_MODELS)
+                if name not in self.hidden
             ]
             return json_response(200, {"object": "list", "data": listed})
         if request.path not in PATHS or request.method != "POST":

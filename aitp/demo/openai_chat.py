@@ -19,9 +19,10 @@ from aitp.demo.wire import Response, json_response
 from aitp.providers import Message, Question
 from aitp.providers.chat import BOUNDS
 from aitp.providers.invented import text_of
+from aitp.settings import CHAT_MODEL
 
 CHAT_PATH = "/v1/chat/completions"
-REASONING_MODELS = frozenset({"o1", "o3", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini"})
+REASONING_MODELS = frozenset({"o1", "o3", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini", CHAT_MODEL})
 CHAT_MODELS = REASONING_MODELS | {"gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"}
 
 

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.callbacks import complaint
-from aitp.demo.faults import Fault
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import HttpServer
 from aitp.demo.wire import Request, Response, json_response
 
@@ -182,8 +183,8 @@ class TaskApi(HttpServer):
         return self.latency_seconds
 
     def ended(self, request: Request, exchange: Any) -> None:
-        """Note a PATCH once it is over."""
-        if request.method != "PATCH":
+        """Note a PATCH once it is over, unless something in front of the API answered it."""
+        if request.method != "PATCH" or exchange.fault is FaultKind.PAGE:
             return
         task_id, state = self._patches.pop(request.number, (request.path.removeprefix(TASK_PATH), ""))
         digest = blake2b(request.body, digest_size=8).hexdigest()
@@ -212,7 +213,7 @@ class TaskApi(HttpServer):
         return Response(200, b"[" + b",".join(page) + b"]")
 
     def _patch(self, request: Request) -> Response:
-        task_id = request.path.removeprefix(TASK_PATH)
+        task_id = unquote(request.path.removeprefix(TASK_PATH))
         try:
             body = orjson.loads(request.body)
         except orjson.JSONDecodeError:
@@ -221,13 +222,14 @@ class TaskApi(HttpServer):
             allowed = ", ".join(sorted(STATES))
             return self._error(400, request, f"state must be one of the following values: {allowed}")
         self._patches[request.number] = (task_id, body["state"])
-        if not MONGO_ID.fullmatch(task_id):
-            return self._error(400, request, f"Cast to ObjectId failed for value {task_id!r}")
         with self._lock_tasks:
             stored = self._tasks.get(task_id)
-            if stored is None:
-                return self._unknown(request, task_id)
-            self._store_state(stored, body["state"])
+            if stored is not None:
+                self._store_state(stored, body["state"])
+        if stored is None and not MONGO_ID.fullmatch(task_id):
+            return self._error(400, request, f"Cast to ObjectId failed for value {task_id!r}")
+        if stored is None:
+            return self._unknown(request, task_id)
         return self._callback(request, stored, body)
 
     def _store_state(self, stored: _Stored, state: str) -> None:

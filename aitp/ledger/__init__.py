@@ -79,7 +79,7 @@ class Ledger:
         twins = Twins(rules.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
-        self.inbox = Inbox(database, breakers, self.limits, twins, rules.inbox_limit)
+        self.inbox = Inbox(database, breakers, self.limits, twins, rules)
         self.claims = Claims(database, breakers, self.limits, rules)
         self.outbox = Outbox(database, breakers, twins, rules)
         self.dead = DeadLetters(database)
@@ -116,6 +116,11 @@ class Ledger:
         """Give back the memory of the pages read so far: whoever rests finds that others have changed them."""
         with as_ledger_error(self._database.path):
             self._database.connection.execute("PRAGMA shrink_memory")
+
+    def flush(self) -> None:
+        """Have on disk what durable transactions committed, also after a flush that failed. Raises LedgerError."""
+        if not self._database.on_disk:
+            self._database.flush()
 
     @property
     def locks(self) -> SlotLocks:
@@ -154,6 +159,7 @@ class Ledger:
         """Stop (or go on) polling and claiming, across restarts, until told otherwise."""
         with self._database.transaction(durable=True) as connection:
             connection.execute("UPDATE ledger SET paused = ?", (int(paused),))
+        self.flush()
 
 
 def prepare(
@@ -168,15 +174,17 @@ def prepare(
     reuse_scope: str = "",
     setups: Mapping[str, str] = MappingProxyType({}),
     clock: Callable[[], float] = time.time,
+    locks: SlotLocks | None = None,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
     `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
     `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
+    `locks`: this process's, if it has them open already.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
-    database = Database(path, clock)
+    database = Database(path, clock, locks=locks)
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)

@@ -275,9 +275,10 @@ class Claims:
         return dict(found)
 
     def finish(self, claim: Claim, report: Report) -> Settled:
-        """Record how a claim's call ended, for all or some of its tasks; on disk when this returns.
+        """Record how a claim's call ended, for all or some of its tasks; on disk once `Ledger.flush` has returned.
 
-        Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for.
+        Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for. What is
+        returned is settled, and told once: another try would find nothing left to settle.
         """
         return self._endings.finish(
             claim.slot, claim.route, claim.kind, report, claim.world, reserved=claim.reserved_nano > 0

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,6 +51,9 @@ BUSY_TIMEOUT_MILLISECONDS = 10_000
 # 8 MB: more would keep the disk busy for longer at a time, and whoever flushes with it; of fewer, most move again.
 CHECKPOINT_PAGES = 2_000
 
+# At a time, of a log that is written anew.
+REWRITE_BYTES = 1_048_576
+
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
 
@@ -79,7 +82,7 @@ def seconds_up() -> float:
 
 
 class Database:
-    """One connection and the lock file beside it.
+    """One connection and the lock file beside it. `locks` are closed by whoever opened them: here, if none are given.
 
     `clock` gives UTC seconds, and may be set by people and machines; `uptime` gives seconds since the machine started,
     and is not. Both are read inside transactions only.
@@ -99,23 +102,34 @@ class Database:
         self.clock = clock
         self.uptime = uptime
         self.locks = locks if locks is not None else SlotLocks(path)
+        self._locks_are_ours = locks is None
         self._log_file = -1
         self._log_pages = 0
+        self._log_in_doubt = False
+        self.on_disk = True  # whether the last durable transaction is
         with as_ledger_error(path):
             self.connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
             # In place of SQLite's own checkpoints, which come in the middle of the queue.
             self.connection.set_wal_hook(self._count_log_pages)
+            # SQLite keeps this very file for as long as any connection is open, and has no locks on it to be lost.
+            # Opened before anything is written: of a failed flush, those are told who had the file open then.
+            with suppress(FileNotFoundError):  # of a file that is no ledger yet, and is not written to
+                self._log_file = os.open(self.connection.filename_wal, os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
         self.connection.close()
         if self._log_file >= 0:
             os.close(self._log_file)
             self._log_file = -1
-        self.locks.close()
+        if self._locks_are_ours:
+            self.locks.close()
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[apsw.Connection]:
-        """A write transaction, entered in turn. `durable`: it survives a power cut once this returns.
+        """A write transaction, entered in turn. `durable`: it survives a power cut once it is over and `on_disk` is so.
+
+        What was committed is settled: a flush that fails then is no failure of the transaction, which would have it
+        made twice. `flush` is to be called until it succeeds.
 
         As with `synchronous = FULL`, but the disk is waited for when the turn has passed on: a slow one then keeps
         nobody waiting who needs no such promise, and those who do share its work. Others may see a result that is not
@@ -136,19 +150,55 @@ class Database:
                         connection.execute("ROLLBACK")
                     raise
             if durable:
-                self.flush()
+                self.on_disk = False
+                with suppress(LedgerError):
+                    self.flush()
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()
         except (apsw.Error, OSError) as error:
             _raise_ledger_error(self.path, error)
 
     def flush(self) -> None:
-        """Have the write-ahead log on disk, up to the last commit. What left it meanwhile was on disk before."""
+        """Have the write-ahead log on disk, up to the last commit. What left it meanwhile was on disk before.
+
+        Raises LedgerError. A flush that failed has told so once: the kernel takes the pages that it could not write for
+        clean, and the next flush that has nothing to write succeeds. So the log is in doubt from then on, for all
+        processes and those that come after them, until one has written it anew and has flushed that. Commits behind
+        what is lost would not do: the log is read up to the first frame that is not whole. Nor would a checkpoint,
+        which takes what is in the log for safe.
+        """
         with as_ledger_error(self.path):
-            if self._log_file < 0:
-                # SQLite keeps this very file for as long as any connection is open, and has no locks on it to be lost.
-                self._log_file = os.open(self.connection.filename_wal, os.O_RDWR | os.O_CLOEXEC)
-            os.fdatasync(self._log_file)
+            if self._log_in_doubt or self.locks.log_in_doubt:
+                self._write_log_anew()
+            else:
+                try:
+                    os.fdatasync(self._log_file)
+                except OSError:
+                    self._doubt_log()
+                    raise
+        self.on_disk = True
+
+    def _write_log_anew(self) -> None:
+        """Write each page of the log once more as it is, so that the kernel has it to write, and flush that.
+
+        As it is in memory: the kernel keeps there what it could not write, as long as it has the room.
+        """
+        with self.locks.queue():
+            # Against those who do not stand in the queue, and might begin the log anew under our hands.
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                at = 0
+                while page := os.pread(self._log_file, REWRITE_BYTES, at):
+                    at += os.pwrite(self._log_file, page, at)
+                os.fdatasync(self._log_file)
+                self.locks.log_in_doubt = self._log_in_doubt = False
+            finally:
+                self.connection.execute("ROLLBACK")
+
+    def _doubt_log(self) -> None:
+        self._log_in_doubt = True
+        with suppress(OSError):  # a file system that takes no change any more: then this process alone remembers
+            self.locks.log_in_doubt = True
 
     def _checkpoint(self) -> None:
         """Move the log's pages into the file: most of them beside the other writers, the rest while they wait.
@@ -158,11 +208,15 @@ class Database:
         pass on that is little, so that nobody waits for a disk that is busy with thousands of pages.
         """
         try:
+            if self._log_in_doubt or self.locks.log_in_doubt:
+                self.flush()
             for _ in range(2):
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self.locks.queue():
                 self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.Error:
+        except apsw.IOError:
+            self._doubt_log()  # SQLite flushes it first: of a flush that fails only one is told
+        except (apsw.Error, LedgerError):
             pass  # another process is at it, or the disk is full: what is in the log is safe, and moved another time
         self._log_pages = 0
 

@@ -1,4 +1,4 @@
-"""Dead letters: results that the task API refused for good, kept with the reason until a person decides.
+"""Dead letters: results that the task API itself refused for good, kept with the reason until a person decides.
 
 `aitp dead list|show|retry|drop` calls this.
 """
@@ -52,7 +52,9 @@ class DeadLetters:
                 return False
             connection.execute("UPDATE tasks SET state = 'finished', due_at = NULL WHERE seq = ?", (seq,))
             connection.execute(
-                "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0 WHERE seq = ?", (seq,)
+                "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0, conflicts = 0, unwitnessed = 0"
+                " WHERE seq = ?",
+                (seq,),
             )
             return True
 

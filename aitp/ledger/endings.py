@@ -182,8 +182,9 @@ class Endings:
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         with self._database.transaction(durable=True) as connection:
-            settled = self.give_back(connection, slot, cause, self._database.clock())
-            let_go(connection, self._breakers, slot)  # afterwards: a deadline is how a probe ended
+            now = self._database.clock()
+            settled = self.give_back(connection, slot, cause, now)
+            let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
             return settled
 
     def give_back(self, connection: apsw.Connection, slot: int, cause: Cause, now: float) -> Settled:

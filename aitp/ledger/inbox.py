@@ -24,6 +24,7 @@ from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
 from aitp.ledger.ownership import let_go
 from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
+from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.ledger.twins import Reused, Twins, hand_on
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
@@ -55,14 +56,15 @@ class Admitted:
 
 
 class Inbox:
-    """Polls and admissions. `inbox_limit`: the most ready tasks that are kept."""
+    """Polls and admissions."""
 
-    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, inbox_limit: int) -> None:
+    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, rules: Rules) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
         self._twins = twins
-        self._inbox_limit = inbox_limit
+        self._inbox_limit = rules.inbox_limit
+        self._threshold = rules.breaker_threshold
 
     def begin_poll(self, slot: int, terms: PollTerms, *, asked: bool = False) -> Poll | NotYet:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
@@ -71,7 +73,7 @@ class Inbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            let_go(connection, self._breakers, slot)
+            let_go(connection, self._breakers, slot, now)
             if connection.execute("SELECT paused FROM ledger").get:
                 return NotYet(None, Because.PAUSED)
             if self._database.short_of_disk():
@@ -82,7 +84,12 @@ class Inbox:
             gate = self._breakers.gate(connection, POLL_SERVICES, now)
             if not gate.passes:
                 return NotYet(gate.until, Because.BREAKER)
-            facts = polls.poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked)
+            if (quiet_until := polls.quiet_until(connection, now)) is not None:
+                return NotYet(quiet_until, Because.COOLDOWN)
+            awaited = polls.is_awaited(connection, self._threshold)
+            facts = polls.poll_facts(
+                connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited
+            )
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)
             if due_at > now:
@@ -112,21 +119,30 @@ class Inbox:
             return Admitted(entered, left_out, tuple(_set_aside(connection, unreadable)), tuple(reused))
 
     def end_poll(
-        self, poll: Poll, *, complete: bool, more_there: bool, regular_at: float, problem: str | None = None
+        self,
+        poll: Poll,
+        *,
+        complete: bool,
+        more_there: bool,
+        regular_at: float,
+        documents: int = 0,
+        problem: str | None = None,
     ) -> int:
         """Close a poll that got its answer; return how many tasks were dropped because the API no longer lists them.
 
         `complete`: the page held everything pending. `more_there`: tasks were left out, of the page or of the inbox.
-        `regular_at`: when the next regular poll is due, UTC seconds.
+        `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
         """
         with self._database.transaction() as connection:
             if not polls.is_current(connection, poll):
                 return 0
             now = self._database.clock()
+            # What was missing and is there again was hidden, not gone: the server caps at less than it did.
+            longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
             dropped = _drop_missing(connection, poll) if complete else 0
             _forget_seen(connection)
             clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
-            polls.end(connection, now, more_there, regular_at, problem)
+            polls.end(connection, now, longest_page, more_there, regular_at, problem)
             prune_completions(connection, now)
             prune_worlds(connection)
             prune_minutes(connection, now)
@@ -207,20 +223,27 @@ def _set_aside(connection: apsw.Connection, unreadable: Iterable[Unreadable]) ->
             yield document
 
 
+# A provider is written at the first claim, so its absence means that the task was never attempted.
+_UNTOUCHED = "state = 'ready' AND provider IS NULL"
+
+
+def _found_again(connection: apsw.Connection) -> bool:
+    """Whether the page lists a task that a complete one before it did not. A walk over what is held, once a poll."""
+    connection.execute(
+        f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {_UNTOUCHED} AND id IN (SELECT id FROM temp.seen)"
+    )
+    return connection.changes() > 0
+
+
 def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
     """Drop what two complete pages in a row did not list. A walk over what is held, once a poll."""
-    # A provider is written at the first claim, so its absence means that the task was never attempted.
-    untouched = "state = 'ready' AND provider IS NULL"
     connection.execute(
-        f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {untouched} AND id IN (SELECT id FROM temp.seen)"
-    )
-    connection.execute(
-        f"UPDATE tasks SET missed = missed + 1 WHERE {untouched} AND entered_sequence < ?"
+        f"UPDATE tasks SET missed = missed + 1 WHERE {_UNTOUCHED} AND entered_sequence < ?"
         " AND id NOT IN (SELECT id FROM temp.seen)",
         (poll.began_sequence,),
     )
     gone: list[Row] = connection.execute(
-        f"SELECT seq FROM tasks WHERE missed >= ? AND {untouched}", (PAGES_MISSED,)
+        f"SELECT seq FROM tasks WHERE missed >= ? AND {_UNTOUCHED}", (PAGES_MISSED,)
     ).fetchall()
     seqs = [row[0] for row in gone]
     delete_tasks(connection, seqs)

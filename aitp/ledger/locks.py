@@ -5,6 +5,8 @@ kill -9 too, and fork does not hand it on. Whoever obtains a slot may release wh
 Byte 0 is the master's; one byte far above the slots is the queue in which the ledger's writers stand (SQLite's own
 busy handler starves some of them).
 
+The file is empty, but for a byte while the ledger's log is in doubt: see `Database.flush`.
+
 Closing *any* descriptor of the file drops every lock that the process has on it (fcntl(2)): open one `SlotLocks` in
 a process, after fork, and close it last. Master, children, and every ledger connection of theirs use that one.
 """
@@ -32,6 +34,29 @@ FLOCK = struct.Struct("@hhlli")  # struct flock on Linux: l_type, l_whence, l_st
 def lock_path(ledger: Path) -> Path:
     """The lock file that belongs to a ledger."""
     return ledger.with_name(ledger.name + ".lock")
+
+
+def master_of(ledger: Path) -> int | None:
+    """The pid of the process that is this ledger's master (0: in another pid namespace); None if none is known to be.
+
+    For processes that hold no locks on it: they would be dropped by this look.
+    """
+    try:
+        file = os.open(lock_path(ledger), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _holder(file, MASTER_SLOT)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def _holder(file: int, slot: int) -> int | None:
+    question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+    kind, _, _, _, pid = FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
 class _TimeUp(Exception):
@@ -73,15 +98,21 @@ class SlotLocks:
 
     def holder(self, slot: int) -> int | None:
         """The pid of *another* process that holds `slot` (0: one in another pid namespace); None if there is none."""
-        question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
-        answer = fcntl.fcntl(self._file, fcntl.F_GETLK, question)
-        kind, _, _, _, pid = FLOCK.unpack(answer)
-        return None if kind == fcntl.F_UNLCK else max(pid, 0)
+        return _holder(self._file, slot)
 
     def any_held_elsewhere(self) -> bool:
         """Whether another process holds any slot."""
         question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, QUEUE_BYTE, 0)
         return bool(FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK)
+
+    @property
+    def log_in_doubt(self) -> bool:
+        """Whether a flush of the log failed, in whatever process, and nobody has written it anew since."""
+        return os.fstat(self._file).st_size > 0
+
+    @log_in_doubt.setter
+    def log_in_doubt(self, doubt: bool) -> None:
+        os.ftruncate(self._file, int(doubt))  # a size takes no block of a disk that may be full, or failing
 
     @contextmanager
     def queue(self) -> Iterator[None]:

@@ -1,24 +1,27 @@
 """The way out: finished tasks are taken in small chunks, delivered, and settled one by one; some end as dead letters.
 
 A delivery is claimed like any other work: the row carries the relay's slot, and is free again when that slot's process
-is gone. A delivered task leaves a tombstone without content; a refused one stays, result and all, until a person
-decides.
+is gone. A delivered task leaves a tombstone without content; one that the task API itself refused stays, result and
+all, until a person decides. Whatever else fails waits, up to an hour at a time, and is never given up.
 
 The task API may answer 500 to a result on every try, because of what is behind it. That looks like an API that is out,
-so its breaker opens; but such results must not keep it open, or all others waiting. Deliveries that failed before
-therefore come after those that did not, and a relay lets a poll have the next probe after a delivery of its own.
+but must neither open its breaker nor keep others waiting (`policy.deliveries`): what failed before comes after what
+did not, and says nothing of the API once that has done anything else well; and before failures in a row open the
+breaker, deliveries wait for a poll, whose answer depends on no result. When the breaker closes, all that waits is due.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import apsw
 
+from aitp.ledger import polls
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.cooldowns import cool_down
 from aitp.ledger.database import Database, Row, these
 from aitp.ledger.due import next_due, promote_stranded
 from aitp.ledger.history import note_trouble
@@ -26,7 +29,9 @@ from aitp.ledger.ownership import let_go
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import bury
 from aitp.ledger.twins import Twins
+from aitp.policy.deliveries import is_suspect
 from aitp.policy.evidence import SPREAD, retry_delay
+from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.tasks import Health, Service, TaskStatus
 
 # A result is paid for, and to try to bring it out costs little: not as long as a task that may be to blame itself.
@@ -36,7 +41,10 @@ DELIVERY_SERVICES = (Service.OAUTH.value, Service.API.value)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A finished task in a relay's hands. `result` is the JSON to send, None for a failed one; `tries` so far."""
+    """A finished task in a relay's hands. `result` is the JSON to send, None for a failed one.
+
+    `tries` that failed so far; `conflicts`: those of them that the API answered with 409.
+    """
 
     slot: int
     seq: int
@@ -46,6 +54,7 @@ class Delivery:
     result: bytes | None
     reason: str
     tries: int
+    conflicts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +70,20 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What went wrong with a service that a relay called."""
+    """What went wrong with a service that a relay called. `pause`: seconds that it asked to be left alone for (429)."""
 
     service: str
     health: Health
     reason: str
+    pause: float | None = None
 
 
 class Verdict(Enum):
     """How a delivery ended."""
 
     DELIVERED = "delivered"  # acknowledged
-    REFUSED = "refused"  # never: a dead letter
+    REFUSED = "refused"  # by the API itself, for good: a dead letter
+    CONFLICT = "conflict"  # by the API itself, but it may be a race: again after back-off
     LATER = "later"  # the service's fault: again after back-off
     RETURNED = "returned"  # not sent: again at once, by any relay
 
@@ -102,10 +113,15 @@ class Outbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            let_go(connection, self._breakers, slot)
+            let_go(connection, self._breakers, slot, now)
             gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
+            if (quiet_until := polls.quiet_until(connection, now)) is not None:
+                return Nothing(quiet_until)
+            if self._awaits_poll(connection):
+                # Of this relay or of another one.
+                return Nothing(now + SHORTEST_PAUSE_SECONDS)
             if gate.probe and not may_probe:
                 return Nothing(None, probe_left=True)
             rows = _deliverable(connection, now, 1 if gate.probe else most)
@@ -115,8 +131,8 @@ class Outbox:
             are_these, seqs = these(row[0] for row in rows)
             connection.execute(f"UPDATE tasks SET slot = ?, due_at = NULL WHERE seq {are_these}", (slot, *seqs))
             return tuple(
-                Delivery(slot, seq, task_id, type_, TaskStatus(status), body, reason, tries)
-                for seq, task_id, type_, status, body, reason, tries in rows
+                Delivery(slot, seq, task_id, type_, TaskStatus(status), body, reason, tries, conflicts)
+                for seq, task_id, type_, status, body, reason, tries, conflicts in rows
             )
 
     def settle(
@@ -128,12 +144,25 @@ class Outbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
+            _note(connection, delivery, verdict, refusal, fault, now)
+            if fault is not None and fault.service == Service.API.value and fault.health is Health.FAULTY:
+                fault = self._weigh(connection, delivery, fault)
             if _is_owned(connection, delivery):
                 self._settle(connection, delivery, verdict, refusal, now)
-            _note(connection, delivery, verdict, refusal, fault, now)
             said_nothing = verdict is Verdict.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
             return self._judge(connection, delivery.slot, fault, otherwise, now)
+
+    def _weigh(self, connection: apsw.Connection, delivery: Delivery, fault: Fault) -> Fault:
+        """What a failed delivery says of the task API: nothing, if its result is suspect, or a poll is to tell."""
+        unwitnessed = connection.execute("SELECT unwitnessed FROM results WHERE seq = ?", (delivery.seq,)).get
+        if is_suspect(delivery.tries, not unwitnessed) or self._awaits_poll(connection):
+            return replace(fault, health=Health.UNKNOWN)
+        return fault
+
+    def _awaits_poll(self, connection: apsw.Connection) -> bool:
+        """Whether a poll is to come first: none can while the disk is nearly full."""
+        return polls.is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
         self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
@@ -146,11 +175,15 @@ class Outbox:
             connection.execute(
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
-        elif verdict is Verdict.LATER:
+        elif verdict in (Verdict.LATER, Verdict.CONFLICT):
             spread = self._draw(*SPREAD)
             delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, spread, LONGEST_DELAY_SECONDS)
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
-            connection.execute("UPDATE results SET deliveries = deliveries + 1 WHERE seq = ?", (delivery.seq,))
+            connection.execute(
+                "UPDATE results SET unwitnessed = MAX(unwitnessed, deliveries = 0), deliveries = deliveries + 1,"
+                " conflicts = conflicts + ? WHERE seq = ?",
+                (verdict is Verdict.CONFLICT, delivery.seq),
+            )
         else:
             # Due now, but still behind those that never failed.
             due_at = now if delivery.tries else None
@@ -168,6 +201,11 @@ class Outbox:
 
         Of the services behind the one that failed nothing is known; a probe of them ends all the same.
         """
+        if fault is None and otherwise is Health.HEALTHY:
+            # Served by results_unwitnessed.
+            connection.execute("UPDATE results SET unwitnessed = 0 WHERE unwitnessed = 1")
+        if fault is not None and fault.pause is not None:
+            cool_down(connection, fault.service, None, fault.pause, now, fault.reason)
         change = None
         for service in DELIVERY_SERVICES:
             if fault is not None and service == fault.service:
@@ -176,11 +214,14 @@ class Outbox:
             else:
                 told = self._breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
+        if change is not None and change.state == "closed":
+            # Served by tasks_later. What failed while nothing worked would else wait for up to an hour.
+            connection.execute("UPDATE tasks SET due_at = ?1 WHERE state = 'finished' AND due_at > ?1", (now,))
         return change
 
 
 _FOUND = (
-    "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries FROM tasks"
+    "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries, conflicts FROM tasks"
     " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind WHERE state = 'finished'"
 )
 # Served by tasks_finished, and by tasks_later.

@@ -13,10 +13,15 @@ from aitp.ledger.breakers import Breakers
 from aitp.ledger.evidence import release_probes
 
 
-def let_go(connection: apsw.Connection, breakers: Breakers, slot: int) -> None:
+def let_go(connection: apsw.Connection, breakers: Breakers, slot: int, now: float) -> None:
     """Free the deliveries, the poll and the probes of `slot`; its claims are `Endings.give_back`'s."""
-    # Served by tasks_finished.
-    connection.execute("UPDATE tasks SET slot = NULL WHERE state = 'finished' AND due_at IS NULL AND slot = ?", (slot,))
+    # Served by tasks_finished. What had failed before is due, but still behind those that never failed.
+    connection.execute(
+        "UPDATE tasks SET slot = NULL,"
+        " due_at = (SELECT ?2 FROM results WHERE results.seq = tasks.seq AND deliveries > 0)"
+        " WHERE state = 'finished' AND due_at IS NULL AND slot = ?1",
+        (slot, now),
+    )
     connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))
     breakers.release(connection, slot)
     release_probes(connection, slot)

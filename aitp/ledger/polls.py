@@ -12,9 +12,12 @@ import apsw
 
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import first_completions, newest_completion
+from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.due import CLAIMABLE
 from aitp.ledger.limits import Limits
+from aitp.policy.deliveries import awaits_poll
 from aitp.policy.polling import PollFacts, appetite, page_limit
+from aitp.tasks import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class PollTerms:
 class Poll:
     """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries.
 
-    `began_uptime`: `began_at` by the clock that nobody sets, see Database.
+    `began_uptime`: `began_at` by the clock that nobody sets, see Database. `longest_page`: the most documents that a
+    page of this server has held.
     """
 
     slot: int
@@ -38,6 +42,7 @@ class Poll:
     began_at: float
     limit: int
     began_uptime: float
+    longest_page: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,14 @@ class NotYet:
 
 
 def poll_facts(
-    connection: apsw.Connection, terms: PollTerms, now: float, limits: Limits, inbox_limit: int, asked: bool = False
+    connection: apsw.Connection,
+    terms: PollTerms,
+    now: float,
+    limits: Limits,
+    inbox_limit: int,
+    *,
+    asked: bool,
+    awaited: bool,
 ) -> PollFacts:
     """What the polling decision rests on."""
     full = list(limits.full(connection, now))
@@ -82,6 +94,7 @@ def poll_facts(
         full=bool(full),
         room_at=max(room_times) if len(room_times) == len(full) and full else None,
         asked=asked,
+        awaited=awaited,
     )
 
 
@@ -100,7 +113,26 @@ def begin(
         ).get
     )
     limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
-    return Poll(slot, sequence, facts.now, limit, uptime)
+    longest_page = int(connection.execute("SELECT longest_page FROM polls").get)
+    return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
+
+
+def is_awaited(connection: apsw.Connection, threshold: int) -> bool:
+    """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
+    failures = connection.execute(
+        "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",
+        (Service.API.value,),
+    ).get
+    return failures is not None and awaits_poll(failures, threshold)
+
+
+def quiet_until(connection: apsw.Connection, now: float) -> float | None:
+    """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
+    until = connection.execute(_QUIET_UNTIL, (Service.API.value, Service.OAUTH.value, now)).get
+    return None if until is None else float(until)
+
+
+_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"
 
 
 def is_underway(connection: apsw.Connection) -> bool:
@@ -116,11 +148,14 @@ def is_current(connection: apsw.Connection, poll: Poll) -> bool:
     return owner.get is not None
 
 
-def end(connection: apsw.Connection, now: float, more_there: bool, regular_at: float, problem: str | None) -> None:
+def end(
+    connection: apsw.Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
+) -> None:
     """Close a poll that got its answer."""
     connection.execute(
-        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, more_there = ?, problem = ?",
-        (regular_at, now, more_there, problem),
+        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
+        " more_there = ?, problem = ?",
+        (regular_at, now, longest_page, more_there, problem),
     )
 
 

@@ -347,6 +347,14 @@ MIGRATIONS: tuple[str, ...] = (
         WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
     CREATE INDEX tasks_suspect ON tasks (kind, state) WHERE is_suspect = 1;
     """,
+    # Pages: the longest so far, by which a capped one is known. Deliveries: how often the task API said "conflict", and
+    # those whose first failure nothing that the API did well has followed yet.
+    """
+    ALTER TABLE polls ADD COLUMN longest_page INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE results ADD COLUMN conflicts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE results ADD COLUMN unwitnessed INTEGER NOT NULL DEFAULT 0 CHECK (unwitnessed IN (0, 1));
+    CREATE INDEX results_unwitnessed ON results (unwitnessed) WHERE unwitnessed = 1;
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -29,6 +29,7 @@ from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
 from aitp.ledger.place import refuse_no_file
 from aitp.ledger.schema import VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
+from aitp.values import zone_name
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
 PROMISES: tuple[tuple[str, str], ...] = (
@@ -202,6 +203,7 @@ def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
     oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
     broken.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
     broken += [_uncounted(connection, *index) for index in _indexes(connection)]
+    broken.append(_zone_problem(connection))
     orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
     broken += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
     rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
@@ -216,6 +218,15 @@ def _unlike_ours(connection: apsw.Connection) -> list[str]:
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
+
+
+def _zone_problem(connection: apsw.Connection) -> str:
+    zone = connection.execute("SELECT timezone FROM ledger").get
+    try:
+        zone_name(str(zone))
+    except ValueError:
+        return "the time zone of its limits is none"
+    return ""
 
 
 def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -23,7 +24,9 @@ from aitp.ledger.evidence import PROFILE_SECONDS
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
+from aitp.ledger.soundness import check
 from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.tasks import Kind
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
 # state for all.
@@ -119,7 +122,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
 
 @contextmanager
 def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
-    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails within."""
+    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             raise no_ledger(path)
@@ -134,9 +137,27 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise _not_ours(path, error) from error
+        if _is_damage(path, error):
+            raise _not_ours(path, error) from error
+        raise
     finally:
         connection.close()
+
+
+class KindInUse(NamedTuple):
+    """A kind that the ledger knows, and whether it has tasks of it now."""
+
+    kind: Kind
+    in_hand: bool
+
+
+def kinds_in_use(path: Path) -> list[KindInUse]:
+    """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
+    with reading(path) as (connection, _):
+        found = connection.execute(
+            "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
+        )
+        return [KindInUse(Kind(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
 def version_of(path: Path) -> int | None:
@@ -155,6 +176,19 @@ def version_of(path: Path) -> int | None:
         raise _not_ours(path, error) from error
     finally:
         connection.close()
+
+
+def _is_damage(path: Path, error: Exception) -> bool:
+    """Whether it is the ledger that made the reading code raise this: `aitp ledger check` would say so then.
+
+    In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return True  # of a text, by apsw
+    try:
+        return not check(path, quick=True).sound
+    except LedgerError:
+        return False
 
 
 def _not_ours(path: Path, error: Exception) -> LedgerError:

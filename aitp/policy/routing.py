@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 
 
 class Mode(StrEnum):
@@ -56,19 +57,34 @@ class Route:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Routing:
-    """What routes depend on, from the settings. `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others.
+    """What routes depend on, from the settings. `supported`: Ollama's models, as SUPPORTED_MODELS writes them.
 
-    `foreign`: providers of other packages by the models that go there, whatever the mode is.
+    `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others. `foreign`: providers of other packages by the
+    models that go there, whatever the mode is. `aliases`: the name that is asked for by the name in the task.
     """
 
     mode: Mode
-    supported: frozenset[str]
+    supported: Sequence[str]
     fallbacks: Mapping[str, str]
     may_fall_back: bool
     has_openai: bool
     foreign: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def asked_for(self, model: str) -> str:
+        """The name that tasks of `model` are sent with: its alias, and as SUPPORTED_MODELS spells it.
+
+        So all spellings of a model of Ollama are one to whoever judges by routes. OpenAI's names, and those of other
+        packages, are what they are.
+        """
+        ollama = self.mode is not Mode.OPENAI
+        named = self.aliases.get(model)
+        if named is None and ollama and model not in self.foreign:
+            named = self._aliases.get(canonical(model))
+        named = named or model
+        return self._supported.get(canonical(named), named) if ollama and named not in self.foreign else named
 
     def options(self, model: str, default_fallback: str, failed_at: str = "") -> tuple[Route, ...]:
         """The routes for a task of `model`, first choice first; `failed_at`: the provider that failed for it last.
@@ -76,34 +92,49 @@ class Routing:
         `default_fallback` is OpenAI's model for its type, where `fallbacks` names none. In mode ollama a model that is
         not supported still has a route: its provider refuses it with the list of those that are.
         """
+        model = self.asked_for(model)
         if model in self.foreign:
             return (Route(self.foreign[model], model),)
         if self.mode is Mode.OPENAI:
             return (Route("openai", model),)
         if self.mode is Mode.OLLAMA:
             return (Route("ollama", model),)
-        if with_tag(model) not in self.supported:
+        if canonical(model) not in self._supported:
             return (Route("openai", model),) if self.has_openai else (Route("ollama", model),)
         first = Route("ollama", model)
         if not (self.may_fall_back and self.has_openai):
             return (first,)
         # Ollama's name means nothing to OpenAI.
-        instead = self.fallbacks.get(model) or self.fallbacks.get("*") or default_fallback
+        instead = self._fallbacks.get(canonical(model)) or self.fallbacks.get("*") or default_fallback
         if failed_at == "ollama":
             return (Route("openai", instead, "ollama", Why.FAILED), first)
         return (first, Route("openai", instead, "ollama", Why.BLOCKED))
+
+    # Claims ask for routes all the time: what is looked up by one name for all spellings is made once.
+
+    @cached_property
+    def _supported(self) -> Mapping[str, str]:
+        return {canonical(name): name for name in reversed(self.supported)}
+
+    @cached_property
+    def _fallbacks(self) -> Mapping[str, str]:
+        return {canonical(name): instead for name, instead in self.fallbacks.items()}
+
+    @cached_property
+    def _aliases(self) -> Mapping[str, str]:
+        return {canonical(name): named for name, named in self.aliases.items()}
 
 
 def standing(*, blocked: bool, missed: bool, arrival: Arrival) -> Standing:
     """How a route stands. `blocked`: by a breaker or a pause asked for. `missed`: it lately had no such model.
 
-    Not blocked and not missed does not yet mean that the model is there; whoever asks for it finds out.
+    A model that no pull brought is not asked for before whoever looks after models has found it: each task that is
+    sent for nothing costs room in the limits. Not blocked and not missed does not yet mean that the model is there;
+    whoever asks for it finds out.
     """
-    if blocked:
+    if blocked or arrival is Arrival.GIVEN_UP:
         return Standing.BLOCKED
-    if missed:
-        return Standing.BLOCKED if arrival is Arrival.GIVEN_UP else Standing.AWAITED
-    return Standing.AWAITED if arrival is Arrival.COMING else Standing.FREE
+    return Standing.AWAITED if missed or arrival is Arrival.COMING else Standing.FREE
 
 
 def choose(options: Sequence[Route], stands: Callable[[Route], Standing]) -> Route | None:

@@ -1,6 +1,7 @@
 """Whether a model that Ollama lacks is worth waiting for, as claims ask: out of the file of whoever looks after models.
 
-What is older than a pull may last is no knowledge: its writer is gone, and the server's own answer is to tell.
+What is older than a pull may last, or the pause between two looks, is no knowledge: its writer is gone, and the
+server's own answer is to tell.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.policy.routing import Arrival, Route
+from aitp.process.crew import Timings
 from aitp.providers.stock import FILE_NAME, read_stock, uses_models
 from aitp.tasks import Service
 
@@ -27,7 +29,8 @@ class Arrivals:
     def __init__(self, settings: Settings) -> None:
         self._runtime_dir = settings.runtime_dir
         self._used = uses_models(settings)
-        self._good_for = settings.ollama_model_download_timeout + MARGIN_SECONDS
+        pause = Timings().longest_tend_pause_seconds
+        self._good_for = max(settings.ollama_model_download_timeout, pause) + MARGIN_SECONDS
         self._file: tuple[int, int] | None = None
         self._at = 0.0
         self._known: Mapping[str, Arrival] = {}
@@ -39,7 +42,7 @@ class Arrivals:
         self._look()
         if not 0.0 <= time.time() - self._at <= self._good_for:
             return Arrival.UNKNOWN
-        return self._known.get(with_tag(route.model), Arrival.UNKNOWN)
+        return self._known.get(canonical(route.model), Arrival.UNKNOWN)
 
     def _look(self) -> None:
         try:
@@ -57,4 +60,4 @@ class Arrivals:
             self._known = {}
             return
         self._at = stock.at
-        self._known = {with_tag(name): state.arrival for name, state in stock.models.items()}
+        self._known = {canonical(name): state.arrival for name, state in stock.models.items()}

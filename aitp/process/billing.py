@@ -64,7 +64,13 @@ def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
     return known_models(
-        (*settings.supported_models, *settings.fallback_models.values(), *default_models(), *priced[:MOST_LABELS])
+        (
+            *settings.supported_models,
+            *settings.fallback_models.values(),
+            *settings.model_aliases.values(),
+            *default_models(settings),
+            *priced[:MOST_LABELS],
+        )
     )
 
 

@@ -101,7 +101,7 @@ class WatchedProvider:
         for type_ in TOKEN_TYPES:
             self._metrics.tokens(self.name, model, type_, getattr(answer.usage, type_))
         if not answer.mock:
-            self._meter.count(model, answer.usage)
+            self._meter.count(model, answer.usage, getattr(answer, "tier", ""))
         log.info(
             "Provider call completed",
             provider=self.name,

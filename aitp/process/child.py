@@ -26,6 +26,7 @@ from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role, name_process, role_of
 from aitp.settings import Settings, withhold
 
+RECORD_SECONDS = 3600.0  # a disk that hangs (a failing one, a network under it) may come back; a kill buys again
 EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
 EXIT_QUIT = 128 + signal.SIGQUIT
 LONGEST_WAIT_SECONDS = (
@@ -87,9 +88,9 @@ class Child:
         """Say that this child is to be woken for new work. Before the look for work that finds none, not after it."""
         self._write(State.IDLE)
 
-    def working(self, seconds: float) -> None:
-        """Say that the present step (not a call: the ledger, the disk) may take this long."""
-        self._write(self._record.state, allow=seconds)
+    def recording(self) -> None:
+        """Say that answers which are paid for are being put on record: however slow the disk is, for an hour."""
+        self._write(State.RECORDING, task_id=self._record.task_id, allow=RECORD_SECONDS)
 
     def count_done(self, count: int = 1) -> None:
         """Add finished tasks to the scoreboard's count."""
@@ -138,7 +139,7 @@ class Child:
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
-        patience = time.monotonic() + self._heritage.timings.orphan_seconds
+        patience = time.monotonic() + self._heritage.timings.patience_with_orphans(self._settings)
         warned = False
         while not self.locks.acquire(self.slot, timeout=1.0):
             if self.leaving:

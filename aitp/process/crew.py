@@ -24,6 +24,10 @@ def _nothing() -> None:
     pass
 
 
+# With a repair, and a text that is cut and sent again.
+CALLS_OF_A_CLAIM = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
     """What the processes do.
@@ -56,11 +60,16 @@ class Timings:
     grace_margin_seconds: float = 2.0  # before the grace ends, calls are given up, to put it on record
     takeover_seconds: float = 5.0  # beyond the grace, for another master to leave
     prepare_seconds: float = 900.0  # migrations and integrity checks read the whole ledger
-    orphan_seconds: float = 900.0  # for a dead master's child to end its call: longer than any call
+    orphan_seconds: float = 900.0  # for a dead master's child to go, on top of what its calls may take
     sweep_seconds: float = 5.0
     sweep_again_seconds: float = 60.0
     tend_again_seconds: float = 10.0  # first pause between looks at the models while one is missing
     longest_tend_pause_seconds: float = 300.0
+
+    def patience_with_orphans(self, settings: Settings) -> float:
+        """Seconds that a dead master's child has to end what it has in hand: answers that it waits for are paid for."""
+        longest = max(settings.openai_timeout, settings.ollama_timeout, settings.request_timeout)
+        return self.orphan_seconds + CALLS_OF_A_CLAIM * longest
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from aitp.errors import NonRetryableError
 from aitp.ledger import Unreadable
 from aitp.policy.sameness import digest_of
 from aitp.processors import PROCESSORS
+from aitp.settings import Settings
 from aitp.tasks import Kind, NewTask
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
@@ -28,8 +29,11 @@ LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
 UNKNOWN_MODEL = "unknown"
 
 
-def read_document(raw: bytes) -> NewTask | Unreadable:
-    """The task that a document describes. Never raises for anything that a server may send."""
+def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Unreadable:
+    """The task that a document describes; `settings` say which model one has that names none.
+
+    Never raises for anything that a server may send.
+    """
     try:
         document = _parsed(raw)
     except (ValueError, RecursionError):
@@ -43,21 +47,26 @@ def read_document(raw: bytes) -> NewTask | Unreadable:
     type_ = document.get("type")
     if not isinstance(type_, str) or type_ not in PROCESSORS:
         return Unreadable(task_id, f"its type is unknown to this release: {_shown(type_)}")
-    return _task(task_id, type_, document.get("content"))
+    return _task(task_id, type_, document.get("content"), settings)
 
 
 def _parsed(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        # It is strict where others are not: half an emoji (JavaScript cuts texts so), NaN. Their tasks can be told why.
-        return json.loads(raw)
+        # It is strict where others are not: NaN, whose task can be told why, and half an emoji (JavaScript cuts texts
+        # so), which is U+FFFD from here on: neither JSON nor UTF-8 could carry it any further.
+        return json.loads(_whole(json.dumps(json.loads(raw), ensure_ascii=False)))
 
 
-def _task(task_id: str, type_: str, content: object) -> NewTask | Unreadable:
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Unreadable:
     processor = PROCESSORS[type_]
     try:
-        known = processor.parse(content)
+        known = processor.parse(content, settings)
         kind, text = Kind(type_, known.model), known.to_json()
         return NewTask(task_id, kind, text, digest=digest_of(kind, text))
     except NonRetryableError as error:

@@ -22,7 +22,7 @@ from aitp.process.errand import Errands
 from aitp.process.hearing import hear
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role
-from aitp.process.staff import Staff
+from aitp.process.staff import Staff, most_descriptors, refuse_few_descriptors
 from aitp.process.systemd import Systemd
 from aitp.process.tending import Tending
 from aitp.settings import Settings
@@ -153,7 +153,7 @@ class Master:
             return
         self._prepared = True
         self._sweep_due = 0.0
-        self._tending.ask(anew=True)
+        self._tending.begin_anew()
         log.info("Master ready", relays=self._settings.relay_processes, workers=self._settings.concurrency_limit)
         self._reload_if_asked_again()
 
@@ -188,6 +188,7 @@ class Master:
         try:
             settings = self._crew.load()
             self._refuse_moves(settings)
+            refuse_few_descriptors(settings, most_descriptors())
         except ConfigurationError as error:
             log.error(
                 "New settings are not valid, the running ones stay",
@@ -233,7 +234,7 @@ class Master:
         self._settings = settings
         self._staff.want(settings)
         self._sweep_due = 0.0
-        self._tending.ask(anew=True)
+        self._tending.begin_anew()
         for child in self._staff:
             self._staff.tell(child, signal.SIGHUP)
 

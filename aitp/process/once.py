@@ -27,7 +27,7 @@ from aitp.process.pulls import look_after_models
 from aitp.process.relay import Relay
 from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
 from aitp.process.slots import MASTER, Role, slots_of
-from aitp.process.start import blame_setting, own_directory
+from aitp.process.start import blame_setting, open_locks, own_directory
 from aitp.process.workplace import worker_for
 from aitp.taskapi import connect
 
@@ -45,6 +45,7 @@ REASONS = {
     Because.PAUSED: "paused by an operator: `aitp resume` ends it",
     Because.DISK: f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there",
     Because.BREAKER: "the task API or its authorization server is out: `aitp status` says why",
+    Because.COOLDOWN: "the task API or its authorization server asked to be left alone for a while (429)",
     Because.UNDERWAY: "a process that outlived its service polls now: it leaves by itself",
 }
 TOLD_TO_STOP = "told to stop"
@@ -63,7 +64,7 @@ class LoneHands:
 
     def idle(self) -> None: ...
 
-    def working(self, seconds: float) -> None: ...
+    def recording(self) -> None: ...
 
     def wake_workers(self, count: int = 1) -> None: ...
 
@@ -97,25 +98,31 @@ def run_once(settings: Settings) -> int:
     settings = settings.model_copy(update={"concurrency_limit": 1})  # one call at a time: no share is left for others
     keep_out_of_logs(settings)
     own_directory(settings.runtime_dir)
+    # Held to the end, and before anything of these settings is published: they may be others than those that a service
+    # has in force, and none may start in between.
+    locks = _masters_place(settings.ledger_path)
     try:
-        # Before anything of these settings is published: they may be others than those that the service has in force.
-        _refuse_beside_a_service(settings.ledger_path)
-        prepare_service(settings)
-    except OSError as error:
-        blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
-    look_after_models(settings, anew=True)
-    ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
-    try:
-        return _Run(ledger, settings).drive()
+        try:
+            prepare_service(settings, locks)
+        except OSError as error:
+            blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
+        look_after_models(settings, anew=True)
+        ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=locks)
+        try:
+            return _Run(ledger, settings).drive()
+        finally:
+            ledger.close()
     finally:
-        ledger.close()
+        locks.close()
 
 
-def _refuse_beside_a_service(ledger: Path) -> None:
-    """Raises LedgerError if a master has `ledger`, OSError if nothing can be made beside it."""
-    with SlotLocks(ledger) as locks:
-        if not locks.acquire(MASTER, 0):
-            raise LedgerError(IN_USE.format(ledger=ledger))
+def _masters_place(ledger: Path) -> SlotLocks:
+    """The locks of this process, with the master's among them. Raises LedgerError if a master has `ledger`."""
+    locks = open_locks(ledger)
+    if not locks.acquire(MASTER, 0):
+        locks.close()
+        raise LedgerError(IN_USE.format(ledger=ledger))
+    return locks
 
 
 class _Run:

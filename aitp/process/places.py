@@ -11,7 +11,7 @@ from aitp.ledger import Cause
 from aitp.process.scoreboard import Record, State
 
 # A child in one of these has taken its slot over: whatever its predecessor left behind is settled.
-TAKEN_OVER = frozenset({State.IDLE, State.BUSY, State.LEAVING})
+TAKEN_OVER = frozenset({State.IDLE, State.BUSY, State.RECORDING, State.LEAVING})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Looking after Ollama's models: the supported ones that the server lacks are pulled, by one process at a time.
+"""Looking after models: the supported ones that the Ollama server lacks are pulled, by one process at a time.
 
 Under a master that is a short-lived process (an errand), while relays and workers do their work; the master sends it
-at start, at a reload, whenever a worker misses a model (USR2), and again later as long as one is missing. A lock file
-keeps `aitp models pull` and it apart. What is known is told by a file (`aitp.providers.stock`) and by the log.
+at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as long as one is missing. A
+look asks the server for what it has; a pull that brought nothing is tried again after a minute, and then ever more
+seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and it apart. What is known
+is told by a file (`aitp.providers.stock`) and by the log.
 
 OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
 at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next errand.
@@ -24,7 +26,8 @@ from typing import TYPE_CHECKING
 from aitp.errors import DeadlineExceeded, NonRetryableError, RetryableError
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
-from aitp.providers.stock import ModelState, Stage, Stock, read_stock, uses_models, write_stock
+from aitp.process.retirement import ASKING_SECONDS, look_for_retirements
+from aitp.providers.stock import ModelState, Stage, Stock, read_stock, uses_models, uses_openai, write_stock
 
 if TYPE_CHECKING:
     from aitp.providers.ollama_models import OllamaModels, Progress
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 STALL_SHARE = 10
 WRITE_SECONDS = 1.0
 LOG_PERCENT = 10
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
 Told = Callable[[str, ModelState], None]
 
 log = get_logger(__name__)
@@ -48,22 +52,31 @@ class Look(Enum):
 
 def longest_pull_seconds(settings: Settings) -> float:
     """How long `look_after_models` may take."""
-    return 60.0 + settings.ollama_model_download_timeout * max(1, len(settings.supported_models))
+    return 60.0 + ASKING_SECONDS + settings.ollama_model_download_timeout * max(1, len(settings.supported_models))
 
 
-def look_after_models(settings: Settings, *, anew: bool = False, told: Told = lambda name, state: None) -> Look:
-    """Pull what is missing, unless another process does.
+def look_after_models(
+    settings: Settings,
+    *,
+    anew: bool = False,
+    told: Told = lambda name, state: None,
+    clock: Callable[[], float] = time.time,
+) -> Look:
+    """Pull what is missing, unless another process does; before that, learn which of OpenAI's are to be shut down.
 
     `anew`: forget what has been before. Otherwise a model that vanished, was pulled again and vanished once more is
     left alone: somebody removes it on purpose.
     """
-    if not uses_models(settings):
+    if not (uses_models(settings) or uses_openai(settings)):
         return Look.ALL_THERE
     with _alone(settings.runtime_dir) as alone:
         if not alone:
-            log.info("Another process looks after Ollama's models")
+            log.info("Another process looks after the models")
             return Look.ELSEWHERE
-        return Look.ALL_THERE if _Round(settings, anew, told).go() else Look.SOME_MISSING
+        look_for_retirements(settings, anew=anew)
+        if not uses_models(settings):
+            return Look.ALL_THERE
+        return Look.ALL_THERE if _Round(settings, anew, told, clock).go() else Look.SOME_MISSING
 
 
 @contextmanager
@@ -84,13 +97,15 @@ def _alone(runtime_dir: Path) -> Iterator[bool]:
 class _Round:
     """One look at the server, and the pulls that follow from it."""
 
-    def __init__(self, settings: Settings, anew: bool, told: Told) -> None:
+    def __init__(self, settings: Settings, anew: bool, told: Told, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._told = told
+        self._clock = clock
         self._total_seconds = settings.ollama_model_download_timeout
-        before = None if anew else read_stock(settings.runtime_dir)
-        self._before: Mapping[str, ModelState] = before.models if before else {}
-        self._stock = Stock({name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names})
+        before = read_stock(settings.runtime_dir) or Stock({})
+        self._before: Mapping[str, ModelState] = {} if anew else before.models
+        models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
+        self._stock = replace(before, models=models, problem="", at=clock())
         self._models = self._connect()
         self._written = -math.inf
 
@@ -136,6 +151,9 @@ class _Round:
             return ModelState(Stage.FAILED, reason=reason, vanished=vanished, failures=last.failures)
         if last.stage is Stage.PRESENT:
             log.warning("Model vanished, pulling it again", model=name)
+        # A clock that was set back puts nothing off for longer than that.
+        if last.stage is Stage.FAILED and 0 < last.pull_at - self._clock() <= LONGEST_PAUSE_SECONDS:
+            return last
         return ModelState(Stage.MISSING, vanished=vanished, failures=last.failures)
 
     def _pull(self, name: str) -> None:
@@ -160,9 +178,13 @@ class _Round:
             self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total, failures=0))
 
     def _failed(self, name: str, following: _Following, reason: str) -> None:
+        """What brought bytes may go on at the next look; what brought none waits, each time for twice as long."""
         before = following.state
-        state = replace(before, stage=Stage.FAILED, reason=reason, failures=before.failures + 1)
-        log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent)
+        failures = 1 if following.brought else before.failures + 1
+        pause = 0.0 if following.brought else min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
+        pull_at = self._clock() + pause if pause else 0.0
+        state = replace(before, stage=Stage.FAILED, reason=reason, failures=failures, pull_at=pull_at)
+        log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent, again_in_seconds=pause)
         self._note(name, state)
 
     def _note(self, name: str, state: ModelState) -> None:
@@ -170,7 +192,7 @@ class _Round:
         self._write(name, state)
 
     def _write(self, name: str, state: ModelState) -> None:
-        self._stock = self._stock.having(name, state)
+        self._stock = self._stock.having(name, state, self._clock())
         write_stock(self._settings.runtime_dir, self._stock)
         self._written = time.monotonic()
 
@@ -189,8 +211,16 @@ class _Following:
         self._round = round_
         self._name = name
         self._logged = 0
+        self._first: int | None = None
+
+    @property
+    def brought(self) -> bool:
+        """Whether any bytes have come that were not there when it began."""
+        return self._first is not None and self.state.completed > self._first
 
     def __call__(self, progress: Progress) -> None:
+        if progress.completed and self._first is None:
+            self._first = progress.completed
         if progress.completed:  # a pull that is gone on with begins by knowing of none
             self.state = replace(self.state, completed=progress.completed, total=progress.total)
         if self.state.percent >= self._logged + LOG_PERCENT:

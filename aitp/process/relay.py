@@ -24,8 +24,22 @@ from aitp.errors import (
     LedgerError,
     ServiceFault,
 )
-from aitp.ledger import Because, BreakerChange, Delivery, Fault, Ledger, Nothing, Poll, PollTerms, Unreadable, Verdict
+from aitp.ledger import (
+    Because,
+    BreakerChange,
+    Delivery,
+    Fault,
+    Ledger,
+    Nothing,
+    NotYet,
+    Poll,
+    PollTerms,
+    Unreadable,
+    Verdict,
+)
 from aitp.logs import get_logger
+from aitp.policy.deliveries import is_refused_for_good
+from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
 from aitp.process.reuse import tell_of_reuse
@@ -56,8 +70,9 @@ class Harvest:
     read, it is more likely this release than the tasks, and nothing is failed. A few prove nothing: a quiet service
     sees its tasks one by one, and what stays pending for good is all that its pages hold."""
 
-    def __init__(self, ledger: Ledger, poll: Poll, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, poll: Poll, metrics: Metrics, settings: Settings) -> None:
         self._ledger = ledger
+        self._settings = settings
         self._poll = poll
         self._metrics = metrics
         self._invalid: list[NewTask] = []
@@ -72,7 +87,7 @@ class Harvest:
         valid: list[NewTask] = []
         unreadable: list[Unreadable] = []
         for raw in documents:
-            match read_document(raw):
+            match read_document(raw, self._settings):
                 case Unreadable(id=None, reason=reason):
                     # Named by what it is, so that it is told once as well.
                     unreadable.append(Unreadable(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
@@ -105,7 +120,7 @@ class Harvest:
 
 
 class Relay:
-    """One relay's tools, and until when (monotonic) the task API asked this one to be quiet.
+    """One relay's tools.
 
     `held_up`: what kept the last poll that might have been made from being made (None: nothing but that it is not due).
     """
@@ -115,11 +130,11 @@ class Relay:
         self._ledger = ledger
         self._api = api
         self._metrics = metrics
+        self._settings = settings
         self._interval = settings.polling_interval_seconds
         self._workers = settings.concurrency_limit
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
-        self._quiet_until = 0.0
         self._asked = False
         self._delivered_last = False
         self._grace_is_over = False
@@ -135,14 +150,13 @@ class Relay:
         self._asked |= asked
         # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
         self._hands.idle()
-        if (quiet_seconds := self._quiet_until - time.monotonic()) > 0:
-            return time.time() + quiet_seconds
         # An open breaker is probed by turns: what was delivered last may be what fails on every try.
         found = self._ledger.outbox.take(self._hands.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
         if isinstance(found, Nothing) and may_poll:
             poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=self._asked)
-            self._asked = False
+            # Who asked to be left alone is left alone: the wish is kept till then.
+            self._asked = self._asked and isinstance(poll, NotYet) and poll.because is Because.COOLDOWN
             self.held_up = None if isinstance(poll, Poll) else poll.because
             self._disk.heed(self.held_up, time.monotonic())
             if isinstance(poll, Poll):
@@ -185,16 +199,23 @@ class Relay:
             self._ledger.outbox.settle(delivery, Verdict.RETURNED)
             return False
         except DeliveryRefused as error:
-            log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
-            self._metrics.delivery("refused")
-            self._settle(delivery, Verdict.REFUSED, refusal=str(error))
+            if is_refused_for_good(error.status, delivery.conflicts):
+                log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
+                self._metrics.delivery("refused")
+                self._settle(delivery, Verdict.REFUSED, refusal=str(error))
+            else:
+                log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
+                self._metrics.delivery("deferred")
+                self._settle(delivery, Verdict.CONFLICT)
             return True
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
             log.warning("Result could not be delivered, it waits", **facts, reason=_reason(error))
         if fault is not None:
             self._metrics.delivery("deferred")
-            self._settle(delivery, Verdict.LATER, fault=fault)
+            # No failure of the delivery's: it was not looked at, or not even sent.
+            unsent = fault.pause is not None or fault.service == Service.OAUTH.value
+            self._settle(delivery, Verdict.RETURNED if unsent else Verdict.LATER, fault=fault)
             return False
         self._metrics.delivery("delivered")
         self._settle(delivery, Verdict.DELIVERED)
@@ -208,8 +229,7 @@ class Relay:
         """What a failed call says of the task API and of the authorization server."""
         match error:
             case CooldownRequired():
-                self._quiet_until = time.monotonic() + error.seconds
-                return Fault(error.service, Health.HEALTHY, str(error))
+                return Fault(error.service, Health.HEALTHY, str(error), pause=error.seconds)
             case CredentialsRefused():
                 return Fault(error.service, Health.REFUSED, str(error))
             case ServiceFault():
@@ -225,7 +245,7 @@ class Relay:
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while not self._grace_is_over and self._quiet_until <= time.monotonic():
+        while not self._grace_is_over:
             found = self._ledger.outbox.take(self._hands.slot, CHUNK)
             if isinstance(found, Nothing):
                 return
@@ -235,7 +255,7 @@ class Relay:
 
     def _poll(self, poll: Poll) -> None:
         """One poll, whatever comes of it. The answer is read in parts, each entered before the next is read."""
-        harvest = Harvest(self._ledger, poll, self._metrics)
+        harvest = Harvest(self._ledger, poll, self._metrics, self._settings)
         fault = None
         try:
             self._read_page(poll, harvest)
@@ -278,8 +298,10 @@ class Relay:
     def _close_poll(self, poll: Poll, harvest: Harvest) -> None:
         dropped = self._ledger.inbox.end_poll(
             poll,
-            complete=harvest.documents != poll.limit,
-            more_there=harvest.documents == poll.limit or harvest.left_out > 0,
+            complete=is_complete(harvest.documents, poll.limit, poll.longest_page),
+            more_there=harvest.left_out > 0
+            or may_hold_more(harvest.documents, poll.limit, poll.longest_page, harvest.entered),
+            documents=harvest.documents,
             regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
             problem=harvest.problem,
         )

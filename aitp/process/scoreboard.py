@@ -44,6 +44,7 @@ class State(IntEnum):
     LEAVING = 5
     RUNNING = 6
     DRAINING = 7
+    RECORDING = 8  # what a call brought
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aitp.counting import Metrics, open_metrics, prepare_directory
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, prepare
+from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, SlotLocks, prepare
 from aitp.logs import conceal, get_logger
 from aitp.process import memory
 from aitp.process.billing import labelled_models, priced_models
@@ -81,8 +81,11 @@ def metrics_directory(settings: Settings) -> Path:
     return settings.runtime_dir / "metrics"
 
 
-def prepare_service(settings: Settings) -> None:
-    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
+def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
+    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files.
+
+    `locks`: this process's, if it has them open already.
+    """
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
@@ -100,6 +103,7 @@ def prepare_service(settings: Settings) -> None:
         providers=foreign_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
         setups={service: setup_of(settings, service) for service in (*Service, *foreign_builders())},
+        locks=locks,
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(

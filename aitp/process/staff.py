@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from aitp.errors import ConfigurationError
 from aitp.ledger import Cause
 from aitp.logs import get_logger
 from aitp.process import errand
@@ -22,7 +24,32 @@ from aitp.settings import Settings
 ORDERLY_EXITS = frozenset({0, EXIT_MACHINE, EXIT_QUIT, errand.MISCONFIGURED})
 FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
 
+OTHER_DESCRIPTORS = 100  # beside a bell for each child: files, pipes, what libraries open
+
 log = get_logger(__name__)
+
+
+def descriptors_needed(settings: Settings) -> int:
+    """About how many files the master has open at a time."""
+    return settings.concurrency_limit + settings.relay_processes + OTHER_DESCRIPTORS
+
+
+def refuse_few_descriptors(settings: Settings, most: int) -> None:
+    """Raise ConfigurationError if `most`, the hard limit on open files, is too low for as many children."""
+    if most < (needed := descriptors_needed(settings)):
+        raise ConfigurationError(
+            [
+                f"CONCURRENCY_LIMIT={settings.concurrency_limit}: a process may have {most:,} files open here, and the "
+                f"master needs about {needed:,}; raise the hard limit (ulimit -Hn; LimitNOFILE= of the unit), or lower "
+                "CONCURRENCY_LIMIT"
+            ]
+        )
+
+
+def most_descriptors(pid: int = 0) -> int:
+    """The hard limit on open files of `pid` (0: of this process). Raises OSError."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return (1 << 62) if hard == resource.RLIM_INFINITY else hard
 
 
 @dataclass(slots=True)

@@ -20,13 +20,14 @@ from aitp.process.hearing import hear
 from aitp.process.master import ANSWERS, Master
 from aitp.process.scoreboard import Scoreboard
 from aitp.process.slots import LAST_SLOT, MASTER, name_process
+from aitp.process.staff import OTHER_DESCRIPTORS, most_descriptors, refuse_few_descriptors
 from aitp.process.systemd import Systemd
 from aitp.process.wakes import Wakes
 from aitp.settings import Settings, surroundings
 
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, which nothing tells the end of to one who must hear signals too
 LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
-DESCRIPTORS = LAST_SLOT + 100  # a bell for each slot
+DESCRIPTORS = LAST_SLOT + OTHER_DESCRIPTORS  # a reload may ask for any number of children
 
 log = get_logger(__name__)
 
@@ -44,8 +45,9 @@ def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> 
     name_process("aitp master")
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
+        refuse_few_descriptors(settings, most_descriptors())
         own_directory(settings.runtime_dir)
-        locks = _open_locks(settings.ledger_path)
+        locks = open_locks(settings.ledger_path)
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
@@ -113,7 +115,8 @@ def blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
     raise error
 
 
-def _open_locks(ledger: Path) -> SlotLocks:
+def open_locks(ledger: Path) -> SlotLocks:
+    """This process's locks of `ledger`. Raises ConfigurationError; OSError for a full disk."""
     try:
         return SlotLocks(ledger)
     except OSError as error:

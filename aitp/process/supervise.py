@@ -24,9 +24,10 @@ from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 from aitp.addresses import addresses, trouble_at
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
+from aitp.process.staff import most_descriptors, refuse_few_descriptors
 from aitp.process.start import own_directory, refuse_long_socket_path
 from aitp.process.systemd import Systemd
-from aitp.settings import Settings, surroundings, withheld
+from aitp.settings import Settings, set_aside, surroundings, withheld
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
@@ -49,6 +50,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
     os.umask(0o077)
     configure(settings.log_level, settings.log_format)
+    refuse_few_descriptors(settings, most_descriptors())
     own_directory(settings.runtime_dir)
     refuse_long_socket_path(settings.runtime_dir)
     if _is_served(settings.runtime_dir / SOCKET):
@@ -142,7 +144,8 @@ class Options(options.ServerOptions):  # type: ignore[misc]
         ours = Program if klass is options.ProcessConfig else Listener
         configs: list[Any] = super().processes_from_section(parser, section, group_name, ours)
         for config in configs:
-            config.environment = {**(config.environment or {}), **withheld(*NEEDED.get(config.name, ()))}
+            secrets = withheld(*NEEDED.get(config.name, ()))
+            config.environment = {**(config.environment or {}), **set_aside(), **secrets}
             if self._settings.env_file is not None:
                 # Found in this directory, it must be found again by whoever reads it next.
                 config.environment["AITP_ENV_FILE"] = str(self._settings.env_file.absolute())

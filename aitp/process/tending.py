@@ -1,7 +1,7 @@
-"""When the master sends somebody to look after Ollama's models. Decisions only, but for the sending itself.
+"""When the master sends somebody to look after models. Decisions only, but for the sending itself.
 
-Anew at start and at a reload, on request when a worker misses a model, and again after a while, and then ever more
-seldom, as long as a model is missing or the server cannot be asked.
+Anew at start and at a reload, on request when a worker misses a model, each hour, and again after a while, and then
+ever more seldom, as long as a model is missing or the server cannot be asked.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from aitp.process import errand
 from aitp.process.crew import Timings
 from aitp.process.errand import Errands
 from aitp.process.pulls import Look, longest_pull_seconds, look_after_models
-from aitp.providers.stock import uses_models
+from aitp.providers.stock import uses_models, uses_openai
 from aitp.settings import Settings
 
 NAME = "look after models"
+IDLE_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
 
 
 class Tending:
@@ -29,16 +30,20 @@ class Tending:
         self._tell = ended
         self._timings = timings
         self._due = math.inf
+        self._not_before = 0.0
         self._anew = False
         self._pause = timings.tend_again_seconds
 
-    def ask(self, *, anew: bool = False) -> None:
-        """Have it done at once; `anew`: with other settings, or by another master than before."""
+    def ask(self) -> None:
+        """A worker misses a model: have somebody look, soon, however often this is asked for."""
+        self._due = min(self._due, self._not_before)
+
+    def begin_anew(self) -> None:
+        """Have it done at once, with other settings, or by another master than before."""
         self._due = 0.0
-        self._anew |= anew
+        self._anew = True
         self._pause = self._timings.tend_again_seconds
-        if anew:
-            self.stop()
+        self.stop()
 
     def stop(self) -> None:
         """End what is underway. The server keeps what has come of a model."""
@@ -51,17 +56,26 @@ class Tending:
         if self._due > time.monotonic():
             return self._due
         anew, self._anew, self._due = self._anew, False, math.inf
-        if uses_models(settings):
+        if uses_models(settings) or uses_openai(settings):
             seconds = longest_pull_seconds(settings)
             self._errands.send(NAME, seconds, lambda: _look(settings, anew), self._ended)
         return math.inf
 
     def _ended(self, exit_code: int) -> None:
         self._tell()
+        now = time.monotonic()
+        self._not_before = now + self._timings.tend_again_seconds
         if exit_code == errand.DONE:
+            self._pause = self._timings.tend_again_seconds
+            self._wait_until(now + IDLE_SECONDS)
             return
-        self._due = min(self._due, time.monotonic() + self._pause)
+        self._wait_until(now + self._pause)
         self._pause = min(2 * self._pause, self._timings.longest_tend_pause_seconds)
+
+    def _wait_until(self, monotonic: float) -> None:
+        # What was asked for meanwhile was asked for the sake of what this look may have found already.
+        if not self._anew:
+            self._due = min(max(self._due, self._not_before), monotonic)
 
 
 def _look(settings: Settings, anew: bool) -> bool:

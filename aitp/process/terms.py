@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, get_args
 from aitp.ledger import Terms
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Tariff
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.policy.routing import Mode, Route, Routing
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
-from aitp.processors.registry import default_models
 from aitp.providers.foreign import foreign_models
 from aitp.tasks import Kind, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-# OpenAI's models where FALLBACK_MODELS names none.
-EMBEDDING_FALLBACK = "text-embedding-3-small"
-CHAT_FALLBACK = "o3-mini"
 # How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
 CANARY_SECONDS = 1.0
 
@@ -43,7 +39,7 @@ def terms_of(settings: Settings) -> Terms:
                 unknown.add(kind.type)
                 log.error("Task type is not registered any more, its tasks wait", task_type=kind.type)
             return ()
-        default = EMBEDDING_FALLBACK if processor.batched else CHAT_FALLBACK
+        default = settings.default_embedding_model if processor.batched else settings.default_chat_model
         return routing.options(kind.model, default, kind.failed_at)
 
     def batch_size(kind: Kind) -> int:
@@ -96,11 +92,16 @@ def strangers_of(settings: Settings) -> Callable[[str], bool]:
     """Whether a model is one that nobody here has named: a task alone does, and may have misspelt it."""
     from openai.types import ChatModel, EmbeddingModel
 
-    named = {with_tag(model) for model in (*settings.supported_models, *settings.fallback_models.values())}
-    named |= {with_tag(model) for model in default_models()}
+    by_settings = (
+        *settings.supported_models,
+        *settings.fallback_models.values(),
+        *settings.model_aliases.values(),
+        settings.default_embedding_model,
+        settings.default_chat_model,
+    )
     # What OpenAI once had is no misspelling: it is gone, or not for this key.
-    named |= {with_tag(model) for model in _names_in((ChatModel, EmbeddingModel))}
-    return lambda model: with_tag(model) not in named
+    named = {canonical(model) for model in (*by_settings, *_names_in((ChatModel, EmbeddingModel)))}
+    return lambda model: canonical(model) not in named
 
 
 def _names_in(types: object) -> Iterator[str]:
@@ -116,9 +117,10 @@ def routing_of(settings: Settings) -> Routing:
     """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
     return Routing(
         mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=frozenset(with_tag(model) for model in settings.supported_models),
+        supported=settings.supported_models,
         fallbacks=settings.fallback_models,
         may_fall_back=settings.hybrid_fallback,
         has_openai=settings.openai_api_key is not None,
         foreign=foreign_models(),
+        aliases=settings.model_aliases,
     )

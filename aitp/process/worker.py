@@ -10,9 +10,9 @@ import dataclasses
 import random
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aitp.counting import Metrics
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, ModelGone, NonRetryableError
@@ -24,7 +24,7 @@ from aitp.process.hands import Hands
 from aitp.process.lengths import VectorLengths
 from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
 from aitp.process.reuse import tell_of_reuse
-from aitp.process.terms import strangers_of, terms_of
+from aitp.process.terms import routing_of, strangers_of, terms_of
 from aitp.process.warnings import DiskWatch, warn_of_idleness
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 LEDGER_RETRY_SECONDS = 1.0
-RECORD_STEP_SECONDS = 60.0
+
+T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -57,7 +58,7 @@ class Worker:
         self._context = context
         self._terms = terms_of(settings)
         self._is_stranger = strangers_of(settings)
-        self._lengths = VectorLengths(ledger.cache)
+        self._lengths = VectorLengths(ledger.cache, routing_of(settings).asked_for)
         self._disk = DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
@@ -154,16 +155,21 @@ class Worker:
                 log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
 
     def _record(self, claim: Claim, report: Report) -> Settled:
-        """Finish, as often as it takes: what the report holds is paid for."""
+        """Finish, as often as it takes: what the report holds is paid for. Once it is settled, see it onto the disk."""
+        settled = self._insist(lambda: self._ledger.claims.finish(claim, report))
+        self._insist(self._ledger.flush)
+        return settled
+
+    def _insist(self, step: Callable[[], T]) -> T:
         complained = False
         while True:
+            self._hands.recording()
             try:
-                return self._ledger.claims.finish(claim, report)
+                return step()
             except LedgerError as error:
                 if not complained:
                     log.error("Ledger cannot record results, they are kept in memory", reason=str(error))
                     complained = True
-                self._hands.working(RECORD_STEP_SECONDS)
                 # Nothing tells when a disk has room again, or when its errors have ended.
                 select.select([], [], [], LEDGER_RETRY_SECONDS)
 

@@ -21,6 +21,7 @@ from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
 from aitp.processors.content import Content
 from aitp.processors.context import Context
 from aitp.providers import Provider, Usage
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, Settings
 
 Result = bytes | RetryableError | NonRetryableError
 """One task's result as JSON, ready to deliver, or why it has none."""
@@ -52,10 +53,17 @@ class Processor(ABC, Generic[C]):
     prompt: ClassVar[Path | None] = None
     content: type[C]
 
-    def parse(self, document: object) -> C:
+    def default_model(self, settings: Settings | None = None) -> str:
+        """The model of a task that names none: the type's own, or the settings' (without any: their default)."""
+        embedding, chat = EMBEDDING_MODEL, CHAT_MODEL
+        if settings is not None:
+            embedding, chat = settings.default_embedding_model, settings.default_chat_model
+        return self.content.default_model or (embedding if self.batched else chat)
+
+    def parse(self, document: object, settings: Settings | None = None) -> C:
         """The content of a task document. NonRetryableError: it can never succeed; the message does not repeat it."""
         try:
-            return self.content.model_validate(document)
+            return self.content.model_validate(document, context=self.default_model(settings))
         except ValidationError as error:
             raise NonRetryableError(_reason(error)) from None  # the cause quotes the input
 
@@ -114,9 +122,9 @@ class Registry(MutableMapping[str, Processor[Any]]):
 PROCESSORS = Registry()
 
 
-def default_models() -> tuple[str, ...]:
+def default_models(settings: Settings) -> tuple[str, ...]:
     """The models of tasks that name none."""
-    return tuple(dict.fromkeys(each.content.default_model for each in PROCESSORS.values()))
+    return tuple(dict.fromkeys(each.default_model(settings) for each in PROCESSORS.values()))
 
 
 def processor(task_type: str) -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:

@@ -20,20 +20,14 @@ from aitp.providers import Embeddings, Provider
 _log = get_logger(__name__)
 
 
-class EmbeddingContent(Content):
-    """`{text, model?}`, or a bare string, which is a text for the default model."""
-
-    default_model = "text-embedding-3-small"
-
-
 @processor("text_embedding")
-class TextEmbeddingProcessor(Processor[EmbeddingContent]):
+class TextEmbeddingProcessor(Processor[Content]):
     """Batched: an embedding call takes many texts of one model."""
 
     batched = True
-    content = EmbeddingContent
+    content = Content
 
-    def run(self, contents: Sequence[EmbeddingContent], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
         texts, model = [content.text for content in contents], contents[0].model
         answer, kept = self._embed(texts, model, provider, context)
         if kept is not texts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import NonRetryableError, RetryableError, ServiceFault
-from aitp.settings import Settings
+from aitp.settings import EMBEDDING_MODEL, Settings
 
 Vector = bytes | RetryableError | NonRetryableError
 """One text's share of an answer: its vector as JSON, ready to deliver, or why this text alone has none."""
@@ -193,7 +193,7 @@ def warm_up(settings: Settings) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        model = "text-embedding-3-small"
+        model = EMBEDDING_MODEL
         addresses = {"openai_base_url": refusing, "ollama_base_url": refusing, "supported_models": (model,)}
         for provider in _own_providers(settings.model_copy(update=addresses), lambda missing: None).values():
             try:

@@ -98,8 +98,8 @@ _MODELS = (400, 403, 404, 410, 422, 501)
 
 
 def _is_above_the_limit(refusal: Refusal) -> bool:
-    """More tokens than a minute allows: no pause would ever help, fewer texts do."""
-    endless = refusal.delay is not None and refusal.delay > MAX_PAUSE_SECONDS
+    """More tokens than a minute allows: no pause would ever help, fewer texts do. A day's pause may mean the same."""
+    endless = refusal.batch and refusal.delay is not None and refusal.delay > MAX_PAUSE_SECONDS
     return refusal.status == 429 and (endless or refusal.says("too large", "too many tokens in"))
 
 
@@ -118,7 +118,7 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
         lambda r: r.status == 429 and r.tier in OTHER_TIERS and r.says("unavailable", "capacity", r.tier, "tier"),
         _tier,
     ),
-    ("429, one request above the limit, several texts", lambda r: r.texts > 1 and _is_above_the_limit(r), _too_much),
+    ("429, one request above the limit, or a batch that has to wait for hours", _is_above_the_limit, _too_much),
     ("429", lambda r: r.status == 429, _rate),
     (
         "400, 413, 422, 500, longer than the context",
@@ -155,11 +155,17 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
 
 
 def judge(
-    error: openai.OpenAIError, model: str, texts: Sequence[str] = (), sent: Sequence[str] = (), tier: str = ""
+    error: openai.OpenAIError,
+    model: str,
+    texts: Sequence[str],
+    sent: Sequence[str],
+    *,
+    batch: bool = False,
+    tier: str = "",
 ) -> AitpError:
     """Our error for what the client raised in a call for `model`, with `texts` and the optional parameters `sent`."""
     if isinstance(error, openai.APIStatusError):
-        refusal = refusal_of(OPENAI, error.response, model, texts=texts, sent=sent, tier=tier)
+        refusal = refusal_of(OPENAI, error.response, model, texts=texts, batch=batch, sent=sent, tier=tier)
         failure = next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
         failure.bought_nothing = refusal.status not in MAYBE_BOUGHT
         return failure

@@ -14,7 +14,7 @@ import orjson
 from pydantic import SecretStr
 
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, ServiceFault, UselessAnswer
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.chat import messages_of, text_of, without_bounds
 from aitp.providers.ollama_failures import OLLAMA, judge
@@ -54,7 +54,7 @@ class OllamaProvider:
     ) -> None:
         self._base_url = base_url
         self._models = tuple(models)
-        self._supported = frozenset(map(with_tag, models))
+        self._supported = frozenset(map(canonical, models))
         self._timeout_seconds = timeout_seconds
         self._api_key = api_key
         self._common: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
@@ -110,7 +110,7 @@ class OllamaProvider:
             self._client = None
 
     def _refuse_unsupported(self, model: str) -> None:
-        if with_tag(model) not in self._supported:
+        if canonical(model) not in self._supported:
             known = ", ".join(self._models) or "none"
             gone = ModelGone(OLLAMA, f"{model} is no model of SUPPORTED_MODELS, which has: {known}", model=model)
             gone.bought_nothing = True

@@ -22,7 +22,7 @@ from aitp.errors import (
     ServiceFault,
     SettingRefused,
 )
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.providers.refusals import LONG_PAUSE_SECONDS, MAYBE_BOUGHT, Refusal, refusal_of
 from aitp.tasks import Service
 
@@ -132,7 +132,7 @@ _RUNNER_GONE = (
 
 def _is_of_the_cloud(refusal: Refusal) -> bool:
     """By its tag, or by what is said of it."""
-    tag = with_tag(refusal.model).rsplit(":", 1)[-1]
+    tag = canonical(refusal.model).rsplit(":", 1)[-1]
     return tag.endswith("cloud") or refusal.says("subscription", "upgrade", "sign in", "signin", "usage limit")
 
 

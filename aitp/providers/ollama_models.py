@@ -1,8 +1,9 @@
 """What the Ollama server has, and getting it what it lacks.
 
 A pull is a stream of JSON lines with status 200 whatever happens: an error is a line of it, and a stream that ends
-without `success` broke off. The server keeps what has come, so the next pull goes on from there; a few such tries
-are made at once. Called by `aitp.process.pulls`, by one process at a time.
+without `success` broke off. The server keeps what has come, so the next pull goes on from there; a few such tries are
+made at once, but none after an error that the server tells of (a registry that refuses, a full disk). Called by
+`aitp.process.pulls`, by one process at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.wire import NO_OTHERS, BodyBound
@@ -72,9 +73,8 @@ class OllamaModels:
         except (ValueError, TypeError, AttributeError):  # no JSON, or none of a list
             failure = ServiceFault(OLLAMA, "ollama answered 200 with no list of models")
         else:
-            # Names differ by case nowhere: the server takes any, and lists the one it knows.
-            present = {with_tag(model.model).lower() for model in listed if model.model}
-            return [model for model in models if with_tag(model).lower() not in present]
+            present = {canonical(model.model) for model in listed if model.model}
+            return [model for model in models if canonical(model) not in present]
         raise failure
 
     def pull(self, model: str, told: Callable[[Progress], None]) -> None:
@@ -140,4 +140,5 @@ def _judge_line(model: str, said: str) -> AitpError:
     words = re.sub(r"https?://\S+", "…", " ".join(str(said).split()))[:200]
     if any(part in words.lower() for part in _FOR_GOOD):
         return NonRetryableError(f"ollama cannot pull {model}: {words}; look at SUPPORTED_MODELS")
-    return PullBroken(OLLAMA, f"ollama could not pull {model}: {words}")
+    # Nothing broke off: what the server itself says of it is as true a second later.
+    return ServiceFault(OLLAMA, f"ollama could not pull {model}: {words}")

@@ -82,7 +82,9 @@ class OpenAIProvider:
         held = {name: value for name, value in wanted.items() if value is not None and name not in leave_out}
         self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
         answer = self._post("/embeddings", {"model": model, "input": texts, **held}, model, texts, tuple(held))
-        return read_embeddings(answer, texts, length)
+        # Where a length is asked for besides the settings, it is that of the model that this one stands in for.
+        setting = "EMBEDDING_DIMENSIONS" if dimensions is None else "FALLBACK_MODELS"
+        return read_embeddings(answer, texts, length, setting)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         held = tuple(name for name in self.optional(model, chat=True) if name not in leave_out)
@@ -105,7 +107,8 @@ class OpenAIProvider:
         except orjson.JSONDecodeError:
             failure: AitpError = _no_answer("no JSON")
         except openai.OpenAIError as error:
-            failure = judge(error, model, texts, held, str(request.get("service_tier", "")))
+            batch = len(request.get("input", ())) > 1
+            failure = judge(error, model, texts, held, batch=batch, tier=str(request.get("service_tier", "")))
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
@@ -131,7 +134,9 @@ class OpenAIProvider:
             self._client = None
 
 
-def read_embeddings(answer: object, texts: Sequence[str], length: int | None) -> Embeddings:
+def read_embeddings(
+    answer: object, texts: Sequence[str], length: int | None, setting: str = "EMBEDDING_DIMENSIONS"
+) -> Embeddings:
     """The vectors of `texts` from an answer's JSON, each `length` numbers long if not None. Takes the answer apart.
 
     A text whose vector is missing, doubled or unusable gets a UselessAnswer of its own. SettingRefused: all are whole,
@@ -154,10 +159,8 @@ def read_embeddings(answer: object, texts: Sequence[str], length: int | None) ->
             lengths.add(error.length)
             vectors.append(_unusable(f"sent an unusable vector: {error}"))
     if len(lengths) == 1 and not any(isinstance(vector, bytes) for vector in vectors):
-        said = (
-            f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at EMBEDDING_DIMENSIONS"
-        )
-        raise SettingRefused(OPENAI, said, setting="EMBEDDING_DIMENSIONS")
+        said = f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at {setting}"
+        raise SettingRefused(OPENAI, said, setting=setting)
     return Embeddings(vectors, _usage(answer.get("usage"), texts))
 
 

@@ -48,7 +48,8 @@ PARAMETERS: Mapping[str, re.Pattern[str]] = {
         "json_schema": r"\bjson[ _-]?schema|structured[ _-]?outputs?|response[ _-]?format|\bgrammar\b",
         "json_object": r"\bjson[ _-]?(?:object|mode)|response[ _-]?format",
         "think": r"\bthink(?:ing)?\b",
-        "format": r"\bformat\b|\bjson[ _-]?schema|structured[ _-]?outputs?|\bgrammar\b",
+        "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
+        r"|structured[ _-]?outputs?|\bgrammar\b",
     }.items()
 }
 _BOUNDS = re.compile(r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b")
@@ -86,14 +87,15 @@ _OTHER_KIND = re.compile(
     r"|(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
 )
 _PARAMETER_WORDS = re.compile(r"\b(?:parameter|argument|option|field|property)s?\b")
+_INPUT_WORDS = re.compile(r"\b(?:input|text|language|content|prompt|character|message|word)s?\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An error answer. `message`: all that it says, in lower case; nothing of a `page` (HTML): that is somebody else's.
 
-    `delay`: seconds that it asks to wait. `texts`: how many the request held. `sent`: which of `Provider.optional`, and
-    `tier`: that of them which has prices and room of its own.
+    `delay`: seconds that it asks to wait. `batch`: the request could be a smaller one. `sent`: which parameters of
+    `Provider.optional` it held, and `tier`: the value of the one that has prices and room of its own.
     """
 
     service: str
@@ -106,7 +108,7 @@ class Refusal:
     page: bool = False
     is_json: bool = False
     delay: float | None = None
-    texts: int = 1
+    batch: bool = False
     sent: tuple[str, ...] = ()
     tier: str = ""
 
@@ -163,13 +165,14 @@ class Refusal:
         """By a code or `param`, or as what it does not have, does not allow, or cannot use for this."""
         if re.search("model|deployment", self.code.lower()) or re.fullmatch(r"(?:.*\.)?model", self.param):
             return True
-        named = rf"\b(?:{re.escape(self.model.lower())}|models?|deployment)\b"
-        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(named, self.message)):
+        said = self.message.replace(self.model.lower(), "model") if self.model else self.message
+        named = r"\b(?:models?|deployment)\b"
+        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(named, said)):
             return True
+        if _PARAMETER_WORDS.search(said):
+            return False
         near = rf"(?:{named}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{named})"
-        return not _PARAMETER_WORDS.search(self.message) and bool(
-            re.search(near, self.message) or _OTHER_KIND.search(self.message)
-        )
+        return bool(_OTHER_KIND.search(said) or (re.search(near, said) and not _INPUT_WORDS.search(said)))
 
     @property
     def tokens(self) -> tuple[int, int] | None:
@@ -185,10 +188,11 @@ def refusal_of(
     model: str,
     *,
     texts: Sequence[str] = (),
+    batch: bool = False,
     sent: Sequence[str] = (),
     tier: str = "",
 ) -> Refusal:
-    """The facts of an error answer to a request with `texts`, and the optional parameters `sent`."""
+    """The facts of an error answer to a request with `texts`, a `batch` or a question, and the parameters `sent`."""
     content = response.content
     try:
         body: Any = orjson.loads(content)
@@ -223,7 +227,7 @@ def refusal_of(
         page=page,
         is_json=is_json,
         delay=_told_delay(response.headers, kind, delays, message),
-        texts=max(1, len(texts)),
+        batch=batch,
         sent=tuple(sent),
         tier=tier,
     )

@@ -1,16 +1,18 @@
-"""Which of the supported models the Ollama server has: one small file, written by whoever looks after them.
+"""What is known of models: one small file, written by whoever looks after them.
 
-Readiness, metrics and the page read it; they never ask the server. The file is replaced as a whole, so that a reader
+Which of the supported ones the Ollama server has, and when those that OpenAI offers are shut down.
+
+Readiness, metrics and the page read it; they never ask a server. The file is replaced as a whole, so that a reader
 sees all or nothing of it. Whatever cannot be read counts as not there.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from aitp.policy.routing import Arrival
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
+DAY_SECONDS = 86_400.0
+WARNED_DAYS = 60  # before a model is shut down
 
 
 class Stage(StrEnum):
@@ -35,7 +39,8 @@ class Stage(StrEnum):
 class ModelState:
     """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not.
 
-    `failures`: pulls that have failed since it was last there.
+    `failures`: pulls that have failed since it was last there, or since one last brought something. `pull_at`: it is
+    not pulled again before (UTC seconds).
     """
 
     stage: Stage
@@ -44,6 +49,7 @@ class ModelState:
     reason: str = ""
     vanished: int = 0
     failures: int = 0
+    pull_at: float = 0.0
 
     @property
     def percent(self) -> int:
@@ -58,15 +64,53 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class Retirement:
+    """A `model` that is asked for, when its server shuts it down (UTC seconds), and the `setting` that replaces it."""
+
+    model: str
+    at: float
+    setting: str
+
+    def is_near(self, now: float) -> bool:
+        return self.at - now < WARNED_DAYS * DAY_SECONDS
+
+    def is_over(self, now: float) -> bool:
+        return self.at <= now
+
+    def told(self, now: float) -> str:
+        day = f"{datetime.fromtimestamp(self.at, UTC):%-d %B %Y}"
+        return f"OpenAI {'has shut' if self.is_over(now) else 'shuts'} the model {self.model} down on {day}"
+
+    @property
+    def advice(self) -> str:
+        """What to do, in the setting's own words."""
+        if self.setting == "MODEL_ALIASES":
+            return f'Choose another one, and name it: MODEL_ALIASES={{"{self.model}": "…"}}'
+        return f"Choose another one, and name it in {self.setting}"
+
+
+@dataclass(frozen=True, slots=True)
 class Stock:
-    """All supported models by name. `problem`: why the server could not be asked, then the models are of before."""
+    """All supported models by name. `problem`: why the server could not be asked, then the models are of before.
+
+    `shutdowns`: when OpenAI shuts down which of its models (UTC seconds), as of `shutdowns_at`; `retirements`: those of
+    them that are asked for.
+    """
 
     models: Mapping[str, ModelState]
     problem: str = ""
-    at: float = dataclasses.field(default_factory=time.time)
+    at: float = field(default_factory=time.time)
+    shutdowns: Mapping[str, float] = field(default_factory=dict)
+    shutdowns_at: float = 0.0
+    retirements: tuple[Retirement, ...] = ()
 
-    def having(self, name: str, state: ModelState) -> Stock:
-        return Stock({**self.models, name: state})
+    def having(self, name: str, state: ModelState, at: float) -> Stock:
+        return replace(self, models={**self.models, name: state}, problem="", at=at)
+
+
+def uses_openai(settings: Settings) -> bool:
+    """Whether anything is bought from OpenAI."""
+    return settings.processing_mode != "ollama" and not settings.mock and settings.openai_api_key is not None
 
 
 def uses_models(settings: Settings) -> bool:
@@ -90,10 +134,18 @@ def read_stock(runtime_dir: Path) -> Stock | None:
     try:
         document = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
         models = {name: _state(**state) for name, state in document["models"].items()}
-        return Stock(models, str(document["problem"]), float(document["at"]))
+        shutdowns = {name: float(at) for name, at in document["shutdowns"].items()}
+        at, shutdowns_at = float(document["at"]), float(document["shutdowns_at"])
+        retirements = tuple(
+            Retirement(str(each["model"]), float(each["at"]), str(each["setting"])) for each in document["retirements"]
+        )
+        return Stock(models, str(document["problem"]), at, shutdowns, shutdowns_at, retirements)
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
 
-def _state(stage: str, completed: int, total: int, reason: str, vanished: int, failures: int) -> ModelState:
-    return ModelState(Stage(stage), int(completed), int(total), str(reason), int(vanished), int(failures))
+def _state(
+    stage: str, completed: int, total: int, reason: str, vanished: int, failures: int, pull_at: float
+) -> ModelState:
+    numbers = (int(vanished), int(failures), float(pull_at))
+    return ModelState(Stage(stage), int(completed), int(total), str(reason), *numbers)

@@ -6,6 +6,7 @@ the task API may be unknown.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from aitp.errors import ConfigurationError
 from aitp.knowledge import NoKnowledge
 from aitp.logs import conceal, configure
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.processors import Context
 from aitp.providers import Provider, build
 from aitp.providers.foreign import foreign_models
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LABELS = PROJECT_ROOT / "bench" / "quality"
-DEFAULT_MODEL = "o3-mini"  # of all types that are evaluated
 NO_TASK_API = {
     "api_base_url": "http://localhost",
     "oauth2_token_url": "http://localhost",
@@ -73,7 +73,9 @@ def run_evaluation(options: Options) -> int:
         texts = [text for text in texts if text.id in recording.ids]
         provider = recording
     else:
-        provider = _configured(settings, options.model or DEFAULT_MODEL)
+        model = options.model or settings.default_chat_model
+        options = dataclasses.replace(options, model=model)
+        provider = _configured(settings, model)
     with wikidata_of(settings) if options.wikidata else nullcontext(NoKnowledge()) as knowledge:
         context = Context.of(settings, knowledge)
         report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
@@ -129,7 +131,7 @@ def _configured(settings: Settings, model: str) -> Provider:
 def _own_name(settings: Settings, model: str) -> str:
     if settings.mock:
         return "openai"  # whose name the mock has
-    supported = with_tag(model) in map(with_tag, settings.supported_models)
+    supported = canonical(model) in map(canonical, settings.supported_models)
     if settings.processing_mode == "ollama" and not supported:
         raise ConfigurationError(
             [

@@ -1,8 +1,10 @@
 """The task API: read what is pending, deliver results. One connection a process, made after fork.
 
-Every failure arrives as one of our errors, with a message that holds neither token nor result: DeliveryRefused (never
-again), CredentialsRefused, CooldownRequired, ServiceFault. The bound on a whole call is the caller's; after its timer
-fired, `reset`. What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH /api/ai-tasks/:id.
+Every failure arrives as one of our errors, with a message that holds neither token nor result: DeliveryRefused (the
+API itself will not have this result), CredentialsRefused, CooldownRequired, ServiceFault. What a gateway, a login page
+or anything else in front of the API says is none of the API's words, whatever its status: it neither acknowledges nor
+refuses a result, it is the service's fault. The bound on a whole call is the caller's; after its timer fired, `reset`.
+What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH /api/ai-tasks/:id.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -19,7 +21,7 @@ from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, Deliver
 from aitp.policy.retry_after import pause_seconds
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN
-from aitp.taskapi.words import words_of
+from aitp.taskapi.words import acknowledges, is_own_error, words_of
 from aitp.tasks import Service, TaskStatus
 from aitp.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
 
@@ -31,8 +33,13 @@ PENDING = "/api/ai-tasks/pending"
 TASK = "/api/ai-tasks/:id"
 ERROR_BYTES = 65_536
 
-# A result that is answered so will never be taken: it is a dead letter, for a person to see.
-NEVER = frozenset({400, 404, 409, 413, 422})
+# How the API refuses a result: 409 may be a race with another one, and 501 is all that this server can say to it.
+REFUSALS = frozenset({400, 404, 409, 413, 422, 501})
+
+NOT_ITS_OWN = (
+    ", and not in the form of the task API: something in front of it answers: look at API_BASE_URL, and at gateways, "
+    "proxies and logins on the way"
+)
 
 # (endpoint, method, status code or None if there was no answer, seconds)
 Observer = Callable[[str, str, int | None, float], None]
@@ -63,7 +70,7 @@ class TaskApi:
         """The pending tasks, `limit` of them if the server heeds that, else all."""
         answer, token = self._call("GET", PENDING, f"{PENDING}?limit={limit}", None)
         if answer.status_code != 200:
-            raise self._service_error(answer.status_code, self._said(answer, token), answer)
+            raise self._service_error(answer, *self._said(answer, token))
         return PendingPage(answer)
 
     def deliver(self, task_id: str, status: TaskStatus, result: bytes | None) -> None:
@@ -73,16 +80,14 @@ class TaskApi:
         answer, token = self._call("PATCH", TASK, path, body)
         code = answer.status_code
         if 200 <= code < 300:
-            finish(answer)
+            self._see_acknowledged(answer, task_id)
             return
-        said = self._said(answer, token, body.decode(errors="replace"))
-        if code == 404 and "Cannot PATCH" in said:
+        own, said = self._said(answer, token, body.decode(errors="replace"))
+        if own and code == 404 and "Cannot PATCH" in said:
             raise ServiceFault(API, f"{said}: it has no such route: look at API_BASE_URL")
-        if code in NEVER:
+        if own and code in REFUSALS:
             raise DeliveryRefused(said, status=code)
-        if code in (302, 303) and self._stays_here(path, answer.headers.get("Location", "")):
-            raise DeliveryRefused(f"{said}, as its older versions do for an id they do not know", status=code)
-        raise self._service_error(code, said, answer)
+        raise self._service_error(answer, own, said)
 
     def reset(self) -> None:
         """Throw the connection away: a timer fired inside a call, what it would say next is unknown."""
@@ -122,34 +127,45 @@ class TaskApi:
         return answer
 
     @staticmethod
-    def _said(answer: requests.Response, *sent: str) -> str:
-        """That the API answered so, with its own words if there are any. Reads the answer to its end."""
-        said = f"the task API answered {answer.status_code}"
-        try:
-            words = words_of(whole_body(answer, ERROR_BYTES), *sent)
-        except NoAnswer:
-            return said
-        return f"{said} ({words})" if words else said
+    def _see_acknowledged(answer: requests.Response, task_id: str) -> None:
+        """Return if the API itself says that it has the result: by the task's document, or by no body at all.
+
+        An answer of which not enough comes to tell leaves that open. The result is then brought again: the API drops
+        what it has already, whereas what is wrongly taken for delivered would be bought anew.
+        """
+        body, cut = finish(answer)
+        if acknowledges(body, task_id) if body else cut is None:
+            return
+        if isinstance(cut, NoAnswer):
+            raise ServiceFault(API, f"the task API answered {answer.status_code} and {cut}") from None
+        if cut is not None:
+            raise cut
+        raise ServiceFault(API, f"the task API answered {answer.status_code}{NOT_ITS_OWN}")
 
     @staticmethod
-    def _service_error(code: int, said: str, answer: requests.Response) -> AitpError:
+    def _said(answer: requests.Response, *sent: str) -> tuple[bool, str]:
+        """Whether the API itself speaks; and that it answered so, with its own words if there are any."""
+        said = f"the task API answered {answer.status_code}"
+        try:
+            body = whole_body(answer, ERROR_BYTES)
+        except NoAnswer:
+            return False, said
+        words = words_of(body, *sent)
+        return is_own_error(body, answer.status_code), f"{said} ({words})" if words else said
+
+    @staticmethod
+    def _service_error(answer: requests.Response, own: bool, said: str) -> AitpError:
         """What an answer that is neither success nor a refusal of the result means."""
-        if code in (401, 403):
-            return CredentialsRefused(API, f"{said}: {REFUSED_AGAIN}")
+        code = answer.status_code
         if code == 429:
             seconds = pause_seconds(answer.headers.get("Retry-After"), time.time())
             return CooldownRequired(API, said, seconds=seconds, model=None)
         if 300 <= code < 400:
             return ServiceFault(API, f"{said}: redirects are never followed: look at API_BASE_URL")
+        if not own:
+            return ServiceFault(API, f"{said}{NOT_ITS_OWN}")
+        if code in (401, 403):
+            return CredentialsRefused(API, f"{said}: {REFUSED_AGAIN}")
         if code == 404:
             return ServiceFault(API, f"{said}: look at API_BASE_URL")
         return ServiceFault(API, said)
-
-    def _stays_here(self, path: str, location: str) -> bool:
-        """Whether a redirect leads to another page of the same server."""
-        try:
-            there = urlsplit(urljoin(self._base_url + path, location))
-        except ValueError:
-            return False
-        here = urlsplit(self._base_url)
-        return bool(location) and (there.scheme, there.netloc) == (here.scheme, here.netloc)

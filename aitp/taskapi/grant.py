@@ -7,7 +7,6 @@ token, a secret or the server's own text. Called by `Tokens`, which sees to it t
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import time
 from dataclasses import dataclass, field
@@ -31,11 +30,14 @@ LONGEST_LIFETIME_SECONDS = 86_400.0
 ANSWER_BYTES = 65_536
 VALUE = re.compile(r"[!-~]{1,16384}")
 
-# RFC 6749 §5.2. Anything else in `error` is the server's own text, and not repeated.
+# RFC 6749 §5.2, RFC 8707 §2, and what Auth0 says of an audience. Anything else in `error` is the server's own text, and
+# not repeated.
 LOOK_AT = {
-    "invalid_client": "OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET",
+    "invalid_client": "OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_CLIENT_AUTH",
     "unauthorized_client": "OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET",
     "invalid_scope": "OAUTH2_SCOPE",
+    "invalid_target": "OAUTH2_AUDIENCE",
+    "access_denied": "OAUTH2_AUDIENCE, and at what the client of OAUTH2_CLIENT_ID may ask for",
 }
 OTHER_ERRORS = frozenset({"invalid_request", "invalid_grant", "unsupported_grant_type"})
 
@@ -56,18 +58,17 @@ class TokenEndpoint:
         self._address_setting = "OAUTH2_TOKEN_URL" if settings.oauth2_token_url else "ORY_PROJECT_SLUG"
         self._client_id = settings.oauth2_client_id
         self._secret = settings.oauth2_client_secret
-        self._scope = settings.oauth2_scope
+        self._in_form = settings.oauth2_client_auth == "post"
+        self._asked = {"scope": settings.oauth2_scope, "audience": settings.oauth2_audience}
         self._timeout = settings.request_timeout
         self._trust = settings.trust
-        parts = [self._url, self._client_id, self._scope, self._secret.get_secret_value()]
-        self.fingerprint = hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+        self.fingerprint = settings.fingerprint(OAUTH)
 
     def ask(self) -> Grant:
         """A new token. Raises CredentialsRefused, CooldownRequired or ServiceFault of the service `oauth`."""
-        form = urlencode({"grant_type": "client_credentials", "scope": self._scope}).encode()
+        form = self._form()
         headers = CaseInsensitiveDict(
             {
-                "Authorization": self._basic(),
                 "User-Agent": USER_AGENT,
                 "Accept": "application/json",
                 "Content-Type": "application/x-www-form-urlencoded",
@@ -75,6 +76,8 @@ class TokenEndpoint:
                 "Connection": "close",  # the next one is most likely another process's
             }
         )
+        if not self._in_form:
+            headers["Authorization"] = self._basic()
         wire = Wire(self._url, self._timeout, self._trust)
         try:
             response = wire.send("POST", self._url, headers, form)
@@ -91,6 +94,13 @@ class TokenEndpoint:
                 OAUTH, f"the token endpoint answered 200 without a token: look at {self._address_setting}"
             )
         return Grant(value, lifetime_of(body.get("expires_in")))
+
+    def _form(self) -> bytes:
+        """What is empty is not asked for: an empty `scope` is a scope that many a server does not know."""
+        fields = {"grant_type": "client_credentials", **{name: value for name, value in self._asked.items() if value}}
+        if self._in_form:
+            fields |= {"client_id": self._client_id, "client_secret": self._secret.get_secret_value()}
+        return urlencode(fields).encode()
 
     def _basic(self) -> str:
         """Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`."""
@@ -109,7 +119,8 @@ class TokenEndpoint:
         if error in LOOK_AT or status in (401, 403):
             settings = LOOK_AT.get(error, LOOK_AT["invalid_client"])
             return CredentialsRefused(OAUTH, f"{said}: look at {settings}", error=error)
-        return ServiceFault(OAUTH, f"{said}: look at {self._address_setting}")
+        also = " and OAUTH2_AUDIENCE" if error == "invalid_request" else ""
+        return ServiceFault(OAUTH, f"{said}: look at {self._address_setting}{also}")
 
 
 def lifetime_of(expires_in: object) -> float:

@@ -25,8 +25,8 @@ SPARE_SECONDS = 10.0
 REPLACEMENT_PAUSE_SECONDS = 60.0
 
 REFUSED_AGAIN = (
-    "the task API refuses a fresh token: look at what the client of OAUTH2_CLIENT_ID may do there, at OAUTH2_SCOPE, "
-    "and at the API's own introspection of tokens"
+    "the task API refuses a fresh token: look at what the client of OAUTH2_CLIENT_ID may do there, at OAUTH2_SCOPE "
+    "and OAUTH2_AUDIENCE, and at the API's own introspection of tokens"
 )
 
 

@@ -1,7 +1,9 @@
-"""What the task API says of a failure, made fit for logs and the ledger.
+"""What the task API says: whether it is the API itself that speaks, and its words, fit for logs and the ledger.
 
-A refusal's own words are what a person needs to see ("Embedding must be a non-empty array"), but servers quote what
-they refuse: what stands in quotes, decimal numbers, what may be a key, and all that we sent is left out. Pure.
+A gateway, a login page or another program on the way answers as well, with any status. The API's own words are known by
+their form: the task's document, or its errors' `{statusCode, message, …}`. A refusal's words are what a person needs to
+see ("Embedding must be a non-empty array"), but servers quote what they refuse: what stands in quotes, decimal numbers,
+what may be a key, and all that we sent is left out. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +18,39 @@ LEFT_OUT = "…"
 # What a server repeats of a request is recognised by so many characters in a row.
 REPEATED = 8
 
+# How a task's document begins. The rest need not have come, and nothing else begins so.
+LEADING_ID = re.compile(rb'\s*\{\s*"_?id"\s*:\s*"([^"\\]{1,64})"\s*[,}]')
+
 QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?|[\w+=~-]{30,}")
+
+
+def acknowledges(body: bytes, task_id: str) -> bool:
+    """Whether a 2xx with this body is the API's own word that it has the result: the document of that task.
+
+    The id counts where one is given. Of a body that was cut off, its beginning will do.
+    """
+    leading = LEADING_ID.match(body)
+    if leading and leading[1].decode(errors="replace").casefold() == task_id.casefold():
+        return True
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(document, dict):
+        return False
+    named = document.get("_id", document.get("id"))
+    if named is None:
+        return not document.keys() & {"statusCode", "error", "errors"}
+    return isinstance(named, str) and named.casefold() == task_id.casefold()
+
+
+def is_own_error(body: bytes, status: int) -> bool:
+    """Whether an error with this body is the API's own: a JSON object with its status and a message."""
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and document.get("statusCode") == status and "message" in document
 
 
 def words_of(body: bytes, *sent: str) -> str:

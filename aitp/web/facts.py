@@ -7,14 +7,16 @@ looked at most when something is wrong. Called once a request by `aitp.web.app`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aitp.errors import LedgerError
 from aitp.ledger.history import History, read_history
+from aitp.ledger.locks import master_of
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, is_hidden, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
-from aitp.providers.stock import Stock, read_stock, uses_models
+from aitp.providers.stock import Retirement, Stock, read_stock, uses_models, uses_openai
 from aitp.settings import Settings
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
@@ -24,7 +26,9 @@ _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
-    says why; `stock`: of Ollama. `hidden`: this user may not look at the scoreboard, and cannot tell whether it runs.
+    says why; `stock`: of Ollama; `retirements`: of OpenAI's models that are asked for. `hidden`: this user may not look
+    at the scoreboard, and cannot tell whether it runs. `ledger_holder`: the pid of the ledger's master, whosever that
+    is, if no master of ours makes its rounds.
     """
 
     now: float
@@ -36,8 +40,10 @@ class Facts:
     ledger_problem: str
     has_token: bool
     stock: Stock | None = None
+    retirements: Sequence[Retirement] = ()
     monotonic: float = 0.0
     hidden: bool = False
+    ledger_holder: int | None = None
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -46,17 +52,21 @@ def read_facts(settings: Settings) -> Facts:
     records = glance(settings.runtime_dir / "scoreboard")
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
+    ticks = master_ticks(records, monotonic)
+    stock = read_stock(settings.runtime_dir)
     return Facts(
         now=time.time(),
         master=next((record for record in records if record.slot == MASTER), None),
-        master_ticks=master_ticks(records, monotonic),
+        master_ticks=ticks,
         children=children,
         overrun=tuple(record for record in children if record.overdue(monotonic)),
         ledger=ledger,
         ledger_problem=problem,
         has_token=_has_token(settings),
-        stock=read_stock(settings.runtime_dir) if uses_models(settings) else None,
+        stock=stock if uses_models(settings) else None,
+        retirements=stock.retirements if stock is not None and uses_openai(settings) else (),
         monotonic=monotonic,
+        ledger_holder=None if ticks else master_of(settings.ledger_path),
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
     )
 

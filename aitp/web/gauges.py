@@ -26,7 +26,7 @@ from aitp.web.facts import Facts
 from aitp.web.readiness import readiness_problems
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
-_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.LEAVING)
+_CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
 
 
 def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
@@ -35,6 +35,7 @@ def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     if facts.ledger is not None:
         yield from _of_ledger(facts.ledger)
     yield from _of_models(facts.stock.models if facts.stock else {})
+    yield reading(metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements})
     yield from _of_processes(facts)
     yield _one(metrics.READY, not readiness_problems(facts, settings))
     yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)

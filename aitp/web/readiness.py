@@ -96,7 +96,14 @@ def readiness_problems(facts: Facts, settings: Settings) -> list[Problem]:
 
 
 def _master_problems(facts: Facts) -> Iterator[Problem]:
-    if facts.master is None:
+    ours = facts.master.pid if facts.master else None
+    if not facts.master_ticks and facts.ledger_holder not in (None, ours):
+        yield Problem(
+            f"another service has this ledger{f' (process {facts.ledger_holder})' if facts.ledger_holder else ''}, "
+            "and this one waits for it to leave",
+            "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own.",
+        )
+    elif facts.master is None:
         yield Problem("the master is not running", "Start the service; if it was started, its log says why it ended.")
     elif not facts.master_ticks:
         yield Problem("the master does not make its rounds", "Restart the service: nothing that was bought is lost.")

@@ -40,7 +40,14 @@ _ENDINGS = {
     "bug": "failed, by a bug",
 }
 _BREAKER_LEVELS = {"closed": "well", "half-open": "look", "open": "bad"}
-_STATE_LEVELS = {State.BUSY: "busy", State.STARTING: "look", State.WAITING: "look", State.DRAINING: "look"}
+_AT_A_STEP = (State.BUSY, State.RECORDING)
+_STATE_LEVELS = {
+    State.BUSY: "busy",
+    State.RECORDING: "busy",
+    State.STARTING: "look",
+    State.WAITING: "look",
+    State.DRAINING: "look",
+}
 
 
 def figures(ledger: Snapshot, minutes: Sequence[Minute]) -> Html:
@@ -198,7 +205,7 @@ def processes(facts: Facts) -> Html:
             _state(record, facts),
             duration(facts.now - record.since) if record.since > 0 else "",
             element("code", record.task_id) if record.task_id else "",
-            duration(record.deadline - facts.monotonic) if record.state is State.BUSY and record.deadline else "",
+            duration(record.deadline - facts.monotonic) if record.state in _AT_A_STEP and record.deadline else "",
             record.done if record.slot != MASTER and role_of(record.slot) is Role.WORKER else "",  # others do not count
         )
         for record in shown

@@ -88,6 +88,9 @@ def _remarks(facts: Facts, history: History, settings: Settings, told: frozenset
     yield from _crew_remarks(facts, settings)
     if facts.stock is not None:
         yield from _model_remarks(facts, told)
+    for each in facts.retirements:
+        if each.is_near(facts.now):
+            yield Problem(each.told(facts.now), f"{each.advice}, and reload (HUP).")
 
 
 def remarks_on_room(ledger: Snapshot) -> Iterator[Problem]:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aitp.demo.documents import CHAT_MODEL, TYPES
+from aitp.demo.documents import TYPES
 from aitp.demo.faults import FaultKind
 from aitp.demo.sentences import MODEL
+from aitp.settings import CHAT_MODEL
 
 EMBEDDING = "text_embedding"
 CHATS = tuple(type_ for type_ in TYPES if type_ != EMBEDDING)
@@ -130,7 +131,6 @@ def _surroundings(chance: random.Random, mode: str, seed: int) -> tuple[dict[str
         ollama: dict[str, Any] = {
             "latency_seconds": chance.choice((0.02, 0.1, 0.3)),
             "cold_seconds": chance.choice((0.0, 0.5)),
-            "old": chance.random() < 0.2,
             "pull_seconds": 1.0,
             "fault_seed": seed,
         }

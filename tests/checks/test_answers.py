@@ -10,6 +10,7 @@ from aitp.checks import answers
 from aitp.checks.asking import Answered
 from aitp.checks.findings import Severity
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.providers.stock import Retirement
 from aitp.settings import load_settings
 from aitp.taskapi.grant import Grant
 from aitp.wire import BY_TLS
@@ -105,10 +106,24 @@ QUOTA = {"error": {"code": "insufficient_quota"}}
     ],
 )
 def test_openai(answer: Answered | AitpError, severity: Severity, words: str) -> None:
-    found = answers.of_openai(answer, {"o3-mini", "text-embedding-3-small"}, None, 10.0)
+    found = answers.of_openai(
+        answer, {"o3-mini": "MODEL_ALIASES", "text-embedding-3-small": "DEFAULT_EMBEDDING_MODEL"}, None, 10.0
+    )
 
     assert found.severity is severity
     assert words in found.what
+    assert ("DEFAULT_EMBEDDING_MODEL" in found.do) == ("does not offer" in words)
+
+
+def test_a_model_that_ends_is_told_of_two_months_before_with_the_setting_that_replaces_it() -> None:
+    now, day = 1_800_000_000.0, 86_400.0
+    ends = {"over": -1, "soon": 59, "far": 61}
+    found = list(answers.of_shutdowns([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
+
+    assert [finding.severity for finding in found] == [Severity.FAULT, Severity.WARNING]
+    assert "has shut the model over down on 14 January 2027" in found[0].what
+    assert "shuts the model soon down on 15 March 2027" in found[1].what
+    assert all("X_MODEL" in finding.do for finding in found)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from aitp.checks.machine import Holder, Port, try_port
 from aitp.demo.command import free_port
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world import World
+from aitp.settings import EMBEDDING_MODEL
 from tests.waiting import wait_until
 
 Change = Callable[[World], dict[str, str] | None]
@@ -92,6 +94,10 @@ def no_embedding_model(world: World) -> None:
     world.openai_api.hidden.add("text-embedding-3-small")
 
 
+def model_ends(world: World) -> None:
+    world.openai_api.shutdowns[EMBEDDING_MODEL] = f"{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
+
+
 def no_models(world: World) -> None:
     world.ollama_api.present.clear()
 
@@ -140,7 +146,20 @@ WRONG: dict[str, tuple[Change, str, Severity, str, str]] = {
     "key": (setting(OPENAI_API_KEY="sk-wrong"), "openai", Severity.FAULT, "refuses the key", "OPENAI_API_KEY"),
     "quota": (fault("openai_api", kind=FaultKind.QUOTA), "openai", Severity.FAULT, "quota", "billing"),
     "openai down": (stop("openai_api"), "openai", Severity.FAULT, "could not be connected to", "OPENAI_BASE_URL"),
-    "openai model": (no_embedding_model, "openai", Severity.WARNING, "text-embedding-3-small", "FALLBACK_MODELS"),
+    "openai model": (
+        no_embedding_model,
+        "openai",
+        Severity.WARNING,
+        "text-embedding-3-small",
+        "DEFAULT_EMBEDDING_MODEL",
+    ),
+    "openai ends": (
+        model_ends,
+        "openai models",
+        Severity.WARNING,
+        "shuts the model text-embedding-3-small down",
+        "DEFAULT_EMB",
+    ),
     "ollama down": (stop("ollama_api"), "ollama", Severity.WARNING, "ollama", "OLLAMA_BASE_URL"),
     "ollama alone": (alone(stop("ollama_api")), "ollama", Severity.FAULT, "ollama", "OLLAMA_BASE_URL"),
     "ollama model": (no_models, "ollama", Severity.WARNING, "lacks nomic-embed-text", "aitp models pull"),

@@ -13,7 +13,7 @@ from aitp.settings import Settings, load_settings
 from tests.settings.complete import COMPLETE
 
 SMALL = "[openai.text-embedding-3-small]\ninput = 0.02\noutput = 0\n"
-CHAT = "[openai.o3-mini]\ninput = 1.10\noutput = 4.40\n"
+CHAT = '[openai."gpt-6.1-terra"]\ninput = 1.10\noutput = 4.40\n'
 
 
 def settings(folder: Path, models: str = SMALL + CHAT, **environ: str) -> Settings:
@@ -42,8 +42,8 @@ def test_a_model_in_use_without_a_price_is_named(tmp_path: Path, budget: str, se
     [missing] = [finding for finding in found(told) if "has no price" in finding.what]
 
     assert missing.severity is severity
-    assert missing.what.endswith("has no price for o3-mini of openai")
-    assert '[openai."o3-mini"]' in missing.do
+    assert missing.what.endswith("has no price for gpt-6.1-terra of openai")
+    assert '[openai."gpt-6.1-terra"]' in missing.do
 
 
 def test_in_mode_hybrid_the_fallbacks_need_prices_and_ollama_s_models_do_not(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_budget_that_no_task_fits_in_is_a_fault(tmp_path: Path) -> None:
     ]
 
     assert [finding.severity for finding in small] == [Severity.FAULT, Severity.OK]
-    assert small[0].what.startswith("BUDGET_PER_DAY=0.01000 USD is less than one task of o3-mini may cost")
+    assert small[0].what.startswith("BUDGET_PER_DAY=0.01000 USD is less than one task of gpt-6.1-terra may cost")
 
 
 def test_in_mock_mode_nothing_is_spent(tmp_path: Path) -> None:

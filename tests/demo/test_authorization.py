@@ -51,10 +51,26 @@ def test_credentials_in_the_body_are_refused(authorization: AuthorizationServer)
     assert session().post(authorization.token_url, data=form).status_code == 401
 
 
+def test_a_client_that_is_to_send_its_secret_in_the_form_may_send_it_in_no_other_way(
+    authorization: AuthorizationServer,
+) -> None:
+    authorization.client_auth = "post"
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": authorization.client_id,
+        "client_secret": authorization.client_secret,
+    }
+
+    assert session().post(authorization.token_url, data=form).status_code == 200
+    assert session().post(authorization.token_url, data={**form, "client_secret": "guess"}).status_code == 401
+    assert ask_token(authorization).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("form", "error"),
     [
         ({"scope": "read admin"}, "invalid_scope"),
+        ({"audience": "https://elsewhere.example.org"}, "invalid_request"),
         ({"grant_type": "password"}, "unsupported_grant_type"),
         ({"grant_type": ""}, "invalid_request"),
     ],

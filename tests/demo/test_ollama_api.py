@@ -54,11 +54,10 @@ def test_vectors_come_in_order_and_have_unit_length(ollama_api: OllamaApi, clien
 
 
 def test_what_a_call_is_refused_for_is_said_as_a_real_server_says_it(ollama_api: OllamaApi) -> None:
-    ollama_api.runner_deaths = 3
+    ollama_api.runner_deaths = 2
     chat = {"model": "llama3.2", "messages": [{"role": "user", "content": "a " * 5_000}], "truncate": False}
     answers = [
         post(ollama_api, "/api/embed", model=NOMIC, input=["a"]),
-        post(ollama_api, "/api/embeddings", model=NOMIC, prompt="a"),
         post(ollama_api, "/api/chat", **chat),
         post(ollama_api, "/api/chat", **chat),
         post(ollama_api, "/api/chat", model="nowhere", messages=[]),
@@ -68,7 +67,6 @@ def test_what_a_call_is_refused_for_is_said_as_a_real_server_says_it(ollama_api:
 
     assert [(answer.status_code, answer.json()["error"][:30]) for answer in answers] == [
         (400, 'do embedding request: Post "ht'),
-        (500, 'do embedding request: Post "ht'),
         (500, "an error was encountered while"),
         (400, TOO_LONG[:30]),
         (404, "model 'nowhere' not found"),
@@ -78,21 +76,13 @@ def test_what_a_call_is_refused_for_is_said_as_a_real_server_says_it(ollama_api:
     assert post(ollama_api, "/api/chat", **chat, options={"num_ctx": 8_192}).json()["prompt_eval_count"] == 5_000
 
 
-def test_the_old_path_gives_one_vector_of_no_particular_length(ollama_api: OllamaApi) -> None:
-    numbers = post(ollama_api, "/api/embeddings", model=NOMIC, prompt="um").json()["embedding"]
-
-    assert math.hypot(*numbers) == pytest.approx(3.0, abs=1e-5)
-
-
 def test_a_missing_path_and_a_missing_model_are_both_404_and_differ_in_their_bodies(ollama_api: OllamaApi) -> None:
     model = post(ollama_api, "/api/embed", model=f"{NOMIC}:q4", input=["um"])
-    ollama_api.old = True
-    path = post(ollama_api, "/api/embed", model=NOMIC, input=["um"])
+    path = post(ollama_api, "/api/embeddings", model=NOMIC, prompt="um")
 
     assert (model.status_code, path.status_code) == (404, 404)
     assert "try pulling it first" in model.json()["error"]
     assert path.text == "404 page not found"
-    assert post(ollama_api, "/api/embeddings", model=NOMIC, prompt="um").status_code == 200
 
 
 def test_a_long_input_is_cut_or_refused_as_the_version_has_it(ollama_api: OllamaApi) -> None:
@@ -102,7 +92,6 @@ def test_a_long_input_is_cut_or_refused_as_the_version_has_it(ollama_api: Ollama
     ollama_api.honours_truncate = False
     refused = post(ollama_api, "/api/embed", model=NOMIC, input=["a", LONG], truncate=True)
     assert (refused.status_code, refused.json()) == (400, {"error": TOO_LONG})
-    assert post(ollama_api, "/api/embeddings", model=NOMIC, prompt=LONG).status_code == 500
 
 
 def test_a_bad_text_and_a_model_of_another_kind_are_refused(ollama_api: OllamaApi) -> None:

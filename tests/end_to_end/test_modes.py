@@ -8,6 +8,7 @@ import pytest
 
 from aitp.demo.documents import TYPES, tasks_of
 from aitp.demo.world_process import WorldProcess
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL
 from tests.end_to_end.running import Service
 
 ALL = 3 * len(TYPES)
@@ -47,7 +48,7 @@ def test_openai_stands_in_for_an_ollama_that_is_away_and_says_so(service: Servic
     _, metrics = service.wait(lambda: service.get("/metrics"), what="no metrics process")
     counts = re.findall(r'ai_provider_fallbacks_total{from="ollama",reason="\w+",to="openai"} (\S+)', metrics)
     assert sum(map(float, counts)) > 0
-    assert {purchase.model for purchase in world.purchases()} == {"text-embedding-3-small", "o3-mini"}
+    assert {purchase.model for purchase in world.purchases()} == {EMBEDDING_MODEL, CHAT_MODEL}
     assert world.summary().wrong_results == 0
 
 

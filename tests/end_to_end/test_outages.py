@@ -5,12 +5,13 @@ For seconds, with a short CIRCUIT_BREAKER_RECOVERY_SECONDS; for a minute with th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
 import pytest
 
-from aitp.demo.faults import Fault
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.http import Exchange
 from tests.end_to_end.running import Service
 
@@ -77,6 +78,45 @@ def test_the_task_api_refuses_connections(service: Service, away_seconds: float,
     assert summary.wrong_results == 0
 
 
+GATEWAYS = {
+    "404": Fault(kind=FaultKind.PAGE, status=404),
+    "302 to a login": Fault(kind=FaultKind.PAGE, status=302, headers={"Location": "/login"}),
+    "200, a login": Fault(kind=FaultKind.PAGE, status=200),
+    "502": Fault(kind=FaultKind.PAGE, status=502),
+}
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
+@pytest.mark.parametrize(
+    ("away_seconds", "recovery"),
+    [
+        pytest.param(3.5, 1.0, marks=pytest.mark.timeout(120)),
+        pytest.param(60.0, 20.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+    ],
+)
+def test_a_gateway_answers_for_the_task_api(
+    service: Service, gateway: Fault, away_seconds: float, recovery: float
+) -> None:
+    """Afterwards all is delivered once: nothing was taken for an acknowledgement or for a refusal."""
+    world = service.open_world(60, openai_api={"latency_seconds": 0.3})
+    service.start(
+        CONCURRENCY_LIMIT=3, EMBEDDING_BATCH_SIZE=4, RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=recovery
+    )
+    service.wait(lambda: world.states().get("succeeded"), what="nothing delivered")
+
+    world.add_fault("task_api", dataclasses.replace(gateway, for_seconds=away_seconds))
+
+    service.wait(lambda: service.snapshot().breakers["api"].state == "open", what="the breaker stays closed")
+    service.await_bought(60)
+    service.await_states(timeout=away_seconds + 2 * recovery + 20, succeeded=60)
+    service.await_idle()
+    summary = world.summary()
+    assert (summary.deliveries, summary.delivered_again, summary.wrong_results) == (60, 0, 0)
+    assert (summary.texts_bought, summary.bought_again) == (60, 0)
+    assert (service.snapshot().dead, service.snapshot().held) == (0, 0)
+    assert service.said("Result refused") == []
+
+
 @outages
 def test_the_provider_answers_503(service: Service, away_seconds: float, recovery: float) -> None:
     world = service.open_world(60, openai_api={"latency_seconds": 0.2})
@@ -125,16 +165,16 @@ def test_an_api_that_refuses_fresh_tokens_too_is_left_alone_and_gets_everything_
     service: Service, status: int
 ) -> None:
     world = service.open_world(20)
-    refusing = Fault(method="PATCH", status=status, for_seconds=6)
-    world.add_fault("task_api", refusing)
+    world.add_fault("task_api", Fault(method="PATCH", status=status))
     service.start(EMBEDDING_BATCH_SIZE=4, CIRCUIT_BREAKER_RECOVERY_SECONDS=2)
     service.start_metrics()
 
     service.wait(lambda: service.snapshot().breakers["api"].state == "open", what="the breaker stays closed")
+    assert world.summary().faults_struck <= 8  # each relay with the old token and a fresh one, then probes
     answer = service.wait(lambda: service.get("/ready"), what="no metrics process")
     assert answer[0] == 503
     assert "refuses a fresh token" in answer[1]
-    assert world.summary().faults_struck <= 8  # each relay with the old token and a fresh one, then probes
+    world.clear_faults()
 
     service.await_states(succeeded=20)
     assert service.snapshot().dead == 0
@@ -155,18 +195,23 @@ def test_a_rejected_token_is_replaced_once_and_no_result_is_lost(service: Servic
 
 
 def test_tasks_whose_target_is_broken_keep_nothing_else_from_being_done(service: Service) -> None:
-    """Their results are answered with 500 on every try. Nothing tells that from an API that is out: the breaker opens.
-
-    As with the defaults, each of them is due again by the time of the next probe.
-    """
+    """Their results are answered with 500 on every try, as by an API that is out. Polls tell that it is not."""
     world = service.open_world()
-    broken = world.add_tasks(THRESHOLD + 1)
+    broken = world.add_tasks(THRESHOLD + 3)
     world.set("task_api", broken_targets=broken)
-    service.start(RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=1.5)
-    service.wait(lambda: service.said("Circuit breaker is open", service="api"), what="the breaker stays closed")
+    service.start(RETRY_BACKOFF_FACTOR=1)
+
+    def tried() -> set[str]:
+        return {delivery.task_id for delivery in world.deliveries() if delivery.status == 500}
+
+    service.wait(lambda: tried() == set(broken), what="some were never tried")
 
     world.add_tasks(30)
 
-    service.await_states(succeeded=len(broken) + 30)
+    service.await_states(succeeded=len(broken) + 30)  # the state is stored before the target is told
+    service.wait(lambda: service.snapshot().finished == len(broken), what="good results wait")
     assert world.summary().deliveries == 30  # accepted ones
-    assert service.snapshot().finished == len(broken)
+    assert service.said("Circuit breaker is open") == []
+    world.set("task_api", broken_targets=[])
+    service.wait(lambda: service.snapshot().held == 0, what="the rest is not delivered")
+    assert (service.snapshot().dead, world.summary().bought_again) == (0, 0)

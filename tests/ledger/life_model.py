@@ -200,12 +200,12 @@ class Model:
     def end_poll(self, listed: Listed, *, complete: bool) -> int:
         """Forget what is not listed any more, old tombstones, old results; how many tasks were dropped."""
         gone = []
-        for name, known in self.in_state("ready").items() if complete else ():
+        for name, known in self.in_state("ready").items():
             if known.attempted:
                 continue
             if name in listed.seen:
                 known.missed = 0
-            elif known.entered < listed.order:
+            elif complete and known.entered < listed.order:
                 known.missed += 1
             if known.missed >= 2:
                 gone.append(name)
@@ -292,7 +292,7 @@ class Model:
         known.state = "ready"
         known.due_at = 0.0
         if ending is Ending.RETRY:
-            known.due_at = self.now + min(48.0, 2.0**known.failures)
+            known.due_at = self.now + min(2_880.0, 2.0**known.failures)
         elif ending in WAITS_A_MOMENT:
             known.due_at = self.now + 5.0
         elif ending is Ending.SPLIT:
@@ -336,7 +336,7 @@ class Model:
     def put_off(self, name: str) -> None:
         known = self.tasks[name]
         known.tries += 1
-        known.due_at = self.now + min(48.0, 2.0**known.tries)
+        known.due_at = self.now + min(2_880.0, 2.0**known.tries)
 
     def bury(self, name: str) -> None:
         del self.tasks[name]

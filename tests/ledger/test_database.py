@@ -23,7 +23,8 @@ from aitp.ledger.database import (
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.tasks import Ending, NewTask, Outcome
 from tests.ledger.damage import closed, overwrite, pages_of
-from tests.ledger.world import SMALL, World, ids, terms
+from tests.ledger.world import OTHER_WORKER, SMALL, World, ids, terms
+from tests.process.forks import in_child
 
 
 def prepare_here(path: Path, **limits: int) -> int:
@@ -255,16 +256,100 @@ def test_a_durable_transaction_is_flushed_and_others_are_not(world: World, monke
     assert flushed == [f"{world.path}-wal"]
 
 
-def test_a_flush_that_fails_is_the_ledger_s_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+class Disk:
+    """What is certain of the log: a flush brings there what was written since the last one, whether that failed or not.
+
+    As Linux has it: pages that could not be written count as clean afterwards, and stay in memory.
+    """
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = 0
+        self._log = Path(f"{world.path}-wal")
+        self._certain = self._clean = self._log.read_bytes()
+        self._written: set[int] = set()
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(os, "fdatasync", self.fdatasync)
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, file: int, data: bytes, at: int) -> int:
+        self._written |= set(range(at // 4_096, (at + len(data) + 4_095) // 4_096))
+        return self._pwrite(file, data, at)
+
+    def fdatasync(self, file: int) -> None:
+        now = self._log.read_bytes()
+        pages = [now[at : at + 4_096] for at in range(0, len(now), 4_096)]
+        dirty = [
+            number in self._written or page != self._clean[number * 4_096 : number * 4_096 + 4_096]
+            for number, page in enumerate(pages)
+        ]
+        self._clean, self._written = now, set()
+        if self.fails:
+            self.fails -= 1
+            raise OSError(5, "Input/output error")
+        old = self._certain.ljust(len(now), b"\0")
+        self._certain = b"".join(
+            page if new else old[number * 4_096 : number * 4_096 + 4_096]
+            for number, (page, new) in enumerate(zip(pages, dirty, strict=True))
+        )
+
+    def after_a_power_cut(self, world: World, folder: Path) -> dict[str, str]:
+        """The states of the tasks in what the disk has."""
+        folder.mkdir()
+        shutil.copy(world.path, folder / "ledger.db")
+        (folder / "ledger.db-wal").write_bytes(self._certain)
+        connection = apsw.Connection(str(folder / "ledger.db"))
+        return {str(task): str(state) for task, state in connection.execute("SELECT id, state FROM tasks")}
+
+
+def test_what_is_committed_is_told_once_and_brought_to_the_disk_until_it_is_there(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.admit("a", "b")
+    claim = world.claim(terms=terms(batch=1))
+    disk = Disk(world, monkeypatch)
+    disk.fails = 3
+    settled = world.finish(claim)
+    assert [outcome.task.id for outcome in settled.outcomes] == ["a"]
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="Input/output error"):
+            world.ledger.flush()
+    assert disk.after_a_power_cut(world, folder / "before").get("a") != "finished"
+    world.ledger.flush()
+
+    assert disk.after_a_power_cut(world, folder / "after") == {"a": "finished", "b": "ready"}
+    assert world.completions() == 1
+    assert ids(world.claim()) == ["b"]
+
+
+def test_what_another_process_commits_behind_a_failed_flush_is_not_lost_with_it(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.admit("a", "b")
+    claim = world.claim(terms=terms(batch=1))
+    disk = Disk(world, monkeypatch)
+    disk.fails = 1
+    world.finish(claim)
+
+    def another() -> dict[str, str]:
+        world.open()
+        world.finish(world.claim(OTHER_WORKER))
+        return disk.after_a_power_cut(world, folder / "after")
+
+    assert in_child(another) == {"a": "finished", "b": "finished"}
+
+
+def test_a_log_in_doubt_is_not_moved_into_the_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.admit("a")
-    claim = world.claim()
+    disk = Disk(world, monkeypatch)
+    disk.fails = 2
+    world.finish(world.claim())
+    database = world.ledger._database
+    database._checkpoint()
+    assert database.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[1] == 0
+    database._checkpoint()
 
-    def fails(file: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "fdatasync", fails)
-    with pytest.raises(LedgerError, match="Input/output error"):
-        world.finish(claim)
+    logged, moved = database.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    assert logged == moved > 0
 
 
 def test_the_log_stays_small_whatever_is_written(world: World) -> None:

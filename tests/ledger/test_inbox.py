@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from aitp.ledger import Rules, Unreadable, Verdict
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aitp.ledger import Poll, Rules, Unreadable, Verdict
 from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.policy.polling import is_complete, may_hold_more
 from aitp.tasks import Ending, Kind, NewTask
 from tests.ledger.conftest import Create
-from tests.ledger.world import SMALL, START, World, ids, terms
+from tests.ledger.world import SMALL, START, World, ids, names, terms
 
 
 def test_new_tasks_enter_as_ready_and_known_ones_stay_as_they_are(world: World) -> None:
@@ -91,6 +99,83 @@ def test_an_incomplete_page_says_nothing_of_what_it_does_not_list(world: World) 
         assert world.listing(complete=complete)[1] == 0
 
     assert list(world.states()) == ["a"]
+
+
+def test_a_task_that_is_listed_in_between_is_not_missing_from_two_pages_in_a_row(world: World) -> None:
+    world.listing("a", "b")
+    world.listing("b")
+    world.listing("a", "b", complete=False)
+
+    assert world.listing("b")[1] == 0
+
+
+def test_what_is_listed_again_shows_that_pages_have_become_shorter(world: World) -> None:
+    world.listing(*names("t", 9))
+    poll = world.poll()
+    assert poll.longest_page == 9
+    page(world, poll, names("t", 5))
+    page(world, world.poll(), names("t", 6))
+
+    assert world.poll().longest_page == 6
+
+
+@dataclass
+class Capped:
+    """A task API that lists `cap` tasks at most, in any order, and may not heed the limit."""
+
+    cap: int
+    heeds_limit: bool
+    draw: random.Random
+    pending: set[str] = field(default_factory=set)
+
+    def list(self, limit: int) -> list[str]:
+        found = sorted(self.pending)
+        self.draw.shuffle(found)
+        return found[: min(self.cap, limit) if self.heeds_limit else self.cap]
+
+
+def page(world: World, poll: Poll, listed: list[str]) -> tuple[int, bool]:
+    """A page that lists these tasks, judged as a relay judges it; (what entered, whether there may be more)."""
+    entered = world.ledger.inbox.admit(poll, [NewTask(name, SMALL, b"{}") for name in listed]).tasks
+    more = may_hold_more(len(listed), poll.limit, poll.longest_page, entered)
+    complete = is_complete(len(listed), poll.limit, poll.longest_page)
+    world.ledger.inbox.end_poll(
+        poll, complete=complete, more_there=more, documents=len(listed), regular_at=world.clock() + 30
+    )
+    return entered, more
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    api=st.builds(Capped, st.integers(1, 25), st.booleans(), st.randoms(use_true_random=False)),
+    changes=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=12),
+)
+def test_no_cap_of_pages_makes_a_pending_task_disappear_nor_keeps_one_that_is_gone(
+    template: Path, api: Capped, changes: list[tuple[int, int]]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        world = World.create(Path(name), template)
+        added = longest = 0
+        for new, gone in changes:
+            api.pending |= set(names("t", added + new)[added:])
+            api.pending -= set(api.draw.sample(sorted(api.pending), min(gone, len(api.pending))))
+            added += new
+            held, poll = set(world.states()), world.poll()
+            listed = api.list(poll.limit)
+            entered, more = page(world, poll, listed)
+            longest = max(longest, len(listed))
+
+            assert not (held - set(world.states())) & api.pending
+            if api.heeds_limit and entered and len(listed) < len(api.pending):
+                assert more
+        # Fewer than any poll asks for: a page of just as many as that would be in doubt as well.
+        api.pending = set(sorted(api.pending)[: max(0, min(longest - 1, 15))])
+        for _ in range(2):
+            poll = world.poll()
+            page(world, poll, api.list(poll.limit))
+
+        assert set(world.states()) <= api.pending
+        world.close()
 
 
 @pytest.mark.parametrize(

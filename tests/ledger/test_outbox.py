@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, DeadLetter, Delivery, Fault, Nothing, Verdict
+from aitp.ledger import (
+    Because,
+    BreakerChange,
+    Cause,
+    DeadLetter,
+    Delivery,
+    Fault,
+    Nothing,
+    NotYet,
+    Poll,
+    Rules,
+    Verdict,
+)
 from aitp.tasks import Ending, Health, TaskStatus
-from tests.ledger.world import OTHER_RELAY, RELAY, SMALL, START, World
+from tests.ledger.conftest import Create
+from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names
 
 
 def finished(world: World, *names: str, ending: Ending = Ending.SUCCEEDED) -> None:
     world.admit(*names)
     world.run(ending)
+
+
+def later(world: World, *deliveries: Delivery) -> BreakerChange | None:
+    """They fail, as at a task API that is out or a target that is broken; the last change of a breaker."""
+    change = None
+    for delivery in deliveries:
+        change = world.ledger.outbox.settle(delivery, Verdict.LATER, fault=api_fault())
+    return change
 
 
 def api_fault(health: Health = Health.FAULTY) -> Fault:
@@ -45,7 +66,7 @@ def test_what_is_acknowledged_is_gone_but_for_a_tombstone(world: World) -> None:
 def test_a_delivery_that_failed_waits_longer_each_time(world: World) -> None:
     finished(world, "a")
     waits = []
-    for tries in range(7):
+    for tries in range(13):
         (delivery,) = world.take()
         assert delivery.tries == tries
         world.ledger.outbox.settle(delivery, Verdict.LATER)
@@ -55,7 +76,7 @@ def test_a_delivery_that_failed_waits_longer_each_time(world: World) -> None:
         waits.append(nothing.until - world.clock.now)
         world.clock.now = nothing.until
 
-    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 48.0]
+    assert waits == [*(2.0**tries for tries in range(1, 12)), 2_880.0, 2_880.0]
 
 
 def test_deliveries_that_failed_come_after_all_others(world: World) -> None:
@@ -99,6 +120,19 @@ def test_deliveries_of_a_process_that_died_are_made_again(world: World) -> None:
     assert [delivery.id for delivery in world.take(OTHER_RELAY)] == ["a", "b"]
 
 
+def test_what_had_failed_before_its_process_died_still_comes_last(world: World) -> None:
+    finished(world, "bad")
+    later(world, *world.take())
+    finished(world, "good")
+    world.clock.go(2.0)
+    assert [delivery.id for delivery in world.take(RELAY)] == ["good", "bad"]
+    for slot in (RELAY, OTHER_RELAY):
+        world.ledger.claims.release(slot, Cause.CRASHED)
+        taken = world.take(OTHER_RELAY)
+
+        assert [(delivery.id, delivery.tries) for delivery in taken] == [("good", 0), ("bad", 1)]
+
+
 def test_deliveries_whose_end_could_not_be_written_are_made_again(world: World) -> None:
     """A full disk at `settle`: the slot is alive, nobody will release it."""
     finished(world, "a", "b")
@@ -125,18 +159,170 @@ def test_a_clock_that_steps_back_does_not_hold_deliveries(world: World) -> None:
     assert [delivery.id for delivery in world.take()] == ["a"]
 
 
-# The breakers
+# Whose fault it is
 
 
-def test_five_faults_in_a_row_stop_deliveries_and_nothing_is_lost(world: World) -> None:
-    finished(world, *(f"t{number}" for number in range(8)))
-    for number in range(5):
-        (delivery,) = world.take(most=1)
-        change = world.ledger.outbox.settle(delivery, Verdict.LATER, fault=api_fault())
-        assert (change is None) is (number < 4)
+def poll(world: World, fault: Fault | None = None) -> Poll | NotYet:
+    """A poll that is due, and what becomes of it."""
+    begun = world.ledger.inbox.begin_poll(RELAY, POLLING)
+    if isinstance(begun, Poll):
+        if fault is None:
+            world.ledger.inbox.end_poll(begun, complete=False, more_there=False, regular_at=world.clock() + 30)
+        else:
+            world.ledger.inbox.fail_poll(begun, fault.reason)
+        world.ledger.outbox.judge(RELAY, fault)
+    return begun
 
-    assert world.ledger.outbox.take(RELAY, 8) == Nothing(START + 60.0)
+
+def breaker(world: World) -> tuple[str, int]:
+    [found] = world.rows("SELECT state, failures FROM breakers WHERE service = 'api'")
+    return found
+
+
+def test_after_four_faults_in_a_row_deliveries_wait_for_a_poll_and_its_fault_opens_the_breaker(world: World) -> None:
+    finished(world, *names("t", 8))
+    world.clock.go(10.0)
+    in_hand = world.take(OTHER_RELAY, most=2)
+    for _ in range(4):
+        assert later(world, *world.take(most=1)) is None
+    assert world.ledger.outbox.take(RELAY, 8) == Nothing(world.clock() + 1.0)
+    assert later(world, *in_hand) is None
+
+    assert isinstance(poll(world, api_fault()), Poll)
+    assert breaker(world) == ("open", 5)
+    assert world.ledger.outbox.take(RELAY, 8) == Nothing(world.clock() + 60.0)
     assert set(world.states().values()) == {"finished"}
+
+
+def test_the_poll_that_deliveries_wait_for_is_made_a_second_after_the_last(world: World) -> None:
+    finished(world, *names("t", 4))
+    for delivery in world.take():
+        later(world, delivery)
+    assert poll(world) == NotYet(START + 1.0)
+    world.clock.go(1.0)
+
+    assert isinstance(poll(world), Poll)
+
+
+def test_no_number_of_broken_targets_opens_the_breaker(world: World) -> None:
+    finished(world, *names("bad", 12))
+    polls = 0
+    for _ in range(60):
+        world.clock.go(1.0)
+        taken = world.ledger.outbox.take(RELAY, 8)
+        if isinstance(taken, Nothing):
+            polls += isinstance(poll(world), Poll)
+        else:
+            later(world, *taken)
+        assert breaker(world)[0] == "closed"
+    finished(world, "good")
+
+    assert world.value("SELECT MIN(deliveries) FROM results WHERE seq <= 12") >= 3
+    assert polls <= 6
+    assert world.take(most=1)[0].id == "good"
+
+
+def test_what_failed_before_says_nothing_of_an_api_that_did_well_since(world: World) -> None:
+    finished(world, "bad")
+    later(world, *world.take())
+    world.clock.go(2.0)
+    later(world, *world.take())
+    assert breaker(world) == ("closed", 2)  # nothing else was heard of it
+    finished(world, "good")
+    world.ledger.outbox.settle(world.take()[0], Verdict.DELIVERED)
+    world.clock.go(60.0)
+    for _ in range(6):
+        later(world, *world.take())
+        world.clock.go(3_600.0)
+
+    assert breaker(world) == ("closed", 0)
+
+
+def test_a_suspect_that_happens_to_be_the_probe_leaves_the_next_one_to_another(world: World) -> None:
+    finished(world, "bad")
+    later(world, *world.take())
+    world.ledger.outbox.judge(RELAY, None)
+    world.ledger.outbox.judge(RELAY, api_fault(Health.REFUSED))
+    world.clock.go(60.0)
+    later(world, *world.take())
+
+    assert breaker(world)[0] == "open"
+    assert world.ledger.outbox.take(RELAY, 8) == Nothing(world.clock() + 5.0)
+
+
+@pytest.mark.parametrize("hindrance", ["paused", "disk"])
+def test_faults_in_a_row_open_the_breaker_by_themselves_where_no_poll_can_be_made(
+    world: World, monkeypatch: pytest.MonkeyPatch, hindrance: str
+) -> None:
+    finished(world, *names("t", 8))
+    if hindrance == "paused":
+        world.ledger.pause(True)
+    else:
+        monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: 0)
+    changes = [later(world, *world.take(most=1)) for _ in range(5)]
+
+    assert [change is None for change in changes] == [True] * 4 + [False]
+
+
+def test_a_breaker_that_opens_at_the_first_failure_waits_for_no_poll(create: Create) -> None:
+    world = create(Rules(breaker_threshold=1))
+    finished(world, "a")
+
+    assert later(world, *world.take()) is not None
+
+
+def test_what_failed_while_nothing_worked_is_due_when_the_api_is_back(world: World) -> None:
+    finished(world, "a", "b")
+    for _ in range(9):
+        world.clock.go(3_600.0)
+        for delivery in world.take():
+            world.ledger.outbox.settle(delivery, Verdict.LATER)
+    world.ledger.outbox.judge(RELAY, api_fault(Health.REFUSED))
+    world.clock.go(60.0)
+    assert isinstance(poll(world), Poll)
+
+    assert [delivery.tries for delivery in world.take()] == [9, 9]
+
+
+def test_a_conflict_is_tried_again_and_says_that_the_api_is_well(world: World) -> None:
+    finished(world, "a")
+    world.ledger.outbox.judge(RELAY, api_fault())
+    (delivery,) = world.take()
+    world.ledger.outbox.settle(delivery, Verdict.CONFLICT)
+    world.clock.go(2.0)
+
+    assert breaker(world) == ("closed", 0)
+    assert [(delivery.tries, delivery.conflicts) for delivery in world.take()] == [(1, 1)]
+
+
+@pytest.mark.parametrize("service", ["api", "oauth"])
+def test_who_asks_to_be_left_alone_is_left_alone_by_every_relay(world: World, service: str) -> None:
+    finished(world, "a")
+    (delivery,) = world.take()
+    world.clock.go(40.0)
+    pause = Fault(service, Health.HEALTHY, "429", pause=20.0)
+    world.ledger.outbox.settle(delivery, Verdict.RETURNED, fault=pause)
+
+    until = world.clock() + 20.0
+    assert world.ledger.outbox.take(OTHER_RELAY, 8) == Nothing(until)
+    assert world.ledger.inbox.begin_poll(OTHER_RELAY, POLLING, asked=True) == NotYet(until, Because.COOLDOWN)
+    world.close()
+    world.open()
+    assert world.ledger.outbox.take(RELAY, 8) == Nothing(until)
+    world.clock.go(20.0)
+    assert [delivery.tries for delivery in world.take()] == [0]
+
+
+def test_a_poll_may_be_asked_for_quiet_as_well_and_a_clock_set_back_does_not_prolong_it(world: World) -> None:
+    finished(world, "a")
+    world.ledger.outbox.judge(RELAY, Fault("api", Health.HEALTHY, "429", pause=20.0))
+    assert isinstance(world.ledger.outbox.take(OTHER_RELAY, 8), Nothing)
+    world.clock.step(-86_400.0)
+
+    assert len(world.take(OTHER_RELAY)) == 1
+
+
+# The breakers
 
 
 def test_refused_credentials_stop_deliveries_at_once(world: World) -> None:
@@ -152,6 +338,7 @@ def test_refused_credentials_stop_deliveries_at_once(world: World) -> None:
     [
         (Verdict.DELIVERED, None, "closed"),
         (Verdict.REFUSED, None, "closed"),  # it answered
+        (Verdict.CONFLICT, None, "closed"),
         (Verdict.LATER, api_fault(), "open"),
         (Verdict.RETURNED, None, "open"),  # nothing was said: another probe soon
     ],

@@ -9,7 +9,16 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger import Cooldown, Failure, Report, Verdict
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.views import BreakerView, CooldownView, ProfileView, QuarantineView, Snapshot, snapshot, version_of
+from aitp.ledger.views import (
+    BreakerView,
+    CooldownView,
+    ProfileView,
+    QuarantineView,
+    Snapshot,
+    reading,
+    snapshot,
+    version_of,
+)
 from aitp.tasks import Culprit, Ending, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import LARGE, SMALL, START, World, terms
@@ -164,3 +173,26 @@ def test_what_no_service_writes_is_damage_and_not_a_bug(world: World, damage: st
 
     with pytest.raises(LedgerError, match=r"is damaged .*aitp ledger check"):
         snapshot(world.path)
+
+
+@pytest.mark.parametrize("bug", [TypeError("ours"), KeyError("ours"), ValueError("ours"), OverflowError("ours")])
+def test_a_bug_of_ours_while_a_sound_ledger_is_read_is_that_bug(world: World, bug: Exception) -> None:
+    def with_a_bug() -> None:
+        with reading(world.path):
+            raise bug
+
+    with pytest.raises(type(bug), match="ours"):
+        with_a_bug()
+
+
+def test_what_a_damaged_row_makes_us_raise_is_damage(world: World) -> None:
+    world.admit("a")
+    world.change("PRAGMA ignore_check_constraints = ON")
+    world.change("UPDATE tasks SET state = 'nonsense'")
+
+    def looked_up() -> None:
+        with reading(world.path) as (connection, _):
+            {"ready": 1}[connection.execute("SELECT state FROM tasks").get]
+
+    with pytest.raises(LedgerError, match="is damaged"):
+        looked_up()

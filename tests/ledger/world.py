@@ -157,7 +157,11 @@ class World:
         tasks = [NewTask(name, kind, content, digest=digest) for name in ids]
         admitted = self.ledger.inbox.admit(poll, tasks, unreadable)
         dropped = self.ledger.inbox.end_poll(
-            poll, complete=complete, more_there=more_there, regular_at=self.clock() + POLLING.interval
+            poll,
+            complete=complete,
+            more_there=more_there,
+            documents=len(ids),
+            regular_at=self.clock() + POLLING.interval,
         )
         return admitted, dropped
 

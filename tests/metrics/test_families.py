@@ -74,6 +74,7 @@ ADDED = {
     "aitp_ledger_readable": ("gauge", ()),
     "ollama_model_present": ("gauge", ("model",)),
     "ollama_model_pull_bytes": ("gauge", ("model", "kind")),
+    "aitp_model_shutdown_timestamp_seconds": ("gauge", ("model",)),
     "aitp_processes": ("gauge", ("role", "state")),
     "aitp_master_running": ("gauge", ()),
     "aitp_deadlines_overrun": ("gauge", ()),

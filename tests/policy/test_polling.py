@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
+from aitp.policy.polling import (
+    SHORTEST_PAUSE_SECONDS,
+    PollFacts,
+    appetite,
+    is_complete,
+    may_hold_more,
+    next_poll_at,
+    page_limit,
+)
 
 # An idle service, half-way between two regular polls.
 QUIET = PollFacts(
@@ -55,6 +63,8 @@ REGULAR, SOON, PUT_OFF = 1_029.0, 1_001.0, 1_045.0
         (replace(QUIET, full=True, room_at=None, ready=200, more_there=True), REGULAR),
         # After failures: 2, 4, 8 s, never more than the interval.
         (replace(QUIET, failures=1, more_there=True), 1_002.0),
+        (replace(QUIET, failures=99, interval=3_600.0), 1_060.0),
+        (replace(QUIET, failures=9, ready=5_000, awaited=True), SOON),
         (replace(QUIET, failures=3), 1_008.0),
         (replace(QUIET, failures=9), 1_030.0),
         (replace(QUIET, failures=1, interval=0.1), 1_001.0),
@@ -114,3 +124,29 @@ def test_appetite(tasks_per_second: float, interval: float, workers: int, batch_
 )
 def test_page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int, limit: int) -> None:
     assert page_limit(held, ready, wanted, inbox_limit, concurrency) == limit
+
+
+@pytest.mark.parametrize(
+    ("documents", "limit", "longest", "complete", "more"),
+    [
+        (0, 320, 0, True, False),
+        (100, 320, 0, False, True),  # the first page: all there is, or a cap
+        (100, 320, 100, False, True),  # as long as the longest so far
+        (101, 320, 100, False, True),
+        (99, 320, 100, True, False),
+        (100, 100, 0, False, True),  # as asked for
+        (100, 100, 320, False, True),
+        (400, 320, 500, True, False),  # a server that ignores the limit
+        (400, 320, 400, False, False),
+    ],
+)
+def test_only_a_page_that_cannot_have_been_cut_is_complete(
+    documents: int, limit: int, longest: int, complete: bool, more: bool
+) -> None:
+    assert is_complete(documents, limit, longest) is complete
+    assert may_hold_more(documents, limit, longest, entered=documents) is more
+
+
+def test_a_page_at_the_cap_that_brings_nothing_new_calls_for_no_other() -> None:
+    assert not may_hold_more(100, 320, 100, entered=0)
+    assert may_hold_more(320, 320, 400, entered=0)

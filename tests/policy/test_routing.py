@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.model_names import with_tag
+from aitp.policy.model_names import canonical
 from aitp.policy.routing import Arrival, Mode, Route, Routing, Standing, Why, choose, standing
 
 EMBEDDING = "text-embedding-3-small"
@@ -17,8 +17,9 @@ def routing(
     fallbacks: dict[str, str] | None = None,
     may_fall_back: bool = True,
     has_openai: bool = True,
+    aliases: dict[str, str] | None = None,
 ) -> Routing:
-    return Routing(mode, frozenset({"nomic-embed-text:latest", "a/b:Q8_0"}), fallbacks or {}, may_fall_back, has_openai)
+    return Routing(mode, (NOMIC, "a/b:Q8_0"), fallbacks or {}, may_fall_back, has_openai, aliases=aliases or {})
 
 
 INSTEAD = Route("openai", EMBEDDING, "ollama", Why.BLOCKED)
@@ -27,7 +28,22 @@ TABLE = [
     ("openai takes any model", routing(Mode.OPENAI), "x", "", (Route("openai", "x"),)),
     ("ollama takes any model, and refuses it itself", routing(Mode.OLLAMA), "x", "", (Route("ollama", "x"),)),
     ("hybrid asks Ollama first", routing(), NOMIC, "", (Route("ollama", NOMIC), INSTEAD)),
-    ("a tag that is the default is the same model", routing(), f"{NOMIC}:latest", "", None),
+    (
+        "a tag that is the default is the same model",
+        routing(),
+        f"{NOMIC}:latest",
+        "",
+        (Route("ollama", NOMIC), INSTEAD),
+    ),
+    (
+        "another spelling is the same model",
+        routing(),
+        "Library/Nomic-Embed-Text",
+        "",
+        (Route("ollama", NOMIC), INSTEAD),
+    ),
+    ("so it is where all goes to Ollama", routing(Mode.OLLAMA), f"{NOMIC}:LATEST", "", (Route("ollama", NOMIC),)),
+    ("OpenAI's names are left as they are", routing(Mode.OPENAI), "Library/X", "", (Route("openai", "Library/X"),)),
     ("another tag is another model", routing(), f"{NOMIC}:v1.5", "", (Route("openai", f"{NOMIC}:v1.5"),)),
     ("a tag is kept", routing(), "a/b:Q8_0", "", (Route("ollama", "a/b:Q8_0"), INSTEAD)),
     ("a name without its tag is not the model", routing(), "a/b", "", (Route("openai", "a/b"),)),
@@ -44,6 +60,13 @@ TABLE = [
     (
         "a name of its own",
         routing(fallbacks={NOMIC: "text-embedding-3-large", "*": "other"}),
+        NOMIC,
+        "",
+        (Route("ollama", NOMIC), Route("openai", "text-embedding-3-large", "ollama", Why.BLOCKED)),
+    ),
+    (
+        "a name of its own, whatever the spelling",
+        routing(fallbacks={f"{NOMIC}:latest": "text-embedding-3-large"}),
         NOMIC,
         "",
         (Route("ollama", NOMIC), Route("openai", "text-embedding-3-large", "ollama", Why.BLOCKED)),
@@ -71,20 +94,59 @@ TABLE = [
     ),
 ]
 
+TABLE += [
+    ("an alias is asked for instead", routing(aliases={"old": "new"}), "old", "", (Route("openai", "new"),)),
+    ("an alias of an alias is not", routing(aliases={"a": "b", "b": "c"}), "a", "", (Route("openai", "b"),)),
+    (
+        "an alias may name a model of Ollama",
+        routing(aliases={"old": NOMIC}),
+        "old",
+        "",
+        (Route("ollama", NOMIC), INSTEAD),
+    ),
+    (
+        "an alias of a model of Ollama",
+        routing(aliases={NOMIC: "new"}),
+        "Nomic-embed-text:latest",
+        "",
+        (Route("openai", "new"),),
+    ),
+    (
+        "the very name goes before its other spellings",
+        routing(aliases={"x": "a", "X": "b"}),
+        "X",
+        "",
+        (Route("openai", "b"),),
+    ),
+    ("OpenAI tells capitals apart", routing(Mode.OPENAI, aliases={"x": "a"}), "X", "", (Route("openai", "X"),)),
+    (
+        "no fallback for what an alias took to OpenAI",
+        routing(aliases={NOMIC: "new"}),
+        NOMIC,
+        "ollama",
+        (Route("openai", "new"),),
+    ),
+]
+
 
 @pytest.mark.parametrize(
     ("rules", "model", "failed_at", "expected"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE]
 )
-def test_the_routes_of_a_task(rules: Routing, model: str, failed_at: str, expected: tuple[Route, ...] | None) -> None:
-    found = rules.options(model, EMBEDDING, failed_at)
-
-    assert found == ((Route("ollama", model), INSTEAD) if expected is None else expected)
+def test_the_routes_of_a_task(rules: Routing, model: str, failed_at: str, expected: tuple[Route, ...]) -> None:
+    assert rules.options(model, EMBEDDING, failed_at) == expected
 
 
 def test_a_model_of_another_package_goes_there_in_every_mode() -> None:
     for mode in Mode:
-        rules = Routing(mode, frozenset(), {}, True, True, {"tone": "example"})
+        rules = Routing(mode, (), {}, True, True, {"tone": "example"})
         assert rules.options("tone", EMBEDDING) == (Route("example", "tone"),)
+        assert rules.options("Tone", EMBEDDING) != (Route("example", "tone"),)
+
+
+def test_an_alias_may_lead_to_a_model_of_another_package_and_away_from_it() -> None:
+    rules = Routing(Mode.OPENAI, (), {}, True, True, {"tone": "example"}, {"old": "tone", "tone": "new"})
+    assert rules.options("old", EMBEDDING) == (Route("example", "tone"),)
+    assert rules.options("tone", EMBEDDING) == (Route("openai", "new"),)
 
 
 def test_an_ollama_name_never_reaches_openai() -> None:
@@ -116,7 +178,7 @@ def test_the_choice_among_the_routes(stands: tuple[Standing, Standing], chosen: 
 STANDINGS = [
     ("nothing stands in the way", False, False, Arrival.UNKNOWN, FREE),
     ("its model is being pulled", False, False, Arrival.COMING, AWAITED),
-    ("no pull brought it, but somebody may have", False, False, Arrival.GIVEN_UP, FREE),
+    ("no pull brought it", False, False, Arrival.GIVEN_UP, BLOCKED),
     ("it has just vanished", False, True, Arrival.UNKNOWN, AWAITED),
     ("it is missing, and is being pulled", False, True, Arrival.COMING, AWAITED),
     ("it is missing, and no pull brought it", False, True, Arrival.GIVEN_UP, BLOCKED),
@@ -133,11 +195,21 @@ def test_how_a_route_stands(blocked: bool, missed: bool, arrival: Arrival, expec
     assert standing(blocked=blocked, missed=missed, arrival=arrival) is expected
 
 
-def test_names_get_the_tag_that_ollama_gives_them() -> None:
-    assert [with_tag(name) for name in ("x", "x:q4", "a/b", "a/b:Q8_0", "host:5000/b")] == [
-        "x:latest",
-        "x:q4",
-        "a/b:latest",
-        "a/b:Q8_0",
-        "host:5000/b:latest",
-    ]
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("x", "x:latest"),
+        ("x:q4", "x:q4"),
+        ("X:Q4", "x:q4"),
+        ("a/B:Q8_0", "a/b:q8_0"),
+        ("host:5000/a/b", "host:5000/a/b:latest"),
+        ("library/x", "x:latest"),
+        ("registry.ollama.ai/library/x", "x:latest"),
+        ("https://Registry.Ollama.ai/Library/X:Latest", "x:latest"),
+        ("registry.ollama.ai/a/b:1", "a/b:1"),
+        ("other.example/library/x", "other.example/library/x:latest"),
+    ],
+)
+def test_all_spellings_of_a_model_are_one_name(name: str, full: str) -> None:
+    assert canonical(name) == full
+    assert canonical(full) == full

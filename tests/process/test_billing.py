@@ -15,7 +15,7 @@ from aitp.prices import Price, Prices
 from aitp.process.billing import Meter, labelled_models
 from aitp.process.calls import WatchedProvider
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.settings import load_settings
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, load_settings
 from tests.process.house import House
 
 PRICES = Prices(Path("prices.toml"), "USD", {("openai", "small"): Price(2_000_000, 0)})
@@ -105,4 +105,4 @@ def test_models_that_tasks_go_to_by_default_or_by_settings_have_labels_of_their_
 
     labelled = labelled_models(load_settings(house.environment()))
 
-    assert {"mine", "theirs", "text-embedding-3-small", "o3-mini"} <= set(labelled)
+    assert {"mine", "theirs", EMBEDDING_MODEL, CHAT_MODEL} <= set(labelled)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from aitp.ledger import Unreadable
 from aitp.process.documents import read_document
 from aitp.processors import PROCESSORS
+from aitp.settings import load_settings
 from aitp.tasks import Kind, NewTask
 from tests.services import a_task
+from tests.settings.complete import COMPLETE
 
 ID = "65f000000000000000000001"
 PRIVATE = "a private sentence"
@@ -40,6 +42,17 @@ def test_a_bare_string_is_a_text_for_the_default_model() -> None:
     task = read(content="O café é bom.")
     assert isinstance(task, NewTask)
     assert task.kind.model == "text-embedding-3-small"
+
+
+def test_the_settings_name_the_models_of_tasks_that_name_none() -> None:
+    told = load_settings({**COMPLETE, "DEFAULT_EMBEDDING_MODEL": "bge-m3", "DEFAULT_CHAT_MODEL": "mine"})
+    for type_ in PROCESSORS:
+        for content in ("O café é bom.", {"text": "O café é bom.", "model": None}, {"text": "x", "model": "its-own"}):
+            task = read_document(orjson.dumps({"_id": ID, "type": type_, "content": content}), told)
+            assert isinstance(task, NewTask)
+            expected = "bge-m3" if type_ == "text_embedding" else "mine"
+            assert task.kind.model == ("its-own" if "its-own" in str(content) else expected)
+            assert PROCESSORS[type_].load(task.content).model == task.kind.model
 
 
 def test_old_documents_may_lack_what_is_not_needed() -> None:
@@ -72,10 +85,41 @@ def test_missing_content_is_invalid_too() -> None:
     assert task.invalid
 
 
-def test_half_an_emoji_is_told_to_the_task_and_not_to_the_page() -> None:
-    task = read_document(b'{"_id":"%s","type":"text_embedding","content":"cut \\ud83d"}' % ID.encode())
+HALVES = {
+    "high": rb"cut \ud83d",
+    "low": rb"\ude00 cut",
+    "both, the wrong way round": rb"\ude00\ud83d",
+    "raw": b"cut \xed\xa0\xbd",
+    "beside a whole one": rb"cut \ud83d, whole \ud83d\ude00",
+}
+
+
+@pytest.mark.parametrize("text", HALVES.values(), ids=HALVES)
+def test_half_an_emoji_is_replaced_and_costs_its_task_nothing(text: bytes) -> None:
+    """JavaScript cuts texts so."""
+    raw = b'{"_id":"%s","type":"text_embedding","content":{"text":"%s","model":"m"}}' % (ID.encode(), text)
+    task = read_document(raw)
     assert isinstance(task, NewTask)
-    assert task.invalid
+    assert task.invalid is None
+    assert task.digest is not None
+    loaded = PROCESSORS["text_embedding"].load(task.content)
+    assert "\ufffd" in loaded.text
+    assert ("\U0001f600" in loaded.text) is ("whole" in text.decode(errors="replace"))
+    assert orjson.dumps(loaded.text)  # as a provider gets it
+
+
+def test_an_id_with_half_an_emoji_is_no_id() -> None:
+    assert read_document(rb'{"_id":"\ud83d","type":"text_embedding"}') == Unreadable(None, "it has no usable _id")
+
+
+@pytest.mark.parametrize("task_id", ["0B1f6f0e-54c1-4f0e-9d5e-6b1d1a2c3d4e", "a" * 64, "A-b_c.d:e", "7"])
+def test_an_id_may_be_a_uuid_or_anything_safe(task_id: str) -> None:
+    task = read(_id=task_id)
+    assert isinstance(task, NewTask)
+    assert task.id == task_id
+    assert read_document(b'{"_id": "%s", "type": "te' % task_id.encode()) == Unreadable(
+        task_id, "it is not valid JSON, or far too long"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +188,7 @@ def test_no_document_is_too_odd(task_id: object, type_: object, content: object)
         {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE, "model": PRIVATE}},
         {"_id": ID, "type": "text_embedding", "content": {"text": [PRIVATE], "model": {PRIVATE: 1}}},
         {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE * 1000}},
-        {"_id": ID, "type": "text_embedding", "content": {"text": PRIVATE + "\ud83d"}},
+        {"_id": ID, "type": "text_embedding", "content": {"text": (PRIVATE + "\ud83d") * 1000}},
         PRIVATE,
         [PRIVATE],
     ],
@@ -158,7 +202,7 @@ def test_no_reason_repeats_the_content(document: object) -> None:
 
 
 def test_a_processor_that_stumbles_over_a_document_does_not_stop_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(content: object) -> None:
+    def stumble(content: object, settings: object) -> None:
         raise ZeroDivisionError(str(content))
 
     monkeypatch.setattr(PROCESSORS["text_embedding"], "parse", stumble)

@@ -73,16 +73,29 @@ def test_a_child_that_waits_for_its_slot_hears_term(house: House) -> None:
 
 
 def test_an_orphan_that_is_stuck_is_killed_in_the_end(house: House) -> None:
+    house.settings(CONCURRENCY_LIMIT=2, RELAY_PROCESSES=1, OPENAI_TIMEOUT=1, OLLAMA_TIMEOUT=1, REQUEST_TIMEOUT=1)
     first = house.start()
     stuck = house.pids()[101]
     os.kill(stuck, signal.SIGSTOP)
     first.kill()
-    house.start(ready=False, orphan_seconds=4)
+    house.start(ready=False, orphan_seconds=1)
     wait_until(lambda: "still held by its former process" in house.log())
     assert alive(stuck)
     wait_until(lambda: house.crew_is(State.IDLE))
     wait_until(lambda: not alive(stuck))
     assert "is stuck and is killed" in house.log()
+
+
+def test_an_orphan_in_a_call_has_the_time_that_calls_may_take(house: House) -> None:
+    house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, OPENAI_TIMEOUT=1, OLLAMA_TIMEOUT=60, REQUEST_TIMEOUT=1)
+    first = house.start()
+    house.order("call", "4 60")
+    first.send_signal(signal.SIGUSR1)
+    house.await_events("call begins")
+    first.kill()
+    house.start(orphan_seconds=0.1)
+    assert house.events("call done")
+    assert "is killed" not in house.log()
 
 
 def test_kill_9_of_everything_is_no_crash_of_a_task(house: House) -> None:

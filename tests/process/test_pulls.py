@@ -15,7 +15,8 @@ import pytest
 
 from aitp import logs
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
-from aitp.policy.routing import Arrival
+from aitp.policy.routing import Arrival, Route
+from aitp.process.arrivals import Arrivals
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.scoreboard import State
 from aitp.providers.stock import FILE_NAME, ModelState, Stage, Stock, read_stock, write_stock
@@ -149,6 +150,51 @@ def test_a_model_that_cannot_be_had_costs_the_others_nothing(ollama_api: OllamaA
     assert state_of(settings).stage is Stage.PRESENT
 
 
+def test_a_model_that_cannot_be_had_is_pulled_ever_more_seldom(ollama_api: OllamaApi, tmp_path: Path) -> None:
+    clock = [1_000_000.0]
+    settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=f"no-such,{NOMIC}")
+    pulled: list[float] = []
+    for _ in range(6 * 60):  # somebody looks each ten seconds for an hour, then each minute for a day
+        look_after_models(settings, clock=lambda: clock[0])
+        pulled += [clock[0] - 1_000_000.0] * (len(ollama_api.pulls) - len(pulled))
+        clock[0] += 10.0
+    assert len([at for at in pulled if at <= 600]) <= 5
+    assert 5 <= len(pulled) <= 8
+
+    state = state_of(settings, "no-such")
+    assert (state.stage, state.arrival) == (Stage.FAILED, Arrival.GIVEN_UP)
+    assert "file does not exist" in state.reason
+    for _ in range(12):
+        clock[0] += 3_700.0
+        look_after_models(settings, clock=lambda: clock[0])
+    assert len(ollama_api.pulls) == len(pulled) + 12
+    look_after_models(settings, clock=lambda: 5.0)
+    assert len(ollama_api.pulls) == len(pulled) + 13, "a clock that was set back puts nothing off"
+
+
+def test_a_model_that_somebody_else_pulls_is_seen_at_the_next_look(ollama_api: OllamaApi, tmp_path: Path) -> None:
+    ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: 503"
+    settings = settings_at(tmp_path, ollama_api)
+    look_after_models(settings)
+    look_after_models(settings)
+    assert len(ollama_api.pulls) == 1
+    ollama_api.present = {f"{NOMIC}:latest"}
+    assert look_after_models(settings) is Look.ALL_THERE
+    assert state_of(settings) == ModelState(Stage.PRESENT)
+
+
+def test_models_are_known_by_any_of_their_names(ollama_api: OllamaApi, tmp_path: Path) -> None:
+    names = f"Nomic-Embed-Text,registry.ollama.ai/library/{CHAT}"
+    settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=names)
+
+    assert look_after_models(settings) is Look.ALL_THERE
+    assert ollama_api.pulls == []
+    assert Arrivals(settings)(Route("ollama", NOMIC)) is Arrival.UNKNOWN
+    ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: no"
+    look_after_models(settings)
+    assert Arrivals(settings)(Route("ollama", f"{NOMIC}:latest")) is Arrival.GIVEN_UP
+
+
 def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: OllamaApi, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, ollama_api)
     look_after_models(settings)
@@ -177,7 +223,7 @@ def test_a_model_that_vanishes_is_pulled_again_once(ollama_api: OllamaApi, tmp_p
 
 def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
     assert read_stock(tmp_path) is None
-    stock = Stock({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1, 2)}, "problem", 5.0)
+    stock = Stock({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1, 2, 7.0)}, "problem", 5.0)
     write_stock(tmp_path, stock)
     assert read_stock(tmp_path) == stock
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
@@ -219,12 +265,31 @@ def test_a_master_has_models_pulled_while_its_crew_is_at_work(house: House, olla
 
 def test_a_worker_that_misses_a_model_has_it_pulled_again(house: House, ollama_api: OllamaApi) -> None:
     use_ollama(house, ollama_api)
-    master = house.start()
+    master = house.start(tend_again_seconds=0.2)
     wait_until(lambda: stage_in(house) is Stage.PRESENT)
     ollama_api.present = set()
     house.order("miss model")
     master.send_signal(signal.SIGUSR1)
     wait_until(lambda: ollama_api.present == {f"{NOMIC}:latest"} and stage_in(house) is Stage.PRESENT)
+
+
+def test_workers_that_miss_a_model_again_and_again_have_it_pulled_no_more_often(
+    house: House, ollama_api: OllamaApi
+) -> None:
+    ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: 503"
+    use_ollama(house, ollama_api)
+    master = house.start(tend_again_seconds=0.05)
+    wait_until(lambda: stage_in(house) is Stage.FAILED)
+
+    def looks() -> int:
+        return sum(exchange.path == "/api/tags" for exchange in ollama_api.exchanges)
+
+    for _ in range(8):
+        before = looks()
+        house.order("miss model")
+        master.send_signal(signal.SIGUSR1)
+        wait_until(lambda before=before: looks() > before)  # type: ignore[misc]
+    assert len(ollama_api.pulls) == 1
 
 
 def test_a_master_looks_again_until_the_server_is_up(house: House, ollama_api: OllamaApi) -> None:

@@ -10,18 +10,19 @@ import pytest
 
 from aitp.counting import open_metrics, prepare_directory
 from aitp.demo.authorization import AuthorizationServer
-from aitp.demo.faults import Fault
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
-from aitp.ledger import Claim, Ledger, Rules, prepare
+from aitp.ledger import Because, Claim, Ledger, Rules, prepare
 from aitp.process.once import LoneHands
 from aitp.process.relay import Relay
 from aitp.taskapi import connect
 from aitp.tasks import Ending
-from tests.ledger.world import WORKER, report, terms
+from tests.ledger.world import WORKER, Clock, report, terms
 from tests.services import a_task
 from tests.taskapi.desk import settings_for
+from tests.waiting import wait_until
 
-SLOT = 1
+SLOT, OTHER_SLOT = 1, 2
 PENDING = "/api/ai-tasks/pending"
 
 
@@ -37,10 +38,21 @@ class Office:
         prepare_directory(directory / "metrics")
         metrics = open_metrics(directory / "metrics", SLOT)
         self.relay = Relay(LoneHands(SLOT), self.ledger, connect(settings, metrics), metrics, settings)
+        self.other = Relay(LoneHands(OTHER_SLOT), self.ledger, connect(settings, metrics), metrics, settings)
 
     @property
     def polls(self) -> int:
         return sum(exchange.path.startswith(PENDING) for exchange in self.task_api.exchanges)
+
+    def delivered(self) -> list[str]:
+        """What the task API itself was brought."""
+        return [delivery.task_id for delivery in list(self.task_api.deliveries) if delivery.state]
+
+    def breaker(self) -> tuple[str, int]:
+        found: tuple[str, int] = self.ledger._database.connection.execute(
+            "SELECT state, failures FROM breakers WHERE service = 'api'"
+        ).get
+        return found
 
     def finish_all(self) -> None:
         claim = self.ledger.claims.claim(WORKER, terms())
@@ -71,15 +83,65 @@ def test_a_poll_that_is_asked_for_while_results_go_out_is_made_after_them(office
     assert office.polls == 2
 
 
-def test_a_clock_that_is_set_back_makes_no_relay_quiet_for_longer(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    office.task_api.faults.add(Fault(path=PENDING, status=429, headers={"Retry-After": "20"}, times=1))
+@pytest.mark.parametrize("path", [PENDING, "/api/ai-tasks/65"])
+def test_a_relay_that_is_asked_to_be_quiet_keeps_the_others_quiet_too(office: Office, path: str) -> None:
+    office.task_api.add([a_task(_id="65f000000000000000000001")])
     office.relay.step()
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() - 86_400)
+    office.finish_all()
+    throttle = office.task_api.faults.add(Fault(path=path, status=429, headers={"Retry-After": "20"}))
+    office.relay.step()
+    office.relay.step(asked=True)
+    asked = len(office.task_api.exchanges)
+    assert office.task_api.faults.times_struck(throttle) == 1
 
-    until = office.relay.step()
-
+    until = office.other.step(asked=True)
     assert until is not None
     assert 0 < until - time.time() <= 20
+    assert office.other.held_up is Because.COOLDOWN
+    office.other.empty_outbox()
+    assert len(office.task_api.exchanges) == asked
+
+
+def test_a_conflict_is_tried_three_times_and_other_refusals_once(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(time.time())
+    monkeypatch.setattr(office.ledger._database, "clock", clock)
+    ids = office.task_api.add([a_task("one"), a_task("two"), a_task("three")])
+    office.relay.step()
+    office.finish_all()
+    for task_id, status in zip(ids, (409, 400, 501), strict=True):
+        office.task_api.faults.add(Fault(path=f"/api/ai-tasks/{task_id}", status=status))
+    for _ in range(5):
+        office.relay.empty_outbox()
+        clock.go(3_600.0)
+
+    assert [len(office.task_api.deliveries_of(task_id)) for task_id in ids] == [3, 1, 1]
+    assert {letter.id for letter in office.ledger.dead.list()} == set(ids)
+    assert office.breaker() == ("closed", 0)
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 404, 501, 502])
+def test_what_is_in_front_of_the_api_acknowledges_and_refuses_nothing(
+    office: Office, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    clock = Clock(time.time())
+    monkeypatch.setattr(office.ledger._database, "clock", clock)
+    ids = office.task_api.add(a_task(f"Text {number}") for number in range(12))
+    office.relay.step()
+    office.finish_all()
+    gateway = office.task_api.faults.add(Fault(kind=FaultKind.PAGE, status=status))
+    for _ in range(20):
+        office.relay.step()
+        office.other.step()
+        clock.go(1.0)
+    assert office.breaker()[0] == "open"
+    assert office.task_api.faults.times_struck(gateway) <= 5 + (status == 403)  # one fresh token
+    office.task_api.faults.remove(gateway)
+    while office.task_api.states() != {"succeeded": 12}:
+        office.relay.step()
+        clock.go(1.0)
+
+    wait_until(lambda: len(office.delivered()) == 12)
+    assert sorted(office.delivered()) == sorted(ids)
+    assert office.ledger.dead.list() == []

@@ -244,3 +244,23 @@ def test_sockets_of_supervisords_that_were_killed_as_they_began_are_cleared_away
     clear_sockets(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {"supervisor.sock", f"supervisor.sock.{os.getpid()}"}
+
+
+def limited(stage: Stage, files: int) -> tuple[str, ...]:
+    """`run` where no process may have more files open."""
+    return ("/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *stage.RUN, str(stage.configuration))
+
+
+def test_a_hard_limit_of_few_open_files_is_enough_for_few_children(stage: Stage) -> None:
+    run = stage.play(*limited(stage, 256))
+    stage.await_service()
+    run.terminate()
+    assert run.wait(15) == 0
+
+
+def test_where_even_those_may_not_be_open_the_service_says_so_once_and_does_not_start(stage: Stage) -> None:
+    run = stage.play(*limited(stage, 80))
+    assert run.wait(15) == 78
+    [line] = stage.log().splitlines()
+    assert "CONCURRENCY_LIMIT=2: a process may have 80 files open here, and the master needs about 103" in line
+    assert stage.starts("master") == []

@@ -57,6 +57,10 @@ def obeys(child: Child, settings: Settings, cause: Cause) -> None:
         if call := taken("call"):
             calls(child, *map(float, call.split()))
             child.count_done()
+        elif record := taken("record"):
+            child.recording()
+            block(float(record))
+            note("recorded", slot=child.slot)
         elif crash := taken("crash"):
             with child.call("crashing", 60):
                 ENDS[crash]()

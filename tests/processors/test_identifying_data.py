@@ -8,6 +8,7 @@ import pytest
 
 from aitp.errors import CooldownRequired, RetryableError, ServiceFault, UselessAnswer
 from aitp.processors import PROCESSORS
+from aitp.settings import CHAT_MODEL
 from tests.processors.models import Encyclopedia, Notebook, ScriptedModel, context, person, result_of
 
 TEXT = "O presidente Lula visitou o túmulo de Getúlio Vargas; a PETROBRAS não comentou."
@@ -165,7 +166,7 @@ def test_an_outage_of_wikidata_delays_the_result_and_buys_nothing_again(outage: 
 def test_a_bare_string_is_a_text_for_the_default_model() -> None:
     content = PROCESSORS[TYPE].parse(TEXT)
 
-    assert (content.text, content.model) == (TEXT, "o3-mini")
+    assert (content.text, content.model) == (TEXT, CHAT_MODEL)
 
 
 def test_the_prompt_names_language_and_country() -> None:

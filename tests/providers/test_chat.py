@@ -251,6 +251,13 @@ def test_a_tier_without_room_is_left_out_rather_than_waited_for(body: object) ->
     assert raised.value.parameter == "service_tier"
 
 
+def test_a_question_that_has_to_wait_for_a_day_waits() -> None:
+    with scripted(reply(429, {}, retry_after="86400")) as server, pytest.raises(CooldownRequired) as raised:
+        provider_at(server.url).ask(QUESTION, MODEL)
+
+    assert (raised.value.model, raised.value.seconds) == (MODEL, 3600.0)
+
+
 def test_a_rate_limit_of_the_flex_tier_is_a_rate_limit() -> None:
     with scripted(reply(429, {"error": {"code": "rate_limit_exceeded"}})) as server, pytest.raises(CooldownRequired):
         provider_at(server.url, tier="flex").ask(QUESTION, MODEL)

@@ -58,6 +58,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("400", reply(400, error()), RequestRefused, "400 (invalid_request_error)"),
     ("400 no words", reply(400, b""), RequestRefused, "400: it refuses the request"),
     ("400 in words of its own", reply(400, {"oops": ["cette demande ne me plaît pas"]}), RequestRefused, "400"),
+    ("400 the text, beside the model", reply(400, {"detail": f"this language is not supported by {SMALL}"}),
+     RequestRefused, "does not name"),
     ("400 page", reply(400, PAGE), RequestRefused, "something in front of the provider refuses it"),
     ("413", reply(413, b"<html>too large</html>"), RequestRefused, "413"),
     ("415", reply(415, b""), RequestRefused, "415"),
@@ -273,6 +275,12 @@ def test_one_text_that_has_to_wait_for_a_day_pauses_its_model_for_an_hour() -> N
         provider_at(server.url).embed([TEXT], SMALL)
 
     assert (raised.value.model, raised.value.seconds) == (SMALL, 3600.0)
+
+
+def test_one_text_that_is_above_the_limit_by_itself_is_not_waited_for() -> None:
+    answer = reply(429, {"message": "Request too large for the deployment, on tokens per min: limit 10, requested 90"})
+    with scripted(answer) as server, pytest.raises(RequestRefused):
+        provider_at(server.url).embed([TEXT], SMALL)
 
 
 def test_a_rate_limit_may_name_a_date() -> None:

@@ -145,6 +145,14 @@ def test_vectors_of_another_length_than_is_wanted_are_the_settings_fault(left_ou
     assert raised.value.setting == "EMBEDDING_DIMENSIONS"
 
 
+def test_a_stand_in_of_another_length_is_the_fault_of_the_setting_that_chose_it() -> None:
+    vectors = reply(200, answer(item(0, as_base64([0.5] * 3))))
+    with scripted(vectors) as server, pytest.raises(SettingRefused, match="FALLBACK_MODELS") as raised:
+        provider_at(server.url, dimensions=3).embed([TEXT], SMALL, 8)
+
+    assert raised.value.setting == "FALLBACK_MODELS"
+
+
 @pytest.mark.parametrize(
     ("counted", "usage"),
     [

@@ -139,7 +139,7 @@ def test_invented_answers_are_called_so() -> None:
     ("environ", "said"),
     [
         ({}, "OPENAI_API_KEY: not set"),
-        ({"PROCESSING_MODE": "ollama"}, "PROCESSING_MODE=ollama cannot ask o3-mini"),
+        ({"PROCESSING_MODE": "ollama"}, "PROCESSING_MODE=ollama cannot ask gpt-"),
         ({"OPENAI_TIMEOUT": "soon", "OPENAI_API_KEY": "sk-x"}, "OPENAI_TIMEOUT=soon"),
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from aitp.errors import ConfigurationError
-from aitp.settings import PLACEHOLDER_KEY, load_settings
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings
 from tests.settings.complete import COMPLETE
 
 
@@ -205,7 +209,9 @@ SERVICES = ("api", "oauth", "openai", "ollama", "wikidata", "somebody-elses")
         ("OAUTH2_TOKEN_URL", "https://hydra.example.org/oauth2/token", {"api", "oauth"}),
         ("OAUTH2_CLIENT_ID", "another", {"api", "oauth"}),
         ("OAUTH2_CLIENT_SECRET", "another", {"api", "oauth"}),
+        ("OAUTH2_CLIENT_AUTH", "post", {"api", "oauth"}),
         ("OAUTH2_SCOPE", "read", {"api", "oauth"}),
+        ("OAUTH2_AUDIENCE", "https://api.example.org", {"api", "oauth"}),
         ("OPENAI_API_KEY", "sk-another", {"openai"}),
         ("OPENAI_BASE_URL", "https://llm.example.org/v1", {"openai"}),
         ("OLLAMA_BASE_URL", "http://gpu:11434", {"ollama"}),
@@ -224,3 +230,77 @@ def test_a_services_fingerprint_changes_with_what_lets_us_in_there(name: str, va
     assert changed == concerned
     assert len({before.fingerprint(service) for service in SERVICES}) == len(SERVICES)
     assert all(len(before.fingerprint(service)) == 16 for service in SERVICES)
+
+
+SOCKS = "socks5h://user:password@10.0.0.1:1080"
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "named"),
+    [
+        ({"ALL_PROXY": SOCKS}, "ALL_PROXY: a SOCKS proxy cannot be used"),
+        ({"all_proxy": SOCKS.upper(), "HTTPS_PROXY": "http://10.0.0.1:3128"}, "all_proxy"),
+        ({"HTTP_PROXY": SOCKS}, "HTTP_PROXY"),
+        ({"https_proxy": SOCKS}, "https_proxy"),
+        ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE=/nowhere/ca.pem: No such file"),
+        ({"SSL_CERT_FILE": "/etc"}, "SSL_CERT_FILE=/etc: Is a directory"),
+        ({"REQUESTS_CA_BUNDLE": "/etc/hostname"}, "REQUESTS_CA_BUNDLE=/etc/hostname: there is no certificate"),
+        ({"CURL_CA_BUNDLE": "/nowhere/ca.pem"}, "CURL_CA_BUNDLE"),
+        ({"SSL_CERT_DIR": "/nowhere:/etc/hostname"}, "SSL_CERT_DIR"),
+    ],
+)
+def test_what_would_be_trusted_and_cannot_be_used_is_refused_by_name(surroundings: dict[str, str], named: str) -> None:
+    assert load_settings({**COMPLETE, **surroundings, "HTTP_TRUST_ENV": "false"})
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({**COMPLETE, **surroundings, "HTTP_TRUST_ENV": "true"})
+    [problem] = caught.value.problems
+    assert problem.startswith(named)
+    assert "password" not in problem
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        {
+            "HTTPS_PROXY": "http://10.0.0.1:3128",
+            "http_proxy": "10.0.0.1:3128",
+            "ALL_PROXY": SOCKS,
+        },  # of no scheme of ours
+        {"HTTP_PROXY": SOCKS, "http_proxy": "http://10.0.0.1:3128"},
+        {"HTTP_PROXY": SOCKS, "http_proxy": ""},
+        {"ALL_PROXY": ""},
+        {"ftp_proxy": SOCKS},
+        {"SSL_CERT_DIR": "/nowhere:/etc"},
+        {"REQUESTS_CA_BUNDLE": "/etc"},
+        {"SSL_CERT_FILE": ""},
+    ],
+)
+def test_what_can_be_used_or_is_not_used_is_no_trouble(surroundings: dict[str, str]) -> None:
+    assert load_settings({**COMPLETE, **surroundings, "HTTP_TRUST_ENV": "true"}).trust.from_environment
+
+
+# As every command begins; a program that it starts finds it again.
+TRY = """
+import os, sys
+from aitp.errors import ConfigurationError
+from aitp.settings import load_settings, prepare_environment, set_aside
+prepare_environment()
+import ollama
+assert "ALL_PROXY" not in os.environ and "ALL_PROXY" in set_aside()
+try:
+    load_settings()
+except ConfigurationError as error:
+    assert error.problems[0].startswith("ALL_PROXY")
+    sys.exit(78)
+"""
+
+
+@pytest.mark.parametrize(("trusting", "code"), [("true", 78), ("false", 0)])
+def test_a_socks_proxy_in_the_environment_is_refused_by_the_programs_too(trusting: str, code: int) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", TRY],
+        env={**COMPLETE, "PATH": os.environ["PATH"], "ALL_PROXY": SOCKS, "HTTP_TRUST_ENV": trusting},
+        cwd=PROJECT_ROOT,
+        check=False,
+    )
+    assert said.returncode == code

@@ -14,8 +14,10 @@ from aitp.demo.authorization import DEMO_CLIENT_ID, DEMO_CLIENT_SECRET
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import TaskStatus
+from tests.providers.scripted import Answer, reply
 
 RESULT = [0.25, -0.5, 1.0]
+TASK_ID = "65f000000000000000000001"
 
 
 class Clock:
@@ -50,7 +52,7 @@ class Desk:
         finally:
             page.close()
 
-    def deliver(self, task_id: str = "65f000000000000000000001", result: object = RESULT) -> None:
+    def deliver(self, task_id: str = TASK_ID, result: object = RESULT) -> None:
         self.api.deliver(task_id, TaskStatus.SUCCEEDED, orjson.dumps(result))
 
 
@@ -72,3 +74,13 @@ def settings_for(api_url: str, token_url: str, directory: Path, **more: str) -> 
             **more,
         }
     )
+
+
+def own(status: int, message: object = "Some words", **headers: str) -> Answer:
+    """An error in the task API's own form."""
+    return reply(status, {"statusCode": status, "message": message, "path": "/api/ai-tasks"}, **headers)
+
+
+def page(status: int, **headers: str) -> Answer:
+    """What something in front of the task API says."""
+    return reply(status, b"<!doctype html><title>Sign in</title><h1>Sign in</h1>", **headers)

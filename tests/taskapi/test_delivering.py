@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
+
 import pytest
 
 from aitp.demo.authorization import AuthorizationServer
@@ -9,13 +12,13 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
 from aitp.tasks import TaskStatus
-from tests.providers.scripted import reply, scripted
+from tests.providers.scripted import Answer, raw, reply, scripted
 from tests.services import a_task, same_vector
-from tests.taskapi.desk import Desk, MakeDesk
+from tests.taskapi.desk import TASK_ID, Desk, MakeDesk, own, page
 from tests.waiting import wait_until
 
-LATER = (408, 425, 500, 501, 502, 503, 504, 599)
-NEVER = (400, 404, 409, 413, 422)
+LATER = (408, 425, 500, 502, 503, 504, 599)
+NEVER = (400, 404, 409, 413, 422, 501)
 OF_NO_USE = (204, 301, 304, 307, 308, 400, 402, 404, 405, 410, 418, 422)
 
 
@@ -68,7 +71,7 @@ def test_each_request_is_counted_under_a_template(desk: Desk, task_api: TaskApi)
 
 
 def test_an_id_stays_one_part_of_the_path(desk_at: MakeDesk) -> None:
-    with scripted(reply(200)) as server:
+    with scripted(reply(204)) as server:
         desk_at(f"http://127.0.0.1:{server.port}").deliver("a/../b?c#d")
         assert server.requests[0].line == "PATCH /api/ai-tasks/a%2F..%2Fb%3Fc%23d HTTP/1.1"
 
@@ -76,7 +79,7 @@ def test_an_id_stays_one_part_of_the_path(desk_at: MakeDesk) -> None:
 @pytest.mark.parametrize("status", NEVER)
 def test_a_result_that_is_refused_for_good_is_said_to_be_so(desk_at: MakeDesk, status: int) -> None:
     with (
-        scripted(reply(status, {"message": "Embedding must be an array"})) as server,
+        scripted(own(status, "Embedding must be an array")) as server,
         pytest.raises(DeliveryRefused, match=f"{status} .*Embedding must be an array") as caught,
     ):
         desk_at(f"http://127.0.0.1:{server.port}").deliver()
@@ -85,14 +88,15 @@ def test_a_result_that_is_refused_for_good_is_said_to_be_so(desk_at: MakeDesk, s
 
 @pytest.mark.parametrize("status", LATER)
 def test_what_may_succeed_later_is_the_services_fault(desk_at: MakeDesk, status: int) -> None:
-    with scripted(reply(status)) as server:
-        desk = desk_at(f"http://127.0.0.1:{server.port}")
-        for call in (desk.deliver, desk.list):
-            with pytest.raises(ServiceFault, match=str(status)) as caught:
-                call()
-            assert type(caught.value) is ServiceFault
-            assert caught.value.service == "api"
-        assert len(server.requests) == 2  # no layer below tries again
+    for answer in (own(status), reply(status), page(status)):
+        with scripted(answer) as server:
+            desk = desk_at(f"http://127.0.0.1:{server.port}")
+            for call in (desk.deliver, desk.list):
+                with pytest.raises(ServiceFault, match=str(status)) as caught:
+                    call()
+                assert type(caught.value) is ServiceFault
+                assert caught.value.service == "api"
+            assert len(server.requests) == 2  # no layer below tries again
 
 
 @pytest.mark.parametrize("status", OF_NO_USE)
@@ -153,12 +157,88 @@ def test_a_fresh_token_refused_as_well_is_never_the_results_fault(desk: Desk, ta
     assert len(desk.token_requests) == 2  # one replacement within the minute
 
 
-def test_an_unknown_id_of_an_old_server_is_refused_for_good(desk: Desk, task_api: TaskApi) -> None:
+def test_an_old_server_s_redirect_for_an_unknown_id_is_as_good_as_a_gateway_s(desk: Desk, task_api: TaskApi) -> None:
     task_api.redirect_unknown = True
-    with pytest.raises(DeliveryRefused, match="302"):
+    with pytest.raises(ServiceFault, match=r"302.*redirects are never followed"):
         desk.deliver("65f0000000000000000000ff")
     wait_until(lambda: task_api.exchanges)
     assert [exchange.path for exchange in task_api.exchanges] == ["/api/ai-tasks/65f0000000000000000000ff"]
+
+
+# Whose word it is
+
+UUID = "0B1f6f0e-54c1-4f0e-9d5e-6b1d1a2c3d4e"
+ACKNOWLEDGED = {
+    "document": reply(200, {"_id": TASK_ID, "state": "succeeded", "content": {"text": "é" * 10_000}}),
+    "created": reply(201, {"id": TASK_ID}),
+    "no id": reply(200, {"state": "succeeded"}),
+    "an error of its own": reply(200, {"_id": TASK_ID, "error": None, "statusCode": 1}),
+    "empty": reply(200),
+    "no content": raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "packed": reply(200, gzip.compress(b'{"_id": "%s"}' % TASK_ID.encode()), Content_Encoding="gzip"),
+    "longer than is read": reply(200, b'{"_id": "%s", "text": "%s"}' % (TASK_ID.encode(), b"x" * 2_000_000)),
+    "cut after the id": raw(b'HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"_id":"%s","sta' % TASK_ID.encode()),
+}
+NOT_ACKNOWLEDGED = {
+    "page": page(200),
+    "another task": reply(200, {"_id": "65f0000000000000000000ff"}),
+    "no text": reply(200, {"_id": 7}),
+    "list": reply(200, [{"_id": TASK_ID}]),
+    "text": reply(200, "OK"),
+    "no JSON": reply(200, b"OK"),
+    "null": reply(200, None),
+    "error": reply(200, {"error": "sign in"}),
+    "error form": reply(200, {"statusCode": 401, "message": "sign in"}),
+    "cut before the id": raw(b'HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"_id":"65f'),
+    "cut before a byte": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n"),
+}
+SOMEBODY_ELSE_S = {
+    "page": page,
+    "nothing": reply,
+    "a message": lambda status: reply(status, {"message": "no Route matched with those values"}),
+    "a list": lambda status: reply(status, [{"statusCode": status, "message": "x"}]),
+    "another status": lambda status: reply(status, {"statusCode": 500, "message": "x"}),
+    "text": lambda status: reply(status, {"statusCode": str(status), "message": "x"}),
+    "no message": lambda status: reply(status, {"statusCode": status}),
+}
+
+
+@pytest.mark.parametrize("answer", ACKNOWLEDGED.values(), ids=ACKNOWLEDGED)
+def test_the_task_s_document_acknowledges_and_so_does_no_body_at_all(desk_at: MakeDesk, answer: Answer) -> None:
+    with scripted(answer) as server:
+        desk_at(f"http://127.0.0.1:{server.port}").deliver()
+
+
+@pytest.mark.parametrize("answer", NOT_ACKNOWLEDGED.values(), ids=NOT_ACKNOWLEDGED)
+def test_nothing_else_acknowledges_whatever_its_status(desk_at: MakeDesk, answer: Answer) -> None:
+    with scripted(answer) as server:
+        desk = desk_at(f"http://127.0.0.1:{server.port}")
+        with pytest.raises(ServiceFault, match="200") as caught:
+            desk.deliver()
+        assert type(caught.value) is ServiceFault
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("form", SOMEBODY_ELSE_S.values(), ids=SOMEBODY_ELSE_S)
+@pytest.mark.parametrize("status", [*NEVER, 301, 302, 401, 403, 405, 410, 451])
+def test_what_is_not_in_the_api_s_form_refuses_nothing(
+    desk_at: MakeDesk, status: int, form: Callable[[int], Answer]
+) -> None:
+    with scripted(form(status)) as server:
+        desk = desk_at(f"http://127.0.0.1:{server.port}")
+        with pytest.raises(ServiceFault, match=str(status)) as caught:
+            desk.deliver()
+        assert type(caught.value) is ServiceFault
+        assert "API_BASE_URL" in str(caught.value)
+        assert len(server.requests) == 1 + (status in (401, 403))  # a fresh token may be all that is wanted
+
+
+@pytest.mark.parametrize("task_id", [UUID, "a" * 64, "A-b_c.d:e"])
+def test_an_id_of_any_safe_form_is_delivered_to(desk: Desk, task_api: TaskApi, task_id: str) -> None:
+    task_api.add([a_task(_id=task_id)])
+    assert [document["_id"] for document in desk.list()] == [task_id]
+    desk.deliver(task_id)
+    assert task_api.state(task_id) == "succeeded"
 
 
 def test_a_lost_acknowledgement_is_a_fault_and_the_next_try_succeeds(desk: Desk, task_api: TaskApi) -> None:
@@ -171,7 +251,8 @@ def test_a_lost_acknowledgement_is_a_fault_and_the_next_try_succeeds(desk: Desk,
 
 
 def test_every_error_is_one_of_ours_and_of_the_right_service(desk_at: MakeDesk) -> None:
-    with scripted(*(reply(status) for status in range(300, 600))) as server:
+    answers = (form(status) for status in range(300, 600) for form in (reply, own))
+    with scripted(*answers) as server:
         desk = desk_at(f"http://127.0.0.1:{server.port}")
         while len(server.script) > 1:
             with pytest.raises(AitpError) as caught:

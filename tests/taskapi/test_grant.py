@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from urllib.parse import parse_qs, unquote_plus
+from urllib.parse import parse_qs, parse_qsl, unquote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.demo.authorization import AuthorizationServer
+from aitp.demo.authorization import DEMO_CLIENT_ID, AuthorizationServer
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
@@ -34,11 +34,62 @@ def test_the_request_is_what_the_standard_says(desk_at: MakeDesk, task_api: Task
     assert [unquote_plus(part) for part in pair.split(":")] == [odd, odd]
 
 
+@pytest.mark.parametrize(
+    ("more", "form"),
+    [
+        ({"OAUTH2_SCOPE": ""}, {}),
+        ({"OAUTH2_SCOPE": "read", "OAUTH2_AUDIENCE": "a b&c"}, {"scope": "read", "audience": "a b&c"}),
+        (
+            {"OAUTH2_CLIENT_AUTH": "post", "OAUTH2_SCOPE": "none", "OAUTH2_CLIENT_SECRET": "a+b ü&"},
+            {"client_id": DEMO_CLIENT_ID, "client_secret": "a+b ü&"},
+        ),
+    ],
+)
+def test_what_is_empty_is_not_sent(
+    desk_at: MakeDesk, task_api: TaskApi, more: dict[str, str], form: dict[str, str]
+) -> None:
+    with scripted(reply(200, {"access_token": "x", "expires_in": 60})) as server:
+        desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/token", **more).tokens.current()
+        [request] = server.requests
+    sent = dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+    assert sent == {"grant_type": "client_credentials", **form}
+    assert ("authorization" in request.headers) is ("client_secret" not in form)
+
+
+def test_a_client_may_show_its_secret_in_the_form(
+    desk_at: MakeDesk, task_api: TaskApi, authorization: AuthorizationServer
+) -> None:
+    authorization.client_auth = "post"
+    with pytest.raises(CredentialsRefused, match="OAUTH2_CLIENT_AUTH"):
+        desk_at(task_api.url).list()
+    assert desk_at(task_api.url, OAUTH2_CLIENT_AUTH="post").list() == []
+
+
+@pytest.mark.parametrize("nothing", ["", "none"])
+def test_a_client_made_without_scopes_asks_for_none(desk_at: MakeDesk, task_api: TaskApi, nothing: str) -> None:
+    with AuthorizationServer(scopes="") as without_scopes:
+        task_api.authorization = without_scopes
+        with pytest.raises(CredentialsRefused, match="OAUTH2_SCOPE"):
+            desk_at(task_api.url, without_scopes.token_url).list()
+        assert desk_at(task_api.url, without_scopes.token_url, OAUTH2_SCOPE=nothing).list() == []
+
+
+def test_an_audience_is_asked_for_where_one_is_set(desk_at: MakeDesk, task_api: TaskApi) -> None:
+    with AuthorizationServer(audiences="https://api.example.org") as strict:
+        task_api.authorization = strict
+        with pytest.raises(ServiceFault, match=r"invalid_request.*OAUTH2_AUDIENCE"):
+            desk_at(task_api.url, strict.token_url, OAUTH2_AUDIENCE="https://elsewhere.example.org").list()
+        assert desk_at(task_api.url, strict.token_url, OAUTH2_AUDIENCE="https://api.example.org").list() == []
+        assert [issue.audience for issue in strict.issues] == ["https://api.example.org"]
+
+
 ERRORS: list[tuple[int, object, type[AitpError], str]] = [
     (401, {"error": "invalid_client"}, CredentialsRefused, "invalid_client.*OAUTH2_CLIENT_SECRET"),
     (400, {"error": "invalid_client"}, CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
     (400, {"error": "unauthorized_client"}, CredentialsRefused, "OAUTH2_CLIENT_ID"),
     (400, {"error": "invalid_scope"}, CredentialsRefused, "OAUTH2_SCOPE"),
+    (400, {"error": "invalid_target"}, CredentialsRefused, "OAUTH2_AUDIENCE"),
+    (403, {"error": "access_denied"}, CredentialsRefused, "OAUTH2_AUDIENCE"),
     (401, b"", CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
     (403, b"<html>", CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
     (400, {"error": "invalid_request"}, ServiceFault, "invalid_request.*OAUTH2_TOKEN_URL"),

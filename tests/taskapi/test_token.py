@@ -159,15 +159,20 @@ def test_a_token_that_could_not_be_written_outdoes_the_older_one_in_the_file(
 
 @pytest.mark.parametrize(
     "changed",
-    [{"OAUTH2_CLIENT_ID": "other"}, {"OAUTH2_CLIENT_SECRET": "other"}, {"OAUTH2_SCOPE": "read"}],
-    ids=["id", "secret", "scope"],
+    [
+        {"OAUTH2_CLIENT_ID": "other"},
+        {"OAUTH2_CLIENT_SECRET": "other"},
+        {"OAUTH2_SCOPE": "read"},
+        {"OAUTH2_AUDIENCE": "x"},
+    ],
+    ids=["id", "secret", "scope", "audience"],
 )
 def test_a_token_of_other_settings_is_not_used(desk_at: MakeDesk, task_api: TaskApi, changed: dict[str, str]) -> None:
     first, second = desk_at(task_api.url), desk_at(task_api.url, **changed)
     first.list()
     try:
         second.list()
-    except CredentialsRefused:
+    except ServiceFault:
         assert second.token_requests == [False]
     else:
         assert second.token_requests == [True]

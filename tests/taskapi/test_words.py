@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, DeliveryRefused
-from aitp.taskapi.words import words_of
+from aitp.taskapi.words import acknowledges, is_own_error, words_of
 from tests.providers.scripted import reply, scripted
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk
@@ -56,6 +56,8 @@ def test_a_body_without_a_message_says_nothing(body: bytes) -> None:
 @given(st.binary(), st.text())
 def test_no_body_is_too_odd(body: bytes, message: str) -> None:
     assert len(words_of(body)) <= 200
+    assert not acknowledges(body, "65f000000000000000000001")
+    assert not is_own_error(body, 404)
     assert words_of(json.dumps({"message": message}).encode()).isprintable()
 
 
@@ -72,11 +74,12 @@ def test_no_error_of_a_call_repeats_token_secret_or_result(desk_at: MakeDesk) ->
     secret = probe.settings.oauth2_client_secret.get_secret_value()
     for status in (302, 400, 403, 404, 413, 429, 500):
         message = f"refused {token} and {result[0]}"
-        with scripted(reply(status, {"message": message}, Location=f"http://u:{token}@x/")) as server:
-            with pytest.raises(AitpError) as caught:
-                desk_at(f"http://127.0.0.1:{server.port}").deliver(result=result)
-            for private in (token, secret, result[0], "u:"):
-                assert private not in str(caught.value)
+        for body in ({"statusCode": status, "message": message}, {"message": message}):
+            with scripted(reply(status, body, Location=f"http://u:{token}@x/")) as server:
+                with pytest.raises(AitpError) as caught:
+                    desk_at(f"http://127.0.0.1:{server.port}").deliver(result=result)
+                for private in (token, secret, result[0], "u:"):
+                    assert private not in str(caught.value)
 
 
 def test_a_refusals_reason_reaches_the_person_who_looks_at_it(desk: Desk, task_api: TaskApi) -> None:

@@ -17,7 +17,7 @@ from aitp.metrics import CallStatus
 from aitp.process.scoreboard import State
 from aitp.providers.stock import ModelState, Stage, Stock, write_stock
 from aitp.settings import FIELDS, PROJECT_ROOT
-from aitp.tasks import Ending, Health, Outcome
+from aitp.tasks import Ending, Outcome
 from aitp.web.app import build_app
 from tests.web.world import RELAY, WORKER, World, ask, settings_in
 

@@ -10,11 +10,13 @@ import pytest
 
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.process.scoreboard import Record, State
+from aitp.process.slots import MASTER as SLOT_OF_MASTERS
 from aitp.providers.stock import ModelState, Stage, Stock
 from aitp.settings import PLACEHOLDER_KEY
 from aitp.tasks import Service
-from aitp.web.facts import Facts
+from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import health_problems, readiness_problems
+from tests.ledger.test_locks import another_process_holds
 from tests.web.world import RELAY, WORKER, settings_in
 
 NOW = 1_800_000_000.0
@@ -70,6 +72,18 @@ def with_children(*states: tuple[int, State]) -> Facts:
 UNWELL: dict[str, tuple[Facts, str]] = {
     "no master": (replace(WELL, master=None, master_ticks=False), "the master is not running"),
     "master hangs": (replace(WELL, master_ticks=False), "the master does not make its rounds"),
+    "another service": (
+        replace(WELL, master=None, master_ticks=False, ledger_holder=7),
+        "another service has this ledger (process 7), and this one waits for it to leave",
+    ),
+    "another service in another container, and a former master's line": (
+        replace(WELL, master_ticks=False, ledger_holder=0),
+        "another service has this ledger, and this one waits for it to leave",
+    ),
+    "our own master hangs": (
+        replace(WELL, master_ticks=False, ledger_holder=MASTER.pid),
+        "the master does not make its rounds",
+    ),
     "deadline": (replace(WELL, overrun=(WELL.children[1],)), "slot 101 has overrun its deadline"),
 }
 NOT_READY: dict[str, tuple[Facts, str]] = UNWELL | {
@@ -194,3 +208,13 @@ def test_in_mock_mode_no_model_is_missed(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, PROCESSING_MODE="hybrid", OPENAI_API_KEY=PLACEHOLDER_KEY)
 
     assert readiness_problems(replace(WELL, stock=None), settings) == []
+
+
+def test_a_second_service_on_one_ledger_says_whom_it_waits_for(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    assert "the master is not running" in readiness_problems(read_facts(settings), settings)
+    with another_process_holds(settings.ledger_path, str(SLOT_OF_MASTERS)) as other:
+        said = readiness_problems(read_facts(settings), settings)
+
+    assert said[0] == f"another service has this ledger (process {other.pid}), and this one waits for it to leave"
+    assert "RATE_LIMIT_STORAGE_PATH" in said[0].advice

@@ -15,7 +15,7 @@ from aitp.ledger import Cooldown, Report
 from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, reading
 from aitp.process.scoreboard import State
 from aitp.slotfiles import SlotFile, key_of
-from aitp.tasks import Ending, Health, Outcome, TaskStatus
+from aitp.tasks import Ending, Outcome, TaskStatus
 from aitp.web.scrape import Scrape
 from tests.metrics.reading import Series, parse, value
 from tests.web.world import RELAY, WORKER, World, ask

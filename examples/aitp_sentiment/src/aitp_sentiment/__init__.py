@@ -19,8 +19,6 @@ from aitp.providers import Provider
 class SentimentContent(Content):
     """`{text, model?}`, or a bare string. Further fields of the content would be declared here."""
 
-    default_model = "o3-mini"
-
 
 class Sentiment(Output):
     """What the model is to answer: this is schema, validator and documentation in one."""

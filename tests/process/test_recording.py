@@ -1,0 +1,107 @@
+"""Putting on record what a call brought: told once, however often and however long the disk has to be asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from aitp.counting import open_metrics, prepare_directory
+from aitp.ledger import Claim, prepare
+from aitp.logs import configure
+from aitp.process import worker as workers
+from aitp.process.once import LoneHands
+from aitp.process.scoreboard import State
+from aitp.process.worker import Worker
+from aitp.process.workplace import worker_for
+from tests.ledger.world import WORKER, World
+from tests.process.house import House
+from tests.taskapi.desk import settings_for
+from tests.waiting import wait_until
+
+
+@dataclass(slots=True)
+class Hands(LoneHands):
+    """Notes what is said of this process, to the scoreboard and to relays."""
+
+    said: list[str] = field(default_factory=list)
+
+    def idle(self) -> None:
+        self.said.append("idle")
+
+    def recording(self) -> None:
+        self.said.append("recording")
+
+    def wake_relays(self, count: int = 1) -> None:
+        self.said.append("relays woken")
+
+
+@dataclass
+class Bench:
+    world: World
+    hands: Hands
+    worker: Worker
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    path = tmp_path / "ledger.db"
+    prepare(path, strategy="rolling", timezone="UTC", limits={})
+    prepare_directory(tmp_path / "metrics")
+    world, hands = World(path), Hands(WORKER)
+    world.open()
+    settings = settings_for("http://127.0.0.1:9", "http://127.0.0.1:9/token", tmp_path)
+    worker = worker_for(hands, world.ledger, open_metrics(tmp_path / "metrics", WORKER), settings)
+    try:
+        yield Bench(world, hands, worker)
+    finally:
+        world.close()
+
+
+def test_a_disk_that_fails_at_the_end_of_a_finish_keeps_nothing_from_being_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flush, failures = os.fdatasync, [OSError(5, "Input/output error")] * 3
+
+    def fails(file: int) -> None:
+        if failures:
+            raise failures.pop()
+        flush(file)
+
+    configure("INFO", "json")
+    bench.world.admit("a")
+    monkeypatch.setattr(workers, "LEDGER_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fdatasync", fails)
+
+    assert isinstance(bench.worker.step(), Claim)
+    assert failures == []
+    assert bench.world.states() == {"a": "finished"}
+    assert bench.hands.said.count("relays woken") == bench.hands.done == 1
+    log = capfd.readouterr().out
+    assert log.count("Task processing completed") == 1
+    assert log.count("kept in memory") == 1
+
+
+def test_from_the_answer_until_it_is_on_disk_a_worker_says_that_it_is_recording(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: said.append(bench.hands.said[-1]))
+    bench.world.admit("a")
+    bench.worker.step()
+
+    assert said == ["recording"]
+
+
+def test_whoever_records_is_not_killed_for_the_time_that_it_takes(house: House) -> None:
+    master = house.start(step_seconds=0.3, slack_seconds=0.1)
+    house.order("record", "2")
+    master.send_signal(signal.SIGUSR1)
+    wait_until(lambda: State.RECORDING in {record.state for record in house.board().values()})
+    house.await_events("recorded")
+
+    assert "overran" not in house.log()
