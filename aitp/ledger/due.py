@@ -33,14 +33,14 @@ def promote_due(connection: apsw.Connection, now: float) -> None:
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = 'ready' AND due_at <= ?", (now,)
     )
-    promote_stranded(connection, "ready", now, LONGEST_DELAY_SECONDS)
+    promote_stranded(connection, "ready", now)
 
 
-def promote_stranded(connection: apsw.Connection, state: Waiting, now: float, longest: float) -> None:
-    """Rows of `state` due later than the `longest` delay reaches, from before the clock was set back, are due now."""
+def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) -> None:
+    """Rows of `state` that are due later than any delay reaches, from before the clock was set back, are due now."""
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
-        (state, now + longest),
+        (state, now + LONGEST_DELAY_SECONDS),
     )
 
 

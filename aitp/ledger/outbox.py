@@ -34,8 +34,6 @@ from aitp.policy.evidence import SPREAD, retry_delay
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.tasks import Health, Service, TaskStatus
 
-# A result is paid for, and to try to bring it out costs little: not as long as a task that may be to blame itself.
-LONGEST_DELAY_SECONDS = 60.0
 DELIVERY_SERVICES = (Service.OAUTH.value, Service.API.value)
 
 
@@ -176,8 +174,7 @@ class Outbox:
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
         elif verdict in (Verdict.LATER, Verdict.CONFLICT):
-            spread = self._draw(*SPREAD)
-            delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, spread, LONGEST_DELAY_SECONDS)
+            delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute(
                 "UPDATE results SET unwitnessed = MAX(unwitnessed, deliveries = 0), deliveries = deliveries + 1,"
@@ -233,7 +230,7 @@ def _deliverable(connection: apsw.Connection, now: float, most: int) -> list[Row
     """What can be delivered now, in turn."""
     due_at = next_due(connection, "finished")
     if due_at is not None:
-        promote_stranded(connection, "finished", now, LONGEST_DELAY_SECONDS)
+        promote_stranded(connection, "finished", now)
     rows: list[Row] = connection.execute(_FRESH, (most,)).fetchall()
     if len(rows) < most and due_at is not None and due_at <= now:
         rows += connection.execute(_FAILED_BEFORE, (now, most - len(rows))).fetchall()
