@@ -252,6 +252,26 @@ def test_how_often_a_task_fails_alone_until_it_is_to_blame(
         ]
 
 
+@pytest.mark.parametrize("culprit", [SERVICE, ACCOUNT, INPUT])
+def test_a_batch_that_a_task_was_in_itself_is_no_failure_of_others(world: World, culprit: Culprit) -> None:
+    """Else the one that fails a batch of many would be sent the more often alone, the more it had failed before."""
+    serve(world)
+    world.admit(*names("t", 32))
+    for _ in range(5):
+        world.clock.go(2.0)
+        claim = world.claim()
+        take_away(world, *(set(world.states()) - set(ids(claim))))
+        fail(world, claim, culprit)
+    for _ in range(45):
+        serve(world)
+    take_away(world, "t1")
+    tries = 1
+    while fail_again(world, culprit, "t0").ending is Ending.RETRY:
+        tries += 1
+
+    assert tries == {SERVICE: 4, ACCOUNT: 2, INPUT: 1}[culprit]
+
+
 def test_failures_of_another_sort_are_no_evidence_for_this_one(world: World) -> None:
     serve(world)
     world.admit("a")
