@@ -196,8 +196,12 @@ class Claims:
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
         short_of_disk = self._database.short_of_disk()
-        with self._database.transaction() as connection:
-            found = self._claim(connection, slot, terms, short_of_disk)
+        try:
+            with self._database.transaction() as connection:
+                found = self._claim(connection, slot, terms, short_of_disk)
+        except BaseException:
+            self._worlds.forget()
+            raise
         if isinstance(found, Idle):
             return found
         if found.limited:

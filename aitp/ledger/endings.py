@@ -193,8 +193,9 @@ class Endings:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         with self._database.transaction(durable=True) as connection:
             now = self._database.clock()
-            let_go(connection, self._breakers, slot, now)
-            return self.give_back(connection, slot, cause, now)
+            settled = self.give_back(connection, slot, cause, now)
+            let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
+            return settled
 
     def give_back(self, connection: apsw.Connection, slot: int, cause: Cause, now: float) -> Settled:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""

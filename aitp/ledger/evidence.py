@@ -117,6 +117,10 @@ class Worlds:
             found = self._known[key] = _find(connection, route, type_, setup, now)
         return found
 
+    def forget(self) -> None:
+        """The transaction in which worlds were found, or made, has come to nothing."""
+        self._known = {}
+
     def free_for(self, connection: apsw.Connection, world: World, kind: int, now: float, canary: float) -> bool:
         """Whether one more call may be made there now, beside those that are in flight.
 
@@ -238,6 +242,8 @@ class Judge:
         if case is None:  # recovered, or from before there were any: nothing is known of it
             change = self._breakers.tell(connection, provider, health, slot, now)
             return Judgement(tuple(outcomes), breaker=change)
+        if case.probing:
+            release_probes(connection, slot)  # over, whatever is made of it
         served = any(outcome.ending is Ending.SUCCEEDED for outcome in outcomes)
         if served:
             return self._serve(case, outcomes)
@@ -263,8 +269,9 @@ class Judge:
         connection.execute("DELETE FROM failures WHERE world = ?", (case.world,))
         had_row = connection.changes() > 0
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (case.provider,))
-        if case.paused or (change is not None and change.state == pybreaker.STATE_CLOSED):
-            _return_all(case, whole_provider=not case.paused)
+        has_closed = change is not None and change.state == pybreaker.STATE_CLOSED
+        if case.paused or has_closed:
+            _return_all(case, whole_provider=has_closed)
         else:
             connection.execute(
                 "UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,)
@@ -275,7 +282,9 @@ class Judge:
             case.told.append(_told(case, "Tasks of this model go on", ""))
         # The provider has spoken about each of these by itself, batch or not.
         judged = [
-            self._judged(case, outcome, outcome.culprit, alone=True) if outcome.ending is Ending.RETRY else outcome
+            self._judged(case, outcome, outcome.culprit, alone=True, counted=0)
+            if outcome.ending is Ending.RETRY
+            else outcome
             for outcome in outcomes
         ]
         cleared = had_row or case.paused or not case.proven
@@ -285,9 +294,10 @@ class Judge:
 
     def _fail(self, case: _Case, outcomes: Sequence[Outcome], failure: Failure, optional: Collection[str]) -> Judgement:
         connection = case.connection
-        if failure.culprit is Culprit.INPUT and not _is_current(case):
+        if failure.culprit in (Culprit.INPUT, Culprit.REQUEST) and not _is_current(case):
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
-            return Judgement(tuple(_ready(outcome) for outcome in outcomes))
+            change = self._breakers.tell(connection, case.provider, Health.UNKNOWN, case.slot, case.now)
+            return Judgement(tuple(_ready(outcome) for outcome in outcomes), breaker=change)
         if failure.culprit is Culprit.MODEL and failure.stranger and not _has_answered(case):
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
             return Judgement(
@@ -381,8 +391,13 @@ class Judge:
             judged.append(outcome)
         return judged
 
-    def _judged(self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, named: bool = False) -> Outcome:
-        """Note one more failure of a task, and fail it if the evidence says that it is to blame."""
+    def _judged(
+        self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, counted: int = 1, named: bool = False
+    ) -> Outcome:
+        """Note one more failure of a task, and fail it if the evidence says that it is to blame.
+
+        `counted`: how many failures of the world's tally this was.
+        """
         named = named or outcome.named
         row = case.connection.execute(
             "SELECT world, good_before, service_before, account_before, input_before, answer_before, service, account,"
@@ -392,7 +407,7 @@ class Judge:
         if row is None or row[0] != case.world:  # its first failure here
             before, own = case.tally, {Culprit.SERVICE: 0, Culprit.ACCOUNT: 0, Culprit.INPUT: 0, Culprit.ANSWER: 0}
         else:
-            before = Tally(*row[1:6])
+            before = Tally(*row[1:6]).more(culprit, counted)
             own = dict(zip((Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER), row[6:], strict=True))
         if alone:
             own[culprit] += outcome.times
@@ -631,7 +646,7 @@ def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: 
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(
-            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, culprit = '', reason = ''"
+            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
             " WHERE provider = ? AND setup <> ?",
             (service, setup),
         )
@@ -646,4 +661,5 @@ def prune_worlds(connection: apsw.Connection) -> None:
             " (SELECT world FROM evidence UNION SELECT world FROM tasks WHERE world IS NOT NULL)",
             (MOST_WORLDS,),
         )
+        connection.execute("DELETE FROM failures WHERE world NOT IN (SELECT id FROM worlds)")
         _moved(connection)

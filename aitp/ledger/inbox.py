@@ -18,6 +18,7 @@ from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
+from aitp.ledger.evidence import prune_worlds
 from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
@@ -143,6 +144,7 @@ class Inbox:
             clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
             polls.end(connection, now, longest_page, more_there, regular_at, problem)
             prune_completions(connection, now)
+            prune_worlds(connection)
             prune_minutes(connection, now)
             prune_spending_minutes(connection, now)
             prune_kinds(connection)

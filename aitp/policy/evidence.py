@@ -66,7 +66,8 @@ def is_at_fault(
 ) -> bool:
     """Whether a task that failed so `alone` times, this time included, is itself to blame, and is to be failed.
 
-    `world`: the tally now, with these failures in it; `before`: as it was at the task's first failure, with that in it.
+    `world`: the tally now; `before`: as it was at the task's first failure, with all failed calls in it that the task
+    was in, then and since, alone or not: what is left of the world's failures are those of others.
     `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
     another task, ever), and else needs as many tries as a useless answer.
     """
@@ -78,7 +79,7 @@ def is_at_fault(
         return False
     if alone < _fewest_tries(culprit, max_retries):
         return False
-    others = max(0, world.failures(culprit) - before.failures(culprit) - (alone - 1))
+    others = max(0, world.failures(culprit) - before.failures(culprit))
     failed, called = BELIEVED[culprit]
     chance = ((others + failed) / (good + others + called)) ** alone
     return chance < (IMPROBABLE_REFUSAL if culprit is Culprit.INPUT else IMPROBABLE)
