@@ -21,7 +21,7 @@ from aitp.ledger.budgets import Budgets
 from aitp.ledger.completions import NEWEST_AT
 from aitp.ledger.cooldowns import ANY_GUESSED, cool_down, cooling
 from aitp.ledger.database import Database, Row, these
-from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told, World
+from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
@@ -29,6 +29,7 @@ from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import ANY_BUGS, count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
 from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
+from aitp.ledger.worlds import World
 from aitp.policy.costs import Bill
 from aitp.policy.evidence import SPREAD, retry_delay
 from aitp.policy.routing import Route
