@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
-
 from aitp.ledger import Cause, Rules
 from aitp.ledger.tombstones import LISTING_LAG_SECONDS
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Ending
 from tests.ledger.world import Clock
@@ -113,7 +112,7 @@ class Model:
     def promote(self, state: str) -> None:
         """What is due is due now; so is what is further away than any delay, since the clock was set back."""
         for known in self.in_state(state).values():
-            if known.due_at <= self.now or known.due_at > self.now + MAX_RETRY_DELAY_SECONDS:
+            if known.due_at <= self.now or known.due_at > self.now + LONGEST_DELAY_SECONDS:
                 known.due_at = 0.0
 
     # Limits
