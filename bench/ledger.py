@@ -26,7 +26,7 @@ from pathlib import Path
 from aitp.ledger import Claim, Idle, Ledger, Poll, PollTerms, Report, Rules, Terms, prepare
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
-from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
+from aitp.tasks import Ending, Kind, NewTask, Outcome
 
 KIND = Kind("text_embedding", "text-embedding-3-small")
 RULES = Rules(inbox_limit=10**9)
@@ -94,7 +94,7 @@ def in_processes(count: int, work: Callable[[int], Figures]) -> list[Figures]:
 
 
 def report_on(claim: Claim, result: bytes) -> Report:
-    return Report([Outcome(task, Ending.SUCCEEDED, result) for task in claim.tasks], Health.HEALTHY)
+    return Report([Outcome(task, Ending.SUCCEEDED, result) for task in claim.tasks])
 
 
 def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:

@@ -23,11 +23,12 @@ from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
-from aitp.ledger.evidence import ANY_SUSPECTS, World, Worlds, release_probes
+from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
 from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, oldest_size, select_batch, select_probe
+from aitp.ledger.worlds import World, Worlds, release_probes
 from aitp.policy.costs import FREE, Tariff, affordable, estimate
 from aitp.policy.routing import Arrival, Route, Standing, choose, standing
 from aitp.tasks import Kind, Task
@@ -196,8 +197,12 @@ class Claims:
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
         short_of_disk = self._database.short_of_disk()
-        with self._database.transaction() as connection:
-            found = self._claim(connection, slot, terms, short_of_disk)
+        try:
+            with self._database.transaction() as connection:
+                found = self._claim(connection, slot, terms, short_of_disk)
+        except BaseException:
+            self._worlds.forget()
+            raise
         if isinstance(found, Idle):
             return found
         if found.limited:

@@ -26,6 +26,7 @@ from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.ledger.twins import Reused, Twins, hand_on
+from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
 
@@ -143,6 +144,7 @@ class Inbox:
             clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
             polls.end(connection, now, longest_page, more_there, regular_at, problem)
             prune_completions(connection, now)
+            prune_worlds(connection)
             prune_minutes(connection, now)
             prune_spending_minutes(connection, now)
             prune_kinds(connection)

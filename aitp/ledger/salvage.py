@@ -113,6 +113,12 @@ class Salvage:
             (self._now,),
         )
         execute("UPDATE tasks SET world = NULL WHERE world NOT IN (SELECT id FROM worlds)")
+        execute("UPDATE worlds SET probe_slot = NULL")
+        execute(
+            # What an earlier release wrote says so by its counts, and what is lost of the evidence is gathered anew.
+            "UPDATE tasks SET is_suspect = state IN ('ready', 'claimed')"
+            " AND (is_suspect OR attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL)"
+        )
         execute(
             # Their like is lost, or has its result already: they are run as any other task.
             "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"

@@ -332,6 +332,7 @@ MIGRATIONS: tuple[str, ...] = (
         failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
     ) STRICT;
 
+    ALTER TABLE cooldowns ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1));
     ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE kinds ADD COLUMN suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1));
     ALTER TABLE breakers ADD COLUMN setup TEXT NOT NULL DEFAULT '';
@@ -339,7 +340,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE tasks DROP COLUMN first_failure_sequence;
     ALTER TABLE tasks ADD COLUMN world INTEGER;
     ALTER TABLE tasks ADD COLUMN is_suspect INTEGER NOT NULL DEFAULT 0 CHECK (is_suspect IN (0, 1));
-    UPDATE tasks SET is_suspect = 1 WHERE attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL;
+    UPDATE tasks SET is_suspect = 1
+        WHERE state IN ('ready', 'claimed') AND (attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL);
     DROP INDEX tasks_tried;
     DROP INDEX tasks_ready;
     CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)

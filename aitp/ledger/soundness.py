@@ -83,6 +83,30 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
     ),
     (
+        "tasks that have failed are no suspects",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE is_suspect = 0 AND state IN ('ready', 'claimed')"
+        " AND (attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL)",
+    ),
+    (
+        "suspects are not to be run any more",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE is_suspect = 1 AND state NOT IN ('ready', 'claimed')",
+    ),
+    (
+        "tasks have evidence against them and are no suspects",
+        "SELECT COUNT(*), MIN(seq) FROM evidence WHERE seq NOT IN (SELECT seq FROM tasks WHERE is_suspect = 1)",
+    ),
+    (
+        "rows name worlds that are not there",
+        "SELECT COUNT(*), NULL FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL"
+        " SELECT world FROM evidence UNION ALL SELECT world FROM failures) WHERE world NOT IN (SELECT id FROM worlds)",
+    ),
+    (
+        # Nobody else would be sent there for as long as that process lives.
+        "worlds are probed by slots that have nothing claimed, or without being paused",
+        "SELECT COUNT(*), MIN(id) FROM worlds WHERE probe_slot IS NOT NULL AND (paused_until IS NULL"
+        " OR probe_slot NOT IN (SELECT slot FROM tasks WHERE state = 'claimed'))",
+    ),
+    (
         "money is reserved for slots that have nothing claimed",
         "SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN"
         " (SELECT slot FROM tasks WHERE state = 'claimed')",

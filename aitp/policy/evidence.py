@@ -66,7 +66,8 @@ def is_at_fault(
 ) -> bool:
     """Whether a task that failed so `alone` times, this time included, is itself to blame, and is to be failed.
 
-    `world`: the tally now, with these failures in it; `before`: as it was at the task's first failure, with that in it.
+    `world`: the tally now; `before`: as it was at the task's first failure, with all failed calls in it that the task
+    was in, then and since, alone or not: what is left of the world's failures are those of others.
     `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
     another task, ever), and else needs as many tries as a useless answer.
     """
@@ -78,7 +79,7 @@ def is_at_fault(
         return False
     if alone < _fewest_tries(culprit, max_retries):
         return False
-    others = max(0, world.failures(culprit) - before.failures(culprit) - (alone - 1))
+    others = max(0, world.failures(culprit) - before.failures(culprit))
     failed, called = BELIEVED[culprit]
     chance = ((others + failed) / (good + others + called)) ** alone
     return chance < (IMPROBABLE_REFUSAL if culprit is Culprit.INPUT else IMPROBABLE)
@@ -112,6 +113,7 @@ class Remedy(Enum):
 class Standing(NamedTuple):
     """What `remedy` goes by. `named`: the server itself says so. `optional`: a parameter is left to leave out.
 
+    `setting`: a setting stands behind one that was refused and cannot be left out.
     `proven`: this world has served a task. `row_is_ill`: of this world, `provider_is_ill`: of all that its provider
     serves. `provider_serves`: it has served another world since this one's row began.
     """
@@ -119,6 +121,7 @@ class Standing(NamedTuple):
     culprit: Culprit
     named: bool = False
     optional: bool = False
+    setting: bool = False
     proven: bool = False
     row_is_ill: bool = False
     provider_is_ill: bool = False
@@ -142,6 +145,8 @@ def remedy(standing: Standing) -> Remedy:
             # parameter costs one as well. In one that has, a refusal is far more likely the text's.
             if standing.optional and (standing.named or ill or not standing.proven):
                 return Remedy.LEAVE_OUT
+            if standing.setting and not standing.proven:
+                return Remedy.PAUSE
             if not ill:
                 return Remedy.WAIT
             return Remedy.PAUSE if standing.provider_serves else Remedy.OPEN

@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from aitp.ledger import Unreadable, Verdict
+from aitp.ledger import Failure, Report, Unreadable, Verdict
 from aitp.ledger.schema import VERSION
 from aitp.policy.costs import Bill, Tariff
 from aitp.prices import Price
-from aitp.tasks import Ending, Health, Kind
+from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
 from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, World, make_template, priced, report
 
 DUMPS = Path(__file__).with_name("dumps")
@@ -48,6 +48,10 @@ def live(world: World) -> None:
     world.run(Ending.RETRY, Health.FAULTY)
     enter(world, "delivered")
     dear = priced(Tariff(Price(10**9, 4 * 10**9), answers=True))
+    claim = world.claim(terms=dear)
+    refused = Failure(Culprit.INPUT, "400: dimensions", named=True, parameter="dimensions")
+    outcome = Outcome(claim.tasks[0], Ending.RETRY, culprit=Culprit.INPUT)
+    ledger.claims.finish(claim, Report([outcome], refused, optional=["dimensions"]))
     claim = world.claim(terms=dear)
     paid = Bill("USD", 5_000_000, input_tokens=1_000, output_tokens=1_000)
     world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, Ending.SUCCEEDED), bill=paid))

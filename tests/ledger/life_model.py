@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from aitp.policy.backoff import MAX_RETRY_DELAY_SECONDS
-
 from aitp.ledger import Cause, Rules
 from aitp.ledger.tombstones import LISTING_LAG_SECONDS
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
-from aitp.tasks import Ending
+from aitp.tasks import Culprit, Ending
 from tests.ledger.world import Clock
 
-RULES = Rules(max_retries=1, max_crashes=2, reuse_seconds=600.0)
+# No world is ever ill, nor a breaker open: they have tests of their own.
+RULES = Rules(max_retries=1, max_crashes=2, reuse_seconds=600.0, breaker_threshold=1_000)
+IMPROBABLE = 0.0005
 WAITS_A_MOMENT = (Ending.POSTPONED, Ending.UNSENT)
 
 # Before changes of the clocks, so that some runs cross one.
@@ -45,7 +46,9 @@ class Known:
     slot: int | None = None
     due_at: float = 0.0
     failures: int = 0
-    first_failure: int | None = None
+    first_failure: int | None = None  # of the world's calls so far, when it was
+    alone: dict[Culprit, int] = field(default_factory=dict)  # failures since
+    is_suspect: bool = False
     crashes: int = 0
     attempted: bool = False
     missed: int = 0
@@ -55,6 +58,14 @@ class Known:
     succeeded: bool = False
     finished_at: float = 0.0
     of_earlier_settings: bool = False  # its result is for nobody who comes later
+
+
+@dataclass
+class Called:
+    """What came of a call: whose failure it was, and of which tasks. None: it was good for them."""
+
+    failure: Culprit | None
+    tasks: frozenset[str]
 
 
 @dataclass
@@ -97,8 +108,8 @@ class Model:
         self.strategy, self.zone = "rolling", ZoneInfo("UTC")
         self._order = 0  # of polls and burials
         self._entered = 0
-        self.events = 0  # of failures and successes
-        self.last_success = 0
+        self.world: list[Called] = []
+        self.suspects_last = False  # in turn with fresh ones
 
     @property
     def now(self) -> float:
@@ -113,7 +124,7 @@ class Model:
     def promote(self, state: str) -> None:
         """What is due is due now; so is what is further away than any delay, since the clock was set back."""
         for known in self.in_state(state).values():
-            if known.due_at <= self.now or known.due_at > self.now + MAX_RETRY_DELAY_SECONDS:
+            if known.due_at <= self.now or known.due_at > self.now + LONGEST_DELAY_SECONDS:
                 known.due_at = 0.0
 
     # Limits
@@ -244,59 +255,99 @@ class Model:
     def _waits_for_nobody(self) -> dict[str, Known]:
         return {name: known for name, known in self.in_state("ready").items() if known.twin_of is None}
 
+    def next_in_turn(self) -> set[str]:
+        """Of those that may be claimed, those that one batch may be of: fresh ones, or suspects like the least one."""
+        could = self.claimable()
+        suspects = {name for name in could if self.tasks[name].is_suspect}
+        fresh = could - suspects
+        in_flight = any(known.is_suspect for known in self.in_state("claimed").values())
+        if not suspects or in_flight or (fresh and self.suspects_last):
+            return fresh
+        least = min(suspects, key=lambda name: (self.tasks[name].failures, self.tasks[name].number))
+        return {name for name in suspects if self.tasks[name].most == self.tasks[least].most}
+
+    def take(self, names: Iterable[str], slot: int) -> None:
+        """A claim of these."""
+        if any(self.tasks[name].is_suspect for name in self.claimable()):
+            self.suspects_last = any(self.tasks[name].is_suspect for name in names)
+        for name in names:
+            self.take_hold(name, slot)
+
     def take_hold(self, name: str, slot: int) -> None:
         known = self.tasks[name]
         assert (known.state, known.slot, known.twin_of) == ("ready", None, None)
         known.state, known.slot, known.attempted, known.missed, known.due_at = "claimed", slot, True, 0, 0.0
 
-    def finish(self, names: Sequence[str], ending: Ending) -> tuple[list[Ending], dict[str, str]]:
-        """An attempt at these has ended; their endings after blame, and the twins that have a result, of whom."""
-        self.events += 1
-        if ending is Ending.SUCCEEDED:
-            self.last_success = self.events
+    def finish(self, names: Sequence[str], ending: Ending, culprit: Culprit) -> tuple[list[Ending], dict[str, str]]:
+        """An attempt at these has ended; their endings once judged, and the twins that have a result, of whom."""
         if ending is not Ending.UNSENT:
             self.count(len(names))
-        endings = [self._end(name, ending, len(names)) for name in names]
+        self._befalls(names, ending, culprit)
+        endings = [self._end(name, ending, len(names), culprit) for name in names]
         return endings, self._settle_twins(names)
 
     def release(self, names: Sequence[str], cause: Cause) -> list[Ending]:
         """The process that ran these is gone; their endings."""
-        if names:
-            self.events += 1
         self.count(len(names))
+        if names and cause is Cause.DEADLINE:
+            self._befalls(names, Ending.RETRY, Culprit.SERVICE)
         endings = []
         for name in names:
             known = self.tasks[name]
             ending = Ending.RETRY if cause is Cause.DEADLINE else Ending.ABANDONED
             if cause is Cause.CRASHED:
                 known.crashes += 1
-                known.most = 1
+                known.most, known.is_suspect = 1, True
                 ending = Ending.FAILED if known.crashes >= RULES.max_crashes else ending
-            endings.append(self._end(name, ending, 1))
+            endings.append(self._end(name, ending, len(names), Culprit.SERVICE))
         assert self._settle_twins(names) == {}
         return endings
 
-    def _end(self, name: str, ending: Ending, batch: int) -> Ending:
-        """What becomes of a task, and the ending after blame."""
+    def _befalls(self, names: Sequence[str], ending: Ending, culprit: Culprit) -> None:
+        if ending in (Ending.SUCCEEDED, Ending.RETRY):
+            self.world.append(Called(culprit if ending is Ending.RETRY else None, frozenset(names)))
+
+    def _is_at_fault(self, name: str, culprit: Culprit) -> bool:
+        """By what befell others since its first failure."""
+        known = self.tasks[name]
+        since = self.world[known.first_failure :]
+        good = sum(call.failure is None for call in since)
+        others = sum(call.failure is culprit and name not in call.tasks for call in since)
+        if known.alone[culprit] <= RULES.max_retries or not (good or culprit is Culprit.ANSWER):
+            return False
+        failed, called = {Culprit.ANSWER: (1, 20), Culprit.SERVICE: (1, 2)}[culprit]
+        return bool(((others + failed) / (good + others + called)) ** known.alone[culprit] < IMPROBABLE)
+
+    def _end(self, name: str, ending: Ending, batch: int, culprit: Culprit) -> Ending:
+        """What becomes of a task, and the ending once it is judged."""
         known = self.tasks[name]
         known.slot = None
+        tries = 1
         if ending is Ending.RETRY:
             known.failures += 1
-            known.first_failure = known.first_failure or self.events
-            if known.failures > RULES.max_retries and self.last_success > known.first_failure:
-                ending = Ending.FAILED
+            known.is_suspect = True
+            if known.first_failure is None:
+                known.first_failure = len(self.world)
+            if batch > 1:
+                known.most = batch // 2
+            else:
+                known.alone[culprit] = known.alone.get(culprit, 0) + 1
+                tries = sum(known.alone.values())
+                if self._is_at_fault(name, culprit):
+                    ending = Ending.FAILED
         if ending in (Ending.SUCCEEDED, Ending.FAILED):
             known.state, known.due_at, known.finished_at = "finished", 0.0, self.now
+            known.is_suspect = False
             known.succeeded = ending is Ending.SUCCEEDED
             return ending
         known.state = "ready"
         known.due_at = 0.0
         if ending is Ending.RETRY:
-            known.due_at = self.now + min(2_880.0, 2.0**known.failures)
+            known.due_at = self.now + min(2_880.0, 2.0**tries)
         elif ending in WAITS_A_MOMENT:
             known.due_at = self.now + 5.0
         elif ending is Ending.SPLIT:
-            known.most = min(max(1, batch // 2), known.most or 99)
+            known.most, known.is_suspect = max(1, batch // 2), True
         return ending
 
     def _settle_twins(self, names: Iterable[str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def test_what_others_have_reserved_is_not_there_and_tasks_wait_until_a_call_ends
     idle = world.idle(OTHER_WORKER, PRICED)
     assert (idle.because, idle.until) == (Because.BUDGET, at("2025-07-31 00:00:00"))
 
-    assert pay(world, first, EACH).affords_more  # cheaper than was thought: whoever sleeps is to be woken
+    assert pay(world, first, EACH).frees_others  # cheaper than was thought: whoever sleeps is to be woken
     assert len(world.claim(OTHER_WORKER, PRICED).tasks) == 2
 
 
@@ -78,9 +78,10 @@ def test_real_usage_counts_and_not_the_estimate(create: Create) -> None:
 
 def test_nobody_is_woken_by_a_finish_if_nobody_was_kept_back(create: Create) -> None:
     world = budgeted(create, day=100 * EACH)
-    world.admit("a")
+    world.admit("first", "a")
+    pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 1)  # nobody had been served before it
 
-    assert not pay(world, world.claim(terms=PRICED), 1).affords_more
+    assert not pay(world, world.claim(terms=PRICED), 1).frees_others
 
 
 @pytest.mark.parametrize("cause", list(Cause))
@@ -299,7 +300,9 @@ def test_a_new_time_zone_forgets_nothing_of_a_day_that_is_not_over(create: Creat
 
 def test_without_a_budget_a_claim_and_a_finish_ask_nothing_more(create: Create) -> None:
     world = create()
-    world.admit("a", "b")
+    world.admit("first", "second", "a", "b")
+    for _ in range(2):  # then it is known that this model answers
+        world.finish(world.claim(terms=terms(batch=1)))
     with recorded(world) as without:
         world.finish(world.claim(terms=terms(batch=1)))
     with recorded(world) as priced_too:

@@ -36,6 +36,7 @@ steps = st.lists(
         st.tuples(st.just("claim"), st.sampled_from(SLOTS), st.integers(1, 4)),
         # In hundredths of the estimate: what attempts really cost, some of them more than was thought.
         st.tuples(st.just("finish"), st.sampled_from(SLOTS), st.sampled_from((0, 10, 25, 99, 100, 130))),
+        st.tuples(st.just("again"), st.sampled_from(SLOTS), st.just(0)),
         st.tuples(st.just("lose"), st.sampled_from(SLOTS), st.just(0)),
         st.tuples(st.just("release"), st.sampled_from(SLOTS), st.just(0)),
         st.tuples(st.just("wait"), st.just(0), st.sampled_from((1, 3_600, 30_000, 86_400, 600_000))),
@@ -59,6 +60,7 @@ class Model:
     budgets: dict[str, int]
     paid: list[tuple[float, int, int]] = field(default_factory=list)
     claims: dict[int, Claim] = field(default_factory=dict)
+    requests: dict[int, int] = field(default_factory=dict)  # of each claim
     told: float | None = None
 
     @property
@@ -67,7 +69,7 @@ class Model:
 
     @property
     def reserved(self) -> int:
-        return sum(len(claim.tasks) * EACH for claim in self.claims.values())
+        return sum(self.estimate(slot, claim) for slot, claim in self.claims.items())
 
     def in_window(self, period: str, moment: float) -> tuple[int, int]:
         """(what was paid, what of it was beyond estimates) in the calendar window that holds `moment`."""
@@ -103,9 +105,20 @@ class Model:
         assert found.until == max(fixed_window(Period(period), self.now, self.zone).end for period in full)
         self.told = found.until
 
+    def again(self, slot: int) -> None:
+        """A second request of a claim: it is made only if there is money for as much once more."""
+        if (claim := self.claims.get(slot)) is not None:
+            can_pay = self.left_at(self.now) >= len(claim.tasks) * EACH
+            assert self.world.ledger.claims.again(claim) is can_pay
+            self.requests[slot] = self.requests.get(slot, 1) + can_pay
+
+    def estimate(self, slot: int, claim: Claim) -> int:
+        return len(claim.tasks) * EACH * self.requests.get(slot, 1)
+
     def finish(self, slot: int, hundredths: int) -> None:
         if (claim := self.claims.pop(slot, None)) is not None:
-            estimate = len(claim.tasks) * EACH
+            estimate = self.estimate(slot, claim)
+            self.requests.pop(slot, None)
             cost = estimate * hundredths // 100
             bill = Bill("USD", cost)
             done = report(claim.tasks, Ending.SUCCEEDED, Health.UNKNOWN)
@@ -118,18 +131,21 @@ class Model:
             lost = report(claim.tasks, Ending.ABANDONED, Health.UNKNOWN)
             bill = Bill("USD", 1, whole=False)
             self.world.ledger.claims.finish(claim, dataclasses.replace(lost, bill=bill))
-            self.pay(len(claim.tasks) * EACH, 0)
+            self.pay(self.estimate(slot, claim), 0)
+            self.requests.pop(slot, None)
 
     def release(self, slot: int) -> None:
         if (claim := self.claims.pop(slot, None)) is not None:
             self.world.ledger.claims.release(slot, Cause.CRASHED)
-            self.pay(len(claim.tasks) * EACH, 0)
+            self.pay(self.estimate(slot, claim), 0)
+            self.requests.pop(slot, None)
 
     def pay(self, cost: int, excess: int) -> None:
         self.paid.append((self.now, cost, max(0, excess)))
         self.told = None
         self.world.change(
-            "UPDATE tasks SET state = 'ready', due_at = NULL, batch_limit = NULL WHERE state <> 'claimed'"
+            "UPDATE tasks SET state = 'ready', due_at = NULL, batch_limit = NULL, is_suspect = 0"
+            " WHERE state <> 'claimed'"
         )
         self.world.change("DELETE FROM results")
 
@@ -150,6 +166,8 @@ class Model:
                     self.claim(slot, argument)
                 case "finish":
                     self.finish(slot, argument)
+                case "again":
+                    self.again(slot)
                 case "lose":
                     self.lose(slot)
                 case "release":

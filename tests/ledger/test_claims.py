@@ -70,13 +70,16 @@ def test_tasks_of_a_refused_batch_are_only_claimed_in_smaller_ones_and_with_thei
     world.finish(world.claim(), Ending.SPLIT)
     world.admit("late")
 
-    halves = [world.claim(), world.claim(OTHER_WORKER)]
-    assert [ids(half) for half in halves] == [["t0", "t1", "t2", "t3"], ["t4", "t5", "t6", "t7"]]
-    world.finish(halves[0], Ending.SUCCEEDED)
-    world.finish(halves[1], Ending.SPLIT)
-    assert ids(world.claim()) == ["t4", "t5"]
-    assert ids(world.claim(OTHER_WORKER)) == ["t6", "t7"]
-    assert ids(world.claim(OTHER_WORKER + 1)) == ["late"]
+    half, others = world.claim(), world.claim(OTHER_WORKER)
+    assert (ids(half), ids(others)) == (["t0", "t1", "t2", "t3"], ["late"])
+    world.finish(half, Ending.SUCCEEDED)
+    half = world.claim()
+    assert ids(half) == ["t4", "t5", "t6", "t7"]
+    world.finish(half, Ending.SPLIT)
+    quarter = world.claim()
+    assert ids(quarter) == ["t4", "t5"]
+    world.finish(quarter, Ending.SUCCEEDED)
+    assert ids(world.claim()) == ["t6", "t7"]
 
 
 def test_halving_ends_with_the_bad_one_alone_whatever_the_shares_are(world: World) -> None:
@@ -221,7 +224,11 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
 def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: World) -> None:
     known = {"arrival": Arrival.UNKNOWN}
     routes = (Route("ollama", SMALL.model), Route("openai", SMALL.model, "ollama", Why.BLOCKED))
-    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=lambda route: known["arrival"])
+
+    def arrival(route: Route) -> Arrival:
+        return known["arrival"] if route.provider == "ollama" else Arrival.UNKNOWN
+
+    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=arrival)
     world.admit("a")
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)

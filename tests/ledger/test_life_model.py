@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from aitp.ledger import Because, Cause, Claim, Delivery, Nothing, NotYet, Report, Verdict, prepare
+from aitp.ledger import Because, Cause, Claim, Delivery, Failure, Nothing, NotYet, Report, Verdict, prepare
 from aitp.ledger.soundness import check
-from aitp.tasks import Ending, NewTask, Outcome
+from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement
 from tests.ledger.life_hands import Died, Hands
@@ -28,6 +28,8 @@ from tests.ledger.world import POLLING, SMALL, World, make_template, terms
 WORKERS, RELAYS = (101, 102, 103), (1, 2)
 # BUG pauses processors and FALLBACK changes routes: they have tests of their own.
 ENDINGS = [ending for ending in Ending if ending not in (Ending.BUG, Ending.FALLBACK)]
+
+CULPRITS = st.sampled_from((Culprit.ANSWER, Culprit.ANSWER, Culprit.SERVICE))
 
 pages = st.lists(st.sampled_from(NAMES), unique=True)
 some = {"minute": st.integers(1, 6), "hour": st.integers(1, 12), "day": st.integers(1, 30)}
@@ -184,45 +186,49 @@ class Life(Agreement):
             found = self.hands.attempt(slot, lambda ledger: ledger.claims.claim(slot, terms(batch=batch)))
         except Died:
             # Before the claim was written, or after: then it is the successor's to give back.
-            for (name,) in self.world.rows("SELECT id FROM tasks WHERE state = 'claimed' AND slot = ?", slot):
-                self.model.take_hold(name, slot)
+            taken = self.world.rows("SELECT id FROM tasks WHERE state = 'claimed' AND slot = ?", slot)
+            if taken:
+                self.model.take([name for (name,) in taken], slot)
             self.succeed(slot, Cause.CRASHED)
             return
         if self.paused:
             assert not isinstance(found, Claim)
             assert found.because is Because.PAUSED
             return
-        room, could = self.model.room(), self.model.claimable()
+        room, could, turn = self.model.room(), self.model.claimable(), self.model.next_in_turn()
         if could:
             self.model.stamp_anew()
         if not isinstance(found, Claim):
             if not could:
                 assert (found.because, found.until) == (Because.NOTHING_READY, self.model.next_due())
+            elif room <= 0:
+                assert found.because is Because.LIMIT
             else:
-                assert (found.because, room <= 0) == (Because.LIMIT, True)
+                assert (found.because, turn) == (Because.TURN, set())
             return
         taken = [self.model.tasks[task.id] for task in found.tasks]
-        assert {task.id for task in found.tasks} <= could
+        assert {task.id for task in found.tasks} <= turn
         assert 1 <= len(taken) <= min(batch, room)
         assert all(known.most is None or len(taken) <= known.most for known in taken)
         for task, known in zip(found.tasks, taken, strict=True):
             assert (task.attempts, task.crashes) == (known.failures, known.crashes)
-            self.model.take_hold(task.id, slot)
+        self.model.take([task.id for task in found.tasks], slot)
         self.claims[slot] = found
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), ending=st.sampled_from(ENDINGS), partly=st.booleans())
-    def finish(self, data: st.DataObject, ending: Ending, partly: bool) -> None:
-        self.end(data.draw(st.sampled_from(sorted(self.claims))), ending, partly)
+    @rule(data=st.data(), ending=st.sampled_from(ENDINGS), partly=st.booleans(), culprit=CULPRITS)
+    def finish(self, data: st.DataObject, ending: Ending, partly: bool, culprit: Culprit) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.claims))), ending, partly, culprit)
 
-    def end(self, slot: int, ending: Ending, partly: bool) -> None:
+    def end(self, slot: int, ending: Ending, partly: bool, culprit: Culprit = Culprit.ANSWER) -> None:
         claim = self.claims[slot]
         # Not those that were finished before, as a part of their claim.
         mine = [task for task in claim.tasks if task.id in self.model.claimed_by(slot)]
         partly = partly and len(mine) > 1
         mine = mine[:-1] if partly else mine
         results = {task.id: result_of(TEXTS[task.id]) for task in mine if ending is Ending.SUCCEEDED}
-        report = Report([Outcome(task, ending, results.get(task.id)) for task in mine])
+        failure = Failure(culprit) if ending is Ending.RETRY else None
+        report = Report([Outcome(task, ending, results.get(task.id), culprit=culprit) for task in mine], failure)
         try:
             settled = self.hands.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
         except Died:
@@ -230,7 +236,7 @@ class Life(Agreement):
             return
         if not partly:
             del self.claims[slot]
-        endings, given = self.model.finish([task.id for task in mine], ending)
+        endings, given = self.model.finish([task.id for task in mine], ending, culprit)
         assert [outcome.ending for outcome in settled.outcomes] == endings
         assert {task.id: task.of for task in settled.reused} == given
 

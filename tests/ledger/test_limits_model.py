@@ -41,6 +41,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("claim"), st.sampled_from(SLOTS), st.integers(1, 6)),
         st.tuples(st.just("send"), st.sampled_from(SLOTS), st.just(0)),
+        st.tuples(st.just("again"), st.sampled_from(SLOTS), st.just(0)),
         st.tuples(st.just("finish"), st.sampled_from(SLOTS), st.sampled_from(ENDINGS)),
         st.tuples(st.just("release"), st.sampled_from(SLOTS), st.sampled_from(Cause)),
         st.tuples(st.just("wait"), st.just(0), st.sampled_from((0.0, 0.25, 1.0, 7.0, 30.0, 59.9, 60.0, 61.0, 1_800.0))),
@@ -128,6 +129,19 @@ class Model:
             self.sent.add(slot)
             self.log += [(self.real, self.now)] * len(self.claims[slot].tasks)
 
+    def again(self, slot: int) -> None:
+        """A second request, a repair, say: it is sent only with room of its own."""
+        if (claim := self.claims.get(slot)) is None:
+            return
+        self.send(slot)
+        self.restamp()
+        has_room = self.room_at(self.now) >= len(claim.tasks)
+        assert self.world.ledger.claims.again(claim) is has_room
+        if has_room:
+            self.completions += [self.now] * len(claim.tasks)
+            self.log += [(self.real, self.now)] * len(claim.tasks)
+            self.told = None
+
     def finish(self, slot: int, ending: Ending) -> None:
         claim = self.claims.get(slot)
         if claim is None:
@@ -162,8 +176,10 @@ class Model:
     def put_all_back_at_once(self) -> None:
         """There is always more to do, in batches of any size: this is about limits alone."""
         self.world.change(
-            "UPDATE tasks SET state = 'ready', due_at = NULL, batch_limit = NULL WHERE state <> 'claimed'"
+            "UPDATE tasks SET state = 'ready', due_at = NULL, batch_limit = NULL, is_suspect = 0"
+            " WHERE state <> 'claimed'"
         )
+        self.world.change("DELETE FROM evidence")
         self.world.change("DELETE FROM results")
 
     def wait(self, seconds: float) -> None:
@@ -187,6 +203,8 @@ class Model:
                     self.claim(slot, argument)  # type: ignore[arg-type]
                 case "send":
                     self.send(slot)
+                case "again":
+                    self.again(slot)
                 case "finish":
                     self.finish(slot, argument)  # type: ignore[arg-type]
                 case "release":
@@ -246,6 +264,7 @@ def test_no_interleaving_exceeds_a_limit_and_every_wait_is_exact(
 with_steps_back = st.lists(
     st.one_of(
         st.tuples(st.just("claim"), st.sampled_from(SLOTS), st.integers(1, 6)),
+        st.tuples(st.just("again"), st.sampled_from(SLOTS), st.just(0)),
         st.tuples(st.just("finish"), st.sampled_from(SLOTS), st.sampled_from(ENDINGS)),
         st.tuples(st.just("wait"), st.just(0), st.sampled_from((0.0, 1.0, 20.0, 59.9, 61.0))),
         st.tuples(st.just("set back"), st.just(0), st.sampled_from((0.5, 30.0, 3_600.0))),

@@ -11,13 +11,14 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Ledger, Rules, Verdict, prepare
+from aitp.ledger import Cause, Ledger, Rules, Verdict, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.salvage import MONEY, REST
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
+from aitp.tasks import Ending, Health
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
 from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World
 
@@ -239,11 +240,28 @@ def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> N
     assert list(folder.iterdir()) == []
 
 
+def test_suspects_stay_suspects_and_nobody_probes_any_more(world: World, clock: Clock) -> None:
+    world.admit("failed")
+    world.run(Ending.RETRY, Health.FAULTY)
+    world.admit("served")
+    world.run()
+    world.admit("crashed")
+    world.claim()
+    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.change("UPDATE worlds SET paused_since = 1, paused_until = 2, probe_slot = 103")
+    world.change("UPDATE tasks SET is_suspect = 0")  # as an earlier release has them all
+    recover(closed(world), clock=clock)
+
+    suspects = rows(world.path, "SELECT id FROM tasks WHERE is_suspect = 1 ORDER BY id")
+    assert suspects == [("crashed",), ("failed",)]
+    assert check(world.path).problems == ()
+
+
 def test_no_table_is_forgotten(damaged: Path) -> None:
     found = {name for (name,) in rows(damaged, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
     by_themselves = {"ledger", "kinds", "tasks", "contents", "results", "tombstones", "task_completions"}
-    # Counted anew from completions; found out anew with each start.
-    left_behind = {"rate_limits", "unpriced", "sqlite_sequence"}
+    # Counted anew from completions; found out anew with each start; gathered anew by what befalls the tasks.
+    left_behind = {"rate_limits", "unpriced", "evidence", "failures", "sqlite_sequence"}
 
     assert found == {*REST, *MONEY, *by_themselves, *left_behind}
 

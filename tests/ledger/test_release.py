@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aitp.ledger import Cause, Rules
+from aitp.ledger import Because, Cause, Rules
 from aitp.tasks import Ending
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, WORKER, World, ids
@@ -38,8 +38,13 @@ def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
     world.claim()
     world.ledger.claims.release(WORKER, Cause.CRASHED)
 
-    assert ids(world.claim()) == ["a"]
-    assert world.claim(OTHER_WORKER).tasks[0].crashes == 1
+    alone = world.claim()
+    assert ids(alone) == ["a"]
+    assert world.idle(OTHER_WORKER).because is Because.TURN  # one after another
+    world.finish(alone)
+    alone = world.claim(OTHER_WORKER)
+    assert ids(alone) == ["b"]
+    assert alone.tasks[0].crashes == 1
 
 
 def test_a_task_whose_processes_died_three_times_is_poison(create: Create) -> None:

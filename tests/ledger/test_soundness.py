@@ -45,6 +45,19 @@ def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
             "1 completions are not marked as the first of their moment",
         ),
         ("UPDATE breakers SET state = 'half-open' WHERE service = 'api'", "1 breakers are half-open without a probe"),
+        ("UPDATE tasks SET attempts = 1 WHERE id = 'new9'", "1 tasks that have failed are no suspects"),
+        ("UPDATE tasks SET is_suspect = 1 WHERE seq = 60", "1 suspects are not to be run any more (row 60 first)"),
+        (
+            "INSERT INTO evidence VALUES (340, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)",
+            "1 tasks have evidence against them and are no suspects (row 340 first)",
+        ),
+        ("UPDATE tasks SET world = 99 WHERE seq = 340", "1 rows name worlds that are not there"),
+        ("INSERT INTO failures (provider, world, culprit, tasks) VALUES ('', 99, '', '')", "1 rows name worlds"),
+        ("UPDATE worlds SET probe_slot = 101", "1 worlds are probed by slots that have nothing claimed, or without"),
+        (
+            "UPDATE worlds SET probe_slot = 102, paused_since = 1, paused_until = 2",
+            "1 worlds are probed by slots that have nothing claimed",
+        ),
         ("INSERT INTO spending VALUES ('USD', 0, 86400, -1)", "1 amounts of money are less than nothing"),
         ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
         ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
@@ -174,7 +187,7 @@ def test_an_index_that_holds_another_table_s_page_is_found_though_sqlite_does_no
 @pytest.mark.parametrize(
     ("letters", "others", "said"),
     [
-        (b"paused_until", b"qaused_until", "is not defined as this release defines it"),
+        (b"regular_at", b"segular_at", "is not defined as this release defines it"),
         (b"CHECK (paused", b"CHECK (qaused", "no such column: qaused"),
         (b"version INTEGER NOT NULL", b"wersion INTEGER NOT NULL", "its table ledger is lost, or is not what it was"),
     ],

@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cooldown, Report, Verdict
+from aitp.ledger import Cooldown, Failure, Report, Verdict
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.views import BreakerView, CooldownView, Snapshot, reading, snapshot, version_of
-from aitp.tasks import Ending, Health, Outcome
+from aitp.ledger.views import (
+    BreakerView,
+    CooldownView,
+    ProfileView,
+    QuarantineView,
+    Snapshot,
+    reading,
+    snapshot,
+    version_of,
+)
+from aitp.tasks import Culprit, Ending, Outcome
 from tests.ledger.conftest import Create
-from tests.ledger.world import START, World, terms
+from tests.ledger.world import LARGE, SMALL, START, World, terms
 
 
 def look(world: World) -> Snapshot:
@@ -66,7 +75,8 @@ def test_breakers_and_cooldowns_in_force(world: World) -> None:
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(30.0, None, "quota")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], Health.REFUSED, "401", pause))
+    refused = Failure(Culprit.ACCOUNT, "401", named=True)
+    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)], refused, pause))
     world.clock.go(10.0)
     seen = look(world)
 
@@ -74,6 +84,25 @@ def test_breakers_and_cooldowns_in_force(world: World) -> None:
     assert seen.cooldowns == (CooldownView("openai", "", START + 30.0, "quota"),)
     world.clock.go(20.0)
     assert look(world).cooldowns == ()
+
+
+def test_models_whose_tasks_wait_and_what_requests_do_without(world: World) -> None:
+    for kind, failure in (
+        (SMALL, Failure(Culprit.MODEL, "404: no such model", named=True)),
+        (LARGE, Failure(Culprit.INPUT, "400: no dimensions, please", named=True, parameter="dimensions")),
+    ):
+        world.admit(kind.model, kind=kind)
+        claim = world.claim()
+        outcome = Outcome(claim.tasks[0], Ending.RETRY, reason=failure.reason, culprit=failure.culprit)
+        world.ledger.claims.finish(claim, Report([outcome], failure, optional=["dimensions"]))
+    seen = look(world)
+
+    assert seen.quarantines == (
+        QuarantineView("openai", SMALL.model, SMALL.type, "model", "404: no such model", START + 60.0),
+    )
+    assert seen.profiles == (ProfileView("openai", LARGE.model, ("dimensions",), "400: no dimensions, please", START),)
+    world.clock.go(86_400.0)
+    assert (look(world).quarantines, look(world).profiles) == ((), ())
 
 
 def test_what_a_clock_set_back_left_over_is_not_shown_as_in_force(world: World) -> None:

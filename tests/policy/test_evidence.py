@@ -53,16 +53,16 @@ def test_tasks_that_failed_together_never_return_together_for_certain(attempt: i
 @pytest.mark.parametrize(
     ("culprit", "alone", "good", "others", "at_fault"),
     [
-        (Culprit.SERVICE, 4, 4, 0, True),  # (1 / 6) ** 4 is improbable
-        (Culprit.SERVICE, 4, 3, 0, False),
-        (Culprit.SERVICE, 5, 3, 0, True),  # fewer witnesses need more tries
+        (Culprit.SERVICE, 4, 5, 0, True),  # (1 / 7) ** 4 is improbable
+        (Culprit.SERVICE, 4, 4, 0, False),
+        (Culprit.SERVICE, 5, 4, 0, True),  # fewer witnesses need more tries
         (Culprit.SERVICE, 3, 99, 0, False),  # retries are left
         (Culprit.SERVICE, 99, 0, 0, False),  # nobody was served: no witness
         (Culprit.SERVICE, 4, 10, 10, False),  # a service that fails for half of the others
         (Culprit.SERVICE, 12, 10, 10, True),  # but not so often in a row
         (Culprit.ACCOUNT, 1, 99, 0, False),
-        (Culprit.ACCOUNT, 2, 28, 0, True),
-        (Culprit.ACCOUNT, 2, 27, 0, False),
+        (Culprit.ACCOUNT, 2, 41, 0, True),
+        (Culprit.ACCOUNT, 2, 40, 0, False),
         (Culprit.INPUT, 1, 1, 0, True),  # the provider's word about this request
         (Culprit.INPUT, 1, 0, 0, False),
         (Culprit.INPUT, 1, 5, 3, False),  # it refuses others as well
@@ -75,7 +75,7 @@ def test_a_task_is_failed_by_what_befell_the_others_meanwhile(
     culprit: Culprit, alone: int, good: int, others: int, at_fault: bool
 ) -> None:
     before = Tally(100, 7, 7, 7, 7)
-    world = before.more(None, good).more(culprit, others + alone - 1)
+    world = before.more(None, good).more(culprit, others)
 
     assert is_at_fault(culprit, alone, world, before, 3) is at_fault
 
@@ -131,6 +131,8 @@ def test_where_one_failure_is_enough_it_is() -> None:
         (Standing(Culprit.INPUT, optional=True), Remedy.LEAVE_OUT),  # nobody was ever served by such a request
         (Standing(Culprit.INPUT, optional=True, proven=True, row_is_ill=True), Remedy.LEAVE_OUT),
         (Standing(Culprit.INPUT, proven=True), Remedy.WAIT),
+        (Standing(Culprit.INPUT, setting=True), Remedy.PAUSE),
+        (Standing(Culprit.INPUT, setting=True, proven=True), Remedy.WAIT),
         (Standing(Culprit.INPUT, row_is_ill=True), Remedy.OPEN),  # it refuses everything: perhaps it is who we are
         (Standing(Culprit.INPUT, row_is_ill=True, provider_serves=True), Remedy.PAUSE),
         (Standing(Culprit.ANSWER), Remedy.WAIT),

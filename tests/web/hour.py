@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from zoneinfo import ZoneInfo
 
 from aitp.counting import open_metrics
-from aitp.ledger import Claim, Fault, Ledger, PollTerms, Report, Rules, Terms, Verdict
+from aitp.ledger import Claim, Failure, Fault, Ledger, PollTerms, Report, Rules, Terms, Verdict
 from aitp.ledger.budgets import spend
 from aitp.ledger.polls import Poll
 from aitp.metrics import CallStatus, known_models
@@ -21,7 +21,7 @@ from aitp.policy.costs import Bill, Tariff
 from aitp.policy.routing import Route
 from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
-from aitp.tasks import Ending, Health, Kind, NewTask, Outcome
+from aitp.tasks import Culprit, Ending, Health, Kind, NewTask, Outcome
 from tests.web.world import RELAY, WORKER, World
 
 UTC = ZoneInfo("UTC")
@@ -105,8 +105,10 @@ class Hour:
         self._admit(kind, 1)
         claim = self.ledger.claims.claim(WORKER, self._terms)
         assert isinstance(claim, Claim)
-        outcomes = [Outcome(task, ending, reason=reason) for task in claim.tasks]
-        self.ledger.claims.finish(claim, Report(outcomes, health, reason, seconds=30.0))
+        culprit = Culprit.SERVICE if health is Health.FAULTY else Culprit.ACCOUNT
+        failure = None if health is Health.HEALTHY else Failure(culprit, reason, named=health is Health.REFUSED)
+        outcomes = [Outcome(task, ending, reason=reason, culprit=culprit) for task in claim.tasks]
+        self.ledger.claims.finish(claim, Report(outcomes, failure, seconds=30.0))
         self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.ERROR, 30.0)
 
     def api_refuses(self, reason: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aitp import __version__, logs
-from aitp.ledger import Report
+from aitp.ledger import Failure, Report
 from aitp.process.scoreboard import State
-from aitp.tasks import Ending, Health, Outcome
+from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web.app import build_app
 from tests.web.world import WORKER, World, ask, settings_in
 
@@ -121,8 +121,9 @@ def test_refused_credentials_are_a_reason_with_their_message(world: World) -> No
     world.admit("a")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="refused")
-    ledger.claims.finish(claim, Report([outcome], Health.REFUSED, reason="OpenAI refuses OPENAI_API_KEY (401)"))
+    outcome = Outcome(claim.tasks[0], Ending.RETRY, reason="refused", culprit=Culprit.ACCOUNT)
+    refused = Failure(Culprit.ACCOUNT, "OpenAI refuses OPENAI_API_KEY (401)", named=True)
+    ledger.claims.finish(claim, Report([outcome], refused))
 
     (reason,) = ask(world.app, "/ready").json["reasons"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from aitp.counting import open_metrics
-from aitp.ledger import Report
+from aitp.ledger import Failure, Report
 from aitp.metrics import known_models
 from aitp.prices import NANO
 from aitp.process.scoreboard import State
-from aitp.tasks import Ending, Health, Outcome
+from aitp.tasks import Culprit, Ending, Outcome
 from tests.waiting import wait_until
 from tests.web.browser import Browser, chromium, needs_browser
 from tests.web.hour import Hour
@@ -114,8 +114,9 @@ def refuse_the_key(world: World) -> None:
     world.admit("t1")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    outcomes = [Outcome(claim.tasks[0], Ending.POSTPONED, reason="401")]
-    ledger.claims.finish(claim, Report(outcomes, Health.REFUSED, "OpenAI refuses OPENAI_API_KEY (401)"))
+    outcomes = [Outcome(claim.tasks[0], Ending.RETRY, reason="401", culprit=Culprit.ACCOUNT)]
+    refused = Failure(Culprit.ACCOUNT, "OpenAI refuses OPENAI_API_KEY (401)", named=True)
+    ledger.claims.finish(claim, Report(outcomes, refused))
     ledger.close()
 
 
