@@ -137,7 +137,10 @@ def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> Non
     good = set(world.good)
     if not good_ones_fail_by_chance(world):
         assert not good & failed_texts(house), house.found
-    assert not good & set(left_texts(house, world)), house.told
+    # Where a parameter is refused and half of the texts are as well, nothing tells one from the other: it is guessed at
+    # once a day.
+    if not (world.nature.refused and len(world.texts) < 5 and world.bad):
+        assert not good & set(left_texts(house, world)), house.told
 
 
 @examples(40)
