@@ -60,10 +60,14 @@ class CredentialsRefused(ServiceFault):
 
 
 class CooldownRequired(RetryableError):
-    """429: the service asks for a pause of `seconds`. `model` is None when the whole provider must pause (quota)."""
+    """429: the service asks for a pause of `seconds`. `model` is None when the whole provider must pause (quota).
 
-    def __init__(self, service: str, message: str, *, seconds: float, model: str | None) -> None:
+    `told`: the service itself says how long; else `seconds` is a first guess, and grows if it asks again.
+    """
+
+    def __init__(self, service: str, message: str, *, seconds: float, model: str | None, told: bool = True) -> None:
         super().__init__(message)
+        self.told = told
         self.service = service
         self.seconds = seconds
         self.model = model

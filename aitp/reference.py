@@ -78,7 +78,7 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "service": ("which service a breaker or a cooldown is about", _words(*Service)),
     "state": (
         "of a task that waits: claimable now or later; of a child: what it is doing",
-        "`ready`, `waiting`; `starting`, `waiting`, `idle`, `busy`, `leaving`",
+        "`ready`, `waiting`; `starting`, `waiting`, `idle`, `busy`, `recording`, `leaving`",
     ),
     "status": (
         "how it ended",

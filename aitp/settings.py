@@ -65,6 +65,8 @@ PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 # The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
 EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
+# Humans, public companies, online newspapers, governments.
+PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
 PERIODS = ("minute", "hour", "day", "week", "month")
 
 
@@ -212,7 +214,7 @@ class Settings(BaseModel):
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
     wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
     personality_classes: Annotated[tuple[str, ...], BeforeValidator(item_ids)] = Field(
-        ("Q5", "Q891723", "Q1153191", "Q7188"),
+        PERSONALITY_CLASSES,
         description="What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public "
         "companies, online newspapers and governments unless it says otherwise. A JSON array, or ids separated by "
         "commas.",

@@ -10,7 +10,8 @@ from aitp.checks import answers, clock, money, verdicts
 from aitp.checks.asking import Answered, Asking
 from aitp.checks.findings import Finding
 from aitp.checks.machine import look_around
-from aitp.errors import AitpError, ConfigurationError
+from aitp.errors import AitpError, ConfigurationError, LedgerError
+from aitp.ledger.views import snapshot
 from aitp.process.retirement import asked_of_openai, known_kinds, retiring
 from aitp.process.terms import terms_of
 from aitp.processors.inventory import Inventory, inventory
@@ -45,6 +46,7 @@ def check(
         return Report(tuple(verdicts.of_unusable_settings(error)))
     findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]
     findings += [*money.of_prices(settings, paid_models(settings)), *_of_machine(settings)]
+    findings += _of_models(settings)
     if not offline:
         findings += _of_servers(settings, told)
     return Report(tuple(findings), settings, found)
@@ -59,6 +61,16 @@ def _of_machine(settings: Settings) -> Iterator[Finding]:
     yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
     yield verdicts.of_descriptors(machine.descriptors, settings)
     yield from verdicts.of_service(machine, settings)
+
+
+def _of_models(settings: Settings) -> Iterator[Finding]:
+    """What the service has learned of models, from the ledger: whose tasks wait, and what requests do without."""
+    try:
+        ledger = snapshot(settings.ledger_path)
+    except LedgerError:
+        return  # told of the ledger itself, or there is none yet
+    yield from verdicts.of_quarantines(ledger.quarantines)
+    yield from verdicts.of_profiles(ledger.profiles)
 
 
 def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aitp.checks.findings import Finding, Severity, fine, of_sentence
@@ -12,11 +12,13 @@ from aitp.checks.machine import METRICS_COMMAND, Holder, Machine, Port
 from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
+from aitp.ledger.views import ProfileView, QuarantineView
 from aitp.process.staff import descriptors_needed, refuse_few_descriptors
 from aitp.process.start import refuse_long_socket_path
 from aitp.processors.inventory import Inventory
 from aitp.settings import Settings
 from aitp.urls import is_near
+from aitp.web.readiness import quarantine_problem
 
 COMFORTABLE_BYTES = 2**30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -244,3 +246,20 @@ def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
         )
     if not machine.readiness:
         yield fine("service", f"running and ready (master: pid {machine.master_pid})")
+
+
+def of_quarantines(quarantines: Iterable[QuarantineView]) -> Iterator[Finding]:
+    """Models whose tasks wait, as the service has found."""
+    for quarantine in quarantines:
+        problem = quarantine_problem(quarantine)
+        yield Finding(
+            Severity.FAULT, "models", str(problem), "They are not failed, and not done", problem.advice.rstrip(".")
+        )
+
+
+def of_profiles(profiles: Iterable[ProfileView]) -> Iterator[Finding]:
+    """What requests do without, because a server refused it."""
+    for profile in profiles:
+        left_out = ", ".join(profile.left_out)
+        what = f"requests for {profile.model} ({profile.provider}) do without {left_out}: {profile.reason}"
+        yield Finding(Severity.NOTE, "models", what)

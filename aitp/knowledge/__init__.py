@@ -56,6 +56,9 @@ class Knowledge(Protocol):
     def available(self) -> bool:
         """False: nothing is looked up at all, and what the methods return means "unknown"."""
 
+    def is_well(self) -> bool:
+        """Whether look-ups are let through now; for what can do without. Asks nobody."""
+
     def ready(self) -> None:
         """Before anything is bought: raise if look-ups are refused now."""
 
@@ -73,6 +76,9 @@ class NoKnowledge:
     """WIKIDATA_ENABLED=false: nobody is asked, everything is unknown."""
 
     available = False
+
+    def is_well(self) -> bool:
+        return False
 
     def ready(self) -> None:
         pass

@@ -1,14 +1,15 @@
 """Wikidata over HTTP: one request at a time, politely, and errors of ours for everything that is no answer.
 
-Polite: a User-Agent with a contact, maxlag, pauses as told, a few calls a second over all workers (mediawiki.org,
-API:Etiquette). `bound` bounds each request; the `gate` (in the ledger) is around that, never within. No retries.
+Polite: a User-Agent with a contact, maxlag, pauses as told, a few calls a second and three at a time over all workers
+(mediawiki.org, API:Etiquette). `bound` bounds each request, with the `turn` that it waits for; the `gate` (in the
+ledger) is around that, never within. No retries.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -31,6 +32,7 @@ FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
 MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
 CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
 
+Gate = Callable[[], AbstractContextManager[None]]
 Bound = Callable[[float], AbstractContextManager[object]]
 T = TypeVar("T")
 
@@ -42,9 +44,9 @@ class Oversized(RetryableError):
 class Api:
     """The two APIs. `read` makes a value of a body; what it raises says that the answer is nonsense."""
 
-    def __init__(self, settings: Settings, gate: Callable[[], AbstractContextManager[None]], bound: Bound) -> None:
+    def __init__(self, settings: Settings, gate: Gate, bound: Bound, turn: Gate = nullcontext) -> None:
         self._base_url = settings.wikidata_base_url.rstrip("/")
-        self._gate, self._bound = gate, bound
+        self._gate, self._turn, self._bound = gate, turn, bound
         self._timeout, self._trust = settings.request_timeout, settings.trust
         contact = settings.wikidata_contact or "its operator has set no contact"
         agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
@@ -85,8 +87,9 @@ class Api:
         try:
             with self._bound(self._timeout + self._period + MARGIN_SECONDS):
                 self._wait_for_turn()
-                answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
-                return answer, whole_body(answer, MOST_BYTES)
+                with self._turn():
+                    answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
+                    return answer, whole_body(answer, MOST_BYTES)
         except TooLong as failure:
             raise Oversized(f"Wikidata {failure}") from None
         except NoAnswer as failure:

@@ -33,8 +33,8 @@ class Wikidata:
     def __init__(
         self, settings: Settings, ledger: Ledger, slot: int, bound: Bound, observe: Callable[[BreakerChange], None]
     ) -> None:
-        self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound)
-        self._is_well = partial(ledger.services.is_well, WIKIDATA)
+        self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound, ledger.locks.turn)
+        self.is_well = partial(ledger.services.is_well, WIKIDATA)
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._look_up = partial(ledger.cache.through, f"wikidata {self._base_url}")
         self._language = settings.result_language
@@ -44,7 +44,7 @@ class Wikidata:
 
     def ready(self) -> None:
         """Before anything is bought: raise if look-ups are refused now. A probe that is due is this, a small call."""
-        if not self._is_well():
+        if not self.is_well():
             self._api.query(lambda body: orjson.loads(body)["query"], action="query", meta="siteinfo")
 
     def find(self, name: str, language: str) -> Sequence[Candidate]:

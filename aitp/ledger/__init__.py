@@ -21,7 +21,7 @@ from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
 from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
 from aitp.ledger.dead_letters import DeadLetter, DeadLetters
 from aitp.ledger.endings import Cause, Cooldown, Report, Settled
-from aitp.ledger.evidence import Failure, Told, World, publish_setups
+from aitp.ledger.evidence import Failure, Told
 from aitp.ledger.inbox import Admitted, Inbox, Unreadable
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
@@ -31,6 +31,7 @@ from aitp.ledger.polls import NotYet, Poll, PollTerms
 from aitp.ledger.rules import Rules
 from aitp.ledger.services import Services
 from aitp.ledger.twins import Reused, Twins, forget_answers
+from aitp.ledger.worlds import World, publish_setups
 
 __all__ = [
     "DISK_RESERVE_BYTES",

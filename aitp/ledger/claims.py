@@ -23,11 +23,12 @@ from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
-from aitp.ledger.evidence import ANY_SUSPECTS, World, Worlds, release_probes
+from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
 from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, oldest_size, select_batch, select_probe
+from aitp.ledger.worlds import World, Worlds, release_probes
 from aitp.policy.costs import FREE, Tariff, affordable, estimate
 from aitp.policy.routing import Arrival, Route, Standing, choose, standing
 from aitp.tasks import Kind, Task

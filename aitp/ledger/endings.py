@@ -19,9 +19,9 @@ import apsw
 from aitp.ledger.breakers import IS_CALM, BreakerChange, Breakers
 from aitp.ledger.budgets import Budgets
 from aitp.ledger.completions import NEWEST_AT
-from aitp.ledger.cooldowns import cool_down, cooling
+from aitp.ledger.cooldowns import ANY_GUESSED, cool_down, cooling
 from aitp.ledger.database import Database, Row, these
-from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told, World
+from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.kinds import kind_id
 from aitp.ledger.limits import Limits
@@ -29,6 +29,7 @@ from aitp.ledger.ownership import let_go
 from aitp.ledger.pauses import ANY_BUGS, count_bugs, forget_bugs
 from aitp.ledger.rules import Rules
 from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
+from aitp.ledger.worlds import World
 from aitp.policy.costs import Bill
 from aitp.policy.evidence import SPREAD, retry_delay
 from aitp.policy.routing import Route
@@ -53,13 +54,14 @@ class Cause(Enum):
 class Cooldown:
     """A pause that the provider asked for. `model` is None if all of its models must pause.
 
-    `awaited`: nobody asked for it, but the model is not there, and is to come.
+    `awaited`: nobody asked for it, but the model is not there, and is to come. `guessed`: nobody said how long.
     """
 
     seconds: float
     model: str | None
     reason: str
     awaited: bool = False
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,16 @@ class Endings:
             now = self._database.clock()
             found = _survey(connection, provider)
             if pause := report.cooldown:
-                cool_down(connection, provider, pause.model, pause.seconds, now, pause.reason, awaited=pause.awaited)
+                cool_down(
+                    connection,
+                    provider,
+                    pause.model,
+                    pause.seconds,
+                    now,
+                    pause.reason,
+                    awaited=pause.awaited,
+                    guessed=pause.guessed,
+                )
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
@@ -341,7 +352,8 @@ class _Survey(NamedTuple):
     newest_at: float | None
 
 
-_SURVEY = f"SELECT {IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
+_CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
+_SURVEY = f"SELECT {_CALM}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
 
 
 def _survey(connection: apsw.Connection, provider: str) -> _Survey:

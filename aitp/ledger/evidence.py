@@ -1,9 +1,8 @@
-"""Worlds and what happens in them: the evidence by which a failed attempt is judged (`aitp.policy.evidence` decides).
+"""Judging calls that have ended: whose fault a failure is, by what befalls others in the same world.
 
-A world is what attempts are made in: a provider as it is set up, a model, a type of tasks, and the parameters that are
-sent. The claim asks for a kind's present world, and whether it may be sent to; the finish tells what befell there.
-While nothing fails neither costs a statement: what claims need is remembered by each process until the ledger's
-`worlds_version` moves. Everything runs inside a transaction of the caller's.
+The finish tells what happened; what is to become of the tasks, of the request, of the world and of its provider's
+breaker, `aitp.policy.evidence` decides. While nothing fails the finish does not ask. Everything runs inside a
+transaction of the caller's.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ import apsw
 import pybreaker
 
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.cooldowns import forget_guesses
 from aitp.ledger.database import Row, these
+from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Standing, Tally, is_at_fault, is_ill, pause_delay, remedy
-from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome
 
-# What a server does not take of a request is believed for so long.
-PROFILE_SECONDS = 86_400.0
-# Those that nobody was sent to lately are forgotten: settings and models come and go.
-MOST_WORLDS = 500
+# What is left out because a tier has no room is tried again sooner than anything else.
+TIER_SECONDS = 900.0
 # A queue that a world's success brings back comes back within these seconds.
 RETURN_SECONDS = 5.0
 
@@ -43,29 +41,6 @@ class Failure:
     named: bool = False
     parameter: str = ""
     stranger: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """A kind's present world, as a claim needs it.
-
-    `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
-    when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
-    """
-
-    id: int
-    left_out: tuple[str, ...] = ()
-    proven: bool = True
-    row: int = 0
-    paused_since: float | None = None
-    paused_until: float | None = None
-    probe_slot: int | None = None
-    expires_at: float = float("inf")
-
-    @property
-    def is_well(self) -> bool:
-        """Whether one more success there says nothing new."""
-        return self.proven and self.paused_until is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,92 +68,6 @@ class Judgement(NamedTuple):
     breaker: BreakerChange | None = None
     told: tuple[Told, ...] = ()
     cleared: bool = False
-
-
-class Worlds:
-    """A claim's view: the present world of a route and type. For one process; `threshold` as the breakers have it."""
-
-    def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
-        self._version = -1
-        self._known: dict[tuple[str, str, str], World] = {}
-
-    def find(
-        self, connection: apsw.Connection, version: int, route: Route, type_: str, setup: str, now: float
-    ) -> World:
-        """The world in which a task of `type_` would be sent by `route`, made if need be. `version`: the ledger's."""
-        if version != self._version:
-            self._version, self._known = version, {}
-        key = (route.provider, route.model, type_)
-        found = self._known.get(key)
-        if found is None or found.expires_at <= now:
-            found = self._known[key] = _find(connection, route, type_, setup, now)
-        return found
-
-    def forget(self) -> None:
-        """The transaction in which worlds were found, or made, has come to nothing."""
-        self._known = {}
-
-    def free_for(self, connection: apsw.Connection, world: World, kind: int, now: float, canary: float) -> bool:
-        """Whether one more call may be made there now, beside those that are in flight.
-
-        While failures come in a row, no more are sent than it takes to know whose fault that is. Where nobody has been
-        served yet, the others wait `canary` seconds for the first answer: what it refuses is then refused once.
-        """
-        if world.proven and not world.row:
-            return True
-        calls = int(
-            # Served by tasks_claimed; only while something is wrong, or new.
-            connection.execute(
-                "SELECT COUNT(DISTINCT slot) FROM tasks WHERE state = 'claimed' AND kind = ?", (kind,)
-            ).get
-        )
-        if calls and world.row + calls >= max(self._threshold, 1):
-            return False
-        if world.proven or not canary:
-            return True
-        tried_at = connection.execute("SELECT tried_at FROM worlds WHERE id = ?", (world.id,)).get
-        if calls and now - canary < tried_at <= now:
-            return False
-        connection.execute("UPDATE worlds SET tried_at = ? WHERE id = ?", (now, world.id))
-        return True
-
-    def begin_probe(self, connection: apsw.Connection, world: World, slot: int) -> None:
-        """Let `slot` alone be sent to a paused world whose time has come."""
-        connection.execute("UPDATE worlds SET probe_slot = ? WHERE id = ?", (slot, world.id))
-        _moved(connection)
-
-
-_PROFILE = "SELECT left_out, since FROM request_profiles WHERE provider = ? AND model = ? AND setup = ? AND since > ?"
-_WORLD = (
-    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_since, paused_until, probe_slot"
-    " FROM worlds WHERE provider = ? AND model = ? AND type = ? AND setup = ? AND left_out = ?"
-)
-
-
-def _find(connection: apsw.Connection, route: Route, type_: str, setup: str, now: float) -> World:
-    profile = connection.execute(_PROFILE, (route.provider, route.model, setup, now - PROFILE_SECONDS)).fetchone()
-    left_out, expires_at = ("", float("inf")) if profile is None else (profile[0], profile[1] + PROFILE_SECONDS)
-    key = (route.provider, route.model, type_, setup, left_out)
-    row = connection.execute(_WORLD, key).fetchone()
-    if row is None:
-        connection.execute("INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key)
-        row = connection.execute(_WORLD, key).fetchone()
-        assert row is not None
-    number, proven, failures, since, until, prober = row
-    return World(number, tuple(left_out.split()), bool(proven), failures, since, until, prober, expires_at)
-
-
-def _moved(connection: apsw.Connection) -> None:
-    """What claims remember of worlds is not so any more."""
-    connection.execute("UPDATE ledger SET worlds_version = worlds_version + 1")
-
-
-def release_probes(connection: apsw.Connection, slot: int) -> None:
-    """A dead slot's probes of paused worlds end without an outcome."""
-    connection.execute("UPDATE worlds SET probe_slot = NULL WHERE probe_slot = ?", (slot,))
-    if connection.changes():
-        _moved(connection)
 
 
 # For select lists. A task that has failed, or whose process has died; and whether all is as it should be.
@@ -263,6 +152,7 @@ class Judge:
             (case.world,),
         )
         change = self._breakers.tell(connection, case.provider, Health.HEALTHY, case.slot, case.now)
+        forget_guesses(connection, case.provider, case.model)
         connection.execute("DELETE FROM failures WHERE world = ?", (case.world,))
         had_row = connection.changes() > 0
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (case.provider,))
@@ -274,7 +164,7 @@ class Judge:
                 "UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,)
             )
         if had_row or case.paused or not case.proven:
-            _moved(connection)
+            moved(connection)
         if case.paused:
             case.told.append(_told(case, "Tasks of this model go on", ""))
         # The provider has spoken about each of these by itself, batch or not.
@@ -308,8 +198,8 @@ class Judge:
             connection.execute(f"UPDATE worlds SET {column} = {column} + 1 WHERE id = ?", (case.world,))
             self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
         profile = _profile(case)
-        can_leave_out = [name for name in optional if name not in profile.kept]
-        asked = remedy(self._standing(case, failure, can_leave_out))
+        can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
+        asked = remedy(self._standing(case, failure, can_leave_out, setting=bool(profile.settings())))
         if asked is Remedy.LEAVE_OUT:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
             self._leave_out(case, profile, name, failure)
@@ -331,10 +221,10 @@ class Judge:
         if asked is Remedy.PAUSE or case.probing:
             self._pause(case, failure, profile)
         elif counted:
-            _moved(connection)  # the row is longer
+            moved(connection)  # the row is longer
         return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared=counted)
 
-    def _standing(self, case: _Case, failure: Failure, can_leave_out: Sequence[str]) -> Standing:
+    def _standing(self, case: _Case, failure: Failure, can_leave_out: Sequence[str], *, setting: bool) -> Standing:
         row = _row(case.connection, "world = ?", case.world)
         of_provider = _row(case.connection, "provider = ? AND culprit IN ('service', 'account')", case.provider)
         detached = case.connection.execute(
@@ -345,6 +235,7 @@ class Judge:
             failure.culprit,
             named=named,
             optional=bool(can_leave_out) and (not failure.named or failure.parameter in can_leave_out),
+            setting=setting,
             proven=case.proven,
             row_is_ill=is_ill(failure.culprit, row, self._threshold),
             provider_is_ill=is_ill(failure.culprit, of_provider, self._threshold),
@@ -428,9 +319,12 @@ class Judge:
     ) -> BreakerChange | None:
         """What the call says of its provider."""
         if opened:
-            return self._breakers.tell(
-                case.connection, case.provider, Health.REFUSED, case.slot, case.now, failure.reason
-            )
+            reason = failure.reason
+            if failure.culprit is Culprit.INPUT:
+                reason += ", whatever is sent"
+            if failure.culprit in (Culprit.INPUT, Culprit.ACCOUNT) and not failure.named:
+                reason += f": look at {ACCESS.get(case.provider, 'its settings')}"
+            return self._breakers.tell(case.connection, case.provider, Health.REFUSED, case.slot, case.now, reason)
         if heard or failure.culprit in (Culprit.ANSWER, Culprit.MODEL, Culprit.REQUEST):
             return self._breakers.tell(case.connection, case.provider, Health.HEALTHY, case.slot, case.now)
         # Whether it is the service's fault was decided above: only a probe is judged by this alone.
@@ -440,7 +334,10 @@ class Judge:
 
     def _leave_out(self, case: _Case, profile: _Profile, name: str, failure: Failure) -> None:
         guessed = profile.guessed if failure.parameter == name else [*profile.guessed, name]
-        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, failure.reason)
+        since = case.now
+        if name == "service_tier":  # a tier that has no room now may have some soon
+            since += TIER_SECONDS - PROFILE_SECONDS
+        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, failure.reason, since)
         case.told.append(_told(case, "Parameter is refused and left out", failure.reason, parameter=name))
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, can_leave_out: Sequence[str]) -> bool:
@@ -454,7 +351,9 @@ class Judge:
             return False
         left_out = [name for name in profile.left_out if name not in back]
         guessed = [name for name in profile.guessed if name not in back]
-        _write_profile(case, left_out, guessed, [*profile.kept, *back], profile.reason)
+        needed = failure.culprit is Culprit.REQUEST
+        kept = [*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)]
+        _write_profile(case, left_out, guessed, kept, profile.reason, case.now)
         return True
 
     # A world is paused
@@ -469,7 +368,7 @@ class Judge:
             " probe_slot = NULL WHERE id = ?",
             (failure.culprit.value, reason, case.now, until, case.world),
         )
-        _moved(case.connection)
+        moved(case.connection)
         if not case.paused:
             case.told.append(_told(case, "Tasks of this model wait", reason, until=until))
 
@@ -479,7 +378,7 @@ class Judge:
             "UPDATE worlds SET probe_slot = NULL, paused_since = ?, paused_until = ? WHERE id = ?",
             (case.now, case.now + self._recovery, case.world),
         )
-        _moved(case.connection)
+        moved(case.connection)
 
 
 def _open_case(connection: apsw.Connection, slot: int, world: int | None, now: float) -> _Case | None:
@@ -530,18 +429,26 @@ def _has_answered(case: _Case) -> bool:
 
 
 class _Profile(NamedTuple):
-    """What is left out of requests to a model. `kept`: what cannot be, although it was tried."""
+    """What is left out of requests to a model. `kept`: what need not be, for it did not help."""
 
     left_out: list[str]
     guessed: list[str]
     kept: list[str]
     reason: str
 
+    @property
+    def needed(self) -> list[str]:
+        """What cannot be left out: without it no answer is what a setting wants."""
+        return [name.removesuffix(NEEDED) for name in self.kept if name.endswith(NEEDED)]
+
     def settings(self) -> str:
         """The settings that stand behind what cannot be left out."""
-        return ", ".join(SETTINGS[name] for name in self.kept if name in SETTINGS)
+        return ", ".join(SETTINGS[name] for name in self.needed if name in SETTINGS)
 
 
+NEEDED = "!"  # behind a name in `kept`
+# Which settings say where a provider is, and who we are there.
+ACCESS = {"openai": "OPENAI_API_KEY and OPENAI_BASE_URL", "ollama": "OLLAMA_BASE_URL and OLLAMA_API_KEY"}
 # Which setting puts a parameter into a request.
 SETTINGS = {
     "dimensions": "EMBEDDING_DIMENSIONS",
@@ -569,7 +476,7 @@ def _is_current(case: _Case) -> bool:
 
 
 def _write_profile(
-    case: _Case, left_out: Sequence[str], guessed: Sequence[str], kept: Sequence[str], reason: str
+    case: _Case, left_out: Sequence[str], guessed: Sequence[str], kept: Sequence[str], reason: str, since: float
 ) -> None:
     """From now on requests are others: what failed before is due at once, and its evidence counts no more."""
     connection = case.connection
@@ -584,7 +491,7 @@ def _write_profile(
             " ".join(guessed),
             " ".join(kept),
             reason,
-            case.now,
+            since,
         ),
     )
     worlds = "SELECT id FROM worlds WHERE provider = ? AND model = ?"
@@ -596,7 +503,7 @@ def _write_profile(
     )
     connection.execute(f"DELETE FROM evidence WHERE world IN ({worlds})", bound)
     connection.execute(f"DELETE FROM failures WHERE world IN ({worlds})", bound)
-    _moved(connection)
+    moved(connection)
 
 
 def _ready(outcome: Outcome) -> Outcome:
@@ -613,35 +520,3 @@ def _failed(outcome: Outcome, reason: str) -> Outcome:
 
 def _told(case: _Case, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> Told:
     return Told(what, case.provider, case.model, case.type, reason, parameter, until)
-
-
-def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: float) -> None:
-    """Services are now set up so (address, credentials): whatever is set up anew is tried at once.
-
-    What was learned of an earlier set-up is forgotten.
-    """
-    for service, setup in setups.items():
-        connection.execute("UPDATE breakers SET setup = ? WHERE service = ? AND setup <> ?", (setup, service, setup))
-        if not connection.changes():
-            continue
-        connection.execute("UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = 'open'", (service,))
-        connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
-        connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
-        connection.execute(
-            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
-            " WHERE provider = ? AND setup <> ?",
-            (service, setup),
-        )
-    _moved(connection)
-
-
-def prune_worlds(connection: apsw.Connection) -> None:
-    """Forget worlds that nothing refers to, beyond the newest."""
-    if int(connection.execute("SELECT COUNT(*) FROM worlds").get) > MOST_WORLDS:
-        connection.execute(
-            "DELETE FROM worlds WHERE id <= (SELECT MAX(id) FROM worlds) - ? AND id NOT IN"
-            " (SELECT world FROM evidence UNION SELECT world FROM tasks WHERE world IS NOT NULL)",
-            (MOST_WORLDS,),
-        )
-        connection.execute("DELETE FROM failures WHERE world NOT IN (SELECT id FROM worlds)")
-        _moved(connection)

@@ -18,7 +18,6 @@ from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import prune_completions
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
-from aitp.ledger.evidence import prune_worlds
 from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.kinds import kind_id, prune_kinds
 from aitp.ledger.limits import Limits
@@ -27,6 +26,7 @@ from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
 from aitp.ledger.rules import Rules
 from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
 from aitp.ledger.twins import Reused, Twins, hand_on
+from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
 

@@ -3,7 +3,7 @@
 A process holds the byte of its slot for as long as it lives; the kernel takes it back with the process, after
 kill -9 too, and fork does not hand it on. Whoever obtains a slot may release what that slot had claimed.
 Byte 0 is the master's; one byte far above the slots is the queue in which the ledger's writers stand (SQLite's own
-busy handler starves some of them).
+busy handler starves some of them), and those after it are turns at Wikimedia.
 
 The file is empty, but for a byte while the ledger's log is in doubt: see `Database.flush`.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import struct
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from aitp.ledger.place import refuse_no_file
 
 MASTER_SLOT = 0
 QUEUE_BYTE = 1 << 20
+TURNS = range(QUEUE_BYTE + 1, QUEUE_BYTE + 4)  # of requests to Wikimedia, which allows a client three at a time
 
 FLOCK = struct.Struct("@hhlli")  # struct flock on Linux: l_type, l_whence, l_start, l_len, l_pid
 
@@ -123,6 +125,19 @@ class SlotLocks:
         finally:
             # Also when a signal's exception came between the lock and the yield; unlocking a free byte is harmless.
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, QUEUE_BYTE)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be one of the few processes that may ask Wikimedia for something now. Waits for it; does not nest."""
+        byte = next((each for each in TURNS if self._try(each)), None)
+        try:
+            if byte is None:
+                byte = random.choice(TURNS)
+                fcntl.lockf(self._file, fcntl.LOCK_EX, 1, byte)
+            yield
+        finally:
+            if byte is not None:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def close(self) -> None:
         """Drop all locks of this process."""

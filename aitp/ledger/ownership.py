@@ -10,7 +10,7 @@ from __future__ import annotations
 import apsw
 
 from aitp.ledger.breakers import Breakers
-from aitp.ledger.evidence import release_probes
+from aitp.ledger.worlds import release_probes
 
 
 def let_go(connection: apsw.Connection, breakers: Breakers, slot: int, now: float) -> None:

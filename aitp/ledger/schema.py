@@ -333,6 +333,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX evidence_world ON evidence (world, failed_in_row);
 
+    ALTER TABLE cooldowns ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1));
     ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE kinds ADD COLUMN suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1));
     ALTER TABLE breakers ADD COLUMN setup TEXT NOT NULL DEFAULT '';

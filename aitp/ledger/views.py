@@ -20,11 +20,11 @@ from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.damage import has_tables
 from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
-from aitp.ledger.evidence import PROFILE_SECONDS
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
+from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.evidence import LONGEST_DELAY_SECONDS
 from aitp.tasks import Kind
 

@@ -113,6 +113,7 @@ class Remedy(Enum):
 class Standing(NamedTuple):
     """What `remedy` goes by. `named`: the server itself says so. `optional`: a parameter is left to leave out.
 
+    `setting`: a setting stands behind one that was refused and cannot be left out.
     `proven`: this world has served a task. `row_is_ill`: of this world, `provider_is_ill`: of all that its provider
     serves. `provider_serves`: it has served another world since this one's row began.
     """
@@ -120,6 +121,7 @@ class Standing(NamedTuple):
     culprit: Culprit
     named: bool = False
     optional: bool = False
+    setting: bool = False
     proven: bool = False
     row_is_ill: bool = False
     provider_is_ill: bool = False
@@ -143,6 +145,8 @@ def remedy(standing: Standing) -> Remedy:
             # parameter costs one as well. In one that has, a refusal is far more likely the text's.
             if standing.optional and (standing.named or ill or not standing.proven):
                 return Remedy.LEAVE_OUT
+            if standing.setting and not standing.proven:
+                return Remedy.PAUSE
             if not ill:
                 return Remedy.WAIT
             return Remedy.PAUSE if standing.provider_serves else Remedy.OPEN

@@ -72,7 +72,9 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
         case CredentialsRefused():
             return _failed(claim, Failure(Culprit.ACCOUNT, reason, named=error.named))
         case CooldownRequired():
-            pause = Cooldown(error.seconds, error.model, reason, awaited=isinstance(error, ModelMissing))
+            pause = Cooldown(
+                error.seconds, error.model, reason, awaited=isinstance(error, ModelMissing), guessed=not error.told
+            )
             return _all(claim, Ending.POSTPONED, reason, pause)
         case ServiceFault():
             return _failed(claim, Failure(Culprit.SERVICE, reason))

@@ -27,12 +27,16 @@ DECISIVE = (
     "ollama_options",
     "hybrid_fallback",
     "fallback_models",
+    "default_embedding_model",
+    "default_chat_model",
+    "model_aliases",
     "embedding_dimensions",
     "embedding_overflow",
     "result_language",
     "result_country",
     "wikidata_enabled",
     "wikidata_base_url",
+    "personality_classes",
 )
 
 log = get_logger(__name__)

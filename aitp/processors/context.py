@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from aitp.knowledge import Knowledge, NoKnowledge
 from aitp.processors.prompting import Prompt, load_prompts
+from aitp.settings import PERSONALITY_CLASSES
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -32,7 +33,8 @@ class Context:
 
     `memory`: for answers that were bought and cannot be used up yet; without one they are bought again.
     `dimensions`: of vectors, where they are to be as long as another model's. `truncate`: cut a text that is longer
-    than its model reads, else its task is failed (EMBEDDING_OVERFLOW).
+    than its model reads, else its task is failed (EMBEDDING_OVERFLOW). `personality_classes`: what Wikidata's items
+    have to be direct instances of to be personalities.
     """
 
     knowledge: Knowledge
@@ -42,6 +44,7 @@ class Context:
     memory: Memory | None = None
     dimensions: int | None = None
     truncate: bool = True
+    personality_classes: tuple[str, ...] = PERSONALITY_CLASSES
 
     @classmethod
     def of(cls, settings: Settings, knowledge: Knowledge | None = None, memory: Memory | None = None) -> Self:
@@ -61,6 +64,7 @@ class Context:
             prompts,
             memory,
             truncate=truncate,
+            personality_classes=settings.personality_classes,
         )
 
     def prompt(self, task_type: str) -> str:

@@ -1,7 +1,7 @@
 """identifying_data: who a text is about. Result: `{"personalities": [{name, mentioned_as, confidence, context, …}]}`.
 
 Grounded twice: each mention occurs in the text (without regard to case and accents), and each personality is an entity
-of Wikidata that is a human, a public company or an online newspaper. Who has no such entity is dropped, but only when
+of Wikidata that is an instance of one of PERSONALITY_CLASSES. Who has no such entity is dropped, but only when
 Wikidata answered; where it is switched off, all are kept with `wikidata: null`. A text about nobody has an empty list.
 """
 
@@ -58,7 +58,8 @@ class IdentifyingDataProcessor(Processor[Content]):
         if not context.knowledge.available:
             return found.answer({"personalities": [_shown(person, None) for person in people]})
         with found.kept(context.memory):
-            entities = linked_people([person.name for person in people], context.knowledge, context.language)
+            names, classes = [person.name for person in people], context.personality_classes
+            entities = linked_people(names, context.knowledge, context.language, classes)
         known = [(person, entity) for person in people if (entity := entities[person.name])]
         once = first_of_each(known, lambda pair: pair[1].id)
         return found.answer({"personalities": [_shown(*pair) for pair in once]})

@@ -6,12 +6,12 @@ name is the hit's label or one of its aliases. An outage raises; ids are left ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 from aitp.knowledge import Entity, Knowledge
 from aitp.processors.folding import folded
 
-PEOPLE = frozenset({"Q5", "Q891723", "Q1153191"})  # human, public company, online newspaper
 # Pages about names and articles, not about what is named.
 NO_SUBJECTS = frozenset({"Q4167410", "Q101352", "Q202444", "Q13442814", "Q4167836", "Q13406463"})
 MOST_CANDIDATES = 7
@@ -19,9 +19,11 @@ MOST_CANDIDATES = 7
 Choice = Callable[[str, list[Entity]], Entity | None]
 
 
-def linked_people(names: Iterable[str], knowledge: Knowledge, language: str) -> dict[str, Entity | None]:
-    """The person (or company, or newspaper) that each name means: one that is called so, else the first hit."""
-    return _linked(names, knowledge, language, _person)
+def linked_people(
+    names: Iterable[str], knowledge: Knowledge, language: str, classes: Collection[str]
+) -> dict[str, Entity | None]:
+    """The personality, of one of these `classes`, that each name means: one that is called so, else the first hit."""
+    return _linked(names, knowledge, language, partial(_personality, classes))
 
 
 def linked_subjects(names: Iterable[str], knowledge: Knowledge, language: str) -> dict[str, Entity | None]:
@@ -36,8 +38,8 @@ def _linked(names: Iterable[str], knowledge: Knowledge, language: str, choice: C
     return {name: choice(name, [e for id_ in found if (e := entities.get(id_))]) for name, found in hits.items()}
 
 
-def _person(name: str, entities: list[Entity]) -> Entity | None:
-    people = [entity for entity in entities if PEOPLE.intersection(entity.instance_of)]
+def _personality(classes: Collection[str], name: str, entities: list[Entity]) -> Entity | None:
+    people = [entity for entity in entities if set(entity.instance_of).intersection(classes)]
     return next((entity for entity in people if _is_called(entity, name)), people[0] if people else None)
 
 

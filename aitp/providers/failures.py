@@ -50,7 +50,9 @@ def _quota(refusal: Refusal) -> AitpError:
 
 def _rate(refusal: Refusal) -> AitpError:
     said = f"{refusal}: the rate limit of {refusal.model} is reached"
-    return CooldownRequired(OPENAI, said, seconds=refusal.pause_seconds, model=refusal.model)
+    return CooldownRequired(
+        OPENAI, said, seconds=refusal.pause_seconds, model=refusal.model, told=refusal.delay is not None
+    )
 
 
 def _too_much(refusal: Refusal) -> AitpError:

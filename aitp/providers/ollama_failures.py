@@ -89,7 +89,7 @@ def _capped(refusal: Refusal) -> AitpError:
 
 def _rate(refusal: Refusal) -> AitpError:
     said = f"{refusal}: it, or a proxy in front of it, wants fewer requests"
-    return CooldownRequired(OLLAMA, said, seconds=refusal.pause_seconds, model=None)
+    return CooldownRequired(OLLAMA, said, seconds=refusal.pause_seconds, model=None, told=refusal.delay is not None)
 
 
 def _not_for_us(refusal: Refusal) -> AitpError:

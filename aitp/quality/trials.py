@@ -39,7 +39,7 @@ def _all_that_is_expected(labelled: LabelledText, context: Context) -> dict[str,
     ids: dict[str, str] = {}
     if context.knowledge.available:
         subjects = linked_subjects([area, *topics], context.knowledge, labelled.language)
-        persons = linked_people(people, context.knowledge, labelled.language)
+        persons = linked_people(people, context.knowledge, labelled.language, context.personality_classes)
         ids = {name: entity.id for name, entity in {**subjects, **persons}.items() if entity}
 
     def touched(name: str) -> dict[str, Any]:

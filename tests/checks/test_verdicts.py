@@ -12,6 +12,7 @@ from aitp.checks import verdicts
 from aitp.checks.findings import Finding, Severity
 from aitp.checks.machine import Holder, Machine, Port
 from aitp.ledger.schema import VERSION
+from aitp.ledger.views import ProfileView, QuarantineView
 from aitp.processors.inventory import Inventory, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.facts import Facts
@@ -186,3 +187,17 @@ def test_a_running_service_tells_what_keeps_it_from_its_work() -> None:
     assert (found.severity, found.what) == (Severity.FAULT, "paused by an operator")
     [found] = verdicts.of_service(machine(), settings())
     assert found.severity is Severity.NOTE
+
+
+def test_models_whose_tasks_wait_are_a_fault_and_what_requests_do_without_a_note() -> None:
+    waiting = QuarantineView("openai", "o3", "defining_topics", "model", "openai answered 404: it has no model o3", 9.0)
+    adapted = ProfileView("openai", "text-embedding-3-small", ("encoding_format",), "openai answered 400", 1.0)
+
+    [fault] = verdicts.of_quarantines([waiting])
+    [note] = verdicts.of_profiles([adapted])
+
+    assert fault.severity is Severity.FAULT
+    assert "defining_topics by o3 (openai) wait" in fault.what
+    assert "MODEL_ALIASES" in fault.do
+    assert note.severity is Severity.NOTE
+    assert "do without encoding_format" in note.what

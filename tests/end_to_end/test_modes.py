@@ -75,6 +75,17 @@ def test_openai_stands_in_for_a_model_that_cannot_be_had(service: Service) -> No
     assert providers == {(True, "openai"), (False, "ollama")}
 
 
+def test_areas_out_of_a_list_do_not_wait_for_wikidata(service: Service) -> None:
+    world = service.open_world()
+    world.down("wikidata_api", 300)
+    world.add_documents(list(tasks_of(["defining_impact_area"], 8)))
+
+    service.start()
+
+    service.await_states(40, succeeded=8)
+    assert world.summary().bought_again == 0
+
+
 def test_wikidata_away_makes_results_late_and_never_empty(service: Service) -> None:
     world = service.open_world()
     world.down("wikidata_api", 8)

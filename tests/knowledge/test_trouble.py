@@ -199,6 +199,25 @@ def test_calls_take_turns(server: WikidataApi, tmp_path: Path) -> None:
     assert all(later - earlier > 0.8 for earlier, later in zip(times, times[5:], strict=False))
 
 
+def test_no_more_than_three_requests_are_underway_over_all_processes(desk: Desk) -> None:
+    desk.server.latency_seconds = 0.3
+
+    def child(number: int) -> int:
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            Desk(desk.server, desk.path).wikidata.find(f"name {number}", "pt")
+            code = 0
+        finally:
+            os._exit(code)
+
+    pids = [child(number) for number in range(8)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 8
+    assert len(desk.server.calls) == 8
+    assert max(call.at_once for call in desk.server.exchanges) <= 3
+
+
 @pytest.mark.parametrize(("workers", "seconds"), [(1, 1), (10, 1), (100, 10), (1000, 60)])
 def test_many_workers_share_the_pace(server: WikidataApi, tmp_path: Path, workers: int, seconds: float) -> None:
     desk = Desk(server, tmp_path / "ledger.db", more={"CONCURRENCY_LIMIT": str(workers)})

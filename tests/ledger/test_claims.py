@@ -224,7 +224,11 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
 def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: World) -> None:
     known = {"arrival": Arrival.UNKNOWN}
     routes = (Route("ollama", SMALL.model), Route("openai", SMALL.model, "ollama", Why.BLOCKED))
-    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=lambda route: known["arrival"])
+
+    def arrival(route: Route) -> Arrival:
+        return known["arrival"] if route.provider == "ollama" else Arrival.UNKNOWN
+
+    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=arrival)
     world.admit("a")
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)

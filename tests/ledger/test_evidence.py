@@ -12,7 +12,8 @@ import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger import Because, Cause, Claim, Cooldown, Failure, Idle, Report, Settled, Terms, prepare
-from aitp.ledger.evidence import MOST_WORLDS, PROFILE_SECONDS, RETURN_SECONDS, prune_worlds
+from aitp.ledger.evidence import RETURN_SECONDS
+from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import (

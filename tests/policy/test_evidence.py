@@ -131,6 +131,8 @@ def test_where_one_failure_is_enough_it_is() -> None:
         (Standing(Culprit.INPUT, optional=True), Remedy.LEAVE_OUT),  # nobody was ever served by such a request
         (Standing(Culprit.INPUT, optional=True, proven=True, row_is_ill=True), Remedy.LEAVE_OUT),
         (Standing(Culprit.INPUT, proven=True), Remedy.WAIT),
+        (Standing(Culprit.INPUT, setting=True), Remedy.PAUSE),
+        (Standing(Culprit.INPUT, setting=True, proven=True), Remedy.WAIT),
         (Standing(Culprit.INPUT, row_is_ill=True), Remedy.OPEN),  # it refuses everything: perhaps it is who we are
         (Standing(Culprit.INPUT, row_is_ill=True, provider_serves=True), Remedy.PAUSE),
         (Standing(Culprit.ANSWER), Remedy.WAIT),

@@ -30,7 +30,7 @@ from aitp.tasks import Culprit
 
 MAX_RETRIES, THRESHOLD, RECOVERY_SECONDS, BATCH, PARAMETERS = 3, 5, 60.0, 32, 4
 END_SECONDS = 60_000.0
-FIRST_SEED = 0
+FIRST_SEED = 10_000
 SKIP = ()
 # What the rule was worth when it was designed: of 65,119 good tasks 38 failed and 116 still waited after 16 hours, and
 # no task was sent more often than 52 times.
@@ -277,4 +277,4 @@ def test_hardly_a_good_task_is_failed_none_is_forgotten_and_no_task_is_sent_with
 
 @pytest.mark.slow
 def test_nor_in_thousands_of_worlds() -> None:
-    check(10_000, 3_000)
+    check(FIRST_SEED, 3_000)

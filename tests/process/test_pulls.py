@@ -284,7 +284,7 @@ def test_workers_that_miss_a_model_again_and_again_have_it_pulled_no_more_often(
     def looks() -> int:
         return sum(exchange.path == "/api/tags" for exchange in ollama_api.exchanges)
 
-    for _ in range(8):
+    for _ in range(3):
         before = looks()
         house.order("miss model")
         master.send_signal(signal.SIGUSR1)

@@ -61,6 +61,9 @@ class Encyclopedia:
         self.down: AitpError | None = None
         self.calls: list[tuple[str, Any]] = []
 
+    def is_well(self) -> bool:
+        return self.down is None
+
     def ready(self) -> None:
         if self.down is not None:
             raise self.down

@@ -89,7 +89,9 @@ def test_if_nobody_occurs_the_task_fails_rather_than_find_nobody(mention: str) -
     assert raised.value.answers == 2
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("Q5", 1), ("Q891723", 1), ("Q1153191", 1), ("Q7278", 0), ("Q4830453", 0)])
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("Q5", 1), ("Q891723", 1), ("Q1153191", 1), ("Q7188", 1), ("Q7278", 0), ("Q4830453", 0)]
+)
 def test_people_public_companies_and_online_newspapers_are_personalities(kind: str, kept: int) -> None:
     said = answer(named("Petrobras", "PETROBRAS"))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aitp.errors import NonRetryableError, ServiceFault, UselessAnswer
+from aitp.errors import NonRetryableError, RetryableError, ServiceFault, UselessAnswer
 from aitp.processors import PROCESSORS
 from tests.processors.models import Encyclopedia, Notebook, ScriptedModel, context, person, result_of
 
@@ -103,9 +103,35 @@ def test_other_options_are_invalid_content(options: Any) -> None:
         PROCESSORS[AREA].parse({"text": TEXT, "options": options})
 
 
+def test_an_option_needs_neither_wikidata_nor_a_description() -> None:
+    knowledge, document = Encyclopedia(person("Q12147", "saúde", kind="Q1")), {"text": TEXT, "options": OPTIONS}
+    said = area("Saúde") | {"description": " "}
+    expected = {"name": "Saúde", "description": "", "wikidataId": None, "language": "pt"}
+
+    assert result_of(AREA, document, ScriptedModel(said), context(knowledge)) == expected | {"wikidataId": "Q12147"}
+    knowledge.down = ServiceFault("wikidata", "503")
+    asked = len(knowledge.calls)
+    assert result_of(AREA, document, ScriptedModel(said), context(knowledge)) == expected
+    assert len(knowledge.calls) == asked, "nobody asks one that is not well"
+    knowledge.is_well = lambda: True  # type: ignore[method-assign]
+    assert result_of(AREA, document, ScriptedModel(said), context(knowledge)) == expected
+
+
+def test_without_options_an_area_is_not_bought_while_wikidata_is_away_and_needs_a_description() -> None:
+    model, knowledge = ScriptedModel(area("Saúde") | {"description": ""}), Encyclopedia()
+    knowledge.down = ServiceFault("wikidata", "503")
+    with pytest.raises(ServiceFault):
+        result_of(AREA, TEXT, model, context(knowledge))
+    assert not model.questions
+    knowledge.down = None
+    with pytest.raises((NonRetryableError, RetryableError), match="description: is empty"):
+        result_of(AREA, TEXT, model, context(knowledge))
+
+
 @pytest.mark.parametrize(("task_type", "said"), [(TOPICS, topics("Dengue")), (AREA, area("Dengue"))])
 def test_an_outage_of_wikidata_delays_and_buys_nothing_again(task_type: str, said: object) -> None:
     model, knowledge, memory = ScriptedModel(said), Encyclopedia(), Notebook()
+    knowledge.ready = lambda: None  # type: ignore[method-assign] # it goes away in the middle
     knowledge.down = ServiceFault("wikidata", "503")
     with pytest.raises(ServiceFault):
         result_of(task_type, TEXT, model, context(knowledge, memory))

@@ -107,6 +107,8 @@ class _Resident:
 
     def working(self, seconds: float) -> None: ...
 
+    def recording(self, *_: object) -> None: ...
+
     def wake_workers(self, count: int = 1) -> None:
         self.house.wake(count, self)
 

@@ -11,12 +11,13 @@ import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from aitp.ledger import Because
-from aitp.providers import failures
+from aitp.providers import failures, refusals
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
 from tests.strangers.house import House
@@ -40,15 +41,15 @@ def examples(daily: int) -> settings:
 @pytest.fixture(params=["with all hints", "without words", "without words and status"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What aitp may take from an error answer. Without a status it is some failure or other."""
-    real = failures.refusal_of
+    real = refusals.refusal_of
     if request.param != "with all hints":
 
-        def mute(*arguments: object, **named: object) -> failures.Refusal:
-            refusal = real(*arguments, **named)  # type: ignore[arg-type]
-            kept = {"status": refusal.status if request.param == "without words" else 599, "model": refusal.model}
-            empty = {field.name: field for field in dataclasses.fields(refusal) if field.name not in kept}
-            assert all(field.default is not dataclasses.MISSING for field in empty.values())
-            return failures.Refusal(**kept)  # type: ignore[arg-type]
+        def mute(*arguments: Any, **named: Any) -> refusals.Refusal:
+            said = real(*arguments, **named)
+            status = said.status if request.param == "without words" else 599
+            return dataclasses.replace(
+                said, status=status, code="", type="", param="", message="", page=False, is_json=False
+            )
 
         monkeypatch.setattr(failures, "refusal_of", mute)
     return str(request.param)
@@ -156,7 +157,9 @@ def test_what_lasts_fails_nobody(open_house: Opened, stranger: Stranger, world: 
 
     see_to_the_promises(house, stranger, world)
     if not good_ones_fail_by_chance(world):
-        assert not failed_texts(house) & set(world.good), house.found
+        # The first of a model that is mute may have had its tries before others show that it is not alone.
+        may_fail = 1 if world.nature.mute is not None else 0
+        assert len(failed_texts(house) & set(world.good)) <= may_fail, house.found
     # Something asks now and then whether it is over, and not the whole queue.
     assert len(stranger.seen) <= 20 + len(world.texts) + 2 * HOUR / 60
 

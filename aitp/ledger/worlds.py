@@ -1,0 +1,162 @@
+"""Worlds: what attempts are made in, as claims see them. Evidence is gathered in each by itself (`ledger.evidence`).
+
+A world is a provider as it is set up, a model, a type of tasks, and the parameters that are sent. The claim asks for a
+kind's present one, and whether it may be sent to now. While nothing fails that costs no statement: what claims need is
+remembered by each process until the ledger's `worlds_version` moves. Everything runs inside a transaction of the
+caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import apsw
+
+from aitp.policy.routing import Route
+
+# What a server does not take of a request is believed for so long.
+PROFILE_SECONDS = 86_400.0
+# Those that nobody was sent to lately are forgotten: settings and models come and go.
+MOST_WORLDS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A kind's present world, as a claim needs it.
+
+    `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
+    when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
+    """
+
+    id: int
+    left_out: tuple[str, ...] = ()
+    proven: bool = True
+    row: int = 0
+    paused_since: float | None = None
+    paused_until: float | None = None
+    probe_slot: int | None = None
+    expires_at: float = float("inf")
+
+    @property
+    def is_well(self) -> bool:
+        """Whether one more success there says nothing new."""
+        return self.proven and self.paused_until is None
+
+
+class Worlds:
+    """A claim's view: the present world of a route and type. For one process; `threshold` as the breakers have it."""
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._version = -1
+        self._known: dict[tuple[str, str, str], World] = {}
+
+    def find(
+        self, connection: apsw.Connection, version: int, route: Route, type_: str, setup: str, now: float
+    ) -> World:
+        """The world in which a task of `type_` would be sent by `route`, made if need be. `version`: the ledger's."""
+        if version != self._version:
+            self._version, self._known = version, {}
+        key = (route.provider, route.model, type_)
+        found = self._known.get(key)
+        if found is None or found.expires_at <= now:
+            found = self._known[key] = _find(connection, route, type_, setup, now)
+        return found
+
+    def forget(self) -> None:
+        """The transaction in which worlds were found, or made, has come to nothing."""
+        self._known = {}
+
+    def free_for(self, connection: apsw.Connection, world: World, kind: int, now: float, canary: float) -> bool:
+        """Whether one more call may be made there now, beside those that are in flight.
+
+        While failures come in a row, no more are sent than it takes to know whose fault that is. Where nobody has been
+        served yet, the others wait `canary` seconds for the first answer: what it refuses is then refused once.
+        """
+        if world.proven and not world.row:
+            return True
+        calls = int(
+            # Served by tasks_claimed; only while something is wrong, or new.
+            connection.execute(
+                "SELECT COUNT(DISTINCT slot) FROM tasks WHERE state = 'claimed' AND kind = ?", (kind,)
+            ).get
+        )
+        if calls and world.row + calls >= max(self._threshold, 1):
+            return False
+        if world.proven or not canary:
+            return True
+        tried_at = connection.execute("SELECT tried_at FROM worlds WHERE id = ?", (world.id,)).get
+        if calls and now - canary < tried_at <= now:
+            return False
+        connection.execute("UPDATE worlds SET tried_at = ? WHERE id = ?", (now, world.id))
+        return True
+
+    def begin_probe(self, connection: apsw.Connection, world: World, slot: int) -> None:
+        """Let `slot` alone be sent to a paused world whose time has come."""
+        connection.execute("UPDATE worlds SET probe_slot = ? WHERE id = ?", (slot, world.id))
+        moved(connection)
+
+
+_PROFILE = "SELECT left_out, since FROM request_profiles WHERE provider = ? AND model = ? AND setup = ? AND since > ?"
+_WORLD = (
+    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_since, paused_until, probe_slot"
+    " FROM worlds WHERE provider = ? AND model = ? AND type = ? AND setup = ? AND left_out = ?"
+)
+
+
+def _find(connection: apsw.Connection, route: Route, type_: str, setup: str, now: float) -> World:
+    profile = connection.execute(_PROFILE, (route.provider, route.model, setup, now - PROFILE_SECONDS)).fetchone()
+    left_out, expires_at = ("", float("inf")) if profile is None else (profile[0], profile[1] + PROFILE_SECONDS)
+    key = (route.provider, route.model, type_, setup, left_out)
+    row = connection.execute(_WORLD, key).fetchone()
+    if row is None:
+        connection.execute("INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key)
+        row = connection.execute(_WORLD, key).fetchone()
+        assert row is not None
+    number, proven, failures, since, until, prober = row
+    return World(number, tuple(left_out.split()), bool(proven), failures, since, until, prober, expires_at)
+
+
+def moved(connection: apsw.Connection) -> None:
+    """What claims remember of worlds is not so any more."""
+    connection.execute("UPDATE ledger SET worlds_version = worlds_version + 1")
+
+
+def release_probes(connection: apsw.Connection, slot: int) -> None:
+    """A dead slot's probes of paused worlds end without an outcome."""
+    connection.execute("UPDATE worlds SET probe_slot = NULL WHERE probe_slot = ?", (slot,))
+    if connection.changes():
+        moved(connection)
+
+
+def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: float) -> None:
+    """Services are now set up so (address, credentials): whatever is set up anew is tried at once.
+
+    What was learned of an earlier set-up is forgotten.
+    """
+    for service, setup in setups.items():
+        connection.execute("UPDATE breakers SET setup = ? WHERE service = ? AND setup <> ?", (setup, service, setup))
+        if not connection.changes():
+            continue
+        connection.execute("UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = 'open'", (service,))
+        connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
+        connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
+        connection.execute(
+            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
+            " WHERE provider = ? AND setup <> ?",
+            (service, setup),
+        )
+    moved(connection)
+
+
+def prune_worlds(connection: apsw.Connection) -> None:
+    """Forget worlds that nothing refers to, beyond the newest."""
+    if int(connection.execute("SELECT COUNT(*) FROM worlds").get) > MOST_WORLDS:
+        connection.execute(
+            "DELETE FROM worlds WHERE id <= (SELECT MAX(id) FROM worlds) - ? AND id NOT IN"
+            " (SELECT world FROM evidence UNION SELECT world FROM tasks WHERE world IS NOT NULL)",
+            (MOST_WORLDS,),
+        )
+        connection.execute("DELETE FROM failures WHERE world NOT IN (SELECT id FROM worlds)")
+        moved(connection)
