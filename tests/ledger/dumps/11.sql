@@ -50,7 +50,7 @@ CREATE TABLE cooldowns (
         provider TEXT NOT NULL,
         model TEXT NOT NULL,
         until REAL NOT NULL,
-        reason TEXT NOT NULL, awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)), since REAL NOT NULL DEFAULT 0,
+        reason TEXT NOT NULL, awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)), since REAL NOT NULL DEFAULT 0, guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1)),
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
 CREATE TABLE evidence (
