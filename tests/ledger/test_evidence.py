@@ -873,7 +873,7 @@ def test_what_the_server_named_is_not_taken_back_with_the_guesses(world: World) 
 
 
 def test_when_nothing_is_left_to_leave_out_tasks_wait_and_the_settings_are_named(world: World) -> None:
-    """A server that refuses `dimensions`, and without it has vectors of another length than EMBEDDING_DIMENSIONS says."""
+    """A server that refuses `dimensions`, and has other lengths without it than EMBEDDING_DIMENSIONS says."""
     world.admit("a", "b")
     fail(world, world.claim(), INPUT, optional=["dimensions"])
     fail(world, world.claim(), REQUEST, named=True, parameter="dimensions")
