@@ -415,7 +415,9 @@ def _return_all(case: _Case, *, whole_provider: bool) -> None:
         f" WHERE state = 'ready' AND due_at > ?1 + ?2 AND seq IN ({failed.replace('?', '?3')})",
         (case.now, RETURN_SECONDS, bound),
     )
-    connection.execute(f"UPDATE evidence SET failed_in_row = 0 WHERE world IN ({worlds})", (bound,))
+    connection.execute(
+        f"UPDATE evidence SET failed_in_row = 0 WHERE failed_in_row = 1 AND world IN ({worlds})", (bound,)
+    )
 
 
 def _has_answered(case: _Case) -> bool:

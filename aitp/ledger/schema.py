@@ -331,6 +331,7 @@ MIGRATIONS: tuple[str, ...] = (
         answer INTEGER NOT NULL DEFAULT 0,
         failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
     ) STRICT;
+    CREATE INDEX evidence_world ON evidence (world, failed_in_row);
 
     ALTER TABLE cooldowns ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1));
     ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
@@ -346,7 +347,7 @@ MIGRATIONS: tuple[str, ...] = (
     DROP INDEX tasks_ready;
     CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
         WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
-    CREATE INDEX tasks_suspect ON tasks (kind, state) WHERE is_suspect = 1;
+    CREATE INDEX tasks_suspect ON tasks (kind, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
     """,
     # Pages: the longest so far, by which a capped one is known. Deliveries: how often the task API said "conflict", and
     # those whose first failure nothing that the API did well has followed yet.

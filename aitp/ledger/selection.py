@@ -51,12 +51,11 @@ _FRESH = f"{_READY} AND is_suspect = 0"
 _COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2)"
 _FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
-_COUNT_SUSPECTS = f"SELECT COUNT(*), suspects_last FROM kinds JOIN tasks ON tasks.kind = kinds.id WHERE {_SUSPECTS}"
-# The least suspect first: what fails again and again is not to keep from its turn what failed beside it once. Only
-# those with the same bound go together.
+_TURN = f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {_SUSPECTS}), suspects_last FROM kinds WHERE id = ?1"
+# All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
+# failed beside it once. Only those with the same bound go together.
 _BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
 _SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
-# Served by tasks_suspect.
 _SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
 
 
@@ -80,9 +79,9 @@ def select_batch(
     told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
     """
     most = batch_size * workers if room is None else min(batch_size * workers, room)
-    waiting = 0
+    waiting = False
     if suspects:
-        waiting, theirs_last = connection.execute(_COUNT_SUSPECTS, (kind,)).get
+        waiting, theirs_last = connection.execute(_TURN, (kind,)).get
         in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (kind,)).get is not None
     fresh = int(connection.execute(_COUNT_FRESH, (kind, most)).get)
     if waiting and not in_flight and not (fresh and theirs_last):

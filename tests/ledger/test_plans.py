@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, Fault, Rules, Verdict
-from aitp.tasks import Ending, Health
+from aitp.ledger import Cause, Failure, Fault, Report, Rules, Verdict
+from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms
 
 # A walk over one of these is a walk over what is claimed, ready or waiting now: it is counted there, no row is read.
-BOUNDED = tuple(f"COVERING INDEX tasks_{name}" for name in ("claimed", "ready", "later", "tried"))
-GROWING = ("tasks", "task_completions", "tombstones", "results", "contents")
+BOUNDED = tuple(f"COVERING INDEX tasks_{name}" for name in ("claimed", "ready", "later"))
+GROWING = ("tasks", "evidence", "task_completions", "tombstones", "results", "contents")
 
 
 Recorded = dict[str, Any]  # statement → what was bound to it
@@ -86,6 +86,27 @@ def test_finishes(world: World, health: Health) -> None:
             world.clock.go(86_400.0)  # past cooldowns, pauses, probes and limits, whatever this led to
 
     assert_no_scans(world, statements, 25)
+
+
+@pytest.mark.parametrize("culprit", [Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER, Culprit.MODEL])
+def test_judgements(world: World, culprit: Culprit) -> None:
+    def fail() -> None:
+        claim = world.claim(terms=terms(batch=3))
+        outcomes = [Outcome(task, Ending.RETRY, culprit=culprit) for task in claim.tasks]
+        world.ledger.claims.finish(claim, Report(outcomes, Failure(culprit, "said the test"), optional=["dimensions"]))
+
+    with recorded(world) as statements:
+        for _ in range(8):
+            fail()  # suspects, halves, rows, a pause or a breaker, a request that adapts, probes
+            world.clock.go(3_600.0)
+        world.finish(world.claim())  # and all return
+    world.admit("late1", "late2")
+    with recorded(world) as more:
+        claims = [world.claim(slot, terms(batch=1)) for slot in (WORKER, WORKER + 1)]
+        assert world.ledger.claims.again(claims[0])
+        world.ledger.claims.release(WORKER, Cause.DEADLINE)
+
+    assert_no_scans(world, statements | more, 40)
 
 
 @pytest.mark.parametrize("cause", list(Cause))

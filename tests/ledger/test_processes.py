@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Because, Cause, Claim, Idle, Poll, Rules
-from aitp.tasks import Ending, Health
+from aitp.ledger import Because, Cause, Claim, Failure, Idle, Poll, Report, Rules
+from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.processes import Gate, Process
-from tests.ledger.world import ALONE, POLLING, RELAY, START, WORKER, World, ids, terms
+from tests.ledger.world import ALONE, POLLING, RELAY, START, WORKER, World, ids, names, terms
 from tests.waiting import wait_until
 
 FOUR = range(WORKER, WORKER + 4)
@@ -162,6 +162,40 @@ def test_a_probe_that_dies_with_its_process_is_made_by_the_next(world: World) ->
     world.ledger.claims.release(WORKER, Cause.CRASHED)
 
     assert world.claim(WORKER + 1).probe
+
+
+def test_one_probe_of_a_paused_model_and_one_batch_of_suspects_over_all_processes(world: World) -> None:
+    gate = Gate()
+
+    def knock(slot: int) -> Any:
+        def work(world: World) -> str:
+            gate.wait()
+            found = world.ledger.claims.claim(slot, terms(batch=1))
+            return "claim" if isinstance(found, Claim) else str(found.because)
+
+        return work
+
+    def found_together() -> list[str]:
+        processes = [Process(world, knock(slot)) for slot in range(WORKER, WORKER + 6)]
+        gate.open(6)
+        found = sorted(process.result() for process in processes)
+        world.ledger.release_ownerless()  # they are all gone
+        return found
+
+    world.admit(*names("t", 8))
+    claim = world.claim()
+    world.finish(claim, Ending.RETRY, Health.FAULTY)
+    world.clock.go(2.0)
+    assert found_together() == ["claim"] + [Because.TURN] * 5
+
+    claim = world.claim()
+    failure = Failure(Culprit.MODEL, "404: no such model", named=True)
+    outcomes = [Outcome(task, Ending.RETRY, culprit=Culprit.MODEL) for task in claim.tasks]
+    world.ledger.claims.finish(claim, Report(outcomes, failure))
+    world.clock.go(60.0)
+    assert found_together() == ["claim"] + [Because.QUARANTINE] * 5
+    assert world.ledger.owners() == []
+    assert world.claim().tasks
 
 
 def test_one_poll_over_all_processes(world: World) -> None:

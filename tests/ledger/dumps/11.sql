@@ -50,7 +50,7 @@ CREATE TABLE cooldowns (
         provider TEXT NOT NULL,
         model TEXT NOT NULL,
         until REAL NOT NULL,
-        reason TEXT NOT NULL, awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)), since REAL NOT NULL DEFAULT 0,
+        reason TEXT NOT NULL, awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)), since REAL NOT NULL DEFAULT 0, guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1)),
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
 CREATE TABLE evidence (
@@ -296,7 +296,8 @@ CREATE INDEX tasks_digest ON tasks (digest) WHERE digest IS NOT NULL;
 CREATE INDEX tasks_twins ON tasks (twin_of, seq) WHERE twin_of IS NOT NULL;
 CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
         WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
-CREATE INDEX tasks_suspect ON tasks (kind, state) WHERE is_suspect = 1;
+CREATE INDEX tasks_suspect ON tasks (kind, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
+CREATE INDEX evidence_world ON evidence (world, failed_in_row);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('tasks',6);
 INSERT INTO "sqlite_sequence" VALUES('failures',2);
