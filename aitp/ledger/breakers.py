@@ -184,8 +184,14 @@ class Breakers:
         self, connection: apsw.Connection, service: str, slot: int, now: float, reason: str
     ) -> BreakerChange | None:
         """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
+        if not self.is_probe(connection, service, slot):
+            return None
+        return self.tell(connection, service, Health.FAULTY, slot, now, reason)
+
+    def is_probe(self, connection: apsw.Connection, service: str, slot: int) -> bool:
+        """Whether `slot` makes the probe of `service`."""
         prober = connection.execute("SELECT probe_slot FROM breakers WHERE service = ?", (service,)).get
-        return self.tell(connection, service, Health.FAULTY, slot, now, reason) if prober == slot else None
+        return bool(prober == slot)
 
     def is_closed(self, connection: apsw.Connection, service: str) -> bool:
         """Whether nothing is known against `service`."""

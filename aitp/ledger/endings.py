@@ -31,7 +31,7 @@ from aitp.ledger.rules import Rules
 from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
 from aitp.ledger.worlds import World
 from aitp.policy.costs import Bill
-from aitp.policy.evidence import SPREAD, retry_delay
+from aitp.policy.evidence import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome, Task, TaskStatus
 
@@ -159,7 +159,8 @@ class Endings:
             endings = [outcome.ending for outcome in judgement.outcomes]
             waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
             held_back = waits and self._is_held_back(connection, route, now)
-            settled = self._settle(connection, now, provider, judgement, owned, held_back, found.has_twins)
+            asked = report.cooldown.seconds if report.cooldown is not None and not report.cooldown.awaited else 0.0
+            settled = self._settle(connection, now, provider, judgement, owned, held_back, found.has_twins, asked)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
             paused = self._judge_processor(connection, kind.type, endings, now, found.has_bugs)
             affords_more = False
@@ -263,15 +264,18 @@ class Endings:
         owned: Mapping[int, bool],
         held_back: bool,
         has_twins: bool,
+        pause: float = 0.0,
     ) -> Settled:
-        """Write each outcome's state. `owned`: what `_owned_by` says of these tasks."""
+        """Write each outcome's state. `owned`: what `_owned_by` says of these tasks; `pause`: seconds asked for."""
         outcomes = judgement.outcomes
         delivered = [outcome for outcome in outcomes if outcome.ending in DELIVERED]
         _store_results(connection, delivered, now, owned)
         seqs = [outcome.task.seq for outcome in delivered]
         reused = settle_twins(connection, seqs, now) if has_twins else ()
         returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
-        retry_at = self._put_back_all(connection, now, provider, returned, judgement, held_back) if returned else None
+        retry_at = (
+            self._put_back_all(connection, now, provider, returned, judgement, held_back, pause) if returned else None
+        )
         return Settled(
             outcomes,
             judgement.breaker,
@@ -289,6 +293,7 @@ class Endings:
         returned: Sequence[Outcome],
         judgement: Judgement,
         held_back: bool,
+        pause: float,
     ) -> float | None:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
         spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
@@ -298,7 +303,7 @@ class Endings:
             seq = outcome.task.seq
             match outcome.ending:
                 case Ending.RETRY:
-                    due_at = now + retry_delay(judgement.tries.get(seq, 1), self._rules.backoff_factor, spread)
+                    due_at = now + self._delay(judgement.tries.get(seq, 1), spread)
                     _put_back(connection, seq, due_at)
                     connection.execute(
                         "UPDATE tasks SET attempts = attempts + 1, is_suspect = 1,"
@@ -313,12 +318,27 @@ class Endings:
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
                     connection.execute("UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq))
+                case Ending.POSTPONED if pause and outcome.task.attempts:
+                    # Asked to wait once more with this very task: the others go first.
+                    due_at = now + min(pause + self._delay(outcome.task.attempts, spread), LONGEST_DELAY_SECONDS)
+                    _put_back(connection, seq, due_at)
+                    connection.execute("UPDATE tasks SET attempts = attempts + 1, is_suspect = 1 WHERE seq = ?", (seq,))
+                    retry_at = due_at if retry_at is None else min(retry_at, due_at)
+                case Ending.POSTPONED if pause:
+                    _put_back(connection, seq, None)
+                    connection.execute("UPDATE tasks SET attempts = attempts + 1 WHERE seq = ?", (seq,))
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
                     retry_at = now + POSTPONE_SECONDS * spread
                     _put_back(connection, seq, retry_at)
                 case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT | Ending.ADAPTED:
                     _put_back(connection, seq, None)
         return retry_at
+
+    def _delay(self, tries: int, spread: float) -> float:
+        """Seconds until the next try. With the retries used up they double, whatever factor the settings name."""
+        beyond = tries - self._rules.max_retries - 1
+        delay = retry_delay(tries, self._rules.backoff_factor, spread)
+        return max(delay, retry_delay(beyond, 2.0, spread)) if beyond > 0 else delay
 
     @staticmethod
     def _judge_processor(

@@ -22,6 +22,9 @@ from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Standing, Tally, is_at_fault, is_ill, pause_delay, remedy
 from aitp.tasks import Culprit, Ending, Health, Outcome
 
+# A guess that may have been none, as another task than the refused ones was served: whether it was is soon tried again.
+GUESS_SECONDS = 900.0
+MOST_GUESSED = 100
 # What is left out because a tier has no room is tried again sooner than anything else.
 TIER_SECONDS = 900.0
 # A queue that a world's success brings back comes back within these seconds.
@@ -153,6 +156,8 @@ class Judge:
         )
         change = self._breakers.tell(connection, case.provider, Health.HEALTHY, case.slot, case.now)
         forget_guesses(connection, case.provider, case.model)
+        if case.left_out and not case.proven:
+            _doubt_guesses(case, {outcome.task.seq for outcome in outcomes if outcome.ending is Ending.SUCCEEDED})
         connection.execute("DELETE FROM failures WHERE world = ?", (case.world,))
         had_row = connection.changes() > 0
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (case.provider,))
@@ -169,9 +174,7 @@ class Judge:
             case.told.append(_told(case, "Tasks of this model go on", ""))
         # The provider has spoken about each of these by itself, batch or not.
         judged = [
-            self._judged(case, outcome, outcome.culprit, alone=True, counted=0)
-            if outcome.ending is Ending.RETRY
-            else outcome
+            self._judged(case, outcome, outcome.culprit, alone=True) if outcome.ending is Ending.RETRY else outcome
             for outcome in outcomes
         ]
         cleared = had_row or case.paused or not case.proven
@@ -199,17 +202,15 @@ class Judge:
             self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
         profile = _profile(case)
         can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
-        asked = remedy(self._standing(case, failure, can_leave_out, setting=bool(profile.settings())))
-        if asked is Remedy.LEAVE_OUT:
+        standing = self._standing(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
+        asked = remedy(standing)
+        changed = asked is Remedy.LEAVE_OUT
+        if changed:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
-            self._leave_out(case, profile, name, failure)
-            return Judgement(
-                tuple(_ready(outcome) for outcome in outcomes),
-                told=tuple(case.told),
-                cleared=True,
-                breaker=self._speak(case, failure, heard=True),
-            )
-        if self._restore(case, profile, failure, can_leave_out):
+            self._leave_out(case, profile, name, failure, [outcome.task.seq for outcome in failed])
+        elif not can_leave_out:
+            changed = self._restore(case, profile, failure, futile=standing.row_is_ill or standing.insists)
+        if changed and failure.culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
             return Judgement(
                 tuple(_ready(outcome) for outcome in outcomes),
                 told=tuple(case.told),
@@ -224,7 +225,15 @@ class Judge:
             moved(connection)  # the row is longer
         return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared=counted)
 
-    def _standing(self, case: _Case, failure: Failure, can_leave_out: Sequence[str], *, setting: bool) -> Standing:
+    def _standing(
+        self,
+        case: _Case,
+        failure: Failure,
+        outcomes: Sequence[Outcome],
+        can_leave_out: Sequence[str],
+        *,
+        setting: bool,
+    ) -> Standing:
         row = _row(case.connection, "world = ?", case.world)
         of_provider = _row(case.connection, "provider = ? AND culprit IN ('service', 'account')", case.provider)
         detached = case.connection.execute(
@@ -236,11 +245,21 @@ class Judge:
             named=named,
             optional=bool(can_leave_out) and (not failure.named or failure.parameter in can_leave_out),
             setting=setting,
+            insists=failure.culprit is Culprit.SERVICE and self._insists(case, outcomes),
             proven=case.proven,
             row_is_ill=is_ill(failure.culprit, row, self._threshold),
             provider_is_ill=is_ill(failure.culprit, of_provider, self._threshold),
             provider_serves=detached is not None,
         )
+
+    def _insists(self, case: _Case, outcomes: Sequence[Outcome]) -> bool:
+        """Whether a service failed at its breaker's probe, or at one task alone as often as that may be tried."""
+        if self._breakers.is_probe(case.connection, case.provider, case.slot):
+            return True
+        tried = case.connection.execute(
+            "SELECT service FROM evidence WHERE seq = ? AND world = ?", (outcomes[0].task.seq, case.world)
+        ).get
+        return len(outcomes) == 1 and (tried or 0) >= self._max_retries
 
     def _note_row(self, case: _Case, culprit: Culprit, seqs: Sequence[int]) -> None:
         """The call as one more failure in a row, unless all its tasks fail where others are served meanwhile.
@@ -278,13 +297,8 @@ class Judge:
             judged.append(outcome)
         return judged
 
-    def _judged(
-        self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, counted: int = 1, named: bool = False
-    ) -> Outcome:
-        """Note one more failure of a task, and fail it if the evidence says that it is to blame.
-
-        `counted`: how many failures of the world's tally this was.
-        """
+    def _judged(self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, named: bool = False) -> Outcome:
+        """Note one more failure of a task, and fail it if the evidence says that it is to blame."""
         named = named or outcome.named
         row = case.connection.execute(
             "SELECT world, good_before, service_before, account_before, input_before, answer_before, service, account,"
@@ -294,7 +308,7 @@ class Judge:
         if row is None or row[0] != case.world:  # its first failure here
             before, own = case.tally, {Culprit.SERVICE: 0, Culprit.ACCOUNT: 0, Culprit.INPUT: 0, Culprit.ANSWER: 0}
         else:
-            before = Tally(*row[1:6]).more(culprit, counted)
+            before = Tally(*row[1:6])
             own = dict(zip((Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER), row[6:], strict=True))
         if alone:
             own[culprit] += outcome.times
@@ -332,20 +346,23 @@ class Judge:
 
     # The request adapts
 
-    def _leave_out(self, case: _Case, profile: _Profile, name: str, failure: Failure) -> None:
+    def _leave_out(self, case: _Case, profile: _Profile, name: str, failure: Failure, seqs: Sequence[int]) -> None:
+        """`seqs`: the tasks of the call. A guess is right if it serves one of them; that a service is well again is
+        no proof of one."""
         guessed = profile.guessed if failure.parameter == name else [*profile.guessed, name]
+        tasks = [] if failure.culprit is Culprit.SERVICE else [*profile.tasks, *seqs][-MOST_GUESSED:]
         since = case.now
         if name == "service_tier":  # a tier that has no room now may have some soon
             since += TIER_SECONDS - PROFILE_SECONDS
-        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, failure.reason, since)
+        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, tasks, failure.reason, since)
         case.told.append(_told(case, "Parameter is refused and left out", failure.reason, parameter=name))
 
-    def _restore(self, case: _Case, profile: _Profile, failure: Failure, can_leave_out: Sequence[str]) -> bool:
-        """Take back what was left out by guess, if that has not helped, or has made the answers useless."""
+    def _restore(self, case: _Case, profile: _Profile, failure: Failure, *, futile: bool) -> bool:
+        """Take back what was left out by guess, if that was `futile`, or has made the answers useless."""
         back = []
         if failure.culprit is Culprit.REQUEST and failure.parameter in profile.guessed:
             back = [failure.parameter]
-        elif failure.culprit is Culprit.INPUT and not case.proven and not can_leave_out:
+        elif failure.culprit in (Culprit.INPUT, Culprit.SERVICE) and futile and not case.proven:
             back = list(profile.guessed)
         if not back:
             return False
@@ -353,7 +370,7 @@ class Judge:
         guessed = [name for name in profile.guessed if name not in back]
         needed = failure.culprit is Culprit.REQUEST
         kept = [*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)]
-        _write_profile(case, left_out, guessed, kept, profile.reason, case.now)
+        _write_profile(case, left_out, guessed, kept, profile.tasks, profile.reason, case.now)
         return True
 
     # A world is paused
@@ -429,11 +446,15 @@ def _has_answered(case: _Case) -> bool:
 
 
 class _Profile(NamedTuple):
-    """What is left out of requests to a model. `kept`: what need not be, for it did not help."""
+    """What is left out of requests to a model. `kept`: what need not be, for it did not help.
+
+    `tasks`: those that were refused before the guesses were made.
+    """
 
     left_out: list[str]
     guessed: list[str]
     kept: list[str]
+    tasks: list[int]
     reason: str
 
     @property
@@ -461,13 +482,26 @@ SETTINGS = {
 
 def _profile(case: _Case) -> _Profile:
     row = case.connection.execute(
-        "SELECT left_out, guessed, kept, reason FROM request_profiles"
+        "SELECT left_out, guessed, kept, tasks, reason FROM request_profiles"
         " WHERE provider = ? AND model = ? AND setup = ? AND since > ?",
         (case.provider, case.model, case.setup, case.now - PROFILE_SECONDS),
     ).fetchone()
     if row is None:
-        return _Profile([], [], [], "")
-    return _Profile(row[0].split(), row[1].split(), row[2].split(), row[3])
+        return _Profile([], [], [], [], "")
+    return _Profile(row[0].split(), row[1].split(), row[2].split(), json.loads(row[3]), row[4])
+
+
+def _doubt_guesses(case: _Case, served: Collection[int]) -> None:
+    """The first tasks are served without what was left out: unless one of them was refused with it, that proves little.
+
+    It is tried with it again before long.
+    """
+    profile = _profile(case)
+    if profile.guessed and not set(profile.tasks) & set(served):
+        case.connection.execute(
+            "UPDATE request_profiles SET since = ?1 WHERE provider = ?2 AND model = ?3 AND since > ?1",
+            (case.now + GUESS_SECONDS - PROFILE_SECONDS, case.provider, case.model),
+        )
 
 
 def _is_current(case: _Case) -> bool:
@@ -476,13 +510,20 @@ def _is_current(case: _Case) -> bool:
 
 
 def _write_profile(
-    case: _Case, left_out: Sequence[str], guessed: Sequence[str], kept: Sequence[str], reason: str, since: float
+    case: _Case,
+    left_out: Sequence[str],
+    guessed: Sequence[str],
+    kept: Sequence[str],
+    tasks: Sequence[int],
+    reason: str,
+    since: float,
 ) -> None:
     """From now on requests are others: what failed before is due at once, and its evidence counts no more."""
     connection = case.connection
     connection.execute(
-        "INSERT OR REPLACE INTO request_profiles (provider, model, setup, left_out, guessed, kept, reason, since)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO request_profiles"
+        " (provider, model, setup, left_out, guessed, kept, tasks, reason, since)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             case.provider,
             case.model,
@@ -490,6 +531,7 @@ def _write_profile(
             " ".join(left_out),
             " ".join(guessed),
             " ".join(kept),
+            json.dumps(list(tasks)),
             reason,
             since,
         ),

@@ -304,6 +304,7 @@ MIGRATIONS: tuple[str, ...] = (
         left_out TEXT NOT NULL,
         guessed TEXT NOT NULL,
         kept TEXT NOT NULL,
+        tasks TEXT NOT NULL DEFAULT '[]',
         reason TEXT NOT NULL,
         since REAL NOT NULL,
         PRIMARY KEY (provider, model)

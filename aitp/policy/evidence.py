@@ -113,7 +113,8 @@ class Remedy(Enum):
 class Standing(NamedTuple):
     """What `remedy` goes by. `named`: the server itself says so. `optional`: a parameter is left to leave out.
 
-    `setting`: a setting stands behind one that was refused and cannot be left out.
+    `setting`: a setting stands behind one that was refused and cannot be left out. `insists`: the service failed at a
+    probe, or at one task alone as often as it may be tried.
     `proven`: this world has served a task. `row_is_ill`: of this world, `provider_is_ill`: of all that its provider
     serves. `provider_serves`: it has served another world since this one's row began.
     """
@@ -122,6 +123,7 @@ class Standing(NamedTuple):
     named: bool = False
     optional: bool = False
     setting: bool = False
+    insists: bool = False
     proven: bool = False
     row_is_ill: bool = False
     provider_is_ill: bool = False
@@ -137,6 +139,9 @@ def remedy(standing: Standing) -> Remedy:
         case Culprit.ACCOUNT if standing.named:
             return Remedy.OPEN
         case Culprit.ACCOUNT | Culprit.SERVICE:
+            # Some servers fail at a parameter that they do not know. Tried only where sends are few already.
+            if standing.insists and standing.optional and not standing.proven:
+                return Remedy.LEAVE_OUT
             if standing.provider_is_ill:
                 return Remedy.OPEN
             return Remedy.PAUSE if ill else Remedy.WAIT

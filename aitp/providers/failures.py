@@ -96,6 +96,8 @@ Verdict = Callable[[Refusal], AitpError]
 _OVER_CONTEXT = {"context_length_exceeded", "exceed_context_size_error"}
 _OUT_OF_CREDIT = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
 _REFUSALS = (400, 403, 413, 415, 422, 501)
+# Some servers fail at what they do not know.
+_OF_PARAMETERS = (*_REFUSALS, 404, 405, 409, 500)
 _MODELS = (400, 403, 404, 410, 422, 501)
 
 
@@ -107,11 +109,11 @@ def _is_above_the_limit(refusal: Refusal) -> bool:
 
 ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
     (
-        "402, or a refusal that names the account's credit",
+        "a refusal that names the account's credit",
         lambda r: (
-            r.status == 402
-            or not _OUT_OF_CREDIT.isdisjoint((r.code, r.type))
-            or (r.status in (400, 403, 429) and r.names_the_credit)
+            not _OUT_OF_CREDIT.isdisjoint((r.code, r.type))
+            or (r.status in (400, 402, 403, 429) and r.names_the_credit)
+            or (r.status == 402 and r.is_json)
         ),
         _quota,
     ),
@@ -129,7 +131,11 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
         ),
         _too_long,
     ),
-    ("400, 403, 422, 501, a parameter by its name", lambda r: r.status in _REFUSALS and bool(r.parameter), _parameter),
+    (
+        "400, 403, 404, 409, 422, 500, 501, a parameter by its name",
+        lambda r: r.status in _OF_PARAMETERS and bool(r.parameter),
+        _parameter,
+    ),
     (
         "400, 403, 404, 410, 422, 501, the model: gone, not allowed, of another kind",
         lambda r: r.status in _MODELS and r.names_the_model,
@@ -145,11 +151,11 @@ ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
         lambda r: (r.status == 401 and r.is_json) or (r.status in (400, 401, 403, 422) and r.names_the_key),
         _credentials,
     ),
-    ("401, 403, not a word of the key", lambda r: r.status in (401, 403), _kept_out),
+    ("401, 402, 403, not a word of the key", lambda r: r.status in (401, 402, 403), _kept_out),
     ("404, 405, 410, the address", lambda r: r.status in (404, 405, 410), _address),
     (
         "400, 413, 415, 422 and other refusals",
-        lambda r: (400 <= r.status < 500 and r.status not in (407, 408, 409, 425, 499)) or r.status == 501,
+        lambda r: 400 <= r.status < 500 and r.status not in (407, 408, 409, 425, 499),
         _request,
     ),
     ("407, 408, 409, 5xx, redirects, anything else", lambda r: True, _fault),

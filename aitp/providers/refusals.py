@@ -80,7 +80,7 @@ _POLICY = re.compile(
 _GONE = (
     r"not[ _]found|does ?n[o']t exist|does not exist|no such|unknown|retired|deprecat|decommission|no longer"
     r"|not (?:\w+ )?(?:supported|available|allowed|served|loaded|deployed|enabled)|unsupported|unavailable"
-    r"|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
+    r"|invalid|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
 )
 _OTHER_KIND = re.compile(
     r"/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"

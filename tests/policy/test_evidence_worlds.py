@@ -141,7 +141,7 @@ class Queue:
             for item in batch:
                 item.done = item not in useless
             for item in useless:
-                self._fail(item, Culprit.ANSWER, alone=True, counted=0)
+                self._fail(item, Culprit.ANSWER, alone=True)
             return
         if culprit is Culprit.INPUT and sent_without < self.left_out:
             for item in batch:
@@ -154,7 +154,7 @@ class Queue:
             self.row.append(frozenset(item.number for item in batch))
         ill = is_ill(culprit, self.row, THRESHOLD)
         optional = self.left_out < PARAMETERS
-        asked = remedy(Standing(culprit, False, optional, proven, ill, ill, False))
+        asked = remedy(Standing(culprit, optional=optional, proven=proven, row_is_ill=ill, provider_is_ill=ill))
         if asked is Remedy.LEAVE_OUT:
             self.left_out += 1
             self.tally, self.row = Tally(), []
@@ -183,10 +183,11 @@ class Queue:
         self.row, self.closed_until, self.pauses = [], None, 0
         self.row_number += 1
 
-    def _fail(self, item: Item, culprit: Culprit, *, alone: bool, counted: int = 1) -> None:
+    def _fail(self, item: Item, culprit: Culprit, *, alone: bool) -> None:
         item.tries += 1
         item.row = self.row_number
-        item.before = self.tally if item.before is None else item.before.more(culprit, counted)
+        if item.before is None:
+            item.before = self.tally
         if alone:
             mine = item.alone[culprit] = item.alone.get(culprit, 0) + 1
             if self.closed_until is None and is_at_fault(culprit, mine, self.tally, item.before, MAX_RETRIES):
