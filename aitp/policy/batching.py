@@ -9,9 +9,13 @@ def fair_share(claimable: int, workers: int, batch_size: int) -> int:
     """Tasks that one worker may claim, so that no worker takes what would keep its idle siblings busy.
 
     `claimable`: tasks of the kind that could be claimed now, bounded by the room in the limits.
-    At least 1, at most `batch_size`.
+    At least 1, at most `batch_size`. None is left to be the last one alone: should it fail, nobody would be served after
+    it, and nothing would tell whose fault that is.
     """
-    return max(1, min(batch_size, -(-claimable // max(1, workers))))
+    share = max(1, min(batch_size, -(-claimable // max(1, workers))))
+    if claimable - share != 1 or batch_size < 2:
+        return share
+    return share + 1 if share < batch_size else max(1, share - 1)
 
 
 # OpenAI API reference, embeddings: an array of up to 2,048 inputs, 300,000 tokens in a request. A byte-level

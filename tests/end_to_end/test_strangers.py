@@ -57,7 +57,9 @@ def test_one_text_that_always_gets_500_fails_alone_and_costs_few_calls(
 ) -> None:
     manner = refusal(500, "the mill stood still")
     poisoned = Nature(poison=Poison(frozenset({BAD}), manner))
-    start(service, stranger, poisoned, *embeddings(19), a_task(BAD), RETRY_BACKOFF_FACTOR=factor)
+    # Not the last one: it takes another task that is served later to know that the service is well.
+    documents = [a_task(BAD), *embeddings(19)]
+    start(service, stranger, poisoned, *documents, RETRY_BACKOFF_FACTOR=factor)
 
     service.await_states(1500 if factor > 1 else 60, succeeded=19, failed=1)
 

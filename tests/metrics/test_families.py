@@ -61,6 +61,7 @@ ADDED = {
     "ollama_request_duration_seconds": ("histogram", ("model",)),
     "aitp_breaker_failures": ("gauge", ("service",)),
     "aitp_cooldowns": ("gauge", ("service",)),
+    "aitp_quarantines": ("gauge", ("service",)),
     "aitp_queue_tasks": ("gauge", ("state",)),
     "aitp_queue_oldest_age_seconds": ("gauge", ()),
     "aitp_outbox_results": ("gauge", ()),

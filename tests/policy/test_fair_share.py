@@ -17,7 +17,11 @@ from aitp.policy.batching import fair_share
         (6, 5, 32, 2),
         (160, 5, 32, 32),
         (10_000, 5, 32, 32),
-        (33, 1, 32, 32),
+        (33, 1, 32, 31),  # the last one is not left alone
+        (34, 1, 32, 32),
+        (3, 2, 32, 3),
+        (2, 2, 32, 2),
+        (2, 2, 1, 1),
         (7, 1, 32, 7),
         (7, 1, 1, 1),
         (0, 5, 32, 1),
@@ -35,6 +39,7 @@ def test_no_worker_takes_what_would_keep_a_sibling_busy(claimable: int, workers:
     assert 1 <= share <= batch_size
     assert share <= claimable
     # All of them together take everything, unless batches are full.
-    assert share == batch_size or share * workers >= claimable
-    # With a task for each, each gets one.
-    assert share == 1 or (share - 1) * workers < claimable
+    assert share >= batch_size - 1 or share * workers >= claimable
+    # With a task for each, each gets one, but the last one is not left alone.
+    assert share == 1 or (share - 1) * workers < claimable or share == claimable
+    assert claimable - share != 1 or batch_size <= 2

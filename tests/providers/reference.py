@@ -86,6 +86,26 @@ names one (by `param`, or in words) is believed at once.
 | `format` | Ollama, chats | the schema is told in words |
 """
 
+TRIED = """## What was tried
+
+By `tests/strangers/test_real_servers.py` and `test_gateways.py`, which run wherever these are installed.
+
+| server | version | what was tried | what came out |
+| --- | --- | --- | --- |
+| llama.cpp's (`llama-cpp-python[server]`) | 0.3.36 | a text above its batch | cut by the server, silently |
+| | | `dimensions`, `encoding_format: base64` | ignored; another length: tasks wait for the setting |
+| | | a wrong key | 401: the breaker opens, nobody is failed |
+| | | a model that it does not have | answered with the one that it has |
+| | | chats with `json_schema` | refused, with 500 |
+| LiteLLM's proxy (`litellm[proxy]`) in front of it | 1.108.7 | the same texts and parameters | as without it |
+| | | a wrong key | 400 `no_db_connection`: tasks wait, OPENAI_API_KEY is named |
+| | | a model that it does not have | 400: tasks wait, nobody is failed |
+| | | chats with `json_schema` | refused, with 500, in the words of the server behind |
+| nginx in front of the task API | 1.22.1 | 404, 302, 200 with a page, 502 | all delivered later, once, none dead |
+| HAProxy in front of the task API | 2.6.12 | 404, 302, 200 with a page, 503 | all delivered later, once, none dead |
+| both in front of the provider | | the same | nobody is failed, the breaker opens and closes |
+"""
+
 CALLS: Sequence[tuple[str, AitpError]] = (
     (
         "no connection, a connection that breaks, no answer in time, an answer that is none",
@@ -114,7 +134,7 @@ def page() -> str:
         ("Ollama", ollama_failures.OLLAMA, ollama_failures.ROWS),
     ):
         parts += [f"## {title}\n", _table(_answers(service, table))]
-    return "\n".join([*parts, LEFT_OUT])
+    return "\n".join([*parts, LEFT_OUT, TRIED])
 
 
 def _answers(service: str, table: Sequence[tuple[str, Any, Any]]) -> Iterator[tuple[str, AitpError]]:

@@ -48,6 +48,7 @@ def embedding_model(seed: int = 0) -> bytes:
         "tokenizer.ggml.unknown_token_id": 1,
         "tokenizer.ggml.bos_token_id": 2,
         "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 3,  # so it is spelt
     }
     draw = _drawn(seed)
     tensors = {

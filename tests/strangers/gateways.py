@@ -7,6 +7,7 @@ mind it is ended and started again, as an upgrade does.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from enum import Enum
 from pathlib import Path
@@ -34,6 +35,7 @@ class Gateway:
     """One of them, in front of `upstream` (http://host:port). A context manager; skips where it is not installed."""
 
     program = ""
+    leave = signal.SIGTERM
 
     def __init__(self, folder: Path, upstream: str) -> None:
         found = shutil.which(self.program, path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -86,13 +88,14 @@ class Gateway:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(self.leave)  # what is under way is passed on before it ends
             self._process.wait(10)
             self._process = None
 
 
 class Nginx(Gateway):
     program = "nginx"
+    leave = signal.SIGQUIT
 
     def arguments(self, configuration: Path) -> list[str]:
         return ["-e", "stderr", "-p", str(self._folder), "-c", str(configuration)]
@@ -120,6 +123,7 @@ class Nginx(Gateway):
 
 class Haproxy(Gateway):
     program = "haproxy"
+    leave = signal.SIGUSR1
 
     def arguments(self, configuration: Path) -> list[str]:
         return ["-db", "-f", str(configuration)]
@@ -133,6 +137,8 @@ class Haproxy(Gateway):
         server = self._nobody if mood is Mood.BAD_GATEWAY else self._upstream
         return "\n".join(
             (
+                "global",
+                "  hard-stop-after 1s",
                 "defaults",
                 "  mode http",
                 "  retries 0",

