@@ -155,7 +155,13 @@ def test_what_failed_least_goes_first_and_only_with_its_like(world: World) -> No
 
     second = world.claim()
     assert (ids(first), ids(second)) == (["t0", "t1"], ["t2", "t3"])
-    world.finish(second)
+    take_away(world, "t2")
+    fail(world, second)
+    world.clock.go(2.0)
+    world.change("UPDATE tasks SET batch_limit = 2, attempts = 1 WHERE id = 't3'")
+    third = world.claim()
+    assert ids(third) == ["t3"]
+    world.finish(third)
     assert [ids(claim) for claim in (world.claim(), world.claim())] == [["t0"], ["t0"]]  # the slot's own goes back
 
 
@@ -305,8 +311,10 @@ def test_a_witness_was_served_since_the_first_failure(world: World) -> None:
 
 
 def test_nobody_is_failed_for_what_a_batch_did(world: World) -> None:
+    serve(world)
     world.admit("a", "b")
-    fail(world, world.claim(), INPUT)
+    for _ in range(2):
+        fail(world, culprit=INPUT)  # alone, and nobody has been served since
     for _ in range(9):
         serve(world)
     world.clock.go(2.0)
@@ -405,6 +413,19 @@ def test_a_task_that_is_in_every_failed_batch_may_be_what_fails_them(world: Worl
     assert len(claim.tasks) == 1
     assert breaker(world) == "closed"
     assert pauses(world) == []
+
+
+def test_suspects_whose_like_are_served_meanwhile_say_nothing_of_the_world(world: World) -> None:
+    fail_each(world, 4)
+    serve(world)
+    fail_each(world, 1, prefix="fifth")
+    serve(world)
+    world.clock.go(2.0)
+    for _ in range(5):
+        settled = fail(world)
+        assert [outcome.ending for outcome in settled.outcomes] == [Ending.RETRY]
+
+    assert breaker(world) == "closed"
 
 
 def test_a_success_between_ends_the_row(world: World) -> None:
@@ -611,6 +632,11 @@ def test_pauses_double_up_to_an_hour(world: World) -> None:
         fail(world, culprit=ANSWER)
 
     assert lasted == [60.0, 120.0, 240.0, 480.0, 960.0, 1_920.0, 3_600.0, 3_600.0, 3_600.0]
+    world.clock.go(AN_HOUR)
+    serve(world)
+    take_away(world, *(name for name, state in world.states().items() if state != "finished"))
+    pause_world(world)
+    assert world.value("SELECT paused_until FROM worlds") == world.clock.now + A_MINUTE
 
 
 def test_a_probe_that_succeeds_brings_back_all_that_failed_in_that_row_within_seconds(world: World) -> None:
@@ -998,20 +1024,13 @@ def test_a_probe_in_flight_while_its_service_is_set_up_anew_is_nobody_s_any_more
 
 
 def test_failures_under_another_set_up_are_no_evidence(world: World) -> None:
-    old, new = setup_terms("old"), setup_terms("new")
-    world.finish(serve_first(world, new))
     world.admit("a")
-    for _ in range(4):
+    endings = []
+    for setup in ("old",) * 3 + ("new",) * 4:
         world.clock.now = world.value("SELECT due_at FROM tasks WHERE id = 'a'") or world.clock.now
-        fail(world, world.claim(terms=old), ANSWER)
+        endings.append(fail(world, world.claim(terms=setup_terms(setup)), ANSWER).outcomes[0].ending)
 
-    # It has had its four there, were it not for the other world's being ill or well.
-    assert outcomes(world).get("a") == "failed"
-
-
-def serve_first(world: World, terms: Terms) -> Claim:
-    world.admit("first")
-    return world.claim(terms=terms)
+    assert endings == [Ending.RETRY] * 6 + [Ending.FAILED]
 
 
 # Where nobody has been served yet
