@@ -174,7 +174,9 @@ class Judge:
             case.told.append(_told(case, "Tasks of this model go on", ""))
         # The provider has spoken about each of these by itself, batch or not.
         judged = [
-            self._judged(case, outcome, outcome.culprit, alone=True) if outcome.ending is Ending.RETRY else outcome
+            self._judged(case, outcome, outcome.culprit, alone=True, counted=0)
+            if outcome.ending is Ending.RETRY
+            else outcome
             for outcome in outcomes
         ]
         cleared = had_row or case.paused or not case.proven
@@ -297,8 +299,13 @@ class Judge:
             judged.append(outcome)
         return judged
 
-    def _judged(self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, named: bool = False) -> Outcome:
-        """Note one more failure of a task, and fail it if the evidence says that it is to blame."""
+    def _judged(
+        self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, counted: int = 1, named: bool = False
+    ) -> Outcome:
+        """Note one more failure of a task, and fail it if the evidence says that it is to blame.
+
+        `counted`: how many failures of the world's tally this was.
+        """
         named = named or outcome.named
         row = case.connection.execute(
             "SELECT world, good_before, service_before, account_before, input_before, answer_before, service, account,"
@@ -308,7 +315,7 @@ class Judge:
         if row is None or row[0] != case.world:  # its first failure here
             before, own = case.tally, {Culprit.SERVICE: 0, Culprit.ACCOUNT: 0, Culprit.INPUT: 0, Culprit.ANSWER: 0}
         else:
-            before = Tally(*row[1:6])
+            before = Tally(*row[1:6]).more(culprit, counted)
             own = dict(zip((Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER), row[6:], strict=True))
         if alone:
             own[culprit] += outcome.times

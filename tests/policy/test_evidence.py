@@ -75,7 +75,7 @@ def test_a_task_is_failed_by_what_befell_the_others_meanwhile(
     culprit: Culprit, alone: int, good: int, others: int, at_fault: bool
 ) -> None:
     before = Tally(100, 7, 7, 7, 7)
-    world = before.more(None, good).more(culprit, others + alone - 1)
+    world = before.more(None, good).more(culprit, others)
 
     assert is_at_fault(culprit, alone, world, before, 3) is at_fault
 

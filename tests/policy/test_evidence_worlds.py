@@ -141,7 +141,7 @@ class Queue:
             for item in batch:
                 item.done = item not in useless
             for item in useless:
-                self._fail(item, Culprit.ANSWER, alone=True)
+                self._fail(item, Culprit.ANSWER, alone=True, counted=0)
             return
         if culprit is Culprit.INPUT and sent_without < self.left_out:
             for item in batch:
@@ -183,11 +183,10 @@ class Queue:
         self.row, self.closed_until, self.pauses = [], None, 0
         self.row_number += 1
 
-    def _fail(self, item: Item, culprit: Culprit, *, alone: bool) -> None:
+    def _fail(self, item: Item, culprit: Culprit, *, alone: bool, counted: int = 1) -> None:
         item.tries += 1
         item.row = self.row_number
-        if item.before is None:
-            item.before = self.tally
+        item.before = self.tally if item.before is None else item.before.more(culprit, counted)
         if alone:
             mine = item.alone[culprit] = item.alone.get(culprit, 0) + 1
             if self.closed_until is None and is_at_fault(culprit, mine, self.tally, item.before, MAX_RETRIES):
