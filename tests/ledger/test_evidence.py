@@ -11,8 +11,8 @@ import apsw
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Because, Cause, Claim, Cooldown, Failure, Idle, Report, Settled, Terms, prepare
-from aitp.ledger.evidence import RETURN_SECONDS
+from aitp.ledger import Because, Cause, Claim, Cooldown, Failure, Idle, Report, Rules, Settled, Terms, prepare
+from aitp.ledger.evidence import GUESS_SECONDS, RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
 from tests.ledger.conftest import Create
@@ -873,27 +873,110 @@ def test_a_probe_of_a_paused_world_is_over_whatever_is_made_of_it(world: World, 
     assert world.value("SELECT COUNT(*) FROM worlds WHERE probe_slot IS NOT NULL") == 0
 
 
-def test_guesses_are_taken_back_if_they_did_not_help(world: World) -> None:
+def refuse_all(world: World, optional: Sequence[str]) -> Settled:
+    """Different tasks are refused one after the other, until that says nothing of any of them."""
+    for number in range(world.rules.breaker_threshold):
+        world.admit(f"other-{number}")
+        settled = fail(world, world.claim(terms=terms(batch=1)), INPUT, optional=optional)
+    return settled
+
+
+def test_guesses_are_taken_back_if_everything_is_refused_without_them_too(world: World) -> None:
     world.admit("a")
-    for expected in ((), ("encoding_format",), OPTIONAL):
+    for expected in ((), ("encoding_format",)):
         claim = world.claim()
         assert claim.world.left_out == expected
-        settled = fail(world, claim, INPUT, optional=[n for n in OPTIONAL if n not in expected])
+        fail(world, claim, INPUT, optional=[n for n in OPTIONAL if n not in expected])
+    settled = refuse_all(world, ())
 
     assert [outcome.ending for outcome in settled.outcomes] == [Ending.ADAPTED]
     claim = world.claim()
     assert claim.world.left_out == ()
     # And are not made again.
-    [outcome] = fail(world, claim, INPUT, optional=OPTIONAL).outcomes
-    assert outcome.ending is Ending.RETRY
+    assert {outcome.ending for outcome in fail(world, claim, INPUT, optional=OPTIONAL).outcomes} == {Ending.RETRY}
     assert left_out(world) == ()
+
+
+def test_guesses_stay_while_the_text_may_be_to_blame(world: World) -> None:
+    """One good and one bad text at a server that refuses two parameters: the bad one is refused with and without."""
+    world.admit("good", "bad")
+    for expected in ((), ("encoding_format",)):
+        fail(world, world.claim(), INPUT, optional=[n for n in OPTIONAL if n not in expected])
+    fail(world, world.claim(), INPUT)
+    world.clock.go(10.0)
+
+    assert left_out(world) == OPTIONAL
+    world.finish(world.claim())
+    world.clock.go(10.0)
+    [outcome] = fail(world, world.claim(), INPUT).outcomes
+    assert outcome.ending is Ending.FAILED
+    # It was one of those that were refused which is served now: the guess was right, for a day.
+    world.clock.go(GUESS_SECONDS)
+    world.admit("later")
+    assert world.claim().world.left_out == OPTIONAL
+
+
+def test_a_guess_that_serves_only_others_is_doubted_before_long(world: World) -> None:
+    world.admit("bad")
+    fail(world, world.claim(), INPUT, optional=["encoding_format"])
+    world.admit("good")
+    fail(world, world.claim(terms=terms(batch=1)), INPUT)
+    world.finish(world.claim(terms=terms(batch=1)))
+
+    assert left_out(world) == ("encoding_format",)
+    world.clock.go(GUESS_SECONDS)
+    world.admit("later")
+    assert world.claim().world.left_out == ()
+
+
+def test_a_parameter_that_makes_a_service_fail_is_found_by_the_tries_of_one_task(world: World) -> None:
+    world.admit("a")
+    for _ in range(world.rules.max_retries + 1):
+        assert left_out(world) == ()
+        settled = fail(world, world.claim(), Culprit.SERVICE, optional=["json_schema"])
+        assert settled.retry_at is not None
+        world.clock.now = settled.retry_at
+
+    assert left_out(world) == ("json_schema",)
+    assert [outcome.ending for outcome in settled.outcomes] == [Ending.RETRY]
+    world.finish(world.claim())
+
+
+def test_a_text_that_is_asked_to_wait_again_and_again_lets_others_go_first(world: World) -> None:
+    world.admit("always")
+    for _ in range(2):
+        claim = world.claim(terms=terms(batch=1))
+        assert ids(claim) == ["always"]
+        pause = Cooldown(60.0, SMALL.model, "429")
+        settled = world.ledger.claims.finish(
+            claim, Report([Outcome(task, Ending.POSTPONED) for task in claim.tasks], cooldown=pause)
+        )
+        world.clock.go(60.0)
+    world.admit("other")
+
+    assert ids(world.claim(terms=terms(batch=1))) == ["other"]
+    assert settled.retry_at == world.clock.now + 2.0
+
+
+def test_with_retries_used_up_a_lone_suspect_is_sent_ever_more_seldom_whatever_the_factor(create: Create) -> None:
+    world = create(Rules(backoff_factor=1.0))
+    world.admit("a")
+    delays = []
+    for _ in range(16):
+        settled = fail(world, world.claim(), Culprit.SERVICE)
+        assert settled.retry_at is not None
+        delays.append(settled.retry_at - world.clock.now)
+        world.clock.now = settled.retry_at
+
+    assert delays[:7] == [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0]
+    assert delays[-1] > 2_000.0
 
 
 def test_what_the_server_named_is_not_taken_back_with_the_guesses(world: World) -> None:
     world.admit("a")
     fail(world, world.claim(), INPUT, named=True, parameter="dimensions", optional=OPTIONAL)
     fail(world, world.claim(), INPUT, optional=["encoding_format"])
-    fail(world, world.claim(), INPUT)
+    refuse_all(world, ())
 
     assert left_out(world) == ("dimensions",)
 

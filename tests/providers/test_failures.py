@@ -297,7 +297,7 @@ def test_a_rate_limit_may_name_a_date() -> None:
         reply(429, error(None, "insufficient_quota")),
         reply(429, error("billing_not_active", "billing_not_active")),
         reply(403, {"error": "Your team has used all available credits"}),
-        reply(402, b""),
+        reply(402, {"detail": "top up, please"}),
     ],
 )
 def test_an_exhausted_quota_pauses_the_whole_account_for_long(answer: Answer) -> None:
