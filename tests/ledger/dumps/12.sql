@@ -157,11 +157,12 @@ CREATE TABLE request_profiles (
         left_out TEXT NOT NULL,
         guessed TEXT NOT NULL,
         kept TEXT NOT NULL,
+        tasks TEXT NOT NULL DEFAULT '[]',
         reason TEXT NOT NULL,
         since REAL NOT NULL,
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
-INSERT INTO "request_profiles" VALUES('openai','text-embedding-3-small','','dimensions','','','400: dimensions',1753900040.0);
+INSERT INTO "request_profiles" VALUES('openai','text-embedding-3-small','','dimensions','','','[3]','400: dimensions',1753900040.0);
 CREATE TABLE reservations (
         slot INTEGER PRIMARY KEY,
         currency TEXT NOT NULL,
