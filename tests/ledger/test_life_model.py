@@ -206,11 +206,11 @@ class Life(Agreement):
             else:
                 assert (found.because, turn) == (Because.TURN, set())
             return
-        taken = [self.model.tasks[task.id] for task in found.tasks]
+        picked = [self.model.tasks[task.id] for task in found.tasks]
         assert {task.id for task in found.tasks} <= turn
-        assert 1 <= len(taken) <= min(batch, room)
-        assert all(known.most is None or len(taken) <= known.most for known in taken)
-        for task, known in zip(found.tasks, taken, strict=True):
+        assert 1 <= len(picked) <= min(batch, room)
+        assert all(known.most is None or len(picked) <= known.most for known in picked)
+        for task, known in zip(found.tasks, picked, strict=True):
             assert (task.attempts, task.crashes) == (known.failures, known.crashes)
         self.model.take([task.id for task in found.tasks], slot)
         self.claims[slot] = found

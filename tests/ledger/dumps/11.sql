@@ -157,6 +157,7 @@ CREATE TABLE request_profiles (
         left_out TEXT NOT NULL,
         guessed TEXT NOT NULL,
         kept TEXT NOT NULL,
+        tasks TEXT NOT NULL DEFAULT '[]',
         reason TEXT NOT NULL,
         since REAL NOT NULL,
         PRIMARY KEY (provider, model)
