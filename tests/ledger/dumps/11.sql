@@ -162,7 +162,7 @@ CREATE TABLE request_profiles (
         since REAL NOT NULL,
         PRIMARY KEY (provider, model)
     ) STRICT, WITHOUT ROWID;
-INSERT INTO "request_profiles" VALUES('openai','text-embedding-3-small','','dimensions','','','400: dimensions',1753900040.0);
+INSERT INTO "request_profiles" VALUES('openai','text-embedding-3-small','','dimensions','','','[]','400: dimensions',1753900040.0);
 CREATE TABLE reservations (
         slot INTEGER PRIMARY KEY,
         currency TEXT NOT NULL,
