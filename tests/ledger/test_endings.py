@@ -165,7 +165,7 @@ def test_a_cooldown_of_no_time_is_a_second(world: World, seconds: float) -> None
 
 def test_a_shorter_cooldown_that_arrives_later_does_not_end_a_longer_one(world: World) -> None:
     world.admit("a", "b")
-    claims = [world.claim(101, terms(workers=2)), world.claim(102, terms(workers=2))]
+    claims = [world.claim(slot, terms(batch=1)) for slot in (101, 102)]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
         world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
@@ -175,7 +175,7 @@ def test_a_shorter_cooldown_that_arrives_later_does_not_end_a_longer_one(world: 
 
 def test_a_cooldown_takes_the_place_of_one_from_before_the_clock_was_set_back(world: World) -> None:
     world.admit("a", "b")
-    claims = [world.claim(101, terms(workers=2)), world.claim(102, terms(workers=2))]
+    claims = [world.claim(slot, terms(batch=1)) for slot in (101, 102)]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
         world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
