@@ -287,7 +287,9 @@ class Settings(BaseModel):
     )
 
     # Resilience
-    max_retries: int = Field(3, ge=0, le=100, description="How often a task is tried again, alone, before evidence may fail it.")
+    max_retries: int = Field(
+        3, ge=0, le=100, description="How often a task is tried again, alone, before evidence may fail it."
+    )
     retry_backoff_factor: float = Field(
         2.0, ge=1, le=10, allow_inf_nan=False, description="Waits between tries: factor, factor², factor³ … seconds."
     )

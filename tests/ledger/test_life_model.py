@@ -290,7 +290,7 @@ class Life(Agreement):
                 self.model.deliver(delivery.id)
             case Verdict.REFUSED:
                 known.state = "dead"
-            case Verdict.LATER:
+            case Verdict.LATER | Verdict.CONFLICT:
                 self.model.put_off(delivery.id)
 
     @precondition(lambda self: self.model.in_state("dead"))

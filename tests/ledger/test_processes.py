@@ -108,7 +108,7 @@ def test_claims_of_a_killed_process_are_released_by_whoever_gets_its_slot(
 def test_a_sweep_frees_the_slots_that_nobody_holds_and_no_others(world: World) -> None:
     world.admit("a", "b", "c")
     told = Gate()
-    one = terms(workers=3)
+    one = terms(batch=1)
 
     def hold(slot: int) -> Any:
         def work(world: World) -> None:
@@ -219,7 +219,7 @@ def test_kill_9_in_the_middle_of_a_transaction_loses_nothing_and_blocks_nobody(w
     told = Gate()
 
     def die_in_finish(world: World) -> None:
-        claim = world.claim(WORKER, terms(workers=2))
+        claim = world.claim(WORKER, terms(batch=1))
         count = world.ledger.limits.count
 
         def count_then_die(*arguments: Any) -> None:
