@@ -201,7 +201,9 @@ class Judge:
             case.tally = case.tally.more(failure.culprit)
             column = failure.culprit.value
             connection.execute(f"UPDATE worlds SET {column} = {column} + 1 WHERE id = ?", (case.world,))
-            self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
+            if not (failure.culprit is Culprit.INPUT and failure.named and case.proven):
+                # A provider that serves others and names the text speaks of that text alone, however many there are.
+                self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
         profile = _profile(case)
         can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
         standing = self._standing(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))

@@ -34,10 +34,7 @@ ACCOUNT_ROW = 3
 
 
 class Tally(NamedTuple):
-    """A world's calls so far: those that brought a usable answer, and those that failed, by presumed culprit.
-
-    Of a useless answer in a batch that has good ones as well, each is counted.
-    """
+    """A world's calls so far: those that brought a usable answer, and those that failed, by presumed culprit."""
 
     good: int = 0
     service: int = 0

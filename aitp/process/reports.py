@@ -23,17 +23,12 @@ from aitp.errors import (
     UselessAnswer,
 )
 from aitp.ledger import Claim, Cooldown, Failure, Report
+from aitp.ledger.evidence import SETTINGS
 from aitp.processors import Answer
 from aitp.tasks import Culprit, Ending, Outcome, Task
 
 # Parameters that a setting puts into a request, by the setting.
-PARAMETERS = {
-    "EMBEDDING_DIMENSIONS": "dimensions",
-    "OPENAI_SERVICE_TIER": "service_tier",
-    "OPENAI_REASONING_EFFORT": "reasoning_effort",
-    "OLLAMA_THINK": "think",
-    "OLLAMA_OPTIONS": "options",
-}
+PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
 # What another provider may stand in for.
 REPLACEABLE = frozenset({Culprit.SERVICE, Culprit.ACCOUNT, Culprit.ANSWER})
 

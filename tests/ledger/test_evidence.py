@@ -1229,3 +1229,13 @@ def test_worlds_that_nothing_refers_to_are_forgotten_beyond_the_newest(world: Wo
     assert world.value("SELECT COUNT(*) FROM failures WHERE world NOT IN (SELECT id FROM worlds)") == 0
     world.clock.go(2.0)
     assert world.claim(terms=ONE).world.id == world.value("SELECT id FROM worlds WHERE model = ?", SMALL.model)
+
+
+def test_a_queue_of_texts_that_the_provider_itself_names_stops_nothing(world: World) -> None:
+    serve(world)
+    settled = fail_each(world, 2 * world.rules.breaker_threshold, INPUT, named=True)
+
+    assert [outcome.ending for outcome in settled.outcomes] == [Ending.FAILED]
+    assert world.value("SELECT COUNT(*) FROM results WHERE status = 'failed'") == 2 * world.rules.breaker_threshold
+    assert breaker(world) == "closed"
+    assert pauses(world) == []
