@@ -212,14 +212,17 @@ class OpenAIApi(HttpServer):
         items = []
         for index, text in enumerate(order.texts):
             data = encoded_vector(text, order.model, length)
+            zeros = kind is FaultKind.ZEROS and fault is not None and fault.text in text
             if kind is FaultKind.NOT_A_NUMBER:
                 data = base64.b64encode(b"\x00\x00\xc0\x7f" + base64.b64decode(data)[4:])
+            elif zeros:
+                data = base64.b64encode(bytes(4 * length))
             if order.base64:
                 value = b'"' + data + b'"'
             elif kind is FaultKind.NOT_A_NUMBER:
                 value = b"[NaN" + b",0.5" * (length - 1) + b"]"
             else:
-                value = orjson.dumps(vector(text, order.model, length))
+                value = orjson.dumps([0.0] * length if zeros else vector(text, order.model, length))
             position = 0 if kind is FaultKind.WRONG_INDEX else index
             items.append(b'{"object":"embedding","index":%d,"embedding":%s}' % (position, value))
         if kind is FaultKind.WRONG_COUNT:
