@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -72,11 +73,12 @@ class OpenAIApi(HttpServer):
         shuffle_seed: int = 0,
         latency_seconds: float = 0.0,
         fault_seed: int = 0,
+        refuses: Iterable[str] = (),
     ) -> None:
         super().__init__(port, latency_seconds=latency_seconds, fault_seed=fault_seed)
         self.key = key
         self.bad_marker = bad_marker
-        self.refuses: set[str] = set()
+        self.refuses = set(refuses)
         self.hidden: set[str] = set()  # models that its list leaves out
         self.shutdowns: dict[str, str] = {}  # the days on which models are shut down, in its list
         self.purchases: list[Purchase] = []
