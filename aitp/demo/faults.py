@@ -38,11 +38,13 @@ class FaultKind(StrEnum):
     WRONG_INDEX = "wrong_index"  # provider: every index is 0
     WRONG_LENGTH = "wrong_length"  # provider: vectors of half the length
     NOT_A_NUMBER = "not_a_number"  # provider: NaN in every vector
+    ZEROS = "zeros"  # provider: vectors of nothing but zeros
     REFUSAL = "refusal"  # chat: the model declines
     CUT_ANSWER = "cut_answer"  # chat: finish_reason length
     FENCED = "fenced"  # chat: the right answer within prose and a code fence
     NO_JSON = "no_json"  # chat: a trailing comma
     OUT_OF_LIST = "out_of_list"  # chat: JSON that does not fit
+    EMPTY = "empty"  # chat: no word
 
 
 IDLE_KINDS = frozenset(
@@ -55,10 +57,14 @@ BROKEN_OFF = frozenset({*RESETS, FaultKind.CUT, FaultKind.TOO_SHORT, FaultKind.T
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fault:
-    """One fault. It strikes requests whose path starts with `path` (and whose method is `method`, if given)."""
+    """One fault. It strikes requests whose path starts with `path` (and whose method is `method`, if given).
+
+    `text`: only those with this in their body. Of ZEROS, only the vectors of texts that hold it.
+    """
 
     path: str = ""
     method: str = ""
+    text: str = ""
     kind: FaultKind = FaultKind.STATUS
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)  # added to the answer of STATUS, PAGE and QUOTA
@@ -107,21 +113,23 @@ class FaultPlan:
         """How many requests this fault has hit so far."""
         return sum(each.struck for each in self._standing if each.fault is fault)
 
-    def strike(self, method: str, path: str) -> Fault | None:
+    def strike(self, method: str, path: str, body: bytes = b"") -> Fault | None:
         """The fault that this request meets, counted as struck; None for a request that goes well."""
         if not self._standing:
             return None
         with self._lock:
             for standing in self._standing:
-                if self._applies(standing, method, path):
+                if self._applies(standing, method, path, body):
                     standing.struck += 1
                     self.struck += 1
                     return standing.fault
         return None
 
-    def _applies(self, standing: _Standing, method: str, path: str) -> bool:
+    def _applies(self, standing: _Standing, method: str, path: str, body: bytes) -> bool:
         fault = standing.fault
         if not path.startswith(fault.path) or (fault.method and fault.method != method):
+            return False
+        if fault.text.encode() not in body:
             return False
         age = time.monotonic() - standing.added_monotonic - fault.start_seconds
         if age < 0 or (fault.for_seconds is not None and age > fault.for_seconds):

@@ -218,7 +218,7 @@ class HttpServer:
         try:
             while self._up:
                 request = connection.read(next(self._numbers))
-                fault = self.faults.strike(request.method, request.path)
+                fault = self.faults.strike(request.method, request.path, request.body)
                 if not self._exchange(connection, client_port, request, fault):
                     reset = fault is not None and fault.kind in RESETS
                     break

@@ -189,7 +189,7 @@ class OllamaApi(HttpServer):
             counted = self._counted(text, model, cut=cuts)
             tokens += counted
             vectors.append(vector(text, name, model.dimensions))
-        body: dict[str, Any] = {"model": name, "embeddings": _spoilt(vectors, fault)}
+        body: dict[str, Any] = {"model": name, "embeddings": _spoilt(texts, vectors, fault)}
         body |= {"total_duration": 14_143_917, "load_duration": 1_019_500, "prompt_eval_count": tokens}
         return json_response(200, body)
 
@@ -351,7 +351,7 @@ def _question(document: dict[str, Any]) -> Question:
     return Question("ollama", schema if isinstance(schema, dict) else {}, messages)
 
 
-def _spoilt(vectors: list[list[float]], fault: Fault | None) -> list[list[Any]]:
+def _spoilt(texts: list[str], vectors: list[list[float]], fault: Fault | None) -> list[list[Any]]:
     match fault.kind if fault is not None else None:
         case FaultKind.WRONG_COUNT:
             return vectors[:-1] or [[]]
@@ -359,6 +359,9 @@ def _spoilt(vectors: list[list[float]], fault: Fault | None) -> list[list[Any]]:
             return [each[: len(each) // 2] for each in vectors]
         case FaultKind.NOT_A_NUMBER:
             return [[None, *each[1:]] for each in vectors]
+        case FaultKind.ZEROS if fault is not None:
+            held = [fault.text in text for text in texts]
+            return [[0.0] * len(each) if zeros else each for zeros, each in zip(held, vectors, strict=True)]
     return list(vectors)
 
 

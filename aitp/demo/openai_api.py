@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -72,11 +73,12 @@ class OpenAIApi(HttpServer):
         shuffle_seed: int = 0,
         latency_seconds: float = 0.0,
         fault_seed: int = 0,
+        refuses: Iterable[str] = (),
     ) -> None:
         super().__init__(port, latency_seconds=latency_seconds, fault_seed=fault_seed)
         self.key = key
         self.bad_marker = bad_marker
-        self.refuses: set[str] = set()
+        self.refuses = set(refuses)
         self.hidden: set[str] = set()  # models that its list leaves out
         self.shutdowns: dict[str, str] = {}  # the days on which models are shut down, in its list
         self.purchases: list[Purchase] = []
@@ -212,14 +214,17 @@ class OpenAIApi(HttpServer):
         items = []
         for index, text in enumerate(order.texts):
             data = encoded_vector(text, order.model, length)
+            zeros = kind is FaultKind.ZEROS and fault is not None and fault.text in text
             if kind is FaultKind.NOT_A_NUMBER:
                 data = base64.b64encode(b"\x00\x00\xc0\x7f" + base64.b64decode(data)[4:])
+            elif zeros:
+                data = base64.b64encode(bytes(4 * length))
             if order.base64:
                 value = b'"' + data + b'"'
             elif kind is FaultKind.NOT_A_NUMBER:
                 value = b"[NaN" + b",0.5" * (length - 1) + b"]"
             else:
-                value = orjson.dumps(vector(text, order.model, length))
+                value = orjson.dumps([0.0] * length if zeros else vector(text, order.model, length))
             position = 0 if kind is FaultKind.WRONG_INDEX else index
             items.append(b'{"object":"embedding","index":%d,"embedding":%s}' % (position, value))
         if kind is FaultKind.WRONG_COUNT:

@@ -133,6 +133,8 @@ def spoilt(answer: str, kind: FaultKind | None) -> tuple[str, str]:
             return f"Here is the {{answer}}:\n```json\n{answer}\n```\nI hope it helps.", "stop"
         case FaultKind.NO_JSON:
             return answer[:-1] + ",}", "stop"
+        case FaultKind.EMPTY:
+            return "", "stop"
         case FaultKind.OUT_OF_LIST:
             return orjson.dumps({"severity": "apocalyptic", "name": ""}).decode(), "stop"
         case _:

@@ -74,6 +74,7 @@ class TaskApi(HttpServer):
         authorization: AuthorizationServer | None = None,
         tasks: Iterable[TaskDocument] = (),
         honour_limit: bool = False,
+        page_cap: int | None = None,
         lag_seconds: float = 0.0,
         latency_seconds: float = 0.0,
         list_seconds: float | None = None,
@@ -89,6 +90,7 @@ class TaskApi(HttpServer):
         self.authorization = authorization
         self.introspection_down = False
         self.honour_limit = honour_limit
+        self.page_cap = page_cap  # no page has more tasks, whatever is asked for
         self.lag_seconds = lag_seconds
         self.list_seconds = list_seconds
         self.body_limit_bytes = body_limit_bytes
@@ -210,6 +212,7 @@ class TaskApi(HttpServer):
             page = [listed for listed in page for _ in range(2)]
         if self.honour_limit:
             page = page[: max(0, int(request.query.get("limit", "10")))]
+        page = page[: self.page_cap]
         return Response(200, b"[" + b",".join(page) + b"]")
 
     def _patch(self, request: Request) -> Response:

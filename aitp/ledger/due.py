@@ -44,6 +44,14 @@ def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) ->
     )
 
 
+def follow_clock(connection: apsw.Connection, seconds: float, now: float) -> None:
+    """The clock was set back by about so much: what waits, for whatever, is due as much sooner."""
+    connection.execute(
+        "UPDATE tasks SET due_at = MAX(due_at - ?1, ?2) WHERE due_at > ?2 AND state IN ('ready', 'finished')",
+        (seconds, now),
+    )
+
+
 def next_due(connection: apsw.Connection, state: Waiting) -> float | None:
     """When the next row of `state` is due."""
     due_at = connection.execute(_NEXT_OF_STATE, (state,)).get

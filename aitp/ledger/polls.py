@@ -13,7 +13,7 @@ import apsw
 from aitp.ledger.claims import Because
 from aitp.ledger.completions import first_completions, newest_completion
 from aitp.ledger.cooldowns import IN_FORCE
-from aitp.ledger.due import CLAIMABLE
+from aitp.ledger.due import CLAIMABLE, follow_clock
 from aitp.ledger.limits import Limits
 from aitp.policy.deliveries import awaits_poll
 from aitp.policy.polling import PollFacts, appetite, page_limit
@@ -69,8 +69,11 @@ def poll_facts(
     """What the polling decision rests on."""
     full = list(limits.full(connection, now))
     room_times = [use.frees_at for use in full if use.frees_at is not None]
-    # Left over from before the clock was set back: else the next poll would wait for that time to return.
-    connection.execute("UPDATE polls SET began_at = ?1 WHERE began_at > ?1", (now,))
+    began_at = connection.execute("SELECT began_at FROM polls").get
+    if began_at is not None and began_at > now:
+        # From before the clock was set back: else polls, and all that waits, would wait for that time to return.
+        connection.execute("UPDATE polls SET began_at = ?", (now,))
+        follow_clock(connection, began_at - now, now)
     began_at, regular_at, failures, more_there, delivered_since = connection.execute(
         # Served by tombstones_sequence.
         "SELECT began_at, regular_at, failures, more_there,"

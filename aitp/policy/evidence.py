@@ -66,8 +66,10 @@ def is_at_fault(
     `world`: the tally now; `before`: as it was at the task's first failure, with all failed calls in it that the task
     was in, then and since, alone or not: what is left of the world's failures are those of others.
     `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
-    another task, ever), and else needs as many tries as a useless answer.
+    another task, ever), and else needs as many tries as a useless answer; or that it is the account, which is believed.
     """
+    if named and culprit is Culprit.ACCOUNT:
+        return False
     if named:
         return alone >= (1 if proven else max_retries + 1)
     good = world.good - before.good

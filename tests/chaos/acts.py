@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aitp.demo.faults import Fault
+from aitp.demo.faults import Fault, FaultKind
 from aitp.process.slots import Role
 from tests.chaos.stage import Stage
 from tests.chaos.work import OLLAMA_CHATTER, OLLAMA_EMBEDDER
@@ -154,6 +154,12 @@ class Acts:
             for status in (302, 307):
                 fault = Fault(status=status, headers={"Location": f"{self._stage.elsewhere.url}/taken"}, times=2)
                 self._stage.world.add_fault(server, fault)
+
+    def _gateway(self, status: int, seconds: float) -> None:
+        """Something in front of the task API answers deliveries with a page of its own."""
+        headers = {"Location": f"{self._stage.elsewhere.url}/login"} if status == 302 else {}
+        page = Fault(method="PATCH", kind=FaultKind.PAGE, status=status, headers=headers, for_seconds=seconds)
+        self._stage.world.add_fault("task_api", page)
 
     def _refusal(self, status: int) -> None:
         self._stage.world.add_fault("task_api", Fault(method="PATCH", status=status, times=1))

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos.record import Buy, Fate, Patch, Record
@@ -14,7 +15,14 @@ from tests.chaos.windows import SLACK_SECONDS, exceeded
 
 Check = Callable[[Record], Iterator[str]]
 
+# What the task API says of a result itself, and not of its own health: its own pages alone are in the record.
+REFUSALS = frozenset({400, 404, 409, 413, 422, 501})
 LATE_SECONDS = 1.0  # by which a busy server may read what a process sent that is dead by then, and replaced
+
+# A batch of 16 fails, and so does each of its halves.
+MOST_TOGETHER = 5
+PROBES = 8
+IMPROBABLE = 0.0005
 
 
 def violations(record: Record) -> list[str]:
@@ -27,6 +35,7 @@ def violations(record: Record) -> list[str]:
 
 def every_task_is_delivered_or_dead_with_a_reason(record: Record) -> Iterator[str]:
     accepted = {patch.id: patch.state for patch in record.patches if patch.status == 200}
+    refused = {patch.id for patch in record.patches if patch.status in REFUSALS}
     for document in record.documents:
         known, dead = document.id in record.states, record.dead.get(document.id)
         ended = accepted.get(document.id)
@@ -34,6 +43,8 @@ def every_task_is_delivered_or_dead_with_a_reason(record: Record) -> Iterator[st
             yield f"{document.id} is still {record.held[document.id]} in the ledger"
         if dead is not None and not dead:
             yield f"{document.id} is dead without a reason"
+        if dead and document.id not in refused:
+            yield f"{document.id} is a dead letter, and the task API has never refused it: {dead}"
         if not known or dead:
             continue  # taken away by somebody else, or kept for a person
         match document.fate:
@@ -47,8 +58,6 @@ def every_task_is_delivered_or_dead_with_a_reason(record: Record) -> Iterator[st
                 yield f"{document.id} cannot be read and was not set aside"
             case Fate.STAYS | Fate.NAMELESS if record.states[document.id] != "pending":
                 yield f"{document.id} cannot be read and is not pending any more"
-            case Fate.DIES:
-                yield f"{document.id} should have become a dead letter"
     nameless = sum(document.fate is Fate.NAMELESS for document in record.documents)
     set_aside = sum(task_id.startswith("nameless:") for task_id in record.unreadable)
     if set_aside != nameless:
@@ -121,6 +130,35 @@ def nothing_is_bought_again_without_a_cause(record: Record) -> Iterator[str]:
             )
             if ids[text] and not explained:
                 yield f"the text of {ids[text]} was bought twice, and nobody died in between"
+
+
+def no_text_is_sent_more_often_than_it_takes(record: Record) -> Iterator[str]:
+    """Bad texts, and good ones for being sent together with them.
+
+    Tries that failed, and whose failure is on record, are counted by provider. In company: each such failure halves the
+    batch that a task may be in, so the largest (16) is one task after five. Alone: as many as the rule takes, told from
+    what befell others of the type there in the meantime (`_tries_alone`), and some more, for it waits while its
+    provider's breaker is open or its world paused, and is tried again as a probe.
+    """
+    tries = _failed_tries(record)
+    bad = {document.text for document in record.documents if document.fate is Fate.FAILS}
+    for (text, provider), failed in tries.items():
+        together = sum(each.company > 1 for each in failed)
+        alone = [each for each in failed if each.company == 1]
+        if together > MOST_TOGETHER:
+            yield f"the text of {_ids_by_text(record)[text]} failed {together} times together with others at {provider}"
+        if text in bad and alone:
+            most = _tries_alone(record, text, provider, alone[0].at, alone[-1].at) + PROBES
+            if len(alone) > most:
+                yield f"the bad text of {_ids_by_text(record)[text]} was tried {len(alone)} times alone at {provider}"
+
+
+def no_task_is_failed_without_a_reason(record: Record) -> Iterator[str]:
+    for line in record.journal:
+        if line["step"] in ("finish", "release"):
+            for task_id, ending, reason in line["outcomes"]:
+                if ending == "failed" and not reason:
+                    yield f"{task_id} was failed without a reason"
 
 
 # Within every limit
@@ -233,6 +271,8 @@ CHECKS: tuple[Check, ...] = (
     nothing_is_delivered_twice_without_a_cause,
     nothing_is_bought_again_once_its_answer_is_on_record,
     nothing_is_bought_again_without_a_cause,
+    no_text_is_sent_more_often_than_it_takes,
+    no_task_is_failed_without_a_reason,
     no_window_is_exceeded,
     never_more_calls_than_workers,
     an_open_breaker_lets_one_probe_through,
@@ -249,6 +289,50 @@ def _ids_by_text(record: Record) -> dict[str, list[str]]:
     for document in record.documents:
         found[document.text].append(document.id)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A claim of a text, by which it was sent, and which failed on record. `company`: tasks of that claim."""
+
+    at: float
+    company: int
+
+
+def _failed_tries(record: Record) -> dict[tuple[str, str], list[_Try]]:
+    """By text and provider, in order. A question and what is asked again about its answer are one."""
+    ids, claims = _ids_by_text(record), _lines_by_task(record, "claim")
+    retried = _times(record, "finish", lambda line: [each[0] for each in line["outcomes"] if each[1] == "retry"])
+    ended = _times(record, "finish", lambda line: [each[0] for each in line["outcomes"]])
+    found: dict[tuple[str, str], dict[int, _Try]] = defaultdict(dict)
+    for buy in record.buys:
+        claim = _claim_of(buy, ids, claims)
+        if claim is None:
+            continue
+        for task_id in ids[buy.text]:
+            at = _first_in(ended[task_id], buy.at, math.inf)
+            if task_id in claim["ids"] and at is not None and at in retried[task_id]:
+                found[buy.text, buy.provider][id(claim)] = _Try(buy.at, len(claim["ids"]))
+    return {key: sorted(tries.values(), key=lambda each: each.at) for key, tries in found.items()}
+
+
+def _tries_alone(record: Record, text: str, provider: str, since: float, until: float) -> float:
+    """How many it takes before so many would be improbable where others fared as they did.
+
+    At least MAX_RETRIES + 1; of a failure that is the service's half of all calls are believed to be such beforehand.
+    """
+    type_of = {document.text: document.type for document in record.documents}
+    calls: dict[int, list[Buy]] = defaultdict(list)
+    for buy in record.buys:
+        if buy.provider == provider and since <= buy.at <= until and type_of.get(buy.text) == type_of[text]:
+            calls[buy.call].append(buy)
+    others = [call for call in calls.values() if all(buy.text != text for buy in call)]
+    good = sum(any(buy.clean for buy in call) for call in others)
+    failures = len(others) - good
+    if not good:
+        return math.inf  # nobody has shown that the world is well
+    share = (failures + 1) / (good + failures + 2)
+    return max(record.max_retries + 1, math.ceil(math.log(IMPROBABLE) / math.log(share)))
 
 
 def _succeeded(line: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from aitp.demo.faults import FaultKind
 from aitp.ledger import SlotLocks
 from aitp.ledger.locks import QUEUE_BYTE
 from aitp.process.slots import LAST_SLOT
-from tests.chaos.record import Buy, Patch, Record, Sent
+from tests.chaos.record import Buy, Fate, Patch, Record, Sent
 from tests.chaos.schedule import Schedule
 from tests.chaos.stage import Stage
 
@@ -26,9 +25,10 @@ SPOILT = frozenset({FaultKind.GARBAGE, FaultKind.TOO_SHORT, FaultKind.TRICKLE, F
 SPOILT_VECTORS = SPOILT | {
     *(FaultKind.WRONG_COUNT, FaultKind.WRONG_INDEX, FaultKind.WRONG_LENGTH, FaultKind.NOT_A_NUMBER)
 }
-# With nothing to be read in it, it is repaired once; these two are final.
-DECLINED = frozenset({FaultKind.REFUSAL, FaultKind.CUT_ANSWER})
-UNREADABLE = frozenset({FaultKind.NO_JSON, FaultKind.OUT_OF_LIST})
+# What is wrong with an answer in a chat. The model itself says with the first that it is the text.
+UNUSABLE = frozenset({
+    *(FaultKind.REFUSAL, FaultKind.CUT_ANSWER, FaultKind.NO_JSON, FaultKind.OUT_OF_LIST, FaultKind.EMPTY)
+})  # fmt: skip
 CHATS = frozenset({"/v1/chat/completions", "/api/chat"})
 # What may be there after an orderly stop.
 KEPT = re.compile(
@@ -44,8 +44,9 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
     ahead = time.time() - time.monotonic()
     held, dead, unreadable = _ledger(stage.ledger_path)
     buys, declined = [], set[str]()
+    bad = {document.text for document in documents if document.fate is Fate.FAILS}
     for provider in ("openai", "ollama"):
-        bought, refused = _purchases(stage, provider)
+        bought, refused = _purchases(stage, provider, bad)
         buys += bought
         declined |= refused
     patches = [
@@ -69,6 +70,7 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
         journal=journal,
         deaths=[*stage.deaths, *_deaths_in(stage.log(), ahead), *_deaths_at_points(journal)],
         workers=schedule.workers,
+        max_retries=schedule.max_retries,
         most_calls_at_once=summary.most_calls_at_once,
         power_cuts=stage.power_cuts,
         troubles=[*stage.troubles, *_troubles_at_points(journal)],
@@ -91,21 +93,22 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
     )
 
 
-def _purchases(stage: Stage, provider: str) -> tuple[list[Buy], set[str]]:
+def _purchases(stage: Stage, provider: str, bad: Collection[str]) -> tuple[list[Buy], set[str]]:
     """What one of them worked on, and the texts that it declined."""
     exchanges = {exchange.number: exchange for exchange in stage.world.exchanges(f"{provider}_api")}
     buys = []
-    spoilt: Counter[str] = Counter()
+    declined = set[str]()
     for purchase in stage.world.purchases(server=f"{provider}_api"):
         exchange = exchanges[purchase.call]
         chat, paid = exchange.path in CHATS, purchase.status == 200
-        spoils = SPOILT | DECLINED | UNREADABLE if chat else SPOILT_VECTORS
-        clean = paid and purchase.answered and exchange.fault not in spoils
+        spoils = SPOILT | UNUSABLE if chat else SPOILT_VECTORS
+        zeros = exchange.fault == FaultKind.ZEROS and purchase.text in bad
+        clean = paid and purchase.answered and exchange.fault not in spoils and not zeros
         at, ended = purchase.received_monotonic, purchase.ended_monotonic
         buys.append(Buy(purchase.text, purchase.call, paid, clean, at, ended, provider, chat, purchase.status == 404))
-        if chat and exchange.fault in DECLINED | UNREADABLE:
-            spoilt[purchase.text] += 2 if exchange.fault in DECLINED else 1
-    return buys, {text for text, times in spoilt.items() if times > 1}
+        if chat and exchange.fault == FaultKind.REFUSAL:
+            declined.add(purchase.text)
+    return buys, declined
 
 
 def _deaths_in(log: str, ahead: float) -> Iterable[tuple[int, float]]:

@@ -15,10 +15,9 @@ class Fate(Enum):
     """What must become of a document."""
 
     SUCCEEDS = "succeeds"
-    FAILS = "fails"  # its content can never be worked on
+    FAILS = "fails"  # its content can never be worked on, or no provider can do its text
     STAYS = "stays"  # nobody can read it: pending in the task API, set aside in the ledger
     NAMELESS = "nameless"  # its id is none that anyone could use: likewise, set aside by what it is
-    DIES = "dies"  # the task API knows no such id: a dead letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,7 @@ class Sent:
     id: str
     text: str
     fate: Fate = Fate.SUCCEEDS
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Record:
     deaths: Sequence[tuple[int, float]]  # processes that ended otherwise than by leaving: (pid, not later than)
     workers: int
     most_calls_at_once: int
+    max_retries: int = 4
     power_cuts: Sequence[float] = ()
     troubles: Sequence[tuple[float, float]] = ()  # when memory, descriptors or the disk were short: (from, until)
     clock: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # (from then on, seconds that the service's clock is ahead)

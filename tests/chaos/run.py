@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from aitp.demo.documents import tasks_of
+from aitp.demo.faults import Fault
 from aitp.demo.openai_api import BAD_MARKER
+from aitp.demo.sentences import MODEL
 from aitp.errors import LedgerError
 from aitp.prctl import PR_SET_PDEATHSIG, prctl
+from aitp.settings import CHAT_MODEL
 from tests.chaos.acts import Acts, tell
 from tests.chaos.checker import violations
 from tests.chaos.gathering import gather
 from tests.chaos.record import Fate, Sent
 from tests.chaos.schedule import ACTIVE_SECONDS, Schedule, draw
 from tests.chaos.stage import Stage
-from tests.chaos.work import EMBEDDING
+from tests.chaos.work import BAD_MANNERS, EMBEDDING
 
 CALM_SECONDS = 150.0
 LOOK_SECONDS = 0.05
@@ -35,6 +38,7 @@ START_SECONDS = 40.0
 # The gauges are read at a moment when nothing moves.
 STILL_SECONDS = 20.0
 WHAT_TWINS_SHARE = ("type", "content", "callbackRoute", "callbackParams")
+BAD_FROM, WITNESSES_FROM = 950_000, 1_000_000  # numbers of texts
 TROUBLES = frozenset({"full_disk", "no_descriptors", "no_memory"})
 
 
@@ -108,6 +112,7 @@ class Performance:
             self.load(count)
         if self._schedule.odd:
             self._load_odd()
+        self._load_bad()
         self._stage.start("run", **self._schedule.settings)
 
     def conclude(self) -> list[str]:
@@ -170,10 +175,38 @@ class Performance:
             ({"type": "of_a_later_release"}, Fate.STAYS),
             ({"_id": "../../odd id/%2e?x=1#é"}, Fate.NAMELESS),
             ({"_id": "two\nlines \x1b[31m"}, Fate.NAMELESS),
-            ({"_id": "x" * 64}, Fate.DIES),
+            ({"_id": "x" * 64}, Fate.SUCCEEDS),
         ]
         first = self._made((EMBEDDING,), len(contents), 900_000)
         self._add([({**document, **odd}, fate) for document, (odd, fate) in zip(first, contents, strict=True)])
+
+    def _load_bad(self) -> None:
+        """Texts that the providers fare badly with, each in its manner, before anything else can go wrong there."""
+        work = self._schedule.work
+        manners = [manner for manner in BAD_MANNERS if any(manner == each for _, each in work.bad)]
+        for number, manner in enumerate(manners):
+            for server in work.providers:
+                self._stage.world.add_fault(server, Fault(text=f"<|bad {number}|>", **manner))
+        for number, (type_, manner) in enumerate(work.bad):
+            words = f"<|bad {manners.index(manner)}|>"
+            [document] = self._made((type_,), 1, BAD_FROM + number)
+            content = {**document["content"], "text": f"{words} {document['content']['text']}"}
+            self._add([({**document, "content": content}, Fate.FAILS)])
+
+    def _load_witnesses(self) -> None:
+        """One good task of each type for each model, without which nothing would tell a bad text from a bad world."""
+        work = self._schedule.work
+        models = {(work.embedding_model, work.chat_model)}
+        if len(work.providers) > 1:
+            models.add((MODEL, CHAT_MODEL))  # where those go that have failed at the other provider
+        for embedding_model, chat_model in sorted(models):
+            start = WITNESSES_FROM + 10 * next(self._numbers)
+            types = sorted(set(work.types))
+            seed = self._schedule.seed
+            documents = tasks_of(
+                types, len(types), seed=seed, start=start, embedding_model=embedding_model, chat_model=chat_model
+            )
+            self._add([(document, Fate.SUCCEEDS) for document in documents])
 
     def _made(self, types: Sequence[str], count: int, start: int) -> list[dict[str, Any]]:
         work = self._schedule.work
@@ -185,7 +218,7 @@ class Performance:
         for task_id, (document, fate) in zip(ids, documents, strict=True):
             content = document["content"]
             text = content if isinstance(content, str) else content["text"]
-            self._documents.append(Sent(task_id, str(text), fate))
+            self._documents.append(Sent(task_id, str(text), fate, str(document.get("type"))))
 
     # Calm
 
@@ -204,6 +237,8 @@ class Performance:
                 stepped = time.monotonic()
                 stage.controls.step_clock(self._schedule.clock.room_seconds)
                 self._nudge()
+                if self._bad_ones_wait():
+                    self._load_witnesses()
             time.sleep(LOOK_SECONDS)
         stage.world.clear_faults()  # those that met nobody so far
 
@@ -212,8 +247,12 @@ class Performance:
         if (pid := self._stage.master_pid()) is not None:
             tell(pid, signal.SIGUSR1)
 
+    def _bad_ones_wait(self) -> bool:
+        states = self._stage.world.states_by_id()
+        return any(states.get(document.id) == "pending" for document in self._documents if document.fate is Fate.FAILS)
+
     def _all_is_calm(self) -> bool:
-        stays = sum(document.fate in (Fate.STAYS, Fate.NAMELESS, Fate.DIES) for document in self._documents)
+        stays = sum(document.fate in (Fate.STAYS, Fate.NAMELESS) for document in self._documents)
         if self._stage.world.states().get("pending", 0) > stays + len(self._acts.removed) + self._refusals():
             return False
         try:
@@ -251,6 +290,9 @@ class Performance:
         self.figures["bought again"] += sum(buy.paid for buy in record.buys) - len(
             {buy.text for buy in record.buys if buy.paid}
         )
+        bad = {document.text for document in record.documents if document.fate is Fate.FAILS}
+        self.figures["bad texts"] += len(bad & {buy.text for buy in record.buys})
+        self.figures["bad texts sent"] += sum(buy.text in bad for buy in record.buys)
         accepted = [patch.id for patch in record.patches if patch.status == 200]
         self.figures["delivered"] += len(set(accepted))
         self.figures["delivered again"] += len(accepted) - len(set(accepted))

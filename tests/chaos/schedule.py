@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from aitp.demo.faults import FaultKind
 from tests.chaos.clocks import DAY, HOUR, ROOM_SECONDS, Clock, draw_eve
 from tests.chaos.points import AT_TAKEOVER, COMMON
-from tests.chaos.work import Work, draw_work
+from tests.chaos.work import Work, draw_strangers, draw_work
 
 ACTIVE_SECONDS = 8.0
 LOADS, LOAD_SECONDS = 20, 0.4
@@ -94,6 +94,10 @@ AUTHORIZATION_FAULTS: tuple[dict[str, Any], ...] = (
     {"kind": FaultKind.STALL, "seconds": 1.0},
 )
 REFUSALS = (400, 404, 409, 413, 422)
+# What a gateway or a login in front of the task API answers for a while, to deliveries.
+GATEWAY_STATUSES = (200, 302, 404, 502)
+# Entries a page, whatever is asked for; more than twice those that stay pending, or nobody would ever see the others.
+PAGE_CAPS = (30, 60)
 BURSTS = ("provider_down", "api_down", "provider_burst", "api_burst", "redirects")
 
 
@@ -106,8 +110,7 @@ class Act:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        options = " ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.at:5.2f} s  {self.name} {options}".rstrip()
+        return f"{self.at:5.2f} s  {self.name} {_told(self.options)}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +134,23 @@ class Schedule:
     def workers(self) -> int:
         return int(self.settings["CONCURRENCY_LIMIT"])
 
+    @property
+    def max_retries(self) -> int:
+        return int(self.settings.get("MAX_RETRIES", 3))
+
     def __str__(self) -> str:
         tasks = sum(count for _, count in self.loads)
         lines = [f"seed {self.seed}: {tasks} tasks ({', '.join(sorted(set(self.work.types)))}), {self.workers} workers"]
         if self.clock.start_at is not None:
             lines.append(f"  it is {datetime.fromtimestamp(self.clock.start_at, ZoneInfo(self.clock.zone))}")
         lines += [f"  {name}={value}" for name, value in self.settings.items()]
+        lines += [f"  {server} {_told(switches)}" for server, switches in self.servers.items()]
+        lines += [f"  a bad text of {type_}: {_told(manner)}" for type_, manner in self.work.bad]
         return "\n".join([*lines, *(f"  {act}" for act in self.acts)])
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
 
 
 def draw(seed: int) -> Schedule:
@@ -149,7 +162,9 @@ def draw(seed: int) -> Schedule:
     # Work all the time, or most faults would meet nobody.
     loads = tuple((round(LOAD_SECONDS * number, 2), chance.randint(2, 8)) for number in range(LOADS))
     settings = _settings(chance)
-    work = draw_work(more, seed)
+    strange = random.Random(f"{seed} strangers")
+    work = draw_strangers(strange, draw_work(more, seed))
+    acts += _of_gateways(strange)
     clock = Clock(settings["RATE_LIMIT_TIMEZONE"], {"minute": limit} if limit else {})
     if more.random() < 0.35:
         clock = draw_eve(more)
@@ -158,17 +173,25 @@ def draw(seed: int) -> Schedule:
     if clock.limits:
         # Time is what frees room: an hour, a day's end and a month's end make room as they should, and no more.
         acts += [Act(at, "step_clock", {"seconds": clock.room_seconds}) for at in ROOM_AT]
+    if clock.room_seconds > DAY or any(act.options.get("seconds", 0.0) >= DAY for act in acts):
+        # What a server refuses is forgotten after a day: with a day every few seconds nothing would be learned.
+        work = replace(work, servers={name: each for name, each in work.servers.items() if name != "openai_api"})
     return Schedule(
         seed,
         {**settings, **work.settings, **_limits(clock, strategy)},
         {
             **work.servers,
-            "openai_api": {"latency_seconds": chance.choice((0.02, 0.1, 0.3)), "fault_seed": seed},
+            "openai_api": {
+                **work.servers.get("openai_api", {}),
+                "latency_seconds": chance.choice((0.02, 0.1, 0.3)),
+                "fault_seed": seed,
+            },
             "task_api": {
                 "latency_seconds": chance.choice((0.0, 0.02, 0.1)),
                 "lag_seconds": chance.choice((0.0, 0.5, 2.0)),
                 "honour_limit": chance.random() < 0.3,
                 "repeats": chance.random() < 0.3,
+                "page_cap": strange.choice((None, None, *PAGE_CAPS)),
                 "fault_seed": seed,
             },
             "authorization": {"lifetime_seconds": chance.choice((4.0, 20.0, 3600.0)), "fault_seed": seed},
@@ -196,8 +219,8 @@ def _settings(chance: random.Random) -> dict[str, Any]:
         "OPENAI_TIMEOUT": 1.5,
         "SHUTDOWN_GRACE_SECONDS": 8,
         "RETRY_BACKOFF_FACTOR": 1,
-        # High: a task that is hit time and again is to pass neither for bad nor for poison.
-        "MAX_RETRIES": 50,
+        "MAX_RETRIES": 4,
+        # High: a task that is hit time and again is not to pass for poison.
         "MAX_TASK_CRASHES": 50,
         "CIRCUIT_BREAKER_RECOVERY_SECONDS": 0.7,
         "RATE_LIMIT_TIMEZONE": zone,
@@ -268,6 +291,13 @@ def _of_work(chance: random.Random, work: Work, acts: Sequence[Act]) -> list[Act
             if act.name in ("provider_down", "provider_burst")
         ]
     return more
+
+
+def _of_gateways(chance: random.Random) -> list[Act]:
+    if chance.random() > 0.4:
+        return []
+    options = {"status": chance.choice(GATEWAY_STATUSES), "seconds": round(chance.uniform(1.0, 4.0), 2)}
+    return [Act(_moment(chance), "gateway", options)]
 
 
 def _of_points(chance: random.Random) -> list[Act]:

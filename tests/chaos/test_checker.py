@@ -88,6 +88,31 @@ def test_a_run_in_which_all_was_kept_is_found_so() -> None:
     assert violations(KEPT) == []
 
 
+def tried(*moments: float, text: str = "bad text", ids: tuple[str, ...] = ("b",), share: float = 0.9) -> Record:
+    """A text that was sent then, by claims of these tasks, and failed each time; where so many other calls went well.
+
+    The others are made while it is tried, `share` of them well.
+    """
+    buys, journal = [], []
+    for at in moments:
+        buys.append(dataclasses.replace(buy(at, text), paid=False, clean=False, call=int(at * 1000)))
+        report = line(at + 0.15, "finish", slot=101, outcomes=[[each, "retry", "500"] for each in ids])
+        journal += [claim(at - 0.05, *ids), report]
+    others = [
+        dataclasses.replace(buy(moments[0] + number / 100, f"other {number}"), clean=number < share * 20, call=number)
+        for number in range(1, 20)
+    ]
+    known = [Sent(f"other {number}", f"other {number}") for number in range(1, 20)]
+    known += [Sent(each, text) for each in ids if each != "b"]
+    return forged(
+        documents=[*KEPT.documents, *known],
+        states={**KEPT.states, **{each.id: "succeeded" for each in known}},
+        patches=[*KEPT.patches, *(patch(90.0, each.id) for each in known)],
+        buys=[*KEPT.buys, *buys, *others],
+        journal=[*KEPT.journal, *journal],
+    )
+
+
 FORGERIES: dict[str, tuple[str, Record]] = {
     "a task that nobody delivered": ("every_task_is_delivered", forged(patches=KEPT.patches[1:])),
     "a task that is still in the ledger": ("every_task_is_delivered", forged(held={"a": "claimed"})),
@@ -101,6 +126,22 @@ FORGERIES: dict[str, tuple[str, Record]] = {
         forged(patches=[patch(3.0, status=500), KEPT.patches[1]]),
     ),
     "a dead letter without a reason": ("every_task_is_delivered", forged(dead={"a": ""})),
+    "a dead letter that the task API itself has never refused": (
+        "every_task_is_delivered",
+        forged(patches=[patch(3.0, status=502), KEPT.patches[1]], dead={"a": "404, a page"}),
+    ),
+    "a task that was failed without a reason": (
+        "no_task_is_failed_without",
+        forged(journal=[*KEPT.journal, finish(2.0, "b", "failed")]),
+    ),
+    "a bad text that is tried on and on, although it is improbable that it is not to blame": (
+        "no_text_is_sent_more_often",
+        tried(*(10.0 + number for number in range(14))),
+    ),
+    "a good text that fails together with others again and again": (
+        "no_text_is_sent_more_often",
+        tried(*(1.3 + number / 4 for number in range(6)), text="text c", ids=("c", "b")),
+    ),
     "a document that was neither read nor set aside": (
         "every_task_is_delivered",
         forged(documents=[*KEPT.documents, Sent("c", "", Fate.STAYS)], states={**KEPT.states, "c": "pending"}),
@@ -108,10 +149,6 @@ FORGERIES: dict[str, tuple[str, Record]] = {
     "a document without a usable id that was not set aside": (
         "every_task_is_delivered",
         forged(documents=[*KEPT.documents, Sent("..", "", Fate.NAMELESS)], states={**KEPT.states, "..": "pending"}),
-    ),
-    "an odd id that was not refused": (
-        "every_task_is_delivered",
-        forged(documents=[*KEPT.documents, Sent("?", "", Fate.DIES)], states={**KEPT.states, "?": "pending"}),
     ),
     "another task's result": ("no_result_is_another_tasks", forged(wrong_results=["a"])),
     "a delivery after the acknowledgement was on record": (
@@ -378,7 +415,16 @@ EXCUSES: dict[str, Record] = {
     "a task that somebody else took away": forged(
         documents=[*KEPT.documents, Sent("gone", "text of one that is gone")],
     ),
-    "a dead letter with its reason": forged(patches=KEPT.patches[1:], dead={"a": "the task API answered 400"}),
+    "a dead letter with its reason": forged(
+        patches=[patch(3.0, status=400), KEPT.patches[1]], dead={"a": "the task API answered 400"}
+    ),
+    "a bad text that is tried a few times alone": tried(*(10.0 + number for number in range(12))),
+    "a bad text that is tried often where many others fail as well": tried(
+        *(10.0 + number for number in range(18)), share=0.5
+    ),
+    "a bad text that is tried on and on while nobody is served": tried(
+        *(10.0 + number for number in range(30)), share=0.0
+    ),
 }
 
 

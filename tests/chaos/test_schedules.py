@@ -16,8 +16,16 @@ from aitp.demo.documents import TYPES
 from tests.chaos.acts import Acts
 from tests.chaos.clocks import EVES, ROOM_SECONDS
 from tests.chaos.points import POINTS
-from tests.chaos.schedule import API_FAULTS, MACHINE, PROCESSES, PROVIDER_FAULTS, draw
-from tests.chaos.work import CHAT_KINDS
+from tests.chaos.schedule import (
+    API_FAULTS,
+    GATEWAY_STATUSES,
+    MACHINE,
+    PAGE_CAPS,
+    PROCESSES,
+    PROVIDER_FAULTS,
+    draw,
+)
+from tests.chaos.work import BAD_CHATS, BAD_VECTORS, CHAT_KINDS, EMBEDDING, REFUSED
 
 ROOT = Path(__file__).parents[2]
 # These hold a power cut, a full disk, kills of supervisord, workers and relays, limits, a change of the clocks, chats,
@@ -55,6 +63,18 @@ def test_many_schedules_hold_every_kind_of_fault() -> None:
     assert {str(fault.get("kind", fault.get("status"))) for fault in (*PROVIDER_FAULTS, *API_FAULTS)} <= kinds
     assert {str(kind) for kind in CHAT_KINDS} <= kinds
     assert all(hasattr(Acts, f"_{name}") for name in names)
+
+
+def test_many_schedules_hold_strangers_of_every_kind() -> None:
+    drawn = [draw(seed) for seed in range(MANY)]
+
+    bad = [(type_ == EMBEDDING, dict(manner)) for each in drawn for type_, manner in each.work.bad]
+    assert all((True, manner) in bad for manner in BAD_VECTORS)
+    assert all((False, manner) in bad for manner in BAD_CHATS)
+    assert {each.servers["openai_api"].get("refuses") for each in drawn} == {None, *REFUSED}
+    gateways = [act.options["status"] for each in drawn for act in each.acts if act.name == "gateway"]
+    assert set(gateways) == set(GATEWAY_STATUSES)
+    assert {each.servers["task_api"]["page_cap"] for each in drawn} == {None, *PAGE_CAPS}
 
 
 def test_many_schedules_hold_every_kind_of_work_in_every_mode() -> None:

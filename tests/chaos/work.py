@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aitp.demo.documents import TYPES
@@ -52,12 +52,23 @@ CHAT_KINDS = (
     FaultKind.NO_JSON,
     FaultKind.OUT_OF_LIST,
 )
+# How a provider fares with one text, whatever else is sent with it: the text has the words of its manner in it.
+POISON: tuple[dict[str, Any], ...] = ({"status": 500}, {"kind": FaultKind.PAGE, "status": 403})
+BAD_VECTORS: tuple[dict[str, Any], ...] = (*POISON, {"kind": FaultKind.ZEROS})
+BAD_CHATS: tuple[dict[str, Any], ...] = (*POISON, {"kind": FaultKind.CUT_ANSWER}, {"kind": FaultKind.EMPTY})
+# What befalls whoever is sent together with the text comes first.
+BAD_MANNERS = (*BAD_VECTORS, *BAD_CHATS[len(POISON) :])
+# What OpenAI's server does not take of any request, and says so in words of its own.
+REFUSED = (("encoding_format",), ("json_schema",), ("encoding_format", "response_format"))
 CHAT_PATHS = {"openai_api": "/v1/chat", "ollama_api": "/api/chat"}
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`types` take turns. `faults` by server, `acts` by name: what befalls it besides what befalls every schedule."""
+    """`types` take turns. `faults` by server, `acts` by name: what befalls it besides what befalls every schedule.
+
+    `bad`: the types of tasks whose text no provider can do, and how it fares with it.
+    """
 
     mode: str = "openai"
     types: tuple[str, ...] = (EMBEDDING,)
@@ -65,6 +76,7 @@ class Work:
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faults: tuple[dict[str, Any], ...] = ()
     acts: tuple[tuple[str, dict[str, Any]], ...] = ()
+    bad: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     @property
     def embedding_model(self) -> str:
@@ -115,6 +127,18 @@ def draw_work(chance: random.Random, seed: int) -> Work:
             point = {"point": chance.choice(("ask.before", "ask.after")), "action": chance.choice(("kill", "memory"))}
             acts.append(("point", point))
     return Work(mode, types, *_surroundings(chance, mode, seed), tuple(faults), tuple(acts))
+
+
+def draw_strangers(chance: random.Random, work: Work) -> Work:
+    """The same work at providers that behave as no table of words knows: with bad texts, and parameters refused."""
+    bad: list[tuple[str, dict[str, Any]]] = []
+    if chance.random() < 0.6:
+        for type_ in chance.choices(work.types, k=chance.randint(1, 2)):
+            bad.append((type_, chance.choice(BAD_VECTORS if type_ == EMBEDDING else BAD_CHATS)))
+    servers = dict(work.servers)
+    if chance.random() < 0.3:
+        servers["openai_api"] = {"refuses": chance.choice(REFUSED)}
+    return replace(work, bad=tuple(bad), servers=servers)
 
 
 def _fault(chance: random.Random, server: str, fault: dict[str, Any]) -> dict[str, Any]:

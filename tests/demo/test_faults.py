@@ -30,6 +30,14 @@ def test_method_and_path_choose() -> None:
     assert strikes(plan, 1, "PATCH", "/v1/x") == [False]
 
 
+def test_a_text_chooses() -> None:
+    plan = FaultPlan()
+    fault = plan.add(Fault(text="<|odd|>"))
+
+    assert plan.strike("POST", "/v1", b'{"input":["one"]}') is None
+    assert plan.strike("POST", "/v1", b'{"input":["one","two <|odd|>"]}') is fault
+
+
 def test_chance_repeats_with_its_seed_and_comes_near_its_rate() -> None:
     def run(seed: int) -> list[bool]:
         plan = FaultPlan(seed)

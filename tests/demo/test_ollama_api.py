@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from aitp.demo.control import summary
+from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.ollama_api import TOO_LONG, OllamaApi, tokens_of
 from aitp.demo.openai_api import BAD_MARKER
 from aitp.demo.world import World
@@ -51,6 +52,13 @@ def test_vectors_come_in_order_and_have_unit_length(ollama_api: OllamaApi, clien
     assert all(math.isclose(math.hypot(*each), 1.0, abs_tol=1e-5) for each in answer.embeddings)
     assert answer.prompt_eval_count == 2
     wait_until(lambda: ollama_api.times_answered() == {"um": 1, "dois": 1})
+
+
+def test_zeros_are_for_the_texts_alone_that_they_were_ordered_for(ollama_api: OllamaApi, client: ollama.Client) -> None:
+    ollama_api.faults.add(Fault(kind=FaultKind.ZEROS, text="odd"))
+    answer = client.embed(NOMIC, ["fine", "odd"])
+
+    assert [list(each) for each in answer.embeddings] == [ollama_api.expected("fine"), [0.0] * 768]
 
 
 def test_what_a_call_is_refused_for_is_said_as_a_real_server_says_it(ollama_api: OllamaApi) -> None:

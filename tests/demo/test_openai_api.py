@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -144,6 +145,20 @@ def test_nan_comes_in_base64_too(openai_api: OpenAIApi, client: openai.OpenAI) -
 
     assert math.isnan(item.embedding[0])
     assert not any(map(math.isnan, item.embedding[1:]))
+
+
+@pytest.mark.parametrize("form", ["float", "base64"])
+def test_zeros_are_for_the_texts_alone_that_they_were_ordered_for(
+    openai_api: OpenAIApi, client: openai.OpenAI, form: Any
+) -> None:
+    openai_api.faults.add(Fault(kind=FaultKind.ZEROS, text="odd"))
+    answer = client.embeddings.create(input=["fine", "odd"], model=SMALL, dimensions=4, encoding_format=form)
+    vectors = {item.index: item.embedding for item in answer.data}
+
+    if form == "float":
+        assert vectors == {0: openai_api.expected("fine", dimensions=4), 1: [0.0] * 4}
+    else:
+        assert [base64.b64decode(vectors[index]) == bytes(16) for index in (0, 1)] == [False, True]  # type: ignore[arg-type]
 
 
 def test_a_trickled_answer_outlasts_the_time_out_of_each_read(openai_api: OpenAIApi) -> None:

@@ -93,5 +93,6 @@ def test_answers_are_spoilt_as_ordered(openai_api: OpenAIApi, client: openai.Ope
     assert spoilt(FaultKind.CUT_ANSWER).finish_reason == "length"
     assert "```json" in spoilt(FaultKind.FENCED).message.content
     assert spoilt(FaultKind.NO_JSON).message.content.endswith(",}")
+    assert spoilt(FaultKind.EMPTY).message.content == ""
     assert "apocalyptic" in spoilt(FaultKind.OUT_OF_LIST).message.content
     assert ask(client).choices[0].finish_reason == "stop"

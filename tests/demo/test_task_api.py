@@ -31,6 +31,13 @@ def test_limit_is_ignored_unless_told_otherwise(task_api: TaskApi, token: str) -
     assert [task["_id"] for task in pending(task_api, token, limit=5).json()] == ids[:5]
 
 
+def test_a_page_may_be_capped_at_any_number_without_a_word(task_api: TaskApi, token: str) -> None:
+    ids = task_api.add([a_task() for _ in range(30)])
+    task_api.page_cap = 7
+
+    assert [task["_id"] for task in pending(task_api, token, limit=100).json()] == ids[:7]
+
+
 def test_documents_are_listed_as_they_were_added_whatever_they_hold(task_api: TaskApi, token: str) -> None:
     odd = {"_id": UNKNOWN, "kind": "no type", "content": None}
     task_api.add([odd, a_task(type="defining_weather", extra=[1, 2])])

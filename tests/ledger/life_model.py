@@ -108,6 +108,7 @@ class Model:
         self.strategy, self.zone = "rolling", ZoneInfo("UTC")
         self._order = 0  # of polls and burials
         self._entered = 0
+        self._began_at = 0.0
         self.world: list[Called] = []
         self.suspects_last = False  # in turn with fresh ones
 
@@ -126,6 +127,14 @@ class Model:
         for known in self.in_state(state).values():
             if known.due_at <= self.now or known.due_at > self.now + LONGEST_DELAY_SECONDS:
                 known.due_at = 0.0
+
+    def follow_clock(self, began_at: float) -> None:
+        """A poll began then. If the last one had begun later, the clock was set back, and so are all due times."""
+        back = self._began_at - began_at
+        self._began_at = began_at
+        for known in (*self.in_state("ready").values(), *self.in_state("finished").values()):
+            if back > 0 and known.due_at > began_at:
+                known.due_at = max(known.due_at - back, began_at)
 
     # Limits
 
@@ -156,6 +165,7 @@ class Model:
 
     def begin_poll(self) -> Listed:
         self.stamp_anew()
+        self.follow_clock(self.now)
         self._order += 1
         return Listed(self._order, self.now, self._clock.uptime())
 

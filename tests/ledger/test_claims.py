@@ -297,13 +297,23 @@ def test_when_the_clock_steps_back_nothing_waits_longer_than_it_ever_may(world: 
     assert ids(world.claim()) == ["retried"]
 
 
+def test_when_the_clock_steps_back_an_hour_a_try_after_a_second_does_not_wait_for_that_hour(world: World) -> None:
+    world.admit("retried")
+    world.run(Ending.RETRY)
+    world.clock.step(-3_600.0)
+    world.admit()  # a poll, at which it shows
+    world.clock.go(3.0)
+
+    assert ids(world.claim()) == ["retried"]
+
+
 def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(world: World) -> None:
     world.fail_until_open()
     world.clock.go(-86_400.0)
     world.admit("a")
     back = world.clock.now
 
-    assert world.idle().until == back + 60.0
+    assert world.idle().because is Because.BREAKER
     world.clock.now = back + 59.0
     assert world.idle().until == back + 60.0
     world.clock.now = back + 60.0

@@ -523,6 +523,16 @@ def test_in_a_world_that_never_served_anyone_even_a_named_text_gets_all_its_trie
     assert endings == [Ending.RETRY] * 3 + [Ending.FAILED]
 
 
+def test_a_key_that_is_refused_by_name_fails_no_task_though_others_were_served(world: World) -> None:
+    world.admit("served", "a")
+    world.finish(world.claim(terms=ONE))
+
+    [outcome] = fail(world, culprit=ACCOUNT, named=True).outcomes
+
+    assert outcome.ending is Ending.RETRY
+    assert breaker(world) == "open"
+
+
 def test_a_named_text_in_a_batch_is_found_by_halving(world: World) -> None:
     serve(world)
     world.admit(*names("t", 8))

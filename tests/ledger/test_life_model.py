@@ -125,6 +125,7 @@ class Life(Agreement):
         except Died:
             if self.world.value("SELECT COALESCE(MAX(completed_at), 0) FROM task_completions") <= self.model.now:
                 self.model.stamp_anew()  # after the poll was written
+            self.model.follow_clock(self.world.value("SELECT began_at FROM polls"))
             self.succeed(slot, Cause.CRASHED)
             return
         self.give_up_poll(slot)

@@ -89,6 +89,10 @@ def test_a_provider_that_names_the_text_is_believed_once_it_has_served_somebody(
     assert is_at_fault(Culprit.INPUT, alone, Tally(), Tally(), 3, named=True, proven=proven) is at_fault
 
 
+def test_what_the_provider_says_of_the_account_is_never_the_text_s_fault() -> None:
+    assert not is_at_fault(Culprit.ACCOUNT, 9, Tally(good=1_000), Tally(), 3, named=True, proven=True)
+
+
 def row(*calls: str) -> list[frozenset[int]]:
     return [frozenset(map(ord, call)) for call in calls]
 
