@@ -367,9 +367,9 @@ class Judge:
         case.told.append(_told(case, "Parameter is refused and left out", failure.reason, parameter=name))
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, *, futile: bool) -> bool:
-        """Take back what was left out by guess, if that was `futile`, or has made the answers useless."""
+        """Take back what was left out by guess, if that was `futile`, and whatever has made the answers useless."""
         back = []
-        if failure.culprit is Culprit.REQUEST and failure.parameter in profile.guessed:
+        if failure.culprit is Culprit.REQUEST and failure.parameter in profile.left_out:
             back = [failure.parameter]
         elif failure.culprit in (Culprit.INPUT, Culprit.SERVICE) and futile and not case.proven:
             back = list(profile.guessed)

@@ -22,7 +22,7 @@ from aitp.process.crew import Crew
 from aitp.process.relay import Relay
 from aitp.process.reuse import reuse_scope
 from aitp.process.slots import Role, role_of
-from aitp.process.terms import setup_of
+from aitp.process.terms import openai_names, setup_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
 from aitp.processors.inventory import inventory
@@ -61,6 +61,7 @@ def crew(settings: Settings) -> Crew:
 def prepare_to_fork(settings: Settings) -> None:
     """In the master: load what all children need, and have them keep little of what large answers took."""
     warm_up(settings)
+    openai_names()
     inventory(settings)  # what other packages bring is found once, for all children
     memory.keep_little()
 

@@ -90,8 +90,6 @@ def setup_of(settings: Settings, service: str) -> str:
 
 def strangers_of(settings: Settings) -> Callable[[str], bool]:
     """Whether a model is one that nobody here has named: a task alone does, and may have misspelt it."""
-    from openai.types import ChatModel, EmbeddingModel
-
     by_settings = (
         *settings.supported_models,
         *settings.fallback_models.values(),
@@ -99,9 +97,16 @@ def strangers_of(settings: Settings) -> Callable[[str], bool]:
         settings.default_embedding_model,
         settings.default_chat_model,
     )
-    # What OpenAI once had is no misspelling: it is gone, or not for this key.
-    named = {canonical(model) for model in (*by_settings, *_names_in((ChatModel, EmbeddingModel)))}
-    return lambda model: canonical(model) not in named
+    named = {canonical(model) for model in by_settings}
+    return lambda model: canonical(model) not in named and canonical(model) not in openai_names()
+
+
+@cache
+def openai_names() -> frozenset[str]:
+    """What OpenAI has or once had: no misspelling, but gone, or not for this key. Found before the fork, for all."""
+    from openai.types import ChatModel, EmbeddingModel
+
+    return frozenset(map(canonical, _names_in((ChatModel, EmbeddingModel))))
 
 
 def _names_in(types: object) -> Iterator[str]:

@@ -123,7 +123,8 @@ def write_stock(runtime_dir: Path, stock: Stock) -> None:
     path = runtime_dir / FILE_NAME
     fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
     try:
-        fresh.write_bytes(orjson.dumps(stock))
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(orjson.dumps(stock))
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

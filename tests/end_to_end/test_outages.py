@@ -152,7 +152,7 @@ def test_a_lone_task_outlives_an_outage_that_outlasts_its_retries(service: Servi
 
 def test_a_refused_key_opens_the_breaker_at_once_and_fails_no_task(service: Service) -> None:
     world = service.open_world(10)
-    world.add_fault("openai_api", Fault(status=401, times=1))
+    world.add_fault("openai_api", Fault(path="/v1/embeddings", status=401, times=1))
 
     service.start(CONCURRENCY_LIMIT=1, EMBEDDING_BATCH_SIZE=4, CIRCUIT_BREAKER_RECOVERY_SECONDS=1)
 

@@ -15,7 +15,7 @@ BEYOND_GRACE = "may be bought again"
 @pytest.mark.parametrize(
     ("command", "latency", "grace"),
     [
-        ("master", 1.5, 8),
+        ("master", 3.0, 8),
         pytest.param("run", 7.0, 30, marks=pytest.mark.slow),
         pytest.param("master", 7.0, 30, marks=pytest.mark.slow),
     ],

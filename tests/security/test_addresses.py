@@ -186,6 +186,7 @@ def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> 
         "aitp/knowledge/api.py",
         "aitp/providers/ollama_wire.py",
         "aitp/providers/openai.py",
+        "aitp/providers/openai_models.py",
         "aitp/taskapi/client.py",
         "aitp/taskapi/grant.py",
     }
