@@ -39,7 +39,7 @@ def told_all(request: Request) -> dict[str, Any]:
 
 class TalkativeTaskApi(TaskApi):
     def error(self, status: int, request: Request) -> Response:
-        return json_response(status, {"message": told_all(request)})
+        return json_response(status, {"statusCode": status, "message": json.dumps(told_all(request))})
 
 
 class TalkativeProvider(OpenAIApi):
@@ -139,7 +139,7 @@ def test_nothing_gives_a_secret_or_a_text_away(service: Service, servers: Server
     for path in ("/", "/ready", "/health", "/metrics"):
         seen[path] = (service.get(path) or (0, ""))[1]
     code, seen["dead list"] = service.ask("dead", "list")
-    assert (code, service.snapshot().dead >= 1) == (0, True)
+    assert (code, service.snapshot().dead > 3) == (0, True)
     _, seen["status"] = service.ask("status", "--json")
     assert service.stop() == 0
     seen["log"] = service.log()
