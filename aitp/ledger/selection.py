@@ -19,27 +19,31 @@ def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
     Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
     counted in tasks_claimed, if there is a choice at all.
     """
-    rows: list[Row] = connection.execute(
-        f"""
-        WITH RECURSIVE waiting (kind) AS (
-            SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
-            UNION ALL
-            SELECT (SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE} AND kind > waiting.kind)
-            FROM waiting WHERE waiting.kind IS NOT NULL
-        )
-        SELECT kinds.id, type, model, failed_at,
-               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id AND is_suspect = 0),
-               (SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = kinds.id AND is_suspect = 1)
-        FROM waiting JOIN kinds ON kinds.id = waiting.kind
-        """
-    ).fetchall()
+    rows: list[Row] = connection.execute(_READY_KINDS).fetchall()
     if len(rows) > 1:
-        counts: list[Row] = connection.execute(
-            "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
-        ).fetchall()
+        counts: list[Row] = connection.execute(_CLAIMED_BY_KIND).fetchall()
         claimed: dict[int, int] = dict(counts)
-        rows.sort(key=lambda row: (claimed.get(row[0], 0), min(seq for seq in row[4:] if seq is not None)))
-    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at, *_ in rows]
+        oldest = {row[0]: min(connection.execute(_OLDEST, (row[0],)).get) for row in rows}
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), oldest[row[0]]))
+    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at in rows]
+
+
+_READY_KINDS = f"""
+    WITH RECURSIVE waiting (kind) AS (
+        SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
+        UNION ALL
+        SELECT (SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE} AND kind > waiting.kind)
+        FROM waiting WHERE waiting.kind IS NOT NULL
+    )
+    SELECT kinds.id, type, model, failed_at FROM waiting JOIN kinds ON kinds.id = waiting.kind
+"""
+_CLAIMED_BY_KIND = "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
+# Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
+_NONE = 2**62
+_OLDEST = "SELECT " + ", ".join(
+    f"COALESCE((SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = ?1 AND is_suspect = {suspect}), {_NONE})"
+    for suspect in (0, 1)
+)
 
 
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
