@@ -24,7 +24,7 @@ from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
 from aitp.ledger.due import NEXT_READY, next_due, promote_due
 from aitp.ledger.endings import Cause, Endings, Report, Settled
 from aitp.ledger.evidence import ANY_SUSPECTS
-from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits
+from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
 from aitp.ledger.pauses import ANY_BUGS, paused_until
 from aitp.ledger.rules import Rules
 from aitp.ledger.selection import kinds_by_fairness, oldest_size, select_batch, select_probe
@@ -293,7 +293,7 @@ class Claims:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            basis = Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
+            basis = present_basis(connection)
             room = self._limits.room(connection, now, basis, enough=len(claim.tasks))
             if room.count is not None and room.count < len(claim.tasks):
                 return False

@@ -168,7 +168,8 @@ class Judge:
             connection.execute(
                 "UPDATE evidence SET failed_in_row = 0 WHERE world = ? AND failed_in_row = 1", (case.world,)
             )
-        if had_row or case.paused or not case.proven:
+        cleared = had_row or case.paused or not case.proven
+        if cleared:
             moved(connection)
         if case.paused:
             case.told.append(_told(case, "Tasks of this model go on", ""))
@@ -179,14 +180,15 @@ class Judge:
             else outcome
             for outcome in outcomes
         ]
-        cleared = had_row or case.paused or not case.proven
         return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared)
 
     # A call that failed
 
     def _fail(self, case: _Case, outcomes: Sequence[Outcome], failure: Failure, optional: Collection[str]) -> Judgement:
         connection = case.connection
-        if failure.culprit in (Culprit.INPUT, Culprit.REQUEST) and not _is_current(case):
+        profile = _profile(case)
+        is_as_now = " ".join(profile.left_out) == case.left_out
+        if failure.culprit in (Culprit.INPUT, Culprit.REQUEST) and not is_as_now:
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
             change = self._breakers.tell(connection, case.provider, Health.UNKNOWN, case.slot, case.now)
             return Judgement(tuple(_ready(outcome) for outcome in outcomes), breaker=change)
@@ -204,7 +206,6 @@ class Judge:
             if not (failure.culprit is Culprit.INPUT and failure.named and case.proven):
                 # A provider that serves others and names the text speaks of that text alone, however many there are.
                 self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
-        profile = _profile(case)
         can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
         standing = self._standing(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
         asked = remedy(standing)
@@ -511,11 +512,6 @@ def _doubt_guesses(case: _Case, served: Collection[int]) -> None:
             "UPDATE request_profiles SET since = ?1 WHERE provider = ?2 AND model = ?3 AND since > ?1",
             (case.now + GUESS_SECONDS - PROFILE_SECONDS, case.provider, case.model),
         )
-
-
-def _is_current(case: _Case) -> bool:
-    """Whether the call was sent as it would be sent now."""
-    return " ".join(_profile(case).left_out) == case.left_out
 
 
 def _write_profile(

@@ -170,13 +170,13 @@ class Limits:
 
     def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        tally = _tally(connection, now, _basis(connection), after_restamp=True)
+        tally = _tally(connection, now, present_basis(connection), after_restamp=True)
         return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
-    return _uses(connection, _tally(connection, now, _basis(connection)), now)
+    return _uses(connection, _tally(connection, now, present_basis(connection)), now)
 
 
 class _Known(NamedTuple):
@@ -198,7 +198,8 @@ class _Tally:
     rows: list[tuple[Period, int, int, int, float]]
 
 
-def _basis(connection: apsw.Connection) -> Basis:
+def present_basis(connection: apsw.Connection) -> Basis:
+    """The same by itself, for who has no other query on `ledger` to make."""
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
