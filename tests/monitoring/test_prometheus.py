@@ -123,11 +123,12 @@ def test_alerts_fire_for_real_faults(services: list[Service], tmp_path: Path) ->
 
 
 def _refuse_results(service: Service) -> None:
-    """Two results are refused for good, then the task API takes none; the workers go on with what is here."""
+    """Two results are refused for good, then the task API is out; the workers go on with what is here."""
     world = service.open_world(120, openai_api={"latency_seconds": 0.4})
     world.add_fault("task_api", Fault(method="PATCH", status=422, times=2))
-    world.add_fault("task_api", Fault(method="PATCH", status=503, skip=4))
     service.start(CONCURRENCY_LIMIT=1, EMBEDDING_BATCH_SIZE=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=5)
+    service.wait(lambda: service.snapshot().dead == 2 and world.states().get("succeeded", 0) > 2)
+    world.add_fault("task_api", Fault(status=503))
     service.start_metrics()
 
 

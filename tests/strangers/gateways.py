@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from enum import Enum
+from getpass import getuser
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ class Gateway:
 
 class Nginx(Gateway):
     program = "nginx"
-    leave = signal.SIGQUIT
+    leave = signal.SIGQUIT  # to its master: without one it cuts what is under way
 
     def arguments(self, configuration: Path) -> list[str]:
         return ["-e", "stderr", "-p", str(self._folder), "-c", str(configuration)]
@@ -112,7 +113,7 @@ class Nginx(Gateway):
             f"{name}_temp_path {self._folder / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         return f"""
-            daemon off; master_process off; pid {self._folder / "nginx.pid"}; error_log stderr; worker_processes 1;
+            daemon off; user {getuser()}; pid {self._folder / "nginx.pid"}; error_log stderr; worker_processes 1;
             events {{ }}
             http {{
                 access_log off; {folders} client_max_body_size 10m;
