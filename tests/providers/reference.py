@@ -101,6 +101,7 @@ By `tests/strangers/test_real_servers.py` and `test_gateways.py`, which run wher
 | | | a wrong key | 400 `no_db_connection`: tasks wait, OPENAI_API_KEY is named |
 | | | a model that it does not have | 400: tasks wait, nobody is failed |
 | | | chats with `json_schema` | refused, with 500, in the words of the server behind |
+| Ollama's own `/v1` | none | texts, lengths, chats with `json_schema` | not tried yet: no Ollama was at hand |
 | nginx in front of the task API | 1.22.1 | 404, 302, 200 with a page, 502 | all delivered later, once, none dead |
 | HAProxy in front of the task API | 2.6.12 | 404, 302, 200 with a page, 503 | all delivered later, once, none dead |
 | both in front of the provider | | the same | nobody is failed, the breaker opens and closes |

@@ -2,8 +2,8 @@
 
 STRANGERS_VENV names virtual environments (several, separated by colons) that have `llama-cpp-python[server]` or
 `litellm[proxy]`; they are large and take long to build, so that aitp's own has neither. Without them these tests are
-skipped. The models are made here (tests/providers/tiny_models.py): what they say is nonsense, how the server refuses
-is not.
+skipped. So they are for Ollama's own /v1 where no Ollama is found (tests/providers/real_ollama.py). The models are made
+here (tests/providers/tiny_models.py): what they say is nonsense, how the server refuses is not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from aitp.tasks import Kind, TaskStatus
 from tests.end_to_end.running import free_port
+from tests.providers.real_ollama import real_ollama
 from tests.providers.tiny_models import EMBEDDING_CONTEXT, WIDTH, chat_model, embedding_model
 from tests.strangers.house import House
 from tests.strangers.server import Nature
@@ -118,8 +119,25 @@ def litellm(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield url
 
 
-@pytest.fixture(params=["llama", "litellm"])
+@pytest.fixture(scope="module")
+def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Ollama as a server of OpenAI's protocol."""
+    with real_ollama(tmp_path_factory.mktemp("ollama")) as server:
+        server.create(SMALL.model, embedding_model())
+        server.create(TOPICS.model, chat_model())
+        yield f"{server.url}/v1"
+        server.remove(SMALL.model)
+        server.remove(TOPICS.model)
+
+
+@pytest.fixture(params=["llama", "litellm", "ollama"])
 def server(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["llama", "litellm"])
+def locked_server(request: pytest.FixtureRequest) -> str:
+    """One that asks for a key."""
     return str(request.getfixturevalue(request.param))
 
 
@@ -170,8 +188,8 @@ def test_the_length_that_it_has_may_be_asked_for(open_house: Opened, server: str
         assert succeeded(house) == set(GOOD)
 
 
-def test_a_wrong_key_fails_nobody(open_house: Opened, server: str) -> None:
-    with opened(open_house, server, key="sk-another") as house:
+def test_a_wrong_key_fails_nobody(open_house: Opened, locked_server: str) -> None:
+    with opened(open_house, locked_server, key="sk-another") as house:
         house.admit(GOOD, SMALL)
         house.run(HOUR / 2)
 
