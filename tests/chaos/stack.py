@@ -223,7 +223,7 @@ def main() -> int:
     """The command line is that of aitp."""
     command = sys.argv[1]
     if command not in ("run", "master"):
-        from aitp.cli import main as aitp
+        from aitp.commands.cli import main as aitp
 
         aitp()
     from aitp.errors import ConfigurationError

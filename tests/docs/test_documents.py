@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from aitp.cli import commands as cli
+from aitp.commands.cli import commands as cli
 from aitp.environment import NAMES_OF_OTHERS
 from aitp.reference import documents as generated
 from aitp.settings import FIELDS, KNOWN_NAMES, PROJECT_ROOT

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.cli import main
+from aitp.commands.cli import main
 from aitp.ledger import Verdict
 from aitp.tasks import Kind
 from tests.fuzz.cases import cases, texts

@@ -35,7 +35,7 @@ def test_version_is_told_without_loading_the_service() -> None:
     program = (
         "import sys, atexit\n"
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
-        "from aitp.cli import main\n"
+        "from aitp.commands.cli import main\n"
         "main()"
     )
     run = python("-c", program, "--version")

@@ -1,0 +1,159 @@
+"""What servers' answers mean: tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aitp.commands import answers
+from aitp.commands.asking import Answered
+from aitp.commands.findings import Severity
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.providers.stock import Retirement
+from aitp.settings import load_settings
+from aitp.taskapi.grant import Grant
+from aitp.wire import BY_TLS
+from tests.settings.complete import COMPLETE
+
+SETTINGS = load_settings(COMPLETE)
+SILENT = ServiceFault("x", "did not answer within REQUEST_TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "do"),
+    [
+        (Grant("ory_at_token", 3600.0), Severity.OK, ""),
+        (CredentialsRefused("oauth", "401: look at OAUTH2_CLIENT_ID"), Severity.FAULT, "OAUTH2_CLIENT_ID=aitp and its"),
+        (CredentialsRefused("oauth", "400", error="invalid_scope"), Severity.FAULT, "the scope"),
+        (ServiceFault("oauth", "answered 404"), Severity.FAULT, "ORY_PROJECT_SLUG=happy-tree-1234"),
+        (CooldownRequired("oauth", "429", seconds=3, model=None), Severity.WARNING, "Wait"),
+    ],
+)
+def test_a_token(answer: Grant | AitpError, severity: Severity, do: str) -> None:
+    found = answers.of_token(answer, SETTINGS, 10.0)
+
+    assert found.severity is severity
+    assert do in found.do
+    assert "ory_at_token" not in repr(found)
+
+
+def test_an_address_that_is_no_token_endpoints_is_told_what_one_looks_like() -> None:
+    settings = load_settings({**COMPLETE, "OAUTH2_TOKEN_URL": "https://x.projects.oryapis.com"})
+
+    found = answers.of_token(ServiceFault("oauth", "answered 404"), settings, 10.0)
+
+    assert "Ory Hydra's ends in /oauth2/token" in found.do
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "words"),
+    [
+        (0, Severity.OK, "lists 0 pending"),
+        (20, Severity.OK, "20 or more"),
+        (CredentialsRefused("api", "refuses a fresh token"), Severity.FAULT, "refuses a fresh token"),
+        (SILENT, Severity.FAULT, "within 10 s"),
+        (CooldownRequired("api", "answered 429", seconds=3, model=None), Severity.WARNING, "429"),
+    ],
+)
+def test_the_task_api(answer: int | AitpError, severity: Severity, words: str) -> None:
+    found = answers.of_task_api(answer, SETTINGS, 10.0)
+
+    assert found.severity is severity
+    assert words in found.what
+
+
+def test_what_cannot_be_spoken_to_by_tls_has_no_valid_certificate_or_no_tls_at_all() -> None:
+    fault = ServiceFault("x", f"{BY_TLS} (is its certificate valid?)")
+
+    for found in (answers.of_token(fault, SETTINGS, 10.0), answers.of_task_api(fault, SETTINGS, 10.0)):
+        assert "See that it has a valid certificate" in found.do
+
+
+def test_api_at_the_end_of_the_address_is_to_be_taken_off() -> None:
+    settings = load_settings({**COMPLETE, "API_BASE_URL": "https://api.example/api"})
+
+    found = answers.of_task_api(ServiceFault("api", "answered 404"), settings, 10.0)
+
+    assert found.do.startswith("Take /api off the end of API_BASE_URL=https://api.example/api")
+
+
+@pytest.mark.parametrize(("error", "doubted"), [("", True), ("invalid_client", False)])
+def test_whoever_refuses_without_a_word_may_be_no_authorization_server(error: str, doubted: bool) -> None:
+    found = answers.of_token(CredentialsRefused("oauth", "401", error=error), SETTINGS, 10.0)
+
+    assert ("another server altogether" in found.do) == doubted
+
+
+MODELS = {"data": [{"id": "o3-mini"}, {"id": "text-embedding-3-small"}]}
+QUOTA = {"error": {"code": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "words"),
+    [
+        (Answered(200, MODELS), Severity.OK, "takes the key, and has o3-mini"),
+        (Answered(200, {"data": MODELS["data"][:1]}), Severity.WARNING, "does not offer it text-embedding-3-small"),
+        (Answered(200, None), Severity.WARNING, "something else"),
+        (Answered(200, {"data": [1]}), Severity.WARNING, "something else"),
+        (Answered(401), Severity.FAULT, "refuses the key"),
+        (Answered(403), Severity.WARNING, "lets this key list no models"),
+        (Answered(404), Severity.NOTE, "keeps no list"),
+        (Answered(429), Severity.OK, "takes the key"),
+        (Answered(429, QUOTA), Severity.FAULT, "quota"),
+        (Answered(503), Severity.FAULT, "answered 503"),
+        (SILENT, Severity.FAULT, "did not answer within 10 s"),
+    ],
+)
+def test_openai(answer: Answered | AitpError, severity: Severity, words: str) -> None:
+    found = answers.of_openai(
+        answer, {"o3-mini": "MODEL_ALIASES", "text-embedding-3-small": "DEFAULT_EMBEDDING_MODEL"}, None, 10.0
+    )
+
+    assert found.severity is severity
+    assert words in found.what
+    assert ("DEFAULT_EMBEDDING_MODEL" in found.do) == ("does not offer" in words)
+
+
+def test_a_model_that_ends_is_told_of_two_months_before_with_the_setting_that_replaces_it() -> None:
+    now, day = 1_800_000_000.0, 86_400.0
+    ends = {"over": -1, "soon": 59, "far": 61}
+    found = list(answers.of_shutdowns([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
+
+    assert [finding.severity for finding in found] == [Severity.FAULT, Severity.WARNING]
+    assert "has shut the model over down on 14 January 2027" in found[0].what
+    assert "shuts the model soon down on 15 March 2027" in found[1].what
+    assert all("X_MODEL" in finding.do for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "replaceable", "severity"),
+    [
+        ([], False, Severity.OK),
+        (["nomic-embed-text"], False, Severity.WARNING),
+        (SILENT, False, Severity.FAULT),
+        (SILENT, True, Severity.WARNING),
+    ],
+)
+def test_ollama(answer: Any, replaceable: bool, severity: Severity) -> None:
+    found = answers.of_ollama(answer, SETTINGS, replaceable=replaceable, seconds=10.0)
+
+    assert found.severity is severity
+    assert severity is Severity.OK or found.do
+
+
+@pytest.mark.parametrize(
+    ("answer", "severity", "do"),
+    [
+        (Answered(200, {"query": {}}), Severity.OK, ""),
+        (Answered(429), Severity.OK, ""),
+        (Answered(403), Severity.FAULT, "WIKIDATA_CONTACT"),
+        (Answered(200, None), Severity.FAULT, "WIKIDATA_BASE_URL"),
+        (SILENT, Severity.FAULT, "WIKIDATA_ENABLED=false"),
+    ],
+)
+def test_wikidata(answer: Answered | AitpError, severity: Severity, do: str) -> None:
+    found = answers.of_wikidata(answer, "https://www.wikidata.org", 10.0)
+
+    assert found.severity is severity
+    assert do in found.do

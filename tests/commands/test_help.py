@@ -1,0 +1,85 @@
+"""Every command teaches: its help has examples and exit codes, and loads none of the service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from aitp.commands.cli import SECTIONS, commands
+from aitp.commands.cli_teaching import Command
+from aitp.settings import PROJECT_ROOT, surroundings
+from tests.packaging.test_command import aitp
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        elif not command.hidden:
+            yield (*path, name), command
+
+
+ALL = list(leaves(commands))
+PATHS = [" ".join(path) for path, _ in ALL]
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=PATHS)
+def test_every_command_has_examples_that_it_understands_and_exit_codes(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    assert isinstance(command, Command)
+    assert {0, 2} <= set(command.exits)
+    assert command.examples
+    for line in command.examples:
+        _, _, arguments = line.replace('eval "$(', "").replace(')"', "").partition("aitp ")
+        words = arguments.split("|")[0].split(">")[0].split()
+        assert tuple(words[: len(path)]) == path, line
+        with click.Context(command) as context:
+            command.parse_args(context, words[len(path) :])  # raises UsageError for what it does not know
+
+
+@pytest.mark.parametrize("path", [path for path, _ in ALL], ids=PATHS)
+def test_help_fits_a_terminal_and_loads_none_of_the_service(path: tuple[str, ...]) -> None:
+    program = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from aitp.commands.cli import main\n"
+        "main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, *path, "--help"],
+        env={**surroundings(), "PYTHONPATH": str(PROJECT_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+
+    assert all(len(line) <= 80 for line in run.stdout.splitlines())
+    assert "Examples:" in run.stdout
+    assert "Exit codes:" in run.stdout
+    heavy = {"openai", "requests", "rich", "pydantic", "numpy", "apsw", "supervisor", "structlog", "asyncio"}
+    assert not set(run.stderr.split()) & heavy
+
+
+def test_the_overview_names_every_command_once_with_a_line_that_is_not_cut() -> None:
+    overview = aitp("--help").stdout
+
+    names = [str(command.name) for group in SECTIONS.values() for command in group]
+    assert sorted(names) == sorted(name for name, command in commands.commands.items() if not command.hidden)
+    for name in names:
+        [line] = [line for line in overview.splitlines() if line.startswith(f"  {name} ")]
+        assert not line.endswith("...")
+
+
+def test_what_prints_has_json() -> None:
+    silent = {"run", "once", "master", "metrics", "completion", "man"}  # logs, and what shells and man read
+
+    without = {
+        " ".join(path) for path, command in ALL if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == silent

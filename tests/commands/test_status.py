@@ -1,0 +1,233 @@
+"""`aitp status`: one look, and the live view on a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from aitp.commands.printing import duration, size, visible
+from aitp.commands.status import UsageBar
+from aitp.commands.watch import Pace
+from aitp.process.scoreboard import Record, Scoreboard, State
+from aitp.settings import PROJECT_ROOT, surroundings
+from tests.commands.desk import Desk
+from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal
+from tests.ledger.conftest import Create
+
+
+@pytest.fixture
+def board(desk: Desk) -> Iterator[Scoreboard]:
+    """A master (this process) that does its rounds, and a crew."""
+    board = crew_of(desk)
+    yield board
+    board.close()
+
+
+def crew_of(desk: Desk) -> Scoreboard:
+    runtime_dir = desk.world.path.parent / "run"
+    runtime_dir.mkdir(mode=0o700)
+    board = Scoreboard.create(runtime_dir / "scoreboard")
+    now = time.time()
+    board.write(Record(0, os.getpid(), State.RUNNING, now - 300, now, time.monotonic() + 300))
+    board.write(Record(1, 1, State.IDLE, now, now))
+    for slot in range(101, 141):
+        board.write(Record(slot, 1, State.BUSY if slot < 111 else State.IDLE, now, now, 0.0, 3, f"task-{slot}"))
+    return board
+
+
+def test_a_service_that_does_not_run_exits_1_and_the_ledger_is_shown_all_the_same(desk: Desk) -> None:
+    desk.world.admit("one", "two")
+
+    run = desk.run("status")
+
+    assert run.returncode == 1
+    assert run.stdout.startswith("NOT RUNNING")
+    assert [line.split() for line in run.stdout.splitlines() if line.strip().startswith("2 ")] == [list("200000")]
+
+
+def test_a_ledger_that_is_not_there_is_said_in_words(desk: Desk) -> None:
+    run = desk.run("status", RATE_LIMIT_STORAGE_PATH="/nowhere/ledger.db")
+
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "there is no ledger at /nowhere/ledger.db" in run.stdout
+
+
+def test_a_running_one_says_what_keeps_it_from_its_work(desk: Desk, board: Scoreboard) -> None:
+    desk.run("pause")
+
+    run, document = desk.run("status"), desk.json("status")
+
+    assert run.returncode == 0
+    assert run.stdout.startswith("RUNNING for 5 min, PAUSED")
+    assert "! paused by an operator" in run.stdout
+    assert document["running"] is True
+    assert "paused by an operator" in document["problems"]
+    assert document["processes"][2]["state"] == "busy"
+
+
+def test_a_limit_without_room_is_said_while_tasks_wait_for_it(create: Create) -> None:
+    desk = Desk.around(create(hour=2))
+    board = crew_of(desk)
+    desk.world.admit("one", "two")
+    desk.world.run()
+    assert "used up" not in desk.run("status").stdout
+
+    desk.world.admit("three")
+    said = [line for line in desk.run("status").stdout.splitlines() if line.startswith("!")]
+    board.close()
+
+    assert any("the limit per hour is used up (2 of 2): there is room again in" in line for line in said)
+
+
+def test_a_big_crew_is_summed_up_with_those_at_work_first(desk: Desk, board: Scoreboard) -> None:
+    lines = desk.run("status").stdout.splitlines()
+
+    assert sum("task-" in line for line in lines) == 28  # and the relay
+    assert any("task-110" in line for line in lines)
+    assert "and 12 idle" in lines
+
+
+def test_limits_are_shown_with_what_is_used(create: Create) -> None:
+    desk = Desk.around(create(minute=4))
+    desk.world.admit("one", "two")
+    desk.world.run()
+
+    [line] = [line for line in desk.run("status").stdout.splitlines() if line.startswith("minute")]
+
+    assert line.split()[1:4] == ["2", "4", "2"]
+    assert line.count("█") == 10
+
+
+def test_the_live_view_gives_the_terminal_back_at_ctrl_c(desk: Desk) -> None:
+    with Terminal("status", "--watch", "--interval", "0.1", **desk.settings) as terminal:
+        first = terminal.await_text("NOT RUNNING")
+        desk.world.admit("one")
+        terminal.await_text("oldest task")
+        terminal.press(b"\x03")
+
+        assert terminal.wait() == 0
+        assert INTO_THE_ALTERNATE_SCREEN in first
+        assert OUT_OF_IT in terminal.shown
+        assert "Traceback" not in terminal.shown
+
+
+def test_the_live_view_is_drawn_anew_at_once_when_its_size_changes(desk: Desk) -> None:
+    with Terminal("status", "--watch", "--interval", "3600", **{**desk.settings, "COLUMNS": ""}) as terminal:
+        terminal.await_text("Ctrl-C ends this")
+        terminal.resize(60, 12)
+        terminal.await_text("NOT RUNNING")
+        terminal.press(b"\x03")
+        assert terminal.wait() == 0
+
+
+def test_ctrl_z_gives_the_screen_back_until_it_goes_on(desk: Desk) -> None:
+    with Terminal("status", "--watch", "--interval", "3600", **desk.settings) as terminal:
+        terminal.await_text("Ctrl-C ends this")
+        terminal.press(b"\x1a")
+        terminal.await_text(OUT_OF_IT)
+        os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED)
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.await_text(INTO_THE_ALTERNATE_SCREEN)
+        terminal.press(b"\x03")
+        assert terminal.wait() == 0
+
+
+def test_no_color_is_heeded(desk: Desk) -> None:
+    with Terminal("status", **desk.settings, NO_COLOR="1") as terminal:
+        assert terminal.wait() == 1
+        assert "\x1b[31m" not in terminal.shown
+        assert "\x1b[1;31m" not in terminal.shown
+
+
+def test_in_a_pipe_there_is_one_plain_snapshot_after_the_other_until_nobody_reads_on(desk: Desk) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "aitp", "status", "--watch", "--interval", "0.1"],
+        env={**surroundings(), "PYTHONPATH": str(PROJECT_ROOT), **desk.settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    snapshots = 0
+    while snapshots < 2:
+        line = watching.stdout.readline()
+        assert "\x1b" not in line
+        snapshots += line.startswith("NOT RUNNING")
+    watching.stdout.close()
+
+    assert watching.wait(10) == 0
+    assert watching.stderr is not None
+    assert watching.stderr.read() == ""
+    watching.stderr.close()
+
+
+def test_programs_get_one_document_a_line(desk: Desk) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "aitp", "status", "--watch", "--json", "--interval", "0.1"],
+        env={**surroundings(), "PYTHONPATH": str(PROJECT_ROOT), **desk.settings},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    documents = [json.loads(watching.stdout.readline()) for _ in range(2)]
+    watching.terminate()
+
+    assert watching.wait(10) == 0
+    watching.stdout.close()
+    assert documents[0]["at"] < documents[1]["at"]
+    assert documents[0]["running"] is False
+
+
+def test_the_pace_is_measured_between_looks_and_begins_anew_with_the_service() -> None:
+    pace = Pace()
+
+    assert pace.after(0.0, {101: 10, 102: 10}) is None
+    assert pace.after(2.0, {101: 12, 102: 12}) == 2.0
+    assert pace.after(4.0, {101: 12, 102: 12}) == 1.0
+    assert pace.after(6.0, {101: 0, 102: 0}) is None
+    assert pace.after(7.0, {101: 0, 102: 5}) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s"), (0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (200_000, "2 d")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (79.5e9, "79.5 GB")])
+def test_sizes(count: int, words: str) -> None:
+    assert size(count) == words
+
+
+@pytest.mark.parametrize(("current", "limit", "full"), [(0, 10, 0), (5, 10, 10), (10, 10, 20), (99, 10, 20)])
+def test_bars(current: int, limit: int, full: int) -> None:
+    assert drawn(UsageBar(current, limit), columns=80) == "█" * full + "·" * (20 - full)
+
+
+def test_a_bar_is_shorter_where_there_is_no_room_for_it_and_never_folded() -> None:
+    assert drawn(UsageBar(5, 10), columns=8) == "████····"
+
+
+def drawn(bar: UsageBar, columns: int) -> str:
+    console = Console(width=columns)
+    with console.capture() as captured:
+        console.print(bar)
+    return captured.get().rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("São Paulo", "São Paulo"), ("a\x1b[2J", "a\\x1b[2J"), ("\u202eabc", "\\u202eabc"), ("a\nb\tc", "a\\nb\\tc")],
+)
+def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+    assert visible(text) == shown
