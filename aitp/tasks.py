@@ -40,7 +40,7 @@ class Kind:
 class NewTask:
     """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed.
 
-    `digest` is what it shares with its twins (`policy.sameness`), None if it is to have none.
+    `digest` is what it shares with its duplicates (`ledger.duplicates.fingerprint`), None if it is to have none.
     """
 
     id: str

@@ -23,13 +23,13 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from aitp.ledger import Claim, Idle, Ledger, Poll, PollTerms, Report, Rules, Terms, prepare
+from aitp.ledger import Claim, ClaimOptions, Idle, Ledger, LedgerConfig, Poll, PollOptions, Report, prepare
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import Ending, Kind, NewTask, Outcome
 
 KIND = Kind("text_embedding", "text-embedding-3-small")
-RULES = Rules(inbox_limit=10**9)
+RULES = LedgerConfig(inbox_limit=10**9)
 LIMITS = dict.fromkeys(("minute", "hour", "day", "week", "month"), 10**9)
 CONTENT = b'{"text": "' + b"Um texto de tamanho comum. " * 40 + b'", "model": "text-embedding-3-small"}'
 SMALL = b"[0.1, 0.2, 0.3]"
@@ -62,7 +62,7 @@ def a_ledger(completions: int) -> Iterator[Path]:
 def admit(path: Path, count: int) -> None:
     """Put `count` tasks into the ledger, as a poll does."""
     ledger = Ledger.open(path, RULES)
-    poll = ledger.inbox.begin_poll(RELAY, PollTerms(30.0, 1, 1), asked=True)
+    poll = ledger.inbox.begin_poll(RELAY, PollOptions(30.0, 1, 1), asked=True)
     assert isinstance(poll, Poll)
     for start in range(0, count, 1_000):
         part = [NewTask(f"{poll.began_sequence:08x}{n:016x}", KIND, CONTENT) for n in range(start, start + 1_000)]
@@ -100,7 +100,7 @@ def report_on(claim: Claim, result: bytes) -> Report:
 def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:
     """Claim and finish until nothing is ready."""
     ledger = Ledger.open(path, RULES)
-    terms = Terms(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+    terms = ClaimOptions(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
     began, tasks = time.monotonic(), 0
     while not isinstance(claim := ledger.claims.claim(FIRST_WORKER + number, terms), Idle):
         ledger.claims.finish(claim, report_on(claim, result))
@@ -149,7 +149,7 @@ def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -
     Before that as long as WARM_UP_SECONDS, without being measured: all processes prepare their statements at once then.
     """
     ledger = Ledger.open(path, RULES)
-    terms = Terms(processes, lambda kind: (Route("openai", kind.model),), lambda kind: 1)
+    terms = ClaimOptions(processes, lambda kind: (Route("openai", kind.model),), lambda kind: 1)
     interval = processes / rate
     claims: list[float] = []
     finishes: list[float] = []

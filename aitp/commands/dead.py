@@ -14,7 +14,7 @@ import click
 from aitp.commands.printing import facts, moment, print_json, show, table, visible
 from aitp.commands.service import open_ledger, scoreboard_of
 from aitp.errors import AitpError
-from aitp.ledger.dead_letters import DeadLetter, dead_letter_ids
+from aitp.ledger.outbox import DeadLetter, dead_letter_ids
 from aitp.process.presence import signal_master
 
 if TYPE_CHECKING:

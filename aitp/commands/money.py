@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aitp.commands.findings import Finding, Severity, fine
-from aitp.policy.costs import FIRST_HABIT, Tariff, estimate
+from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
 from aitp.prices import amount
 from aitp.settings import Settings
 
@@ -47,10 +47,10 @@ def _of_budget(
     name, currency = f"BUDGET_PER_{period.upper()}", settings.prices.currency
     small = False
     for provider, model, answers in models:
-        tariff = Tariff(settings.prices.of(provider, model), answers)
-        if tariff.price is None:
+        pricing = Pricing(settings.prices.of(provider, model), answers)
+        if pricing.price is None:
             continue
-        needed = estimate(tariff, FIRST_HABIT, [TYPICAL_BYTES])
+        needed = estimate(pricing, FIRST_USAGE, [TYPICAL_BYTES])
         if needed > budget:
             small = True
             yield Finding(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aitp.ledger import Ledger, Rules
+from aitp.ledger import Ledger, LedgerConfig
 from aitp.ledger.views import snapshot
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def open_ledger(settings: Settings) -> Iterator[Ledger]:
     """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
     snapshot(settings.ledger_path)  # says so clearly, and makes none
-    ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
+    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings))
     try:
         yield ledger
     finally:

@@ -19,7 +19,7 @@ from ratelimit import limits, sleep_and_retry  # type: ignore[import-untyped]
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
-from aitp.policy.retry_after import pause_seconds
+from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.tasks import Service
 from aitp.wire import USER_AGENT, NoAnswer, TooLong, Wire, whole_body

@@ -14,58 +14,54 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.breakers import BreakerChange, Breakers, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
-from aitp.ledger.claims import Because, Claim, Claims, Idle, Terms
+from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
 from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
-from aitp.ledger.dead_letters import DeadLetter, DeadLetters
-from aitp.ledger.endings import Cause, Cooldown, Report, Settled
-from aitp.ledger.evidence import Failure, Told
-from aitp.ledger.inbox import Admitted, Inbox, Unreadable
+from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
+from aitp.ledger.evidence import Failure, Notice
+from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.outbox import Delivery, Fault, Nothing, Outbox, Verdict
-from aitp.ledger.pauses import forget_bugs
-from aitp.ledger.polls import NotYet, Poll, PollTerms
-from aitp.ledger.rules import Rules
-from aitp.ledger.services import Services
-from aitp.ledger.twins import Reused, Twins, forget_answers
+from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
+from aitp.ledger.outcomes import Cause, Cooldown, Report, Settled
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.worlds import World, publish_setups
 
 __all__ = [
     "DISK_RESERVE_BYTES",
     "Admitted",
-    "Because",
     "BreakerChange",
     "BudgetUse",
     "Cache",
     "Cause",
     "Claim",
+    "ClaimOptions",
     "Cooldown",
     "DeadLetter",
     "Delivery",
+    "DeliveryOutcome",
     "Exceeded",
     "Failure",
     "Fault",
     "Idle",
+    "IdleReason",
     "Ledger",
+    "LedgerConfig",
     "LimitUse",
+    "Malformed",
     "NotYet",
     "Nothing",
+    "Notice",
     "Overspent",
     "Poll",
-    "PollTerms",
+    "PollOptions",
     "Report",
     "Reused",
-    "Rules",
     "Services",
     "Settled",
     "SlotLocks",
-    "Terms",
-    "Told",
-    "Unreadable",
-    "Verdict",
     "World",
     "prepare",
 ]
@@ -74,10 +70,10 @@ __all__ = [
 class Ledger:
     """One process's hold of the ledger. Not for threads; not to be carried over fork."""
 
-    def __init__(self, database: Database, rules: Rules) -> None:
+    def __init__(self, database: Database, rules: LedgerConfig) -> None:
         self._database = database
         breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
-        twins = Twins(rules.reuse_seconds)
+        twins = Duplicates(rules.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
         self.inbox = Inbox(database, breakers, self.limits, twins, rules)
@@ -91,7 +87,7 @@ class Ledger:
     def open(
         cls,
         path: Path,
-        rules: Rules,
+        rules: LedgerConfig,
         *,
         clock: Callable[[], float] = time.time,
         uptime: Callable[[], float] = seconds_up,

@@ -1,21 +1,36 @@
-"""Breakers: which services may be called now, shared by all processes through the ledger.
+"""What keeps all processes from a service: breakers, cooldowns, and the quarantine of a processor.
 
-pybreaker judges outcomes; the gate is ours. It alone moves a breaker from open to half-open, and writes down whose
-slot makes the probe, so that exactly one process anywhere makes exactly one (pybreaker alone lets every process
-through). A probe ends with its outcome or with its slot's death. Everything runs inside a transaction of the caller's.
+*Breakers.* pybreaker judges outcomes; the gate is ours. It alone moves a breaker from open to half-open, and writes
+down whose slot makes the probe, so that exactly one process anywhere makes exactly one (pybreaker alone lets every
+process through). A probe ends with its outcome or with its slot's death.
+
+*Cooldowns* are pauses that a provider asked for (429), of one model or of everything it serves. A model that the
+provider lacks, and is about to get, is awaited: nobody asked for that pause.
+
+*Quarantine*: a processor pauses after several bugs in a row, because a bug must not fail the whole queue. When the
+pause is over one more bug renews it; a success, a restart or a reload ends it for good.
+
+The finish writes all three, the claim reads them, inside their transactions. What a task calls on its way, beside the
+call that it was claimed for (Wikidata), passes through `Services`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import apsw
 import pybreaker
 
-from aitp.tasks import Health
+from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.ledger.database import Database, Row, as_ledger_error
+from aitp.tasks import Health, Service
 
+# What a poll and a delivery need, in the order in which they need it: a token comes before the call.
+API_SERVICES = (Service.OAUTH.value, Service.API.value)
 # After a probe that said nothing of its service (the prober's machine was in trouble): not at once again.
 PROBE_AGAIN_SECONDS = 5.0
 
@@ -213,3 +228,202 @@ class Breakers:
 def _replay(health: Health) -> None:
     if health is Health.FAULTY:
         raise _Fault
+
+
+# No cooldown is believed for longer: a server that names a time next week would stop the service till then.
+MAX_COOLDOWN_SECONDS = 3_600.0
+# A server that says "at once" has just refused us.
+MIN_COOLDOWN_SECONDS = 1.0
+
+
+class Cooling(NamedTuple):
+    """A pause in force."""
+
+    until: float
+    awaited: bool
+
+
+# A pause that began later than now is left over from before the clock was set back: it has ended.
+IN_FORCE = "since <= {0} AND until > {0}"
+
+# Whether any pause is in force at a moment; whether there was one of which nobody said how long; for a select list.
+ANY_COOLDOWNS = f"EXISTS (SELECT 1 FROM cooldowns WHERE {IN_FORCE})"
+ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed = 1)"
+
+
+def cool_down(
+    connection: apsw.Connection,
+    provider: str,
+    model: str | None,
+    seconds: float,
+    now: float,
+    reason: str,
+    *,
+    awaited: bool = False,
+    guessed: bool = False,
+) -> None:
+    """Pause one model of a provider, or with None the whole provider (quota). `awaited`: the model is to come there.
+
+    `guessed`: nobody said how long. Such a pause is twice as long as the one before it, if nothing was served since.
+    """
+    if guessed:
+        before = connection.execute(
+            "SELECT until - since FROM cooldowns WHERE provider = ? AND model = ? AND guessed = 1 AND since <= ?",
+            (provider, model or "", now),
+        ).get
+        seconds = max(seconds, 2 * (before or 0.0))
+    until = now + min(max(seconds, MIN_COOLDOWN_SECONDS), MAX_COOLDOWN_SECONDS)
+    connection.execute(
+        # Of several answers that arrive together the longest pause counts, unless it is left over from before the
+        # clock was set back.
+        "INSERT INTO cooldowns (provider, model, since, until, reason, awaited, guessed) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, reason = excluded.reason,"
+        " awaited = excluded.awaited, guessed = excluded.guessed"
+        " WHERE until < excluded.until OR since > excluded.since",
+        (provider, model or "", now, until, reason, int(awaited), int(guessed)),
+    )
+
+
+def forget_guesses(connection: apsw.Connection, provider: str, model: str) -> None:
+    """The provider serves this model again: the next pause of which nobody says how long is short."""
+    connection.execute(
+        "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed = 1", (provider, model)
+    )
+
+
+def cooling(connection: apsw.Connection, provider: str, model: str, now: float) -> Cooling | None:
+    """The pause of this provider's model, one that was asked for before one that is awaited. Reads only."""
+    row = connection.execute(
+        f"SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND {IN_FORCE.format('?3')}"
+        " ORDER BY awaited, until DESC LIMIT 1",
+        (provider, model, now),
+    ).fetchone()
+    return None if row is None else Cooling(float(row[0]), bool(row[1]))
+
+
+BUGS_IN_A_ROW = 5
+PAUSE_SECONDS = 3_600.0
+
+
+# Whether a processor has had a bug since it started; for a select list.
+ANY_BUGS = "EXISTS (SELECT 1 FROM processors)"
+
+
+def count_bugs(connection: apsw.Connection, task_type: str, bugs: int, now: float) -> bool:
+    """Add tasks that met a bug; whether that pauses the processor of `task_type`."""
+    rows: list[Row] = connection.execute(
+        "INSERT INTO processors (type, bugs) VALUES (?1, ?2)"
+        " ON CONFLICT DO UPDATE SET bugs = bugs + excluded.bugs RETURNING bugs",
+        (task_type, bugs),
+    ).fetchall()
+    if rows[0][0] < BUGS_IN_A_ROW:
+        return False
+    connection.execute("UPDATE processors SET paused_until = ? WHERE type = ?", (now + PAUSE_SECONDS, task_type))
+    return True
+
+
+def forget_bugs(connection: apsw.Connection, task_type: str | None = None) -> None:
+    """A processor (None: every one) starts afresh."""
+    connection.execute("DELETE FROM processors WHERE ?1 IS NULL OR type = ?1", (task_type,))
+
+
+def paused_until(connection: apsw.Connection, task_type: str, now: float) -> float | None:
+    """When the pause of a processor ends; None if there is none. Reads only."""
+    # One that reaches further than any may is left over from before the clock was set back: it has ended.
+    until = connection.execute(
+        "SELECT paused_until FROM processors WHERE type = ? AND paused_until > ? AND paused_until <= ?",
+        (task_type, now, now + PAUSE_SECONDS),
+    ).get
+    return None if until is None else float(until)
+
+
+class Services:
+    """The gate for such calls. The breakers and cooldowns are those that claims and `Snapshot` see."""
+
+    def __init__(self, database: Database, breakers: Breakers) -> None:
+        self._database = database
+        self._breakers = breakers
+
+    def is_well(self, service: str) -> bool:
+        """Whether `service` may be called by anyone: breaker closed, no cooldown. Reads only."""
+        return self._state(service)[0] == pybreaker.STATE_CLOSED and self._cooling(service) is None
+
+    @contextmanager
+    def call(self, service: str, slot: int, observe: Callable[[BreakerChange], None]) -> Iterator[None]:
+        """`with services.call("wikidata", slot, observe):` around one request by `slot`.
+
+        Raises ServiceFault or CooldownRequired without running the block if the service is to be left alone now; what
+        the block raises is judged and passes. `observe` is told when the breaker moves.
+        """
+        self._enter(service, slot)
+        health, reason, cooldown = Health.HEALTHY, "", None
+        try:
+            yield
+        except CooldownRequired as error:
+            reason, cooldown = str(error), error.seconds
+            raise
+        except ServiceFault as error:
+            health, reason = Health.REFUSED if isinstance(error, CredentialsRefused) else Health.FAULTY, str(error)
+            raise
+        except BaseException:
+            health = Health.UNKNOWN
+            raise
+        finally:
+            change = self._tell(service, slot, health, reason, cooldown)
+            if change is not None:
+                observe(change)
+
+    def _enter(self, service: str, slot: int) -> None:
+        cooling = self._cooling(service)
+        if cooling is not None:
+            seconds = max(0.0, cooling - self._database.clock())
+            raise CooldownRequired(
+                service, f"{service} asked to be left alone for another {seconds:.0f} s", seconds=seconds, model=None
+            )
+        state, prober, _ = self._state(service)
+        # Half-open for this very slot: a claim let it probe.
+        if state == pybreaker.STATE_CLOSED or (state == pybreaker.STATE_HALF_OPEN and prober == slot):
+            return
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            gate = self._breakers.gate(connection, (service,), now)
+            if gate.probe:
+                self._breakers.begin_probe(connection, (service,), slot)
+        if not gate.passes:
+            wait = "until its probe ends" if gate.until is None else f"for another {max(0.0, gate.until - now):.0f} s"
+            raise ServiceFault(service, f"{service} is out of order: its breaker is open {wait}")
+
+    def _tell(
+        self, service: str, slot: int, health: Health, reason: str, cooldown: float | None
+    ) -> BreakerChange | None:
+        if cooldown is None and health in (Health.HEALTHY, Health.UNKNOWN):
+            state, _, failures = self._state(service)
+            if state == pybreaker.STATE_CLOSED and (failures == 0 or health is Health.UNKNOWN):
+                return None
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            if cooldown is not None:
+                cool_down(connection, service, None, cooldown, now, reason)
+            return self._breakers.tell(connection, service, health, slot, now, reason)
+
+    def _state(self, service: str) -> tuple[str, int | None, int]:
+        """(state, slot of the probe, failures) of a breaker, outside a transaction."""
+        with as_ledger_error(self._database.path):
+            state, prober, failures = self._database.connection.execute(
+                "SELECT state, probe_slot, failures FROM breakers WHERE service = ?", (service,)
+            ).get
+        return str(state), prober, int(failures)
+
+    def _cooling(self, service: str) -> float | None:
+        with as_ledger_error(self._database.path):
+            found = cooling(self._database.connection, service, "", self._database.clock())
+            return None if found is None else found.until
+
+
+def quiet_until(connection: apsw.Connection, now: float) -> float | None:
+    """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
+    until = connection.execute(_QUIET_UNTIL, (*API_SERVICES, now)).get
+    return None if until is None else float(until)
+
+
+_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"

@@ -17,7 +17,7 @@ import apsw
 
 from aitp.ledger.database import Database, Row
 from aitp.ledger.limits import strategy_and_zone
-from aitp.policy.costs import FIRST_HABIT, Bill, Habit, Tariff, learned
+from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, learned
 from aitp.policy.routing import Route
 from aitp.policy.windows import Period, fixed_window
 from aitp.tasks import Kind
@@ -60,7 +60,7 @@ class Overspent:
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class BudgetState:
     """The budgets in force at one claim. `left_nano`: what may be reserved within all of them."""
 
     currency: str
@@ -91,16 +91,16 @@ class Budgets:
                     (period.value, currency, limit),
                 )
 
-    def purse(self, connection: apsw.Connection, now: float, zone: ZoneInfo) -> Purse:
+    def budget(self, connection: apsw.Connection, now: float, zone: ZoneInfo) -> BudgetState:
         """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
         uses = {period: use for period, use in _uses(connection, now, zone, mend=True).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
-        return Purse(currency, left, uses)
+        return BudgetState(currency, left, uses)
 
-    def habit(self, connection: apsw.Connection, tariff: Tariff, kind: Kind, route: Route) -> Habit:
+    def habit(self, connection: apsw.Connection, pricing: Pricing, kind: Kind, route: Route) -> UsageEstimate:
         """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
-        return _habit(connection, kind, route) if tariff.answers else FIRST_HABIT
+        return _habit(connection, kind, route) if pricing.answers else FIRST_USAGE
 
     def reserve(self, connection: apsw.Connection, slot: int, currency: str, nano: int) -> None:
         """The slot's attempt may cost so much."""
@@ -112,9 +112,11 @@ class Budgets:
         """The slot's attempt may cost so much on top: it makes a second request."""
         connection.execute("UPDATE reservations SET nano = nano + ? WHERE slot = ?", (nano, slot))
 
-    def keep_back(self, connection: apsw.Connection, purse: Purse, needed: int) -> tuple[float, tuple[Overspent, ...]]:
+    def keep_back(
+        self, connection: apsw.Connection, budget: BudgetState, needed: int
+    ) -> tuple[float, tuple[Overspent, ...]]:
         """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
-        full = {period: use for period, use in purse.uses.items() if (use.remaining_nano or 0) < needed}
+        full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
         news = []
         for period, use in full.items():
             assert use.allowed_nano is not None
@@ -283,9 +285,9 @@ def prune_spending_minutes(connection: apsw.Connection, now: float) -> None:
     )
 
 
-def _habit(connection: apsw.Connection, kind: Kind, route: Route) -> Habit:
+def _habit(connection: apsw.Connection, kind: Kind, route: Route) -> UsageEstimate:
     row = connection.execute(
         "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
         (route.provider, route.model, kind.type),
     ).fetchone()
-    return FIRST_HABIT if row is None else Habit(*row)
+    return FIRST_USAGE if row is None else UsageEstimate(*row)

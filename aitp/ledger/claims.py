@@ -1,8 +1,8 @@
-"""The middle: claim, finish, release. Where the promises "bought once" and "within every limit" are kept.
+"""Claims: tasks of one queue, taken by a worker for one call. Where "within every limit" is kept.
 
-A claim is one transaction: breakers and cooldowns permit, the limits have room, the fairest kind goes first, the
-slot is written. Workers claim and finish; whoever obtains a slot releases what its former process left. How an attempt
-ends is told in endings.py.
+A claim is one transaction: breakers and cooldowns permit, the limits have room, the budgets too, the fairest queue goes
+first, the slot is written. Workers claim and finish; whoever obtains a slot releases what its former process left. How
+an attempt ends is told in outcomes.py.
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ from zoneinfo import ZoneInfo
 
 import apsw
 
-from aitp.ledger.breakers import ALL_CLOSED, WIDE_OPEN, Breakers, Gate
-from aitp.ledger.budgets import Budgets, Overspent, Purse
-from aitp.ledger.cooldowns import ANY_COOLDOWNS, Cooling, cooling
+from aitp.ledger.breakers import (
+    ALL_CLOSED,
+    ANY_BUGS,
+    ANY_COOLDOWNS,
+    WIDE_OPEN,
+    Breakers,
+    Cooling,
+    Gate,
+    cooling,
+    paused_until,
+)
+from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
-from aitp.ledger.due import NEXT_READY, next_due, promote_due
-from aitp.ledger.endings import Cause, Endings, Report, Settled
 from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
-from aitp.ledger.pauses import ANY_BUGS, paused_until
-from aitp.ledger.rules import Rules
-from aitp.ledger.selection import kinds_by_fairness, oldest_size, select_batch, select_probe
+from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
+from aitp.ledger.queue import CLAIMABLE, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.worlds import World, Worlds, release_probes
-from aitp.policy.costs import FREE, Tariff, affordable, estimate
-from aitp.policy.routing import Arrival, Route, Standing, choose, standing
+from aitp.policy.batching import fair_share, fitting
+from aitp.policy.costs import FREE, Pricing, affordable, estimate
+from aitp.policy.routing import Availability, Route, RouteState, choose, route_state
 from aitp.tasks import Kind, Task
 
 # Whoever waits for a model is woken when it has come; this is for those who are not.
 MODEL_LOOK_SECONDS = 10.0
 
 
-class Because(StrEnum):
+class IdleReason(StrEnum):
     """Why there is nothing to claim, or no poll to be made."""
 
     NOTHING_READY = "nothing ready"
@@ -57,12 +64,12 @@ class Because(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ClaimOptions:
     """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
 
     A kind without routes waits.
     `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
-    `tariff`: what its tasks cost by a route, in `currency`. `setup`: names how a provider is set up (address,
+    `pricing`: what its tasks cost by a route, in `currency`. `setup`: names how a provider is set up (address,
     credentials). `canary_seconds`: how long others wait for the first answer where nobody has been served yet.
     """
 
@@ -70,8 +77,8 @@ class Terms:
     routes: Callable[[Kind], Sequence[Route]]
     batch_size: Callable[[Kind], int]
     needs: Callable[[Kind], Sequence[str]] = lambda kind: ()
-    arrival: Callable[[Route], Arrival] = lambda route: Arrival.UNKNOWN
-    tariff: Callable[[Kind, Route], Tariff] = lambda kind, route: FREE
+    arrival: Callable[[Route], Availability] = lambda route: Availability.UNKNOWN
+    pricing: Callable[[Kind, Route], Pricing] = lambda kind, route: FREE
     currency: str = ""
     setup: Callable[[str], str] = lambda provider: ""
     canary_seconds: float = 0.0
@@ -105,7 +112,7 @@ class Idle:
     To be warned about: limits `exceeded`, budgets `overspent`, and `unpriced` models.
     """
 
-    because: Because
+    because: IdleReason
     until: float | None = None
     exceeded: tuple[Exceeded, ...] = ()
     service: str = ""
@@ -166,9 +173,9 @@ class _Search:
 
     connection: apsw.Connection
     now: float
-    terms: Terms
+    terms: ClaimOptions
     seen: _Survey
-    purse: Purse | None
+    budget: BudgetState | None
     blocks: list[Idle] = field(default_factory=list)
     gates: dict[str, Gate] = field(default_factory=dict)
 
@@ -181,7 +188,7 @@ class Claims:
         database: Database,
         breakers: Breakers,
         limits: Limits,
-        rules: Rules,
+        rules: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
@@ -189,9 +196,9 @@ class Claims:
         self._limits = limits
         self._budgets = Budgets(database)
         self._worlds = Worlds(rules.breaker_threshold)
-        self._endings = Endings(database, breakers, limits, self._budgets, rules, draw)
+        self._endings = Outcomes(database, breakers, limits, self._budgets, rules, draw)
 
-    def claim(self, slot: int, terms: Terms) -> Claim | Idle:
+    def claim(self, slot: int, terms: ClaimOptions) -> Claim | Idle:
         """Take tasks of the fairest kind that may be sent now, as many as are this slot's share.
 
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
@@ -216,7 +223,7 @@ class Claims:
         )
         return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
-    def _claim(self, connection: apsw.Connection, slot: int, terms: Terms, short_of_disk: bool) -> _Found | Idle:
+    def _claim(self, connection: apsw.Connection, slot: int, terms: ClaimOptions, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
         seen = _survey(connection, slot, now)
         if seen.owns:
@@ -225,27 +232,27 @@ class Claims:
             release_probes(connection, slot)
             seen = _survey(connection, slot, now)
         if seen.paused:
-            return Idle(Because.PAUSED)
+            return Idle(IdleReason.PAUSED)
         if short_of_disk:
-            return Idle(Because.DISK, now + DISK_LOOK_SECONDS)
+            return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
         if seen.due_at is not None:
             promote_due(connection, now)
         kinds = kinds_by_fairness(connection)
         if not kinds:
-            return Idle(Because.NOTHING_READY, next_due(connection, "ready"))
+            return Idle(IdleReason.NOTHING_READY, next_due(connection, "ready"))
         most = terms.workers * max(terms.batch_size(kind) for _, kind in kinds)
         room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
-            return Idle(Because.LIMIT, room.frees_at, room.exceeded)
-        purse = self._budgets.purse(connection, now, ZoneInfo(seen.basis.timezone)) if seen.has_budgets else None
-        search = _Search(connection, now, terms, seen, purse)
+            return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
+        budget = self._budgets.budget(connection, now, ZoneInfo(seen.basis.timezone)) if seen.has_budgets else None
+        search = _Search(connection, now, terms, seen, budget)
         for number, kind in kinds:
             if block := self._missing(search, terms.needs(kind)):
                 search.blocks.append(block)
                 continue
             options, stands = terms.routes(kind), partial(self._stands, search, number, kind)
             if not options:
-                search.blocks.append(Idle(Because.TYPE))
+                search.blocks.append(Idle(IdleReason.TYPE))
             while (route := choose(options, stands)) is not None:
                 gate, world = self._gate(search, route.provider), self._world(search, kind, route)
                 if gate.probe or world.paused_until is not None:
@@ -256,11 +263,11 @@ class Claims:
                         connection, number, room.count, terms.workers, batch_size, suspects=seen.has_suspects
                     )
                     if not rows:
-                        search.blocks.append(Idle(Because.TURN))
+                        search.blocks.append(Idle(IdleReason.TURN))
                         break
                 reserved = 0
-                if purse is not None:
-                    rows, reserved = self._afford(search, purse, slot, kind, route, rows)
+                if budget is not None:
+                    rows, reserved = self._afford(search, budget, slot, kind, route, rows)
                     if not rows:
                         options = options[options.index(route) + 1 :]
                         continue
@@ -298,8 +305,8 @@ class Claims:
             if room.count is not None and room.count < len(claim.tasks):
                 return False
             if claim.reserved_nano:
-                purse = self._budgets.purse(connection, now, ZoneInfo(basis.timezone))
-                if purse.left_nano < claim.reserved_nano:
+                budget = self._budgets.budget(connection, now, ZoneInfo(basis.timezone))
+                if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
             self._limits.count(connection, claim.kind.type, [task.id for task in claim.tasks], now, basis.newest_at)
@@ -329,73 +336,73 @@ class Claims:
         for service in services:
             gate = self._gate(search, service)
             if not gate.passes:
-                return Idle(Because.BREAKER, gate.until, service=service)
+                return Idle(IdleReason.BREAKER, gate.until, service=service)
             if pause := _cooling(search, service, ""):
-                return Idle(Because.COOLDOWN, pause.until, service=service)
+                return Idle(IdleReason.COOLDOWN, pause.until, service=service)
         return None
 
     def _afford(
-        self, search: _Search, purse: Purse, slot: int, kind: Kind, route: Route, rows: list[Row]
+        self, search: _Search, budget: BudgetState, slot: int, kind: Kind, route: Route, rows: list[Row]
     ) -> tuple[list[Row], int]:
         """Of these tasks those that one call may be made for within the budgets, and what was reserved for it.
 
         If there is none, what keeps them back is added to the search's blocks.
         """
         connection = search.connection
-        tariff = search.terms.tariff(kind, route)
-        if tariff.is_nothing:
+        pricing = search.terms.pricing(kind, route)
+        if pricing.is_nothing:
             return rows, 0
-        habit = self._budgets.habit(connection, tariff, kind, route)
+        habit = self._budgets.habit(connection, pricing, kind, route)
         sizes = [size for _, _, size, _, _ in rows]
-        count = affordable(tariff, habit, sizes, purse.left_nano)
+        count = affordable(pricing, habit, sizes, budget.left_nano)
         if count == 0:
-            until, news = self._budgets.keep_back(connection, purse, estimate(tariff, habit, sizes[:1]))
-            search.blocks.append(Idle(Because.BUDGET, until, service=route.provider, overspent=news))
+            until, news = self._budgets.keep_back(connection, budget, estimate(pricing, habit, sizes[:1]))
+            search.blocks.append(Idle(IdleReason.BUDGET, until, service=route.provider, overspent=news))
             return [], 0
-        reserved = estimate(tariff, habit, sizes[:count])
-        self._budgets.reserve(connection, slot, purse.currency, reserved)
+        reserved = estimate(pricing, habit, sizes[:count])
+        self._budgets.reserve(connection, slot, budget.currency, reserved)
         return rows[:count], reserved
 
-    def _stands(self, search: _Search, number: int, kind: Kind, route: Route) -> Standing:
+    def _stands(self, search: _Search, number: int, kind: Kind, route: Route) -> RouteState:
         """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to the blocks."""
         pause = _cooling(search, route.provider, route.model)
         block = _block(search, kind, route, self._gate(search, route.provider), pause)
-        if block is None and search.purse is not None:
-            block = self._money_block(search, search.purse, number, kind, route)
+        if block is None and search.budget is not None:
+            block = self._money_block(search, search.budget, number, kind, route)
         missed = pause is not None and pause.awaited
         world = self._world(search, kind, route)
         if block is None:
             block = _quarantine(world, route, search.now)
-        found = standing(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
-        if block is None and found is not Standing.FREE:
+        found = route_state(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
+        if block is None and found is not RouteState.FREE:
             until = pause.until if pause is not None else search.now + MODEL_LOOK_SECONDS
-            block = Idle(Because.MODEL, until, service=route.provider)
+            block = Idle(IdleReason.MODEL, until, service=route.provider)
         if block is None and not self._worlds.free_for(
             search.connection, world, number, search.now, search.terms.canary_seconds
         ):
             # Nothing stands in: its calls in flight tell more.
-            found = Standing.AWAITED
+            found = RouteState.AWAITED
             first_answer = None if world.proven else search.now + search.terms.canary_seconds
-            block = Idle(Because.TURN, first_answer, service=route.provider)
+            block = Idle(IdleReason.TURN, first_answer, service=route.provider)
         if block is not None:
             search.blocks.append(block)
         return found
 
-    def _money_block(self, search: _Search, purse: Purse, number: int, kind: Kind, route: Route) -> Idle | None:
+    def _money_block(self, search: _Search, budget: BudgetState, number: int, kind: Kind, route: Route) -> Idle | None:
         """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
-        tariff = search.terms.tariff(kind, route)
-        if tariff.is_nothing:
+        pricing = search.terms.pricing(kind, route)
+        if pricing.is_nothing:
             return None
-        if tariff.price is None or search.terms.currency != purse.currency:
+        if pricing.price is None or search.terms.currency != budget.currency:
             news = self._budgets.note_unpriced(search.connection, route)
-            return Idle(Because.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
-        if purse.left_nano > 0:
+            return Idle(IdleReason.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
+        if budget.left_nano > 0:
             return None
         # What is left of another budget may be too little for the next task as well.
-        habit = self._budgets.habit(search.connection, tariff, kind, route)
-        needed = max(1, estimate(tariff, habit, [oldest_size(search.connection, number)]))
-        until, overspent = self._budgets.keep_back(search.connection, purse, needed)
-        return Idle(Because.BUDGET, until, service=route.provider, overspent=overspent)
+        habit = self._budgets.habit(search.connection, pricing, kind, route)
+        needed = max(1, estimate(pricing, habit, [oldest_size(search.connection, number)]))
+        until, overspent = self._budgets.keep_back(search.connection, budget, needed)
+        return Idle(IdleReason.BUDGET, until, service=route.provider, overspent=overspent)
 
     def _own(
         self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
@@ -418,11 +425,11 @@ def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:
 def _block(search: _Search, kind: Kind, route: Route, gate: Gate, pause: Cooling | None) -> Idle | None:
     """What keeps tasks of `kind` from being sent by `route` now, if anything does; a missing model is told apart."""
     if not gate.passes:
-        return Idle(Because.BREAKER, gate.until, service=route.provider)
+        return Idle(IdleReason.BREAKER, gate.until, service=route.provider)
     if pause is not None and not pause.awaited:
-        return Idle(Because.COOLDOWN, pause.until, service=route.provider)
+        return Idle(IdleReason.COOLDOWN, pause.until, service=route.provider)
     paused = paused_until(search.connection, kind.type, search.now) if search.seen.has_bugs else None
-    return None if paused is None else Idle(Because.PROCESSOR, paused)
+    return None if paused is None else Idle(IdleReason.PROCESSOR, paused)
 
 
 def _quarantine(world: World, route: Route, now: float) -> Idle | None:
@@ -430,10 +437,10 @@ def _quarantine(world: World, route: Route, now: float) -> Idle | None:
     if world.paused_until is None:
         return None
     if world.probe_slot is not None:
-        return Idle(Because.QUARANTINE, service=route.provider)
+        return Idle(IdleReason.QUARANTINE, service=route.provider)
     # Of one that began later than now the clock was set back: it has ended.
     if world.paused_since is not None and world.paused_since <= now < world.paused_until:
-        return Idle(Because.QUARANTINE, world.paused_until, service=route.provider)
+        return Idle(IdleReason.QUARANTINE, world.paused_until, service=route.provider)
     return None
 
 
@@ -447,4 +454,105 @@ def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
         service=fairest.service,
         overspent=tuple(news for block in blocks for news in block.overspent),
         unpriced=tuple(news for block in blocks for news in block.unpriced),
+    )
+
+
+def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
+    """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
+
+    Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
+    counted in tasks_claimed, if there is a choice at all.
+    """
+    rows: list[Row] = connection.execute(_READY_KINDS).fetchall()
+    if len(rows) > 1:
+        counts: list[Row] = connection.execute(_CLAIMED_BY_KIND).fetchall()
+        claimed: dict[int, int] = dict(counts)
+        oldest = {row[0]: min(connection.execute(_OLDEST, (row[0],)).get) for row in rows}
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), oldest[row[0]]))
+    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at in rows]
+
+
+_READY_KINDS = f"""
+    WITH RECURSIVE waiting (kind) AS (
+        SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
+        UNION ALL
+        SELECT (SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE} AND kind > waiting.kind)
+        FROM waiting WHERE waiting.kind IS NOT NULL
+    )
+    SELECT kinds.id, type, model, failed_at FROM waiting JOIN kinds ON kinds.id = waiting.kind
+"""
+_CLAIMED_BY_KIND = "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
+# Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
+_NONE = 2**62
+_OLDEST = "SELECT " + ", ".join(
+    f"COALESCE((SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = ?1 AND is_suspect = {suspect}), {_NONE})"
+    for suspect in (0, 1)
+)
+
+
+# Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
+_READY = f"{CLAIMABLE} AND kind = ?1"
+_COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
+_OLDEST_SIZE = f"SELECT size FROM tasks WHERE {_READY} ORDER BY is_suspect, seq LIMIT 1"
+_PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
+_FRESH = f"{_READY} AND is_suspect = 0"
+_COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2)"
+_FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
+_SUSPECTS = f"{_READY} AND is_suspect = 1"
+_TURN = f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {_SUSPECTS}), suspects_last FROM kinds WHERE id = ?1"
+# All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
+# failed beside it once. Only those with the same bound go together.
+_BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
+_SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
+_SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
+
+
+def oldest_size(connection: apsw.Connection, kind: int) -> int:
+    """The size of the task of a kind that is next in turn."""
+    return int(connection.execute(_OLDEST_SIZE, (kind,)).get)
+
+
+def select_probe(connection: apsw.Connection, kind: int) -> list[Row]:
+    """A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails."""
+    rows: list[Row] = connection.execute(_PROBE, (kind,)).fetchall()
+    return rows
+
+
+def select_batch(
+    connection: apsw.Connection, kind: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
+) -> tuple[list[Row], bool]:
+    """(seq, id, size, attempts, crashes) of one claim's tasks, oldest first, and whether there is more of the kind.
+
+    Suspects, if there are any, take turns with fresh tasks, one batch of them at a time, so that what fails together is
+    told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
+    """
+    most = batch_size * workers if room is None else min(batch_size * workers, room)
+    waiting = False
+    if suspects:
+        waiting, theirs_last = connection.execute(_TURN, (kind,)).get
+        in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (kind,)).get is not None
+    fresh = int(connection.execute(_COUNT_FRESH, (kind, most)).get)
+    if waiting and not in_flight and not (fresh and theirs_last):
+        rows = _suspects(connection, kind, min(most, batch_size))
+        _note_turn(connection, kind, 1)
+        return rows, fresh > 0
+    if fresh:
+        if waiting:
+            _note_turn(connection, kind, 0)
+        rows = connection.execute(_FRESH_BATCH, (kind, fair_share(fresh, workers, batch_size))).fetchall()
+        rows = rows[: fitting(row[2] for row in rows)]
+        return rows, fresh > len(rows)
+    return [], False
+
+
+def _suspects(connection: apsw.Connection, kind: int, most: int) -> list[Row]:
+    bound = connection.execute(_BOUND, (kind,)).get
+    size = most if bound is None else min(most, bound)
+    rows: list[Row] = connection.execute(_SUSPECT_BATCH, (kind, bound, size)).fetchall()
+    return rows[: fitting(row[2] for row in rows)]
+
+
+def _note_turn(connection: apsw.Connection, kind: int, suspects_last: int) -> None:
+    connection.execute(
+        "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, kind)
     )

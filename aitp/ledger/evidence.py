@@ -15,11 +15,11 @@ from typing import NamedTuple
 import apsw
 import pybreaker
 
-from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.cooldowns import forget_guesses
+from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
 from aitp.ledger.database import Row, these
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
-from aitp.policy.evidence import Remedy, Standing, Tally, is_at_fault, is_ill, pause_delay, remedy
+from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
+from aitp.policy.retry import pause_delay
 from aitp.tasks import Culprit, Ending, Health, Outcome
 
 # A guess that may have been none, as another task than the refused ones was served: whether it was is soon tried again.
@@ -47,7 +47,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Notice:
     """What a person is to hear of once: `what` has happened to a model's tasks, and why."""
 
     what: str
@@ -69,7 +69,7 @@ class Judgement(NamedTuple):
     tries: Mapping[int, int] = {}
     limits: Mapping[int, int] = {}
     breaker: BreakerChange | None = None
-    told: tuple[Told, ...] = ()
+    told: tuple[Notice, ...] = ()
     cleared: bool = False
 
 
@@ -96,7 +96,7 @@ class _Case:
     pauses: int
     paused: bool
     probing: bool  # this slot, the paused world
-    told: list[Told] = field(default_factory=list)
+    told: list[Notice] = field(default_factory=list)
     tries: dict[int, int] = field(default_factory=dict)
     limits: dict[int, int] = field(default_factory=dict)
 
@@ -172,7 +172,7 @@ class Judge:
         if cleared:
             moved(connection)
         if case.paused:
-            case.told.append(_told(case, "Tasks of this model go on", ""))
+            case.told.append(_notice(case, "Tasks of this model go on", ""))
         # The provider has spoken about each of these by itself, batch or not.
         judged = [
             self._judged(case, outcome, outcome.culprit, alone=True, counted=0)
@@ -207,14 +207,14 @@ class Judge:
                 # A provider that serves others and names the text speaks of that text alone, however many there are.
                 self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
         can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
-        standing = self._standing(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
-        asked = remedy(standing)
+        situation = self._situation(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
+        asked = remedy(situation)
         changed = asked is Remedy.LEAVE_OUT
         if changed:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
             self._leave_out(case, profile, name, failure, [outcome.task.seq for outcome in failed])
         elif not can_leave_out:
-            changed = self._restore(case, profile, failure, futile=standing.row_is_ill or standing.insists)
+            changed = self._restore(case, profile, failure, futile=situation.row_is_ill or situation.insists)
         if changed and failure.culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
             return Judgement(
                 tuple(_ready(outcome) for outcome in outcomes),
@@ -230,7 +230,7 @@ class Judge:
             moved(connection)  # the row is longer
         return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared=counted)
 
-    def _standing(
+    def _situation(
         self,
         case: _Case,
         failure: Failure,
@@ -238,14 +238,14 @@ class Judge:
         can_leave_out: Sequence[str],
         *,
         setting: bool,
-    ) -> Standing:
+    ) -> Situation:
         row = _row(case.connection, "world = ?", case.world)
         of_provider = _row(case.connection, "provider = ? AND culprit IN ('service', 'account')", case.provider)
         detached = case.connection.execute(
             "SELECT 1 FROM failures WHERE world = ? AND provider = ''", (case.world,)
         ).get
         named = failure.named or failure.parameter in can_leave_out
-        return Standing(
+        return Situation(
             failure.culprit,
             named=named,
             optional=bool(can_leave_out) and (not failure.named or failure.parameter in can_leave_out),
@@ -365,7 +365,7 @@ class Judge:
         if name == "service_tier":  # a tier that has no room now may have some soon
             since += TIER_SECONDS - PROFILE_SECONDS
         _write_profile(case, [*profile.left_out, name], guessed, profile.kept, tasks, failure.reason, since)
-        case.told.append(_told(case, "Parameter is refused and left out", failure.reason, parameter=name))
+        case.told.append(_notice(case, "Parameter is refused and left out", failure.reason, parameter=name))
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, *, futile: bool) -> bool:
         """Take back what was left out by guess, if that was `futile`, and whatever has made the answers useless."""
@@ -397,7 +397,7 @@ class Judge:
         )
         moved(case.connection)
         if not case.paused:
-            case.told.append(_told(case, "Tasks of this model wait", reason, until=until))
+            case.told.append(_notice(case, "Tasks of this model wait", reason, until=until))
 
     def _put_off(self, case: _Case) -> None:
         """The probe said nothing of its world."""
@@ -565,5 +565,5 @@ def _failed(outcome: Outcome, reason: str) -> Outcome:
     return outcome._replace(ending=Ending.FAILED, reason=reason)
 
 
-def _told(case: _Case, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> Told:
-    return Told(what, case.provider, case.model, case.type, reason, parameter, until)
+def _notice(case: _Case, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> Notice:
+    return Notice(what, case.provider, case.model, case.type, reason, parameter, until)

@@ -12,30 +12,25 @@ from dataclasses import dataclass
 
 import apsw
 
-from aitp.ledger import polls
-from aitp.ledger.breakers import Breakers
+from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
 from aitp.ledger.budgets import prune_spending_minutes
-from aitp.ledger.claims import Because
-from aitp.ledger.completions import prune_completions
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
+from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.history import note_trouble, prune_minutes
-from aitp.ledger.kinds import kind_id, prune_kinds
-from aitp.ledger.limits import Limits
-from aitp.ledger.ownership import let_go
-from aitp.ledger.polls import NotYet, Poll, PollTerms, waiting_count
-from aitp.ledger.rules import Rules
-from aitp.ledger.tombstones import clear_tombstones, delete_tasks, is_stale_news
-from aitp.ledger.twins import Reused, Twins, hand_on
+from aitp.ledger.limits import Limits, first_completions, newest_completion, prune_completions
+from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
+from aitp.ledger.outcomes import let_go
+from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, kind_id, prune_kinds
 from aitp.ledger.worlds import prune_worlds
-from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, next_poll_at
+from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
 
 PAGES_MISSED = 2
-POLL_SERVICES = (Service.OAUTH.value, Service.API.value)
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class Malformed:
     """A document that this release cannot work on: it stays pending in the API. `id` is None if it has none."""
 
     id: str | None
@@ -51,14 +46,16 @@ class Admitted:
 
     tasks: int
     left_out: int
-    unreadable: tuple[Unreadable, ...]
+    unreadable: tuple[Malformed, ...]
     reused: tuple[Reused, ...] = ()
 
 
 class Inbox:
     """Polls and admissions."""
 
-    def __init__(self, database: Database, breakers: Breakers, limits: Limits, twins: Twins, rules: Rules) -> None:
+    def __init__(
+        self, database: Database, breakers: Breakers, limits: Limits, twins: Duplicates, rules: LedgerConfig
+    ) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
@@ -66,7 +63,7 @@ class Inbox:
         self._inbox_limit = rules.inbox_limit
         self._threshold = rules.breaker_threshold
 
-    def begin_poll(self, slot: int, terms: PollTerms, *, asked: bool = False) -> Poll | NotYet:
+    def begin_poll(self, slot: int, terms: PollOptions, *, asked: bool = False) -> Poll | NotYet:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
 
         A slot does one thing at a time: a poll or delivery that it had not closed is given up.
@@ -75,31 +72,29 @@ class Inbox:
             now = self._database.clock()
             let_go(connection, self._breakers, slot, now)
             if connection.execute("SELECT paused FROM ledger").get:
-                return NotYet(None, Because.PAUSED)
+                return NotYet(None, IdleReason.PAUSED)
             if self._database.short_of_disk():
-                return NotYet(now + DISK_LOOK_SECONDS, Because.DISK)
-            if polls.is_underway(connection):
+                return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)
+            if _is_underway(connection):
                 # Whoever polls knows better when the next one is due, but may be busy delivering by then.
-                return NotYet(now + max(terms.interval, SHORTEST_PAUSE_SECONDS), Because.UNDERWAY)
-            gate = self._breakers.gate(connection, POLL_SERVICES, now)
+                return NotYet(now + max(terms.interval, SHORTEST_PAUSE_SECONDS), IdleReason.UNDERWAY)
+            gate = self._breakers.gate(connection, API_SERVICES, now)
             if not gate.passes:
-                return NotYet(gate.until, Because.BREAKER)
-            if (quiet_until := polls.quiet_until(connection, now)) is not None:
-                return NotYet(quiet_until, Because.COOLDOWN)
-            awaited = polls.is_awaited(connection, self._threshold)
-            facts = polls.poll_facts(
-                connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited
-            )
+                return NotYet(gate.until, IdleReason.BREAKER)
+            if (until := quiet_until(connection, now)) is not None:
+                return NotYet(until, IdleReason.COOLDOWN)
+            awaited = poll_is_awaited(connection, self._threshold)
+            facts = _poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited)
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)
             if due_at > now:
                 return NotYet(due_at)
             _forget_seen(connection)
-            self._breakers.begin_probe(connection, POLL_SERVICES, slot)
+            self._breakers.begin_probe(connection, API_SERVICES, slot)
             sequence, uptime = self._database.next_sequence(), self._database.uptime()
-            return polls.begin(connection, slot, sequence, facts, terms.concurrency, uptime)
+            return _begin(connection, slot, sequence, facts, terms.concurrency, uptime)
 
-    def admit(self, poll: Poll, tasks: Iterable[NewTask], unreadable: Iterable[Unreadable] = ()) -> Admitted:
+    def admit(self, poll: Poll, tasks: Iterable[NewTask], unreadable: Iterable[Malformed] = ()) -> Admitted:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
         with self._database.transaction() as connection:
             now = self._database.clock()
@@ -134,7 +129,7 @@ class Inbox:
         `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
         """
         with self._database.transaction() as connection:
-            if not polls.is_current(connection, poll):
+            if not _is_current(connection, poll):
                 return 0
             now = self._database.clock()
             # What was missing and is there again was hidden, not gone: the server caps at less than it did.
@@ -142,7 +137,7 @@ class Inbox:
             dropped = _drop_missing(connection, poll) if complete else 0
             _forget_seen(connection)
             clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
-            polls.end(connection, now, longest_page, more_there, regular_at, problem)
+            _end(connection, now, longest_page, more_there, regular_at, problem)
             prune_completions(connection, now)
             prune_worlds(connection)
             prune_minutes(connection, now)
@@ -154,8 +149,8 @@ class Inbox:
     def fail_poll(self, poll: Poll, problem: str) -> None:
         """Close a poll that got no whole answer; what it brought before stays."""
         with self._database.transaction() as connection:
-            if polls.is_current(connection, poll):
-                polls.fail(connection, problem)
+            if _is_current(connection, poll):
+                _fail(connection, problem)
                 note_trouble(connection, self._database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
 
@@ -209,7 +204,7 @@ def _is_known(connection: apsw.Connection, task_id: str, poll: Poll) -> bool:
     return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
 
 
-def _set_aside(connection: apsw.Connection, unreadable: Iterable[Unreadable]) -> Iterable[Unreadable]:
+def _set_aside(connection: apsw.Connection, unreadable: Iterable[Malformed]) -> Iterable[Malformed]:
     for document in unreadable:
         if document.id is None:
             yield document
@@ -252,3 +247,148 @@ def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
     connection.execute("UPDATE unreadable SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
     connection.execute("DELETE FROM unreadable WHERE missed >= ?", (PAGES_MISSED,))
     return len(gone)
+
+
+@dataclass(frozen=True, slots=True)
+class PollOptions:
+    """What the polling decision needs from the settings: seconds, tasks, processes."""
+
+    interval: float
+    concurrency: int
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries.
+
+    `began_uptime`: `began_at` by the clock that nobody sets, see Database. `longest_page`: the most documents that a
+    page of this server has held.
+    """
+
+    slot: int
+    began_sequence: int
+    began_at: float
+    limit: int
+    began_uptime: float
+    longest_page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """No poll now; the next is due at `until` (None: when something else happens first).
+
+    `because`: what keeps even a poll that is asked for from being made (None: nothing does, it is not due).
+    """
+
+    until: float | None
+    because: IdleReason | None = None
+
+
+def _poll_facts(
+    connection: apsw.Connection,
+    terms: PollOptions,
+    now: float,
+    limits: Limits,
+    inbox_limit: int,
+    *,
+    asked: bool,
+    awaited: bool,
+) -> PollFacts:
+    """What the polling decision rests on."""
+    full = list(limits.full(connection, now))
+    room_times = [use.frees_at for use in full if use.frees_at is not None]
+    began_at = connection.execute("SELECT began_at FROM polls").get
+    if began_at is not None and began_at > now:
+        # From before the clock was set back: else polls, and all that waits, would wait for that time to return.
+        connection.execute("UPDATE polls SET began_at = ?", (now,))
+        follow_clock(connection, began_at - now, now)
+    began_at, regular_at, failures, more_there, delivered_since = connection.execute(
+        # Served by tombstones_sequence.
+        "SELECT began_at, regular_at, failures, more_there,"
+        " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
+    ).get
+    (first,) = first_completions(connection, [now - 60.0])
+    recent = 0 if first is None else newest_completion(connection)[0] + 1 - first
+    return PollFacts(
+        now=now,
+        interval=terms.interval,
+        began_at=began_at,
+        regular_at=regular_at,
+        failures=failures,
+        # What is there can't be taken in while the inbox is full, of twins that wait for one another for instance.
+        more_there=bool(more_there) and waiting_count(connection) < inbox_limit,
+        delivered_since=bool(delivered_since),
+        ready=ready_count(connection),
+        low_water=terms.concurrency * terms.batch_size,
+        appetite=appetite(recent / 60.0, terms.interval, terms.concurrency, terms.batch_size),
+        inbox_limit=inbox_limit,
+        full=bool(full),
+        room_at=max(room_times) if len(room_times) == len(full) and full else None,
+        asked=asked,
+        awaited=awaited,
+    )
+
+
+def _begin(
+    connection: apsw.Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int, uptime: float
+) -> Poll:
+    """Take the poll for `slot`. Closed by `end` or `fail`, or by the end of the slot's process."""
+    connection.execute(
+        "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, facts.now)
+    )
+    held = int(
+        # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
+        connection.execute(
+            "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM unreadable)"
+            " + (SELECT COUNT(*) FROM tombstones)"
+        ).get
+    )
+    limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
+    longest_page = int(connection.execute("SELECT longest_page FROM polls").get)
+    return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
+
+
+def _is_underway(connection: apsw.Connection) -> bool:
+    """Whether someone polls now."""
+    return connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get is not None
+
+
+def _is_current(connection: apsw.Connection, poll: Poll) -> bool:
+    """Whether the poll is still its slot's: not closed, not taken over."""
+    owner = connection.execute(
+        "SELECT 1 FROM polls WHERE slot = ? AND began_sequence = ?", (poll.slot, poll.began_sequence)
+    )
+    return owner.get is not None
+
+
+def _end(
+    connection: apsw.Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
+) -> None:
+    """Close a poll that got its answer."""
+    connection.execute(
+        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
+        " more_there = ?, problem = ?",
+        (regular_at, now, longest_page, more_there, problem),
+    )
+
+
+def _fail(connection: apsw.Connection, problem: str) -> None:
+    """Close a poll that got no whole answer."""
+    connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
+
+
+def ready_count(connection: apsw.Connection) -> int:
+    """Tasks that may be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
+    return int(
+        connection.execute(
+            f"SELECT (SELECT COUNT(*) FROM tasks WHERE {CLAIMABLE})"
+            " + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
+        ).get
+    )
+
+
+def waiting_count(connection: apsw.Connection) -> int:
+    """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
+    twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
+    return ready_count(connection) + int(twins)

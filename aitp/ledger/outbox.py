@@ -2,39 +2,40 @@
 
 A delivery is claimed like any other work: the row carries the relay's slot, and is free again when that slot's process
 is gone. A delivered task leaves a tombstone without content; one that the task API itself refused stays, result and
-all, until a person decides. Whatever else fails waits, up to an hour at a time, and is never given up.
+all, until a person decides (`aitp dead`). Whatever else fails waits, up to an hour at a time, and is never given up.
 
 The task API may answer 500 to a result on every try, because of what is behind it. That looks like an API that is out,
-but must neither open its breaker nor keep others waiting (`policy.deliveries`): what failed before comes after what
+but must neither open its breaker nor keep others waiting (`policy.evidence`): what failed before comes after what
 did not, and says nothing of the API once that has done anything else well; and before failures in a row open the
 breaker, deliveries wait for a poll, whose answer depends on no result. When the breaker closes, all that waits is due.
+
+Tombstones are there because the pending list lags. A task that is listed again is a real re-run only if the poll began
+after the acknowledgement, by the ledger's sequence and not by clocks, *and* the list can no longer be behind it: by the
+wall clock, and by the time since the machine started, because setting a wall clock forward makes no list newer.
 """
 
 from __future__ import annotations
 
+import builtins
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 
 import apsw
 
-from aitp.ledger import polls
-from aitp.ledger.breakers import BreakerChange, Breakers
-from aitp.ledger.cooldowns import cool_down
-from aitp.ledger.database import Database, Row, these
-from aitp.ledger.due import next_due, promote_stranded
+from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, cool_down, quiet_until
+from aitp.ledger.database import Database, Row, as_ledger_error, these
+from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.history import note_trouble
-from aitp.ledger.ownership import let_go
-from aitp.ledger.rules import Rules
-from aitp.ledger.tombstones import bury
-from aitp.ledger.twins import Twins
-from aitp.policy.deliveries import is_suspect
-from aitp.policy.evidence import SPREAD, retry_delay
+from aitp.ledger.outcomes import let_go
+from aitp.ledger.queue import LedgerConfig, next_due, promote_stranded
+from aitp.ledger.views import reading
+from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
+from aitp.policy.retry import SPREAD, retry_delay
 from aitp.tasks import Health, Service, TaskStatus
-
-DELIVERY_SERVICES = (Service.OAUTH.value, Service.API.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Fault:
     pause: float | None = None
 
 
-class Verdict(Enum):
+class DeliveryOutcome(Enum):
     """How a delivery ended."""
 
     DELIVERED = "delivered"  # acknowledged
@@ -93,8 +94,8 @@ class Outbox:
         self,
         database: Database,
         breakers: Breakers,
-        twins: Twins,
-        rules: Rules,
+        twins: Duplicates,
+        rules: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
@@ -112,11 +113,11 @@ class Outbox:
         with self._database.transaction() as connection:
             now = self._database.clock()
             let_go(connection, self._breakers, slot, now)
-            gate = self._breakers.gate(connection, DELIVERY_SERVICES, now)
+            gate = self._breakers.gate(connection, API_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
-            if (quiet_until := polls.quiet_until(connection, now)) is not None:
-                return Nothing(quiet_until)
+            if (until := quiet_until(connection, now)) is not None:
+                return Nothing(until)
             if self._awaits_poll(connection):
                 # Of this relay or of another one.
                 return Nothing(now + SHORTEST_PAUSE_SECONDS)
@@ -125,7 +126,7 @@ class Outbox:
             rows = _deliverable(connection, now, 1 if gate.probe else most)
             if not rows:
                 return Nothing(next_due(connection, "finished"))
-            self._breakers.begin_probe(connection, DELIVERY_SERVICES, slot)
+            self._breakers.begin_probe(connection, API_SERVICES, slot)
             are_these, seqs = these(row[0] for row in rows)
             connection.execute(f"UPDATE tasks SET slot = ?, due_at = NULL WHERE seq {are_these}", (slot, *seqs))
             return tuple(
@@ -134,7 +135,7 @@ class Outbox:
             )
 
     def settle(
-        self, delivery: Delivery, verdict: Verdict, refusal: str = "", fault: Fault | None = None
+        self, delivery: Delivery, verdict: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
     ) -> BreakerChange | None:
         """Record how a delivery ended, and what it says of the services; return the breaker that moved, if one did.
 
@@ -147,7 +148,7 @@ class Outbox:
                 fault = self._weigh(connection, delivery, fault)
             if _is_owned(connection, delivery):
                 self._settle(connection, delivery, verdict, refusal, now)
-            said_nothing = verdict is Verdict.RETURNED and fault is None
+            said_nothing = verdict is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
             return self._judge(connection, delivery.slot, fault, otherwise, now)
 
@@ -160,26 +161,26 @@ class Outbox:
 
     def _awaits_poll(self, connection: apsw.Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
-        return polls.is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
+        return poll_is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
-        self, connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, now: float
+        self, connection: apsw.Connection, delivery: Delivery, verdict: DeliveryOutcome, refusal: str, now: float
     ) -> None:
-        if verdict is Verdict.DELIVERED:
+        if verdict is DeliveryOutcome.DELIVERED:
             self._twins.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
-        elif verdict is Verdict.REFUSED:
+        elif verdict is DeliveryOutcome.REFUSED:
             connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
-        elif verdict in (Verdict.LATER, Verdict.CONFLICT):
+        elif verdict in (DeliveryOutcome.LATER, DeliveryOutcome.CONFLICT):
             delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute(
                 "UPDATE results SET unwitnessed = MAX(unwitnessed, deliveries = 0), deliveries = deliveries + 1,"
                 " conflicts = conflicts + ? WHERE seq = ?",
-                (verdict is Verdict.CONFLICT, delivery.seq),
+                (verdict is DeliveryOutcome.CONFLICT, delivery.seq),
             )
         else:
             # Due now, but still behind those that never failed.
@@ -204,7 +205,7 @@ class Outbox:
         if fault is not None and fault.pause is not None:
             cool_down(connection, fault.service, None, fault.pause, now, fault.reason)
         change = None
-        for service in DELIVERY_SERVICES:
+        for service in API_SERVICES:
             if fault is not None and service == fault.service:
                 told = self._breakers.tell(connection, service, fault.health, slot, now, fault.reason)
                 otherwise = Health.UNKNOWN
@@ -238,11 +239,16 @@ def _deliverable(connection: apsw.Connection, now: float, most: int) -> list[Row
 
 
 def _note(
-    connection: apsw.Connection, delivery: Delivery, verdict: Verdict, refusal: str, fault: Fault | None, now: float
+    connection: apsw.Connection,
+    delivery: Delivery,
+    verdict: DeliveryOutcome,
+    refusal: str,
+    fault: Fault | None,
+    now: float,
 ) -> None:
     if fault is not None:
         note_trouble(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
-    elif verdict is Verdict.REFUSED:
+    elif verdict is DeliveryOutcome.REFUSED:
         note_trouble(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
 
 
@@ -251,3 +257,138 @@ def _is_owned(connection: apsw.Connection, delivery: Delivery) -> bool:
         "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
     )
     return found.get is not None
+
+
+# How long the pending list is believed to show a task whose result it has acknowledged.
+LISTING_LAG_SECONDS = 30.0
+
+
+def bury(connection: apsw.Connection, seq: int, task_id: str, sequence: int, now: float, uptime: float) -> None:
+    """Remove a task that was dealt with, and remember that it was, at `sequence`."""
+    delete_tasks(connection, [seq])
+    connection.execute(
+        "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at, delivered_uptime) VALUES (?, ?, ?, ?)",
+        (task_id, sequence, now, uptime),
+    )
+
+
+def is_stale_news(
+    connection: apsw.Connection, task_id: str, began_sequence: int, began_at: float, began_uptime: float
+) -> bool:
+    """Whether a poll that began then lists a task only because the list lags. Reads only."""
+    row = connection.execute(
+        "SELECT sequence, delivered_at, delivered_uptime FROM tombstones WHERE id = ?", (task_id,)
+    ).fetchone()
+    if row is None:
+        return False
+    sequence, delivered_at, delivered_uptime = row
+    # The page is as old as the poll's beginning, however long its reading takes.
+    by_wall = began_at < delivered_at + LISTING_LAG_SECONDS
+    by_uptime = 0 <= began_uptime - delivered_uptime < LISTING_LAG_SECONDS  # below 0: the machine was started anew
+    return bool(began_sequence < sequence or by_wall or by_uptime)
+
+
+def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: float, uptime: float) -> None:
+    """At the end of the poll that began at `began_sequence`: forget those that no later poll can need."""
+    # Served by tombstones_sequence.
+    connection.execute(
+        "DELETE FROM tombstones WHERE sequence < ? AND delivered_at < ? AND NOT delivered_uptime BETWEEN ? AND ?",
+        (began_sequence, now - LISTING_LAG_SECONDS, uptime - LISTING_LAG_SECONDS, uptime),
+    )
+    # Left over from before the clock was set back. A walk, but over half a minute's deliveries only.
+    connection.execute("UPDATE tombstones SET delivered_at = ?1 WHERE delivered_at > ?1", (now,))
+
+
+def delete_tasks(connection: apsw.Connection, seqs: Sequence[int]) -> None:
+    """Remove tasks with all that hangs on them."""
+    are_these, bound = these(seqs)
+    for table in ("contents", "results", "tasks"):
+        connection.execute(f"DELETE FROM {table} WHERE seq {are_these}", bound)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A result that the task API refused for good. Instants are UTC seconds."""
+
+    id: str
+    type: str
+    model: str
+    status: TaskStatus
+    refusal: str
+    refused_at: float
+    finished_at: float
+    result: bytes | None
+
+
+class DeadLetters:
+    """What a person may do with refused results."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self) -> builtins.list[DeadLetter]:
+        """All dead letters, oldest first, without their results."""
+        return self._read("", (), "NULL")
+
+    def show(self, task_id: str) -> DeadLetter | None:
+        """One dead letter with its result; None if there is none of that id."""
+        found = self._read(" AND tasks.id = ?", (task_id,), "body")
+        return found[0] if found else None
+
+    def retry(self, task_id: str) -> bool:
+        """Deliver it once more; False if there is none of that id."""
+        with self._database.transaction() as connection:
+            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            if seq is None:
+                return False
+            connection.execute("UPDATE tasks SET state = 'finished', due_at = NULL WHERE seq = ?", (seq,))
+            connection.execute(
+                "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0, conflicts = 0, unwitnessed = 0"
+                " WHERE seq = ?",
+                (seq,),
+            )
+            return True
+
+    def drop(self, task_id: str) -> bool:
+        """Throw it away, result and all; False if there is none of that id."""
+        with self._database.transaction(durable=True) as connection:
+            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            if seq is None:
+                return False
+            # As after a delivery: a lagging list must not bring it back as new at once.
+            now, uptime = self._database.clock(), self._database.uptime()
+            bury(connection, int(seq), task_id, self._database.next_sequence(), now, uptime)
+            return True
+
+    def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
+        with as_ledger_error(self._database.path):
+            # A walk over what is held: asked by a person, now and then.
+            rows: list[Row] = self._database.connection.execute(
+                "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
+                f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
+                f" WHERE state = 'dead'{condition} ORDER BY tasks.seq",
+                bindings,
+            ).fetchall()
+        return [
+            DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
+            for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
+        ]
+
+
+def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]:
+    """Ids of dead letters of the ledger at `path` that begin so, for a shell to complete. Reads only; LedgerError."""
+    with reading(path) as (connection, _):
+        rows: builtins.list[Row] = connection.execute(
+            "SELECT id FROM tasks WHERE state = 'dead' AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
+            (beginning, most),
+        ).fetchall()
+    return [str(task_id) for (task_id,) in rows]
+
+
+def poll_is_awaited(connection: apsw.Connection, threshold: int) -> bool:
+    """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
+    failures = connection.execute(
+        "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",
+        (Service.API.value,),
+    ).get
+    return failures is not None and awaits_poll(failures, threshold)

@@ -16,16 +16,15 @@ from typing import NamedTuple
 import apsw
 
 from aitp.errors import LedgerError
+from aitp.ledger.breakers import IN_FORCE, PAUSE_SECONDS
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.ledger.cooldowns import IN_FORCE
 from aitp.ledger.damage import has_tables
 from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
 from aitp.ledger.limits import LimitUse, use_of_limits
-from aitp.ledger.pauses import PAUSE_SECONDS
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.worlds import PROFILE_SECONDS
-from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import Kind
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one

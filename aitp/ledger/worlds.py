@@ -1,7 +1,7 @@
 """Worlds: what attempts are made in, as claims see them. Evidence is gathered in each by itself (`ledger.evidence`).
 
 A world is a provider as it is set up, a model, a type of tasks, and the parameters that are sent. The claim asks for a
-kind's present one, and whether it may be sent to now. While nothing fails that costs no statement: what claims need is
+queue's present one, and whether it may be sent to now. While nothing fails that costs no statement: what claims need is
 remembered by each process until the ledger's `worlds_version` moves. Everything runs inside a transaction of the
 caller's.
 """

@@ -16,7 +16,7 @@ from aitp.prices import NOTHING, Price
 
 
 @dataclass(frozen=True, slots=True)
-class Tariff:
+class Pricing:
     """What a task of one kind costs by one route. `price` None: nobody knows. `answers`: more is paid than content."""
 
     price: Price | None
@@ -27,20 +27,20 @@ class Tariff:
         return self.price is not None and self.price.is_nothing
 
 
-FREE = Tariff(NOTHING)
+FREE = Pricing(NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
-class Habit:
+class UsageEstimate:
     """The most tokens that attempts took lately: sent beyond their contents' bytes, and answered."""
 
     input_tokens: int
     output_tokens: int
 
 
-NO_HABIT = Habit(0, 0)
+NO_USAGE = UsageEstimate(0, 0)
 # Before the first attempt: instructions of a page, and an answer that a reasoning model has thought over.
-FIRST_HABIT = Habit(4_000, 8_000)
+FIRST_USAGE = UsageEstimate(4_000, 8_000)
 FADING = 16  # of what was longer than anything since, this part is forgotten with each attempt
 
 
@@ -58,26 +58,26 @@ class Bill:
     whole: bool = True
 
 
-def estimate(tariff: Tariff, habit: Habit, sizes: Sequence[int]) -> int:
+def estimate(pricing: Pricing, habit: UsageEstimate, sizes: Sequence[int]) -> int:
     """What one attempt at tasks whose contents have these sizes (bytes) may cost, in nano-units."""
-    assert tariff.price is not None
-    if not tariff.answers:
-        habit = NO_HABIT
+    assert pricing.price is not None
+    if not pricing.answers:
+        habit = NO_USAGE
     count = len(sizes)
-    return tariff.price.cost(sum(sizes) + count * habit.input_tokens, count * habit.output_tokens)
+    return pricing.price.cost(sum(sizes) + count * habit.input_tokens, count * habit.output_tokens)
 
 
-def affordable(tariff: Tariff, habit: Habit, sizes: Sequence[int], nano: int) -> int:
+def affordable(pricing: Pricing, habit: UsageEstimate, sizes: Sequence[int], nano: int) -> int:
     """How many of the first tasks one attempt may be made at with so much money; 0: not even at the first."""
     count = len(sizes)
-    while count and estimate(tariff, habit, sizes[:count]) > nano:
+    while count and estimate(pricing, habit, sizes[:count]) > nano:
         count -= 1
     return count
 
 
-def learned(habit: Habit, bill: Bill, size: int) -> Habit:
+def learned(habit: UsageEstimate, bill: Bill, size: int) -> UsageEstimate:
     """The habit after one more attempt, at a task of `size`: what it took, or what is left of the longest before."""
-    return Habit(
+    return UsageEstimate(
         max(bill.input_tokens - size, habit.input_tokens - habit.input_tokens // FADING),
         max(bill.output_tokens, habit.output_tokens - habit.output_tokens // FADING),
     )

@@ -7,6 +7,12 @@ world has served another one since, and when so many failures would be improbabl
 flaky service needs more tries, and a world that is ill fails nobody. The finish transaction asks.
 
 The rule in numbers: `tests/policy/test_evidence_worlds.py` plays it through thousands of random worlds.
+
+Deliveries likewise. A task API that is out fails every delivery; a result whose target is broken fails every time. The
+answers look alike, and evidence tells them apart: a delivery that failed before, while the API did something else well
+since, is a suspect by itself and says nothing of the API. And however many fail in a row, a poll has the last word
+before the breaker opens, because a poll depends on no result. So no number of broken targets opens it, and an outage
+costs a few deliveries and a poll.
 """
 
 from __future__ import annotations
@@ -109,7 +115,7 @@ class Remedy(Enum):
     PAUSE = "pause"  # this world alone: its model, type and request
 
 
-class Standing(NamedTuple):
+class Situation(NamedTuple):
     """What `remedy` goes by. `named`: the server itself says so. `optional`: a parameter is left to leave out.
 
     `setting`: a setting stands behind one that was refused and cannot be left out. `insists`: the service failed at a
@@ -129,57 +135,59 @@ class Standing(NamedTuple):
     provider_serves: bool = False
 
 
-def remedy(standing: Standing) -> Remedy:
+def remedy(situation: Situation) -> Remedy:
     """What to do about a call that failed as a whole."""
-    ill = standing.row_is_ill
-    match standing.culprit:
+    ill = situation.row_is_ill
+    match situation.culprit:
         case Culprit.MODEL | Culprit.REQUEST:
             return Remedy.PAUSE
-        case Culprit.ACCOUNT if standing.named:
+        case Culprit.ACCOUNT if situation.named:
             return Remedy.OPEN
         case Culprit.ACCOUNT | Culprit.SERVICE:
             # Some servers fail at a parameter that they do not know. Tried only where sends are few already.
-            if standing.insists and standing.optional and not standing.proven:
+            if situation.insists and situation.optional and not situation.proven:
                 return Remedy.LEAVE_OUT
-            if standing.provider_is_ill:
+            if situation.provider_is_ill:
                 return Remedy.OPEN
             return Remedy.PAUSE if ill else Remedy.WAIT
         case Culprit.INPUT:
             # A world that has served nobody yet is asked for less at once: that costs one call, and each refusal of a
             # parameter costs one as well. In one that has, a refusal is far more likely the text's.
-            if standing.optional and (standing.named or ill or not standing.proven):
+            if situation.optional and (situation.named or ill or not situation.proven):
                 return Remedy.LEAVE_OUT
-            if standing.setting and not standing.proven:
+            if situation.setting and not situation.proven:
                 return Remedy.PAUSE
             if not ill:
                 return Remedy.WAIT
-            return Remedy.PAUSE if standing.provider_serves else Remedy.OPEN
+            return Remedy.PAUSE if situation.provider_serves else Remedy.OPEN
         case Culprit.ANSWER if ill:
             return Remedy.PAUSE
     return Remedy.WAIT
 
 
-# Waiting
-
-SPREAD = (0.75, 1.25)
-# A lone suspect costs some thirty sends a day.
-LONGEST_DELAY_SECONDS = 3_600.0
+CONFLICT = 409
+CONFLICT_TRIES = 3
 
 
-def retry_delay(attempt: int, factor: float, spread: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
-    """Seconds to wait after failed attempt number `attempt`, counting from 1: factor ** attempt × `spread`.
+def is_refused_for_good(status: int, conflicts: int) -> bool:
+    """Whether a result that the API itself answered with `status` is a dead letter, after so many conflicts before.
 
-    `longest` at most. `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't
-    return together.
+    A conflict may be a race of two results that make the same thing there: the other one is through by the next try.
     """
-    try:
-        delay = factor**attempt
-    except OverflowError:
-        delay = longest
-    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same.
-    return min(delay, longest / SPREAD[1]) * spread
+    return status != CONFLICT or conflicts + 1 >= CONFLICT_TRIES
 
 
-def pause_delay(pauses: int, recovery: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
-    """Seconds until a world that was paused is probed: `recovery`, twice as long after each probe that failed."""
-    return max(recovery, min(longest, recovery * 2.0 ** min(pauses, 32)))
+def is_suspect(tries: int, witnessed: bool) -> bool:
+    """Whether a failed delivery is presumed to be its result's fault.
+
+    `tries`: failures before this one; `witnessed`: the API took another result or answered a poll since the first.
+    """
+    return tries > 0 and witnessed
+
+
+def awaits_poll(failures: int, threshold: int) -> bool:
+    """Whether one more failure in a row would open the breaker, so that a poll is to be made before any delivery.
+
+    A threshold of 1 leaves nothing to wait for: whoever set it wants the breaker open at the first failure.
+    """
+    return 1 < threshold <= failures + 1

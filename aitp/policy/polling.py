@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aitp.policy.evidence import retry_delay
+from aitp.policy.retry import retry_delay
 
 # However much there is to do, a poll starts at most this often.
 SHORTEST_PAUSE_SECONDS = 1.0

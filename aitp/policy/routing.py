@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from aitp.policy.model_names import canonical
-
 
 class Mode(StrEnum):
     """PROCESSING_MODE."""
@@ -31,7 +29,7 @@ class Why(StrEnum):
     BLOCKED = "blocked"  # the first one's breaker is open, or it cools down
 
 
-class Arrival(StrEnum):
+class Availability(StrEnum):
     """What is known of a model that its provider is to get. Whether it is there only the provider knows."""
 
     UNKNOWN = "unknown"
@@ -39,7 +37,7 @@ class Arrival(StrEnum):
     GIVEN_UP = "given up"  # a pull has failed; later ones may still succeed
 
 
-class Standing(StrEnum):
+class RouteState(StrEnum):
     """How a route stands when a claim asks."""
 
     FREE = "free"
@@ -125,22 +123,33 @@ class Routing:
         return {canonical(name): named for name, named in self.aliases.items()}
 
 
-def standing(*, blocked: bool, missed: bool, arrival: Arrival) -> Standing:
+def route_state(*, blocked: bool, missed: bool, arrival: Availability) -> RouteState:
     """How a route stands. `blocked`: by a breaker or a pause asked for. `missed`: it lately had no such model.
 
     A model that no pull brought is not asked for before whoever looks after models has found it: each task that is
     sent for nothing costs room in the limits. Not blocked and not missed does not yet mean that the model is there;
     whoever asks for it finds out.
     """
-    if blocked or arrival is Arrival.GIVEN_UP:
-        return Standing.BLOCKED
-    return Standing.AWAITED if missed or arrival is Arrival.COMING else Standing.FREE
+    if blocked or arrival is Availability.GIVEN_UP:
+        return RouteState.BLOCKED
+    return RouteState.AWAITED if missed or arrival is Availability.COMING else RouteState.FREE
 
 
-def choose(options: Sequence[Route], stands: Callable[[Route], Standing]) -> Route | None:
+def choose(options: Sequence[Route], stands: Callable[[Route], RouteState]) -> Route | None:
     """The first route that is free, if none before it is awaited; None if the task has to wait."""
     for route in options:
         found = stands(route)
-        if found is not Standing.BLOCKED:
-            return route if found is Standing.FREE else None
+        if found is not RouteState.BLOCKED:
+            return route if found is RouteState.FREE else None
     return None
+
+
+REGISTRY, NAMESPACE, TAG = "registry.ollama.ai/", "library/", ":latest"
+
+
+def canonical(model: str) -> str:
+    """The one name of all spellings of a model, as Ollama compares them: case tells nothing apart, and what it adds
+    to a short name may be written out (`https://registry.ollama.ai/library/x:latest` is `x`). Another tag is another
+    model; a registry's port is no tag."""
+    name = model.lower().rpartition("://")[2].removeprefix(REGISTRY).removeprefix(NAMESPACE)
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}{TAG}"

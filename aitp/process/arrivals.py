@@ -11,8 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aitp.policy.model_names import canonical
-from aitp.policy.routing import Arrival, Route
+from aitp.policy.routing import Availability, Route, canonical
 from aitp.process.crew import Timings
 from aitp.providers.stock import FILE_NAME, read_stock, uses_models
 from aitp.tasks import Service
@@ -33,16 +32,16 @@ class Arrivals:
         self._good_for = max(settings.ollama_model_download_timeout, pause) + MARGIN_SECONDS
         self._file: tuple[int, int] | None = None
         self._at = 0.0
-        self._known: Mapping[str, Arrival] = {}
+        self._known: Mapping[str, Availability] = {}
 
-    def __call__(self, route: Route) -> Arrival:
+    def __call__(self, route: Route) -> Availability:
         """What is known of the route's model."""
         if not self._used or route.provider != Service.OLLAMA:
-            return Arrival.UNKNOWN
+            return Availability.UNKNOWN
         self._look()
         if not 0.0 <= time.time() - self._at <= self._good_for:
-            return Arrival.UNKNOWN
-        return self._known.get(canonical(route.model), Arrival.UNKNOWN)
+            return Availability.UNKNOWN
+        return self._known.get(canonical(route.model), Availability.UNKNOWN)
 
     def _look(self) -> None:
         try:

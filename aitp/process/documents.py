@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from aitp.errors import NonRetryableError
-from aitp.ledger import Unreadable
-from aitp.policy.sameness import digest_of
+from aitp.ledger import Malformed
+from aitp.ledger.duplicates import fingerprint
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.tasks import Kind, NewTask
@@ -29,7 +29,7 @@ LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
 UNKNOWN_MODEL = "unknown"
 
 
-def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Unreadable:
+def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Malformed:
     """The task that a document describes; `settings` say which model one has that names none.
 
     Never raises for anything that a server may send.
@@ -38,15 +38,15 @@ def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Unr
         document = _parsed(raw)
     except (ValueError, RecursionError):
         found = LEADING_ID.match(raw)
-        return Unreadable(_task_id(found[1].decode()) if found else None, "it is not valid JSON, or far too long")
+        return Malformed(_task_id(found[1].decode()) if found else None, "it is not valid JSON, or far too long")
     if not isinstance(document, dict):
-        return Unreadable(None, "it is not an object")
+        return Malformed(None, "it is not an object")
     task_id = _task_id(document.get("_id"))
     if task_id is None:
-        return Unreadable(None, "it has no usable _id")
+        return Malformed(None, "it has no usable _id")
     type_ = document.get("type")
     if not isinstance(type_, str) or type_ not in PROCESSORS:
-        return Unreadable(task_id, f"its type is unknown to this release: {_shown(type_)}")
+        return Malformed(task_id, f"its type is unknown to this release: {_shown(type_)}")
     return _task(task_id, type_, document.get("content"), settings)
 
 
@@ -63,16 +63,16 @@ def _whole(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Unreadable:
+def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Malformed:
     processor = PROCESSORS[type_]
     try:
         known = processor.parse(content, settings)
         kind, text = Kind(type_, known.model), known.to_json()
-        return NewTask(task_id, kind, text, digest=digest_of(kind, text))
+        return NewTask(task_id, kind, text, digest=fingerprint(kind, text))
     except NonRetryableError as error:
         return NewTask(task_id, Kind(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
-        return Unreadable(task_id, f"its content cannot be read by this release ({type(error).__name__})")
+        return Malformed(task_id, f"its content cannot be read by this release ({type(error).__name__})")
 
 
 def _task_id(value: object) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aitp.logs import get_logger
-from aitp.policy.model_names import canonical
+from aitp.policy.routing import canonical
 from aitp.processors.context import Memory
 
 KNOWN = {

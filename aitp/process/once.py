@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from aitp.counting import open_metrics
 from aitp.errors import LedgerError
-from aitp.ledger import DISK_RESERVE_BYTES, Because, Cause, Idle, Ledger, Rules
+from aitp.ledger import DISK_RESERVE_BYTES, Cause, Idle, IdleReason, Ledger, LedgerConfig
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
@@ -42,11 +42,11 @@ IN_USE = "{ledger} is in use: a service runs on this ledger, which does what `on
 
 # What kept this run from polling, and what to do. Whatever it is, there may be work at the task API.
 REASONS = {
-    Because.PAUSED: "paused by an operator: `aitp resume` ends it",
-    Because.DISK: f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there",
-    Because.BREAKER: "the task API or its authorization server is out: `aitp status` says why",
-    Because.COOLDOWN: "the task API or its authorization server asked to be left alone for a while (429)",
-    Because.UNDERWAY: "a process that outlived its service polls now: it leaves by itself",
+    IdleReason.PAUSED: "paused by an operator: `aitp resume` ends it",
+    IdleReason.DISK: f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there",
+    IdleReason.BREAKER: "the task API or its authorization server is out: `aitp status` says why",
+    IdleReason.COOLDOWN: "the task API or its authorization server asked to be left alone for a while (429)",
+    IdleReason.UNDERWAY: "a process that outlived its service polls now: it leaves by itself",
 }
 TOLD_TO_STOP = "told to stop"
 
@@ -107,7 +107,7 @@ def run_once(settings: Settings) -> int:
         except OSError as error:
             blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
         look_after_models(settings, anew=True)
-        ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=locks)
+        ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings), locks=locks)
         try:
             return _Run(ledger, settings).drive()
         finally:
@@ -175,7 +175,7 @@ class _Run:
 
         Nor does the next look at a full disk: nobody knows when it will have room.
         """
-        claimable_at = None if found.because is Because.DISK else found.until
+        claimable_at = None if found.because is IdleReason.DISK else found.until
         return min((at for at in (self._relay.step(may_poll=False), claimable_at) if at is not None), default=None)
 
     def _stuck(self, state: Snapshot) -> bool:

@@ -25,20 +25,20 @@ from aitp.errors import (
     ServiceFault,
 )
 from aitp.ledger import (
-    Because,
     BreakerChange,
     Delivery,
+    DeliveryOutcome,
     Fault,
+    IdleReason,
     Ledger,
+    Malformed,
     Nothing,
     NotYet,
     Poll,
-    PollTerms,
-    Unreadable,
-    Verdict,
+    PollOptions,
 )
 from aitp.logs import get_logger
-from aitp.policy.deliveries import is_refused_for_good
+from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.documents import read_document
 from aitp.process.hands import Hands
@@ -85,13 +85,13 @@ class Harvest:
     def enter(self, documents: Sequence[bytes]) -> None:
         """Enter one part of the page."""
         valid: list[NewTask] = []
-        unreadable: list[Unreadable] = []
+        unreadable: list[Malformed] = []
         for raw in documents:
             match read_document(raw, self._settings):
-                case Unreadable(id=None, reason=reason):
+                case Malformed(id=None, reason=reason):
                     # Named by what it is, so that it is told once as well.
-                    unreadable.append(Unreadable(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
-                case Unreadable() as document:
+                    unreadable.append(Malformed(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
+                case Malformed() as document:
                     unreadable.append(document)
                 case NewTask(invalid=None) as task:
                     valid.append(task)
@@ -106,11 +106,11 @@ class Harvest:
         useless = self._unreadable + len(self._invalid)
         if useless >= FEWEST_USELESS and useless * 2 > self.documents:
             self.problem = f"{useless} of {self.documents} pending documents cannot be read: none of them is failed"
-            self._admit([], [Unreadable(task.id, task.invalid or "") for task in self._invalid])
+            self._admit([], [Malformed(task.id, task.invalid or "") for task in self._invalid])
         else:
             self._admit(self._invalid, [])
 
-    def _admit(self, tasks: Sequence[NewTask], unreadable: Sequence[Unreadable]) -> None:
+    def _admit(self, tasks: Sequence[NewTask], unreadable: Sequence[Malformed]) -> None:
         admitted = self._ledger.inbox.admit(self._poll, tasks, unreadable)
         self.entered += admitted.tasks
         self.left_out += admitted.left_out
@@ -134,13 +134,13 @@ class Relay:
         self._interval = settings.polling_interval_seconds
         self._workers = settings.concurrency_limit
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
-        self._terms = PollTerms(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
+        self._terms = PollOptions(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._asked = False
         self._delivered_last = False
         self._grace_is_over = False
         self._problem_told = False
         self._disk = DiskWatch(settings.ledger_path, "polling")
-        self.held_up: Because | None = None
+        self.held_up: IdleReason | None = None
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known.
@@ -156,7 +156,7 @@ class Relay:
         if isinstance(found, Nothing) and may_poll:
             poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
-            self._asked = self._asked and isinstance(poll, NotYet) and poll.because is Because.COOLDOWN
+            self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
             self.held_up = None if isinstance(poll, Poll) else poll.because
             self._disk.heed(self.held_up, time.monotonic())
             if isinstance(poll, Poll):
@@ -183,7 +183,7 @@ class Relay:
                 going = self._deliver(delivery)
             else:
                 # The API is not well: the rest is anyone's again, and waits with everything else.
-                self._ledger.outbox.settle(delivery, Verdict.RETURNED)
+                self._ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
 
     def _deliver(self, delivery: Delivery) -> bool:
         """Bring one result to the task API; False if the next would fare no better."""
@@ -196,17 +196,17 @@ class Relay:
             log.warning("Delivery abandoned, it will be made again", **facts)
             self._grace_is_over = True
             self._api.reset()
-            self._ledger.outbox.settle(delivery, Verdict.RETURNED)
+            self._ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
             return False
         except DeliveryRefused as error:
             if is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
                 self._metrics.delivery("refused")
-                self._settle(delivery, Verdict.REFUSED, refusal=str(error))
+                self._settle(delivery, DeliveryOutcome.REFUSED, refusal=str(error))
             else:
                 log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
                 self._metrics.delivery("deferred")
-                self._settle(delivery, Verdict.CONFLICT)
+                self._settle(delivery, DeliveryOutcome.CONFLICT)
             return True
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
@@ -215,14 +215,16 @@ class Relay:
             self._metrics.delivery("deferred")
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
-            self._settle(delivery, Verdict.RETURNED if unsent else Verdict.LATER, fault=fault)
+            self._settle(delivery, DeliveryOutcome.RETURNED if unsent else DeliveryOutcome.LATER, fault=fault)
             return False
         self._metrics.delivery("delivered")
-        self._settle(delivery, Verdict.DELIVERED)
+        self._settle(delivery, DeliveryOutcome.DELIVERED)
         log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
         return True
 
-    def _settle(self, delivery: Delivery, verdict: Verdict, refusal: str = "", fault: Fault | None = None) -> None:
+    def _settle(
+        self, delivery: Delivery, verdict: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
+    ) -> None:
         self._tell(self._ledger.outbox.settle(delivery, verdict, refusal, fault))
 
     def _fault_of(self, error: Exception) -> Fault:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aitp.counting import Metrics, open_metrics, prepare_directory
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, Rules, Settled, SlotLocks, prepare
+from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, Settled, SlotLocks, prepare
 from aitp.logs import conceal, get_logger
 from aitp.process import memory
 from aitp.process.billing import labelled_models, priced_models
@@ -114,7 +114,7 @@ def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
     """Free what slots outside `wanted` own, where their process is gone; False if some are still held."""
-    ledger = Ledger.open(settings.ledger_path, Rules.of(settings))
+    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings))
     try:
         for slot, settled in ledger.release_ownerless(wanted, causes).items():
             tell_of_release(slot, settled)
@@ -171,7 +171,7 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
-    ledger = Ledger.open(settings.ledger_path, Rules.of(settings), locks=child.locks)
+    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings), locks=child.locks)
     metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)

@@ -7,11 +7,10 @@ from functools import cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, get_args
 
-from aitp.ledger import Terms
+from aitp.ledger import ClaimOptions
 from aitp.logs import get_logger
-from aitp.policy.costs import FREE, Tariff
-from aitp.policy.model_names import canonical
-from aitp.policy.routing import Mode, Route, Routing
+from aitp.policy.costs import FREE, Pricing
+from aitp.policy.routing import Mode, Route, Routing, canonical
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
 from aitp.providers.foreign import foreign_models
@@ -26,7 +25,7 @@ CANARY_SECONDS = 1.0
 log = get_logger(__name__)
 
 
-def terms_of(settings: Settings) -> Terms:
+def terms_of(settings: Settings) -> ClaimOptions:
     """The terms of all workers under `settings`."""
     routing = routing_of(settings)
     unknown: set[str] = set()
@@ -51,19 +50,19 @@ def terms_of(settings: Settings) -> Terms:
         looks_up = processor is not None and processor.looks_up
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
 
-    def tariff(kind: Kind, route: Route) -> Tariff:
+    def pricing(kind: Kind, route: Route) -> Pricing:
         if settings.mock or settings.prices is None:
             return FREE
-        return Tariff(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[kind.type].batched)
+        return Pricing(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[kind.type].batched)
 
     currency = settings.prices.currency if settings.prices is not None else ""
-    return Terms(
+    return ClaimOptions(
         settings.concurrency_limit,
         routes,
         batch_size,
         needs,
         Arrivals(settings),
-        tariff,
+        pricing,
         currency,
         setup=cache(partial(setup_of, settings)),
         canary_seconds=CANARY_SECONDS,

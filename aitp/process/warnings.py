@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from aitp.counting import Metrics
-from aitp.ledger import DISK_RESERVE_BYTES, Because, Idle
+from aitp.ledger import DISK_RESERVE_BYTES, Idle, IdleReason
 from aitp.logs import get_logger
 from aitp.prices import amount
 
@@ -65,11 +65,11 @@ class DiskWatch:
         self._stopped = False
         self._quiet_until = 0.0
 
-    def heed(self, because: Because | None, now: float) -> None:
+    def heed(self, because: IdleReason | None, now: float) -> None:
         """`because`: what a claim or poll was refused for; None if it was not, or is not due. `now`: monotonic."""
-        if because is Because.PAUSED:
+        if because is IdleReason.PAUSED:
             return  # that comes first: nobody has looked at the disk
-        if because is Because.DISK:
+        if because is IdleReason.DISK:
             if not self._stopped and now >= self._quiet_until:
                 self._stopped, self._quiet_until = True, now + QUIET_SECONDS
                 log.warning(

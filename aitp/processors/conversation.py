@@ -15,7 +15,7 @@ import orjson
 
 from aitp.errors import InputTooLong
 from aitp.logs import get_logger
-from aitp.policy.cutting import shortened
+from aitp.policy.batching import shortened
 from aitp.providers import Message, Provider, Question, Reply
 
 _log = get_logger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from aitp.errors import InputTooLong
 from aitp.logs import get_logger
-from aitp.policy.cutting import shortened
+from aitp.policy.batching import shortened
 from aitp.processors.content import Content
 from aitp.processors.context import Context
 from aitp.processors.registry import Answer, Processor, processor

@@ -14,7 +14,7 @@ import orjson
 from pydantic import SecretStr
 
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, ServiceFault, UselessAnswer
-from aitp.policy.model_names import canonical
+from aitp.policy.routing import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.chat import messages_of, text_of, without_bounds
 from aitp.providers.ollama_failures import OLLAMA, judge

@@ -22,7 +22,7 @@ from aitp.errors import (
     ServiceFault,
     SettingRefused,
 )
-from aitp.policy.model_names import canonical
+from aitp.policy.routing import canonical
 from aitp.providers.refusals import LONG_PAUSE_SECONDS, MAYBE_BOUGHT, Refusal, refusal_of
 from aitp.tasks import Service
 

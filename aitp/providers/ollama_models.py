@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
-from aitp.policy.model_names import canonical
+from aitp.policy.routing import canonical
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.wire import NO_OTHERS, BodyBound

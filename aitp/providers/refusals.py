@@ -17,8 +17,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from aitp.policy.durations import parse_duration
-from aitp.policy.retry_after import delay_in_words, parse_retry_after
+from aitp.policy.retry import delay_in_words, parse_duration, parse_retry_after
 
 MAX_PAUSE_SECONDS = 3_600.0
 MIN_PAUSE_SECONDS = 0.1

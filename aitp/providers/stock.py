@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from aitp.policy.routing import Arrival
+from aitp.policy.routing import Availability
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
@@ -56,11 +56,11 @@ class ModelState:
         return 100 * self.completed // self.total if self.total else 0
 
     @property
-    def arrival(self) -> Arrival:
+    def arrival(self) -> Availability:
         """Whether it is worth waiting for. A first pull is; after a failure others may stand in until it is there."""
         if self.stage is Stage.PRESENT:
-            return Arrival.UNKNOWN
-        return Arrival.GIVEN_UP if self.failures or self.stage is Stage.FAILED else Arrival.COMING
+            return Availability.UNKNOWN
+        return Availability.GIVEN_UP if self.failures or self.stage is Stage.FAILED else Availability.COMING
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aitp.errors import ConfigurationError
 from aitp.knowledge import NoKnowledge
 from aitp.logs import conceal, configure
-from aitp.policy.model_names import canonical
+from aitp.policy.routing import canonical
 from aitp.processors import Context
 from aitp.providers import Provider, build
 from aitp.providers.foreign import foreign_models

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aitp.knowledge import Knowledge
 from aitp.knowledge.wikidata import Wikidata
-from aitp.ledger import BreakerChange, Ledger, Rules, prepare
+from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
 from aitp.logs import get_logger
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def wikidata_of(settings: Settings) -> Iterator[Knowledge]:
     with TemporaryDirectory(prefix="aitp-eval-") as directory:
         path = Path(directory) / "lookups.db"
         prepare(path, strategy="rolling", timezone="UTC", limits={})
-        ledger = Ledger.open(path, Rules.of(settings))
+        ledger = Ledger.open(path, LedgerConfig.of(settings))
         try:
             wikidata = Wikidata(settings, ledger, NO_SLOT, _unbounded, _tell)
             yield wikidata

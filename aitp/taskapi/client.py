@@ -18,7 +18,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
-from aitp.policy.retry_after import pause_seconds
+from aitp.policy.retry import pause_seconds
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN
 from aitp.taskapi.words import acknowledges, is_own_error, words_of

@@ -17,7 +17,7 @@ import orjson
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.policy.retry_after import pause_seconds
+from aitp.policy.retry import pause_seconds
 from aitp.tasks import Service
 from aitp.wire import USER_AGENT, NoAnswer, Wire, whole_body
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
-from aitp.policy.routing import Arrival
+from aitp.policy.routing import Availability
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
 from aitp.providers.stock import ModelState, Stage, Stock, uses_models
@@ -195,7 +195,7 @@ def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[Problem
         return
     for name in settings.supported_models:
         state = stock.models.get(name, ModelState(Stage.MISSING))
-        if replaceable and state.arrival is not Arrival.COMING:
+        if replaceable and state.arrival is not Availability.COMING:
             continue
         if state.stage is Stage.PULLING:
             yield Problem(

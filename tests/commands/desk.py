@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from aitp.ledger import Verdict
+from aitp.ledger import DeliveryOutcome
 from tests.ledger.world import World
 from tests.packaging.test_command import aitp
 from tests.settings.complete import COMPLETE
@@ -40,4 +40,4 @@ class Desk:
         self.world.admit(*ids)
         self.world.run()
         for delivery in self.world.take(most=len(ids)):
-            self.world.ledger.outbox.settle(delivery, Verdict.REFUSED, refusal)
+            self.world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, refusal)

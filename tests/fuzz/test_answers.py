@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aitp.errors import AitpError
 from aitp.knowledge import answers as wikidata
-from aitp.policy.retry_after import pause_seconds
+from aitp.policy.retry import pause_seconds
 from aitp.processors.answers import objects_in
 from aitp.providers import Message, Question, chat, failures, ollama, ollama_failures, openai
 from aitp.providers.refusals import refusal_of

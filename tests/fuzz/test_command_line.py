@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.commands.cli import main
-from aitp.ledger import Verdict
+from aitp.ledger import DeliveryOutcome
 from aitp.tasks import Kind
 from tests.fuzz.cases import cases, texts
 from tests.ledger.world import World, make_template
@@ -35,7 +35,7 @@ def place(tmp_path: Path) -> Path:
     world.admit("a", "b", ID, kind=ODD_KIND)
     world.run()
     for delivery in world.take():
-        world.ledger.outbox.settle(delivery, Verdict.REFUSED, ODD_REASON)
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, ODD_REASON)
     world.fail_until_open()
     world.close()
     os.mkfifo(folder / "pipe")

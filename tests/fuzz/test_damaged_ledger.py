@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Ledger, Rules, Verdict, prepare
+from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.salvage import Allowance
@@ -33,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     empty_log(world.path)
     world.open()
     (delivery,) = world.take(OTHER_RELAY, 1)
-    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     world.ledger.budgets.publish(ALLOWANCE.currency, ALLOWANCE.budgets)
     world.change("INSERT INTO spending VALUES ('USD', 1753833600, 1753920000, 30000)")
     world.change("INSERT INTO reservations VALUES (?, 'USD', 5000)", WORKER)
@@ -158,11 +158,11 @@ def serve(path: Path, clock: Clock) -> None:
     except ConfigurationError as error:
         assert_newer(error)
         return
-    ledger = Ledger.open(path, Rules(), clock=clock)
+    ledger = Ledger.open(path, LedgerConfig(), clock=clock)
     try:
         ledger.release_ownerless()
         taken = ledger.outbox.take(1, 5)
         for delivery in taken if isinstance(taken, tuple) else ():
-            ledger.outbox.settle(delivery, Verdict.DELIVERED)
+            ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     finally:
         ledger.close()

@@ -9,7 +9,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import Unreadable
+from aitp.ledger import Malformed
 from aitp.ledger.soundness import check
 from aitp.process.documents import TASK_ID, read_document
 from aitp.taskapi.pages import ArraySplitter, NotAnArray
@@ -46,10 +46,10 @@ def as_sent(document: object) -> bytes:
     return json.dumps(document).encode()
 
 
-def assert_usable(found: NewTask | Unreadable) -> None:
+def assert_usable(found: NewTask | Malformed) -> None:
     if found.id is not None:
         assert TASK_ID.fullmatch(found.id)
-    if isinstance(found, Unreadable):
+    if isinstance(found, Malformed):
         assert found.reason.isprintable()
         return
     assert found.id is not None
@@ -106,7 +106,7 @@ def test_whatever_was_read_enters_the_ledger_and_leaves_it_sound(
     world.ledger.inbox.admit(
         poll,
         [task for task in found if isinstance(task, NewTask)],
-        [document for document in found if isinstance(document, Unreadable)],
+        [document for document in found if isinstance(document, Malformed)],
     )
     world.ledger.inbox.end_poll(poll, complete=True, more_there=False, regular_at=world.clock() + 30)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.knowledge.wikidata import Wikidata
-from aitp.ledger import BreakerChange, Ledger, Rules, prepare
+from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.settings import Settings, load_settings
 
@@ -48,7 +48,7 @@ class Clock:
 class Desk:
     server: WikidataApi
     path: Path
-    rules: Rules = field(default_factory=lambda: Rules(breaker_threshold=3, breaker_recovery=60.0))
+    rules: LedgerConfig = field(default_factory=lambda: LedgerConfig(breaker_threshold=3, breaker_recovery=60.0))
     more: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

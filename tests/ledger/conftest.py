@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Rules
+from aitp.ledger import LedgerConfig
 from tests.ledger.world import World, make_template
 
 Create = Callable[..., World]
@@ -32,7 +32,7 @@ def create(folder: Path, template: Path) -> Iterator[Create]:
     """Make a world with these rules and limits."""
     made: list[World] = []
 
-    def make(rules: Rules | None = None, **limits: int) -> World:
+    def make(rules: LedgerConfig | None = None, **limits: int) -> World:
         made.append(World.create(folder, template, rules, **limits))
         return made[-1]
 

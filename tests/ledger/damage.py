@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from aitp.ledger import Rules, Verdict
+from aitp.ledger import DeliveryOutcome, LedgerConfig
 from tests.ledger.world import RELAY, WORKER, World, terms
 
 PAGE = 4_096
@@ -16,15 +16,15 @@ READY, FINISHED, DEAD, DELIVERED = 300, 300, 20, 15
 
 def lived(folder: Path, template: Path, content: bytes = b'{"text": "..."}') -> World:
     """300 ready, 4 claimed, 300 finished, 20 dead letters, 15 tombstones; a completion for each that was run."""
-    world = World.create(folder, template, Rules(), month=10_000)
+    world = World.create(folder, template, LedgerConfig(), month=10_000)
     world.admit(*(f"run{number}" for number in range(FINISHED + DEAD + DELIVERED)), content=content)
     for _ in range(FINISHED + DEAD + DELIVERED):
         world.finish(world.claim(terms=terms(batch=1)))
         world.clock.go(1.0)
     for delivery in world.take(most=DEAD):
-        world.ledger.outbox.settle(delivery, Verdict.REFUSED, "400: refused")
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "400: refused")
     for delivery in world.take(most=DELIVERED):
-        world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     world.admit(*(f"new{number}" for number in range(READY + 4)), content=content)
     world.claim(WORKER, terms(batch=4))
     assert world.take(RELAY, 3)

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from aitp.ledger import Failure, Report, Unreadable, Verdict
+from aitp.ledger import DeliveryOutcome, Failure, Malformed, Report
 from aitp.ledger.schema import VERSION
-from aitp.policy.costs import Bill, Tariff
+from aitp.policy.costs import Bill, Pricing
 from aitp.prices import Price
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
 from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, World, make_template, priced, report
@@ -30,7 +30,7 @@ BUDGETS = {"day": 10**9}
 LEFT = {"refused": "dead", "later": "later", "claimed": "claimed", "finished": "finished", "ready": "ready"}
 
 
-def enter(world: World, name: str, kind: Kind = SMALL, unreadable: Iterable[Unreadable] = ()) -> None:
+def enter(world: World, name: str, kind: Kind = SMALL, unreadable: Iterable[Malformed] = ()) -> None:
     """A task with a text of its own."""
     text = f'{{"text": "São Paulo, {name}"}}'.encode()
     world.listing(name, kind=kind, complete=False, content=text, unreadable=unreadable, twins=True)
@@ -42,12 +42,12 @@ def live(world: World) -> None:
     enter(world, "refused")
     world.run()
     [delivery] = world.take()
-    ledger.outbox.settle(delivery, Verdict.REFUSED, refusal="404: no such task")
+    ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, refusal="404: no such task")
     clock.go(40)
     enter(world, "later", TOPICS)
     world.run(Ending.RETRY, Health.FAULTY)
     enter(world, "delivered")
-    dear = priced(Tariff(Price(10**9, 4 * 10**9), answers=True))
+    dear = priced(Pricing(Price(10**9, 4 * 10**9), answers=True))
     claim = world.claim(terms=dear)
     refused = Failure(Culprit.INPUT, "400: dimensions", named=True, parameter="dimensions")
     outcome = Outcome(claim.tasks[0], Ending.RETRY, culprit=Culprit.INPUT)
@@ -60,7 +60,7 @@ def live(world: World) -> None:
     world.run(slot=OTHER_WORKER)
     enter(world, "claimed")
     world.claim(terms=dear)
-    enter(world, "ready", unreadable=[Unreadable("unreadable", "no content")])
+    enter(world, "ready", unreadable=[Malformed("unreadable", "no content")])
     ledger.cache.put({"wikidata/pt/São Paulo": b'["Q174"]'}, 86_400)
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import apsw
 
 from aitp.errors import LedgerError
-from aitp.ledger import Ledger, Rules
+from aitp.ledger import Ledger, LedgerConfig
 from tests.ledger.world import World, middle
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ class Hands:
     """One ledger in as many hands as there are slots. `fuse`: the next to do something dies at its statement of this
     number; 0: none does."""
 
-    def __init__(self, world: World, rules: Rules) -> None:
+    def __init__(self, world: World, rules: LedgerConfig) -> None:
         self._world = world
         self._rules = rules
         self._ledgers: dict[int, Ledger] = {}

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from aitp.ledger import Cause, Rules
-from aitp.ledger.tombstones import LISTING_LAG_SECONDS
-from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.ledger import Cause, LedgerConfig
+from aitp.ledger.outbox import LISTING_LAG_SECONDS
+from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Culprit, Ending
 from tests.ledger.world import Clock
 
 # No world is ever ill, nor a breaker open: they have tests of their own.
-RULES = Rules(max_retries=1, max_crashes=2, reuse_seconds=600.0, breaker_threshold=1_000)
+RULES = LedgerConfig(max_retries=1, max_crashes=2, reuse_seconds=600.0, breaker_threshold=1_000)
 IMPROBABLE = 0.0005
 WAITS_A_MOMENT = (Ending.POSTPONED, Ending.UNSENT)
 

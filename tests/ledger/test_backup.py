@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Ledger, Rules
+from aitp.ledger import Ledger, LedgerConfig
 from aitp.ledger.backup import back_up
 from aitp.ledger.soundness import check
 from tests.ledger.damage import closed, lived, overwrite, pages_of
@@ -27,7 +27,7 @@ def test_a_backup_is_one_private_file_that_opens_as_the_ledger_did(folder: Path,
     assert found.sound
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert sorted(path.name for path in folder.iterdir() if "backup" in path.name) == ["backup.db"]
-    ledger = Ledger.open(target, Rules())
+    ledger = Ledger.open(target, LedgerConfig())
     assert dict(ledger._database.read("SELECT id, state FROM tasks")).keys() == states.keys()
     ledger.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, Rules
+from aitp.ledger import Cause, LedgerConfig
 from aitp.ledger.breakers import BreakerChange, Breakers
 from aitp.tasks import Health
 from tests.ledger.world import START, WORKER, World
@@ -137,4 +137,4 @@ def test_every_service_has_a_breaker_of_its_own(world: World) -> None:
     services = world.rows("SELECT service, state FROM breakers ORDER BY service")
 
     assert services == [(name, CLOSED) for name in ("api", "oauth", "ollama", "openai", "wikidata")]
-    assert Rules().breaker_threshold == 5
+    assert LedgerConfig().breaker_threshold == 5

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from aitp.ledger import Because, Cause, Claim, Settled, Terms
+from aitp.ledger import Cause, Claim, ClaimOptions, IdleReason, Settled
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.policy.costs import FIRST_HABIT, FREE, Bill, Tariff, estimate
+from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Pricing, estimate
 from aitp.policy.routing import Route
 from aitp.policy.windows import Period
 from aitp.prices import Price
@@ -20,8 +20,8 @@ from tests.ledger.world import LARGE, OTHER_WORKER, TOPICS, WORKER, World, at, n
 CONTENT = b'{"text": "..."}'
 SIZE = len(CONTENT)
 EACH = 10 * SIZE  # nano-units for a byte: 10
-EMBEDDING = Tariff(Price(10_000_000, 0))
-CHAT = Tariff(Price(1_000_000, 4_000_000), answers=True)
+EMBEDDING = Pricing(Price(10_000_000, 0))
+CHAT = Pricing(Price(1_000_000, 4_000_000), answers=True)
 PRICED = priced(EMBEDDING)
 
 
@@ -60,7 +60,7 @@ def test_what_others_have_reserved_is_not_there_and_tasks_wait_until_a_call_ends
     world.admit(*names("t", 10))
     first = world.claim(terms=PRICED)
     idle = world.idle(OTHER_WORKER, PRICED)
-    assert (idle.because, idle.until) == (Because.BUDGET, at("2025-07-31 00:00:00"))
+    assert (idle.because, idle.until) == (IdleReason.BUDGET, at("2025-07-31 00:00:00"))
 
     assert pay(world, first, EACH).frees_others  # cheaper than was thought: whoever sleeps is to be woken
     assert len(world.claim(OTHER_WORKER, PRICED).tasks) == 2
@@ -129,7 +129,7 @@ def test_a_chat_reserves_what_its_kind_took_lately(create: Create) -> None:
     world.admit("a", "b", kind=TOPICS)
     chat = priced(CHAT, batch=1)
     first = world.claim(terms=chat)
-    assert first.reserved_nano == estimate(CHAT, FIRST_HABIT, [SIZE])
+    assert first.reserved_nano == estimate(CHAT, FIRST_USAGE, [SIZE])
     pay(world, first, 1, input_tokens=SIZE + 6_000, output_tokens=20_000)
 
     assert world.claim(terms=chat).reserved_nano == Price(1_000_000, 4_000_000).cost(SIZE + 6_000, 20_000)
@@ -177,8 +177,8 @@ def test_days_of_a_month_add_up_and_those_before_do_not(create: Create) -> None:
 
 def test_room_for_a_cheaper_kind_is_used_while_a_dear_one_waits(create: Create) -> None:
     world = budgeted(create, day=EACH)
-    dear = Tariff(Price(10**12, 0))
-    mixed = dataclasses.replace(PRICED, tariff=lambda kind, route: dear if kind == LARGE else EMBEDDING)
+    dear = Pricing(Price(10**12, 0))
+    mixed = dataclasses.replace(PRICED, pricing=lambda kind, route: dear if kind == LARGE else EMBEDDING)
     world.admit("dear", kind=LARGE)
     world.admit("cheap")
 
@@ -188,7 +188,7 @@ def test_room_for_a_cheaper_kind_is_used_while_a_dear_one_waits(create: Create) 
 def test_what_costs_nothing_goes_on_when_the_money_is_gone(create: Create) -> None:
     world = budgeted(create, day=1)
     world.admit("a")
-    assert world.idle(terms=PRICED).because is Because.BUDGET
+    assert world.idle(terms=PRICED).because is IdleReason.BUDGET
 
     assert len(world.claim(terms=priced(FREE)).tasks) == 1
     assert world.rows("SELECT * FROM reservations") == []
@@ -210,11 +210,11 @@ def test_another_provider_that_is_free_stands_in_when_too_little_money_is_left(c
     world.change("INSERT INTO spending VALUES ('USD', ?, ?, 1)", at("2025-07-30 00:00:00"), at("2025-07-31 00:00:00"))
     world.admit("a")
     routes = (Route("openai", "small", "ollama", "failed"), Route("ollama", "nomic"))
-    both = Terms(
+    both = ClaimOptions(
         1,
         lambda kind: routes,
         lambda kind: 1,
-        tariff=lambda kind, route: EMBEDDING if route.provider == "openai" else FREE,
+        pricing=lambda kind, route: EMBEDDING if route.provider == "openai" else FREE,
         currency="USD",
     )
 
@@ -240,10 +240,10 @@ def test_a_raised_budget_lets_work_go_on_and_is_warned_of_anew(create: Create) -
 def test_a_model_without_a_price_is_not_called_while_a_budget_is_in_force(create: Create) -> None:
     world = budgeted(create, day=10**9)
     world.admit("a")
-    unknown = priced(Tariff(None))
+    unknown = priced(Pricing(None))
     idle = world.idle(terms=unknown)
 
-    assert (idle.because, idle.until, idle.unpriced) == (Because.PRICE, None, ("text-embedding-3-small",))
+    assert (idle.because, idle.until, idle.unpriced) == (IdleReason.PRICE, None, ("text-embedding-3-small",))
     assert world.idle(OTHER_WORKER, unknown).unpriced == ()  # said once
     connection = world.ledger._database.connection
     assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
@@ -256,7 +256,7 @@ def test_prices_in_another_currency_than_the_budgets_are_none(create: Create) ->
     world = budgeted(create, day=10**9)
     world.admit("a")
 
-    assert world.idle(terms=priced(EMBEDDING, currency="EUR")).because is Because.PRICE
+    assert world.idle(terms=priced(EMBEDDING, currency="EUR")).because is IdleReason.PRICE
 
 
 def test_what_was_spent_in_another_currency_does_not_count(create: Create) -> None:
@@ -318,8 +318,8 @@ def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
     world.admit(*names("t", 30))
     world.admit("chat", kind=TOPICS)
     with recorded(world) as statements:
-        for tariff in (EMBEDDING, CHAT):
-            pay(world, world.claim(terms=priced(tariff, batch=1)), 5, input_tokens=100, output_tokens=100)
+        for pricing in (EMBEDDING, CHAT):
+            pay(world, world.claim(terms=priced(pricing, batch=1)), 5, input_tokens=100, output_tokens=100)
         world.claim(terms=PRICED)
         world.ledger.claims.release(WORKER, Cause.CRASHED)
     assert_no_scans(world, statements, 25)

@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aitp.ledger import Because, Cause, Claim
+from aitp.ledger import Cause, Claim, IdleReason
 from aitp.ledger.budgets import use_of_budgets
-from aitp.policy.costs import Bill, Tariff
+from aitp.policy.costs import Bill, Pricing
 from aitp.policy.windows import Period, fixed_window
 from aitp.prices import Price
 from aitp.tasks import Ending, Health
@@ -28,7 +28,7 @@ SLOTS = range(WORKER, WORKER + 4)
 ZONES = ("UTC", "America/Sao_Paulo", "Australia/Lord_Howe")
 CONTENT = b'{"text": "ab"}'
 EACH = 10 * len(CONTENT)
-TARIFF = Tariff(Price(10_000_000, 0))
+TARIFF = Pricing(Price(10_000_000, 0))
 A_DAY = 86_400.0
 
 steps = st.lists(
@@ -95,7 +95,7 @@ class Model:
             assert len(found.tasks) == min(batch, left // EACH)
             self.claims[slot] = found
             return
-        assert found.because is Because.BUDGET
+        assert found.because is IdleReason.BUDGET
         assert left < EACH
         full = [
             period

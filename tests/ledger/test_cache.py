@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from aitp.ledger import Ledger, Rules, prepare
+from aitp.ledger import Ledger, LedgerConfig, prepare
 from aitp.ledger.cache import MOST_BYTES, Cache
 from aitp.ledger.database import Database
 from aitp.ledger.schema import MIGRATIONS, VERSION
@@ -102,11 +102,11 @@ def test_a_value_too_large_is_not_kept_and_keeps_no_other_out(cache: Cache) -> N
 def test_other_processes_find_it(path: Path) -> None:
     pid = os.fork()
     if pid == 0:
-        ledger = Ledger.open(path, Rules())
+        ledger = Ledger.open(path, LedgerConfig())
         ledger.cache.put({"a": b"1"}, DAY)
         os._exit(0)
     os.waitpid(pid, 0)
-    ledger = Ledger.open(path, Rules())
+    ledger = Ledger.open(path, LedgerConfig())
     assert ledger.cache.get(["a"]) == {"a": b"1"}
     ledger.close()
 

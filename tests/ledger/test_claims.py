@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Because, Cooldown, Idle, Report, Terms
+from aitp.ledger import ClaimOptions, Cooldown, Idle, IdleReason, Report
 from aitp.ledger.database import DISK_RESERVE_BYTES
-from aitp.policy.routing import Arrival, Route, Why
+from aitp.policy.routing import Availability, Route, Why
 from aitp.tasks import Ending, Health, Kind, Outcome
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms
 
@@ -120,7 +120,7 @@ def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
 def test_with_nothing_ready_it_waits_for_whatever_happens(world: World) -> None:
     idle = world.idle()
 
-    assert (idle.because, idle.until) == (Because.NOTHING_READY, None)
+    assert (idle.because, idle.until) == (IdleReason.NOTHING_READY, None)
 
 
 def test_it_waits_for_the_next_due_time_to_the_moment(world: World) -> None:
@@ -129,7 +129,7 @@ def test_it_waits_for_the_next_due_time_to_the_moment(world: World) -> None:
     idle = world.idle()
 
     assert settled.retry_at == START + 2.0
-    assert (idle.because, idle.until) == (Because.NOTHING_READY, START + 2.0)
+    assert (idle.because, idle.until) == (IdleReason.NOTHING_READY, START + 2.0)
     world.clock.now = START + 1.999
     assert world.idle().until == START + 2.0
     world.clock.now = START + 2.0
@@ -142,7 +142,7 @@ def test_paused_means_nothing_is_claimed_across_restarts_until_resumed(world: Wo
     world.close()
     world.open()
 
-    assert world.idle().because is Because.PAUSED
+    assert world.idle().because is IdleReason.PAUSED
     world.ledger.pause(False)
     assert ids(world.claim()) == ["a"]
 
@@ -155,7 +155,7 @@ def test_nothing_is_claimed_while_the_disk_has_no_room_for_answers(
     monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: free[0])
     idle = world.idle()
 
-    assert (idle.because, idle.until) == (Because.DISK, START + 5.0)
+    assert (idle.because, idle.until) == (IdleReason.DISK, START + 5.0)
     free[0] = DISK_RESERVE_BYTES
     assert ids(world.claim()) == ["a"]
 
@@ -166,9 +166,9 @@ def test_an_open_breaker_stops_claims_until_its_probe_is_due(world: World) -> No
     world.admit("a")
     idle = world.idle()
 
-    assert (idle.because, idle.service, idle.until) == (Because.BREAKER, "openai", START + 60.0)
+    assert (idle.because, idle.service, idle.until) == (IdleReason.BREAKER, "openai", START + 60.0)
     world.clock.now = START + 59.999
-    assert world.idle().because is Because.BREAKER
+    assert world.idle().because is IdleReason.BREAKER
     world.clock.now = START + 60.0
     assert world.claim().probe
 
@@ -183,7 +183,7 @@ def test_a_probe_takes_one_task_and_all_others_wait_for_its_end(world: World) ->
     assert probe.probe
     assert len(probe.tasks) == 1
     assert not probe.more
-    assert (idle.because, idle.until) == (Because.BREAKER, None)
+    assert (idle.because, idle.until) == (IdleReason.BREAKER, None)
 
 
 def test_a_probe_takes_the_task_that_has_failed_least(world: World) -> None:
@@ -204,7 +204,7 @@ def test_a_cooldown_stops_its_model_only(world: World) -> None:
     world.ledger.claims.finish(claim, Report([outcome], cooldown=pause))
     idle = world.idle()
 
-    assert (idle.because, idle.service, idle.until) == (Because.COOLDOWN, "openai", START + 20.0)
+    assert (idle.because, idle.service, idle.until) == (IdleReason.COOLDOWN, "openai", START + 20.0)
     world.admit("l1", kind=LARGE)
     assert ids(world.claim()) == ["l1"]
     world.clock.go(20.0)
@@ -222,13 +222,13 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
 
 
 def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: World) -> None:
-    known = {"arrival": Arrival.UNKNOWN}
+    known = {"arrival": Availability.UNKNOWN}
     routes = (Route("ollama", SMALL.model), Route("openai", SMALL.model, "ollama", Why.BLOCKED))
 
-    def arrival(route: Route) -> Arrival:
-        return known["arrival"] if route.provider == "ollama" else Arrival.UNKNOWN
+    def arrival(route: Route) -> Availability:
+        return known["arrival"] if route.provider == "ollama" else Availability.UNKNOWN
 
-    terms = Terms(1, lambda kind: routes, lambda kind: 1, arrival=arrival)
+    terms = ClaimOptions(1, lambda kind: routes, lambda kind: 1, arrival=arrival)
     world.admit("a")
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
@@ -236,15 +236,15 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     world.ledger.claims.finish(claim, Report([outcome], cooldown=missing))
 
     assert claim.route == routes[0]
-    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (Because.MODEL, START + 10.0)
-    known["arrival"] = Arrival.COMING
+    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (IdleReason.MODEL, START + 10.0)
+    known["arrival"] = Availability.COMING
     world.clock.go(11.0)
-    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (Because.MODEL, START + 21.0)
-    known["arrival"] = Arrival.UNKNOWN
+    assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (IdleReason.MODEL, START + 21.0)
+    known["arrival"] = Availability.UNKNOWN
     claim = world.claim(terms=terms)
     assert claim.route == routes[0]
     world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=missing))
-    known["arrival"] = Arrival.GIVEN_UP
+    known["arrival"] = Availability.GIVEN_UP
     assert world.claim(terms=terms).route == routes[1]
 
 
@@ -252,7 +252,7 @@ def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world:
     def routes(kind: Kind) -> tuple[Route, ...]:
         return (Route("ollama", kind.model), Route("openai", kind.model, "ollama", Why.BLOCKED))
 
-    terms = Terms(1, routes, lambda kind: 1)
+    terms = ClaimOptions(1, routes, lambda kind: 1)
     for kind, model, awaited in ((SMALL, SMALL.model, True), (LARGE, None, False)):
         world.admit(kind.model, kind=kind)
         claim = world.claim(terms=terms)
@@ -263,7 +263,7 @@ def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world:
 
 
 def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) -> None:
-    later = Terms(1, lambda kind: (Route("ollama" if kind == TOPICS else "openai", kind.model),), lambda kind: 1)
+    later = ClaimOptions(1, lambda kind: (Route("ollama" if kind == TOPICS else "openai", kind.model),), lambda kind: 1)
     world.fail_until_open()
     world.clock.go(50.0)
     world.admit("topic", kind=TOPICS)
@@ -271,7 +271,7 @@ def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) 
     world.ledger.claims.finish(claim, report(claim.tasks, Ending.RETRY))
     idle = world.idle(terms=later)
 
-    assert (idle.because, idle.until) == (Because.BREAKER, START + 52.0)  # the topic, before the probe at 60
+    assert (idle.because, idle.until) == (IdleReason.BREAKER, START + 52.0)  # the topic, before the probe at 60
 
 
 def test_a_paused_processor_keeps_its_type_waiting_and_no_other(world: World) -> None:
@@ -280,7 +280,7 @@ def test_a_paused_processor_keeps_its_type_waiting_and_no_other(world: World) ->
         settled = world.run(Ending.BUG, Health.UNKNOWN)
     assert settled.paused_processor == SMALL.type
     world.admit("waits")
-    assert (world.idle().because, world.idle().until) == (Because.PROCESSOR, START + 3_600.0)
+    assert (world.idle().because, world.idle().until) == (IdleReason.PROCESSOR, START + 3_600.0)
     world.admit("topic", kind=TOPICS)
 
     assert ids(world.claim()) == ["topic"]
@@ -313,7 +313,7 @@ def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(worl
     world.admit("a")
     back = world.clock.now
 
-    assert world.idle().because is Because.BREAKER
+    assert world.idle().because is IdleReason.BREAKER
     world.clock.now = back + 59.0
     assert world.idle().until == back + 60.0
     world.clock.now = back + 60.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aitp.ledger.completions import PRUNE_ROWS, prune_completions
+from aitp.ledger.limits import PRUNE_ROWS, prune_completions
 from aitp.ledger.soundness import look_over
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from tests.ledger.conftest import Create

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Because, Ledger, Report, Rules, prepare
+from aitp.ledger import IdleReason, Ledger, LedgerConfig, Report, prepare
 from aitp.ledger.database import (
     CHECKPOINT_PAGES,
     OLDEST_SAFE_SQLITE,
@@ -41,7 +41,7 @@ def test_a_new_ledger_is_made_for_its_owner_only(folder: Path) -> None:
     assert prepare_here(path) == VERSION
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    Ledger.open(path, Rules()).close()
+    Ledger.open(path, LedgerConfig()).close()
 
 
 def test_an_older_ledger_is_brought_up_to_date_with_all_that_is_in_it(folder: Path) -> None:
@@ -52,7 +52,7 @@ def test_an_older_ledger_is_brought_up_to_date_with_all_that_is_in_it(folder: Pa
     connection.close()
 
     assert prepare_here(path) == 1
-    ledger = Ledger.open(path, Rules())
+    ledger = Ledger.open(path, LedgerConfig())
     assert ledger._database.connection.execute("SELECT id FROM tombstones").get == "kept"
     ledger.close()
 
@@ -62,7 +62,7 @@ def test_a_newer_ledger_is_a_configuration_error_for_all(world: World) -> None:
 
     for opening in (
         lambda: prepare_here(world.path),
-        lambda: Ledger.open(world.path, Rules(), locks=world.ledger.locks),
+        lambda: Ledger.open(world.path, LedgerConfig(), locks=world.ledger.locks),
     ):
         with pytest.raises(ConfigurationError, match=f"version {VERSION + 1}, this release knows {VERSION}"):
             opening()
@@ -70,10 +70,10 @@ def test_a_newer_ledger_is_a_configuration_error_for_all(world: World) -> None:
 
 def test_a_ledger_that_is_not_prepared_is_not_opened(folder: Path) -> None:
     with pytest.raises(LedgerError):
-        Ledger.open(folder / "none.db", Rules())
+        Ledger.open(folder / "none.db", LedgerConfig())
     (folder / "empty.db").touch()
     with pytest.raises(LedgerError, match="start the service once"):
-        Ledger.open(folder / "empty.db", Rules())
+        Ledger.open(folder / "empty.db", LedgerConfig())
 
 
 def test_a_migration_that_fails_leaves_the_ledger_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_the_log_stays_small_whatever_is_written(world: World) -> None:
         longest = max(longest, log.stat().st_size)
 
     assert longest < 2 * CHECKPOINT_PAGES * 4_096
-    assert world.idle().because is Because.NOTHING_READY
+    assert world.idle().because is IdleReason.NOTHING_READY
 
 
 def test_a_reader_that_stays_keeps_nobody_from_writing(world: World) -> None:

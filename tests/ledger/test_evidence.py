@@ -11,7 +11,19 @@ import apsw
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Because, Cause, Claim, Cooldown, Failure, Idle, Report, Rules, Settled, Terms, prepare
+from aitp.ledger import (
+    Cause,
+    Claim,
+    ClaimOptions,
+    Cooldown,
+    Failure,
+    Idle,
+    IdleReason,
+    LedgerConfig,
+    Report,
+    Settled,
+    prepare,
+)
 from aitp.ledger.evidence import GUESS_SECONDS, RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
@@ -116,7 +128,7 @@ def test_suspects_and_fresh_tasks_are_never_in_one_batch_and_one_batch_of_suspec
 
     assert ids(world.claim(WORKER)) == ["a", "b"]
     assert ids(world.claim(OTHER_WORKER)) == ["e", "f"]
-    assert world.idle(THIRD_WORKER).because is Because.TURN  # c and d wait until it is known what becomes of a and b
+    assert world.idle(THIRD_WORKER).because is IdleReason.TURN  # c and d wait until it is known what becomes of a and b
     world.ledger.claims.release(WORKER, Cause.STOPPED)
     assert ids(world.claim(THIRD_WORKER)) == ["a", "b"]
 
@@ -376,7 +388,7 @@ def test_failures_of_different_tasks_in_a_row_open_the_breaker_of_a_provider_tha
     assert ("OPENAI_API_KEY and OPENAI_BASE_URL" in settled.breaker.reason) == (culprit is not SERVICE)
     assert [outcome.ending for outcome in settled.outcomes] == [Ending.RETRY]
     world.admit("waits")
-    assert world.idle().because is Because.BREAKER
+    assert world.idle().because is IdleReason.BREAKER
 
 
 def test_credentials_that_the_service_itself_names_open_the_breaker_at_once(world: World) -> None:
@@ -453,7 +465,7 @@ def test_a_world_alone_pauses_where_its_provider_serves_another(world: World, cu
         ("Tasks of this model wait", "openai", SMALL.model, SMALL.type, f"the {culprit} said no")
     ]
     world.admit("waits")
-    assert (world.idle().because, world.idle().service) == (Because.QUARANTINE, "openai")
+    assert (world.idle().because, world.idle().service) == (IdleReason.QUARANTINE, "openai")
     take_away(world, *(name for name, state in world.states().items() if state == "later"))
     assert world.idle().until == START + A_MINUTE
     assert serve(world, LARGE).outcomes[0].ending is Ending.SUCCEEDED
@@ -626,7 +638,7 @@ def test_a_paused_world_is_probed_by_one_task_at_a_time_fresh_ones_first(world: 
 
     assert ids(probe) == ["fresh1"]
     assert not probe.more
-    assert (idle.because, idle.until) == (Because.QUARANTINE, None)
+    assert (idle.because, idle.until) == (IdleReason.QUARANTINE, None)
 
 
 def test_pauses_double_up_to_an_hour(world: World) -> None:
@@ -736,7 +748,7 @@ def test_a_breaker_s_probe_that_overran_its_deadline_has_failed(world: World) ->
     take_away(world, *(name for name, state in world.states().items() if state != "ready" or name != "b"))
     idle = world.idle()
 
-    assert (idle.because, idle.until) == (Because.BREAKER, world.clock.now + A_MINUTE)
+    assert (idle.because, idle.until) == (IdleReason.BREAKER, world.clock.now + A_MINUTE)
 
 
 def test_a_slot_that_claims_again_has_ended_its_probe(world: World) -> None:
@@ -780,7 +792,7 @@ def test_no_more_calls_are_in_flight_than_it_takes_to_know_whose_fault_that_is(w
     claims = [world.ledger.claims.claim(slot, ONE) for slot in range(200, 210)]
 
     assert [isinstance(claim, Claim) for claim in claims] == [True] * 3 + [False] * 7
-    assert all(claim.because is Because.TURN for claim in claims if isinstance(claim, Idle))
+    assert all(claim.because is IdleReason.TURN for claim in claims if isinstance(claim, Idle))
 
 
 # The request adapts
@@ -969,7 +981,7 @@ def test_a_text_that_is_asked_to_wait_again_and_again_lets_others_go_first(world
 
 
 def test_with_retries_used_up_a_lone_suspect_is_sent_ever_more_seldom_whatever_the_factor(create: Create) -> None:
-    world = create(Rules(backoff_factor=1.0))
+    world = create(LedgerConfig(backoff_factor=1.0))
     world.admit("a")
     delays = []
     for _ in range(16):
@@ -1067,7 +1079,7 @@ def set_up(world: World, **setups: str) -> None:
     prepare(world.path, strategy="rolling", timezone="UTC", limits={}, setups=setups, clock=world.clock)
 
 
-def setup_terms(setup: str) -> Terms:
+def setup_terms(setup: str) -> ClaimOptions:
     return dataclasses.replace(ONE, setup=lambda provider: setup)
 
 
@@ -1081,13 +1093,13 @@ def test_a_new_set_up_is_tried_at_once_and_what_was_learned_is_forgotten(world: 
     pause = Cooldown(AN_HOUR, None, "quota")
     world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
     set_up(world, openai="old key")
-    assert world.idle(terms=old).because is Because.COOLDOWN  # the same as before
+    assert world.idle(terms=old).because is IdleReason.COOLDOWN  # the same as before
 
     set_up(world, openai="new key")
     claim = world.claim(terms=new)
     assert claim.world.left_out == ()
     fail(world, claim, ACCOUNT, named=True)
-    assert world.idle(terms=new).because is Because.BREAKER
+    assert world.idle(terms=new).because is IdleReason.BREAKER
     set_up(world, openai="newest key")
     assert world.claim(terms=setup_terms("newest key")).probe
 
@@ -1096,7 +1108,7 @@ def test_a_pause_under_another_set_up_is_none(world: World) -> None:
     set_up(world, openai="old")
     world.admit("a", "b")
     fail(world, world.claim(terms=setup_terms("old")), MODEL, named=True)
-    assert world.idle(terms=setup_terms("old")).because is Because.QUARANTINE
+    assert world.idle(terms=setup_terms("old")).because is IdleReason.QUARANTINE
     set_up(world, openai="new")
 
     assert ids(world.claim(terms=setup_terms("new"))) == ["b"]
@@ -1135,7 +1147,7 @@ def test_where_nobody_was_served_yet_the_others_wait_for_the_first_answer(world:
     canary = world.claim(WORKER, first)
     idle = world.idle(OTHER_WORKER, first)
 
-    assert (idle.because, idle.until) == (Because.TURN, START + 10.0)
+    assert (idle.because, idle.until) == (IdleReason.TURN, START + 10.0)
     assert world.finish(canary).frees_others
     assert [len(world.claim(slot, first).tasks) for slot in (WORKER, OTHER_WORKER, THIRD_WORKER)] == [1, 1, 1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Fault, Report, Verdict
+from aitp.ledger import Cause, DeliveryOutcome, Fault, Report
 from aitp.ledger.history import LONGEST_REASON, TROUBLES_KEPT, History, Minute, Trouble, read_history
 from aitp.tasks import Ending, Health, NewTask, Outcome
 from tests.ledger.world import RELAY, SMALL, START, WORKER, World, report, terms
@@ -93,10 +93,10 @@ def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
     world.ledger.claims.release(WORKER, Cause.CRASHED)
     finish(world, Ending.SUCCEEDED, 1.0)
     (delivery,) = world.take()
-    world.ledger.outbox.settle(delivery, Verdict.LATER, fault=Fault("oauth", Health.FAULTY, "503 for a token"))
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER, fault=Fault("oauth", Health.FAULTY, "503 for a token"))
     world.clock.go(60.0)
     (delivery,) = world.take()
-    world.ledger.outbox.settle(delivery, Verdict.REFUSED, refusal="400: result is not an array")
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, refusal="400: result is not an array")
     world.ledger.inbox.fail_poll(world.poll(), "the page is no JSON")
     world.ledger.inbox.admit(world.poll(RELAY), [NewTask("e", SMALL, b"", invalid="content has no text")])
 
@@ -152,7 +152,7 @@ def test_a_finish_that_is_rolled_back_leaves_no_trace(world: World, monkeypatch:
     def fail(*_: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr("aitp.ledger.endings.Endings._judge_processor", fail)
+    monkeypatch.setattr("aitp.ledger.outcomes.Outcomes._judge_processor", fail)
     with pytest.raises(LedgerError):
         world.ledger.claims.finish(claim, report(claim.tasks, Ending.SUCCEEDED, Health.HEALTHY))
 

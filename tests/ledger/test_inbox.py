@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aitp.ledger import Poll, Rules, Unreadable, Verdict
+from aitp.ledger import DeliveryOutcome, LedgerConfig, Malformed, Poll
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.tasks import Ending, Kind, NewTask
@@ -24,7 +24,7 @@ def test_new_tasks_enter_as_ready_and_known_ones_stay_as_they_are(world: World) 
     for _ in range(2):
         world.finish(world.claim(terms=terms(batch=1)))
     (delivery,) = world.take(most=1)
-    world.ledger.outbox.settle(delivery, Verdict.REFUSED, "400: refused")
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "400: refused")
     world.finish(world.claim(terms=terms(batch=1)), Ending.RETRY)
     world.claim(terms=terms(batch=1))
     held = "SELECT id, state, slot, due_at, attempts, entered_at FROM tasks WHERE id <> 'new' ORDER BY seq"
@@ -55,7 +55,7 @@ def test_invalid_content_is_a_failed_task_to_be_delivered(world: World) -> None:
 
 
 def test_no_more_is_kept_than_the_inbox_holds(create: Create) -> None:
-    world = create(Rules(inbox_limit=3))
+    world = create(LedgerConfig(inbox_limit=3))
     admitted, _ = world.listing("a", "b", "c", "d", "e")
     assert (admitted.tasks, admitted.left_out) == (3, 2)
     world.finish(world.claim(terms=terms(batch=1)))
@@ -248,7 +248,7 @@ def test_a_poll_that_began_before_the_acknowledgement_never_brings_it_back_howev
     world.run()
     poll = world.poll(slot=2)
     (delivery,) = world.take(slot=1)
-    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     world.clock.go(600.0)
 
     assert world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")]).tasks == 0
@@ -260,7 +260,7 @@ def test_which_came_first_is_told_by_the_ledger_s_sequence_not_by_clocks(world: 
     poll = world.poll(slot=2)
     world.clock.go(-3_600.0)
     (delivery,) = world.take(slot=1)
-    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
 
     assert world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")]).tasks == 0
 
@@ -294,11 +294,11 @@ def test_a_clock_that_steps_back_keeps_no_tombstone_for_long(world: World) -> No
     assert world.listing("a")[0].tasks == 1
 
 
-# Unreadable documents
+# Malformed documents
 
 
 def test_an_unreadable_document_is_told_once_kept_as_an_id_and_forgotten_with_the_api(world: World) -> None:
-    odd = [Unreadable("x", "unknown type"), Unreadable(None, "not an object")]
+    odd = [Malformed("x", "unknown type"), Malformed(None, "not an object")]
     assert [document.id for document in world.listing(unreadable=odd)[0].unreadable] == ["x", None]
     assert [document.id for document in world.listing(unreadable=odd)[0].unreadable] == [None]
     assert world.rows("SELECT id FROM unreadable") == [("x",)]
@@ -309,7 +309,7 @@ def test_an_unreadable_document_is_told_once_kept_as_an_id_and_forgotten_with_th
 
 
 def test_a_document_that_becomes_readable_is_a_task(world: World) -> None:
-    world.listing(unreadable=[Unreadable("x", "unknown type")])
+    world.listing(unreadable=[Malformed("x", "unknown type")])
 
     assert world.listing("x")[0].tasks == 1
     assert world.rows("SELECT id FROM unreadable") == []

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from aitp.ledger import Because, Cause, Claim, Delivery, Failure, Nothing, NotYet, Report, Verdict, prepare
+from aitp.ledger import Cause, Claim, Delivery, DeliveryOutcome, Failure, IdleReason, Nothing, NotYet, Report, prepare
 from aitp.ledger.soundness import check
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
@@ -194,18 +194,18 @@ class Life(Agreement):
             return
         if self.paused:
             assert not isinstance(found, Claim)
-            assert found.because is Because.PAUSED
+            assert found.because is IdleReason.PAUSED
             return
         room, could, turn = self.model.room(), self.model.claimable(), self.model.next_in_turn()
         if could:
             self.model.stamp_anew()
         if not isinstance(found, Claim):
             if not could:
-                assert (found.because, found.until) == (Because.NOTHING_READY, self.model.next_due())
+                assert (found.because, found.until) == (IdleReason.NOTHING_READY, self.model.next_due())
             elif room <= 0:
-                assert found.because is Because.LIMIT
+                assert found.because is IdleReason.LIMIT
             else:
-                assert (found.because, turn) == (Because.TURN, set())
+                assert (found.because, turn) == (IdleReason.TURN, set())
             return
         picked = [self.model.tasks[task.id] for task in found.tasks]
         assert {task.id for task in found.tasks} <= turn
@@ -270,11 +270,11 @@ class Life(Agreement):
         self.chunks[slot] = list(found)
 
     @precondition(lambda self: self.chunks)
-    @rule(data=st.data(), verdict=st.sampled_from(Verdict))
-    def settle(self, data: st.DataObject, verdict: Verdict) -> None:
+    @rule(data=st.data(), verdict=st.sampled_from(DeliveryOutcome))
+    def settle(self, data: st.DataObject, verdict: DeliveryOutcome) -> None:
         self.hand_over(data.draw(st.sampled_from(sorted(self.chunks))), verdict)
 
-    def hand_over(self, slot: int, verdict: Verdict) -> None:
+    def hand_over(self, slot: int, verdict: DeliveryOutcome) -> None:
         delivery = self.chunks[slot][-1]
         try:
             self.hands.attempt(slot, lambda ledger: ledger.outbox.settle(delivery, verdict))
@@ -287,11 +287,11 @@ class Life(Agreement):
         known = self.model.tasks[delivery.id]
         known.slot = None
         match verdict:
-            case Verdict.DELIVERED:
+            case DeliveryOutcome.DELIVERED:
                 self.model.deliver(delivery.id)
-            case Verdict.REFUSED:
+            case DeliveryOutcome.REFUSED:
                 known.state = "dead"
-            case Verdict.LATER | Verdict.CONFLICT:
+            case DeliveryOutcome.LATER | DeliveryOutcome.CONFLICT:
                 self.model.put_off(delivery.id)
 
     @precondition(lambda self: self.model.in_state("dead"))
@@ -316,7 +316,7 @@ class Life(Agreement):
         if delivered:
             self.take(relay, 3)
         while delivered and relay in self.chunks:
-            self.hand_over(relay, Verdict.DELIVERED)
+            self.hand_over(relay, DeliveryOutcome.DELIVERED)
 
     # Around
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from aitp.ledger import Because, Cause, Rules
+from aitp.ledger import Cause, IdleReason, LedgerConfig
 from aitp.ledger.limits import use_of_limits
 from aitp.policy.windows import Period
 from aitp.tasks import Ending
@@ -49,7 +49,7 @@ def test_claimed_tasks_hold_reservations_so_that_nobody_else_takes_their_room(cr
     idle = world.idle(103)
 
     # Nothing is known of when room comes: it depends on when the calls end.
-    assert (idle.because, idle.until) == (Because.LIMIT, None)
+    assert (idle.because, idle.until) == (IdleReason.LIMIT, None)
 
 
 def test_room_that_has_come_back_since_the_last_claim_is_used(create: Create) -> None:
@@ -77,7 +77,7 @@ def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(
 
     world.ledger.limits.publish(strategy, zone, {"day": 4})
 
-    assert world.idle(terms=terms(batch=1)).because is Because.LIMIT
+    assert world.idle(terms=terms(batch=1)).because is IdleReason.LIMIT
 
 
 def test_several_limits_bind_together_and_all_must_have_room(create: Create) -> None:
@@ -247,7 +247,7 @@ def test_nobody_is_warned_while_nothing_waits(create: Create) -> None:
     world.admit("a")
     world.run()
 
-    assert world.idle().because is Because.NOTHING_READY
+    assert world.idle().because is IdleReason.NOTHING_READY
 
 
 def test_a_clock_set_back_does_not_silence_warnings_for_long(create: Create) -> None:
@@ -277,7 +277,7 @@ def test_when_the_clock_steps_back_completions_of_the_future_happened_now(create
 
 
 def test_times_never_decrease_with_the_id_whatever_the_clock_does(create: Create) -> None:
-    world = create(Rules(), hour=1_000)
+    world = create(LedgerConfig(), hour=1_000)
     for step in (5.0, -3.0, 100.0, -50.0, -20.0, 0.0, 7.0):
         world.clock.go(step)
         world.admit(f"t{step}")
@@ -291,7 +291,7 @@ def test_when_the_clock_steps_forward_nothing_hangs(create: Create) -> None:
     world = create(minute=1)
     world.admit(*names("t", 3))
     world.run()
-    assert world.idle().because is Because.LIMIT
+    assert world.idle().because is IdleReason.LIMIT
     world.clock.go(86_400.0)
 
     assert len(world.claim().tasks) == 1

@@ -21,10 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aitp.errors import LedgerError
-from aitp.ledger import Because, Cause, Claim, Idle
-from aitp.ledger.completions import prune_completions
+from aitp.ledger import Cause, Claim, Idle, IdleReason
 from aitp.ledger.database import Database
-from aitp.ledger.limits import BASIS, Basis, Limits, use_of_limits
+from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Ending, Health
 from tests.ledger.world import START, WORKER, Clock, World, terms
@@ -112,7 +111,7 @@ class Model:
             self.claims[slot] = found
             self.told = None
             return
-        assert found.because is Because.LIMIT
+        assert found.because is IdleReason.LIMIT
         assert room <= 0
         self.check_end(found)
         self.told = found.until

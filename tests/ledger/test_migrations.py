@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Cause, Verdict, prepare
+from aitp.ledger import Cause, DeliveryOutcome, prepare
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.views import snapshot
@@ -109,7 +109,7 @@ def test_the_work_of_an_earlier_ledger_goes_on(folder: Path, version: int) -> No
     assert [outcome.task.id for outcome in ledger.claims.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
     [delivery] = world.take()
     assert (delivery.id, delivery.result) == ("finished", b"[0.5]")
-    ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     assert ledger.dead.retry("refused")
     assert world.deliver_all() == ["refused"]
 

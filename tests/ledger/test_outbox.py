@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from aitp.ledger import (
-    Because,
     BreakerChange,
     Cause,
     DeadLetter,
     Delivery,
+    DeliveryOutcome,
     Fault,
+    IdleReason,
+    LedgerConfig,
     Nothing,
     NotYet,
     Poll,
-    Rules,
-    Verdict,
 )
 from aitp.tasks import Ending, Health, TaskStatus
 from tests.ledger.conftest import Create
@@ -31,7 +31,7 @@ def later(world: World, *deliveries: Delivery) -> BreakerChange | None:
     """They fail, as at a task API that is out or a target that is broken; the last change of a breaker."""
     change = None
     for delivery in deliveries:
-        change = world.ledger.outbox.settle(delivery, Verdict.LATER, fault=api_fault())
+        change = world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER, fault=api_fault())
     return change
 
 
@@ -69,7 +69,7 @@ def test_a_delivery_that_failed_waits_longer_each_time(world: World) -> None:
     for tries in range(13):
         (delivery,) = world.take()
         assert delivery.tries == tries
-        world.ledger.outbox.settle(delivery, Verdict.LATER)
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER)
         nothing = world.ledger.outbox.take(RELAY, 8)
         assert isinstance(nothing, Nothing)
         assert nothing.until is not None
@@ -83,7 +83,7 @@ def test_deliveries_that_failed_come_after_all_others(world: World) -> None:
     """What the task API fails at for good must not be in front of what it takes, time and again."""
     finished(world, "bad", "worse")
     for delivery in world.take():
-        world.ledger.outbox.settle(delivery, Verdict.LATER)
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER)
     finished(world, "good", "better")
     world.clock.go(60.0)
 
@@ -91,12 +91,12 @@ def test_deliveries_that_failed_come_after_all_others(world: World) -> None:
         taken = world.take()
         assert [delivery.id for delivery in taken] == ["good", "better", "bad", "worse"]
         for delivery in taken:
-            world.ledger.outbox.settle(delivery, Verdict.RETURNED)
+            world.ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
 
 
 def test_waiting_for_a_delivery_survives_a_restart(world: World) -> None:
     finished(world, "a")
-    world.ledger.outbox.settle(world.take()[0], Verdict.LATER)
+    world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.LATER)
     world.close()
     world.open()
 
@@ -107,7 +107,7 @@ def test_what_was_not_sent_is_anyone_s_at_once(world: World) -> None:
     finished(world, "a")
     (delivery,) = world.take(RELAY)
     assert isinstance(world.ledger.outbox.take(OTHER_RELAY, 8), Nothing)
-    world.ledger.outbox.settle(delivery, Verdict.RETURNED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
 
     assert world.take(OTHER_RELAY)[0].tries == 0
 
@@ -146,14 +146,14 @@ def test_settling_too_late_changes_nothing(world: World) -> None:
     (late,) = world.take(RELAY)
     world.ledger.claims.release(RELAY, Cause.CRASHED)
     world.take(OTHER_RELAY)
-    world.ledger.outbox.settle(late, Verdict.DELIVERED)
+    world.ledger.outbox.settle(late, DeliveryOutcome.DELIVERED)
 
     assert world.states() == {"a": "finished"}
 
 
 def test_a_clock_that_steps_back_does_not_hold_deliveries(world: World) -> None:
     finished(world, "a")
-    world.ledger.outbox.settle(world.take()[0], Verdict.LATER)
+    world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.LATER)
     world.clock.go(-86_400.0)
 
     assert [delivery.id for delivery in world.take()] == ["a"]
@@ -229,7 +229,7 @@ def test_what_failed_before_says_nothing_of_an_api_that_did_well_since(world: Wo
     later(world, *world.take())
     assert breaker(world) == ("closed", 2)  # nothing else was heard of it
     finished(world, "good")
-    world.ledger.outbox.settle(world.take()[0], Verdict.DELIVERED)
+    world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.DELIVERED)
     world.clock.go(60.0)
     for _ in range(6):
         later(world, *world.take())
@@ -265,7 +265,7 @@ def test_faults_in_a_row_open_the_breaker_by_themselves_where_no_poll_can_be_mad
 
 
 def test_a_breaker_that_opens_at_the_first_failure_waits_for_no_poll(create: Create) -> None:
-    world = create(Rules(breaker_threshold=1))
+    world = create(LedgerConfig(breaker_threshold=1))
     finished(world, "a")
 
     assert later(world, *world.take()) is not None
@@ -276,7 +276,7 @@ def test_what_failed_while_nothing_worked_is_due_when_the_api_is_back(world: Wor
     for _ in range(9):
         world.clock.go(3_600.0)
         for delivery in world.take():
-            world.ledger.outbox.settle(delivery, Verdict.LATER)
+            world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER)
     world.ledger.outbox.judge(RELAY, api_fault(Health.REFUSED))
     world.clock.go(60.0)
     assert isinstance(poll(world), Poll)
@@ -288,7 +288,7 @@ def test_a_conflict_is_tried_again_and_says_that_the_api_is_well(world: World) -
     finished(world, "a")
     world.ledger.outbox.judge(RELAY, api_fault())
     (delivery,) = world.take()
-    world.ledger.outbox.settle(delivery, Verdict.CONFLICT)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.CONFLICT)
     world.clock.go(2.0)
 
     assert breaker(world) == ("closed", 0)
@@ -301,11 +301,11 @@ def test_who_asks_to_be_left_alone_is_left_alone_by_every_relay(world: World, se
     (delivery,) = world.take()
     world.clock.go(40.0)
     pause = Fault(service, Health.HEALTHY, "429", pause=20.0)
-    world.ledger.outbox.settle(delivery, Verdict.RETURNED, fault=pause)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED, fault=pause)
 
     until = world.clock() + 20.0
     assert world.ledger.outbox.take(OTHER_RELAY, 8) == Nothing(until)
-    assert world.ledger.inbox.begin_poll(OTHER_RELAY, POLLING, asked=True) == NotYet(until, Because.COOLDOWN)
+    assert world.ledger.inbox.begin_poll(OTHER_RELAY, POLLING, asked=True) == NotYet(until, IdleReason.COOLDOWN)
     world.close()
     world.open()
     assert world.ledger.outbox.take(RELAY, 8) == Nothing(until)
@@ -327,7 +327,7 @@ def test_a_poll_may_be_asked_for_quiet_as_well_and_a_clock_set_back_does_not_pro
 
 def test_refused_credentials_stop_deliveries_at_once(world: World) -> None:
     finished(world, "a")
-    change = world.ledger.outbox.settle(world.take()[0], Verdict.LATER, fault=api_fault(Health.REFUSED))
+    change = world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.LATER, fault=api_fault(Health.REFUSED))
 
     assert change is not None
     assert change.state == "open"
@@ -336,14 +336,16 @@ def test_refused_credentials_stop_deliveries_at_once(world: World) -> None:
 @pytest.mark.parametrize(
     ("verdict", "fault", "state"),
     [
-        (Verdict.DELIVERED, None, "closed"),
-        (Verdict.REFUSED, None, "closed"),  # it answered
-        (Verdict.CONFLICT, None, "closed"),
-        (Verdict.LATER, api_fault(), "open"),
-        (Verdict.RETURNED, None, "open"),  # nothing was said: another probe soon
+        (DeliveryOutcome.DELIVERED, None, "closed"),
+        (DeliveryOutcome.REFUSED, None, "closed"),  # it answered
+        (DeliveryOutcome.CONFLICT, None, "closed"),
+        (DeliveryOutcome.LATER, api_fault(), "open"),
+        (DeliveryOutcome.RETURNED, None, "open"),  # nothing was said: another probe soon
     ],
 )
-def test_one_delivery_is_the_probe_and_ends_it(world: World, verdict: Verdict, fault: Fault | None, state: str) -> None:
+def test_one_delivery_is_the_probe_and_ends_it(
+    world: World, verdict: DeliveryOutcome, fault: Fault | None, state: str
+) -> None:
     finished(world, "a", "b", "c")
     world.ledger.outbox.judge(RELAY, api_fault(Health.REFUSED))
     world.clock.go(60.0)
@@ -379,7 +381,7 @@ def test_a_probe_can_be_left_to_a_poll(world: World) -> None:
 def dead(world: World, *names: str) -> None:
     finished(world, *names)
     for delivery in world.take():
-        world.ledger.outbox.settle(delivery, Verdict.REFUSED, refusal="400: not an embedding")
+        world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, refusal="400: not an embedding")
 
 
 def test_a_refused_result_is_kept_with_its_reason(world: World) -> None:

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
-from aitp.ledger import Ledger, Rules, prepare
+from aitp.ledger import Ledger, LedgerConfig, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.damage import NO_TABLE
 from aitp.ledger.locks import SlotLocks
@@ -143,7 +143,7 @@ def test_the_database_of_another_program_is_not_opened_as_a_ledger(folder: Path)
     path = database(folder / "other.db", "CREATE TABLE bookmarks (url TEXT)")
 
     with pytest.raises(MisplacedLedger, match="another program"):
-        Ledger.open(path, Rules())
+        Ledger.open(path, LedgerConfig())
 
 
 def test_a_damaged_database_of_another_program_is_not_called_theirs(folder: Path) -> None:

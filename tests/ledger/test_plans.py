@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, Failure, Fault, Report, Rules, Verdict
+from aitp.ledger import Cause, DeliveryOutcome, Failure, Fault, LedgerConfig, Report
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms
@@ -51,7 +51,7 @@ def scans(world: World, statements: Recorded) -> list[str]:
 
 @pytest.fixture(params=["rolling", "fixed"])
 def world(request: pytest.FixtureRequest, create: Create) -> World:
-    world = create(Rules(breaker_threshold=2))
+    world = create(LedgerConfig(breaker_threshold=2))
     limits = dict.fromkeys(("minute", "hour", "day", "week", "month"), 60)
     world.ledger.limits.publish(request.param, "America/Sao_Paulo", limits)
     world.admit(*(f"t{number}" for number in range(30)))
@@ -118,8 +118,8 @@ def test_releases(world: World, cause: Cause) -> None:
     assert_no_scans(world, statements, 10)
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_deliveries(world: World, verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", list(DeliveryOutcome))
+def test_deliveries(world: World, verdict: DeliveryOutcome) -> None:
     world.run()
     with recorded(world) as statements:
         for fault in (None, Fault("api", Health.FAULTY, "503")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Because, Cause, Fault, NotYet, Poll, Rules, Verdict
+from aitp.ledger import Cause, DeliveryOutcome, Fault, IdleReason, LedgerConfig, NotYet, Poll
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.tasks import Ending, Health, NewTask
 from tests.ledger.conftest import Create
@@ -38,7 +38,7 @@ def test_the_first_poll_is_due_at_once_and_the_next_at_its_time(world: World) ->
 def test_one_process_polls_at_a_time_and_the_others_look_again_later(world: World) -> None:
     poll = polled(world)
 
-    assert begin(world, OTHER_RELAY, asked=True) == NotYet(START + 30.0, Because.UNDERWAY)
+    assert begin(world, OTHER_RELAY, asked=True) == NotYet(START + 30.0, IdleReason.UNDERWAY)
     end(world, poll)
     assert isinstance(begin(world, OTHER_RELAY, asked=True), Poll)
 
@@ -53,7 +53,7 @@ def test_the_next_poll_comes_at_once_while_more_is_there_but_not_within_a_second
 
 def test_an_inbox_full_of_twins_is_polled_for_at_the_regular_time_only(create: Create) -> None:
     """Each page may be all that is pending, and none of it could be taken in."""
-    world = create(Rules(inbox_limit=5))
+    world = create(LedgerConfig(inbox_limit=5))
     world.listing(*names("t", 5), twins=True, complete=False, more_there=True)
 
     assert begin(world) == NotYet(START + 30.0)
@@ -100,13 +100,13 @@ def test_a_person_s_wish_goes_first(world: World) -> None:
 def test_paused_means_no_polls(world: World) -> None:
     world.ledger.pause(True)
 
-    assert begin(world, asked=True) == NotYet(None, Because.PAUSED)
+    assert begin(world, asked=True) == NotYet(None, IdleReason.PAUSED)
 
 
 def test_no_polls_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
 
-    assert begin(world) == NotYet(START + 5.0, Because.DISK)
+    assert begin(world) == NotYet(START + 5.0, IdleReason.DISK)
 
 
 def test_failed_polls_are_made_again_after_growing_pauses(world: World) -> None:
@@ -195,7 +195,7 @@ def open_breaker(world: World, service: str = "api") -> None:
 @pytest.mark.parametrize("service", ["api", "oauth"])
 def test_no_poll_while_either_service_is_out_then_one_probe(world: World, service: str) -> None:
     open_breaker(world, service)
-    assert begin(world, asked=True) == NotYet(START + 60.0, Because.BREAKER)
+    assert begin(world, asked=True) == NotYet(START + 60.0, IdleReason.BREAKER)
     world.clock.go(60.0)
     probe = polled(world)
     assert isinstance(begin(world, OTHER_RELAY, asked=True), NotYet)
@@ -237,10 +237,10 @@ def test_a_poll_leaves_deliveries_of_other_relays_alone(world: World) -> None:
     poll = begin(world, asked=True)
     assert isinstance(poll, Poll)
     world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")])
-    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
 
     assert world.states() == {}
 
 
 def test_rules_default_to_the_settings_defaults() -> None:
-    assert Rules() == Rules(3, 2.0, 3, 5, 60.0, 5_000)
+    assert LedgerConfig() == LedgerConfig(3, 2.0, 3, 5, 60.0, 5_000)

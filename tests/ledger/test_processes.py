@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Because, Cause, Claim, Failure, Idle, Poll, Report, Rules
+from aitp.ledger import Cause, Claim, Failure, Idle, IdleReason, LedgerConfig, Poll, Report
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.processes import Gate, Process
@@ -148,7 +148,7 @@ def test_one_probe_over_all_processes(world: World) -> None:
     processes = [Process(world, knock(slot)) for slot in range(WORKER, WORKER + 6)]
     gate.open(6)
 
-    assert sorted(process.result() for process in processes) == [Because.BREAKER] * 5 + ["probe"]
+    assert sorted(process.result() for process in processes) == [IdleReason.BREAKER] * 5 + ["probe"]
 
 
 def test_a_probe_that_dies_with_its_process_is_made_by_the_next(world: World) -> None:
@@ -157,7 +157,7 @@ def test_a_probe_that_dies_with_its_process_is_made_by_the_next(world: World) ->
     told = Gate()
     with Process(world, hold_a_claim(WORKER, told), slot=WORKER) as process:
         told.wait()
-        assert world.idle(WORKER + 1).because is Because.BREAKER
+        assert world.idle(WORKER + 1).because is IdleReason.BREAKER
         process.kill()
     world.ledger.claims.release(WORKER, Cause.CRASHED)
 
@@ -186,14 +186,14 @@ def test_one_probe_of_a_paused_model_and_one_batch_of_suspects_over_all_processe
     claim = world.claim()
     world.finish(claim, Ending.RETRY, Health.FAULTY)
     world.clock.go(2.0)
-    assert found_together() == ["claim"] + [Because.TURN] * 5
+    assert found_together() == ["claim"] + [IdleReason.TURN] * 5
 
     claim = world.claim()
     failure = Failure(Culprit.MODEL, "404: no such model", named=True)
     outcomes = [Outcome(task, Ending.RETRY, culprit=Culprit.MODEL) for task in claim.tasks]
     world.ledger.claims.finish(claim, Report(outcomes, failure))
     world.clock.go(60.0)
-    assert found_together() == ["claim"] + [Because.QUARANTINE] * 5
+    assert found_together() == ["claim"] + [IdleReason.QUARANTINE] * 5
     assert world.ledger.owners() == []
     assert world.claim().tasks
 
@@ -271,7 +271,7 @@ def test_kill_9_at_any_moment_leaves_a_sound_ledger_in_which_every_task_is_accou
 
 
 def test_poison_is_found_by_crashes_of_real_processes(create: Create) -> None:
-    world = create(Rules(max_crashes=3))
+    world = create(LedgerConfig(max_crashes=3))
     world.admit("good1", "poison", "good2")
 
     def worker(world: World) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Because, prepare
+from aitp.ledger import IdleReason, prepare
 from aitp.ledger.recovery import Recovery, recover
 from aitp.ledger.salvage import NO_BUDGETS, Allowance
 from aitp.ledger.soundness import check
-from aitp.policy.costs import Tariff
+from aitp.policy.costs import Pricing
 from aitp.prices import Price
 from tests.ledger.conftest import Create
 from tests.ledger.damage import closed, overwrite, pages_of
@@ -19,7 +19,7 @@ from tests.ledger.test_budgets import pay, use
 from tests.ledger.test_migrations import restore
 from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced
 
-PRICED = priced(Tariff(Price(10_000_000, 0)), batch=2)  # ten nano-units for a byte
+PRICED = priced(Pricing(Price(10_000_000, 0)), batch=2)  # ten nano-units for a byte
 DAY, MONTH = 100_000, 1_000_000
 SPENT = 30_000
 ALLOWANCE = Allowance("USD", {"day": DAY, "month": MONTH})
@@ -76,7 +76,7 @@ def test_budgets_whose_spending_cannot_be_read_are_used_up_until_their_end(spend
     assert (use(world, "day").remaining_nano, use(world, "month").remaining_nano) == (0, 0)
     world.ledger.release_ownerless()
     idle = world.idle(terms=PRICED)
-    assert idle.because is Because.BUDGET
+    assert idle.because is IdleReason.BUDGET
     assert use(world, "month").frees_at == use(world, "month").ends_at
     world.close()
 

@@ -11,7 +11,7 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause, Ledger, Rules, Verdict, prepare
+from aitp.ledger import Cause, DeliveryOutcome, Ledger, LedgerConfig, prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.salvage import MONEY, REST
@@ -157,7 +157,7 @@ def test_the_log_of_a_killed_service_is_read_as_well(folder: Path, template: Pat
     closed(world)
     world.open()
     (delivery,) = world.take(OTHER_RELAY, 1)
-    world.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
     path = copy_of(world.path, "killed.db")
     world.close()
     overwrite(path, pages_of(world.path, "results")[-1])
@@ -180,7 +180,11 @@ def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock
     log = path.with_name("cut.db-wal").read_bytes()
     with pytest.raises(ConfigurationError, match="its write-ahead log is not"):
         prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=clock)
-    for look in (lambda: snapshot(path), lambda: back_up(path, folder / "b"), lambda: Ledger.open(path, Rules())):
+    for look in (
+        lambda: snapshot(path),
+        lambda: back_up(path, folder / "b"),
+        lambda: Ledger.open(path, LedgerConfig()),
+    ):
         with pytest.raises(LedgerError, match="its write-ahead log is not"):
             look()
     assert path.with_name("cut.db-wal").read_bytes() == log

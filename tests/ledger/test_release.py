@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aitp.ledger import Because, Cause, Rules
+from aitp.ledger import Cause, IdleReason, LedgerConfig
 from aitp.tasks import Ending
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, WORKER, World, ids
@@ -40,7 +40,7 @@ def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
 
     alone = world.claim()
     assert ids(alone) == ["a"]
-    assert world.idle(OTHER_WORKER).because is Because.TURN  # one after another
+    assert world.idle(OTHER_WORKER).because is IdleReason.TURN  # one after another
     world.finish(alone)
     alone = world.claim(OTHER_WORKER)
     assert ids(alone) == ["b"]
@@ -48,7 +48,7 @@ def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
 
 
 def test_a_task_whose_processes_died_three_times_is_poison(create: Create) -> None:
-    world = create(Rules(max_crashes=3))
+    world = create(LedgerConfig(max_crashes=3))
     world.admit("poison", "fine")
     for _ in range(3):
         claimed = world.claim(WORKER)

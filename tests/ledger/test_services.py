@@ -10,10 +10,10 @@ import apsw
 import pytest
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, GraceOver, ServiceFault
-from aitp.ledger import BreakerChange, Cause, Ledger, Rules, prepare
+from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
 from aitp.ledger.views import snapshot
 
-RULES = Rules(breaker_threshold=3, breaker_recovery=60.0)
+RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)
 
 
 class Clock:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cooldown, Failure, Report, Verdict
+from aitp.ledger import Cooldown, DeliveryOutcome, Failure, Report
 from aitp.ledger.limits import LimitUse
 from aitp.ledger.views import (
     BreakerView,
@@ -45,7 +45,7 @@ def test_every_state_is_counted_and_the_oldest_told(world: World) -> None:
     world.admit("dead", "finished", "later", "claimed", "ready")
     one = terms(batch=1)
     world.finish(world.claim(terms=one))
-    world.ledger.outbox.settle(world.take()[0], Verdict.REFUSED, refusal="400")
+    world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.REFUSED, refusal="400")
     world.clock.go(10.0)
     world.finish(world.claim(terms=one))
     world.finish(world.claim(terms=one), Ending.RETRY)

@@ -12,26 +12,26 @@ from typing import Any
 
 from aitp.ledger import (
     Admitted,
-    Because,
     Claim,
+    ClaimOptions,
     Delivery,
+    DeliveryOutcome,
     Failure,
     Idle,
+    IdleReason,
     Ledger,
+    LedgerConfig,
+    Malformed,
     Poll,
-    PollTerms,
+    PollOptions,
     Report,
-    Rules,
     Settled,
     SlotLocks,
-    Terms,
-    Unreadable,
-    Verdict,
     prepare,
 )
-from aitp.policy.costs import Tariff
+from aitp.ledger.duplicates import fingerprint
+from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route
-from aitp.policy.sameness import digest_of
 from aitp.tasks import Culprit, Ending, Health, Kind, NewTask, Outcome, Task
 
 START = 1_753_900_000.0  # a Wednesday in July 2025
@@ -40,7 +40,7 @@ LARGE = Kind("text_embedding", "text-embedding-3-large")
 TOPICS = Kind("defining_topics", "o3-mini")
 RELAY, OTHER_RELAY = 1, 2
 WORKER, OTHER_WORKER = 101, 102
-POLLING = PollTerms(interval=30.0, concurrency=2, batch_size=4)
+POLLING = PollOptions(interval=30.0, concurrency=2, batch_size=4)
 
 
 @dataclass
@@ -80,13 +80,13 @@ def middle(low: float, high: float) -> float:
     return 1.0
 
 
-def terms(workers: int = 1, batch: int = 32) -> Terms:
-    return Terms(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+def terms(workers: int = 1, batch: int = 32) -> ClaimOptions:
+    return ClaimOptions(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
 
 
-def priced(tariff: Tariff, batch: int = 32, workers: int = 1, currency: str = "USD") -> Terms:
-    """Terms under which everything costs that much."""
-    return dataclasses.replace(terms(workers, batch), tariff=lambda kind, route: tariff, currency=currency)
+def priced(pricing: Pricing, batch: int = 32, workers: int = 1, currency: str = "USD") -> ClaimOptions:
+    """Claim options under which everything costs that much."""
+    return dataclasses.replace(terms(workers, batch), pricing=lambda kind, route: pricing, currency=currency)
 
 
 ALONE = terms()  # one worker, large batches
@@ -98,15 +98,15 @@ class World:
 
     path: Path
     clock: Clock = field(default_factory=Clock)
-    rules: Rules = field(default_factory=Rules)
+    rules: LedgerConfig = field(default_factory=LedgerConfig)
     ledger: Ledger = field(init=False)
 
     @classmethod
-    def create(cls, folder: Path, template: Path, rules: Rules | None = None, **limits: int) -> World:
+    def create(cls, folder: Path, template: Path, rules: LedgerConfig | None = None, **limits: int) -> World:
         """A new ledger, copied from a prepared one; `limits` by period."""
         path = folder / "ledger.db"
         shutil.copy(template, path)
-        world = cls(path, rules=rules or Rules())
+        world = cls(path, rules=rules or LedgerConfig())
         world.open()
         if limits:
             world.ledger.limits.publish("rolling", "UTC", limits)
@@ -147,13 +147,13 @@ class World:
         kind: Kind = SMALL,
         complete: bool = True,
         more_there: bool = False,
-        unreadable: Iterable[Unreadable] = (),
+        unreadable: Iterable[Malformed] = (),
         content: bytes = b'{"text": "..."}',
         twins: bool = False,
     ) -> tuple[Admitted, int]:
         """A poll that lists these tasks; (what it admitted, how many tasks it dropped). `twins`: of one another."""
         poll = self.poll()
-        digest = digest_of(kind, content) if twins else None
+        digest = fingerprint(kind, content) if twins else None
         tasks = [NewTask(name, kind, content, digest=digest) for name in ids]
         admitted = self.ledger.inbox.admit(poll, tasks, unreadable)
         dropped = self.ledger.inbox.end_poll(
@@ -179,18 +179,18 @@ class World:
         ids = []
         while isinstance(taken := self.ledger.outbox.take(RELAY, 8), tuple):
             for delivery in taken:
-                self.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+                self.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
                 ids.append(delivery.id)
         return ids
 
     # What workers do
 
-    def claim(self, slot: int = WORKER, terms: Terms = ALONE) -> Claim:
+    def claim(self, slot: int = WORKER, terms: ClaimOptions = ALONE) -> Claim:
         claim = self.ledger.claims.claim(slot, terms)
         assert isinstance(claim, Claim), claim
         return claim
 
-    def idle(self, slot: int = WORKER, terms: Terms = ALONE) -> Idle:
+    def idle(self, slot: int = WORKER, terms: ClaimOptions = ALONE) -> Idle:
         idle = self.ledger.claims.claim(slot, terms)
         assert isinstance(idle, Idle), idle
         return idle
@@ -250,4 +250,4 @@ def make_template(folder: Path) -> Path:
     return path
 
 
-__all__ = ["Because", "Clock", "World", "ids", "make_template", "report", "terms"]
+__all__ = ["Clock", "IdleReason", "World", "ids", "make_template", "report", "terms"]

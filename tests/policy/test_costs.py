@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.policy.costs import FIRST_HABIT, Bill, Habit, Tariff, affordable, estimate, learned
+from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, affordable, estimate, learned
 from aitp.prices import Price
 
-EMBEDDING = Tariff(Price(20_000_000, 0))  # 0.02 of a million tokens
-CHAT = Tariff(Price(1_100_000_000, 4_400_000_000), answers=True)
+EMBEDDING = Pricing(Price(20_000_000, 0))  # 0.02 of a million tokens
+CHAT = Pricing(Price(1_100_000_000, 4_400_000_000), answers=True)
 
 sizes = st.lists(st.integers(1, 300_000), min_size=1, max_size=64)
 prices = st.builds(Price, st.integers(0, 10**15), st.integers(0, 10**15))
@@ -27,35 +27,35 @@ def test_an_embedding_costs_no_more_than_its_estimate_whatever_its_tokens_are(pr
     content = text.encode("utf-8", "surrogatepass")
     most_tokens = len(content)  # of a tokenizer over bytes
 
-    assert price.cost(most_tokens, 0) <= estimate(Tariff(price), FIRST_HABIT, [len(content)])
+    assert price.cost(most_tokens, 0) <= estimate(Pricing(price), FIRST_USAGE, [len(content)])
 
 
 @pytest.mark.parametrize(("money", "count"), [(0, 0), (19_999, 0), (20_000, 1), (59_999, 1), (60_000, 2), (10**9, 3)])
 def test_as_many_tasks_are_affordable_as_their_estimate_allows(money: int, count: int) -> None:
-    assert affordable(EMBEDDING, FIRST_HABIT, [1_000, 2_000, 3_000], money) == count
+    assert affordable(EMBEDDING, FIRST_USAGE, [1_000, 2_000, 3_000], money) == count
 
 
 @given(prices, sizes, st.integers(0, 10**18))
 def test_what_is_affordable_stays_within_the_money_and_one_more_would_not(
     price: Price, contents: list[int], money: int
 ) -> None:
-    count = affordable(Tariff(price), FIRST_HABIT, contents, money)
+    count = affordable(Pricing(price), FIRST_USAGE, contents, money)
 
-    assert estimate(Tariff(price), FIRST_HABIT, contents[:count]) <= money
+    assert estimate(Pricing(price), FIRST_USAGE, contents[:count]) <= money
     if count < len(contents):
-        assert estimate(Tariff(price), FIRST_HABIT, contents[: count + 1]) > money
+        assert estimate(Pricing(price), FIRST_USAGE, contents[: count + 1]) > money
 
 
 def test_a_chat_is_taken_to_need_as_much_as_its_kind_needed_lately() -> None:
-    habit = Habit(500, 1_000)
+    habit = UsageEstimate(500, 1_000)
 
     assert estimate(CHAT, habit, [2_000]) == CHAT.price.cost(2_500, 1_000)  # type: ignore[union-attr]
 
 
 def test_a_longer_answer_than_any_before_is_remembered_at_once_and_forgotten_slowly() -> None:
-    habit = Habit(500, 1_000)
+    habit = UsageEstimate(500, 1_000)
     habit = learned(habit, Bill("USD", 0, input_tokens=2_700, output_tokens=9_000), 2_000)
-    assert habit == Habit(700, 9_000)
+    assert habit == UsageEstimate(700, 9_000)
     for _ in range(11):
         habit = learned(habit, Bill("USD", 0, input_tokens=2_700, output_tokens=1_000), 2_000)
     assert habit.input_tokens == 700
@@ -63,4 +63,4 @@ def test_a_longer_answer_than_any_before_is_remembered_at_once_and_forgotten_slo
 
 
 def test_what_is_sent_beyond_a_long_content_is_never_less_than_nothing() -> None:
-    assert learned(Habit(0, 0), Bill("USD", 0, input_tokens=700, output_tokens=5), 2_000) == Habit(0, 5)
+    assert learned(UsageEstimate(0, 0), Bill("USD", 0, input_tokens=700, output_tokens=5), 2_000) == UsageEstimate(0, 5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.policy.cutting import SHORTEST, shortened
+from aitp.policy.batching import SHORTEST, shortened
 
 SOLID = "a" * 1_000
 

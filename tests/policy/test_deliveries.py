@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.deliveries import awaits_poll, is_refused_for_good, is_suspect
+from aitp.policy.evidence import awaits_poll, is_refused_for_good, is_suspect
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 501])

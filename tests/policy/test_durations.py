@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.durations import parse_duration
+from aitp.policy.retry import parse_duration
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.policy.evidence import (
-    LONGEST_DELAY_SECONDS,
-    SPREAD,
-    Remedy,
-    Standing,
-    Tally,
-    is_at_fault,
-    is_ill,
-    pause_delay,
-    remedy,
-    retry_delay,
-)
+from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
+from aitp.policy.retry import LONGEST_DELAY_SECONDS, SPREAD, pause_delay, retry_delay
 from aitp.tasks import Culprit
 
 
@@ -123,31 +113,31 @@ def test_where_one_failure_is_enough_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "asked"),
+    ("situation", "asked"),
     [
-        (Standing(Culprit.SERVICE), Remedy.WAIT),
-        (Standing(Culprit.SERVICE, provider_is_ill=True, row_is_ill=True), Remedy.OPEN),
-        (Standing(Culprit.SERVICE, row_is_ill=True), Remedy.PAUSE),  # its provider serves others meanwhile
-        (Standing(Culprit.ACCOUNT), Remedy.WAIT),
-        (Standing(Culprit.ACCOUNT, named=True), Remedy.OPEN),
-        (Standing(Culprit.INPUT, optional=True, proven=True), Remedy.WAIT),
-        (Standing(Culprit.INPUT, optional=True, proven=True, named=True), Remedy.LEAVE_OUT),
-        (Standing(Culprit.INPUT, optional=True), Remedy.LEAVE_OUT),  # nobody was ever served by such a request
-        (Standing(Culprit.INPUT, optional=True, proven=True, row_is_ill=True), Remedy.LEAVE_OUT),
-        (Standing(Culprit.INPUT, proven=True), Remedy.WAIT),
-        (Standing(Culprit.INPUT, setting=True), Remedy.PAUSE),
-        (Standing(Culprit.INPUT, setting=True, proven=True), Remedy.WAIT),
-        (Standing(Culprit.INPUT, row_is_ill=True), Remedy.OPEN),  # it refuses everything: perhaps it is who we are
-        (Standing(Culprit.INPUT, row_is_ill=True, provider_serves=True), Remedy.PAUSE),
-        (Standing(Culprit.ANSWER), Remedy.WAIT),
-        (Standing(Culprit.ANSWER, row_is_ill=True), Remedy.PAUSE),
-        (Standing(Culprit.MODEL), Remedy.PAUSE),
-        (Standing(Culprit.REQUEST), Remedy.PAUSE),
-        (Standing(Culprit.MACHINE), Remedy.WAIT),
+        (Situation(Culprit.SERVICE), Remedy.WAIT),
+        (Situation(Culprit.SERVICE, provider_is_ill=True, row_is_ill=True), Remedy.OPEN),
+        (Situation(Culprit.SERVICE, row_is_ill=True), Remedy.PAUSE),  # its provider serves others meanwhile
+        (Situation(Culprit.ACCOUNT), Remedy.WAIT),
+        (Situation(Culprit.ACCOUNT, named=True), Remedy.OPEN),
+        (Situation(Culprit.INPUT, optional=True, proven=True), Remedy.WAIT),
+        (Situation(Culprit.INPUT, optional=True, proven=True, named=True), Remedy.LEAVE_OUT),
+        (Situation(Culprit.INPUT, optional=True), Remedy.LEAVE_OUT),  # nobody was ever served by such a request
+        (Situation(Culprit.INPUT, optional=True, proven=True, row_is_ill=True), Remedy.LEAVE_OUT),
+        (Situation(Culprit.INPUT, proven=True), Remedy.WAIT),
+        (Situation(Culprit.INPUT, setting=True), Remedy.PAUSE),
+        (Situation(Culprit.INPUT, setting=True, proven=True), Remedy.WAIT),
+        (Situation(Culprit.INPUT, row_is_ill=True), Remedy.OPEN),  # it refuses everything: perhaps it is who we are
+        (Situation(Culprit.INPUT, row_is_ill=True, provider_serves=True), Remedy.PAUSE),
+        (Situation(Culprit.ANSWER), Remedy.WAIT),
+        (Situation(Culprit.ANSWER, row_is_ill=True), Remedy.PAUSE),
+        (Situation(Culprit.MODEL), Remedy.PAUSE),
+        (Situation(Culprit.REQUEST), Remedy.PAUSE),
+        (Situation(Culprit.MACHINE), Remedy.WAIT),
     ],
 )
-def test_each_failure_asks_for_what_mends_it(standing: Standing, asked: Remedy) -> None:
-    assert remedy(standing) is asked
+def test_each_failure_asks_for_what_mends_it(situation: Situation, asked: Remedy) -> None:
+    assert remedy(situation) is asked
 
 
 def test_a_pause_is_doubled_by_each_probe_that_fails_up_to_an_hour() -> None:

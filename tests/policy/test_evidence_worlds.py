@@ -15,17 +15,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from aitp.policy.evidence import (
-    SPREAD,
-    Remedy,
-    Standing,
-    Tally,
-    is_at_fault,
-    is_ill,
-    pause_delay,
-    remedy,
-    retry_delay,
-)
+from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
+from aitp.policy.retry import SPREAD, pause_delay, retry_delay
 from aitp.tasks import Culprit
 
 MAX_RETRIES, THRESHOLD, RECOVERY_SECONDS, BATCH, PARAMETERS = 3, 5, 60.0, 32, 4
@@ -154,7 +145,7 @@ class Queue:
             self.row.append(frozenset(item.number for item in batch))
         ill = is_ill(culprit, self.row, THRESHOLD)
         optional = self.left_out < PARAMETERS
-        asked = remedy(Standing(culprit, optional=optional, proven=proven, row_is_ill=ill, provider_is_ill=ill))
+        asked = remedy(Situation(culprit, optional=optional, proven=proven, row_is_ill=ill, provider_is_ill=ill))
         if asked is Remedy.LEAVE_OUT:
             self.left_out += 1
             self.tally, self.row = Tally(), []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aitp.policy.retry_after import LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS, parse_retry_after, pause_seconds
+from aitp.policy.retry import LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS, parse_retry_after, pause_seconds
 
 NOW = datetime(1994, 11, 6, 8, 49, 0, tzinfo=UTC).timestamp()
 

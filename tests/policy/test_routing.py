@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.model_names import canonical
-from aitp.policy.routing import Arrival, Mode, Route, Routing, Standing, Why, choose, standing
+from aitp.policy.routing import Availability, Mode, Route, RouteState, Routing, Why, canonical, choose, route_state
 
 EMBEDDING = "text-embedding-3-small"
 NOMIC = "nomic-embed-text"
@@ -155,7 +154,7 @@ def test_an_ollama_name_never_reaches_openai() -> None:
             assert (route.provider == "openai") == (route.model != NOMIC)
 
 
-FREE, BLOCKED, AWAITED = Standing.FREE, Standing.BLOCKED, Standing.AWAITED
+FREE, BLOCKED, AWAITED = RouteState.FREE, RouteState.BLOCKED, RouteState.AWAITED
 
 CHOICES = [
     ("the first that is free is taken", (FREE, FREE), 0),
@@ -168,7 +167,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("stands", "chosen"), [row[1:] for row in CHOICES], ids=[row[0] for row in CHOICES])
-def test_the_choice_among_the_routes(stands: tuple[Standing, Standing], chosen: int | None) -> None:
+def test_the_choice_among_the_routes(stands: tuple[RouteState, RouteState], chosen: int | None) -> None:
     options = routing().options(NOMIC, EMBEDDING)
     found = choose(options, lambda route: stands[options.index(route)])
 
@@ -176,23 +175,23 @@ def test_the_choice_among_the_routes(stands: tuple[Standing, Standing], chosen: 
 
 
 STANDINGS = [
-    ("nothing stands in the way", False, False, Arrival.UNKNOWN, FREE),
-    ("its model is being pulled", False, False, Arrival.COMING, AWAITED),
-    ("no pull brought it", False, False, Arrival.GIVEN_UP, BLOCKED),
-    ("it has just vanished", False, True, Arrival.UNKNOWN, AWAITED),
-    ("it is missing, and is being pulled", False, True, Arrival.COMING, AWAITED),
-    ("it is missing, and no pull brought it", False, True, Arrival.GIVEN_UP, BLOCKED),
-    ("a breaker is open", True, False, Arrival.UNKNOWN, BLOCKED),
-    ("the server died while it pulled", True, False, Arrival.COMING, BLOCKED),
-    ("the server died without its model", True, True, Arrival.UNKNOWN, BLOCKED),
+    ("nothing stands in the way", False, False, Availability.UNKNOWN, FREE),
+    ("its model is being pulled", False, False, Availability.COMING, AWAITED),
+    ("no pull brought it", False, False, Availability.GIVEN_UP, BLOCKED),
+    ("it has just vanished", False, True, Availability.UNKNOWN, AWAITED),
+    ("it is missing, and is being pulled", False, True, Availability.COMING, AWAITED),
+    ("it is missing, and no pull brought it", False, True, Availability.GIVEN_UP, BLOCKED),
+    ("a breaker is open", True, False, Availability.UNKNOWN, BLOCKED),
+    ("the server died while it pulled", True, False, Availability.COMING, BLOCKED),
+    ("the server died without its model", True, True, Availability.UNKNOWN, BLOCKED),
 ]
 
 
 @pytest.mark.parametrize(
     ("blocked", "missed", "arrival", "expected"), [row[1:] for row in STANDINGS], ids=[row[0] for row in STANDINGS]
 )
-def test_how_a_route_stands(blocked: bool, missed: bool, arrival: Arrival, expected: Standing) -> None:
-    assert standing(blocked=blocked, missed=missed, arrival=arrival) is expected
+def test_how_a_route_stands(blocked: bool, missed: bool, arrival: Availability, expected: RouteState) -> None:
+    assert route_state(blocked=blocked, missed=missed, arrival=arrival) is expected
 
 
 @pytest.mark.parametrize(

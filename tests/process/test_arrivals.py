@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.policy.routing import Arrival, Route
+from aitp.policy.routing import Availability, Route
 from aitp.process.arrivals import Arrivals
 from aitp.providers.stock import FILE_NAME, ModelState, Stage, Stock, write_stock
 from aitp.settings import Settings
@@ -26,20 +26,20 @@ def stock(state: ModelState, problem: str = "", age: float = 0.0) -> Stock:
 
 
 TABLE = [
-    ("before its pull", stock(ModelState(Stage.MISSING)), Arrival.COMING),
-    ("while it is pulled", stock(ModelState(Stage.PULLING)), Arrival.COMING),
-    ("when it is there", stock(ModelState(Stage.PRESENT)), Arrival.UNKNOWN),
-    ("when a pull has failed", stock(ModelState(Stage.FAILED, failures=1)), Arrival.GIVEN_UP),
-    ("when it is pulled once more", stock(ModelState(Stage.PULLING, failures=1)), Arrival.GIVEN_UP),
-    ("when it is left alone", stock(ModelState(Stage.FAILED, vanished=2)), Arrival.GIVEN_UP),
-    ("of a server that is away", stock(ModelState(Stage.PULLING), "connection refused"), Arrival.UNKNOWN),
-    ("from one who is gone", stock(ModelState(Stage.PULLING), age=86_400.0), Arrival.UNKNOWN),
-    ("from a clock that was set back", stock(ModelState(Stage.PULLING), age=-86_400.0), Arrival.UNKNOWN),
+    ("before its pull", stock(ModelState(Stage.MISSING)), Availability.COMING),
+    ("while it is pulled", stock(ModelState(Stage.PULLING)), Availability.COMING),
+    ("when it is there", stock(ModelState(Stage.PRESENT)), Availability.UNKNOWN),
+    ("when a pull has failed", stock(ModelState(Stage.FAILED, failures=1)), Availability.GIVEN_UP),
+    ("when it is pulled once more", stock(ModelState(Stage.PULLING, failures=1)), Availability.GIVEN_UP),
+    ("when it is left alone", stock(ModelState(Stage.FAILED, vanished=2)), Availability.GIVEN_UP),
+    ("of a server that is away", stock(ModelState(Stage.PULLING), "connection refused"), Availability.UNKNOWN),
+    ("from one who is gone", stock(ModelState(Stage.PULLING), age=86_400.0), Availability.UNKNOWN),
+    ("from a clock that was set back", stock(ModelState(Stage.PULLING), age=-86_400.0), Availability.UNKNOWN),
 ]
 
 
 @pytest.mark.parametrize(("found", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_what_is_known_of_a_model(found: Stock, expected: Arrival, tmp_path: Path) -> None:
+def test_what_is_known_of_a_model(found: Stock, expected: Availability, tmp_path: Path) -> None:
     write_stock(tmp_path, found)
 
     assert Arrivals(settings_in(tmp_path))(AT_OLLAMA) is expected
@@ -54,14 +54,20 @@ def test_news_are_seen_and_a_file_that_is_gone_is_no_knowledge(tmp_path: Path) -
     (tmp_path / FILE_NAME).unlink()
     seen.append(arrivals(AT_OLLAMA))
 
-    assert seen == [Arrival.UNKNOWN, Arrival.COMING, Arrival.UNKNOWN, Arrival.COMING, Arrival.UNKNOWN]
+    assert seen == [
+        Availability.UNKNOWN,
+        Availability.COMING,
+        Availability.UNKNOWN,
+        Availability.COMING,
+        Availability.UNKNOWN,
+    ]
 
 
 def test_a_tag_that_is_the_default_is_the_same_model_and_others_are_not_known(tmp_path: Path) -> None:
     write_stock(tmp_path, stock(ModelState(Stage.PULLING)))
     arrivals = Arrivals(settings_in(tmp_path))
 
-    assert arrivals(Route("ollama", f"{NOMIC}:latest")) is Arrival.COMING
-    assert arrivals(Route("ollama", f"{NOMIC}:v1.5")) is Arrival.UNKNOWN
-    assert arrivals(Route("openai", NOMIC)) is Arrival.UNKNOWN
-    assert Arrivals(settings_in(tmp_path, "openai"))(AT_OLLAMA) is Arrival.UNKNOWN
+    assert arrivals(Route("ollama", f"{NOMIC}:latest")) is Availability.COMING
+    assert arrivals(Route("ollama", f"{NOMIC}:v1.5")) is Availability.UNKNOWN
+    assert arrivals(Route("openai", NOMIC)) is Availability.UNKNOWN
+    assert Arrivals(settings_in(tmp_path, "openai"))(AT_OLLAMA) is Availability.UNKNOWN

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import Unreadable
+from aitp.ledger import Malformed
 from aitp.process.documents import read_document
 from aitp.processors import PROCESSORS
 from aitp.settings import load_settings
@@ -27,7 +27,7 @@ JSON = st.recursive(
 )
 
 
-def read(**fields: Any) -> NewTask | Unreadable:
+def read(**fields: Any) -> NewTask | Malformed:
     return read_document(json.dumps(a_task(_id=ID) | fields).encode())
 
 
@@ -109,7 +109,7 @@ def test_half_an_emoji_is_replaced_and_costs_its_task_nothing(text: bytes) -> No
 
 
 def test_an_id_with_half_an_emoji_is_no_id() -> None:
-    assert read_document(rb'{"_id":"\ud83d","type":"text_embedding"}') == Unreadable(None, "it has no usable _id")
+    assert read_document(rb'{"_id":"\ud83d","type":"text_embedding"}') == Malformed(None, "it has no usable _id")
 
 
 @pytest.mark.parametrize("task_id", ["0B1f6f0e-54c1-4f0e-9d5e-6b1d1a2c3d4e", "a" * 64, "A-b_c.d:e", "7"])
@@ -117,7 +117,7 @@ def test_an_id_may_be_a_uuid_or_anything_safe(task_id: str) -> None:
     task = read(_id=task_id)
     assert isinstance(task, NewTask)
     assert task.id == task_id
-    assert read_document(b'{"_id": "%s", "type": "te' % task_id.encode()) == Unreadable(
+    assert read_document(b'{"_id": "%s", "type": "te' % task_id.encode()) == Malformed(
         task_id, "it is not valid JSON, or far too long"
     )
 
@@ -134,7 +134,7 @@ def test_an_id_may_be_a_uuid_or_anything_safe(task_id: str) -> None:
     ],
 )
 def test_an_unknown_type_stays_pending_under_its_id(type_: object, shown: str) -> None:
-    assert read(type=type_) == Unreadable(ID, f"its type is unknown to this release: {shown}")
+    assert read(type=type_) == Malformed(ID, f"its type is unknown to this release: {shown}")
 
 
 @pytest.mark.parametrize(
@@ -142,28 +142,28 @@ def test_an_unknown_type_stays_pending_under_its_id(type_: object, shown: str) -
     [None, 7, "", ".", "..", "a/b", "a b", "x" * 65, "a\n", "é", {"$oid": ID}, "\x1b[31m", "%2e%2e"],
 )
 def test_without_an_id_that_fits_everywhere_nothing_is_begun(task_id: object) -> None:
-    assert read(_id=task_id) == Unreadable(None, "it has no usable _id")
+    assert read(_id=task_id) == Malformed(None, "it has no usable _id")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"nonsense", b"[1", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe"])
 def test_what_is_no_json_is_unreadable(raw: bytes) -> None:
-    assert read_document(raw) == Unreadable(None, "it is not valid JSON, or far too long")
+    assert read_document(raw) == Malformed(None, "it is not valid JSON, or far too long")
 
 
 @pytest.mark.parametrize("raw", [b"1", b"null", b"[]", b'"text"', b"NaN"])
 def test_what_is_no_object_is_unreadable(raw: bytes) -> None:
-    assert read_document(raw) == Unreadable(None, "it is not an object")
+    assert read_document(raw) == Malformed(None, "it is not an object")
 
 
 @pytest.mark.parametrize("rest", [b', "type": "text_emb', b', "content": }', b',"a":' + b"[" * 5000])
 def test_a_document_of_which_only_the_beginning_is_there_keeps_its_id(rest: bytes) -> None:
     found = read_document(b'{ "_id" : "%s"' % ID.encode() + rest)
-    assert found == Unreadable(ID, "it is not valid JSON, or far too long")
+    assert found == Malformed(ID, "it is not valid JSON, or far too long")
 
 
 @given(st.binary())
 def test_no_bytes_are_too_odd(raw: bytes) -> None:
-    assert isinstance(read_document(raw), NewTask | Unreadable)
+    assert isinstance(read_document(raw), NewTask | Malformed)
 
 
 @given(JSON, JSON, JSON)
@@ -174,7 +174,7 @@ def test_no_document_is_too_odd(task_id: object, type_: object, content: object)
         {"_id": ID, "type": "text_embedding", "content": content},
         {"_id": ID, "type": "text_embedding", "content": {"text": task_id, "model": content}},
     ):
-        assert isinstance(read_document(json.dumps(document).encode()), NewTask | Unreadable)
+        assert isinstance(read_document(json.dumps(document).encode()), NewTask | Malformed)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_no_document_is_too_odd(task_id: object, type_: object, content: object)
 def test_no_reason_repeats_the_content(document: object) -> None:
     raw = json.dumps(document).encode()
     for found in (read_document(raw), read_document(raw[:-2])):
-        reason = found.reason if isinstance(found, Unreadable) else found.invalid
+        reason = found.reason if isinstance(found, Malformed) else found.invalid
         assert reason
         assert "private" not in reason
 
@@ -207,4 +207,4 @@ def test_a_processor_that_stumbles_over_a_document_does_not_stop_the_page(monkey
 
     monkeypatch.setattr(PROCESSORS["text_embedding"], "parse", stumble)
     found = read(content=PRIVATE)
-    assert found == Unreadable(ID, "its content cannot be read by this release (ZeroDivisionError)")
+    assert found == Malformed(ID, "its content cannot be read by this release (ZeroDivisionError)")

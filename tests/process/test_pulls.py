@@ -15,7 +15,7 @@ import pytest
 
 from aitp import logs
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
-from aitp.policy.routing import Arrival, Route
+from aitp.policy.routing import Availability, Route
 from aitp.process.arrivals import Arrivals
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.scoreboard import State
@@ -115,7 +115,7 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
     )
     assert look_after_models(settings) is Look.SOME_MISSING
     first = state_of(settings)
-    assert (first.stage, first.failures, first.arrival) == (Stage.FAILED, 1, Arrival.GIVEN_UP)
+    assert (first.stage, first.failures, first.arrival) == (Stage.FAILED, 1, Availability.GIVEN_UP)
     assert "longer than 1.5 s in all" in first.reason
     assert 0 < first.completed < first.total
     assert len(ollama_api.pulls) == 2  # the other model had its turn
@@ -124,8 +124,8 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
     seen: list[ModelState] = []
     assert look_after_models(settings, told=lambda name, state: seen.append(state)) is Look.ALL_THERE
     assert next(state for state in seen if state.completed).completed >= first.completed
-    assert {state.arrival for state in seen if state.stage is Stage.PULLING} == {Arrival.GIVEN_UP}
-    assert (state_of(settings).failures, state_of(settings).arrival) == (0, Arrival.UNKNOWN)
+    assert {state.arrival for state in seen if state.stage is Stage.PULLING} == {Availability.GIVEN_UP}
+    assert (state_of(settings).failures, state_of(settings).arrival) == (0, Availability.UNKNOWN)
 
 
 def test_a_pull_that_is_interrupted_is_not_waited_for(ollama_api: OllamaApi, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_pull_that_is_interrupted_is_not_waited_for(ollama_api: OllamaApi, tmp
 
     with pytest.raises(KeyboardInterrupt):
         look_after_models(settings, told=told)
-    assert (state_of(settings).reason, state_of(settings).arrival) == ("it was interrupted", Arrival.GIVEN_UP)
+    assert (state_of(settings).reason, state_of(settings).arrival) == ("it was interrupted", Availability.GIVEN_UP)
 
 
 def test_a_model_that_cannot_be_had_costs_the_others_nothing(ollama_api: OllamaApi, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_had_is_pulled_ever_more_seldom(ollama_api: Ollam
     assert 5 <= len(pulled) <= 8
 
     state = state_of(settings, "no-such")
-    assert (state.stage, state.arrival) == (Stage.FAILED, Arrival.GIVEN_UP)
+    assert (state.stage, state.arrival) == (Stage.FAILED, Availability.GIVEN_UP)
     assert "file does not exist" in state.reason
     for _ in range(12):
         clock[0] += 3_700.0
@@ -189,10 +189,10 @@ def test_models_are_known_by_any_of_their_names(ollama_api: OllamaApi, tmp_path:
 
     assert look_after_models(settings) is Look.ALL_THERE
     assert ollama_api.pulls == []
-    assert Arrivals(settings)(Route("ollama", NOMIC)) is Arrival.UNKNOWN
+    assert Arrivals(settings)(Route("ollama", NOMIC)) is Availability.UNKNOWN
     ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: no"
     look_after_models(settings)
-    assert Arrivals(settings)(Route("ollama", f"{NOMIC}:latest")) is Arrival.GIVEN_UP
+    assert Arrivals(settings)(Route("ollama", f"{NOMIC}:latest")) is Availability.GIVEN_UP
 
 
 def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: OllamaApi, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from aitp.counting import open_metrics, prepare_directory
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
-from aitp.ledger import Because, Claim, Ledger, Rules, prepare
+from aitp.ledger import Claim, IdleReason, Ledger, LedgerConfig, prepare
 from aitp.process.once import LoneHands
 from aitp.process.relay import Relay
 from aitp.taskapi import connect
@@ -33,7 +33,7 @@ class Office:
         self.task_api = task_api
         path = directory / "ledger.db"
         prepare(path, strategy="rolling", timezone="UTC", limits={})
-        self.ledger = Ledger.open(path, Rules())
+        self.ledger = Ledger.open(path, LedgerConfig())
         settings = settings_for(task_api.url, token_url, directory)
         prepare_directory(directory / "metrics")
         metrics = open_metrics(directory / "metrics", SLOT)
@@ -97,7 +97,7 @@ def test_a_relay_that_is_asked_to_be_quiet_keeps_the_others_quiet_too(office: Of
     until = office.other.step(asked=True)
     assert until is not None
     assert 0 < until - time.time() <= 20
-    assert office.other.held_up is Because.COOLDOWN
+    assert office.other.held_up is IdleReason.COOLDOWN
     office.other.empty_outbox()
     assert len(office.task_api.exchanges) == asked
 

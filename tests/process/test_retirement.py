@@ -12,7 +12,7 @@ import pytest
 
 from aitp import logs
 from aitp.demo.openai_api import OpenAIApi
-from aitp.ledger import Ledger, Poll, PollTerms, Rules, prepare
+from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
 from aitp.ledger.views import KindInUse
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.retirement import asked_of_openai, retiring
@@ -133,9 +133,9 @@ def test_a_model_that_tasks_begin_to_name_is_known_at_the_next_look(openai_api: 
     openai_api.shutdowns["o3"] = "2100-12-11"
     told = settings_at(tmp_path, openai_api)
     prepare(told.ledger_path, strategy="rolling", timezone="UTC", limits={})
-    ledger = Ledger.open(told.ledger_path, Rules.of(told))
+    ledger = Ledger.open(told.ledger_path, LedgerConfig.of(told))
     look_after_models(told)
-    poll = ledger.inbox.begin_poll(1, PollTerms(interval=30, concurrency=1, batch_size=1), asked=True)
+    poll = ledger.inbox.begin_poll(1, PollOptions(interval=30, concurrency=1, batch_size=1), asked=True)
     assert isinstance(poll, Poll)
     ledger.inbox.admit(poll, [NewTask("x", Kind("defining_topics", "o3"), b"{}")])
     ledger.close()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from aitp import logs
-from aitp.ledger import Because
+from aitp.ledger import IdleReason
 from aitp.process.warnings import DiskWatch
 
 STOPS, GOES_ON = "warning", "info"
-DISK, PAUSED, IDLE, AT_WORK = Because.DISK, Because.PAUSED, Because.NOTHING_READY, None
+DISK, PAUSED, IDLE, AT_WORK = IdleReason.DISK, IdleReason.PAUSED, IdleReason.NOTHING_READY, None
 
 TABLE = [
     ("with room nothing is said", [(AT_WORK, 0), (IDLE, 5), (PAUSED, 10)], []),
@@ -27,7 +27,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("looks", "said"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_what_is_said_of_a_disk(
-    looks: list[tuple[Because | None, float]], said: list[str], capfd: pytest.CaptureFixture[str]
+    looks: list[tuple[IdleReason | None, float]], said: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("INFO", "json")
     watch = DiskWatch(Path("/data/ledger.db"), "polling")

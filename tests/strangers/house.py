@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from aitp.counting import Metrics
-from aitp.ledger import Claim, Idle, Rules, Verdict
+from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.worker import Worker
 from aitp.process.workplace import worker_for
@@ -151,7 +151,7 @@ class House:
         metrics: Metrics,
         **limits: int,
     ) -> None:
-        self.world = World.create(folder, template, Rules.of(settings), **limits)
+        self.world = World.create(folder, template, LedgerConfig.of(settings), **limits)
         self.clock = self.world.clock
         self.ledger = self.world.ledger
         self.settings = settings
@@ -296,4 +296,4 @@ class House:
         """Empty the outbox, as a relay would."""
         while isinstance(taken := self.ledger.outbox.take(RELAY, 32), tuple):
             for delivery in taken:
-                self.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+                self.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)

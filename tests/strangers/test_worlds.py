@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from aitp.ledger import Because
+from aitp.ledger import IdleReason
 from aitp.providers import failures, refusals
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
@@ -85,7 +85,7 @@ def why_waiting(house: House) -> list[str]:
     told += [f"{pause.provider} {pause.model}: {pause.reason}" for pause in state.cooldowns]
     told += [f"{type_} is paused" for type_ in state.paused_processors]
     told += [f"{each.provider} {each.model}: {each.reason}" for each in state.quarantines]
-    told += [str(idle.because) for idle in house.idles[-8:] if idle.because is not Because.NOTHING_READY]
+    told += [str(idle.because) for idle in house.idles[-8:] if idle.because is not IdleReason.NOTHING_READY]
     told += [f"due in {idle.until - house.clock.now:.0f} s" for idle in house.idles[-8:] if idle.until is not None]
     return told
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from zoneinfo import ZoneInfo
 
 from aitp.counting import open_metrics
-from aitp.ledger import Claim, Failure, Fault, Ledger, PollTerms, Report, Rules, Terms, Verdict
+from aitp.ledger import Claim, ClaimOptions, DeliveryOutcome, Failure, Fault, Ledger, LedgerConfig, PollOptions, Report
 from aitp.ledger.budgets import spend
-from aitp.ledger.polls import Poll
+from aitp.ledger.inbox import Poll
 from aitp.metrics import CallStatus, known_models
-from aitp.policy.costs import Bill, Tariff
+from aitp.policy.costs import Bill, Pricing
 from aitp.policy.routing import Route
 from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
@@ -28,7 +28,7 @@ UTC = ZoneInfo("UTC")
 EMBEDDING = Kind("text_embedding", "nomic-embed-text")
 TOPICS = Kind("defining_topics", "o3-mini")
 SEVERITY = Kind("defining_severity", "o3-mini")
-TERMS = Terms(
+TERMS = ClaimOptions(
     workers=3,
     routes=lambda kind: (Route("ollama" if kind is EMBEDDING or kind == EMBEDDING else "openai", kind.model),),
     batch_size=lambda kind: 8 if kind == EMBEDDING else 1,
@@ -47,7 +47,7 @@ class Hour:
     def __init__(self, world: World, seed: int = 7) -> None:
         self.world = world
         self.now = time.time() - 3600
-        self.ledger = Ledger.open(world.settings.ledger_path, Rules.of(world.settings), clock=lambda: self.now)
+        self.ledger = Ledger.open(world.settings.ledger_path, LedgerConfig.of(world.settings), clock=lambda: self.now)
         self._metrics = open_metrics(
             world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "o3-mini"))
         )
@@ -55,7 +55,7 @@ class Hour:
         self._number = 0
         self._prices, self._terms = world.settings.prices, TERMS
         if self._prices is not None:
-            self._terms = dataclasses.replace(TERMS, tariff=self._tariff, currency=self._prices.currency)
+            self._terms = dataclasses.replace(TERMS, pricing=self._tariff, currency=self._prices.currency)
             self.ledger.budgets.publish(self._prices.currency, world.settings.budgets)
 
     def spent_before(self, today: int, this_month: int) -> None:
@@ -115,7 +115,7 @@ class Hour:
         """The task API refuses our token: its breaker opens, and the results that there are wait."""
         taken = self.ledger.outbox.take(RELAY, 1)
         assert isinstance(taken, tuple)
-        self.ledger.outbox.settle(taken[0], Verdict.RETURNED, fault=Fault("api", Health.REFUSED, reason))
+        self.ledger.outbox.settle(taken[0], DeliveryOutcome.RETURNED, fault=Fault("api", Health.REFUSED, reason))
 
     def refuse(self, refusal: str) -> None:
         """A result that the task API refuses: a dead letter."""
@@ -123,7 +123,7 @@ class Hour:
         self._work()
         taken = self.ledger.outbox.take(RELAY, 1)
         assert isinstance(taken, tuple)
-        self.ledger.outbox.settle(taken[0], Verdict.REFUSED, refusal)
+        self.ledger.outbox.settle(taken[0], DeliveryOutcome.REFUSED, refusal)
 
     def _admit(self, kind: Kind, count: int) -> None:
         poll = self._poll()
@@ -132,7 +132,7 @@ class Hour:
         self._poll_ended(poll)
 
     def _poll(self) -> Poll:
-        poll = self.ledger.inbox.begin_poll(RELAY, PollTerms(interval=30, concurrency=3, batch_size=8), asked=True)
+        poll = self.ledger.inbox.begin_poll(RELAY, PollOptions(interval=30, concurrency=3, batch_size=8), asked=True)
         assert isinstance(poll, Poll), poll
         return poll
 
@@ -152,9 +152,9 @@ class Hour:
             if completion:
                 self._metrics.tokens(claim.provider, claim.route.model, "completion_tokens", completion)
 
-    def _tariff(self, kind: Kind, route: Route) -> Tariff:
+    def _tariff(self, kind: Kind, route: Route) -> Pricing:
         assert self._prices is not None
-        return Tariff(self._prices.of(route.provider, route.model), answers=kind != EMBEDDING)
+        return Pricing(self._prices.of(route.provider, route.model), answers=kind != EMBEDDING)
 
     def _bill(self, claim: Claim, prompt: int, completion: int) -> Bill | None:
         """What a call costs, if it costs something; counted in the metrics, too."""
@@ -168,7 +168,7 @@ class Hour:
     def _deliver(self) -> None:
         while isinstance(taken := self.ledger.outbox.take(RELAY, 8), tuple):
             for delivery in taken:
-                self.ledger.outbox.settle(delivery, Verdict.DELIVERED)
+                self.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
 
     def _board(self, slot: int, state: State, task_id: str = "") -> None:
         since, deadline = time.time() - self._chance.uniform(1, 4), time.monotonic() + 117

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.counting import prepare_directory
-from aitp.ledger import Claim, Ledger, Poll, PollTerms, Rules, Terms, prepare
+from aitp.ledger import Claim, ClaimOptions, Ledger, LedgerConfig, Poll, PollOptions, prepare
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
@@ -19,7 +19,7 @@ from aitp.web.app import Application, build_app
 
 RELAY, WORKER = 1, 101
 KIND = Kind("text_embedding", "text-embedding-3-small")
-TERMS = Terms(workers=1, routes=lambda kind: (Route("openai", kind.model),), batch_size=lambda kind: 1)
+TERMS = ClaimOptions(workers=1, routes=lambda kind: (Route("openai", kind.model),), batch_size=lambda kind: 1)
 
 
 def settings_in(folder: Path, **more: str) -> Settings:
@@ -73,10 +73,10 @@ class World:
         self.scoreboard.write(Record(slot, 4242, state, now - 100, now - 42, deadline, 7, task_id))
 
     def ledger(self) -> Ledger:
-        return Ledger.open(self.settings.ledger_path, Rules.of(self.settings))
+        return Ledger.open(self.settings.ledger_path, LedgerConfig.of(self.settings))
 
     def poll(self, ledger: Ledger) -> Poll:
-        poll = ledger.inbox.begin_poll(RELAY, PollTerms(interval=30, concurrency=1, batch_size=1), asked=True)
+        poll = ledger.inbox.begin_poll(RELAY, PollOptions(interval=30, concurrency=1, batch_size=1), asked=True)
         assert isinstance(poll, Poll)
         return poll
 

@@ -1,4 +1,4 @@
-"""Due times: rows that wait for a moment, and rows whose moment has come.
+"""What all parts of the queue share: the configuration, the queue keys, and what is due when.
 
 `due_at` is NULL for "now", so that what can be claimed now is exactly one partial index (see schema.py); whoever claims
 first promotes what has become due. Deliveries keep their due time: those that failed come after all others. Everything
@@ -7,11 +7,63 @@ runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 from typing import Literal
 
 import apsw
 
-from aitp.policy.evidence import LONGEST_DELAY_SECONDS
+from aitp.policy.retry import LONGEST_DELAY_SECONDS
+from aitp.tasks import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """Counts, and seconds for `breaker_recovery` and `reuse_seconds`; defaults are the settings' defaults."""
+
+    max_retries: int = 3
+    backoff_factor: float = 2.0
+    max_crashes: int = 3
+    breaker_threshold: int = 5
+    breaker_recovery: float = 60.0
+    inbox_limit: int = 5_000
+    reuse_seconds: float = 86_400.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            max_retries=settings.max_retries,
+            backoff_factor=settings.retry_backoff_factor,
+            max_crashes=settings.max_task_crashes,
+            breaker_threshold=settings.circuit_breaker_threshold,
+            breaker_recovery=settings.circuit_breaker_recovery_seconds,
+            inbox_limit=settings.inbox_limit,
+            reuse_seconds=settings.result_reuse_seconds,
+        )
+
+
+MOST_KINDS = 200
+
+
+def kind_id(connection: apsw.Connection, kind: Kind) -> int:
+    """The row of a kind, made if need be."""
+    facts = (kind.type, kind.model, kind.failed_at)
+    found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ? AND failed_at = ?", facts).get
+    if found is None:
+        found = connection.execute(
+            "INSERT INTO kinds (type, model, failed_at) VALUES (?, ?, ?) RETURNING id", facts
+        ).get
+    return int(found)
+
+
+def prune_kinds(connection: apsw.Connection) -> None:
+    """Forget kinds without tasks: models are named by the API's users, and each misspelt one is a kind."""
+    if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_KINDS:
+        connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")
+
 
 Waiting = Literal["ready", "finished"]
 

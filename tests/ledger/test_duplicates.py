@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Admitted, Because, Cause, Claim, Reused, Rules, Verdict, prepare
-from aitp.ledger.twins import MOST_ANSWERS
-from aitp.policy.sameness import digest_of
+from aitp.ledger import Admitted, Cause, Claim, DeliveryOutcome, IdleReason, LedgerConfig, Reused, prepare
+from aitp.ledger.duplicates import MOST_ANSWERS, fingerprint
 from aitp.tasks import Ending, Health, Kind, NewTask
 from tests.ledger.conftest import Create
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, terms
@@ -36,7 +35,7 @@ def bodies(world: World) -> dict[str, bytes]:
     ],
 )
 def test_equal_tasks_are_of_one_type_model_and_content(kind: Kind, content: bytes, equal: bool) -> None:
-    assert (digest_of(kind, content) == digest_of(SMALL, TEXT)) is equal
+    assert (fingerprint(kind, content) == fingerprint(SMALL, TEXT)) is equal
 
 
 def test_a_twin_waits_for_the_first_and_gets_its_result(world: World) -> None:
@@ -46,7 +45,7 @@ def test_a_twin_waits_for_the_first_and_gets_its_result(world: World) -> None:
 
     assert ids(claim) == ["a"]
     assert not claim.more
-    assert world.idle(OTHER_WORKER).because is Because.NOTHING_READY
+    assert world.idle(OTHER_WORKER).because is IdleReason.NOTHING_READY
     settled = world.finish(claim)
     assert settled.reused == (Reused("b", SMALL.type, "a"), Reused("c", SMALL.type, "a"))
     assert bodies(world) == dict.fromkeys("abc", b"[0.5]")
@@ -59,7 +58,7 @@ def test_a_twin_that_is_entered_while_the_first_is_run_waits_as_well(world: Worl
     claim = world.claim()
     enter(world, "b")
 
-    assert world.idle(OTHER_WORKER).because is Because.NOTHING_READY
+    assert world.idle(OTHER_WORKER).because is IdleReason.NOTHING_READY
     assert [task.id for task in world.finish(claim).reused] == ["b"]
 
 
@@ -73,7 +72,7 @@ def test_a_recent_result_is_used_again_without_a_call(world: World, delivered: b
     admitted = enter(world, "b")
 
     assert admitted.reused == (Reused("b", SMALL.type, "a"),)
-    assert world.idle().because is Because.NOTHING_READY
+    assert world.idle().because is IdleReason.NOTHING_READY
     assert bodies(world)["b"] == b"[0.5]"
     assert "b" in world.deliver_all()
 
@@ -82,13 +81,13 @@ def test_the_twin_of_a_dead_letter_gets_its_result(world: World) -> None:
     enter(world, "a")
     world.run()
     (delivery,) = world.take()
-    world.ledger.outbox.settle(delivery, Verdict.REFUSED, "400")
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "400")
 
     assert enter(world, "b").reused == (Reused("b", SMALL.type, "a"),)
 
 
 def test_a_result_is_too_old_after_reuse_seconds(create: Create) -> None:
-    world = create(Rules(reuse_seconds=600))
+    world = create(LedgerConfig(reuse_seconds=600))
     enter(world, "a")
     world.run()
     world.deliver_all()
@@ -111,7 +110,7 @@ def test_a_clock_that_is_set_back_has_nothing_bought_again(world: World, deliver
 
 
 def test_after_a_clock_was_set_back_no_result_is_used_for_longer_than_any_other(create: Create) -> None:
-    world = create(Rules(reuse_seconds=600))
+    world = create(LedgerConfig(reuse_seconds=600))
     enter(world, "a")
     world.run()
     world.deliver_all()
@@ -123,7 +122,7 @@ def test_after_a_clock_was_set_back_no_result_is_used_for_longer_than_any_other(
 
 
 def test_switched_off_each_is_bought_and_nothing_is_kept(create: Create) -> None:
-    world = create(Rules(reuse_seconds=0))
+    world = create(LedgerConfig(reuse_seconds=0))
     enter(world, "a", "b")
     settled = world.run()
     world.deliver_all()
@@ -148,7 +147,7 @@ def test_if_the_first_fails_the_oldest_twin_is_run_and_the_others_wait_for_that_
     claim = world.claim()
 
     assert ids(claim) == ["b"]
-    assert world.idle(OTHER_WORKER).because is Because.NOTHING_READY
+    assert world.idle(OTHER_WORKER).because is IdleReason.NOTHING_READY
     assert [task.id for task in world.finish(claim).reused] == ["c"]
 
 
@@ -173,14 +172,14 @@ def test_twins_go_on_waiting_while_the_first_is_tried_again(world: World, ending
 
 
 def test_twins_of_poison_are_run_alone_one_after_the_other(create: Create) -> None:
-    world = create(Rules(max_crashes=1))
+    world = create(LedgerConfig(max_crashes=1))
     enter(world, "a", "b", "c")
     world.claim()
     world.ledger.claims.release(WORKER, Cause.CRASHED)
 
     assert world.states() == {"a": "finished", "b": "ready", "c": "ready"}
     assert ids(world.claim()) == ["b"]
-    assert world.idle(OTHER_WORKER).because is Because.NOTHING_READY
+    assert world.idle(OTHER_WORKER).because is IdleReason.NOTHING_READY
 
 
 def test_if_the_first_is_dealt_with_elsewhere_the_oldest_twin_is_run(world: World) -> None:
@@ -210,7 +209,7 @@ def test_a_batch_holds_no_two_twins_and_finishes_those_of_each(world: World) -> 
 
 
 def test_waiting_twins_take_room_in_the_inbox_but_are_not_called_ready(create: Create) -> None:
-    world = create(Rules(inbox_limit=3))
+    world = create(LedgerConfig(inbox_limit=3))
     enter(world, "a", "b")
     admitted = enter(world, "c", "d")
 
@@ -262,7 +261,7 @@ def test_a_reused_result_is_no_origin_of_others(world: World) -> None:
 def test_results_are_kept_for_so_many_tasks_only(world: World) -> None:
     poll = world.poll()
     texts = [b'"%d"' % number for number in range(MOST_ANSWERS + 10)]
-    tasks = [NewTask(f"t{n}", SMALL, text, digest=digest_of(SMALL, text)) for n, text in enumerate(texts)]
+    tasks = [NewTask(f"t{n}", SMALL, text, digest=fingerprint(SMALL, text)) for n, text in enumerate(texts)]
     world.ledger.inbox.admit(poll, tasks)
     while isinstance(claim := world.ledger.claims.claim(WORKER, terms(batch=500)), Claim):
         world.finish(claim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Because, Cooldown, Report
+from aitp.ledger import Cooldown, IdleReason, Report
 from aitp.tasks import Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import SMALL, START, World, ids, report, terms
@@ -194,7 +194,7 @@ def test_a_postponed_task_waits_for_an_open_breaker_and_no_longer(world: World) 
     idle = world.idle()
 
     assert settled.retry_at is None
-    assert (idle.because, idle.until) == (Because.BREAKER, START + 60.0)
+    assert (idle.because, idle.until) == (IdleReason.BREAKER, START + 60.0)
 
 
 def test_a_probe_that_says_nothing_is_made_again_after_a_moment_not_at_once(world: World) -> None:
@@ -203,7 +203,7 @@ def test_a_probe_that_says_nothing_is_made_again_after_a_moment_not_at_once(worl
     world.run(Ending.POSTPONED, Health.UNKNOWN)
     idle = world.idle()
 
-    assert (idle.because, idle.until) == (Because.BREAKER, START + 65.0)
+    assert (idle.because, idle.until) == (IdleReason.BREAKER, START + 65.0)
     world.clock.now = START + 65.0
     assert world.claim().probe
 

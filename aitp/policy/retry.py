@@ -1,4 +1,4 @@
-"""What a Retry-After header says, or a sentence in its place. Pure; clients of every service ask."""
+"""How long to wait before another try: by our back-off, and by what a server says, in a header or in words. Pure."""
 
 from __future__ import annotations
 
@@ -51,3 +51,44 @@ def pause_seconds(value: str | None, now: float) -> float:
     if wanted is None:
         return DEFAULT_PAUSE_SECONDS
     return min(max(wanted, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+
+
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000_001, "µs": 0.000_001}
+_PART = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)(ms|us|µs|d|h|m|s)")
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds in `text`, None where it is no duration. A plain number counts as seconds."""
+    text = (text or "").strip()
+    if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
+        return float(text)
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+# Waiting before another try
+
+SPREAD = (0.75, 1.25)
+# A lone suspect costs some thirty sends a day.
+LONGEST_DELAY_SECONDS = 3_600.0
+
+
+def retry_delay(attempt: int, factor: float, spread: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
+    """Seconds to wait after failed attempt number `attempt`, counting from 1: factor ** attempt × `spread`.
+
+    `longest` at most. `spread` is the caller's draw from uniform(0.75, 1.25), so that tasks which failed together don't
+    return together.
+    """
+    try:
+        delay = factor**attempt
+    except OverflowError:
+        delay = longest
+    # Cut before the spread is applied: cut afterwards, most of the longest delays would be the same.
+    return min(delay, longest / SPREAD[1]) * spread
+
+
+def pause_delay(pauses: int, recovery: float, longest: float = LONGEST_DELAY_SECONDS) -> float:
+    """Seconds until a world that was paused is probed: `recovery`, twice as long after each probe that failed."""
+    return max(recovery, min(longest, recovery * 2.0 ** min(pauses, 32)))

@@ -1,4 +1,4 @@
-"""How attempts end: with a report of the worker that made them, or with the death of its process.
+"""Outcomes: how attempts end, with a report of the worker that made them, or with the death of its process.
 
 Either is one transaction, on disk before it returns: the result is stored (which is the outbox), the attempt is
 counted, the claim is gone, the breaker is told. A kill between any two instructions loses nothing and buys again only
@@ -16,22 +16,27 @@ from typing import NamedTuple
 
 import apsw
 
-from aitp.ledger.breakers import IS_CALM, BreakerChange, Breakers
+from aitp.ledger.breakers import (
+    ANY_BUGS,
+    ANY_GUESSED,
+    IS_CALM,
+    BreakerChange,
+    Breakers,
+    cool_down,
+    cooling,
+    count_bugs,
+    forget_bugs,
+)
 from aitp.ledger.budgets import Budgets
-from aitp.ledger.completions import NEWEST_AT
-from aitp.ledger.cooldowns import ANY_GUESSED, cool_down, cooling
 from aitp.ledger.database import Database, Row, these
-from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Told
+from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
+from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.history import note_call, note_trouble
-from aitp.ledger.kinds import kind_id
-from aitp.ledger.limits import Limits
-from aitp.ledger.ownership import let_go
-from aitp.ledger.pauses import ANY_BUGS, count_bugs, forget_bugs
-from aitp.ledger.rules import Rules
-from aitp.ledger.twins import ANY_TWINS, Reused, settle_twins
-from aitp.ledger.worlds import World
+from aitp.ledger.limits import NEWEST_AT, Limits
+from aitp.ledger.queue import LedgerConfig, kind_id
+from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill
-from aitp.policy.evidence import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
+from aitp.policy.retry import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Kind, Outcome, Task, TaskStatus
 
@@ -99,10 +104,10 @@ class Settled:
     paused_processor: str | None = None
     reused: tuple[Reused, ...] = ()
     frees_others: bool = False
-    told: tuple[Told, ...] = ()
+    told: tuple[Notice, ...] = ()
 
 
-class Endings:
+class Outcomes:
     """Ends attempts. `draw(low, high)` is the spread of the back-off."""
 
     def __init__(
@@ -111,7 +116,7 @@ class Endings:
         breakers: Breakers,
         limits: Limits,
         budgets: Budgets,
-        rules: Rules,
+        rules: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
@@ -404,3 +409,17 @@ def _store_results(
         connection.execute(f"UPDATE tasks SET is_suspect = 0 WHERE seq {are_these}", seqs)
         connection.execute(f"DELETE FROM evidence WHERE seq {are_these}", seqs)
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def let_go(connection: apsw.Connection, breakers: Breakers, slot: int, now: float) -> None:
+    """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.give_back`'s."""
+    # Served by tasks_finished. What had failed before is due, but still behind those that never failed.
+    connection.execute(
+        "UPDATE tasks SET slot = NULL,"
+        " due_at = (SELECT ?2 FROM results WHERE results.seq = tasks.seq AND deliveries > 0)"
+        " WHERE state = 'finished' AND due_at IS NULL AND slot = ?1",
+        (slot, now),
+    )
+    connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))
+    breakers.release(connection, slot)
+    release_probes(connection, slot)
