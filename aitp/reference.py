@@ -16,15 +16,14 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from aitp import metrics, values
+from aitp import metrics, validators
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
 from aitp.prices import Prices
 from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
 from aitp.tasks import Ending, Service, TaskStatus, TaskType
-from aitp.trust import Authorities
-from aitp.urls import service_url
-from aitp.wording import allowed, parts_of
+from aitp.tls import Authorities
+from aitp.validators import allowed, parts_of, service_url
 
 NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
 
@@ -155,21 +154,21 @@ def _label(label: str) -> tuple[str, str]:
 # The form of what is not a number, a switch or one of a few words, by the function that judges it or what it becomes.
 FORMS: Mapping[object, str] = {
     service_url: "an address, `http://` or `https://`",
-    values.model_names: "a JSON array of names, or names separated by commas",
-    values.model_name: "a model's name",
-    values.item_ids: "a JSON array of ids, or ids separated by commas",
-    values.model_map: "a JSON object from name to name",
-    values.model_options: "a JSON object",
-    values.keep_alive: "a duration like `5m`, seconds, or -1",
-    values.thinking: "`true`, `false`, `low`, `medium`, `high`",
-    values.plain_name: "one word",
-    values.zone_name: "a name of the time zone database, like `America/Sao_Paulo`",
-    values.project_slug: "lower-case letters, digits and hyphens",
-    values.language_code: "a language code, like `pt` or `pt-BR`",
-    values.plain_words: "printable characters, 100 at most",
+    validators.model_names: "a JSON array of names, or names separated by commas",
+    validators.model_name: "a model's name",
+    validators.item_ids: "a JSON array of ids, or ids separated by commas",
+    validators.model_map: "a JSON object from name to name",
+    validators.model_options: "a JSON object",
+    validators.keep_alive: "a duration like `5m`, seconds, or -1",
+    validators.thinking: "`true`, `false`, `low`, `medium`, `high`",
+    validators.plain_name: "one word",
+    validators.zone_name: "a name of the time zone database, like `America/Sao_Paulo`",
+    validators.project_slug: "lower-case letters, digits and hyphens",
+    validators.language_code: "a language code, like `pt` or `pt-BR`",
+    validators.plain_words: "printable characters, 100 at most",
     Prices: "a path of a TOML file of prices",
     Authorities: "a path of a file of PEM certificates",
-    values.contact: "printable ASCII without parentheses, 200 at most",
+    validators.contact: "printable ASCII without parentheses, 200 at most",
 }
 
 

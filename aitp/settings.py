@@ -3,8 +3,7 @@
 `load_settings` reads the environment, the env file and the secrets' files, and either returns one frozen `Settings`
 or raises ConfigurationError with *all* that is wrong, one line each. An attribute has its variable's name in lower
 case. A variable that is set but empty counts as unset, except those of MAY_BE_EMPTY. This is the only module that
-touches the process's environment; .env.example is checked against it by a test.
-"""
+touches the process's environment; .env.example is checked against it by a test."""
 
 from __future__ import annotations
 
@@ -29,37 +28,51 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from aitp.coherence import left_as_in_the_example, missing_together, quoted, unreachable_budget, unreachable_limits
-from aitp.environment import misspelt, read_sources
 from aitp.errors import ConfigurationError
-from aitp.forms import PROJECT_ROOT as PROJECT_ROOT
-from aitp.forms import Authorities, Directory, Host, LedgerFile, Limit, Money, Place, PriceList, Seconds, Url
+from aitp.hardening import blot_out
 from aitp.prices import nano
-from aitp.privacy import blot_out
-from aitp.trust import Trust, unusable
-from aitp.urls import refuse_open_secrets
-from aitp.values import (
+from aitp.sources import misspelt, read_sources
+from aitp.tls import Trust, unusable
+from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
+from aitp.validators import (
+    AuthorityList,
+    Directory,
+    Host,
+    LedgerFile,
+    Limit,
+    Money,
+    Place,
+    PriceList,
+    Seconds,
+    Url,
+    absolute,
     bearer_token,
     contact,
     header_value,
     item_ids,
     keep_alive,
     language_code,
+    left_as_in_the_example,
     lower_case,
+    missing_together,
     model_map,
     model_name,
     model_names,
     model_options,
     plain_name,
     plain_words,
+    printable,
+    problem,
     project_slug,
+    quoted,
+    refuse_open_secrets,
     scopes,
     thinking,
+    unreachable_budget,
+    unreachable_limits,
     upper_case,
     zone_name,
 )
-from aitp.whereabouts import beside
-from aitp.wording import printable, problem
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
@@ -117,7 +130,7 @@ class Settings(BaseModel):
         description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
         "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
     )
-    tls_ca_file: Authorities | None = Field(
+    tls_ca_file: AuthorityList | None = Field(
         None,
         description="A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever "
         "speaks TLS here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.",
@@ -488,6 +501,11 @@ def withhold(*needed: str) -> None:
     os.environ.update(withheld(*needed))
 
 
+def under_supervisord() -> bool:
+    """Whether supervisord started this process (it says so to its programs)."""
+    return "SUPERVISOR_ENABLED" in os.environ
+
+
 def surroundings() -> dict[str, str]:
     """The process's environment without anything that is ours: what a demo or a test adds its own settings to."""
     return {name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}
@@ -508,3 +526,25 @@ def _derived(values: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             pass  # the setting that it is derived from is the problem, and is told as one
     return derived
+
+
+def beside(ledger: Path) -> Path:
+    """RUNTIME_DIR, where only the ledger's place is set. Raises ValueError if that is none."""
+    return absolute(ledger).parent.parent / "run"
+
+
+def runtime_dir(environ: Mapping[str, str]) -> Path:
+    """RUNTIME_DIR of `environ` and of the file of settings that it names, or of .env; none of the other settings is
+    judged, and what cannot be read is passed over.
+    """
+    try:
+        values = read_sources(environ, Path(".env"), ()).values
+    except ConfigurationError:
+        values = environ
+    named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
+    try:
+        if named:
+            return absolute(Path(named))
+        return beside(Path(ledger)) if ledger else PROJECT_ROOT / "run"
+    except ValueError:
+        return PROJECT_ROOT / "run"

@@ -23,15 +23,10 @@ FLOORS = (
     {"metrics"},
     {"policy", "slotfiles"},
     {"logs"},
-    {"logline"},
-    {"parent"},
     {"settings"},
-    {"whereabouts"},
-    {"environment", "coherence"},
-    {"wording", "forms"},
-    {"urls", "wire", "values", "extensions", "addresses"},
-    {"trust", "privacy", "prices"},
-    {"prctl"},
+    {"sources"},
+    {"validators", "http", "extensions"},
+    {"tls", "hardening", "prices"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

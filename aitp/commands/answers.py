@@ -8,10 +8,10 @@ from typing import Any
 from aitp.commands.asking import LISTED_AT_MOST, Answered
 from aitp.commands.findings import Finding, Severity, fine
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
+from aitp.http import BY_TLS
 from aitp.providers.stock import Retirement
 from aitp.settings import Settings
-from aitp.taskapi.grant import Grant
-from aitp.wire import BY_TLS
+from aitp.taskapi.token import Grant
 
 PROXY = "; through a proxy it needs HTTP_TRUST_ENV=true"
 NO_TLS = (

@@ -19,7 +19,7 @@ from aitp.processors.registry import PROCESSORS
 from aitp.providers.openai_models import OPENAI_URL, shutdowns_in
 from aitp.providers.stock import uses_models, uses_openai
 from aitp.settings import Settings, load_settings
-from aitp.taskapi.grant import Grant
+from aitp.taskapi.token import Grant
 from aitp.tasks import Kind
 
 

@@ -71,7 +71,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; not for help or completion, which load nothing."""
-        from aitp.privacy import keep_memory_private
+        from aitp.hardening import keep_memory_private
         from aitp.settings import prepare_environment
 
         keep_memory_private()

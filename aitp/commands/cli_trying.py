@@ -62,11 +62,11 @@ def demo(
     with told_to_stop_once():  # from here on, as what follows is half a second of imports
         from pathlib import Path
 
-        from aitp.addresses import addresses, trouble_at
         from aitp.demo.command import Plan, real_openai
         from aitp.demo.documents import TYPES
         from aitp.demo.practice import practise
         from aitp.demo.show import show
+        from aitp.validators import addresses, trouble_at
 
         chosen = TYPES if types == "all" else tuple(dict.fromkeys(types.split(",")))
         if unknown := set(chosen) - set(TYPES):

@@ -17,7 +17,7 @@ from aitp.process.staff import descriptors_needed, refuse_few_descriptors
 from aitp.process.start import refuse_long_socket_path
 from aitp.processors.inventory import Inventory
 from aitp.settings import Settings
-from aitp.urls import is_near
+from aitp.validators import is_near
 from aitp.web.readiness import quarantine_problem
 
 COMFORTABLE_BYTES = 2**30

@@ -28,11 +28,11 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.stopping import hear_no_more, undisturbed
 from aitp.demo.verdict import Verdict, judge, lines_of
 from aitp.demo.world_process import WorldProcess
-from aitp.prctl import PR_SET_PDEATHSIG, prctl
+from aitp.hardening import PR_SET_PDEATHSIG, prctl
 from aitp.process.scoreboard import State, glance
 from aitp.process.slots import Role, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
-from aitp.wording import printable
+from aitp.validators import printable
 
 LOOK_SECONDS = 0.2
 HUNT_SECONDS = 0.01

@@ -1,22 +1,30 @@
 """Wikidata as `Knowledge`: everything in as few calls as may be, through a cache that all processes share.
 
-Each part of an answer is kept as it comes: after an outage half-way only the rest is asked for. Made after fork.
-"""
+Each part of an answer is kept as it comes: after an outage half-way only the rest is asked for. Made after fork."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import orjson
+import requests
+from ratelimit import limits, sleep_and_retry  # type: ignore[import-untyped]
+from requests.structures import CaseInsensitiveDict
 
-from aitp.knowledge import MOST_LINKS, Candidate, Entity, Standing, answers
-from aitp.knowledge.api import WIKIDATA, Api, Bound, Oversized
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
+from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
+from aitp.knowledge import MOST_LINKS, Candidate, Entity, Standing
 from aitp.ledger import BreakerChange, Ledger
+from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
+from aitp.tasks import Service
 
 BATCH, LONGEST_NAME = 50, 250  # ids in one call, letters in a label
 ID, HIGHEST_ID = re.compile(r"Q[1-9][0-9]{0,9}"), 2**31 - 1
@@ -74,7 +82,7 @@ class Wikidata:
         return {id_: standing(item) if item else Standing() for id_, item in items.items()}
 
     def _search(self, names: list[str], **call: str) -> Iterator[Mapping[str, Any]]:
-        return ({name: self._api.query(answers.candidates, search=name, **SEARCH, **call)} for name in names)
+        return ({name: self._api.query(read_candidates, search=name, **SEARCH, **call)} for name in names)
 
     def _items(self, ids: Sequence[str], language: str) -> dict[str, Any]:
         """What is kept of each. What can be no id is no item: for one such, Wikidata would refuse a whole batch."""
@@ -84,7 +92,7 @@ class Wikidata:
 
     def _fetch_items(self, ids: list[str], language: str, most: int = BATCH) -> Iterator[Mapping[str, Any]]:
         for some in (ids[start : start + most] for start in range(0, len(ids), most)):
-            read = partial(answers.items, ids=some, language=language, wikis=self._wikis)
+            read = partial(read_items, ids=some, language=language, wikis=self._wikis)
             try:
                 yield self._api.query(read, ids="|".join(some), languages=language, **GET)
             except Oversized:
@@ -97,7 +105,7 @@ class Wikidata:
         for start in range(0, len(ids), BATCH):
             seen, more = dict.fromkeys(ids[start : start + BATCH], 0), dict[str, str]()
             while seen:
-                read = partial(answers.links, titles=[*seen])
+                read = partial(read_links, titles=[*seen])
                 here, more = self._api.query(read, titles="|".join(seen), **LINKS, **more)
                 total = {title: min(seen[title] + here[title], MOST_LINKS) for title in seen}
                 if more and MOST_LINKS not in total.values():
@@ -110,4 +118,178 @@ class Wikidata:
 
     def _count_views(self, articles: list[str]) -> Iterator[Mapping[str, int | None]]:
         first, last = (f"{datetime.now(UTC) - timedelta(days):%Y%m%d}" for days in (30, 1))
-        return ({article: self._api.pageviews(answers.views, article, first, last)} for article in articles)
+        return ({article: self._api.pageviews(read_views, article, first, last)} for article in articles)
+
+
+WIKIDATA = Service.WIKIDATA.value
+# One host serves the pageviews of all of Wikimedia; another Wikidata is expected to serve its own.
+VIEW_HOSTS = {"https://www.wikidata.org": "https://wikimedia.org"}
+VIEWS = "/api/rest_v1/metrics/pageviews/per-article"
+FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
+MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
+CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
+
+Gate = Callable[[], AbstractContextManager[None]]
+Bound = Callable[[float], AbstractContextManager[object]]
+T = TypeVar("T")
+
+
+class Oversized(RetryableError):
+    """The answer is longer than anybody wants to read: no fault, ask for less."""
+
+
+class Api:
+    """The two APIs. `read` makes a value of a body; what it raises says that the answer is nonsense."""
+
+    def __init__(self, settings: Settings, gate: Gate, bound: Bound, turn: Gate = nullcontext) -> None:
+        self._base_url = settings.wikidata_base_url.rstrip("/")
+        self._gate, self._turn, self._bound = gate, turn, bound
+        self._timeout, self._trust = settings.request_timeout, settings.trust
+        contact = settings.wikidata_contact or "its operator has set no contact"
+        agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
+        self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
+        self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
+        self._wires: dict[str, Wire] = {}
+
+    def query(self, read: Callable[[bytes], T], **parameters: str) -> T:
+        """One call of the action API. Raises Oversized as well."""
+        return self._ask(self._base_url, "/w/api.php?" + urlencode({**parameters, **FIXED}), read)
+
+    def pageviews(self, read: Callable[[bytes], T], article: str, first: str, last: str) -> T:
+        """The days from `first` to `last` (YYYYMMDD) of `project/title`; no days if nothing is known of them."""
+        project, _, title = article.partition("/")
+        path = f"{VIEWS}/{project}/all-access/user/{quote(title.replace(' ', '_'), safe='')}/daily/{first}/{last}"
+        return self._ask(VIEW_HOSTS.get(self._base_url, self._base_url), path, read, b'{"items": []}')
+
+    def reset(self) -> None:
+        """Throw the connections away."""
+        while self._wires:
+            self._wires.popitem()[1].close()
+
+    def _ask(self, host: str, target: str, read: Callable[[bytes], T], absent: bytes = b"") -> T:
+        with self._gate():
+            answer, body = self._get(host, host + target)
+            if answer.status_code == 404 and absent:
+                body = absent
+            elif error := _error(answer, body):
+                raise error
+            try:
+                return read(body)
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+                raise ServiceFault(WIKIDATA, "Wikidata answered something else than what was asked for") from None
+
+    def _get(self, host: str, url: str) -> tuple[requests.Response, bytes]:
+        wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust)
+        try:
+            with self._bound(self._timeout + self._period + MARGIN_SECONDS):
+                self._wait_for_turn()
+                with self._turn():
+                    answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
+                    return answer, whole_body(answer, MOST_BYTES)
+        except TooLong as failure:
+            raise Oversized(f"Wikidata {failure}") from None
+        except NoAnswer as failure:
+            raise ServiceFault(WIKIDATA, f"Wikidata {failure}: look at WIKIDATA_BASE_URL") from None
+        except BaseException as error:
+            self.reset()
+            if not isinstance(error, DeadlineExceeded):
+                raise
+            raise ServiceFault(WIKIDATA, f"Wikidata gave no whole answer: {error}") from None
+
+
+def _error(answer: requests.Response, body: bytes) -> AitpError | None:
+    """What an answer that is none means. The action API's own errors come with status 200."""
+    status, pause, code = answer.status_code, answer.headers.get("Retry-After"), ""
+    if status == 200:
+        try:
+            code = str(orjson.loads(body if len(body) <= ERROR_BYTES else b"{}")["error"]["code"])
+        except (ValueError, LookupError, TypeError):
+            return None
+    said = f"Wikidata answered {status}{code and f' ({code[:60]!r})'}"
+    if code in ("maxlag", "ratelimited") or status == 429 or (status == 503 and pause is not None):
+        return CooldownRequired(WIKIDATA, said, seconds=pause_seconds(pause, time.time()), model=None)
+    if status in (401, 403):
+        return CredentialsRefused(WIKIDATA, f"{said}: it wants no calls from here: is WIKIDATA_CONTACT set?")
+    return ServiceFault(WIKIDATA, f"{said}: look at WIKIDATA_BASE_URL" if 300 <= status < 500 else said)
+
+
+def read_candidates(body: bytes) -> list[dict[str, str]]:
+    """Of wbsearchentities: `{id, label, description}`, best first."""
+    texts = {"id": None, "label": "", "description": ""}
+    return [{t: _a(str, hit.get(t, texts[t])) for t in texts} for hit in _a(list, orjson.loads(body)["search"])]
+
+
+def read_items(
+    body: bytes, ids: Iterable[str], language: str, wikis: Mapping[str, str]
+) -> dict[str, dict[str, Any] | None]:
+    """Of wbgetentities: what is kept of each of `ids`, which must all be there; None: there is no such item."""
+    found = dict(orjson.loads(body)["entities"])
+    found |= {item["redirects"]["from"]: item for item in found.values() if "redirects" in item}
+    return {id_: None if "missing" in found[id_] else _item(found[id_], language, wikis) for id_ in ids}
+
+
+def _item(item: dict[str, Any], language: str, wikis: Mapping[str, str]) -> dict[str, Any]:
+    claims = _map(item["claims"])
+    valid = {name: [each for each in stated if each["rank"] != "deprecated"] for name, stated in claims.items()}
+    links = _map(item.get("sitelinks"))
+
+    def text(part: str) -> str:
+        return _a(str, _map(item.get(part)).get(language, {"value": ""})["value"])
+
+    def count(property_: str) -> int | None:
+        stated = valid.get(property_)
+        return sum(each["mainsnak"]["snaktype"] != "novalue" for each in stated) if stated else None
+
+    def values(property_: str) -> list[dict[str, Any]]:
+        snaks = (each["mainsnak"] for each in valid.get(property_, ()))
+        return [snak["datavalue"]["value"] for snak in snaks if snak["snaktype"] == "value"]
+
+    return {
+        "id": _a(str, item["id"]),
+        "label": text("labels"),
+        "description": text("descriptions"),
+        "aliases": [_a(str, alias["value"]) for alias in _map(item.get("aliases")).get(language, ())],
+        "instance_of": [_a(str, value["id"]) for value in values("P31")],
+        # `project/title` where views are counted, or empty.
+        "article": next((f"{wikis[wiki]}/{links[wiki]['title']}" for wiki in wikis if wiki in links), ""),
+        "sitelinks": None if item.get("sitelinks") is None else len(links),
+        "statements": sum(map(len, claims.values())),
+        # One statement for each network and year.
+        "followers": max((int(float(value["amount"])) for value in values("P8687")), default=None),
+        "positions": count("P39"),
+        "awards": count("P166"),
+    }
+
+
+def read_links(body: bytes, titles: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Of prop=linkshere: links to each of `titles` in this answer, and how to go on (empty: that was all).
+
+    Of the parameters that it would have us send, those of this module alone: any other would change what we ask.
+    """
+    answer = orjson.loads(body)
+    pages = {page["title"]: len(_a(list, page.get("linkshere", []))) for page in answer["query"]["pages"]}
+    told = answer.get("continue", {})
+    more = {name: str(told[name]) for name in ("lhcontinue", "continue") if name in told}
+    if told and "lhcontinue" not in more:
+        raise ValueError("it goes on with something else")
+    if more and not any(pages.values()):
+        raise ValueError("it would go on for ever")
+    return {title: pages[title] for title in titles}, more
+
+
+def read_views(body: bytes) -> int | None:
+    """Of pageviews per article: the sum of its days."""
+    days = [_a(int, day["views"]) for day in _a(list, orjson.loads(body)["items"])]
+    return sum(days) if days else None
+
+
+def _a(kind: type[T], given: object) -> T:
+    if not isinstance(given, kind):
+        raise TypeError(f"not a {kind.__name__}")
+    return given
+
+
+def _map(given: object) -> dict[str, Any]:
+    """PHP writes an empty map as an empty list."""
+    return {} if given in (None, []) else _a(dict, given)

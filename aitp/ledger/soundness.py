@@ -29,7 +29,7 @@ from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
 from aitp.ledger.place import refuse_no_file
 from aitp.ledger.schema import VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
-from aitp.values import zone_name
+from aitp.validators import zone_name
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
 PROMISES: tuple[tuple[str, str], ...] = (

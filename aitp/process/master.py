@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from aitp.errors import ConfigurationError
+from aitp.hardening import Parent
 from aitp.logs import configure, get_logger
-from aitp.parent import Parent
 from aitp.process import errand
 from aitp.process.crew import Crew, Heritage
 from aitp.process.errand import Errands
@@ -25,7 +25,7 @@ from aitp.process.slots import MASTER, Role
 from aitp.process.staff import Staff, most_descriptors, refuse_few_descriptors
 from aitp.process.systemd import Systemd
 from aitp.process.tending import Tending
-from aitp.settings import Settings
+from aitp.settings import Settings, under_supervisord
 
 STOPPING_TICK_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ class Master:
         self._errands = Errands(heritage.shed)
         self._tending = Tending(self._errands, heritage.timings, self._wake_workers)
         self._systemd = systemd
-        self._parent = Parent()
+        self._parent = Parent(supervised=under_supervisord())
         self._started = time.time()
         self._prepared = False
         self._reload_again = False

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aitp.errors import DeadlineExceeded, LedgerError
+from aitp.http import NoAnswer
 from aitp.ledger.views import KindInUse, kinds_in_use
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
@@ -22,7 +23,6 @@ from aitp.processors import PROCESSORS
 from aitp.providers.openai_models import ask_for_models, shutdowns_in
 from aitp.providers.stock import Retirement, Stock, read_stock, uses_openai, write_stock
 from aitp.tasks import Kind, Service
-from aitp.wire import NoAnswer
 
 if TYPE_CHECKING:
     from aitp.settings import Settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from aitp.prctl import PR_SET_NAME, prctl
+from aitp.hardening import PR_SET_NAME, prctl
 
 MASTER = 0
 LAST_SLOT = 1100
@@ -35,7 +35,7 @@ def slots_of(role: Role, count: int) -> range:
 
 def name_process(name: str) -> None:
     """What ps and top call this process (15 bytes; Linux). Nothing depends on it."""
-    # Not by /proc/self/comm: it is root's, see `aitp.privacy`.
+    # Not by /proc/self/comm: it is root's, see `aitp.hardening`.
     prctl(PR_SET_NAME, name.encode())
 
 

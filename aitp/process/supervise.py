@@ -21,13 +21,13 @@ from supervisor import events, loggers, options, supervisord  # type: ignore[imp
 from supervisor.process import Subprocess  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
-from aitp.addresses import addresses, trouble_at
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
 from aitp.process.staff import most_descriptors, refuse_few_descriptors
 from aitp.process.start import own_directory, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, set_aside, surroundings, withheld
+from aitp.validators import addresses, trouble_at
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"

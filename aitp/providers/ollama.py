@@ -21,7 +21,7 @@ from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
 from aitp.providers.wire import NO_OTHERS, BodyBound
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 # A number of a vector may need 24 bytes, and models give up to 4,096 of them.
 ANSWER_BYTES = 1_048_576

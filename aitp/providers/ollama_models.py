@@ -23,7 +23,7 @@ from aitp.policy.routing import canonical
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.wire import NO_OTHERS, BodyBound
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 TAGS_BYTES = 16 * 1_048_576
 STREAM_BYTES = 256 * 1_048_576

@@ -15,7 +15,7 @@ import orjson
 from pydantic import SecretStr
 
 from aitp.providers.wire import BodyBound, http_client
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 
 class OllamaClient(ollama.Client):

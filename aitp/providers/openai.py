@@ -23,7 +23,7 @@ from aitp.providers import chat as _chat
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
 from aitp.providers.wire import NO_OTHERS, BodyBound, http_client
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 # An answer of floats may need 24 bytes a number, and models have up to 4,096 of them.

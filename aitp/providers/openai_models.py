@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from requests.structures import CaseInsensitiveDict
 
+from aitp.http import USER_AGENT, Wire, whole_body
 from aitp.settings import Settings
-from aitp.wire import USER_AGENT, Wire, whole_body
 
 OPENAI_URL = "https://api.openai.com/v1"
 BODY_BYTES = 4 * 2**20

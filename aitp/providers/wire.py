@@ -14,7 +14,7 @@ import httpx2
 from openai import DefaultHttpxClient
 
 from aitp.errors import ServiceFault
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 NO_OTHERS = Trust()  # than the public authorities

@@ -4,29 +4,30 @@ Every failure arrives as one of our errors, with a message that holds neither to
 API itself will not have this result), CredentialsRefused, CooldownRequired, ServiceFault. What a gateway, a login page
 or anything else in front of the API says is none of the API's words, whatever its status: it neither acknowledges nor
 refuses a result, it is the service's fault. The bound on a whole call is the caller's; after its timer fired, `reset`.
-What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH /api/ai-tasks/:id.
-"""
+What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH /api/ai-tasks/:id."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
+import orjson
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
+from aitp.http import USER_AGENT, NoAnswer, Wire, finish, whole_body
 from aitp.policy.retry import pause_seconds
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN
-from aitp.taskapi.words import acknowledges, is_own_error, words_of
 from aitp.tasks import Service, TaskStatus
-from aitp.wire import USER_AGENT, NoAnswer, Wire, finish, whole_body
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
+
 
 API = Service.API.value
 PENDING = "/api/ai-tasks/pending"
@@ -169,3 +170,71 @@ class TaskApi:
         if code == 404:
             return ServiceFault(API, f"{said}: look at API_BASE_URL")
         return ServiceFault(API, said)
+
+
+LENGTH = 200
+LEFT_OUT = "…"
+# What a server repeats of a request is recognised by so many characters in a row.
+REPEATED = 8
+
+# How a task's document begins. The rest need not have come, and nothing else begins so.
+LEADING_ID = re.compile(rb'\s*\{\s*"_?id"\s*:\s*"([^"\\]{1,64})"\s*[,}]')
+
+QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?|[\w+=~-]{30,}")
+
+
+def acknowledges(body: bytes, task_id: str) -> bool:
+    """Whether a 2xx with this body is the API's own word that it has the result: the document of that task.
+
+    The id counts where one is given. Of a body that was cut off, its beginning will do.
+    """
+    leading = LEADING_ID.match(body)
+    if leading and leading[1].decode(errors="replace").casefold() == task_id.casefold():
+        return True
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(document, dict):
+        return False
+    named = document.get("_id", document.get("id"))
+    if named is None:
+        return not document.keys() & {"statusCode", "error", "errors"}
+    return isinstance(named, str) and named.casefold() == task_id.casefold()
+
+
+def is_own_error(body: bytes, status: int) -> bool:
+    """Whether an error with this body is the API's own: a JSON object with its status and a message."""
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and document.get("statusCode") == status and "message" in document
+
+
+def words_of(body: bytes, *sent: str) -> str:
+    """The `message` of an error's JSON body, at most LENGTH characters on one line; empty if there is none.
+
+    `sent`: what must not come back in it.
+    """
+    try:
+        document: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    message = document.get("message") if isinstance(document, dict) else None
+    if isinstance(message, list):  # NestJS: one line for each field
+        message = "; ".join(part for part in message if isinstance(part, str))
+    if not isinstance(message, str):
+        return ""
+    message = QUOTED.sub(LEFT_OUT, _without(message[: 4 * LENGTH], sent))[:LENGTH]
+    return "".join(sign if sign.isprintable() else " " for sign in message).strip()
+
+
+def _without(message: str, sent: tuple[str, ...]) -> str:
+    repeated = [False] * len(message)
+    for at in range(len(message) - REPEATED + 1):
+        piece = message[at : at + REPEATED]
+        if any(piece in text for text in sent):
+            repeated[at : at + REPEATED] = [True] * REPEATED
+    kept = (LEFT_OUT if left_out else sign for sign, left_out in zip(message, repeated, strict=True))
+    return re.sub(f"{LEFT_OUT}+", LEFT_OUT, "".join(kept))

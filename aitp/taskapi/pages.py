@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import requests
 
 from aitp.errors import ServiceFault
+from aitp.http import NoAnswer, pieces
 from aitp.tasks import Service
-from aitp.wire import NoAnswer, pieces
 
 PAGE_BYTES = 2**30
 DOCUMENT_BYTES = 2**20

@@ -17,7 +17,7 @@ from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.server import MultiSocketServer, TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
-from aitp.addresses import addresses
+from aitp.validators import addresses
 
 MOST_CONNECTIONS = 100
 PLACE_SECONDS = 30.0

@@ -20,7 +20,7 @@ from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role, role_of
 from aitp.providers.stock import Stage, Stock
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
-from aitp.trust import Authorities
+from aitp.tls import Authorities
 from aitp.web.facts import Facts
 from aitp.web.figures import duration
 from aitp.web.markup import Column, Html, badge, bar, element, section, table, text

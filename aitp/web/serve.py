@@ -14,9 +14,8 @@ from typing import NoReturn
 
 from aitp import logs
 from aitp.errors import ConfigurationError
-from aitp.parent import Parent
-from aitp.prctl import PR_SET_PDEATHSIG, prctl
-from aitp.settings import Settings, load_settings, withhold
+from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
+from aitp.settings import Settings, load_settings, under_supervisord, withhold
 from aitp.web.app import Application, build_app
 from aitp.web.connections import listen
 
@@ -89,6 +88,6 @@ def _install_signals(application: Application) -> None:
 
 def _stop_with_parent() -> None:
     """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
-    parent = Parent()
+    parent = Parent(supervised=under_supervisord())
     if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and parent.is_gone:
         os.kill(os.getpid(), signal.SIGTERM)

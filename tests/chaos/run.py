@@ -22,7 +22,7 @@ from aitp.demo.faults import Fault
 from aitp.demo.openai_api import BAD_MARKER
 from aitp.demo.sentences import MODEL
 from aitp.errors import LedgerError
-from aitp.prctl import PR_SET_PDEATHSIG, prctl
+from aitp.hardening import PR_SET_PDEATHSIG, prctl
 from aitp.settings import CHAT_MODEL
 from tests.chaos.acts import Acts, tell
 from tests.chaos.checker import violations

@@ -323,7 +323,7 @@ def private_megabytes(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except PermissionError:
-        pytest.skip("only root can look into the memory of aitp's processes (aitp/privacy.py)")
+        pytest.skip("only root can look into the memory of aitp's processes (aitp/hardening.py)")
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import AitpError
-from aitp.knowledge import answers as wikidata
+from aitp.knowledge import wikidata
 from aitp.policy.retry import pause_seconds
 from aitp.processors.answers import objects_in
 from aitp.providers import Message, Question, chat, failures, ollama, ollama_failures, openai
 from aitp.providers.refusals import refusal_of
-from aitp.taskapi.words import words_of
+from aitp.taskapi.client import words_of
 from tests.fuzz.cases import cases, likely, texts, values
 
 QUESTION = Question("name", {"type": "object"}, [Message("user", "words")])
@@ -129,13 +129,13 @@ def test_wikidata(answer: Any, question: str) -> None:
     try:
         match question:
             case "candidates":
-                found: Any = wikidata.candidates(body)
+                found: Any = wikidata.read_candidates(body)
             case "items":
-                found = wikidata.items(body, ["Q5"], "pt", {"ptwiki": "pt.wikipedia.org"})
+                found = wikidata.read_items(body, ["Q5"], "pt", {"ptwiki": "pt.wikipedia.org"})
             case "links":
-                found = wikidata.links(body, ["Q5"])
+                found = wikidata.read_links(body, ["Q5"])
             case _:
-                found = wikidata.views(body)
+                found = wikidata.read_views(body)
     except NONSENSE:
         return
     orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)  # a cache can keep it

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aitp.process.scoreboard import SIZE, Record, Scoreboard, State, glance, master_ticks
 from aitp.providers.stock import FILE_NAME, read_stock
-from aitp.taskapi.tokenfile import Token, TokenFile
+from aitp.taskapi.token import Token, TokenFile
 from tests.fuzz.cases import cases, likely, values
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from aitp.errors import AitpError
-from aitp.knowledge.api import Api
+from aitp.knowledge.wikidata import Api
 from aitp.providers import Message, Question
 from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import OllamaModels

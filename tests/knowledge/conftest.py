@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.demo.wikidata_api import WikidataApi
-from aitp.knowledge import api
+from aitp.knowledge import wikidata
 from tests.knowledge.desk import Desk
 
 
@@ -20,7 +20,7 @@ def server() -> Iterator[WikidataApi]:
 
 @pytest.fixture
 def desk(server: WikidataApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr(api, "CALLS", 10_000)  # no waiting for turns
+    monkeypatch.setattr(wikidata, "CALLS", 10_000)  # no waiting for turns
     desk = Desk(server, tmp_path / "ledger.db")
     yield desk
     desk.close()

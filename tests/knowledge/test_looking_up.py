@@ -10,7 +10,7 @@ import pytest
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.demo.wikidata_things import OWN
 from aitp.errors import ServiceFault
-from aitp.knowledge import Knowledge, Standing, api
+from aitp.knowledge import Knowledge, Standing, wikidata
 from tests.knowledge.desk import Desk
 
 STRANGERS = [f"Q{OWN + 1_000 + number}" for number in range(120)]
@@ -123,7 +123,7 @@ def test_those_with_many_links_hide_none_of_the_others(desk: Desk) -> None:
 
 
 def test_an_answer_longer_than_anybody_wants_is_asked_for_in_parts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MOST_BYTES", 300_000)
+    monkeypatch.setattr(wikidata, "MOST_BYTES", 300_000)
     found = desk.wikidata.entities(STRANGERS[:50], "pt")
     assert all(found.values())
     assert desk.breaker == "closed"

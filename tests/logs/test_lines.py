@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from aitp import logs
 from aitp.errors import ServiceFault
-from aitp.logline import LINE_BYTES, Mask, as_json, as_text, fitted, plain
+from aitp.logs import LINE_BYTES, Mask, as_json, as_text, fitted, plain
 from tests.logs.conftest import Piped
 
 SECRET = "s3cr3t:+/%&"

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ASK = "from aitp.parent import Parent; print(Parent().is_gone)"
+ASK = """
+from aitp.hardening import Parent
+from aitp.settings import under_supervisord
+print(Parent(supervised=under_supervisord()).is_gone)
+"""
 
 
 def answer(stdin: int, **environment: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from aitp.errors import DeadlineExceeded, InputTooLong, ServiceFault, SettingRefused, UselessAnswer
 from aitp.providers import Usage
-from aitp.trust import Trust
+from aitp.tls import Trust
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
 from tests.providers.scripted import flood, raw, reply, scripted, trickle
 from tests.waiting import wait_until

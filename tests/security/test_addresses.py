@@ -17,8 +17,8 @@ import pytest
 
 from aitp.demo.faults import Fault
 from aitp.errors import AitpError, ServiceFault
-from aitp.knowledge import answers
-from aitp.knowledge.api import Api
+from aitp.knowledge import wikidata
+from aitp.knowledge.wikidata import Api
 from aitp.process.documents import read_document
 from aitp.settings import PROJECT_ROOT, load_settings
 from aitp.tasks import NewTask
@@ -142,7 +142,7 @@ def test_no_title_of_wikidata_leaves_the_path_of_page_views(article: str) -> Non
         )
         api = Api(settings, nullcontext, lambda seconds: nullcontext())
         try:
-            api.pageviews(answers.views, article, "20260101", "20260130")
+            api.pageviews(wikidata.read_views, article, "20260101", "20260130")
         except AitpError:
             pass  # no answer to such a question is fine too
         api.reset()
@@ -167,7 +167,7 @@ def test_no_title_of_wikidata_leaves_the_path_of_page_views(article: str) -> Non
 def test_wikidata_cannot_have_us_ask_for_something_else(told: dict[str, str]) -> None:
     body = json.dumps({"query": {"pages": [{"title": "Q1", "linkshere": [{}]}]}, "continue": told}).encode()
 
-    _, more = answers.links(body, ["Q1"])
+    _, more = wikidata.read_links(body, ["Q1"])
 
     assert set(more) <= {"lhcontinue", "continue"}
 
@@ -176,23 +176,23 @@ def test_it_cannot_have_us_go_on_for_ever_with_nothing_of_its_own() -> None:
     body = json.dumps({"query": {"pages": [{"title": "Q1", "linkshere": [{}]}]}, "continue": {"action": "x"}}).encode()
 
     with pytest.raises(ValueError, match="something else"):
-        answers.links(body, ["Q1"])
+        wikidata.read_links(body, ["Q1"])
 
 
 def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> None:
     """Where a new one appears, somebody has to think about where its host comes from."""
     known = {
         "aitp/commands/asking.py",
-        "aitp/knowledge/api.py",
+        "aitp/knowledge/wikidata.py",
         "aitp/providers/ollama_wire.py",
         "aitp/providers/openai.py",
         "aitp/providers/openai_models.py",
         "aitp/taskapi/client.py",
-        "aitp/taskapi/grant.py",
+        "aitp/taskapi/token.py",
     }
     speaking = set()
     for path in (PROJECT_ROOT / "aitp").rglob("*.py"):
-        if "demo" in path.parts or path.name == "wire.py":
+        if "demo" in path.parts or path.name in ("wire.py", "http.py"):
             continue
         text = path.read_text()
         if "Wire(" in text or "http_client(" in text or "urlopen" in text or "requests.get" in text:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.prctl import PR_SET_DUMPABLE, prctl
-from aitp.privacy import blot_out, keep_memory_private
+from aitp.hardening import PR_SET_DUMPABLE, blot_out, keep_memory_private, prctl
 from aitp.process.slots import MASTER, Role
 from aitp.settings import load_settings
 from tests.end_to_end.running import Service, alive

@@ -18,7 +18,7 @@ from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.task_api import TaskApi
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.errors import ConfigurationError, ServiceFault
-from aitp.knowledge.api import Api
+from aitp.knowledge.wikidata import Api
 from aitp.providers import build
 from aitp.providers.ollama_models import OllamaModels
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
@@ -164,7 +164,7 @@ def test_a_certificate_for_another_name_is_refused_whoever_signed_it(
 def test_the_public_authorities_stay_trusted_beside_it(authority: Authority) -> None:
     """One setting for all services: OpenAI's certificate is a public one, the task API's may be the house's own."""
     from aitp.providers.wire import tls_context
-    from aitp.trust import Trust
+    from aitp.tls import Trust
 
     alone = tls_context(Trust())
     both = tls_context(Trust(certificates=authority.certificate.read_text()))

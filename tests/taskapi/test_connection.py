@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from aitp import wire
+from aitp import http
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, ServiceFault
 from aitp.process.bounds import BoundedCall
 from aitp.taskapi import pages
-from aitp.trust import Trust
+from aitp.tls import Trust
 from tests.process.forks import in_child
 from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
@@ -83,13 +83,13 @@ def test_what_is_closed_is_closed_for_the_server_too() -> None:
     ended = threading.Event()
     with scripted(hears_the_end(reply(200, b"{}"), ended), reply(200, b"[]")) as server:
         url = f"http://127.0.0.1:{server.port}"
-        line = wire.Wire(url, 5.0, Trust())
-        wire.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100)
+        line = http.Wire(url, 5.0, Trust())
+        http.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100)
         assert not ended.wait(0.1)
         line.close()
         assert ended.wait(5)
 
-        assert wire.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100) == b"[]"  # opened anew
+        assert http.whole_body(line.send("GET", url, CaseInsensitiveDict()), 100) == b"[]"  # opened anew
         line.close()
 
 
@@ -235,7 +235,7 @@ def test_an_acknowledgement_that_is_cut_after_the_task_s_id_counts(desk: Desk, t
 
 
 def test_an_answer_that_never_ends_is_not_read_to_its_end(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "FINISH_SECONDS", 60.0)
+    monkeypatch.setattr(http, "FINISH_SECONDS", 60.0)
     taken, gone = [0], threading.Event()
 
     def endless(connection: socket.socket) -> bool:
@@ -254,7 +254,7 @@ def test_an_answer_that_never_ends_is_not_read_to_its_end(desk_at: MakeDesk, mon
 
 
 def test_an_answer_that_trickles_is_not_waited_for(desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(http, "FINISH_SECONDS", 0.1)
     gone = threading.Event()
     with api_of(desk_at, trickle(head("Content-Length: 1000000"), gone)) as (desk, _):
         with pytest.raises(ServiceFault, match="did not send its answer within"):
@@ -274,7 +274,7 @@ def test_a_body_that_never_comes_is_waited_for_as_long_as_any_answer(desk_at: Ma
 def test_a_bound_that_ends_within_an_acknowledgement_does_not_undo_it(
     desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
-    monkeypatch.setattr(wire, "FINISH_SECONDS", 60.0)
+    monkeypatch.setattr(http, "FINISH_SECONDS", 60.0)
     begun = b'{"_id":"%s",' % TASK_ID.encode() if told else b""
     with api_of(desk_at, trickle(head("Content-Length: 1000000") + begun, threading.Event())) as (desk, _):
 

@@ -14,7 +14,7 @@ from aitp.demo.authorization import DEMO_CLIENT_ID, AuthorizationServer
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.taskapi.grant import DEFAULT_LIFETIME_SECONDS, LONGEST_LIFETIME_SECONDS, lifetime_of
+from aitp.taskapi.token import DEFAULT_LIFETIME_SECONDS, LONGEST_LIFETIME_SECONDS, lifetime_of
 from tests.providers.scripted import reply, scripted
 from tests.taskapi.desk import Desk, MakeDesk
 

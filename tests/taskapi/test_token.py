@@ -14,7 +14,7 @@ from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.faults import Fault
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.taskapi.tokenfile import Lock, TokenFile
+from aitp.taskapi.token import Lock, TokenFile
 from tests.taskapi.desk import Desk, MakeDesk
 
 GARBAGE = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, DeliveryRefused
-from aitp.taskapi.words import acknowledges, is_own_error, words_of
+from aitp.taskapi.client import acknowledges, is_own_error, words_of
 from tests.providers.scripted import reply, scripted
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk

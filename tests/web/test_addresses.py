@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aitp.addresses import addresses, trouble_at
+from aitp.validators import addresses, trouble_at
 
 
 def resolver_fails(monkeypatch: pytest.MonkeyPatch, code: int) -> None:

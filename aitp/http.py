@@ -29,7 +29,7 @@ from urllib3.exceptions import (
 
 from aitp import __version__
 from aitp.errors import DeadlineExceeded, GraceOver
-from aitp.trust import Trust
+from aitp.tls import Trust
 
 USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536

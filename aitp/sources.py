@@ -17,7 +17,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from aitp.errors import ConfigurationError
-from aitp.wording import printable
+from aitp.validators import printable
 
 SECRET_FILE_BYTES = 65_536
 
