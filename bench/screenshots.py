@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aitp.process.scoreboard import State
-from aitp.providers.stock import ModelState, Stage, Stock, write_stock
+from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import PROJECT_ROOT
 from aitp.tasks import Ending, Health
 from tests.web.browser import Browser, chromium
@@ -47,7 +47,7 @@ def service(story: Callable[[Hour], None]) -> Iterator[str]:
         world = World.create(folder, **SETTINGS)
         for slot in (2, 102, 103):
             world.child(slot, State.IDLE)
-        write_stock(world.settings.runtime_dir, Stock({"nomic-embed-text": ModelState(Stage.PRESENT)}))
+        write_inventory(world.settings.runtime_dir, Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)}))
         hour = Hour(world)
         story(hour)
         hour.close()

@@ -9,7 +9,7 @@ from aitp.commands.asking import LISTED_AT_MOST, Answered
 from aitp.commands.findings import Finding, Severity, fine
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
 from aitp.http import BY_TLS
-from aitp.providers.stock import Retirement
+from aitp.providers.inventory import Retirement
 from aitp.settings import Settings
 from aitp.taskapi.token import Grant
 

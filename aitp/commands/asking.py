@@ -20,7 +20,7 @@ from aitp.commands.clock import ahead_of
 from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, Wire, finish, whole_body
 from aitp.process.bounds import BoundedCall
-from aitp.providers.openai_models import ask_for_models
+from aitp.providers.inventory import ask_for_models
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, TokenEndpoint
 from aitp.tasks import Service

@@ -14,10 +14,8 @@ from aitp.errors import AitpError, ConfigurationError, LedgerError
 from aitp.ledger.views import snapshot
 from aitp.process.retirement import asked_of_openai, known_kinds, retiring
 from aitp.process.terms import terms_of
-from aitp.processors.inventory import Inventory, inventory
-from aitp.processors.registry import PROCESSORS
-from aitp.providers.openai_models import OPENAI_URL, shutdowns_in
-from aitp.providers.stock import uses_models, uses_openai
+from aitp.processors.base import PROCESSORS, Registered, registered
+from aitp.providers.inventory import OPENAI_URL, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings, load_settings
 from aitp.taskapi.token import Grant
 from aitp.tasks import Kind
@@ -25,11 +23,11 @@ from aitp.tasks import Kind
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All findings; `settings` and `inventory` are None if they cannot be used."""
+    """All findings; `settings` and `registered` are None if they cannot be used."""
 
     findings: tuple[Finding, ...]
     settings: Settings | None = None
-    inventory: Inventory | None = None
+    registered: Registered | None = None
 
 
 def check(
@@ -41,7 +39,7 @@ def check(
     """
     try:
         settings = load_settings(environ)
-        found = inventory(settings)
+        found = registered(settings)
     except ConfigurationError as error:
         return Report(tuple(verdicts.of_unusable_settings(error)))
     findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]

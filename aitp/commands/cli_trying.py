@@ -122,8 +122,8 @@ def evaluate(
     """
     from pathlib import Path
 
-    from aitp.quality.command import LABELS, Options, run_evaluation
-    from aitp.quality.trials import TRIALS
+    from aitp.quality.report import LABELS, Options, run_evaluation
+    from aitp.quality.scoring import TRIALS
 
     chosen = tuple(TRIALS) if types == "all" else tuple(name.strip() for name in types.split(","))
     if unknown := [name for name in chosen if name not in TRIALS]:

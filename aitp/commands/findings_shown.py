@@ -67,7 +67,7 @@ def _text(finding: Finding, *, whole: bool) -> Text:
 
 
 def _document(report: Report, code: int) -> dict[str, Any]:
-    settings, found = report.settings, report.inventory
+    settings, found = report.settings, report.registered
     env_file = settings.env_file if settings is not None else None
     return {
         "ok": code == 0,

@@ -12,7 +12,7 @@ import click
 from aitp.commands.printing import print_json, show, table, visible
 from aitp.logs import configure
 from aitp.process.pulls import Look, look_after_models
-from aitp.providers.stock import ModelState, Stage, read_stock, uses_models
+from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -33,7 +33,7 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
             look = look_after_models(settings, anew=True, told=told)
     if look is Look.ELSEWHERE:
         raise click.ClickException("the service is pulling models already: /ready and its log tell how far it is")
-    stock = read_stock(settings.runtime_dir)
+    stock = read_inventory(settings.runtime_dir)
     states = dict(stock.models) if stock else {}
     if as_json:
         report = {name: dataclasses.asdict(state) for name, state in states.items()}

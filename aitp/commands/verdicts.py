@@ -15,7 +15,7 @@ from aitp.ledger.schema import VERSION
 from aitp.ledger.views import ProfileView, QuarantineView
 from aitp.process.staff import descriptors_needed, refuse_few_descriptors
 from aitp.process.start import refuse_long_socket_path
-from aitp.processors.inventory import Inventory
+from aitp.processors.base import Registered
 from aitp.settings import Settings
 from aitp.validators import is_near
 from aitp.web.readiness import quarantine_problem
@@ -92,7 +92,7 @@ def _mock(settings: Settings) -> Iterator[Finding]:
     yield Finding(Severity.FAULT, "mock mode", what, why, do)
 
 
-def of_inventory(found: Inventory, settings: Settings) -> Iterator[Finding]:
+def of_inventory(found: Registered, settings: Settings) -> Iterator[Finding]:
     """What is registered: all task types, and by name what is not aitp's own."""
     yield fine("task types", ", ".join(entry.name for entry in found.task_types))
     for entry in found.task_types:

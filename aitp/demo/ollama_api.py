@@ -35,7 +35,7 @@ from aitp.demo.scripts import answer_to
 from aitp.demo.vectors import vector
 from aitp.demo.wire import Piece, Request, Response, json_response
 from aitp.providers import Message, Question
-from aitp.providers.invented import text_of
+from aitp.providers.mock import text_of
 
 VERSION = "0.13.5"
 TOO_LONG = "the input length exceeds the context length"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from aitp.providers import Question
-from aitp.providers.invented import invented, text_of
+from aitp.providers.mock import fake_answer, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def answer_to(question: Question, seed: str = "") -> str:
     """What a good model answers, as JSON."""
     script = script_of(text_of(question))
     answer = None if script is None else _scripted(question, script)
-    return invented(question, seed) if answer is None else orjson.dumps(answer).decode()
+    return fake_answer(question, seed) if answer is None else orjson.dumps(answer).decode()
 
 
 def _scripted(question: Question, script: Script) -> object:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aitp.policy.routing import Availability, Route, canonical
 from aitp.process.crew import Timings
-from aitp.providers.stock import FILE_NAME, read_stock, uses_models
+from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
 from aitp.tasks import Service
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Arrivals:
         file = (found.st_ino, found.st_mtime_ns)
         if file == self._file:
             return
-        stock = read_stock(self._runtime_dir)
+        stock = read_inventory(self._runtime_dir)
         self._file = file
         # Of a server that cannot be asked nothing is known: its breaker speaks for it.
         if stock is None or stock.problem:

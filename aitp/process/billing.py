@@ -11,7 +11,7 @@ from aitp.counting import Metrics
 from aitp.metrics import OTHER, known_models
 from aitp.policy.costs import Bill
 from aitp.prices import ALL_OTHERS, NANO, NOTHING, Prices
-from aitp.processors.registry import default_models
+from aitp.processors.base import default_models
 from aitp.providers import Usage
 
 if TYPE_CHECKING:

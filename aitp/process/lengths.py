@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from aitp.logs import get_logger
 from aitp.policy.routing import canonical
-from aitp.processors.context import Memory
+from aitp.processors.base import Memory
 
 KNOWN = {
     "nomic-embed-text:latest": 768,

@@ -4,7 +4,7 @@ Under a master that is a short-lived process (an errand), while relays and worke
 at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as long as one is missing. A
 look asks the server for what it has; a pull that brought nothing is tried again after a minute, and then ever more
 seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and it apart. What is known
-is told by a file (`aitp.providers.stock`) and by the log.
+is told by a file (`aitp.providers.inventory`) and by the log.
 
 OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
 at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next errand.
@@ -27,7 +27,15 @@ from aitp.errors import DeadlineExceeded, NonRetryableError, RetryableError
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
 from aitp.process.retirement import ASKING_SECONDS, look_for_retirements
-from aitp.providers.stock import ModelState, Stage, Stock, read_stock, uses_models, uses_openai, write_stock
+from aitp.providers.inventory import (
+    Inventory,
+    ModelState,
+    Stage,
+    read_inventory,
+    uses_models,
+    uses_openai,
+    write_inventory,
+)
 
 if TYPE_CHECKING:
     from aitp.providers.ollama_models import OllamaModels, Progress
@@ -102,7 +110,7 @@ class _Round:
         self._told = told
         self._clock = clock
         self._total_seconds = settings.ollama_model_download_timeout
-        before = read_stock(settings.runtime_dir) or Stock({})
+        before = read_inventory(settings.runtime_dir) or Inventory({})
         self._before: Mapping[str, ModelState] = {} if anew else before.models
         models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
         self._stock = replace(before, models=models, problem="", at=clock())
@@ -129,7 +137,7 @@ class _Round:
             missing = self._models.missing(self._names)
         except RetryableError as error:
             log.warning("Ollama cannot be asked for its models", reason=str(error))
-            write_stock(self._settings.runtime_dir, replace(self._stock, problem=str(error)))
+            write_inventory(self._settings.runtime_dir, replace(self._stock, problem=str(error)))
             return False
         for name in self._names:
             self._note(name, self._found(name, there=name not in missing))
@@ -193,7 +201,7 @@ class _Round:
 
     def _write(self, name: str, state: ModelState) -> None:
         self._stock = self._stock.having(name, state, self._clock())
-        write_stock(self._settings.runtime_dir, self._stock)
+        write_inventory(self._settings.runtime_dir, self._stock)
         self._written = time.monotonic()
 
     def progressed(self, name: str, state: ModelState) -> None:

@@ -1,8 +1,8 @@
 """Models that OpenAI is about to shut down: which of those that are asked for, when, and what to do about it.
 
 Whoever looks after models asks for the dates once a day, and keeps what comes of them beside what is known of Ollama's
-(`aitp.providers.stock`); page and metrics read it there, and never ask. A model that is shut down fails no task, but
-all of them wait for a person.
+(`aitp.providers.inventory`); page and metrics read it there, and never ask. A model that is shut down fails no task,
+but all of them wait for a person.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
 from aitp.process.terms import terms_of
 from aitp.processors import PROCESSORS
-from aitp.providers.openai_models import ask_for_models, shutdowns_in
-from aitp.providers.stock import Retirement, Stock, read_stock, uses_openai, write_stock
+from aitp.providers.inventory import (
+    Inventory,
+    Retirement,
+    ask_for_models,
+    read_inventory,
+    shutdowns_in,
+    uses_openai,
+    write_inventory,
+)
 from aitp.tasks import Kind, Service
 
 if TYPE_CHECKING:
@@ -102,14 +109,14 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
     """
     if not uses_openai(settings):
         return
-    now, before = time.time(), read_stock(settings.runtime_dir) or Stock({})
+    now, before = time.time(), read_inventory(settings.runtime_dir) or Inventory({})
     asked = None
     if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
         asked = _dates(settings)
     shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
     found = tuple(retiring(settings, shutdowns, known_kinds(settings), now)) if shutdowns else ()
     if asked is not None or found != before.retirements:
-        write_stock(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
+        write_inventory(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
     for each in found if asked is not None else ():
         if each.is_near(now):
             (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)

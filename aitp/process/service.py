@@ -25,9 +25,9 @@ from aitp.process.slots import Role, role_of
 from aitp.process.terms import openai_names, setup_of
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
-from aitp.processors.inventory import inventory
+from aitp.processors.base import registered
 from aitp.providers import warm_up
-from aitp.providers.foreign import foreign_builders
+from aitp.providers.base import plugin_builders
 from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
 from aitp.tasks import Service
@@ -62,7 +62,7 @@ def prepare_to_fork(settings: Settings) -> None:
     """In the master: load what all children need, and have them keep little of what large answers took."""
     warm_up(settings)
     openai_names()
-    inventory(settings)  # what other packages bring is found once, for all children
+    registered(settings)  # what other packages bring is found once, for all children
     memory.keep_little()
 
 
@@ -91,7 +91,7 @@ def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
         log.warning("Mock mode: results are invented, no calls are made", mock=True)
-    task_types = inventory(settings).task_types
+    task_types = registered(settings).task_types
     for entry in task_types:
         log.info("Task type", task_type=entry.name, processor=entry.processor, prompt=entry.prompt)
     found = prepare(
@@ -101,9 +101,9 @@ def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
         limits=settings.rate_limits,
         currency=settings.prices.currency if settings.prices is not None and not settings.mock else "",
         budgets=settings.budgets,
-        providers=foreign_builders(),
+        providers=plugin_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
-        setups={service: setup_of(settings, service) for service in (*Service, *foreign_builders())},
+        setups={service: setup_of(settings, service) for service in (*Service, *plugin_builders())},
         locks=locks,
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)

@@ -15,7 +15,7 @@ from aitp.process import errand
 from aitp.process.crew import Timings
 from aitp.process.errand import Errands
 from aitp.process.pulls import Look, longest_pull_seconds, look_after_models
-from aitp.providers.stock import uses_models, uses_openai
+from aitp.providers.inventory import uses_models, uses_openai
 from aitp.settings import Settings
 
 NAME = "look after models"

@@ -13,7 +13,7 @@ from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Mode, Route, Routing, canonical
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
-from aitp.providers.foreign import foreign_models
+from aitp.providers.base import plugin_models
 from aitp.tasks import Kind, Service
 
 if TYPE_CHECKING:
@@ -125,6 +125,6 @@ def routing_of(settings: Settings) -> Routing:
         fallbacks=settings.fallback_models,
         may_fall_back=settings.hybrid_fallback,
         has_openai=settings.openai_api_key is not None,
-        foreign=foreign_models(),
+        foreign=plugin_models(),
         aliases=settings.model_aliases,
     )

@@ -11,9 +11,7 @@ from aitp.processors import (  # each registers itself
     identifying_data,
     text_embedding,
 )
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.registry import PROCESSORS, Answer, Processor, Result, processor
+from aitp.processors.base import PROCESSORS, Answer, Content, Context, Processor, Result, processor
 
 __all__ = ["PROCESSORS", "Answer", "Content", "Context", "Processor", "Result", "processor"]
 

@@ -17,13 +17,9 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from aitp.errors import RetryableError
 from aitp.knowledge import Entity
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.folding import folded
-from aitp.processors.linking import linked_subjects
-from aitp.processors.registry import Answer, Processor, processor
-from aitp.processors.schemas import narrowed, schema_of
-from aitp.processors.structured import Inquiry, Output, ask
+from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.linking import folded, linked_subjects
+from aitp.processors.structured import Inquiry, Output, ask, narrowed, schema_of
 from aitp.providers import Provider
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]

@@ -15,9 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from aitp.knowledge import MOST_LINKS, Knowledge, Standing
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.base import Answer, Content, Context, Processor, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 

@@ -13,11 +13,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from aitp.errors import UselessAnswer
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.folding import first_of_each
-from aitp.processors.linking import linked_subjects
-from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.linking import first_of_each, linked_subjects
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 

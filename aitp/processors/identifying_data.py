@@ -14,11 +14,8 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from aitp.knowledge import Entity
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.folding import first_of_each, occurs
-from aitp.processors.linking import linked_people
-from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.linking import first_of_each, linked_people, occurs
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 

@@ -6,11 +6,36 @@ name is the hit's label or one of its aliases. An outage raises; ids are left ou
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import TypeVar
 
 from aitp.knowledge import Entity, Knowledge
-from aitp.processors.folding import folded
+
+T = TypeVar("T")
+
+
+def folded(text: str) -> str:
+    """`text` for comparison: "São  Paulo" and "SAO PAULO" are the same."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    # Twice, because folding may bring accents of its own: İ becomes i and a dot.
+    again = "".join(c for c in unicodedata.normalize("NFKD", bare.casefold()) if not unicodedata.combining(c))
+    return " ".join(again.split())
+
+
+def occurs(phrase: str, text: str) -> bool:
+    """Whether `phrase` stands in `text`. Nothing but accents or blanks stands nowhere."""
+    return bool(wanted := folded(phrase)) and wanted in folded(text)
+
+
+def first_of_each(items: Iterable[T], name: Callable[[T], str]) -> list[T]:
+    """`items` without those whose name, folded, is that of an earlier one."""
+    kept: dict[str, T] = {}
+    for item in items:
+        kept.setdefault(folded(name(item)), item)
+    return list(kept.values())
+
 
 # Pages about names and articles, not about what is named.
 NO_SUBJECTS = frozenset({"Q4167410", "Q101352", "Q202444", "Q13442814", "Q4167836", "Q13406463"})

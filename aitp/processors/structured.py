@@ -8,23 +8,25 @@ field, never in the answer's words.
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aitp.errors import RetryableError, UselessAnswer
+from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
-from aitp.processors.answers import objects_in
-from aitp.processors.context import Context, Memory
-from aitp.processors.conversation import Conversation, Opening
-from aitp.processors.registry import Answer
-from aitp.processors.schemas import schema_of
-from aitp.providers import Message, Provider, Usage
+from aitp.policy.batching import shortened
+from aitp.processors.base import Answer, Context, Memory
+from aitp.providers import Message, Provider, Question, Reply, Usage
+from aitp.providers.chat import BOUNDS
 
 MOST_FAULTS = 5
 KEPT_SECONDS = 86_400.0
@@ -149,3 +151,150 @@ def _repair(faults: Sequence[str]) -> str:
         f"Your answer cannot be used:\n{said}\n"
         "Answer once more, about the same text, with the corrected JSON object and nothing else."
     )
+
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What stays the same: the name and schema of the answers, and the instructions."""
+
+    name: str
+    schema: Mapping[str, Any]
+    prompt: str
+
+    def messages(self, data: Mapping[str, Any]) -> list[Message]:
+        """The first two, with `data` as the content."""
+        return [Message("system", self.prompt), Message("user", orjson.dumps(data).decode())]
+
+
+class Conversation:
+    """One about `data`, whose `text` gets shorter as the model turns out to read no more of it, and stays so."""
+
+    def __init__(
+        self, provider: Provider, model: str, opening: Opening, data: Mapping[str, Any], *, truncate: bool
+    ) -> None:
+        self._provider = provider
+        self._model = model
+        self._opening = opening
+        self._whole = self._data = data
+        self._truncate = truncate
+
+    def reply(self, *later: Message) -> Reply:
+        """What the model says to all of it, with the messages that came `later`. Raises what `Provider.ask` does."""
+        before = self._data
+        while True:
+            messages = [*self._opening.messages(self._data), *later]
+            try:
+                reply = self._provider.ask(Question(self._opening.name, self._opening.schema, messages), self._model)
+            except InputTooLong as error:
+                shorter = self._shorter(messages, error)
+                if shorter is None:
+                    raise
+                self._data = {**self._data, "text": shorter}
+                continue
+            if self._data is not before:
+                self._tell_of_cut(reply)
+            return reply
+
+    def _shorter(self, messages: Sequence[Message], error: InputTooLong) -> str | None:
+        """What is left of the text; None if it must not be cut, or if it is not the text that is too long."""
+        text = self._data.get("text")
+        if not self._truncate or not isinstance(text, str):
+            return None
+        # As JSON a text may be twice as long: all else is measured in its characters as they are.
+        written = len(orjson.dumps(text).decode())
+        around = (sum(len(message.content) for message in messages) - written) * len(text) // written
+        return shortened(text, error.tokens, around)
+
+    def _tell_of_cut(self, reply: Reply) -> None:
+        _log.warning(
+            "Text too long for its model, cut",
+            model=self._model,
+            schema=self._opening.name,
+            cut_by="characters",
+            characters=len(self._whole["text"]),
+            kept_characters=len(self._data["text"]),
+            prompt_tokens=reply.usage.prompt_tokens,
+        )
+
+
+KEPT = ("type", "description", "enum", *BOUNDS)
+# OpenAI takes 1,000 names in a schema, with bounds on their length beyond 250; a longer list is validated only.
+MOST_OPTIONS = 250
+
+
+@cache
+def schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """The strict schema of `model`, which must not contain itself. Not to be changed: all callers share it."""
+    full = model.model_json_schema()
+    return _strict(full, full.get("$defs", {}))
+
+
+def narrowed(schema: Mapping[str, Any], field: str, options: Sequence[str]) -> Mapping[str, Any]:
+    """`schema` with the string `field` of its object bound to `options`, if there are any, and not too many."""
+    if not 0 < len(options) <= MOST_OPTIONS:
+        return schema
+    narrow = copy.deepcopy(dict(schema))
+    narrow["properties"][field]["enum"] = list(options)
+    return narrow
+
+
+def _strict(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if reference := schema.get("$ref"):
+        return _strict({**definitions[reference.rsplit("/", 1)[-1]], **_without_reference(schema)}, definitions)
+    strict = {key: schema[key] for key in KEPT if key in schema}
+    if branches := schema.get("anyOf"):
+        strict["anyOf"] = [_strict(branch, definitions) for branch in branches]
+    if "const" in schema:
+        strict["enum"] = [schema["const"]]
+    if "items" in schema:
+        strict["items"] = _strict(schema["items"], definitions)
+    if schema.get("type") == "object":
+        properties = schema.get("properties", {})
+        strict["properties"] = {name: _strict(part, definitions) for name, part in properties.items()}
+        strict["required"] = list(properties)
+        strict["additionalProperties"] = False
+    return strict
+
+
+def _without_reference(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key != "$ref"}
+
+
+_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_BEGUN = re.compile(r'\{\s*"')
+# A text full of braces costs no more than a long one.
+MOST_OPENINGS = 200
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused)
+
+
+def objects_in(text: str) -> list[dict[str, Any]]:
+    """The outermost JSON objects in `text`, from the last to the first: models end with what they mean.
+
+    What precedes an object that is broken is not what was meant, and what stands within it is not the whole of it.
+    """
+    found: list[dict[str, Any]] = []
+    text = _THOUGHTS.sub("", text)
+    position = text.find("{")
+    for _ in range(MOST_OPENINGS):
+        if position < 0:
+            break
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+            found.append(value)
+        except json.JSONDecodeError as error:
+            end = max(error.pos, position + 1)
+            if _BEGUN.match(text, position):
+                found.clear()
+        except (ValueError, RecursionError):
+            return []
+        position = text.find("{", end)
+    return found[::-1]

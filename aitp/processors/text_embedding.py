@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from aitp.errors import InputTooLong
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.content import Content
-from aitp.processors.context import Context
-from aitp.processors.registry import Answer, Processor, processor
+from aitp.processors.base import Answer, Content, Context, Processor, processor
 from aitp.providers import Embeddings, Provider
 
 _log = get_logger(__name__)

@@ -7,13 +7,16 @@ questions: an answer of the right form, made of the text's own words.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import random
+import re
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+import orjson
 
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.providers.invented import invented
 from aitp.providers.vectors import vector_json
 from aitp.tasks import Service
 
@@ -42,7 +45,7 @@ class MockProvider:
         return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"), self._dimensions)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
-        text = invented(question, model)
+        text = fake_answer(question, model)
         usage = Usage.estimate([message.content for message in question.messages], text)
         return Reply(text, usage, mock=True)
 
@@ -51,3 +54,54 @@ class MockProvider:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+_NAME = re.compile(r"[A-ZÀ-ÖØ-Þ][\w’'-]+(?: (?:d[aeo]s? |of |the )?[A-ZÀ-ÖØ-Þ][\w’'-]+)*")
+_NAMES = {"name", "mentioned_as"}
+SNIPPET_WORDS = 12
+
+
+def fake_answer(question: Question, seed: str = "") -> str:
+    """An answer to `question`, as JSON. Nothing in it is true."""
+    text = text_of(question)
+    source = random.Random(f"{seed}\0{question.name}\0{text}")
+    names = list(dict.fromkeys(_NAME.findall(text))) or text.split()[:1] or ["?"]
+    return orjson.dumps(_Faker(source, names, " ".join(text.split()[:SNIPPET_WORDS])).value(question.schema)).decode()
+
+
+def text_of(question: Question) -> str:
+    """The task's text: the field `text` of the first message that a user sends, or that whole message."""
+    said = next((message.content for message in question.messages if message.role == "user"), "")
+    try:
+        document = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        return said
+    return str(document.get("text", said)) if isinstance(document, dict) else said
+
+
+class _Faker:
+    def __init__(self, source: random.Random, names: Sequence[str], snippet: str) -> None:
+        self._source = source
+        self._names = names
+        self._snippet = snippet
+
+    def value(self, schema: Mapping[str, Any], field: str = "", name: str = "") -> Any:
+        if options := schema.get("enum"):
+            return self._source.choice(options)
+        if branches := schema.get("anyOf"):
+            return self.value(next(b for b in branches if b.get("type") != "null"), field, name)
+        match schema.get("type"):
+            case "object":
+                name = self._source.choice(self._names)
+                return {key: self.value(part, key, name) for key, part in schema["properties"].items()}
+            case "array":
+                count = min(len(self._names), self._source.randint(1, 2))
+                return [self.value(schema["items"], field, name) for _ in range(count)]
+            case "number":
+                return round(self._source.uniform(0.5, 1.0), 2)
+            case "integer":
+                return self._source.randint(1, 10)
+            case "boolean":
+                return self._source.random() < 0.5
+            case _:
+                return name if field in _NAMES else self._snippet

@@ -17,10 +17,10 @@ from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, ServiceFa
 from aitp.policy.routing import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.chat import messages_of, text_of, without_bounds
+from aitp.providers.client import NO_OTHERS, BodyBound
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
-from aitp.providers.wire import NO_OTHERS, BodyBound
 from aitp.tls import Trust
 
 # A number of a vector may need 24 bytes, and models give up to 4,096 of them.

@@ -20,9 +20,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.routing import canonical
+from aitp.providers.client import NO_OTHERS, BodyBound
 from aitp.providers.ollama_failures import OLLAMA, judge
 from aitp.providers.ollama_wire import OllamaClient
-from aitp.providers.wire import NO_OTHERS, BodyBound
 from aitp.tls import Trust
 
 TAGS_BYTES = 16 * 1_048_576

@@ -14,7 +14,7 @@ import ollama
 import orjson
 from pydantic import SecretStr
 
-from aitp.providers.wire import BodyBound, http_client
+from aitp.providers.client import BodyBound, http_client
 from aitp.tls import Trust
 
 

@@ -20,9 +20,9 @@ from aitp.errors import AitpError, CooldownRequired, ServiceFault, SettingRefuse
 from aitp.logs import get_logger
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers import chat as _chat
+from aitp.providers.client import NO_OTHERS, BodyBound, http_client
 from aitp.providers.failures import OPENAI, judge
 from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
-from aitp.providers.wire import NO_OTHERS, BodyBound, http_client
 from aitp.tls import Trust
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -26,11 +30,17 @@ from aitp.errors import (
     RetryableError,
     UselessAnswer,
 )
+from aitp.knowledge import Knowledge
+from aitp.knowledge.wikidata import Wikidata
+from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
+from aitp.logs import get_logger
 from aitp.processors import PROCESSORS, Context
 from aitp.providers import Embeddings, Provider, Question, Reply, Usage
 from aitp.quality.labels import LabelledText
-from aitp.quality.scoring import Score
-from aitp.quality.trials import TRIALS
+from aitp.quality.scoring import TRIALS, Score
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 OUTAGE = 3  # cases in a row without an answer
 LONGEST_PAUSE_SECONDS = 60.0
@@ -157,3 +167,31 @@ def _kind(error: RetryableError | NonRetryableError) -> Failure:
             return Failure.UNANSWERED
         case _:
             return Failure.UNUSABLE
+
+
+NO_SLOT = 0  # nobody else has this ledger open
+
+_log = get_logger(__name__)
+
+
+@contextmanager
+def wikidata_of(settings: Settings) -> Iterator[Knowledge]:
+    """Wikidata while the block lasts. Single reads are bounded by REQUEST_TIMEOUT, calls as a whole by nobody."""
+    with TemporaryDirectory(prefix="aitp-eval-") as directory:
+        path = Path(directory) / "lookups.db"
+        prepare(path, strategy="rolling", timezone="UTC", limits={})
+        ledger = Ledger.open(path, LedgerConfig.of(settings))
+        try:
+            wikidata = Wikidata(settings, ledger, NO_SLOT, _unbounded, _tell)
+            yield wikidata
+            wikidata.close()
+        finally:
+            ledger.close()
+
+
+def _unbounded(seconds: float) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _tell(change: BreakerChange) -> None:
+    _log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)

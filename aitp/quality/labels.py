@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from aitp.errors import ConfigurationError
 from aitp.processors.defining_severity import Level
-from aitp.processors.folding import folded, occurs
+from aitp.processors.linking import folded, occurs
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from aitp.errors import AnswerCut, ConfigurationError, ModelRefused, NonRetryableError
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.providers.invented import text_of
+from aitp.providers.mock import text_of
 from aitp.quality.labels import LabelledText
 
 

@@ -16,7 +16,7 @@ from aitp.ledger.locks import master_of
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.process.scoreboard import Record, glance, is_hidden, master_ticks
 from aitp.process.slots import MASTER, Role, role_of
-from aitp.providers.stock import Retirement, Stock, read_stock, uses_models, uses_openai
+from aitp.providers.inventory import Inventory, Retirement, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
@@ -39,7 +39,7 @@ class Facts:
     ledger: Snapshot | None
     ledger_problem: str
     has_token: bool
-    stock: Stock | None = None
+    stock: Inventory | None = None
     retirements: Sequence[Retirement] = ()
     monotonic: float = 0.0
     hidden: bool = False
@@ -53,7 +53,7 @@ def read_facts(settings: Settings) -> Facts:
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
     ticks = master_ticks(records, monotonic)
-    stock = read_stock(settings.runtime_dir)
+    stock = read_inventory(settings.runtime_dir)
     return Facts(
         now=time.time(),
         master=next((record for record in records if record.slot == MASTER), None),

@@ -19,7 +19,7 @@ from aitp.metrics import Family, reading
 from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.process.slots import role_of
-from aitp.providers.stock import ModelState, Stage
+from aitp.providers.inventory import ModelState, Stage
 from aitp.settings import Settings
 from aitp.tasks import Service
 from aitp.web.facts import Facts

@@ -14,7 +14,7 @@ from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
 from aitp.policy.routing import Availability
 from aitp.process.scoreboard import State
 from aitp.process.slots import Role, role_of
-from aitp.providers.stock import ModelState, Stage, Stock, uses_models
+from aitp.providers.inventory import Inventory, ModelState, Stage, uses_models
 from aitp.settings import Settings
 from aitp.tasks import Service
 from aitp.web.facts import Facts
@@ -177,7 +177,7 @@ def _provider_problems(ledger: Snapshot, settings: Settings) -> Iterator[Problem
             yield _breaker_problem(provider, breaker)
 
 
-def _model_problems(stock: Stock | None, settings: Settings) -> Iterator[Problem]:
+def _model_problems(stock: Inventory | None, settings: Settings) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a problem if OpenAI cannot stand in."""
     if not uses_models(settings):
         return

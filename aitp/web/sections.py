@@ -18,7 +18,7 @@ from aitp.ledger.views import BreakerView, Snapshot
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER, Role, role_of
-from aitp.providers.stock import Stage, Stock
+from aitp.providers.inventory import Inventory, Stage
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.tls import Authorities
 from aitp.web.facts import Facts
@@ -226,7 +226,7 @@ def _state(record: Record, facts: Facts) -> Html:
     return badge(record.state.name.lower(), _STATE_LEVELS.get(record.state, "quiet"))
 
 
-def models(uses: Sequence[ModelUse] | None, stock: Stock | None) -> Html:
+def models(uses: Sequence[ModelUse] | None, stock: Inventory | None) -> Html:
     """Calls and tokens of each model; of Ollama's, whether they are there."""
     content = []
     if uses is None:

@@ -15,7 +15,7 @@ from aitp.ledger.history import History, Minute
 from aitp.ledger.views import Snapshot
 from aitp.prices import amount
 from aitp.process.slots import Role, role_of
-from aitp.providers.stock import Stage
+from aitp.providers.inventory import Stage
 from aitp.settings import Settings
 from aitp.web.facts import Facts
 from aitp.web.figures import counted, duration

@@ -11,7 +11,7 @@ from aitp.commands.asking import Answered
 from aitp.commands.findings import Severity
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.http import BY_TLS
-from aitp.providers.stock import Retirement
+from aitp.providers.inventory import Retirement
 from aitp.settings import load_settings
 from aitp.taskapi.token import Grant
 from tests.settings.complete import COMPLETE

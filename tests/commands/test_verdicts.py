@@ -13,7 +13,7 @@ from aitp.commands.findings import Finding, Severity
 from aitp.commands.machine import Holder, Machine, Port
 from aitp.ledger.schema import VERSION
 from aitp.ledger.views import ProfileView, QuarantineView
-from aitp.processors.inventory import Inventory, TaskTypeEntry
+from aitp.processors.base import Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.facts import Facts
 from tests.settings.complete import COMPLETE
@@ -81,7 +81,9 @@ def test_what_is_not_our_own_is_named(tmp_path: Path) -> None:
     own = TaskTypeEntry("text_embedding", "TextEmbeddingProcessor", "aitp.processors.text_embedding", "")
     foreign = TaskTypeEntry("sentiment", "SentimentProcessor", "aitp_sentiment", f"version 2, {tmp_path}/sentiment.md")
 
-    found = verdicts.of_inventory(Inventory((own, foreign), {"acme": ("acme-1",)}), settings(PROMPTS_DIR=str(tmp_path)))
+    found = verdicts.of_inventory(
+        Registered((own, foreign), {"acme": ("acme-1",)}), settings(PROMPTS_DIR=str(tmp_path))
+    )
 
     assert [(finding.subject, finding.what) for finding in found] == [
         ("task types", "text_embedding, sentiment"),

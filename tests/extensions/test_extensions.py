@@ -65,9 +65,9 @@ build.models = ("acme-1", "acme-2")
 """
 PROVIDERS = """
 from aitp.providers import build
-from aitp.providers.foreign import foreign_models
+from aitp.providers.base import plugin_models
 from tests.providers.embeddings import settings
-print(sorted(build(settings())), dict(foreign_models()))
+print(sorted(build(settings())), dict(plugin_models()))
 """
 
 
@@ -116,9 +116,9 @@ def test_the_example_declares_the_entry_point_that_it_is_installed_with() -> Non
 def test_the_inventory_lists_what_is_registered(sentiment: tuple[Path, Path]) -> None:
     program = """
 import dataclasses, json
-from aitp.processors.inventory import inventory
+from aitp.processors.base import registered
 from tests.providers.embeddings import settings
-print(json.dumps(dataclasses.asdict(inventory(settings()))))
+print(json.dumps(dataclasses.asdict(registered(settings()))))
 """
     listed = json.loads(run(program, *sentiment).stdout)
     by_name = {entry["name"]: entry for entry in listed["task_types"]}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aitp.errors import AitpError
 from aitp.knowledge import wikidata
 from aitp.policy.retry import pause_seconds
-from aitp.processors.answers import objects_in
+from aitp.processors.structured import objects_in
 from aitp.providers import Message, Question, chat, failures, ollama, ollama_failures, openai
 from aitp.providers.refusals import refusal_of
 from aitp.taskapi.client import words_of

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.process.scoreboard import SIZE, Record, Scoreboard, State, glance, master_ticks
-from aitp.providers.stock import FILE_NAME, read_stock
+from aitp.providers.inventory import FILE_NAME, read_inventory
 from aitp.taskapi.token import Token, TokenFile
 from tests.fuzz.cases import cases, likely, values
 
@@ -94,7 +94,7 @@ MODEL = {"stage": "pulling", "completed": 1, "total": 2, "reason": "", "vanished
 @given(data=st.one_of(written, likely({"models": {"nomic": MODEL}, "problem": "", "at": 1.0}).map(as_json)))
 def test_what_is_known_of_models_is_read_or_nothing_is_known(folder: Path, data: bytes) -> None:
     (folder / FILE_NAME).write_bytes(data)
-    stock = read_stock(folder)
+    stock = read_inventory(folder)
 
     for state in (stock.models if stock else {}).values():
         assert isinstance(state.percent, int)

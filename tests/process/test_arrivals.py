@@ -9,7 +9,7 @@ import pytest
 
 from aitp.policy.routing import Availability, Route
 from aitp.process.arrivals import Arrivals
-from aitp.providers.stock import FILE_NAME, ModelState, Stage, Stock, write_stock
+from aitp.providers.inventory import FILE_NAME, Inventory, ModelState, Stage, write_inventory
 from aitp.settings import Settings
 from tests.providers.embeddings import settings
 
@@ -21,8 +21,8 @@ def settings_in(directory: Path, mode: str = "hybrid") -> Settings:
     return settings(processing_mode=mode, supported_models=NOMIC, runtime_dir=str(directory))
 
 
-def stock(state: ModelState, problem: str = "", age: float = 0.0) -> Stock:
-    return Stock({NOMIC: state}, problem, time.time() - age)
+def stock(state: ModelState, problem: str = "", age: float = 0.0) -> Inventory:
+    return Inventory({NOMIC: state}, problem, time.time() - age)
 
 
 TABLE = [
@@ -39,8 +39,8 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("found", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_what_is_known_of_a_model(found: Stock, expected: Availability, tmp_path: Path) -> None:
-    write_stock(tmp_path, found)
+def test_what_is_known_of_a_model(found: Inventory, expected: Availability, tmp_path: Path) -> None:
+    write_inventory(tmp_path, found)
 
     assert Arrivals(settings_in(tmp_path))(AT_OLLAMA) is expected
 
@@ -49,7 +49,7 @@ def test_news_are_seen_and_a_file_that_is_gone_is_no_knowledge(tmp_path: Path) -
     arrivals = Arrivals(settings_in(tmp_path))
     seen = [arrivals(AT_OLLAMA)]
     for stage in (Stage.PULLING, Stage.PRESENT, Stage.MISSING):
-        write_stock(tmp_path, stock(ModelState(stage)))
+        write_inventory(tmp_path, stock(ModelState(stage)))
         seen.append(arrivals(AT_OLLAMA))
     (tmp_path / FILE_NAME).unlink()
     seen.append(arrivals(AT_OLLAMA))
@@ -64,7 +64,7 @@ def test_news_are_seen_and_a_file_that_is_gone_is_no_knowledge(tmp_path: Path) -
 
 
 def test_a_tag_that_is_the_default_is_the_same_model_and_others_are_not_known(tmp_path: Path) -> None:
-    write_stock(tmp_path, stock(ModelState(Stage.PULLING)))
+    write_inventory(tmp_path, stock(ModelState(Stage.PULLING)))
     arrivals = Arrivals(settings_in(tmp_path))
 
     assert arrivals(Route("ollama", f"{NOMIC}:latest")) is Availability.COMING

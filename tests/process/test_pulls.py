@@ -19,7 +19,7 @@ from aitp.policy.routing import Availability, Route
 from aitp.process.arrivals import Arrivals
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.scoreboard import State
-from aitp.providers.stock import FILE_NAME, ModelState, Stage, Stock, read_stock, write_stock
+from aitp.providers.inventory import FILE_NAME, Inventory, ModelState, Stage, read_inventory, write_inventory
 from aitp.settings import Settings, load_settings
 from tests.process.house import House
 from tests.waiting import wait_until
@@ -51,7 +51,7 @@ def settings_at(directory: Path, server: OllamaApi, **values: object) -> Setting
 
 
 def state_of(settings: Settings, model: str = NOMIC) -> ModelState:
-    stock = read_stock(settings.runtime_dir)
+    stock = read_inventory(settings.runtime_dir)
     assert stock is not None
     return stock.models[model]
 
@@ -201,7 +201,7 @@ def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: 
     ollama_api.stop()
 
     assert look_after_models(settings) is Look.SOME_MISSING
-    stock = read_stock(settings.runtime_dir)
+    stock = read_inventory(settings.runtime_dir)
     assert stock is not None
     assert "Connection refused" in stock.problem
     assert stock.models[NOMIC].stage is Stage.PRESENT
@@ -222,10 +222,10 @@ def test_a_model_that_vanishes_is_pulled_again_once(ollama_api: OllamaApi, tmp_p
 
 
 def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
-    assert read_stock(tmp_path) is None
-    stock = Stock({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1, 2, 7.0)}, "problem", 5.0)
-    write_stock(tmp_path, stock)
-    assert read_stock(tmp_path) == stock
+    assert read_inventory(tmp_path) is None
+    stock = Inventory({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 1, 2, 7.0)}, "problem", 5.0)
+    write_inventory(tmp_path, stock)
+    assert read_inventory(tmp_path) == stock
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     good = (tmp_path / FILE_NAME).read_bytes()
     for bad in (
@@ -237,7 +237,7 @@ def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
         good.replace(b"1,", b'"x",'),
     ):
         (tmp_path / FILE_NAME).write_bytes(bad)
-        assert read_stock(tmp_path) is None, bad
+        assert read_inventory(tmp_path) is None, bad
 
 
 # Under a real master
@@ -248,7 +248,7 @@ def use_ollama(house: House, server: OllamaApi, **more: object) -> None:
 
 
 def stage_in(house: House) -> Stage | None:
-    stock = read_stock(house.directory / "run")
+    stock = read_inventory(house.directory / "run")
     return stock.models[NOMIC].stage if stock and not stock.problem else None
 
 
@@ -311,7 +311,7 @@ def test_a_reload_ends_a_pull_that_nobody_wants_any_more(house: House, ollama_ap
     master.send_signal(signal.SIGHUP)
 
     def only_the_other() -> bool:
-        stock = read_stock(house.directory / "run")
+        stock = read_inventory(house.directory / "run")
         return stock is not None and stock.models == {CHAT: ModelState(Stage.PRESENT)}
 
     wait_until(only_the_other)

@@ -16,8 +16,7 @@ from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
 from aitp.ledger.views import KindInUse
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.retirement import asked_of_openai, retiring
-from aitp.providers.openai_models import shutdowns_in
-from aitp.providers.stock import Retirement, Stock, read_stock, write_stock
+from aitp.providers.inventory import Inventory, Retirement, read_inventory, shutdowns_in, write_inventory
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, Settings
 from aitp.tasks import Kind, NewTask
 from tests.process.house import House
@@ -112,17 +111,17 @@ def test_the_dates_are_asked_for_once_a_day_and_told_of(
     for _ in range(3):
         assert look_after_models(told) is Look.ALL_THERE
     assert len(openai_api.exchanges) == 1
-    stock = read_stock(tmp_path)
+    stock = read_inventory(tmp_path)
     assert stock is not None
     assert [each.model for each in stock.retirements] == [CHAT_MODEL]
     (line,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert (line["level"], line["model"]) == ("error", CHAT_MODEL)
     assert line["event"] == f"OpenAI has shut the model {CHAT_MODEL} down on 1 January 2020"
 
-    write_stock(tmp_path, replace(stock, shutdowns_at=stock.shutdowns_at - DAY))
+    write_inventory(tmp_path, replace(stock, shutdowns_at=stock.shutdowns_at - DAY))
     openai_api.shutdowns.clear()
     look_after_models(told)
-    stock = read_stock(tmp_path)
+    stock = read_inventory(tmp_path)
     assert stock is not None
     assert stock.retirements == ()
     look_after_models(told, anew=True)
@@ -141,7 +140,7 @@ def test_a_model_that_tasks_begin_to_name_is_known_at_the_next_look(openai_api: 
     ledger.close()
     look_after_models(told)
 
-    stock = read_stock(tmp_path)
+    stock = read_inventory(tmp_path)
     assert stock is not None
     assert [(each.model, each.setting) for each in stock.retirements] == [("o3", "MODEL_ALIASES")]
     assert len(openai_api.exchanges) == 1
@@ -149,12 +148,12 @@ def test_a_model_that_tasks_begin_to_name_is_known_at_the_next_look(openai_api: 
 
 def test_a_server_that_lists_nothing_keeps_what_was_known(openai_api: OpenAIApi, tmp_path: Path) -> None:
     told = settings_at(tmp_path, openai_api)
-    write_stock(tmp_path, Stock({}, shutdowns={"x": NOON}))
+    write_inventory(tmp_path, Inventory({}, shutdowns={"x": NOON}))
     look_after_models(settings_at(tmp_path, openai_api, openai_api_key="sk-wrong"))
     openai_api.stop()
     look_after_models(told)
 
-    stock = read_stock(tmp_path)
+    stock = read_inventory(tmp_path)
     assert stock is not None
     assert stock.shutdowns == {"x": NOON}
 
@@ -174,7 +173,7 @@ def test_a_master_has_the_dates_asked_for_beside_what_ollama_has(
     house.start()
 
     def known() -> bool:
-        stock = read_stock(house.directory / "run")
+        stock = read_inventory(house.directory / "run")
         return stock is not None and CHAT_MODEL in stock.shutdowns and "nomic-embed-text" in stock.models
 
     wait_until(known)

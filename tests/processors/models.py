@@ -11,8 +11,8 @@ import orjson
 from aitp.errors import AitpError
 from aitp.knowledge import Candidate, Entity, Knowledge, NoKnowledge, Standing
 from aitp.processors import PROCESSORS, Context
-from aitp.processors.folding import folded
-from aitp.processors.prompting import load_prompts
+from aitp.processors.linking import folded
+from aitp.processors.prompts import load_prompts
 from aitp.providers import Embeddings, Question, Reply, Usage
 
 USAGE = Usage(10, 5, 15)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.processors.answers import objects_in
+from aitp.processors.structured import objects_in
 
 ANSWER = {"severity": "low_1", "note": 'a "quoted" } brace {'}
 WRITTEN = json.dumps(ANSWER)

@@ -15,8 +15,7 @@ from pydantic import Field
 
 from aitp import logs
 from aitp.errors import AnswerCut, CooldownRequired, InputTooLong, ModelRefused, NoRoom, ServiceFault, UselessAnswer
-from aitp.processors.schemas import narrowed, schema_of
-from aitp.processors.structured import Inquiry, Output, ask
+from aitp.processors.structured import Inquiry, Output, ask, narrowed, schema_of
 from aitp.providers import Question, Usage
 from tests.processors.models import USAGE, Notebook, ScriptedModel, context
 

@@ -20,7 +20,7 @@ from aitp.errors import (
     UselessAnswer,
 )
 from aitp.processors.identifying_data import Personalities
-from aitp.processors.schemas import schema_of
+from aitp.processors.structured import schema_of
 from aitp.providers import Message, Question, Usage, build
 from aitp.providers.chat import accepts_temperature, messages_of, without_bounds
 from tests.providers.embeddings import KEY, provider_at, settings

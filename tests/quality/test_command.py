@@ -14,7 +14,7 @@ from aitp.demo.faults import Fault
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.wikidata_api import WikidataApi
-from aitp.quality.command import LABELS
+from aitp.quality.report import LABELS
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
 
 RECORDED = str(LABELS / "recorded")

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import ConfigurationError
-from aitp.quality.command import LABELS
 from aitp.quality.evaluation import Failure, evaluate
 from aitp.quality.labels import load_labels
 from aitp.quality.recorded import RecordedProvider
-from aitp.quality.report import ALL, Report, Row
-from aitp.quality.trials import TRIALS
+from aitp.quality.report import ALL, LABELS, Report, Row
+from aitp.quality.scoring import TRIALS
 from tests.processors.models import context
 
 RECORDED = LABELS / "recorded"

@@ -15,7 +15,7 @@ from aitp.counting import open_metrics
 from aitp.ledger import Report
 from aitp.metrics import CallStatus
 from aitp.process.scoreboard import State
-from aitp.providers.stock import ModelState, Stage, Stock, write_stock
+from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Outcome
 from aitp.web.app import build_app
@@ -125,7 +125,7 @@ def test_models_of_ollama_and_how_far_a_pull_is(tmp_path: Path) -> None:
         "nomic-embed-text": ModelState(Stage.PULLING, 30, 120),
         "qwen3:0.6b": ModelState(Stage.FAILED, reason="no such model"),
     }
-    write_stock(world.settings.runtime_dir, Stock(states))
+    write_inventory(world.settings.runtime_dir, Inventory(states))
 
     assert rows(page_of(world), "models") == [
         ["nomic-embed-text", "pulling", " 25 %"],

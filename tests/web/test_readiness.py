@@ -11,7 +11,7 @@ import pytest
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.process.scoreboard import Record, State
 from aitp.process.slots import MASTER as SLOT_OF_MASTERS
-from aitp.providers.stock import ModelState, Stage, Stock
+from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import PLACEHOLDER_KEY
 from aitp.tasks import Service
 from aitp.web.facts import Facts, read_facts
@@ -53,7 +53,7 @@ WELL = Facts(
     ledger=LEDGER,
     ledger_problem="",
     has_token=True,
-    stock=Stock({"nomic-embed-text": ModelState(Stage.PRESENT)}),
+    stock=Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)}),
 )
 
 
@@ -178,23 +178,23 @@ def test_a_provider_is_missed_only_if_none_stands_in(
     assert len(readiness_problems(with_breakers(*open_breakers), settings)) == problems
 
 
-PULLING = Stock({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100)})
-FAILED = Stock({"nomic-embed-text": ModelState(Stage.FAILED, 40, 100, "disk full")})
-AGAIN = Stock({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100, failures=1)})
-STOCKS: list[tuple[Stock | None, str, str]] = [  # …, in mode ollama, in mode hybrid with a key
+PULLING = Inventory({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100)})
+FAILED = Inventory({"nomic-embed-text": ModelState(Stage.FAILED, 40, 100, "disk full")})
+AGAIN = Inventory({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100, failures=1)})
+STOCKS: list[tuple[Inventory | None, str, str]] = [  # …, in mode ollama, in mode hybrid with a key
     (None, "have not been looked for yet", "have not been looked for yet"),
     (PULLING, "nomic-embed-text is being pulled: 40 %", "nomic-embed-text is being pulled: 40 %"),
-    (Stock({}), "nomic-embed-text is missing", "nomic-embed-text is missing"),
+    (Inventory({}), "nomic-embed-text is missing", "nomic-embed-text is missing"),
     (FAILED, "nomic-embed-text could not be pulled: disk full", ""),
     (AGAIN, "nomic-embed-text is being pulled: 40 %", ""),
-    (Stock({}, problem="connection refused"), "cannot be asked for its models: connection refused", ""),
-    (Stock({"nomic-embed-text": ModelState(Stage.PRESENT), "other": ModelState(Stage.FAILED)}), "", ""),
+    (Inventory({}, problem="connection refused"), "cannot be asked for its models: connection refused", ""),
+    (Inventory({"nomic-embed-text": ModelState(Stage.PRESENT), "other": ModelState(Stage.FAILED)}), "", ""),
 ]
 
 
 @pytest.mark.parametrize(("stock", "alone", "replaceable"), STOCKS)
 def test_models_are_there_before_the_service_is_ready(
-    stock: Stock | None, alone: str, replaceable: str, tmp_path: Path
+    stock: Inventory | None, alone: str, replaceable: str, tmp_path: Path
 ) -> None:
     for mode, said in (("ollama", alone), ("hybrid", replaceable), ("openai", "")):
         settings = settings_in(tmp_path, PROCESSING_MODE=mode, OPENAI_API_KEY="sk-real")

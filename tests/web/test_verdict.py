@@ -14,7 +14,7 @@ from aitp.ledger.history import History, Minute
 from aitp.ledger.limits import LimitUse
 from aitp.ledger.views import BreakerView, CooldownView, Snapshot
 from aitp.process.scoreboard import Record, State
-from aitp.providers.stock import ModelState, Stage, Stock
+from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import Settings
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import Problem, health_problems, readiness_problems
@@ -31,7 +31,7 @@ def moment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Settings]:
     """A service in hybrid mode that is well."""
     world = World.create(tmp_path_factory.mktemp("well"), **FALLBACK)
     facts = read_facts(world.settings)
-    stock = Stock({"nomic-embed-text": ModelState(Stage.PRESENT)})
+    stock = Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)})
     return replace(facts, stock=stock, now=NOW), world.settings
 
 
@@ -74,12 +74,12 @@ REMARKS: dict[str, tuple[dict[str, Any], Level, str]] = {
         "calls to openai pause: quota",
     ),
     "a model that cannot be had": (
-        {"stock": Stock({"nomic-embed-text": ModelState(Stage.FAILED, reason="no such model", failures=1)})},
+        {"stock": Inventory({"nomic-embed-text": ModelState(Stage.FAILED, reason="no such model", failures=1)})},
         Level.LOOK,
         "nomic-embed-text could not be pulled: no such model",
     ),
     "Ollama is away": (
-        {"stock": Stock({}, problem="refused")},
+        {"stock": Inventory({}, problem="refused")},
         Level.LOOK,
         "Ollama cannot be asked for its models: refused",
     ),

@@ -8,6 +8,7 @@ sees all or nothing of it. Whatever cannot be read counts as not there.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,9 +16,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import orjson
+from requests.structures import CaseInsensitiveDict
 
+from aitp.http import USER_AGENT, Wire, whole_body
 from aitp.policy.routing import Availability
 from aitp.settings import Settings
 
@@ -90,7 +94,7 @@ class Retirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class Inventory:
     """All supported models by name. `problem`: why the server could not be asked, then the models are of before.
 
     `shutdowns`: when OpenAI shuts down which of its models (UTC seconds), as of `shutdowns_at`; `retirements`: those of
@@ -104,7 +108,7 @@ class Stock:
     shutdowns_at: float = 0.0
     retirements: tuple[Retirement, ...] = ()
 
-    def having(self, name: str, state: ModelState, at: float) -> Stock:
+    def having(self, name: str, state: ModelState, at: float) -> Inventory:
         return replace(self, models={**self.models, name: state}, problem="", at=at)
 
 
@@ -118,7 +122,7 @@ def uses_models(settings: Settings) -> bool:
     return settings.processing_mode != "openai" and not settings.mock and bool(settings.supported_models)
 
 
-def write_stock(runtime_dir: Path, stock: Stock) -> None:
+def write_inventory(runtime_dir: Path, stock: Inventory) -> None:
     """Replace what is known. Raises OSError."""
     path = runtime_dir / FILE_NAME
     fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
@@ -130,7 +134,7 @@ def write_stock(runtime_dir: Path, stock: Stock) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def read_stock(runtime_dir: Path) -> Stock | None:
+def read_inventory(runtime_dir: Path) -> Inventory | None:
     """What is known; None if nothing is."""
     try:
         document = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
@@ -140,7 +144,7 @@ def read_stock(runtime_dir: Path) -> Stock | None:
         retirements = tuple(
             Retirement(str(each["model"]), float(each["at"]), str(each["setting"])) for each in document["retirements"]
         )
-        return Stock(models, str(document["problem"]), at, shutdowns, shutdowns_at, retirements)
+        return Inventory(models, str(document["problem"]), at, shutdowns, shutdowns_at, retirements)
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
@@ -150,3 +154,56 @@ def _state(
 ) -> ModelState:
     numbers = (int(vanished), int(failures), float(pull_at))
     return ModelState(Stage(stage), int(completed), int(total), str(reason), *numbers)
+
+
+OPENAI_URL = "https://api.openai.com/v1"
+BODY_BYTES = 4 * 2**20
+MOST_SHUTDOWNS = 1_000
+# OpenAI's; LiteLLM's; OpenRouter's; Azure's, an object with a date each for fine-tuning and for `inference`.
+FIELDS = ("shutdown_date", "deprecation_date", "expiration_date", "deprecation")
+
+
+def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:
+    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read of it."""
+    key = settings.openai_api_key
+    assert key is not None
+    url = f"{(settings.openai_base_url or OPENAI_URL).rstrip('/')}/models"
+    wire = Wire(url, seconds, settings.trust)
+    sent = {"User-Agent": USER_AGENT, "Accept": "application/json", "Connection": "close"}
+    try:
+        authorized = {**sent, "Authorization": f"Bearer {key.get_secret_value()}"}
+        answer = wire.send("GET", url, CaseInsensitiveDict(authorized))
+        body = whole_body(answer, BODY_BYTES)
+    finally:
+        wire.close()
+    try:
+        return answer.status_code, orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return answer.status_code, None
+
+
+def shutdowns_in(document: object) -> dict[str, float]:
+    """When each model of a list of models is shut down (UTC seconds), of those of which the list tells."""
+    listed = document.get("data") if isinstance(document, dict) else None
+    found: dict[str, float] = {}
+    for model in listed if isinstance(listed, list) else ():
+        if isinstance(model, dict) and isinstance(name := model.get("id"), str) and len(found) < MOST_SHUTDOWNS:
+            moments = [moment for field in FIELDS if (moment := _moment(model.get(field))) is not None]
+            if moments:
+                found[name] = moments[0]
+    return found
+
+
+def _moment(told: Any) -> float | None:
+    """A day (which begins in UTC), a moment, or seconds of the epoch."""
+    if isinstance(told, dict):
+        return _moment(told.get("inference"))
+    try:
+        if isinstance(told, str):
+            moment = datetime.fromisoformat(told.strip())
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if isinstance(told, int | float) and not isinstance(told, bool) and math.isfinite(told) and told > 0:
+            return datetime.fromtimestamp(told, UTC).timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None

@@ -1,0 +1,275 @@
+"""The shape of a task type: its content, its processor and the answer, and `PROCESSORS`, the table of all of them.
+
+A processor turns a task's content into a provider's answer into the JSON that the task API stores. It keeps no state
+between tasks and does no I/O but through the provider and the context it is given. Errors of one task of a batch are
+values in its `Answer`; errors of the call as a whole are raised. What it says of a content never repeats the content.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
+from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
+from aitp.knowledge import Knowledge, NoKnowledge
+from aitp.processors.prompts import Prompt, load_prompts
+from aitp.providers import Provider, Usage
+from aitp.providers.base import plugin_builders
+from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
+
+
+def _not_blank(text: str) -> str:
+    if text.isspace():
+        raise PydanticCustomError("blank", "expected more than white space")
+    return text
+
+
+def _plain_name(name: str) -> str:
+    if not name.isprintable() or " " in name:
+        raise PydanticCustomError("model", "expected a model's name: printable characters without spaces")
+    return name
+
+
+class Content(BaseModel):
+    """`{text, model?, …}`, or a bare string, which is a text for the default model.
+
+    Unknown fields are ignored: the API may add some at any time. `default_model`: for a type that has a model of its
+    own; empty, it is the settings'. `Processor.parse` brings it along.
+    """
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+    default_model: ClassVar[str] = ""
+
+    text: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_not_blank)]
+    model: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain_name)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, document: object, info: ValidationInfo) -> object:
+        if isinstance(document, str):
+            document = {"text": document}
+        if not isinstance(document, dict):
+            raise PydanticCustomError("form", "expected a text, or an object with a text")
+        given: dict[Any, Any] = document
+        return {**given, "model": info.context} if given.get("model") is None and info.context else given
+
+    def to_json(self) -> bytes:
+        """The known fields, always in one order: for the ledger, where `Processor.load` reads it; twins share it."""
+        return self.model_dump_json().encode()
+
+
+class Memory(Protocol):
+    """Keeps bytes for a while, for all processes: the ledger's cache, in service."""
+
+    def get(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        """What is kept under `keys`."""
+
+    def put(self, values: Mapping[str, bytes], seconds: float) -> None:
+        """Keep `values` for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`language`: of names and descriptions in results. `country`: where results are read. `prompts` by task type.
+
+    `memory`: for answers that were bought and cannot be used up yet; without one they are bought again.
+    `dimensions`: of vectors, where they are to be as long as another model's. `truncate`: cut a text that is longer
+    than its model reads, else its task is failed (EMBEDDING_OVERFLOW). `personality_classes`: what Wikidata's items
+    have to be direct instances of to be personalities.
+    """
+
+    knowledge: Knowledge
+    language: str
+    country: str = ""
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    memory: Memory | None = None
+    dimensions: int | None = None
+    truncate: bool = True
+    personality_classes: tuple[str, ...] = PERSONALITY_CLASSES
+
+    @classmethod
+    def of(cls, settings: Settings, knowledge: Knowledge | None = None, memory: Memory | None = None) -> Self:
+        """The context that `settings` ask for. Without `knowledge` nothing is looked up.
+
+        ConfigurationError: a processor's package or a prompt cannot be used.
+        """
+        places = {each.task_type: each.prompt for each in PROCESSORS.values() if each.prompt is not None}
+        prompts = load_prompts(places, settings.prompts_dir)
+        truncate = settings.embedding_overflow == "truncate"
+        return cls(
+            knowledge or NoKnowledge(),
+            settings.result_language,
+            settings.result_country,
+            prompts,
+            memory,
+            truncate=truncate,
+            personality_classes=settings.personality_classes,
+        )
+
+    def prompt(self, task_type: str) -> str:
+        """The instructions for tasks of that type."""
+        return self.prompts[task_type].filled({"language": self.language, "country": self.country})
+
+
+Result = bytes | RetryableError | NonRetryableError
+"""One task's result as JSON, ready to deliver, or why it has none."""
+
+
+C = TypeVar("C", bound=Content)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call brought: a result or an error for each content, in order, and what it cost. `mock`: invented."""
+
+    results: list[Result]
+    usage: Usage
+    mock: bool = False
+
+
+class Processor(ABC, Generic[C]):
+    """One task type. `batched`: contents of one model may share a call; otherwise `run` is given one at a time.
+
+    `looks_up`: it needs the context's knowledge, and nothing is bought for it while look-ups are refused.
+    `prompt`: the file of its instructions, if it asks a chat model (`aitp.processors.prompts`).
+    """
+
+    task_type: ClassVar[str]
+    label: ClassVar[str]  # in logs: the seed's class names
+    batched: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = False
+    prompt: ClassVar[Path | None] = None
+    content: type[C]
+
+    def default_model(self, settings: Settings | None = None) -> str:
+        """The model of a task that names none: the type's own, or the settings' (without any: their default)."""
+        embedding, chat = EMBEDDING_MODEL, CHAT_MODEL
+        if settings is not None:
+            embedding, chat = settings.default_embedding_model, settings.default_chat_model
+        return self.content.default_model or (embedding if self.batched else chat)
+
+    def parse(self, document: object, settings: Settings | None = None) -> C:
+        """The content of a task document. NonRetryableError: it can never succeed; the message does not repeat it."""
+        try:
+            return self.content.model_validate(document, context=self.default_model(settings))
+        except ValidationError as error:
+            raise NonRetryableError(_reason(error)) from None  # the cause quotes the input
+
+    def load(self, stored: bytes) -> C:
+        """`parse` of JSON: of what `Content.to_json` wrote, or of a document's own."""
+        try:
+            return self.parse(orjson.loads(stored))
+        except orjson.JSONDecodeError:
+            raise NonRetryableError("content: expected valid JSON in UTF-8") from None
+
+    @abstractmethod
+    def run(self, contents: Sequence[C], provider: Provider, context: Context) -> Answer:
+        """Buy the results of `contents`, all of one model, in as few calls as may be.
+
+        Raises what the provider and the context's knowledge do.
+        """
+
+
+class Registry(MutableMapping[str, Processor[Any]]):
+    """Processors by task type: those of this package, and from the first look on those of other installed packages.
+
+    Looking raises ConfigurationError if one of these cannot be used.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, Processor[Any]] = {}
+        self._complete = False
+
+    def __getitem__(self, task_type: str) -> Processor[Any]:
+        return self._all()[task_type]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __setitem__(self, task_type: str, entered: Processor[Any]) -> None:
+        if other := self._own.get(task_type):  # not a look: extensions enter themselves while they are being loaded
+            raise ValueError(f"task type {task_type} has a processor already: {other.label}")
+        self._own[task_type] = entered
+
+    def __delitem__(self, task_type: str) -> None:
+        del self._own[task_type]
+
+    def _all(self) -> dict[str, Processor[Any]]:
+        if not self._complete:
+            for found in extensions(PROCESSORS_GROUP):
+                if found.name not in self._own:
+                    said = complaint(PROCESSORS_GROUP, found.name, found.package)
+                    raise ConfigurationError([f"{said}: loading it enters no @processor({found.name!r})"])
+            self._complete = True
+        return self._own
+
+
+PROCESSORS = Registry()
+
+
+def default_models(settings: Settings) -> tuple[str, ...]:
+    """The models of tasks that name none."""
+    return tuple(dict.fromkeys(each.default_model(settings) for each in PROCESSORS.values()))
+
+
+def processor(task_type: str) -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:
+    """Class decorator: enter the processor of `task_type` into the table, under its class's name in logs."""
+
+    def register(kind: type[Processor[Any]]) -> type[Processor[Any]]:
+        kind.task_type = task_type
+        kind.label = kind.__name__
+        PROCESSORS[task_type] = kind()
+        return kind
+
+    return register
+
+
+def _reason(error: ValidationError) -> str:
+    """All that is wrong, field by field, in pydantic's words, without the values."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(".".join(("content", *map(str, fault["loc"]))) + ": " + fault["msg"] for fault in faults)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTypeEntry:
+    """One task type. `module`: where its code is; `prompt`: version and file, empty if it asks no chat model."""
+
+    name: str
+    processor: str
+    module: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """`providers`: those of other packages, each with the models that go there."""
+
+    task_types: tuple[TaskTypeEntry, ...]
+    providers: dict[str, tuple[str, ...]]
+
+
+def registered(settings: Settings) -> Registered:
+    """Everything that these settings and the installed packages come to. ConfigurationError: something is broken."""
+    prompts = Context.of(settings).prompts
+    shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
+    return Registered(
+        tuple(
+            TaskTypeEntry(name, each.label, type(each).__module__, shown.get(name, ""))
+            for name, each in sorted(PROCESSORS.items())
+        ),
+        {name: tuple(builder.models) for name, builder in plugin_builders().items()},
+    )
