@@ -25,7 +25,7 @@ class TaskStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class QueueKey:
     """What tasks are grouped by: tasks of one kind can share a provider call.
 
     `failed_at`: the provider that failed for them, if another is to be asked instead.
@@ -44,7 +44,7 @@ class NewTask:
     """
 
     id: str
-    kind: Kind
+    queue: QueueKey
     content: bytes
     invalid: str | None = None
     digest: bytes | None = None
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
     seq: int
     id: str
-    kind: Kind
+    queue: QueueKey
     content: bytes
     attempts: int = 0
     crashes: int = 0

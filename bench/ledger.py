@@ -26,9 +26,9 @@ from pathlib import Path
 from aitp.ledger import Claim, ClaimOptions, Idle, Ledger, LedgerConfig, Poll, PollOptions, Report, prepare
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
-from aitp.tasks import Ending, Kind, NewTask, Outcome
+from aitp.tasks import Ending, NewTask, Outcome, QueueKey
 
-KIND = Kind("text_embedding", "text-embedding-3-small")
+KIND = QueueKey("text_embedding", "text-embedding-3-small")
 RULES = LedgerConfig(inbox_limit=10**9)
 LIMITS = dict.fromkeys(("minute", "hour", "day", "week", "month"), 10**9)
 CONTENT = b'{"text": "' + b"Um texto de tamanho comum. " * 40 + b'", "model": "text-embedding-3-small"}'
@@ -100,7 +100,7 @@ def report_on(claim: Claim, result: bytes) -> Report:
 def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:
     """Claim and finish until nothing is ready."""
     ledger = Ledger.open(path, RULES)
-    terms = ClaimOptions(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+    terms = ClaimOptions(workers, lambda queue: (Route("openai", queue.model),), lambda queue: batch)
     began, tasks = time.monotonic(), 0
     while not isinstance(claim := ledger.claims.claim(FIRST_WORKER + number, terms), Idle):
         ledger.claims.finish(claim, report_on(claim, result))
@@ -149,7 +149,7 @@ def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -
     Before that as long as WARM_UP_SECONDS, without being measured: all processes prepare their statements at once then.
     """
     ledger = Ledger.open(path, RULES)
-    terms = ClaimOptions(processes, lambda kind: (Route("openai", kind.model),), lambda kind: 1)
+    terms = ClaimOptions(processes, lambda queue: (Route("openai", queue.model),), lambda queue: 1)
     interval = processes / rate
     claims: list[float] = []
     finishes: list[float] = []

@@ -18,7 +18,7 @@ from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.providers.inventory import OPENAI_URL, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings, load_settings
 from aitp.taskapi.token import Grant
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,6 @@ def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
         if settings.processing_mode != "openai":
             models += settings.supported_models
         for model in models:
-            for route in routes(Kind(name, model)):
+            for route in routes(QueueKey(name, model)):
                 found[route.provider, route.model] = found.get((route.provider, route.model)) or not processor.batched
     return [(provider, model, answers) for (provider, model), answers in found.items()]

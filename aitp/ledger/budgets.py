@@ -20,7 +20,7 @@ from aitp.ledger.limits import strategy_and_zone
 from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, learned
 from aitp.policy.routing import Route
 from aitp.policy.windows import Period, fixed_window
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 
 PERIODS = (Period.DAY, Period.MONTH)
 MOST_UNPRICED = 50
@@ -98,9 +98,9 @@ class Budgets:
         currency = next((use.currency for use in uses.values()), "")
         return BudgetState(currency, left, uses)
 
-    def habit(self, connection: apsw.Connection, pricing: Pricing, kind: Kind, route: Route) -> UsageEstimate:
+    def habit(self, connection: apsw.Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
         """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
-        return _habit(connection, kind, route) if pricing.answers else FIRST_USAGE
+        return _habit(connection, queue, route) if pricing.answers else FIRST_USAGE
 
     def reserve(self, connection: apsw.Connection, slot: int, currency: str, nano: int) -> None:
         """The slot's attempt may cost so much."""
@@ -174,15 +174,15 @@ class Budgets:
         ).fetchall()
         return bool(rows)
 
-    def learn(self, connection: apsw.Connection, kind: Kind, route: Route, bill: Bill, size: int) -> None:
+    def learn(self, connection: apsw.Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
         """How much an attempt at one task took."""
-        before = _habit(connection, kind, route)
+        before = _habit(connection, queue, route)
         after = learned(before, bill, size)
         if after != before:
             connection.execute(
                 "INSERT OR REPLACE INTO habits (provider, model, type, input_tokens, output_tokens)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (route.provider, route.model, kind.type, after.input_tokens, after.output_tokens),
+                (route.provider, route.model, queue.type, after.input_tokens, after.output_tokens),
             )
 
 
@@ -285,9 +285,9 @@ def prune_spending_minutes(connection: apsw.Connection, now: float) -> None:
     )
 
 
-def _habit(connection: apsw.Connection, kind: Kind, route: Route) -> UsageEstimate:
+def _habit(connection: apsw.Connection, queue: QueueKey, route: Route) -> UsageEstimate:
     row = connection.execute(
         "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
-        (route.provider, route.model, kind.type),
+        (route.provider, route.model, queue.type),
     ).fetchone()
     return FIRST_USAGE if row is None else UsageEstimate(*row)

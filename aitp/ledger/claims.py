@@ -38,7 +38,7 @@ from aitp.ledger.worlds import World, Worlds, release_probes
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
 from aitp.policy.routing import Availability, Route, RouteState, choose, route_state
-from aitp.tasks import Kind, Task
+from aitp.tasks import QueueKey, Task
 
 # Whoever waits for a model is woken when it has come; this is for those who are not.
 MODEL_LOOK_SECONDS = 10.0
@@ -74,11 +74,11 @@ class ClaimOptions:
     """
 
     workers: int
-    routes: Callable[[Kind], Sequence[Route]]
-    batch_size: Callable[[Kind], int]
-    needs: Callable[[Kind], Sequence[str]] = lambda kind: ()
+    routes: Callable[[QueueKey], Sequence[Route]]
+    batch_size: Callable[[QueueKey], int]
+    needs: Callable[[QueueKey], Sequence[str]] = lambda queue: ()
     arrival: Callable[[Route], Availability] = lambda route: Availability.UNKNOWN
-    pricing: Callable[[Kind, Route], Pricing] = lambda kind, route: FREE
+    pricing: Callable[[QueueKey, Route], Pricing] = lambda queue, route: FREE
     currency: str = ""
     setup: Callable[[str], str] = lambda provider: ""
     canary_seconds: float = 0.0
@@ -93,7 +93,7 @@ class Claim:
 
     slot: int
     route: Route
-    kind: Kind
+    queue: QueueKey
     tasks: tuple[Task, ...]
     probe: bool
     more: bool
@@ -124,7 +124,7 @@ class _Found(NamedTuple):
     """A claim in the making: its tasks are rows."""
 
     route: Route
-    kind: Kind
+    queue: QueueKey
     rows: list[Row]
     probe: bool
     more: bool
@@ -218,10 +218,10 @@ class Claims:
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
         contents = self._contents(found.rows)
         tasks = tuple(
-            Task(seq, task_id, found.kind, contents[seq], attempts, crashes)
+            Task(seq, task_id, found.queue, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
-        return Claim(slot, found.route, found.kind, tasks, found.probe, found.more, found.reserved_nano, found.world)
+        return Claim(slot, found.route, found.queue, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
     def _claim(self, connection: apsw.Connection, slot: int, terms: ClaimOptions, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
@@ -237,28 +237,28 @@ class Claims:
             return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
         if seen.due_at is not None:
             promote_due(connection, now)
-        kinds = kinds_by_fairness(connection)
-        if not kinds:
+        queues = queues_by_fairness(connection)
+        if not queues:
             return Idle(IdleReason.NOTHING_READY, next_due(connection, "ready"))
-        most = terms.workers * max(terms.batch_size(kind) for _, kind in kinds)
+        most = terms.workers * max(terms.batch_size(queue) for _, queue in queues)
         room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
             return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
         budget = self._budgets.budget(connection, now, ZoneInfo(seen.basis.timezone)) if seen.has_budgets else None
         search = _Search(connection, now, terms, seen, budget)
-        for number, kind in kinds:
-            if block := self._missing(search, terms.needs(kind)):
+        for number, queue in queues:
+            if block := self._missing(search, terms.needs(queue)):
                 search.blocks.append(block)
                 continue
-            options, stands = terms.routes(kind), partial(self._stands, search, number, kind)
+            options, stands = terms.routes(queue), partial(self._stands, search, number, queue)
             if not options:
                 search.blocks.append(Idle(IdleReason.TYPE))
             while (route := choose(options, stands)) is not None:
-                gate, world = self._gate(search, route.provider), self._world(search, kind, route)
+                gate, world = self._gate(search, route.provider), self._world(search, queue, route)
                 if gate.probe or world.paused_until is not None:
                     rows, more = select_probe(connection, number), False
                 else:
-                    batch_size = terms.batch_size(kind)
+                    batch_size = terms.batch_size(queue)
                     rows, more = select_batch(
                         connection, number, room.count, terms.workers, batch_size, suspects=seen.has_suspects
                     )
@@ -267,14 +267,14 @@ class Claims:
                         break
                 reserved = 0
                 if budget is not None:
-                    rows, reserved = self._afford(search, budget, slot, kind, route, rows)
+                    rows, reserved = self._afford(search, budget, slot, queue, route, rows)
                     if not rows:
                         options = options[options.index(route) + 1 :]
                         continue
                 self._own(connection, slot, route.provider, gate, world, rows)
-                others = len(kinds) > 1 and (room.count is None or room.count > len(rows))
+                others = len(queues) > 1 and (room.count is None or room.count > len(rows))
                 limited = room.count is not None or reserved > 0
-                return _Found(route, kind, rows, gate.probe, more or others, limited, reserved, world)
+                return _Found(route, queue, rows, gate.probe, more or others, limited, reserved, world)
         return _first_end(search.blocks, next_due(connection, "ready"))
 
     def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
@@ -289,7 +289,7 @@ class Claims:
         returned is settled, and told once: another try would find nothing left to settle.
         """
         return self._endings.finish(
-            claim.slot, claim.route, claim.kind, report, claim.world, reserved=claim.reserved_nano > 0
+            claim.slot, claim.route, claim.queue, report, claim.world, reserved=claim.reserved_nano > 0
         )
 
     def again(self, claim: Claim) -> bool:
@@ -309,7 +309,7 @@ class Claims:
                 if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
-            self._limits.count(connection, claim.kind.type, [task.id for task in claim.tasks], now, basis.newest_at)
+            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, basis.newest_at)
         if room.count is not None or claim.reserved_nano:
             self._database.flush()
         return True
@@ -326,10 +326,10 @@ class Claims:
             search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
         return search.gates[service]
 
-    def _world(self, search: _Search, kind: Kind, route: Route) -> World:
-        """The world that tasks of `kind` would be sent to by `route`."""
+    def _world(self, search: _Search, queue: QueueKey, route: Route) -> World:
+        """The world that tasks of `queue` would be sent to by `route`."""
         setup = search.terms.setup(route.provider)
-        return self._worlds.find(search.connection, search.seen.worlds_version, route, kind.type, setup, search.now)
+        return self._worlds.find(search.connection, search.seen.worlds_version, route, queue.type, setup, search.now)
 
     def _missing(self, search: _Search, services: Sequence[str]) -> Idle | None:
         """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
@@ -342,17 +342,17 @@ class Claims:
         return None
 
     def _afford(
-        self, search: _Search, budget: BudgetState, slot: int, kind: Kind, route: Route, rows: list[Row]
+        self, search: _Search, budget: BudgetState, slot: int, queue: QueueKey, route: Route, rows: list[Row]
     ) -> tuple[list[Row], int]:
         """Of these tasks those that one call may be made for within the budgets, and what was reserved for it.
 
         If there is none, what keeps them back is added to the search's blocks.
         """
         connection = search.connection
-        pricing = search.terms.pricing(kind, route)
+        pricing = search.terms.pricing(queue, route)
         if pricing.is_nothing:
             return rows, 0
-        habit = self._budgets.habit(connection, pricing, kind, route)
+        habit = self._budgets.habit(connection, pricing, queue, route)
         sizes = [size for _, _, size, _, _ in rows]
         count = affordable(pricing, habit, sizes, budget.left_nano)
         if count == 0:
@@ -363,14 +363,14 @@ class Claims:
         self._budgets.reserve(connection, slot, budget.currency, reserved)
         return rows[:count], reserved
 
-    def _stands(self, search: _Search, number: int, kind: Kind, route: Route) -> RouteState:
-        """How `route` stands for tasks of `kind`; unless it is free, what keeps them from it is added to the blocks."""
+    def _stands(self, search: _Search, number: int, queue: QueueKey, route: Route) -> RouteState:
+        """How `route` stands for tasks of `queue`; what keeps them from it is added to the blocks."""
         pause = _cooling(search, route.provider, route.model)
-        block = _block(search, kind, route, self._gate(search, route.provider), pause)
+        block = _block(search, queue, route, self._gate(search, route.provider), pause)
         if block is None and search.budget is not None:
-            block = self._money_block(search, search.budget, number, kind, route)
+            block = self._money_block(search, search.budget, number, queue, route)
         missed = pause is not None and pause.awaited
-        world = self._world(search, kind, route)
+        world = self._world(search, queue, route)
         if block is None:
             block = _quarantine(world, route, search.now)
         found = route_state(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
@@ -388,9 +388,11 @@ class Claims:
             search.blocks.append(block)
         return found
 
-    def _money_block(self, search: _Search, budget: BudgetState, number: int, kind: Kind, route: Route) -> Idle | None:
+    def _money_block(
+        self, search: _Search, budget: BudgetState, number: int, queue: QueueKey, route: Route
+    ) -> Idle | None:
         """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
-        pricing = search.terms.pricing(kind, route)
+        pricing = search.terms.pricing(queue, route)
         if pricing.is_nothing:
             return None
         if pricing.price is None or search.terms.currency != budget.currency:
@@ -399,7 +401,7 @@ class Claims:
         if budget.left_nano > 0:
             return None
         # What is left of another budget may be too little for the next task as well.
-        habit = self._budgets.habit(search.connection, pricing, kind, route)
+        habit = self._budgets.habit(search.connection, pricing, queue, route)
         needed = max(1, estimate(pricing, habit, [oldest_size(search.connection, number)]))
         until, overspent = self._budgets.keep_back(search.connection, budget, needed)
         return Idle(IdleReason.BUDGET, until, service=route.provider, overspent=overspent)
@@ -422,13 +424,13 @@ def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:
     return cooling(search.connection, provider, model, search.now) if search.seen.has_cooldowns else None
 
 
-def _block(search: _Search, kind: Kind, route: Route, gate: Gate, pause: Cooling | None) -> Idle | None:
-    """What keeps tasks of `kind` from being sent by `route` now, if anything does; a missing model is told apart."""
+def _block(search: _Search, queue: QueueKey, route: Route, gate: Gate, pause: Cooling | None) -> Idle | None:
+    """What keeps tasks of `queue` from being sent by `route` now, if anything does; a missing model is told apart."""
     if not gate.passes:
         return Idle(IdleReason.BREAKER, gate.until, service=route.provider)
     if pause is not None and not pause.awaited:
         return Idle(IdleReason.COOLDOWN, pause.until, service=route.provider)
-    paused = paused_until(search.connection, kind.type, search.now) if search.seen.has_bugs else None
+    paused = paused_until(search.connection, queue.type, search.now) if search.seen.has_bugs else None
     return None if paused is None else Idle(IdleReason.PROCESSOR, paused)
 
 
@@ -457,22 +459,22 @@ def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
     )
 
 
-def kinds_by_fairness(connection: apsw.Connection) -> list[tuple[int, Kind]]:
+def queues_by_fairness(connection: apsw.Connection) -> list[tuple[int, QueueKey]]:
     """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
 
     Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
     counted in tasks_claimed, if there is a choice at all.
     """
-    rows: list[Row] = connection.execute(_READY_KINDS).fetchall()
+    rows: list[Row] = connection.execute(_READY_QUEUES).fetchall()
     if len(rows) > 1:
-        counts: list[Row] = connection.execute(_CLAIMED_BY_KIND).fetchall()
+        counts: list[Row] = connection.execute(_CLAIMED_BY_QUEUE).fetchall()
         claimed: dict[int, int] = dict(counts)
         oldest = {row[0]: min(connection.execute(_OLDEST, (row[0],)).get) for row in rows}
         rows.sort(key=lambda row: (claimed.get(row[0], 0), oldest[row[0]]))
-    return [(number, Kind(type_, model, failed_at)) for number, type_, model, failed_at in rows]
+    return [(number, QueueKey(type_, model, failed_at)) for number, type_, model, failed_at in rows]
 
 
-_READY_KINDS = f"""
+_READY_QUEUES = f"""
     WITH RECURSIVE waiting (kind) AS (
         SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
         UNION ALL
@@ -481,7 +483,7 @@ _READY_KINDS = f"""
     )
     SELECT kinds.id, type, model, failed_at FROM waiting JOIN kinds ON kinds.id = waiting.kind
 """
-_CLAIMED_BY_KIND = "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
+_CLAIMED_BY_QUEUE = "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
 # Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
 _NONE = 2**62
 _OLDEST = "SELECT " + ", ".join(
@@ -507,19 +509,19 @@ _SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempt
 _SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
 
 
-def oldest_size(connection: apsw.Connection, kind: int) -> int:
+def oldest_size(connection: apsw.Connection, queue: int) -> int:
     """The size of the task of a kind that is next in turn."""
-    return int(connection.execute(_OLDEST_SIZE, (kind,)).get)
+    return int(connection.execute(_OLDEST_SIZE, (queue,)).get)
 
 
-def select_probe(connection: apsw.Connection, kind: int) -> list[Row]:
+def select_probe(connection: apsw.Connection, queue: int) -> list[Row]:
     """A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails."""
-    rows: list[Row] = connection.execute(_PROBE, (kind,)).fetchall()
+    rows: list[Row] = connection.execute(_PROBE, (queue,)).fetchall()
     return rows
 
 
 def select_batch(
-    connection: apsw.Connection, kind: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
+    connection: apsw.Connection, queue: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
 ) -> tuple[list[Row], bool]:
     """(seq, id, size, attempts, crashes) of one claim's tasks, oldest first, and whether there is more of the kind.
 
@@ -529,30 +531,30 @@ def select_batch(
     most = batch_size * workers if room is None else min(batch_size * workers, room)
     waiting = False
     if suspects:
-        waiting, theirs_last = connection.execute(_TURN, (kind,)).get
-        in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (kind,)).get is not None
-    fresh = int(connection.execute(_COUNT_FRESH, (kind, most)).get)
+        waiting, theirs_last = connection.execute(_TURN, (queue,)).get
+        in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (queue,)).get is not None
+    fresh = int(connection.execute(_COUNT_FRESH, (queue, most)).get)
     if waiting and not in_flight and not (fresh and theirs_last):
-        rows = _suspects(connection, kind, min(most, batch_size))
-        _note_turn(connection, kind, 1)
+        rows = _suspects(connection, queue, min(most, batch_size))
+        _note_turn(connection, queue, 1)
         return rows, fresh > 0
     if fresh:
         if waiting:
-            _note_turn(connection, kind, 0)
-        rows = connection.execute(_FRESH_BATCH, (kind, fair_share(fresh, workers, batch_size))).fetchall()
+            _note_turn(connection, queue, 0)
+        rows = connection.execute(_FRESH_BATCH, (queue, fair_share(fresh, workers, batch_size))).fetchall()
         rows = rows[: fitting(row[2] for row in rows)]
         return rows, fresh > len(rows)
     return [], False
 
 
-def _suspects(connection: apsw.Connection, kind: int, most: int) -> list[Row]:
-    bound = connection.execute(_BOUND, (kind,)).get
+def _suspects(connection: apsw.Connection, queue: int, most: int) -> list[Row]:
+    bound = connection.execute(_BOUND, (queue,)).get
     size = most if bound is None else min(most, bound)
-    rows: list[Row] = connection.execute(_SUSPECT_BATCH, (kind, bound, size)).fetchall()
+    rows: list[Row] = connection.execute(_SUSPECT_BATCH, (queue, bound, size)).fetchall()
     return rows[: fitting(row[2] for row in rows)]
 
 
-def _note_turn(connection: apsw.Connection, kind: int, suspects_last: int) -> None:
+def _note_turn(connection: apsw.Connection, queue: int, suspects_last: int) -> None:
     connection.execute(
-        "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, kind)
+        "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, queue)
     )

@@ -16,7 +16,7 @@ from hashlib import blake2b
 import apsw
 
 from aitp.ledger.database import Row, these
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 
 # 26 MB of vectors. Who is listed later than that many others is bought again.
 MOST_ANSWERS = 2_000
@@ -24,13 +24,13 @@ MOST_BYTES = 65_536  # of one result
 EXPIRED_AT_ONCE = 200
 
 
-def fingerprint(kind: Kind, content: bytes) -> bytes:
+def fingerprint(queue: QueueKey, content: bytes) -> bytes:
     """16 bytes (BLAKE2b) that tasks of equal type, model and content share, and no others.
 
     `content` as its processor wrote it: fields that do not matter are gone, and their order is settled.
     """
     # A space is in no type and no model's name, so no two queues read alike.
-    return blake2b(f"{kind.type} {kind.model} ".encode() + content, digest_size=16).digest()
+    return blake2b(f"{queue.type} {queue.model} ".encode() + content, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

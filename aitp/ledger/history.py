@@ -89,7 +89,7 @@ def _note_outcomes(connection: apsw.Connection, now: float, provider: str, outco
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for outcome in outcomes:
         if outcome.ending not in _UNTROUBLED:
-            key = (outcome.task.kind.type, outcome.ending.value, outcome.reason)
+            key = (outcome.task.queue.type, outcome.ending.value, outcome.reason)
             reasons.setdefault(key, []).append(outcome.task.id)
     for (type_, ending, reason), task_ids in reasons.items():
         note_trouble(connection, now, provider, ending, reason, type_, task_ids)

@@ -21,7 +21,7 @@ from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.limits import Limits, first_completions, newest_completion, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, kind_id, prune_kinds
+from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, prune_queues, queue_id
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
@@ -142,7 +142,7 @@ class Inbox:
             prune_worlds(connection)
             prune_minutes(connection, now)
             prune_spending_minutes(connection, now)
-            prune_kinds(connection)
+            prune_queues(connection)
             self._twins.expire(connection, now)
             return dropped
 
@@ -164,7 +164,7 @@ class Inbox:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
             (
                 task.id,
-                kind_id(connection, task.kind),
+                queue_id(connection, task.queue),
                 state,
                 len(task.content),
                 task.digest,
@@ -180,7 +180,7 @@ class Inbox:
                 "INSERT INTO results (seq, status, body, finished_at) VALUES (?, ?, ?, ?)",
                 (seq, TaskStatus.SUCCEEDED.value, body, now),
             )
-            return [Reused(task.id, task.kind.type, of)]
+            return [Reused(task.id, task.queue.type, of)]
         if task.invalid is None:
             connection.execute("INSERT INTO contents (seq, content) VALUES (?, ?)", (seq, task.content))
         else:
@@ -188,7 +188,7 @@ class Inbox:
                 "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
                 (seq, TaskStatus.FAILED.value, task.invalid, now),
             )
-            note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.kind.type, [task.id])
+            note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.queue.type, [task.id])
         return []
 
 

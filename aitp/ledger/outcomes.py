@@ -33,12 +33,12 @@ from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.limits import NEWEST_AT, Limits
-from aitp.ledger.queue import LedgerConfig, kind_id
+from aitp.ledger.queue import LedgerConfig, queue_id
 from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill
 from aitp.policy.retry import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
 from aitp.policy.routing import Route
-from aitp.tasks import Culprit, Ending, Health, Kind, Outcome, Task, TaskStatus
+from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey, Task, TaskStatus
 
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
 POSTPONE_SECONDS = 5.0
@@ -128,9 +128,9 @@ class Outcomes:
         self._draw = draw
 
     def finish(
-        self, slot: int, route: Route, kind: Kind, report: Report, world: World, *, reserved: bool = False
+        self, slot: int, route: Route, queue: QueueKey, report: Report, world: World, *, reserved: bool = False
     ) -> Settled:
-        """Record a report on tasks of `kind` that `slot` owns; those it does not own any more are left alone.
+        """Record a report on tasks of `queue` that `slot` owns; those it does not own any more are left alone.
 
         `world`: the one they were sent in. `reserved`: money was reserved for them.
         """
@@ -154,7 +154,7 @@ class Outcomes:
             owned = _owned_by(connection, slot)
             outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
             sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
-            self._limits.count(connection, kind.type, sent, now, found.newest_at)
+            self._limits.count(connection, queue.type, sent, now, found.newest_at)
             judgement = Judgement(tuple(outcomes))
             if not (found.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes)):
                 judgement = self._judge.judge(
@@ -167,12 +167,12 @@ class Outcomes:
             asked = report.cooldown.seconds if report.cooldown is not None and not report.cooldown.awaited else 0.0
             settled = self._settle(connection, now, provider, judgement, owned, held_back, found.has_twins, asked)
             note_call(connection, now, provider, report.seconds, settled.outcomes)
-            paused = self._judge_processor(connection, kind.type, endings, now, found.has_bugs)
+            paused = self._judge_processor(connection, queue.type, endings, now, found.has_bugs)
             affords_more = False
             if reserved or report.bill is not None:
                 over = len(outcomes) == len(owned)
-                affords_more = self._pay(connection, slot, route, kind, outcomes, report.bill, now, over=over)
-        paused_processor = kind.type if paused else None
+                affords_more = self._pay(connection, slot, route, queue, outcomes, report.bill, now, over=over)
+        paused_processor = queue.type if paused else None
         frees_others = affords_more or settled.frees_others
         return dataclasses.replace(settled, paused_processor=paused_processor, frees_others=frees_others)
 
@@ -181,7 +181,7 @@ class Outcomes:
         connection: apsw.Connection,
         slot: int,
         route: Route,
-        kind: Kind,
+        queue: QueueKey,
         outcomes: Sequence[Outcome],
         bill: Bill | None,
         now: float,
@@ -192,7 +192,7 @@ class Outcomes:
         if not outcomes:
             return False  # released already, with the estimate
         if bill is not None and bill.output_tokens and len(outcomes) == 1:
-            self._budgets.learn(connection, kind, route, bill, len(outcomes[0].task.content))
+            self._budgets.learn(connection, queue, route, bill, len(outcomes[0].task.content))
         sent = any(outcome.ending is not Ending.UNSENT for outcome in outcomes)
         return self._budgets.settle(connection, slot, bill, now, sent=sent, over=over)
 
@@ -216,12 +216,12 @@ class Outcomes:
             return Settled(())
         provider, world = rows[0][7:]
         tasks = [
-            Task(seq, task_id, Kind(type_, model, failed_at), b"", attempts, crashes)
+            Task(seq, task_id, QueueKey(type_, model, failed_at), b"", attempts, crashes)
             for seq, task_id, type_, model, failed_at, attempts, crashes, *_ in rows
         ]
         found = _survey(connection, provider)
         task_ids = [task.id for task in tasks]
-        self._limits.count(connection, tasks[0].kind.type, task_ids, now, found.newest_at)
+        self._limits.count(connection, tasks[0].queue.type, task_ids, now, found.newest_at)
         self._budgets.settle(connection, slot, None, now, sent=True)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         judgement = Judgement(tuple(outcomes))
@@ -235,7 +235,7 @@ class Outcomes:
         )
         if cause is not Cause.STOPPED:
             reason = settled.outcomes[0].reason
-            note_trouble(connection, now, provider, cause.value, reason, tasks[0].kind.type, task_ids)
+            note_trouble(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
         return settled
 
     def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
@@ -317,9 +317,9 @@ class Outcomes:
                     )
                     retry_at = due_at if retry_at is None else min(retry_at, due_at)
                 case Ending.FALLBACK:
-                    instead = dataclasses.replace(outcome.task.kind, failed_at=provider)
+                    instead = dataclasses.replace(outcome.task.queue, failed_at=provider)
                     _put_back(connection, seq, None)
-                    connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (kind_id(connection, instead), seq))
+                    connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (queue_id(connection, instead), seq))
                 case Ending.SPLIT:
                     _put_back(connection, seq, None)
                     connection.execute("UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq))

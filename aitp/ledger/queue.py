@@ -17,7 +17,7 @@ from typing import Literal
 import apsw
 
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class LedgerConfig:
         )
 
 
-MOST_KINDS = 200
+MOST_QUEUES = 200
 
 
-def kind_id(connection: apsw.Connection, kind: Kind) -> int:
+def queue_id(connection: apsw.Connection, queue: QueueKey) -> int:
     """The row of a kind, made if need be."""
-    facts = (kind.type, kind.model, kind.failed_at)
+    facts = (queue.type, queue.model, queue.failed_at)
     found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ? AND failed_at = ?", facts).get
     if found is None:
         found = connection.execute(
@@ -59,9 +59,9 @@ def kind_id(connection: apsw.Connection, kind: Kind) -> int:
     return int(found)
 
 
-def prune_kinds(connection: apsw.Connection) -> None:
+def prune_queues(connection: apsw.Connection) -> None:
     """Forget kinds without tasks: models are named by the API's users, and each misspelt one is a kind."""
-    if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_KINDS:
+    if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_QUEUES:
         connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")
 
 

@@ -25,7 +25,7 @@ from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 
 # Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
 # state for all.
@@ -143,20 +143,20 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connect
         connection.close()
 
 
-class KindInUse(NamedTuple):
+class QueueInUse(NamedTuple):
     """A kind that the ledger knows, and whether it has tasks of it now."""
 
-    kind: Kind
+    queue: QueueKey
     in_hand: bool
 
 
-def kinds_in_use(path: Path) -> list[KindInUse]:
+def queues_in_use(path: Path) -> list[QueueInUse]:
     """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
     with reading(path) as (connection, _):
         found = connection.execute(
             "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
         )
-        return [KindInUse(Kind(*facts), bool(in_hand)) for *facts, in_hand in found]
+        return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
 def version_of(path: Path) -> int | None:

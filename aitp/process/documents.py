@@ -19,7 +19,7 @@ from aitp.ledger import Malformed
 from aitp.ledger.duplicates import fingerprint
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
-from aitp.tasks import Kind, NewTask
+from aitp.tasks import NewTask, QueueKey
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
 TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -67,10 +67,10 @@ def _task(task_id: str, type_: str, content: object, settings: Settings | None) 
     processor = PROCESSORS[type_]
     try:
         known = processor.parse(content, settings)
-        kind, text = Kind(type_, known.model), known.to_json()
-        return NewTask(task_id, kind, text, digest=fingerprint(kind, text))
+        queue, text = QueueKey(type_, known.model), known.to_json()
+        return NewTask(task_id, queue, text, digest=fingerprint(queue, text))
     except NonRetryableError as error:
-        return NewTask(task_id, Kind(type_, UNKNOWN_MODEL), b"", invalid=str(error))
+        return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
         return Malformed(task_id, f"its content cannot be read by this release ({type(error).__name__})")
 

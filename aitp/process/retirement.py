@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import DeadlineExceeded, LedgerError
 from aitp.http import NoAnswer
-from aitp.ledger.views import KindInUse, kinds_in_use
+from aitp.ledger.views import QueueInUse, queues_in_use
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
 from aitp.process.terms import terms_of
@@ -29,7 +29,7 @@ from aitp.providers.inventory import (
     uses_openai,
     write_inventory,
 )
-from aitp.tasks import Kind, Service
+from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -41,32 +41,32 @@ MARGIN_SECONDS = 1.0
 log = get_logger(__name__)
 
 
-def asked_of_openai(settings: Settings, kinds: Iterable[Kind] = ()) -> dict[str, str]:
+def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:
     """The models that OpenAI is asked for by these settings, and for tasks of `kinds`: the setting to change by name.
 
     Those that no setting names are named by tasks, and MODEL_ALIASES has others asked for in their place.
     """
     routes, aliases, found = terms_of(settings).routes, settings.model_aliases, dict[str, str]()
 
-    def note(kind: Kind, setting: str) -> None:
-        for route in routes(kind):
+    def note(queue: QueueKey, setting: str) -> None:
+        for route in routes(queue):
             if route.provider != Service.OPENAI:
                 continue
             if route.fallback_from:
                 instead = route.model in settings.fallback_models.values()
-                found.setdefault(route.model, "FALLBACK_MODELS" if instead else _default_setting(kind.type))
+                found.setdefault(route.model, "FALLBACK_MODELS" if instead else _default_setting(queue.type))
             else:
-                found.setdefault(route.model, setting if route.model == kind.model else "MODEL_ALIASES")
+                found.setdefault(route.model, setting if route.model == queue.model else "MODEL_ALIASES")
 
     for name, processor in PROCESSORS.items():
-        note(Kind(name, processor.default_model(settings)), _default_setting(name))
+        note(QueueKey(name, processor.default_model(settings)), _default_setting(name))
         for model in settings.supported_models if settings.processing_mode == "hybrid" else ():
-            note(Kind(name, model), "FALLBACK_MODELS")
+            note(QueueKey(name, model), "FALLBACK_MODELS")
         for model in aliases:
-            note(Kind(name, model), "MODEL_ALIASES")
-    for kind in kinds:
-        if kind.type in PROCESSORS:
-            note(kind, "MODEL_ALIASES")
+            note(QueueKey(name, model), "MODEL_ALIASES")
+    for queue in queues:
+        if queue.type in PROCESSORS:
+            note(queue, "MODEL_ALIASES")
     return found
 
 
@@ -78,7 +78,7 @@ def _default_setting(task_type: str) -> str:
 
 
 def retiring(
-    settings: Settings, shutdowns: Mapping[str, float], kinds: Sequence[KindInUse], now: float
+    settings: Settings, shutdowns: Mapping[str, float], queues: Sequence[QueueInUse], now: float
 ) -> list[Retirement]:
     """What is to be shut down of all that OpenAI is asked for, the first first, out of the dates by model.
 
@@ -86,17 +86,17 @@ def retiring(
     ago.
     """
     by_settings = asked_of_openai(settings)
-    in_hand = asked_of_openai(settings, [each.kind for each in kinds if each.in_hand])
-    asked = {**asked_of_openai(settings, [each.kind for each in kinds]), **by_settings}
+    in_hand = asked_of_openai(settings, [each.queue for each in queues if each.in_hand])
+    asked = {**asked_of_openai(settings, [each.queue for each in queues]), **by_settings}
     found = [Retirement(model, shutdowns[model], setting) for model, setting in asked.items() if model in shutdowns]
     kept = [each for each in found if each.model in in_hand or not each.is_over(now)]
     return sorted(kept, key=lambda each: (each.at, each.model))
 
 
-def known_kinds(settings: Settings) -> list[KindInUse]:
+def known_kinds(settings: Settings) -> list[QueueInUse]:
     """What the ledger knows of tasks; nothing if it cannot be read, which others say."""
     try:
-        return kinds_in_use(settings.ledger_path)
+        return queues_in_use(settings.ledger_path)
     except (LedgerError, OSError):
         return []
 

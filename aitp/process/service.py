@@ -204,7 +204,7 @@ def tell_of_release(slot: int, settled: Settled) -> None:
         log.warning(
             "Task of a former process put back, it may be bought again",
             task_id=outcome.task.id,
-            task_type=outcome.task.kind.type,
+            task_type=outcome.task.queue.type,
             former=f"{role} {slot}",
             ending=outcome.ending.value,
             reason=outcome.reason,

@@ -14,7 +14,7 @@ from aitp.policy.routing import Mode, Route, Routing, canonical
 from aitp.process.arrivals import Arrivals
 from aitp.processors import PROCESSORS
 from aitp.providers.base import plugin_models
-from aitp.tasks import Kind, Service
+from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -30,30 +30,30 @@ def terms_of(settings: Settings) -> ClaimOptions:
     routing = routing_of(settings)
     unknown: set[str] = set()
 
-    def routes(kind: Kind) -> Sequence[Route]:
-        processor = PROCESSORS.get(kind.type)
+    def routes(queue: QueueKey) -> Sequence[Route]:
+        processor = PROCESSORS.get(queue.type)
         if processor is None:
             # Its package was removed, or an older release was installed again: that must not stop all other types.
-            if kind.type not in unknown:
-                unknown.add(kind.type)
-                log.error("Task type is not registered any more, its tasks wait", task_type=kind.type)
+            if queue.type not in unknown:
+                unknown.add(queue.type)
+                log.error("Task type is not registered any more, its tasks wait", task_type=queue.type)
             return ()
         default = settings.default_embedding_model if processor.batched else settings.default_chat_model
-        return routing.options(kind.model, default, kind.failed_at)
+        return routing.options(queue.model, default, queue.failed_at)
 
-    def batch_size(kind: Kind) -> int:
-        processor = PROCESSORS.get(kind.type)
+    def batch_size(queue: QueueKey) -> int:
+        processor = PROCESSORS.get(queue.type)
         return settings.embedding_batch_size if processor is not None and processor.batched else 1
 
-    def needs(kind: Kind) -> Sequence[str]:
-        processor = PROCESSORS.get(kind.type)
+    def needs(queue: QueueKey) -> Sequence[str]:
+        processor = PROCESSORS.get(queue.type)
         looks_up = processor is not None and processor.looks_up
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
 
-    def pricing(kind: Kind, route: Route) -> Pricing:
+    def pricing(queue: QueueKey, route: Route) -> Pricing:
         if settings.mock or settings.prices is None:
             return FREE
-        return Pricing(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[kind.type].batched)
+        return Pricing(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[queue.type].batched)
 
     currency = settings.prices.currency if settings.prices is not None else ""
     return ClaimOptions(

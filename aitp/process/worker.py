@@ -92,7 +92,7 @@ class Worker:
 
     def _run(self, claim: Claim) -> Report:
         """One provider call for all tasks of the claim, whatever comes of it."""
-        processor = PROCESSORS[claim.kind.type]
+        processor = PROCESSORS[claim.queue.type]
         contents, unreadable = [], []
         for task in claim.tasks:
             log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
@@ -110,7 +110,7 @@ class Worker:
         route, provider = claim.route, self._providers[claim.provider]
         provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
         self.task_id = claim.tasks[0].id
-        if route.model != claim.kind.model:
+        if route.model != claim.queue.model:
             contents = [content.model_copy(update={"model": route.model}) for content in contents]
         try:
             if processor.looks_up:
@@ -125,20 +125,20 @@ class Worker:
         optional = () if report.failure is None else provider.optional(route.model, chat=not processor.batched)
         report = dataclasses.replace(report, bill=provider.bill(), optional=optional)
         # The next claim of these tasks is routed past the provider that failed for them.
-        others = any(option.provider != route.provider for option in self._terms.routes(claim.kind))
-        return with_fallback(report) if others and not claim.kind.failed_at else report
+        others = any(option.provider != route.provider for option in self._terms.routes(claim.queue))
+        return with_fallback(report) if others and not claim.queue.failed_at else report
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
         """A stand-in's vectors are to be as long as those of the model that it stands in for."""
         if not (claim.route.fallback_from and processor.batched):
             return self._context
-        return dataclasses.replace(self._context, dimensions=self._lengths.of(claim.kind.model))
+        return dataclasses.replace(self._context, dimensions=self._lengths.of(claim.queue.model))
 
     def _learn_length(self, claim: Claim, processor: Processor[Any], report: Report) -> None:
         if claim.provider == Service.OLLAMA and processor.batched:
             vector = next((outcome.result for outcome in report.outcomes if outcome.result is not None), None)
             if vector is not None:
-                self._lengths.learn(claim.kind.model, vector)
+                self._lengths.learn(claim.queue.model, vector)
 
     def _look_after(self, claim: Claim, error: Exception) -> None:
         """What a failed call asks for besides its report."""
@@ -175,7 +175,7 @@ class Worker:
 
     def _tell(self, claim: Claim, settled: Settled, seconds: float) -> None:
         """Log and count what became of each task, and wake whoever has something to do now."""
-        processor = PROCESSORS[claim.kind.type]
+        processor = PROCESSORS[claim.queue.type]
         ended = 0
         for outcome in settled.outcomes:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
@@ -224,9 +224,9 @@ class Worker:
 def _facts(task: Task, processor: Processor[Any]) -> dict[str, Any]:
     return {
         "task_id": task.id,
-        "task_type": task.kind.type,
+        "task_type": task.queue.type,
         "processor": processor.label,
-        "model": task.kind.model,
+        "model": task.queue.model,
     }
 
 

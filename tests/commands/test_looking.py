@@ -26,7 +26,7 @@ def test_tasks_are_listed_oldest_first_with_how_many_there_are(desk: Desk) -> No
 def test_tasks_are_filtered_by_state_and_type(desk: Desk) -> None:
     desk.world.admit("one")
     desk.world.run(Ending.RETRY)
-    desk.world.admit("two", kind=TOPICS)
+    desk.world.admit("two", queue=TOPICS)
 
     waiting, topics = desk.json("tasks", "--state", "waiting"), desk.json("tasks", "--type", "defining_topics")
 
@@ -37,7 +37,7 @@ def test_tasks_are_filtered_by_state_and_type(desk: Desk) -> None:
 
 
 def test_at_80_columns_no_line_is_folded(desk: Desk) -> None:
-    desk.world.admit("65f000000000000000000000", kind=TOPICS)
+    desk.world.admit("65f000000000000000000000", queue=TOPICS)
 
     with Terminal("tasks", **{**desk.settings, "COLUMNS": ""}) as terminal:
         assert terminal.wait() == 0

@@ -7,7 +7,7 @@ import json
 from aitp.demo.faults import Fault
 from aitp.demo.openai_api import BAD_MARKER
 from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
-from aitp.tasks import Kind, NewTask
+from aitp.tasks import NewTask, QueueKey
 from tests.end_to_end.running import Service
 from tests.services import a_task
 
@@ -39,7 +39,7 @@ def test_tasks_of_a_type_whose_package_was_removed_wait_and_stop_no_others(servi
     ledger = Ledger.open(service.ledger_path, LedgerConfig())
     poll = ledger.inbox.begin_poll(1, PollOptions(1, 1, 1))
     assert isinstance(poll, Poll)
-    ledger.inbox.admit(poll, [NewTask(orphaned, Kind("telepathy", "crystal-ball"), b'{"text": "what?"}')])
+    ledger.inbox.admit(poll, [NewTask(orphaned, QueueKey("telepathy", "crystal-ball"), b'{"text": "what?"}')])
     ledger.inbox.fail_poll(poll, "the service was stopped")
     ledger.close()
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from aitp.commands.cli import main
 from aitp.ledger import DeliveryOutcome
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 from tests.fuzz.cases import cases, texts
 from tests.ledger.world import World, make_template
 from tests.settings.complete import COMPLETE
 
-ODD_KIND = Kind("defining_topics", "model \x1b[31m\u202e💥 [red]")
+ODD_KIND = QueueKey("defining_topics", "model \x1b[31m\u202e💥 [red]")
 ODD_REASON = 'the API said "no"\r\n\x1b]0;x\x07 [bold]\\[/] \ud7ff{}%s'
 ID = "65f0c0ffee65f0c0ffee65f0"
 
@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     world = World.create(folder, make_template(folder))
-    world.admit("a", "b", ID, kind=ODD_KIND)
+    world.admit("a", "b", ID, queue=ODD_KIND)
     world.run()
     for delivery in world.take():
         world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, ODD_REASON)

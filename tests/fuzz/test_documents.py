@@ -57,9 +57,9 @@ def assert_usable(found: NewTask | Malformed) -> None:
         assert isinstance(orjson.loads(found.content), dict)
     else:
         assert found.invalid.isprintable()
-    assert found.kind.type in set(TaskType)
-    assert found.kind.model.isprintable()
-    found.kind.model.encode()
+    assert found.queue.type in set(TaskType)
+    assert found.queue.model.isprintable()
+    found.queue.model.encode()
 
 
 @cases(14_000)

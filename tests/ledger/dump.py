@@ -18,7 +18,7 @@ from aitp.ledger import DeliveryOutcome, Failure, Malformed, Report
 from aitp.ledger.schema import VERSION
 from aitp.policy.costs import Bill, Pricing
 from aitp.prices import Price
-from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
+from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, World, make_template, priced, report
 
 DUMPS = Path(__file__).with_name("dumps")
@@ -30,10 +30,10 @@ BUDGETS = {"day": 10**9}
 LEFT = {"refused": "dead", "later": "later", "claimed": "claimed", "finished": "finished", "ready": "ready"}
 
 
-def enter(world: World, name: str, kind: Kind = SMALL, unreadable: Iterable[Malformed] = ()) -> None:
+def enter(world: World, name: str, queue: QueueKey = SMALL, unreadable: Iterable[Malformed] = ()) -> None:
     """A task with a text of its own."""
     text = f'{{"text": "São Paulo, {name}"}}'.encode()
-    world.listing(name, kind=kind, complete=False, content=text, unreadable=unreadable, twins=True)
+    world.listing(name, queue=queue, complete=False, content=text, unreadable=unreadable, twins=True)
 
 
 def live(world: World) -> None:

@@ -126,7 +126,7 @@ def test_the_reservation_stays_until_the_last_task_of_a_claim_has_ended(create: 
 
 def test_a_chat_reserves_what_its_kind_took_lately(create: Create) -> None:
     world = budgeted(create, day=10**12)
-    world.admit("a", "b", kind=TOPICS)
+    world.admit("a", "b", queue=TOPICS)
     chat = priced(CHAT, batch=1)
     first = world.claim(terms=chat)
     assert first.reserved_nano == estimate(CHAT, FIRST_USAGE, [SIZE])
@@ -178,11 +178,11 @@ def test_days_of_a_month_add_up_and_those_before_do_not(create: Create) -> None:
 def test_room_for_a_cheaper_kind_is_used_while_a_dear_one_waits(create: Create) -> None:
     world = budgeted(create, day=EACH)
     dear = Pricing(Price(10**12, 0))
-    mixed = dataclasses.replace(PRICED, pricing=lambda kind, route: dear if kind == LARGE else EMBEDDING)
-    world.admit("dear", kind=LARGE)
+    mixed = dataclasses.replace(PRICED, pricing=lambda queue, route: dear if queue == LARGE else EMBEDDING)
+    world.admit("dear", queue=LARGE)
     world.admit("cheap")
 
-    assert world.claim(terms=mixed).kind.model == "text-embedding-3-small"
+    assert world.claim(terms=mixed).queue.model == "text-embedding-3-small"
 
 
 def test_what_costs_nothing_goes_on_when_the_money_is_gone(create: Create) -> None:
@@ -212,9 +212,9 @@ def test_another_provider_that_is_free_stands_in_when_too_little_money_is_left(c
     routes = (Route("openai", "small", "ollama", "failed"), Route("ollama", "nomic"))
     both = ClaimOptions(
         1,
-        lambda kind: routes,
-        lambda kind: 1,
-        pricing=lambda kind, route: EMBEDDING if route.provider == "openai" else FREE,
+        lambda queue: routes,
+        lambda queue: 1,
+        pricing=lambda queue, route: EMBEDDING if route.provider == "openai" else FREE,
         currency="USD",
     )
 
@@ -316,7 +316,7 @@ def test_without_a_budget_a_claim_and_a_finish_ask_nothing_more(create: Create) 
 def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
     world = budgeted(create, day=10**15, month=10**15)
     world.admit(*names("t", 30))
-    world.admit("chat", kind=TOPICS)
+    world.admit("chat", queue=TOPICS)
     with recorded(world) as statements:
         for pricing in (EMBEDDING, CHAT):
             pay(world, world.claim(terms=priced(pricing, batch=1)), 5, input_tokens=100, output_tokens=100)

@@ -7,7 +7,7 @@ import pytest
 from aitp.ledger import ClaimOptions, Cooldown, Idle, IdleReason, Report
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.policy.routing import Availability, Route, Why
-from aitp.tasks import Ending, Health, Kind, Outcome
+from aitp.tasks import Ending, Health, Outcome, QueueKey
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms
 
 # What is taken
@@ -15,11 +15,11 @@ from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER
 
 def test_a_claim_takes_tasks_of_one_kind_oldest_first_with_all_that_a_call_needs(world: World) -> None:
     world.admit("a", "b", content=b'{"text": "hello"}')
-    world.admit("c", kind=LARGE)
+    world.admit("c", queue=LARGE)
     claim = world.claim()
 
     assert ids(claim) == ["a", "b"]
-    assert (claim.slot, claim.provider, claim.kind, claim.probe, claim.more) == (WORKER, "openai", SMALL, False, True)
+    assert (claim.slot, claim.provider, claim.queue, claim.probe, claim.more) == (WORKER, "openai", SMALL, False, True)
     assert (claim.tasks[0].content, claim.tasks[0].attempts, claim.tasks[0].crashes) == (b'{"text": "hello"}', 0, 0)
     assert world.states() == {"a": "claimed", "b": "claimed", "c": "ready"}
 
@@ -57,12 +57,12 @@ def test_a_batch_is_no_larger_than_its_provider_takes_in_one_call(world: World) 
 
 def test_the_kind_with_the_fewest_claimed_tasks_goes_first_then_the_oldest(world: World) -> None:
     world.admit(*names("small", 40))
-    world.admit("large", kind=LARGE)
-    world.admit("topic", kind=TOPICS)
+    world.admit("large", queue=LARGE)
+    world.admit("topic", queue=TOPICS)
 
-    kinds = [world.claim(WORKER + number, terms(workers=5)).kind for number in range(4)]
+    queues = [world.claim(WORKER + number, terms(workers=5)).queue for number in range(4)]
 
-    assert kinds == [SMALL, LARGE, TOPICS, SMALL]
+    assert queues == [SMALL, LARGE, TOPICS, SMALL]
 
 
 def test_tasks_of_a_refused_batch_are_only_claimed_in_smaller_ones_and_with_their_like(world: World) -> None:
@@ -108,8 +108,8 @@ def test_what_a_slot_still_had_claimed_goes_back_when_it_claims_again(world: Wor
 
 
 def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
-    world.admit("a", kind=Kind("text_embedding", "x"))
-    world.admit("b", kind=Kind("defining_topics", "x"))
+    world.admit("a", queue=QueueKey("text_embedding", "x"))
+    world.admit("b", queue=QueueKey("defining_topics", "x"))
 
     assert len(world.claim().tasks) == 1
 
@@ -205,7 +205,7 @@ def test_a_cooldown_stops_its_model_only(world: World) -> None:
     idle = world.idle()
 
     assert (idle.because, idle.service, idle.until) == (IdleReason.COOLDOWN, "openai", START + 20.0)
-    world.admit("l1", kind=LARGE)
+    world.admit("l1", queue=LARGE)
     assert ids(world.claim()) == ["l1"]
     world.clock.go(20.0)
     assert ids(world.claim(OTHER_WORKER)) == ["s1", "s2"]
@@ -213,7 +213,7 @@ def test_a_cooldown_stops_its_model_only(world: World) -> None:
 
 def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) -> None:
     world.admit("s1")
-    world.admit("l1", kind=LARGE)
+    world.admit("l1", queue=LARGE)
     claim = world.claim()
     pause = Cooldown(300.0, None, "insufficient_quota")
     world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
@@ -228,7 +228,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     def arrival(route: Route) -> Availability:
         return known["arrival"] if route.provider == "ollama" else Availability.UNKNOWN
 
-    terms = ClaimOptions(1, lambda kind: routes, lambda kind: 1, arrival=arrival)
+    terms = ClaimOptions(1, lambda queue: routes, lambda queue: 1, arrival=arrival)
     world.admit("a")
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
@@ -249,12 +249,12 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
 
 
 def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world: World) -> None:
-    def routes(kind: Kind) -> tuple[Route, ...]:
-        return (Route("ollama", kind.model), Route("openai", kind.model, "ollama", Why.BLOCKED))
+    def routes(queue: QueueKey) -> tuple[Route, ...]:
+        return (Route("ollama", queue.model), Route("openai", queue.model, "ollama", Why.BLOCKED))
 
-    terms = ClaimOptions(1, routes, lambda kind: 1)
-    for kind, model, awaited in ((SMALL, SMALL.model, True), (LARGE, None, False)):
-        world.admit(kind.model, kind=kind)
+    terms = ClaimOptions(1, routes, lambda queue: 1)
+    for queue, model, awaited in ((SMALL, SMALL.model, True), (LARGE, None, False)):
+        world.admit(queue.model, queue=queue)
         claim = world.claim(terms=terms)
         pause = Cooldown(300.0, model, "", awaited=awaited)
         world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
@@ -263,10 +263,12 @@ def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world:
 
 
 def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) -> None:
-    later = ClaimOptions(1, lambda kind: (Route("ollama" if kind == TOPICS else "openai", kind.model),), lambda kind: 1)
+    later = ClaimOptions(
+        1, lambda queue: (Route("ollama" if queue == TOPICS else "openai", queue.model),), lambda queue: 1
+    )
     world.fail_until_open()
     world.clock.go(50.0)
-    world.admit("topic", kind=TOPICS)
+    world.admit("topic", queue=TOPICS)
     claim = world.claim(terms=later)
     world.ledger.claims.finish(claim, report(claim.tasks, Ending.RETRY))
     idle = world.idle(terms=later)
@@ -281,7 +283,7 @@ def test_a_paused_processor_keeps_its_type_waiting_and_no_other(world: World) ->
     assert settled.paused_processor == SMALL.type
     world.admit("waits")
     assert (world.idle().because, world.idle().until) == (IdleReason.PROCESSOR, START + 3_600.0)
-    world.admit("topic", kind=TOPICS)
+    world.admit("topic", queue=TOPICS)
 
     assert ids(world.claim()) == ["topic"]
 

@@ -6,15 +6,15 @@ import pytest
 
 from aitp.ledger import Admitted, Cause, Claim, DeliveryOutcome, IdleReason, LedgerConfig, Reused, prepare
 from aitp.ledger.duplicates import MOST_ANSWERS, fingerprint
-from aitp.tasks import Ending, Health, Kind, NewTask
+from aitp.tasks import Ending, Health, NewTask, QueueKey
 from tests.ledger.conftest import Create
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, terms
 
 TEXT = b'{"text": "Bom dia"}'
 
 
-def enter(world: World, *names: str, kind: Kind = SMALL, content: bytes = TEXT) -> Admitted:
-    return world.listing(*names, kind=kind, content=content, complete=False, twins=True)[0]
+def enter(world: World, *names: str, queue: QueueKey = SMALL, content: bytes = TEXT) -> Admitted:
+    return world.listing(*names, queue=queue, content=content, complete=False, twins=True)[0]
 
 
 def bodies(world: World) -> dict[str, bytes]:
@@ -31,11 +31,11 @@ def bodies(world: World) -> dict[str, bytes]:
         (LARGE, TEXT, False),
         (TOPICS, TEXT, False),
         (SMALL, b'{"text": "Bom dia!"}', False),
-        (Kind(SMALL.type, SMALL.model, failed_at="ollama"), TEXT, True),
+        (QueueKey(SMALL.type, SMALL.model, failed_at="ollama"), TEXT, True),
     ],
 )
-def test_equal_tasks_are_of_one_type_model_and_content(kind: Kind, content: bytes, equal: bool) -> None:
-    assert (fingerprint(kind, content) == fingerprint(SMALL, TEXT)) is equal
+def test_equal_tasks_are_of_one_type_model_and_content(queue: QueueKey, content: bytes, equal: bool) -> None:
+    assert (fingerprint(queue, content) == fingerprint(SMALL, TEXT)) is equal
 
 
 def test_a_twin_waits_for_the_first_and_gets_its_result(world: World) -> None:

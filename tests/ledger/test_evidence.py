@@ -26,7 +26,7 @@ from aitp.ledger import (
 )
 from aitp.ledger.evidence import GUESS_SECONDS, RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
-from aitp.tasks import Culprit, Ending, Health, Kind, Outcome
+from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.conftest import Create
 from tests.ledger.world import (
     LARGE,
@@ -76,9 +76,9 @@ def fail_each(world: World, count: int, culprit: Culprit = SERVICE, prefix: str 
     return settled
 
 
-def serve(world: World, kind: Any = SMALL, slot: int = OTHER_WORKER) -> Settled:
+def serve(world: World, queue: Any = SMALL, slot: int = OTHER_WORKER) -> Settled:
     """Another task succeeds, in the same world. (Before any suspect of its kind is due.)"""
-    world.admit(name := f"good{next(NUMBERS)}", kind=kind)
+    world.admit(name := f"good{next(NUMBERS)}", queue=queue)
     claim = world.claim(slot, ONE)
     assert ids(claim) == [name]
     return world.finish(claim)
@@ -135,7 +135,7 @@ def test_suspects_and_fresh_tasks_are_never_in_one_batch_and_one_batch_of_suspec
 
 def test_a_suspect_of_one_kind_keeps_no_other_kind_s_from_its_turn(world: World) -> None:
     world.admit("a")
-    world.admit("l", kind=LARGE)
+    world.admit("l", queue=LARGE)
     for _ in range(2):
         fail(world)
     world.clock.go(2.0)
@@ -304,7 +304,7 @@ def test_failures_of_another_sort_are_no_evidence_for_this_one(world: World) -> 
 
 
 @pytest.mark.parametrize("witness", [LARGE, TOPICS])
-def test_a_witness_is_served_in_the_same_world(world: World, witness: Kind) -> None:
+def test_a_witness_is_served_in_the_same_world(world: World, witness: QueueKey) -> None:
     serve(world)
     world.admit("a")
     fail_again(world)
@@ -479,8 +479,8 @@ def test_useless_answers_to_five_different_tasks_in_a_row_pause_their_model_and_
     assert settled.told[0].until == START + A_MINUTE
     assert breaker(world) == "closed"
     assert world.value("SELECT failures FROM breakers WHERE service = 'openai'") == 0
-    world.admit("l", kind=LARGE)
-    world.admit("same model, other type", kind=Kind("defining_topics", SMALL.model))
+    world.admit("l", queue=LARGE)
+    world.admit("same model, other type", queue=QueueKey("defining_topics", SMALL.model))
     assert sorted(ids(world.claim())[0] for _ in range(2)) == ["l", "l"]
     assert ids(world.claim(OTHER_WORKER)) == ["same model, other type"]
 
@@ -682,7 +682,7 @@ def test_a_probe_that_succeeds_brings_back_all_that_failed_in_that_row_within_se
 
 
 def test_a_breaker_s_probe_that_succeeds_brings_back_what_failed_at_all_models_of_its_provider(world: World) -> None:
-    world.admit("l", kind=LARGE)
+    world.admit("l", queue=LARGE)
     fail(world)
     fail_each(world, 4)
     assert breaker(world) == "open"
@@ -701,14 +701,14 @@ def test_a_probe_that_closes_the_breaker_from_a_paused_world_brings_back_all_as_
     pause_world(world)
     world.clock.go(1.0)
     for name in names("l", 5):
-        world.admit(name, kind=LARGE)
+        world.admit(name, queue=LARGE)
         fail(world)
     assert breaker(world) == "open"
     world.change("UPDATE tasks SET due_at = ? WHERE state = 'ready'", START + AN_HOUR)
     world.clock.go(100.0)
     world.admit("probe")
     probe = world.claim()
-    assert (probe.probe, probe.kind) == (True, SMALL)
+    assert (probe.probe, probe.queue) == (True, SMALL)
     world.finish(probe)
 
     assert (breaker(world), pauses(world)) == ("closed", [])
@@ -1053,10 +1053,10 @@ def test_of_several_in_flight_one_takes_a_guess_back_and_nobody_waits(world: Wor
 
 
 def test_what_was_learned_concerns_one_provider_and_model(world: World) -> None:
-    for kind in (SMALL, LARGE):
-        world.admit(kind.model, kind=kind)
+    for queue in (SMALL, LARGE):
+        world.admit(queue.model, queue=queue)
     fail(world, world.claim(), INPUT, named=True, parameter="dimensions", optional=OPTIONAL)
-    claims = {claim.kind.model: claim.world.left_out for claim in (world.claim(WORKER), world.claim(OTHER_WORKER))}
+    claims = {claim.queue.model: claim.world.left_out for claim in (world.claim(WORKER), world.claim(OTHER_WORKER))}
 
     assert claims == {SMALL.model: ("dimensions",), LARGE.model: ()}
 
@@ -1235,7 +1235,7 @@ def test_worlds_that_nothing_refers_to_are_forgotten_beyond_the_newest(world: Wo
     world.admit("a")
     fail(world)
     fail_each(world, 1, prefix="gone")
-    world.admit("l", kind=LARGE)
+    world.admit("l", queue=LARGE)
     fail(world, world.claim(OTHER_WORKER))
     take_away(world, "l")
     world.change(

@@ -22,9 +22,9 @@ def fill(world: World) -> None:
     world.run()
     world.admit("waiting")
     world.run(Ending.RETRY, Health.HEALTHY)
-    world.admit("claimed", kind=LARGE)
+    world.admit("claimed", queue=LARGE)
     world.claim(terms=terms(batch=1))
-    world.admit("ready", kind=TOPICS)
+    world.admit("ready", queue=TOPICS)
 
 
 def test_every_task_has_its_state(world: World) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aitp.ledger import DeliveryOutcome, LedgerConfig, Malformed, Poll
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.policy.polling import is_complete, may_hold_more
-from aitp.tasks import Ending, Kind, NewTask
+from aitp.tasks import Ending, NewTask, QueueKey
 from tests.ledger.conftest import Create
 from tests.ledger.world import SMALL, START, World, ids, names, terms
 
@@ -317,6 +317,6 @@ def test_a_document_that_becomes_readable_is_a_task(world: World) -> None:
 
 def test_ids_and_texts_may_be_anything(world: World) -> None:
     odd = "'; DROP TABLE tasks; --\n\x1b[31m"
-    world.admit(odd, kind=Kind(odd, odd), content='{"text": "naïve 🦜"}'.encode())
+    world.admit(odd, queue=QueueKey(odd, odd), content='{"text": "naïve 🦜"}'.encode())
 
     assert ids(world.claim()) == [odd]

@@ -55,7 +55,7 @@ def world(request: pytest.FixtureRequest, create: Create) -> World:
     limits = dict.fromkeys(("minute", "hour", "day", "week", "month"), 60)
     world.ledger.limits.publish(request.param, "America/Sao_Paulo", limits)
     world.admit(*(f"t{number}" for number in range(30)))
-    world.admit("other", kind=LARGE)
+    world.admit("other", queue=LARGE)
     return world
 
 

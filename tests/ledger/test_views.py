@@ -91,7 +91,7 @@ def test_models_whose_tasks_wait_and_what_requests_do_without(world: World) -> N
         (SMALL, Failure(Culprit.MODEL, "404: no such model", named=True)),
         (LARGE, Failure(Culprit.INPUT, "400: no dimensions, please", named=True, parameter="dimensions")),
     ):
-        world.admit(kind.model, kind=kind)
+        world.admit(kind.model, queue=kind)
         claim = world.claim()
         outcome = Outcome(claim.tasks[0], Ending.RETRY, reason=failure.reason, culprit=failure.culprit)
         world.ledger.claims.finish(claim, Report([outcome], failure, optional=["dimensions"]))

@@ -32,12 +32,12 @@ from aitp.ledger import (
 from aitp.ledger.duplicates import fingerprint
 from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route
-from aitp.tasks import Culprit, Ending, Health, Kind, NewTask, Outcome, Task
+from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey, Task
 
 START = 1_753_900_000.0  # a Wednesday in July 2025
-SMALL = Kind("text_embedding", "text-embedding-3-small")
-LARGE = Kind("text_embedding", "text-embedding-3-large")
-TOPICS = Kind("defining_topics", "o3-mini")
+SMALL = QueueKey("text_embedding", "text-embedding-3-small")
+LARGE = QueueKey("text_embedding", "text-embedding-3-large")
+TOPICS = QueueKey("defining_topics", "o3-mini")
 RELAY, OTHER_RELAY = 1, 2
 WORKER, OTHER_WORKER = 101, 102
 POLLING = PollOptions(interval=30.0, concurrency=2, batch_size=4)
@@ -81,12 +81,12 @@ def middle(low: float, high: float) -> float:
 
 
 def terms(workers: int = 1, batch: int = 32) -> ClaimOptions:
-    return ClaimOptions(workers, lambda kind: (Route("openai", kind.model),), lambda kind: batch)
+    return ClaimOptions(workers, lambda queue: (Route("openai", queue.model),), lambda queue: batch)
 
 
 def priced(pricing: Pricing, batch: int = 32, workers: int = 1, currency: str = "USD") -> ClaimOptions:
     """Claim options under which everything costs that much."""
-    return dataclasses.replace(terms(workers, batch), pricing=lambda kind, route: pricing, currency=currency)
+    return dataclasses.replace(terms(workers, batch), pricing=lambda queue, route: pricing, currency=currency)
 
 
 ALONE = terms()  # one worker, large batches
@@ -144,7 +144,7 @@ class World:
     def listing(
         self,
         *ids: str,
-        kind: Kind = SMALL,
+        queue: QueueKey = SMALL,
         complete: bool = True,
         more_there: bool = False,
         unreadable: Iterable[Malformed] = (),
@@ -153,8 +153,8 @@ class World:
     ) -> tuple[Admitted, int]:
         """A poll that lists these tasks; (what it admitted, how many tasks it dropped). `twins`: of one another."""
         poll = self.poll()
-        digest = fingerprint(kind, content) if twins else None
-        tasks = [NewTask(name, kind, content, digest=digest) for name in ids]
+        digest = fingerprint(queue, content) if twins else None
+        tasks = [NewTask(name, queue, content, digest=digest) for name in ids]
         admitted = self.ledger.inbox.admit(poll, tasks, unreadable)
         dropped = self.ledger.inbox.end_poll(
             poll,
@@ -165,9 +165,9 @@ class World:
         )
         return admitted, dropped
 
-    def admit(self, *ids: str, kind: Kind = SMALL, content: bytes = b'{"text": "..."}') -> None:
+    def admit(self, *ids: str, queue: QueueKey = SMALL, content: bytes = b'{"text": "..."}') -> None:
         """Put tasks into the ledger."""
-        self.listing(*ids, kind=kind, complete=False, content=content)
+        self.listing(*ids, queue=queue, complete=False, content=content)
 
     def take(self, slot: int = RELAY, most: int = 8) -> tuple[Delivery, ...]:
         taken = self.ledger.outbox.take(slot, most)

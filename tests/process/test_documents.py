@@ -14,7 +14,7 @@ from aitp.ledger import Malformed
 from aitp.process.documents import read_document
 from aitp.processors import PROCESSORS
 from aitp.settings import load_settings
-from aitp.tasks import Kind, NewTask
+from aitp.tasks import NewTask, QueueKey
 from tests.services import a_task
 from tests.settings.complete import COMPLETE
 
@@ -34,14 +34,14 @@ def read(**fields: Any) -> NewTask | Malformed:
 def test_a_document_becomes_a_task() -> None:
     task = read(content={"text": "O café é bom.", "model": "nomic-embed-text", "more": 1}, more={"at": "any time"})
     assert isinstance(task, NewTask)
-    assert (task.id, task.kind, task.invalid) == (ID, Kind("text_embedding", "nomic-embed-text"), None)
+    assert (task.id, task.queue, task.invalid) == (ID, QueueKey("text_embedding", "nomic-embed-text"), None)
     assert orjson.loads(task.content) == {"text": "O café é bom.", "model": "nomic-embed-text"}
 
 
 def test_a_bare_string_is_a_text_for_the_default_model() -> None:
     task = read(content="O café é bom.")
     assert isinstance(task, NewTask)
-    assert task.kind.model == "text-embedding-3-small"
+    assert task.queue.model == "text-embedding-3-small"
 
 
 def test_the_settings_name_the_models_of_tasks_that_name_none() -> None:
@@ -51,8 +51,8 @@ def test_the_settings_name_the_models_of_tasks_that_name_none() -> None:
             task = read_document(orjson.dumps({"_id": ID, "type": type_, "content": content}), told)
             assert isinstance(task, NewTask)
             expected = "bge-m3" if type_ == "text_embedding" else "mine"
-            assert task.kind.model == ("its-own" if "its-own" in str(content) else expected)
-            assert PROCESSORS[type_].load(task.content).model == task.kind.model
+            assert task.queue.model == ("its-own" if "its-own" in str(content) else expected)
+            assert PROCESSORS[type_].load(task.content).model == task.queue.model
 
 
 def test_old_documents_may_lack_what_is_not_needed() -> None:

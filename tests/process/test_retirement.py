@@ -13,12 +13,12 @@ import pytest
 from aitp import logs
 from aitp.demo.openai_api import OpenAIApi
 from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
-from aitp.ledger.views import KindInUse
+from aitp.ledger.views import QueueInUse
 from aitp.process.pulls import Look, look_after_models
 from aitp.process.retirement import asked_of_openai, retiring
 from aitp.providers.inventory import Inventory, Retirement, read_inventory, shutdowns_in, write_inventory
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, Settings
-from aitp.tasks import Kind, NewTask
+from aitp.tasks import NewTask, QueueKey
 from tests.process.house import House
 from tests.providers.embeddings import settings
 from tests.waiting import wait_until
@@ -70,33 +70,33 @@ def test_what_is_no_list_of_models_tells_nothing(document: object) -> None:
 
 def test_each_model_that_is_asked_for_comes_with_the_setting_that_names_it() -> None:
     aliases = settings(model_aliases='{"old": "new"}', default_chat_model="mine")
-    assert asked_of_openai(aliases, [Kind("defining_topics", "o3")]) == {
+    assert asked_of_openai(aliases, [QueueKey("defining_topics", "o3")]) == {
         EMBEDDING_MODEL: "DEFAULT_EMBEDDING_MODEL",
         "mine": "DEFAULT_CHAT_MODEL",
         "new": "MODEL_ALIASES",
         "o3": "MODEL_ALIASES",
     }
     hybrid = settings(processing_mode="hybrid", fallback_models='{"*": "instead"}')
-    assert asked_of_openai(hybrid, [Kind("text_embedding", "Nomic-Embed-Text:latest")]) == {
+    assert asked_of_openai(hybrid, [QueueKey("text_embedding", "Nomic-Embed-Text:latest")]) == {
         EMBEDDING_MODEL: "DEFAULT_EMBEDDING_MODEL",
         CHAT_MODEL: "DEFAULT_CHAT_MODEL",
         "instead": "FALLBACK_MODELS",
     }
-    assert asked_of_openai(settings(processing_mode="ollama"), [Kind("text_embedding", "x")]) == {}
+    assert asked_of_openai(settings(processing_mode="ollama"), [QueueKey("text_embedding", "x")]) == {}
     replaced = settings(model_aliases=json.dumps({"o3": "gpt-6.1-sol"}))
-    assert "o3" not in asked_of_openai(replaced, [Kind("defining_topics", "o3")])
+    assert "o3" not in asked_of_openai(replaced, [QueueKey("defining_topics", "o3")])
 
 
 def test_what_is_over_is_told_while_tasks_or_settings_name_it() -> None:
     at = {"gone": NOON - DAY, "ends": NOON + 12 * DAY, CHAT_MODEL: NOON - 2 * DAY, "unused": NOON}
-    kinds = [KindInUse(Kind("defining_topics", name), in_hand=False) for name in ("gone", "ends")]
+    queues = [QueueInUse(QueueKey("defining_topics", name), in_hand=False) for name in ("gone", "ends")]
 
-    found = retiring(settings(), at, kinds, NOON)
+    found = retiring(settings(), at, queues, NOON)
     assert found == [
         Retirement(CHAT_MODEL, NOON - 2 * DAY, "DEFAULT_CHAT_MODEL"),
         Retirement("ends", NOON + 12 * DAY, "MODEL_ALIASES"),
     ]
-    waiting = [KindInUse(Kind("defining_topics", "gone"), in_hand=True)]
+    waiting = [QueueInUse(QueueKey("defining_topics", "gone"), in_hand=True)]
     assert Retirement("gone", NOON - DAY, "MODEL_ALIASES") in retiring(settings(), at, waiting, NOON)
     assert found[1].told(NOON) == "OpenAI shuts the model ends down on 11 December 2026"
     assert found[1].advice == 'Choose another one, and name it: MODEL_ALIASES={"ends": "…"}'
@@ -136,7 +136,7 @@ def test_a_model_that_tasks_begin_to_name_is_known_at_the_next_look(openai_api: 
     look_after_models(told)
     poll = ledger.inbox.begin_poll(1, PollOptions(interval=30, concurrency=1, batch_size=1), asked=True)
     assert isinstance(poll, Poll)
-    ledger.inbox.admit(poll, [NewTask("x", Kind("defining_topics", "o3"), b"{}")])
+    ledger.inbox.admit(poll, [NewTask("x", QueueKey("defining_topics", "o3"), b"{}")])
     ledger.close()
     look_after_models(told)
 

@@ -26,7 +26,7 @@ from aitp.process.worker import Worker
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
-from aitp.tasks import Kind, NewTask, TaskStatus
+from aitp.tasks import NewTask, QueueKey, TaskStatus
 from tests.ledger.world import RELAY, World
 from tests.strangers.server import Stranger
 
@@ -193,24 +193,24 @@ class House:
         """Seconds since it was opened, by its clock."""
         return self.clock.now - self.start
 
-    def admit(self, texts: Iterable[str], kind: Kind) -> None:
+    def admit(self, texts: Iterable[str], queue: QueueKey) -> None:
         """These texts are tasks now."""
-        processor = PROCESSORS[kind.type]
+        processor = PROCESSORS[queue.type]
         tasks = []
         for text in texts:
             task_id = f"task-{next(self._numbers)}"
             self.ids[text] = task_id
-            content = processor.content.model_validate({"text": text, "model": kind.model})
-            tasks.append(NewTask(task_id, kind, content.to_json()))
+            content = processor.content.model_validate({"text": text, "model": queue.model})
+            tasks.append(NewTask(task_id, queue, content.to_json()))
         poll = self.world.poll()
         self.ledger.inbox.admit(poll, tasks, ())
         self.ledger.inbox.end_poll(poll, complete=False, more_there=False, regular_at=self.clock.now + 86_400 * 365)
         self.wake(len(self._residents))
 
-    def admit_later(self, seconds: float, texts: Iterable[str], kind: Kind) -> None:
+    def admit_later(self, seconds: float, texts: Iterable[str], queue: QueueKey) -> None:
         """They come that many seconds from now."""
         texts = list(texts)
-        arrival = (self.clock.now + seconds, next(self._numbers), lambda: self.admit(texts, kind))
+        arrival = (self.clock.now + seconds, next(self._numbers), lambda: self.admit(texts, queue))
         heapq.heappush(self._arrivals, arrival)
 
     def run(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:

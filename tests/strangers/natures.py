@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from aitp.tasks import Kind
+from aitp.tasks import QueueKey
 from tests.strangers.server import (
     LENGTH,
     OF_CHATS,
@@ -25,8 +25,8 @@ from tests.strangers.server import (
     Useless,
 )
 
-EMBEDDINGS = Kind("text_embedding", "text-embedding-3-small")
-TOPICS = Kind("defining_topics", "quelle-7b")
+EMBEDDINGS = QueueKey("text_embedding", "text-embedding-3-small")
+TOPICS = QueueKey("defining_topics", "quelle-7b")
 
 SYLLABLES = ("bo", "ka", "ri", "mu", "te", "zla", "gno", "pfe", "wix", "ool", "dru", "hya")
 CLIENTS_FAULT = (400, 401, 402, 403, 404, 405, 409, 413, 415, 418, 422)
@@ -44,8 +44,8 @@ def manners(draw: st.DrawFn, statuses: tuple[int, ...], names: str = "", rude: b
     """One manner of refusing. `names`: what the server may say it is about."""
     seconds = draw(st.sampled_from((0.1, 0.1, 2.0)))
     # A hang costs the test a real time-out: it is rare.
-    kinds = ("answer",) * 9 + (("reset", "drop", "garbage", "hang") if rude else ())
-    match draw(st.sampled_from(kinds)):
+    queues = ("answer",) * 9 + (("reset", "drop", "garbage", "hang") if rude else ())
+    match draw(st.sampled_from(queues)):
         case "reset":
             return Manner(rude=Rude.RESET, seconds=seconds)
         case "drop":
@@ -109,7 +109,7 @@ def _bodies(draw: st.DrawFn, status: int, names: str) -> tuple[bytes, str]:
 class Strange:
     """One world: a nature, and the tasks that meet it. `waves`: (seconds from the start, texts)."""
 
-    kind: Kind
+    queue: QueueKey
     nature: Nature
     waves: tuple[tuple[float, tuple[str, ...]], ...]
     bad: frozenset[str]
@@ -144,7 +144,7 @@ def worlds(
 ) -> Strange:
     """A world. `lasting`: something is wrong for ever with more than single texts; else everything passes."""
     chat = draw(st.sampled_from((False, False, True)))
-    kind = TOPICS if chat else EMBEDDINGS
+    queue = TOPICS if chat else EMBEDDINGS
     count = draw(st.sampled_from((1, 2, 5, 10, 20))) if not only_poison else draw(st.integers(10, 24))
     texts = [f"{draw(words)} and number {number}" for number in range(count)]
     share = draw(st.sampled_from((0, 1, 1, 2)))
@@ -174,8 +174,8 @@ def worlds(
                 manner = draw(manners((400, 401, 402, 403, 404, 418, 422), rude=False))
                 account = Refusing(manner, until=until)
             case "gone":
-                manner = draw(manners((400, 403, 404, 410), kind.model, rude=False))
-                gone = ((kind.model, Refusing(manner, until=until)),)
+                manner = draw(manners((400, 403, 404, 410), queue.model, rude=False))
+                gone = ((queue.model, Refusing(manner, until=until)),)
             case "mute":
                 mute = draw(useless)
             case "parameter":
@@ -183,7 +183,7 @@ def worlds(
                 chosen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
                 refused = tuple((name, draw(manners((400, 415, 422, 501), name, rude=False))) for name in chosen)
             case "length":
-                kind = EMBEDDINGS
+                queue = EMBEDDINGS
                 refused = (("dimensions", draw(manners((400, 422), "dimensions", rude=False))),)
                 length = LENGTH * 2
         if trouble == "length" and chat:
@@ -208,7 +208,7 @@ def worlds(
     later = draw(st.sampled_from((5.0, 400.0)))
     waves = tuple(wave for wave in ((0.0, tuple(texts[:cut])), (later, tuple(texts[cut:]))) if wave[1])
     return Strange(
-        kind,
+        queue,
         nature,
         waves,
         bad,

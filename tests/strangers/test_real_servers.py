@@ -19,7 +19,7 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from aitp.tasks import Kind, TaskStatus
+from aitp.tasks import QueueKey, TaskStatus
 from tests.end_to_end.running import free_port
 from tests.providers.real_ollama import real_ollama
 from tests.providers.tiny_models import EMBEDDING_CONTEXT, WIDTH, chat_model, embedding_model
@@ -29,9 +29,9 @@ from tests.waiting import wait_until
 
 HOUR = 3600.0
 START_SECONDS = 90.0
-SMALL = Kind("text_embedding", "text-embedding-3-small")  # the name under which the tiny model is served
-LARGE = Kind("text_embedding", "text-embedding-3-large")  # nobody serves it
-TOPICS = Kind("defining_topics", "tiny-chat")
+SMALL = QueueKey("text_embedding", "text-embedding-3-small")  # the name under which the tiny model is served
+LARGE = QueueKey("text_embedding", "text-embedding-3-large")  # nobody serves it
+TOPICS = QueueKey("defining_topics", "tiny-chat")
 KEY = "sk-local"
 Opened = Callable[..., House]
 

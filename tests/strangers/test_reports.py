@@ -10,7 +10,7 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from aitp.tasks import Kind, TaskStatus
+from aitp.tasks import QueueKey, TaskStatus
 from tests.services import same_vector
 from tests.strangers.house import House
 from tests.strangers.natures import EMBEDDINGS, TOPICS
@@ -290,10 +290,10 @@ def test_a_429_without_a_header_is_not_asked_again_and_again(
 # Answers
 
 
-@pytest.mark.parametrize("kind", [TOPICS, Kind("defining_topics", "magistral-9")], ids=["one", "another"])
-def test_content_in_parts_is_joined(open_house: Opened, stranger: Stranger, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [TOPICS, QueueKey("defining_topics", "magistral-9")], ids=["one", "another"])
+def test_content_in_parts_is_joined(open_house: Opened, stranger: Stranger, queue: QueueKey) -> None:
     with open_house(Nature(dialect=Dialect.PARTS)) as house:
-        house.admit(texts(4), kind)
+        house.admit(texts(4), queue)
         house.run(HOUR, house.done)
 
         assert succeeded(house) == set(texts(4))
@@ -329,14 +329,14 @@ def test_a_lone_task_whose_answer_is_always_useless_is_failed_after_its_tries(
 def test_where_every_answer_is_useless_the_kind_pauses_and_nobody_fails(
     open_house: Opened, stranger: Stranger, how: Useless
 ) -> None:
-    kind = EMBEDDINGS if how is Useless.ZEROS else TOPICS
+    queue = EMBEDDINGS if how is Useless.ZEROS else TOPICS
     with open_house(Nature(mute=how, mute_until=600.0), workers=2, batch=4) as house:
-        house.admit([f"text {number}" for number in range(50)], kind)
+        house.admit([f"text {number}" for number in range(50)], queue)
         house.run(599.0)
 
         assert failed(house) == {}
         assert len(stranger.seen) <= 10
-        assert kind.model in told(house) or kind.type in told(house)
+        assert queue.model in told(house) or queue.type in told(house)
 
         house.run(6 * HOUR, house.done)
         assert len(succeeded(house)) == 50

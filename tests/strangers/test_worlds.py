@@ -69,9 +69,9 @@ def play(opened: Opened, world: Strange, seconds: float, **limits: int) -> House
     with opened(world.nature, world.workers, world.batch, **limits) as house:
         for at, texts in world.waves:
             if at:
-                house.admit_later(at, texts, world.kind)
+                house.admit_later(at, texts, world.queue)
             else:
-                house.admit(texts, world.kind)
+                house.admit(texts, world.queue)
         house.run(seconds, house.done)
         house.found = house.ended()
         house.told = why_waiting(house)
@@ -115,8 +115,8 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
         assert last.texts == (text,), f"failed without having been alone: {last}"
         assert house.found[text].reason
     for text, ended in house.found.items():
-        if ended.status is TaskStatus.SUCCEEDED and world.kind == EMBEDDINGS:
-            assert same_vector(ended.result, expected(text, world.kind.model))
+        if ended.status is TaskStatus.SUCCEEDED and world.queue == EMBEDDINGS:
+            assert same_vector(ended.result, expected(text, world.queue.model))
     # What a request could do without is left out by guess, and put back; and whatever was ill is tried when it is well.
     passing = world.nature.settles_at or world.nature.flaky or world.nature.refused
     allowed = sends_allowed(house.elapsed, world.batch) + (12 if passing else 4)

@@ -21,17 +21,17 @@ from aitp.policy.costs import Bill, Pricing
 from aitp.policy.routing import Route
 from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
-from aitp.tasks import Culprit, Ending, Health, Kind, NewTask, Outcome
+from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey
 from tests.web.world import RELAY, WORKER, World
 
 UTC = ZoneInfo("UTC")
-EMBEDDING = Kind("text_embedding", "nomic-embed-text")
-TOPICS = Kind("defining_topics", "o3-mini")
-SEVERITY = Kind("defining_severity", "o3-mini")
+EMBEDDING = QueueKey("text_embedding", "nomic-embed-text")
+TOPICS = QueueKey("defining_topics", "o3-mini")
+SEVERITY = QueueKey("defining_severity", "o3-mini")
 TERMS = ClaimOptions(
     workers=3,
-    routes=lambda kind: (Route("ollama" if kind is EMBEDDING or kind == EMBEDDING else "openai", kind.model),),
-    batch_size=lambda kind: 8 if kind == EMBEDDING else 1,
+    routes=lambda queue: (Route("ollama" if queue is EMBEDDING or queue == EMBEDDING else "openai", queue.model),),
+    batch_size=lambda queue: 8 if queue == EMBEDDING else 1,
 )
 
 
@@ -99,10 +99,10 @@ class Hour:
         self._metrics.close()
 
     def trouble(
-        self, reason: str, kind: Kind = TOPICS, ending: Ending = Ending.RETRY, health: Health = Health.FAULTY
+        self, reason: str, queue: QueueKey = TOPICS, ending: Ending = Ending.RETRY, health: Health = Health.FAULTY
     ) -> None:
         """One task's attempt that goes wrong now."""
-        self._admit(kind, 1)
+        self._admit(queue, 1)
         claim = self.ledger.claims.claim(WORKER, self._terms)
         assert isinstance(claim, Claim)
         culprit = Culprit.SERVICE if health is Health.FAULTY else Culprit.ACCOUNT
@@ -125,9 +125,9 @@ class Hour:
         assert isinstance(taken, tuple)
         self.ledger.outbox.settle(taken[0], DeliveryOutcome.REFUSED, refusal)
 
-    def _admit(self, kind: Kind, count: int) -> None:
+    def _admit(self, queue: QueueKey, count: int) -> None:
         poll = self._poll()
-        tasks = [NewTask(self._name(), kind, b'{"text": "a text that nobody may see"}') for _ in range(count)]
+        tasks = [NewTask(self._name(), queue, b'{"text": "a text that nobody may see"}') for _ in range(count)]
         self.ledger.inbox.admit(poll, tasks)
         self._poll_ended(poll)
 
@@ -142,9 +142,9 @@ class Hour:
     def _work(self) -> None:
         while isinstance(claim := self.ledger.claims.claim(WORKER, self._terms), Claim):
             texts = len(claim.tasks)
-            seconds = (0.05 * texts if claim.kind == EMBEDDING else 3.0) * self._chance.uniform(0.6, 1.7)
+            seconds = (0.05 * texts if claim.queue == EMBEDDING else 3.0) * self._chance.uniform(0.6, 1.7)
             outcomes = [Outcome(task, Ending.SUCCEEDED, b"[0.5]") for task in claim.tasks]
-            prompt, completion = PROMPT_TOKENS * texts, 0 if claim.kind == EMBEDDING else COMPLETION_TOKENS
+            prompt, completion = PROMPT_TOKENS * texts, 0 if claim.queue == EMBEDDING else COMPLETION_TOKENS
             bill = self._bill(claim, prompt, completion)
             self.ledger.claims.finish(claim, Report(outcomes, seconds=seconds, bill=bill))
             self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.SUCCESS, seconds)
@@ -152,9 +152,9 @@ class Hour:
             if completion:
                 self._metrics.tokens(claim.provider, claim.route.model, "completion_tokens", completion)
 
-    def _tariff(self, kind: Kind, route: Route) -> Pricing:
+    def _tariff(self, queue: QueueKey, route: Route) -> Pricing:
         assert self._prices is not None
-        return Pricing(self._prices.of(route.provider, route.model), answers=kind != EMBEDDING)
+        return Pricing(self._prices.of(route.provider, route.model), answers=queue != EMBEDDING)
 
     def _bill(self, claim: Claim, prompt: int, completion: int) -> Bill | None:
         """What a call costs, if it costs something; counted in the metrics, too."""

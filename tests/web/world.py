@@ -14,12 +14,12 @@ from aitp.ledger import Claim, ClaimOptions, Ledger, LedgerConfig, Poll, PollOpt
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
-from aitp.tasks import Kind, NewTask
+from aitp.tasks import NewTask, QueueKey
 from aitp.web.app import Application, build_app
 
 RELAY, WORKER = 1, 101
-KIND = Kind("text_embedding", "text-embedding-3-small")
-TERMS = ClaimOptions(workers=1, routes=lambda kind: (Route("openai", kind.model),), batch_size=lambda kind: 1)
+KIND = QueueKey("text_embedding", "text-embedding-3-small")
+TERMS = ClaimOptions(workers=1, routes=lambda queue: (Route("openai", queue.model),), batch_size=lambda queue: 1)
 
 
 def settings_in(folder: Path, **more: str) -> Settings:
