@@ -1,18 +1,31 @@
-"""Every metric of the service, once: names, types, labels and what values they may have, help texts, sources.
+"""Every metric of the service, once: names, types, labels, help texts; how relays and workers count; what they counted.
 
-Relays and workers count through `aitp.counting`; `aitp.web.gauges` reads gauges at scrape time. docs/METRICS.md is
-written from here by `bin/docs`. Promises: importing this opens nothing; every label value is bounded.
+Counters and histograms are prometheus_client's multiprocess values with the *slot* as process identifier: two files a
+slot (`counter_<slot>.db`, `histogram_<slot>.db`), never for each process id. A restarted child goes on where its
+predecessor stopped, and a thousand restarts leave as many files as one. Gauges are read at scrape time
+(`aitp.web.gauges`). docs/METRICS.md is written from here by `bin/docs`.
+
+Promises: importing this opens nothing; every label value is bounded; counting never raises and never waits. A process
+calls `open_metrics` after fork, when it owns its slot; whoever starts or reloads the service calls `prepare_directory`
+before it forks.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from itertools import product
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from prometheus_client import Counter, Histogram, values
 from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from aitp.errors import (
     CooldownRequired,
@@ -24,7 +37,8 @@ from aitp.errors import (
     SettingRefused,
 )
 from aitp.policy.routing import Why
-from aitp.tasks import Ending, TaskStatus
+from aitp.settings import keep_metrics_in
+from aitp.tasks import Ending, TaskStatus, TaskType
 
 OTHER = "other"  # the label value of everything that is not on a known list
 NO_ANSWER = "none"  # status_code of a request that got no answer at all
@@ -40,22 +54,8 @@ EXIT_CAUSES = ("crashed", "deadline")
 DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "nomic-embed-text")
 
 API_CALLS = ((PENDING_ENDPOINT, "GET"), (TASK_ENDPOINT, "PATCH"))
-_API_STATUS_CODES = (
-    "200",
-    "400",
-    "401",
-    "403",
-    "404",
-    "409",
-    "413",
-    "422",
-    "429",
-    "500",
-    "502",
-    "503",
-    "504",
-    NO_ANSWER,
-)
+_ANSWERS = (200, 400, 401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504)
+_API_STATUS_CODES = (*map(str, _ANSWERS), NO_ANSWER)
 
 # From a mocked call to the longest one that OLLAMA_TIMEOUT allows.
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, float("inf"))
@@ -114,7 +114,13 @@ class Family:
         """The name that the client library wants: it adds `_total` to counters by itself."""
         return self.name.removesuffix("_total") if self.type == "counter" else self.name
 
+    @property
+    def samples(self) -> int:
+        """How many values a label set takes in a file: a histogram's are its sum and its buckets."""
+        return 1 + len(BUCKETS) if self.type == "histogram" else 1
 
+
+Labels = tuple[str | Enum, ...]  # values, in the order of a family's labels
 FAMILIES: dict[str, Family] = {}
 
 
@@ -289,8 +295,7 @@ SCRAPE_FAILURES = _declare(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Provider:
+class _Provider(NamedTuple):
     requests: Family
     tokens: Family
     duration: Family
@@ -307,42 +312,287 @@ def known_models(supported: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*supported, *DEFAULT_MODELS)))
 
 
-def reading(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
+def reading(family: Family, found: Mapping[tuple[str, ...], float]) -> Metric:
     """What a scrape says of `family`: a value for each tuple of label values, in the order of the family's labels."""
     metric = Metric(family.base, family.help, family.type)
-    for labels, value in values.items():
+    for labels, value in found.items():
         metric.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
     return metric
 
 
-def known_label_sets(models: Collection[str], task_types: Collection[str]) -> Iterator[tuple[Family, tuple[str, ...]]]:
+def known_label_sets(
+    models: Collection[str], task_types: Collection[str]
+) -> Iterator[tuple[Family, tuple[str | Enum, ...]]]:
     """Every label set of a counter or histogram that can be known before it is first counted."""
     models = (*models, OTHER)
-    types = [str(name) for name in task_types]
-    combinations: list[tuple[Family, Iterable[tuple[str, ...]]]] = [
-        (TASKS_PROCESSED, product(types, _values(TaskStatus))),
-        (TASK_DURATION, product(types)),
-        (TASK_ATTEMPTS, product(types, _values(Ending))),
-        (RESULTS_REUSED, product(types)),
+    combinations: list[tuple[Family, Iterable[Labels]]] = [
+        (TASKS_PROCESSED, product(task_types, TaskStatus)),
+        (TASK_DURATION, product(task_types)),
+        (TASK_ATTEMPTS, product(task_types, Ending)),
+        (RESULTS_REUSED, product(task_types)),
         (API_REQUESTS, ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES)),
         (API_DURATION, API_CALLS),
         (DELIVERIES, product(DELIVERY_OUTCOMES)),
         (TOKEN_REQUESTS, product(("success", "failure"))),
         (LIMIT_EXCEEDED, product(PERIODS)),
-        (FALLBACKS, (("ollama", "openai", str(reason.value)) for reason in Why)),
+        (FALLBACKS, (("ollama", "openai", reason) for reason in Why)),
         (BUDGET_EXCEEDED, product(BUDGET_PERIODS)),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
     ]
     for provider in (_OPENAI, _OLLAMA):
         combinations += [
-            (provider.requests, product(models, _values(CallStatus))),
+            (provider.requests, product(models, CallStatus)),
             (provider.tokens, product(models, TOKEN_TYPES)),
             (provider.duration, product(models)),
         ]
     for family, label_sets in combinations:
-        for values in label_sets:
-            yield family, values
+        for labels in label_sets:
+            yield family, labels
 
 
-def _values(kind: type[Enum]) -> tuple[str, ...]:
-    return tuple(str(member.value) for member in kind)
+# ── counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+_FILED_TYPES = ("counter", "histogram")
+# Allocated, not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
+_FILE_BYTES = 1 << 16
+_SAMPLE_BYTES = 400  # more than a sample takes beside its help text and label values
+_KNOWN = "known"  # the "slot" whose files hold a 0 for every label set that can be known
+
+
+class Metrics:
+    """What one process counts, in the files of its slot. Not for threads; one live process a slot.
+
+    Without `directory` it counts nothing. `types`: those whose files there are.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        slot: int | str = 0,
+        models: Collection[str] = (),
+        types: Collection[str] = (),
+    ) -> None:
+        self._directory = directory
+        self._values: Any = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+        self._types = frozenset(types)
+        self._models = frozenset(models)
+        self._families: dict[str, Counter | Histogram] = {}
+        self._children: dict[tuple[str, Labels], Any] = {}
+
+    def task_ended(self, task_type: str, status: TaskStatus, seconds: float) -> None:
+        """A task succeeded or failed for good, `seconds` after its claim."""
+        self._count(TASKS_PROCESSED, task_type, status)
+        self._observe(TASK_DURATION, seconds, task_type)
+
+    def attempt_ended(self, task_type: str, ending: Ending) -> None:
+        """One attempt at one task ended, whether or not the task did."""
+        self._count(TASK_ATTEMPTS, task_type, ending)
+
+    def result_reused(self, task_type: str) -> None:
+        """A task succeeded with the result that was bought for an equal one."""
+        self._count(TASKS_PROCESSED, task_type, TaskStatus.SUCCEEDED)
+        self._count(RESULTS_REUSED, task_type)
+
+    def api_request(self, endpoint: str, method: str, status_code: int | None, seconds: float) -> None:
+        """One request to the task API. `endpoint` is a template, never an address; `status_code` None: no answer."""
+        if (endpoint, method) not in API_CALLS:
+            endpoint, method = OTHER, OTHER
+        code = str(status_code) if status_code is not None and 100 <= status_code <= 599 else NO_ANSWER
+        self._count(API_REQUESTS, endpoint, method, code)
+        self._observe(API_DURATION, seconds, endpoint, method)
+
+    def delivery(self, outcome: Literal["delivered", "refused", "deferred"]) -> None:
+        """One attempt to bring a result to the task API."""
+        self._count(DELIVERIES, outcome)
+
+    def auth(self, success: bool) -> None:
+        """One request for an access token."""
+        self._count(TOKEN_REQUESTS, "success" if success else "failure")
+
+    def provider_request(self, provider: str, model: str, status: CallStatus, seconds: float) -> None:
+        """One call to a provider. A provider that has no families here is not counted."""
+        if families := PROVIDERS.get(provider):
+            self._count(families.requests, self._known(model), CallStatus(status))
+            self._observe(families.duration, seconds, self._known(model))
+
+    def tokens(self, provider: str, model: str, type: str, count: int) -> None:
+        """Tokens that a provider reported; `type` is one of TOKEN_TYPES."""
+        if families := PROVIDERS.get(provider):
+            self._count(families.tokens, self._known(model), type if type in TOKEN_TYPES else OTHER, amount=count)
+
+    def cost(self, provider: str, model: str, currency: str, amount: float) -> None:
+        """What a call cost, in the currency's own unit."""
+        self._count(COST, provider, self._known(model), currency, amount=amount)
+
+    def provider_fallback(self, first: str, instead: str, reason: str) -> None:
+        """A call to `instead`, because `first` failed or could not be asked."""
+        self._count(FALLBACKS, first, instead, reason)
+
+    def rate_limit_exceeded(self, period: str) -> None:
+        """The limit of `period` keeps tasks waiting: once for each window, as the warning in the log."""
+        self._count(LIMIT_EXCEEDED, period)
+
+    def budget_exceeded(self, period: str) -> None:
+        """The budget of `period` keeps tasks waiting: once for each window, as the warning in the log."""
+        self._count(BUDGET_EXCEEDED, period)
+
+    def child_ended(self, role: str, cause: str) -> None:
+        """A child ended. Its successor in the slot counts it."""
+        self._count(CHILD_EXITS, role, cause)
+
+    def introduce(self, family: Family, labels: Labels) -> Any:
+        """The library's object of one label set, in the file with a 0 from now on. Raises OSError."""
+        # Which file, and where, the library asks of its module and the environment, once for each label set.
+        assert self._directory is not None
+        values.ValueClass = self._values
+        keep_metrics_in(self._directory)
+        if family.name not in self._families:
+            self._families[family.name] = _declared(family)
+        child = self._children[family.name, labels] = self._families[family.name].labels(*map(_word, labels))
+        return child
+
+    def close(self) -> None:
+        """Give the files back. Counting afterwards is ignored."""
+        self._types = frozenset()
+        self._families.clear()
+        self._children.clear()
+        self._values.close_all_files()
+
+    def _known(self, model: str) -> str:
+        return model if model in self._models else OTHER
+
+    def _count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:
+        if amount > 0 and (child := self._child(family, labels)):
+            child.inc(amount)
+
+    def _observe(self, family: Family, seconds: float, *labels: str | Enum) -> None:
+        if child := self._child(family, labels):
+            child.observe(max(0.0, seconds))
+
+    def _child(self, family: Family, labels: Labels) -> Any:
+        """None if it cannot be counted: the file cannot be had or cannot grow, and a task must not fail for that."""
+        if family.type not in self._types:
+            return None
+        try:
+            return self._children.get((family.name, labels)) or self.introduce(family, labels)
+        except OSError:
+            return None
+
+
+def open_metrics(directory: Path, slot: int | str, models: Collection[str] = DEFAULT_MODELS) -> Metrics:
+    """The files of `slot`, continued or made. Never raises: what cannot be written is not counted."""
+    types = []
+    for type in _FILED_TYPES:
+        try:
+            allocate(directory / f"{type}_{slot}.db", _FILE_BYTES)
+            types.append(type)
+        except OSError:
+            continue
+    return Metrics(directory, slot, models, types)
+
+
+def prepare_directory(
+    directory: Path,
+    models: Collection[str] = DEFAULT_MODELS,
+    task_types: Collection[str] = tuple(TaskType),
+    priced: Collection[tuple[str, str, str]] = (),
+) -> None:
+    """Make the directory, and a 0 for every label set that can be known: a series that appears late breaks `rate()`.
+
+    `priced`: (provider, model, currency) of models that cost something.
+
+    What was counted is never touched, so it may run at any start and reload, beside live processes: they see the old
+    file or the new one. Raises OSError.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # One process at a time prepares a directory; the lock goes with the process.
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for path in directory.glob("*.db"):
+            _set_aside_if_damaged(path)
+        _write_zeros([*known_label_sets(models, task_types), *((COST, labels) for labels in priced)], directory)
+    finally:
+        os.close(descriptor)
+
+
+def _write_zeros(known: Collection[tuple[Family, Labels]], directory: Path) -> None:
+    sizes = dict.fromkeys(_FILED_TYPES, _FILE_BYTES)
+    for family, labels in known:
+        sizes[family.type] += family.samples * (_SAMPLE_BYTES + len(json.dumps([family.help, *map(_word, labels)])))
+    draft = directory / "draft"
+    draft.mkdir(exist_ok=True)
+    for type, size in sizes.items():
+        (draft / f"{type}_{_KNOWN}.db").unlink(missing_ok=True)
+        allocate(draft / f"{type}_{_KNOWN}.db", size)
+    metrics = Metrics(draft, _KNOWN)
+    for family, labels in known:
+        metrics.introduce(family, labels)
+    metrics.close()
+    for type in _FILED_TYPES:
+        (draft / f"{type}_{_KNOWN}.db").replace(directory / f"{type}_{_KNOWN}.db")
+    draft.rmdir()
+
+
+def allocate(path: Path, size: int) -> None:
+    """Make or enlarge a file of values, its space taken; one that a crash of the machine has garbled is set aside.
+
+    A new one gets its name only when a scrape can read it. Raises OSError, disk full included.
+    """
+    _set_aside_if_damaged(path)
+    draft = path if path.exists() else path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        if draft != path:
+            draft.unlink(missing_ok=True)  # a full disk leaves it empty, and it may be long until it is wanted again
+        raise
+    finally:
+        os.close(descriptor)
+    if draft != path:
+        draft.replace(path)
+
+
+def _word(label: str | Enum) -> str:
+    return str(label.value) if isinstance(label, Enum) else label
+
+
+def _declared(family: Family) -> Counter | Histogram:
+    if family.type == "histogram":
+        return Histogram(family.name, family.help, family.labels, registry=None, buckets=BUCKETS)
+    return Counter(family.name, family.help, family.labels, registry=None)
+
+
+def _set_aside_if_damaged(path: Path) -> None:
+    """Rename a file that a scrape could not read to `….damaged`, over an earlier one of that name."""
+    try:
+        with path.open("rb") as file:
+            (used,) = struct.unpack("i", file.read(4))
+        if used < 0:
+            raise ValueError(f"{path} says that it holds {used} bytes")
+        _merged([path])
+    except FileNotFoundError:
+        return
+    except UNREADABLE_FILES:
+        path.replace(path.with_name(path.name + ".damaged"))
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# All that a file which is missing, half-written or garbled makes the library raise.
+UNREADABLE_FILES = (OSError, struct.error, ValueError, TypeError, AttributeError, LookupError, RuntimeError)
+
+
+def counted(directory: Path, type: str = "*") -> list[Metric]:
+    """The sums over all slots, of one type or all, in the order of declaration. Raises one of UNREADABLE_FILES.
+
+    What an older release has left there is not shown.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no {directory}")
+    found = {(metric.name, metric.type): metric for metric in _merged(directory.glob(f"{type}_*.db"))}
+    return [found[key] for family in FAMILIES.values() if (key := (family.base, family.type)) in found]
+
+
+def _merged(paths: Iterable[Path]) -> Iterable[Metric]:
+    merged: Iterable[Metric] = MultiProcessCollector.merge([str(path) for path in paths])  # type: ignore[no-untyped-call]
+    return merged

@@ -506,6 +506,11 @@ def under_supervisord() -> bool:
     return "SUPERVISOR_ENABLED" in os.environ
 
 
+def keep_metrics_in(directory: Path) -> None:
+    """Where prometheus_client makes the files of its multiprocess values, which it reads from the environment alone."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+
+
 def surroundings() -> dict[str, str]:
     """The process's environment without anything that is ours: what a demo or a test adds its own settings to."""
     return {name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}

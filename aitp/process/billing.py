@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aitp.counting import Metrics
-from aitp.metrics import OTHER, known_models
+from aitp.metrics import OTHER, Metrics, known_models
 from aitp.policy.costs import Bill
 from aitp.prices import ALL_OTHERS, NANO, NOTHING, Prices
 from aitp.processors.base import default_models

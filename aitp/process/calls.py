@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from aitp.counting import Metrics
 from aitp.errors import AitpError, NoRoom
 from aitp.logs import get_logger
-from aitp.metrics import TOKEN_TYPES, CallStatus
+from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.policy.costs import Bill
 from aitp.process.billing import Meter
 from aitp.providers import Embeddings, Provider, Question, Reply

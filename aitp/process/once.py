@@ -15,12 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from aitp.counting import open_metrics
 from aitp.errors import LedgerError
 from aitp.ledger import DISK_RESERVE_BYTES, Cause, Idle, IdleReason, Ledger, LedgerConfig
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
+from aitp.metrics import open_metrics
 from aitp.process.billing import labelled_models
 from aitp.process.bounds import BoundedCall
 from aitp.process.pulls import look_after_models

@@ -13,7 +13,6 @@ from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from aitp.counting import Metrics
 from aitp.errors import (
     AitpError,
     CooldownRequired,
@@ -38,6 +37,7 @@ from aitp.ledger import (
     PollOptions,
 )
 from aitp.logs import get_logger
+from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.documents import read_document

@@ -14,7 +14,7 @@ from aitp.ledger import Reused
 from aitp.logs import get_logger
 
 if TYPE_CHECKING:
-    from aitp.counting import Metrics
+    from aitp.metrics import Metrics
     from aitp.settings import Settings
 
 # Whatever decides who answers, what is asked, and what an answer looks like.

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aitp.counting import Metrics, open_metrics, prepare_directory
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, Settled, SlotLocks, prepare
 from aitp.logs import conceal, get_logger
+from aitp.metrics import Metrics, open_metrics, prepare_directory
 from aitp.process import memory
 from aitp.process.billing import labelled_models, priced_models
 from aitp.process.child import Child

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from aitp.counting import Metrics
 from aitp.ledger import DISK_RESERVE_BYTES, Idle, IdleReason
 from aitp.logs import get_logger
+from aitp.metrics import Metrics
 from aitp.prices import amount
 
 # A disk may be filled and emptied again and again around the bound: one pair of lines a minute tells that as well.

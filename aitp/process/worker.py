@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aitp.counting import Metrics
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, ModelGone, NonRetryableError
 from aitp.ledger import Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
+from aitp.metrics import Metrics
 from aitp.policy.routing import Route
 from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands

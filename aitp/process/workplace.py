@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aitp.counting import Metrics
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger
 from aitp.logs import get_logger
+from aitp.metrics import Metrics
 from aitp.process.billing import Meter
 from aitp.process.calls import WatchedProvider
 from aitp.process.hands import Hands

@@ -9,7 +9,7 @@ from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import Tokens
 
 if TYPE_CHECKING:
-    from aitp.counting import Metrics
+    from aitp.metrics import Metrics
     from aitp.settings import Settings
 
 __all__ = ["PendingPage", "TaskApi", "Tokens", "connect"]

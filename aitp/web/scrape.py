@@ -6,22 +6,17 @@ are always of now. Used by `aitp.web.app`, one object a process.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from aitp.logs import get_logger
-from aitp.metrics import FAMILIES, SCRAPE_FAILURES, Family, reading
+from aitp.metrics import SCRAPE_FAILURES, UNREADABLE_FILES, counted, reading
 
 log = get_logger(__name__)
-
-# All that a file which is missing, half-written or garbled makes the library raise.
-_UNREADABLE = (OSError, struct.error, ValueError, TypeError, AttributeError, KeyError, RuntimeError)
 
 
 class Scrape:
@@ -34,35 +29,16 @@ class Scrape:
 
     def text(self, gauges: Iterable[Metric]) -> bytes:
         """The whole answer. Never raises for what lies in the directory."""
-        sums = self._sums()
-        failures = reading(SCRAPE_FAILURES, {(): self._failures})
-        return sums + _exposition([*gauges, failures])
-
-    def _sums(self) -> bytes:
         try:
-            self._last_good = _exposition(_read(self._directory))
-        except _UNREADABLE as error:
+            self._last_good = generate_latest(_Collected(counted(self._directory)))
+        except UNREADABLE_FILES as error:
             self._failures += 1
             log.warning("Metrics files cannot be read", directory=str(self._directory), error=repr(error))
-        return self._last_good
+        failures = reading(SCRAPE_FAILURES, {(): self._failures})
+        return self._last_good + generate_latest(_Collected([*gauges, failures]))
 
 
-def _read(directory: Path) -> list[Metric]:
-    """The sums over all slots, in the order of declaration. What an older release has left there is not shown."""
-    collector = MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
-    found: dict[str, Metric] = {metric.name: metric for metric in collector.collect()}  # type: ignore[no-untyped-call]
-    return [found[family.base] for family in FAMILIES.values() if _fits(family, found.get(family.base))]
-
-
-def _fits(family: Family, metric: Metric | None) -> bool:
-    return metric is not None and metric.type == family.type
-
-
-def _exposition(metrics: Iterable[Metric]) -> bytes:
-    return generate_latest(_Fixed(metrics))
-
-
-class _Fixed(Collector):
+class _Collected(Collector):
     """The library renders collectors; this one is a list."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:

@@ -6,17 +6,22 @@ slot for it. Counts go on over restarts, like the metrics that they are.
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aitp import slotfiles
-from aitp.metrics import COST, OLLAMA_REQUESTS, OLLAMA_TOKENS, OPENAI_REQUESTS, OPENAI_TOKENS, CallStatus
+from aitp.metrics import (
+    COST,
+    OLLAMA_REQUESTS,
+    OLLAMA_TOKENS,
+    OPENAI_REQUESTS,
+    OPENAI_TOKENS,
+    UNREADABLE_FILES,
+    CallStatus,
+    counted,
+)
 
 _PROVIDERS = {"openai": (OPENAI_REQUESTS, OPENAI_TOKENS), "ollama": (OLLAMA_REQUESTS, OLLAMA_TOKENS)}
-_FAMILIES = {family.base: provider for provider, families in _PROVIDERS.items() for family in families}
-_UNREADABLE = (OSError, struct.error, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+_FAMILIES = {family.name: provider for provider, families in _PROVIDERS.items() for family in families}
 
 
 @dataclass(slots=True)
@@ -35,19 +40,20 @@ def read_usage(directory: Path) -> tuple[ModelUse, ...] | None:
     """The models that were called, most called first; None if the files cannot be read."""
     uses: dict[tuple[str, str], ModelUse] = {}
     try:
-        for key, value in slotfiles.sums(directory, "counter", (*_FAMILIES, COST.base)).items():
-            if value <= 0:
+        samples = [sample for metric in counted(directory, "counter") for sample in metric.samples if sample.value > 0]
+        for sample in samples:
+            provider = _FAMILIES.get(sample.name) or (sample.labels["provider"] if sample.name == COST.name else "")
+            if not provider:
                 continue
-            base, _, labels, _ = json.loads(key)
-            provider, model = _FAMILIES.get(base) or str(labels["provider"]), str(labels["model"])
+            model = sample.labels["model"]
             use = uses.setdefault((provider, model), ModelUse(provider, model))
-            if base == COST.base:
-                use.cost[str(labels["currency"])] = value
-            elif "type" in labels:
-                use.tokens[str(labels["type"])] = int(value)
+            if sample.name == COST.name:
+                use.cost[sample.labels["currency"]] = sample.value
+            elif "type" in sample.labels:
+                use.tokens[sample.labels["type"]] = int(sample.value)
             else:
-                use.calls += int(value)
-                use.unanswered += int(value) if labels["status"] != CallStatus.SUCCESS else 0
-    except _UNREADABLE:
+                use.calls += int(sample.value)
+                use.unanswered += int(sample.value) if sample.labels["status"] != CallStatus.SUCCESS else 0
+    except UNREADABLE_FILES:
         return None
     return tuple(sorted(uses.values(), key=lambda use: (-use.calls, use.provider, use.model)))

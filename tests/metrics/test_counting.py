@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import Metrics, open_metrics, prepare_directory
-from aitp.metrics import BUCKETS, CallStatus, known_models
+from aitp.metrics import BUCKETS, CallStatus, Metrics, known_models, open_metrics, prepare_directory
 from aitp.tasks import Ending, TaskStatus, TaskType
 from tests.metrics.reading import scrape, value
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import open_metrics, prepare_directory
-from aitp.slotfiles import SlotFile
+from aitp.metrics import allocate, open_metrics, prepare_directory
 from tests.metrics.reading import scrape, value
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -74,7 +73,7 @@ def test_a_file_that_the_disk_has_no_room_for_is_not_left_half_made(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            SlotFile(tmp_path / "counter_1.db")
+            allocate(tmp_path / "counter_1.db", 1 << 16)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import Metrics
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, InputRefused, ServiceFault
+from aitp.metrics import Metrics
 from aitp.policy.costs import Bill
 from aitp.prices import Price, Prices
 from aitp.process.billing import Meter, labelled_models
@@ -51,7 +51,7 @@ class Scripted:
 
 def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
     """What all calls of its script come to."""
-    metrics = Metrics({}, ())
+    metrics = Metrics()
     watched = WatchedProvider(provider, metrics, nullcontext, Meter("openai", prices, metrics))
     while provider.script:
         try:
@@ -66,7 +66,7 @@ def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
 def test_an_answer_costs_what_its_tier_does() -> None:
     price = Price(1_000_000, 4_000_000, {"flex": Price(500_000, 2_000_000)})
     for tier, cost in (("", 500), ("default", 500), ("flex", 250), ("unheard_of", 500)):
-        meter = Meter("openai", Prices(Path("prices.toml"), "USD", {("openai", "o3"): price}), Metrics({}, ()))
+        meter = Meter("openai", Prices(Path("prices.toml"), "USD", {("openai", "o3"): price}), Metrics())
         meter.count("o3", Usage(100, 100, 200), tier)
         assert meter.bill() == Bill("USD", cost, 100, 100)
 

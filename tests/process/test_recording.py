@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import open_metrics, prepare_directory
 from aitp.ledger import Claim, prepare
 from aitp.logs import configure
+from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
 from aitp.process.once import LoneHands
 from aitp.process.scoreboard import State

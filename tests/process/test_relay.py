@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import open_metrics, prepare_directory
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.ledger import Claim, IdleReason, Ledger, LedgerConfig, prepare
+from aitp.metrics import open_metrics, prepare_directory
 from aitp.process.once import LoneHands
 from aitp.process.relay import Relay
 from aitp.taskapi import connect

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aitp.counting import Metrics
+from aitp.metrics import Metrics
 from aitp.settings import Settings, load_settings
 from tests.ledger.world import make_template
 from tests.strangers.house import House
@@ -71,7 +71,7 @@ def open_house(stranger: Stranger, settings: Settings, template: Path) -> Open:
             chosen = settings.model_copy(
                 update={"concurrency_limit": workers, "embedding_batch_size": batch, **changes}
             )
-            with House(Path(name), template, stranger, chosen, Metrics({}, ()), **limits) as house:
+            with House(Path(name), template, stranger, chosen, Metrics(), **limits) as house:
                 stranger.become(nature)
                 yield house
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from aitp.counting import Metrics
 from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
 from aitp.ledger.views import Snapshot, snapshot
+from aitp.metrics import Metrics
 from aitp.process.worker import Worker
 from aitp.process.workplace import worker_for
 from aitp.processors import PROCESSORS

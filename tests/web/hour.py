@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from zoneinfo import ZoneInfo
 
-from aitp.counting import open_metrics
 from aitp.ledger import Claim, ClaimOptions, DeliveryOutcome, Failure, Fault, Ledger, LedgerConfig, PollOptions, Report
 from aitp.ledger.budgets import spend
 from aitp.ledger.inbox import Poll
-from aitp.metrics import CallStatus, known_models
+from aitp.metrics import CallStatus, known_models, open_metrics
 from aitp.policy.costs import Bill, Pricing
 from aitp.policy.routing import Route
 from aitp.prices import NANO

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from aitp.counting import open_metrics
 from aitp.ledger import Failure, Report
-from aitp.metrics import known_models
+from aitp.metrics import known_models, open_metrics
 from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome

@@ -11,9 +11,8 @@ import certifi
 import pytest
 
 from aitp import logs
-from aitp.counting import open_metrics
 from aitp.ledger import Report
-from aitp.metrics import CallStatus
+from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import State
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import open_metrics, prepare_directory
 from aitp.ledger import Cooldown, Report
-from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, reading
+from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, Family, open_metrics, prepare_directory, reading
 from aitp.process.scoreboard import State
-from aitp.slotfiles import SlotFile, key_of
 from aitp.tasks import Ending, Outcome, TaskStatus
 from aitp.web.scrape import Scrape
 from tests.metrics.reading import Series, parse, value
@@ -179,8 +177,9 @@ def test_a_scrape_that_cannot_read_a_file_repeats_the_last_good_sums_and_is_coun
 
 
 def test_what_an_older_release_counted_and_this_one_does_not_is_not_shown(tmp_path: Path) -> None:
-    old = SlotFile(tmp_path / "counter_1.db")
-    old.add(key_of("retired", "retired_total", ["task_id"], ["64f3"], "One series a task."), 1)
+    retired = Family("retired_total", "counter", "One series a task.", ("task_id",))
+    old = open_metrics(tmp_path, 1)
+    old.introduce(retired, ("64f3",)).inc()
     old.close()
     open_metrics(tmp_path, 1).auth(success=True)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.counting import open_metrics
-from aitp.metrics import CallStatus
+from aitp.metrics import CallStatus, open_metrics
 from aitp.prices import NANO
 from tests.metrics.reading import parse, value
 from tests.web.test_page import change, page_of, rows

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aitp.counting import prepare_directory
 from aitp.ledger import Claim, ClaimOptions, Ledger, LedgerConfig, Poll, PollOptions, prepare
+from aitp.metrics import prepare_directory
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
