@@ -23,7 +23,7 @@ import requests
 
 from aitp.demo.sentences import tasks, text_of
 from aitp.demo.world_process import WorldProcess
-from aitp.process.documents import read_document
+from aitp.process.relay import read_document
 from aitp.settings import load_settings
 from aitp.taskapi import PendingPage, TaskApi, Tokens
 from aitp.tasks import NewTask

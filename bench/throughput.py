@@ -238,8 +238,7 @@ def under_load(world: WorldProcess, side: Side, first: int, last: int) -> tuple[
 
 def role_of_process(pid: int, side: Side) -> str:
     """What a process of the service is for: by the scoreboard, else by its command line."""
-    from aitp.process.scoreboard import glance
-    from aitp.process.slots import MASTER, role_of
+    from aitp.process.scoreboard import MASTER, glance, role_of
 
     for record in glance(side.folder / "run" / "scoreboard"):
         if record.pid == pid:

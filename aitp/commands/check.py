@@ -12,8 +12,8 @@ from aitp.commands.findings import Finding
 from aitp.commands.machine import look_around
 from aitp.errors import AitpError, ConfigurationError, LedgerError
 from aitp.ledger.views import snapshot
-from aitp.process.retirement import asked_of_openai, known_kinds, retiring
-from aitp.process.terms import terms_of
+from aitp.process.dispatch import terms_of
+from aitp.process.models import asked_of_openai, known_kinds, retiring
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.providers.inventory import OPENAI_URL, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings, load_settings

@@ -24,7 +24,7 @@ def run() -> None:
     TERM or Ctrl-C stops it, HUP has it load its settings again, USR1 has it poll now.
     `supervisorctl -s unix://RUNTIME_DIR/supervisor.sock` steers its programs.
     """
-    from aitp.process.supervise import run_supervised
+    from aitp.process.supervisord import run_supervised
     from aitp.settings import load_settings
 
     sys.exit(run_supervised(load_settings()))
@@ -38,12 +38,12 @@ def run() -> None:
 )
 def master() -> None:
     """Run the master with its relays and workers in the foreground, without supervisord and metrics."""
-    from aitp.process.service import crew
-    from aitp.process.start import run_master
+    from aitp.process.master import run_master
+    from aitp.process.service import roles
     from aitp.settings import load_settings
 
     settings = load_settings()
-    sys.exit(run_master(settings, crew(settings)))
+    sys.exit(run_master(settings, roles(settings)))
 
 
 @click.command(

@@ -15,7 +15,7 @@ from aitp.commands.printing import facts, moment, print_json, show, table, visib
 from aitp.commands.service import open_ledger, scoreboard_of
 from aitp.errors import AitpError
 from aitp.ledger.outbox import DeadLetter, dead_letter_ids
-from aitp.process.presence import signal_master
+from aitp.process.scoreboard import signal_master
 
 if TYPE_CHECKING:
     from aitp.settings import Settings

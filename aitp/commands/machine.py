@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger.database import refuse_network_file_system
 from aitp.ledger.views import version_of
-from aitp.process.presence import living_master
-from aitp.process.staff import most_descriptors
+from aitp.process.scoreboard import living_master
+from aitp.process.start import most_descriptors
 from aitp.validators import addresses, trouble_at
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems

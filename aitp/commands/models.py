@@ -11,7 +11,7 @@ import click
 
 from aitp.commands.printing import print_json, show, table, visible
 from aitp.logs import configure
-from aitp.process.pulls import Look, look_after_models
+from aitp.process.models import Look, look_after_models
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
 
 if TYPE_CHECKING:

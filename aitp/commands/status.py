@@ -20,9 +20,7 @@ from aitp.commands.printing import duration, moment, print_json, show, size, tab
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.views import Snapshot
 from aitp.prices import amount
-from aitp.process.presence import living_master
-from aitp.process.scoreboard import State
-from aitp.process.slots import Role, role_of
+from aitp.process.scoreboard import Role, State, living_master, role_of
 from aitp.web.facts import Facts, read_facts
 from aitp.web.readiness import readiness_problems
 from aitp.web.verdict import remarks_on_room

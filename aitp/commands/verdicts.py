@@ -13,8 +13,7 @@ from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
 from aitp.ledger.views import ProfileView, QuarantineView
-from aitp.process.staff import descriptors_needed, refuse_few_descriptors
-from aitp.process.start import refuse_long_socket_path
+from aitp.process.start import descriptors_needed, refuse_few_descriptors, refuse_long_socket_path
 from aitp.processors.base import Registered
 from aitp.settings import Settings
 from aitp.validators import is_near

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from aitp.commands.printing import moment, screen, show
 from aitp.commands.status import document, picture
-from aitp.process.hearing import hear
+from aitp.process.master import wait_for_signal
 from aitp.web.facts import Facts, read_facts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _live(settings: Settings, interval: float, console: Console) -> None:
             shown = picture(facts, settings, pace=_pace(pace, facts), lines=console.height - 2)
             hint = Text(f"\n{moment(facts.now)}, every {interval:g} s. Ctrl-C ends this", style="dim")
             live.update(Group(shown, hint), refresh=True)
-            match hear(ENDS | OF_THE_SCREEN, interval):
+            match wait_for_signal(ENDS | OF_THE_SCREEN, interval):
                 case signal.SIGTSTP:
                     live.stop()
                     os.kill(os.getpid(), signal.SIGSTOP)
@@ -91,14 +91,14 @@ def _snapshots(settings: Settings, interval: float) -> None:
         facts = read_facts(settings)
         show(Text(f"--- {moment(facts.now)}"), picture(facts, settings, pace=_pace(pace, facts)), Text())
         sys.stdout.flush()
-        if hear(ENDS, interval):
+        if wait_for_signal(ENDS, interval):
             return
 
 
 def _lines(settings: Settings, interval: float) -> None:
     while True:
         print(json.dumps(document(read_facts(settings), settings)), flush=True)
-        if hear(ENDS, interval):
+        if wait_for_signal(ENDS, interval):
             return
 
 

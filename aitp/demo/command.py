@@ -29,8 +29,7 @@ from aitp.demo.stopping import hear_no_more, undisturbed
 from aitp.demo.verdict import Verdict, judge, lines_of
 from aitp.demo.world_process import WorldProcess
 from aitp.hardening import PR_SET_PDEATHSIG, prctl
-from aitp.process.scoreboard import State, glance
-from aitp.process.slots import Role, role_of
+from aitp.process.scoreboard import Role, State, glance, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
 from aitp.validators import printable
 

@@ -3,6 +3,8 @@
 `run_child` is a child's whole life after fork: signals, slot lock, the role's main, exit code. The master learns of it
 by the scoreboard and by how it ends. A role's main first frees what its slot's former process owned, and only then
 says `idle` for the first time: until then the master keeps the former process's cause of death for the next one.
+
+The roles are handed to the master as functions (`service.roles` builds the real ones; tests build toys).
 """
 
 from __future__ import annotations
@@ -13,40 +15,133 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, SlotLocks
 from aitp.logs import configure, get_logger
 from aitp.process.bounds import BoundedCall
-from aitp.process.crew import Crew, Heritage
-from aitp.process.scoreboard import Record, State
-from aitp.process.slots import MASTER, Role, name_process, role_of
+from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
 from aitp.settings import Settings, withhold
 
+log = get_logger(__name__)
+
+
+def _nothing() -> None:
+    pass
+
+
+# With a repair, and a text that is cut and sent again.
+CALLS_OF_A_CLAIM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What the processes do.
+
+    mains      a role's whole life; frees what `cause` left behind, then says `child.idle()`, returns when leaving
+    load       the settings as they are now, for a reload; raises ConfigurationError
+    prepare    in a short-lived process, at start and reload: migrate, publish limits; raises ConfigurationError
+    sweep      in a short-lived process: free what slots outside `wanted` own, for those whose lock nobody holds; the
+               mapping names causes that are known (else STOPPED); False if some are still held: asked again later
+    warm_up    in the master before it forks: import and touch what all children need, open nothing
+    """
+
+    mains: Mapping[Role, Callable[[Child, Settings, Cause], None]]
+    load: Callable[[], Settings]
+    prepare: Callable[[Settings], None]
+    sweep: Callable[[Settings, frozenset[int], Mapping[int, Cause]], bool]
+    warm_up: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The master's patience, in seconds. Tests shorten it."""
+
+    tick_seconds: float = 5.0
+    start_seconds: float = 60.0  # from fork to a child's first idle
+    step_seconds: float = 60.0  # for what is not a call: a transaction, a file
+    slack_seconds: float = 5.0  # from a deadline to the kill
+    young_seconds: float = 10.0  # whoever dies before is held back
+    longest_hold_back_seconds: float = 30.0
+    grace_margin_seconds: float = 2.0  # before the grace ends, calls are given up, to put it on record
+    takeover_seconds: float = 5.0  # beyond the grace, for another master to leave
+    prepare_seconds: float = 900.0  # migrations and integrity checks read the whole ledger
+    orphan_seconds: float = 900.0  # for a dead master's child to go, on top of what its calls may take
+    sweep_seconds: float = 5.0
+    sweep_again_seconds: float = 60.0
+    tend_again_seconds: float = 10.0  # first pause between looks at the models while one is missing
+    longest_tend_pause_seconds: float = 300.0
+
+    def patience_with_orphans(self, settings: Settings) -> float:
+        """Seconds that a dead master's child has to end what it has in hand: answers that it waits for are paid for."""
+        longest = max(settings.openai_timeout, settings.ollama_timeout, settings.request_timeout)
+        return self.orphan_seconds + CALLS_OF_A_CLAIM * longest
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What children have from the master. Only it holds `death_pipe_end`: `death_pipe` shows its end."""
+
+    board: Scoreboard
+    notifier: Notifier
+    death_pipe: int
+    death_pipe_end: int
+    locks: SlotLocks
+    timings: Timings
+
+    def after_fork(self) -> None:
+        """In a child, first of all: let go of what must be the master's alone."""
+        os.close(self.death_pipe_end)
+        # Before the child opens its own: closing this later would drop the child's locks.
+        self.locks.close()
+
+
+class ProcessContext(Protocol):
+    """See `aitp.process.child.Child` for what each promises."""
+
+    @property
+    def slot(self) -> int: ...
+
+    def idle(self) -> None: ...
+
+    def recording(self) -> None: ...
+
+    def call(self, task_id: str, seconds: float) -> AbstractContextManager[Any]: ...
+
+    def wake_workers(self, count: int = 1) -> None: ...
+
+    def wake_relays(self, count: int = 1) -> None: ...
+
+    def count_done(self, count: int = 1) -> None: ...
+
+
 RECORD_SECONDS = 3600.0  # a disk that hangs (a failing one, a network under it) may come back; a kill buys again
+
 EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
+
 EXIT_QUIT = 128 + signal.SIGQUIT
+
 LONGEST_WAIT_SECONDS = (
     60.0  # wall clocks step, machines are suspended: nobody sleeps on one look at the clock for longer
 )
-
-log = get_logger(__name__)
 
 
 class Child:
     """A child's own view. `cause` is what ended the process that held the slot before."""
 
-    def __init__(self, slot: int, settings: Settings, cause: Cause, heritage: Heritage) -> None:
+    def __init__(self, slot: int, settings: Settings, cause: Cause, inherited: Inherited) -> None:
         self.slot = slot
         self.role: Role = role_of(slot)
         self.cause = cause
         self.locks = SlotLocks(settings.ledger_path)
         self.poll_asked = False  # USR1 came: poll now. The reader resets it.
         self._settings = settings
-        self._heritage = heritage
+        self._inherited = inherited
         self._told_to_leave = False
         self._own_grace_ends = math.inf
         self._call: BoundedCall | None = None
@@ -54,22 +149,22 @@ class Child:
         self._record = Record(slot, os.getpid(), State.STARTING, started=now, since=now)
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._sleep = select.poll()
-        for descriptor in (self._signals, heritage.wakes.bell(slot), heritage.lifeline):
+        for descriptor in (self._signals, inherited.notifier.descriptor(slot), inherited.death_pipe):
             self._sleep.register(descriptor, select.POLLIN)
-        self._lifeline = select.poll()
-        self._lifeline.register(heritage.lifeline, select.POLLIN)
+        self._death_pipe = select.poll()
+        self._death_pipe.register(inherited.death_pipe, select.POLLIN)
 
     # What others ask of us
 
     @property
     def leaving(self) -> bool:
         """Told to leave (TERM, HUP), or the master is dead: finish what is in hand, begin nothing, return from main."""
-        return self._told_to_leave or bool(self._lifeline.poll(0))
+        return self._told_to_leave or bool(self._death_pipe.poll(0))
 
     @property
     def draining(self) -> bool:
         """The master is stopping: bring no new work in. Relays go on delivering until they are told to leave."""
-        return self._heritage.board.state(MASTER) == State.DRAINING
+        return self._inherited.board.state(MASTER) == State.DRAINING
 
     def listen(self) -> None:
         """Install the signal handlers, then let signals in: the master blocks them, and its mask was inherited."""
@@ -103,8 +198,8 @@ class Child:
         use then (a connection, a client) must be thrown away. Nothing in it may write to the ledger.
         """
         self._write(State.BUSY, task_id=task_id, allow=seconds)
-        if rings := self._heritage.wakes.silence(self.slot):
-            self._wake(self.role, rings)  # they were meant for someone with time
+        if notified := self._inherited.notifier.drain(self.slot):
+            self._wake(self.role, notified)  # they were meant for someone with time
         self._call = BoundedCall(seconds, self._grace_ends, self._call_ended)
         return self._call
 
@@ -118,7 +213,7 @@ class Child:
 
     def miss_model(self) -> None:
         """Have the master send somebody to look after the models: one of them is not where it should be."""
-        if (master := os.getppid()) == self._heritage.board.read(MASTER).pid:  # a stranger's parent is to be left alone
+        if (master := os.getppid()) == self._inherited.board.read(MASTER).pid:  # no stranger's
             os.kill(master, signal.SIGUSR2)
 
     # Waiting
@@ -130,21 +225,21 @@ class Child:
             seconds = min(max(until - time.time(), 0.0), seconds)
         if self._told_to_leave:
             seconds = 0.0
-        self._write(self._record.state, allow=seconds + self._heritage.timings.step_seconds)
+        self._write(self._record.state, allow=seconds + self._inherited.timings.step_seconds)
         self._sleep.poll(math.ceil(seconds * 1000))
-        rings = self._heritage.wakes.silence(self.slot)
+        notified = self._inherited.notifier.drain(self.slot)
         _drain(self._signals)
-        if rings > 1:
-            self._wake(self.role, rings - 1)  # two rang for one of us: another has work to do as well
+        if notified > 1:
+            self._wake(self.role, notified - 1)  # two rang for one of us: another has work to do as well
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
-        patience = time.monotonic() + self._heritage.timings.patience_with_orphans(self._settings)
+        patience = time.monotonic() + self._inherited.timings.patience_with_orphans(self._settings)
         warned = False
         while not self.locks.acquire(self.slot, timeout=1.0):
             if self.leaving:
                 return False
-            self._write(State.WAITING, allow=self._heritage.timings.start_seconds)
+            self._write(State.WAITING, allow=self._inherited.timings.start_seconds)
             holder = self.locks.holder(self.slot)
             if not warned:
                 warned = True
@@ -154,20 +249,20 @@ class Child:
                 # end it. The lock says that this pid is it.
                 log.error("Former process of this slot is stuck and is killed", holder=holder)
                 _kill(holder)
-        self._write(State.STARTING, allow=self._heritage.timings.start_seconds)
+        self._write(State.STARTING, allow=self._inherited.timings.start_seconds)
         return True
 
     def leave(self) -> None:
         """Say that main has returned."""
         self._write(State.LEAVING)
-        if rings := self._heritage.wakes.silence(self.slot):
-            self._wake(self.role, rings)
+        if notified := self._inherited.notifier.drain(self.slot):
+            self._wake(self.role, notified)
 
     # Inside
 
     def _write(self, state: State, *, task_id: str = "", allow: float | None = None, done: int | None = None) -> None:
         before = self._record
-        seconds = self._heritage.timings.step_seconds if allow is None else allow
+        seconds = self._inherited.timings.step_seconds if allow is None else allow
         self._record = dataclasses.replace(
             before,
             state=state,
@@ -176,10 +271,10 @@ class Child:
             task_id=task_id,
             done=before.done if done is None else done,
         )
-        self._heritage.board.write(self._record)
+        self._inherited.board.write(self._record)
 
     def _wake(self, role: Role, count: int) -> None:
-        self._heritage.wakes.wake_idle(role, count, self._heritage.board, but=self.slot)
+        self._inherited.notifier.notify_idle(role, count, self._inherited.board, but=self.slot)
 
     def _call_ended(self) -> None:
         self._call = None
@@ -189,7 +284,7 @@ class Child:
         if self._own_grace_ends == math.inf:
             return math.inf
         # A stop of the whole service began before we were told: its grace is everyone's.
-        return self._heritage.board.grace_ends or self._own_grace_ends
+        return self._inherited.board.grace_ends or self._own_grace_ends
 
     def _leave_within_grace(self, signum: int, frame: FrameType | None) -> None:
         self._told_to_leave = True
@@ -205,17 +300,17 @@ class Child:
         self.poll_asked = True
 
 
-def run_child(slot: int, settings: Settings, cause: Cause, crew: Crew, heritage: Heritage) -> NoReturn:
+def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherited: Inherited) -> NoReturn:
     """Be the child in `slot`, from fork to exit. Never returns, never unwinds into the master's stack."""
     code = 1
     try:
-        heritage.shed()
+        inherited.after_fork()
         withhold()  # nobody loads settings here again
         name_process(f"aitp {role_of(slot).value} {slot}")
-        child = Child(slot, settings, cause, heritage)
+        child = Child(slot, settings, cause, inherited)
         child.listen()
         configure(settings.log_level, settings.log_format, slot=slot)
-        code = _live(child, settings, crew.mains[child.role])
+        code = _live(child, settings, roles.mains[child.role])
     except Exception:
         log.exception("Child could not start", slot=slot)
     finally:

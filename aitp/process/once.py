@@ -21,14 +21,15 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.metrics import open_metrics
-from aitp.process.billing import labelled_models
 from aitp.process.bounds import BoundedCall
-from aitp.process.pulls import look_after_models
+from aitp.process.metering import labelled_models
+from aitp.process.models import look_after_models
 from aitp.process.relay import Relay
-from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service, tell_of_release
-from aitp.process.slots import MASTER, Role, slots_of
+from aitp.process.reports import tell_of_release
+from aitp.process.scoreboard import MASTER, Role, slots_of
+from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service
 from aitp.process.start import blame_setting, open_locks, own_directory
-from aitp.process.workplace import worker_for
+from aitp.process.worker import worker_for
 from aitp.taskapi import connect
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ log = get_logger(__name__)
 
 
 @dataclass(slots=True)
-class LoneHands:
-    """The hands of a process that has nobody to wake. `grace_ends` is monotonic, math.inf until it is told to stop."""
+class OnceContext:
+    """For a process that has nobody to wake. `grace_ends` is monotonic, math.inf until it is told to stop."""
 
     slot: int
     grace_ends: float = math.inf
@@ -136,29 +137,29 @@ class _Run:
             tell_of_release(slot, settled)
         self._settings = settings
         self._mark, self._marked_at = (0, 0), time.monotonic()
-        self._hands = LoneHands(worker_slot)
-        relay_hands = LoneHands(relay_slot)
-        self._all_hands = (self._hands, relay_hands)
+        self._process = OnceContext(worker_slot)
+        relay_context = OnceContext(relay_slot)
+        self._contexts = (self._process, relay_context)
         directory, models = metrics_directory(settings), labelled_models(settings)
         metrics = open_metrics(directory, relay_slot, models)
         api = connect(settings.without_provider_secrets(), metrics)
-        self._relay = Relay(relay_hands, ledger, api, metrics, settings)
-        self._worker = worker_for(self._hands, ledger, open_metrics(directory, worker_slot, models), settings)
+        self._relay = Relay(relay_context, ledger, api, metrics, settings)
+        self._worker = worker_for(self._process, ledger, open_metrics(directory, worker_slot, models), settings)
 
     def drive(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         polled_for = -1  # tasks done when the last poll was asked for: results make the API create more tasks
-        while not self._hands.leaving:
+        while not self._process.leaving:
             relay_until = self._relay.step(asked=False)
             found = self._worker.step()
             if not isinstance(found, Idle) or (relay_until is not None and relay_until <= time.time()):
                 continue
             state = snapshot(self._settings.ledger_path)
             if state.held == 0:
-                if polled_for == self._hands.done:
+                if polled_for == self._process.done:
                     return self._report(state, None)
-                polled_for = self._hands.done
+                polled_for = self._process.done
                 self._relay.step(asked=True)
                 if self._relay.held_up is not None:
                     return self._report(state, None)
@@ -180,20 +181,20 @@ class _Run:
 
     def _stuck(self, state: Snapshot) -> bool:
         """Whether nothing was done or delivered for long: a service is away, and is tried again by the next run."""
-        now, mark = time.monotonic(), (self._hands.done, state.finished)
+        now, mark = time.monotonic(), (self._process.done, state.finished)
         if mark != self._mark:
             self._mark, self._marked_at = mark, now
         return now - self._marked_at > PATIENCE_SECONDS
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        for hands in self._all_hands:
-            hands.stop(self._settings.shutdown_grace_seconds)
+        for process in self._contexts:
+            process.stop(self._settings.shutdown_grace_seconds)
 
     def _report(self, state: Snapshot, until: float | None) -> int:
         """Say how the run ended; its exit code. That nothing is left is known by a last poll only."""
-        facts = {"done": self._hands.done, "left": state.held, "dead_letters": state.dead}
+        facts = {"done": self._process.done, "left": state.held, "dead_letters": state.dead}
         held_up = self._relay.held_up
-        reason = TOLD_TO_STOP if self._hands.leaving else None if held_up is None else REASONS[held_up]
+        reason = TOLD_TO_STOP if self._process.leaving else None if held_up is None else REASONS[held_up]
         if state.held or state.last_poll_problem:
             wait = None if until is None else round(until - time.time())
             poll = state.last_poll_problem

@@ -1,17 +1,26 @@
-"""A relay: carries tasks from the task API into the ledger, and results from the ledger to the task API.
+"""A relay: delivers finished results to the task API, and polls it for new tasks.
 
 `step` says what comes first: deliver what is finished, then poll if a poll is due. A relay never waits for a provider,
 and holds none of its keys. `aitp once` uses the same steps without a master.
+
+Documents are read one by one, and tolerantly: fields may be missing or new at any time, and one odd document never
+costs the others anything. What is not understood (an unknown type, no id) stays pending in the API for a later release;
+what is understood and can never succeed (invalid content of a known type) becomes a task that is failed. No reason
+repeats the content.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from aitp.errors import (
     AitpError,
@@ -21,6 +30,7 @@ from aitp.errors import (
     DeliveryRefused,
     GraceOver,
     LedgerError,
+    NonRetryableError,
     ServiceFault,
 )
 from aitp.ledger import (
@@ -36,33 +46,107 @@ from aitp.ledger import (
     Poll,
     PollOptions,
 )
+from aitp.ledger.duplicates import fingerprint
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
-from aitp.process.documents import read_document
-from aitp.process.hands import Hands
-from aitp.process.reuse import tell_of_reuse
-from aitp.process.warnings import DiskWatch
+from aitp.process.child import ProcessContext
+from aitp.process.reports import DiskWatch, tell_of_reuse
+from aitp.processors import PROCESSORS
+from aitp.settings import Settings
 from aitp.taskapi import PendingPage, TaskApi
-from aitp.tasks import Health, NewTask, Service
+from aitp.tasks import Health, NewTask, QueueKey, Service
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
+log = get_logger(__name__)
+
+# Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
+TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+TYPE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+# Where Mongo puts it: at the beginning. For documents of which more cannot be read, or is not there.
+LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
+
+UNKNOWN_MODEL = "unknown"
+
+
+def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Malformed:
+    """The task that a document describes; `settings` say which model one has that names none.
+
+    Never raises for anything that a server may send.
+    """
+    try:
+        document = _parsed(raw)
+    except (ValueError, RecursionError):
+        found = LEADING_ID.match(raw)
+        return Malformed(_task_id(found[1].decode()) if found else None, "it is not valid JSON, or far too long")
+    if not isinstance(document, dict):
+        return Malformed(None, "it is not an object")
+    task_id = _task_id(document.get("_id"))
+    if task_id is None:
+        return Malformed(None, "it has no usable _id")
+    type_ = document.get("type")
+    if not isinstance(type_, str) or type_ not in PROCESSORS:
+        return Malformed(task_id, f"its type is unknown to this release: {_shown(type_)}")
+    return _task(task_id, type_, document.get("content"), settings)
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        # It is strict where others are not: NaN, whose task can be told why, and half an emoji (JavaScript cuts texts
+        # so), which is U+FFFD from here on: neither JSON nor UTF-8 could carry it any further.
+        return json.loads(_whole(json.dumps(json.loads(raw), ensure_ascii=False)))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Malformed:
+    processor = PROCESSORS[type_]
+    try:
+        known = processor.parse(content, settings)
+        queue, text = QueueKey(type_, known.model), known.to_json()
+        return NewTask(task_id, queue, text, digest=fingerprint(queue, text))
+    except NonRetryableError as error:
+        return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
+    except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
+        return Malformed(task_id, f"its content cannot be read by this release ({type(error).__name__})")
+
+
+def _task_id(value: object) -> str | None:
+    usable = isinstance(value, str) and TASK_ID.fullmatch(value) and value not in (".", "..")
+    return str(value) if usable else None
+
+
+def _shown(type_: object) -> str:
+    if not isinstance(type_, str):
+        return type(type_).__name__
+    return type_ if TYPE_NAME.fullmatch(type_) else "no name of a type"
+
+
 # Few, so that a slow task API keeps no result waiting behind another relay's.
 CHUNK = 8
+
 # Documents entered in one transaction: more would keep claims waiting.
 PART = 200
-# A page of everything that is pending may be 500 MB: it is bounded by its silence (REQUEST_TIMEOUT) and by this.
+
+# A page of everything that is pending may be 500 MB: it is bounded by its drain (REQUEST_TIMEOUT) and by this.
 POLL_SECONDS = 900.0
+
 JITTER = (0.9, 1.0)
+
 # Documents that cannot be read before a page is suspected to be of a kind that this release does not know.
 FEWEST_USELESS = 10
+
 # A call may need a token first, and be made twice with a fresh one.
 REQUESTS_IN_A_CALL = 4
-
-log = get_logger(__name__)
 
 
 class Harvest:
@@ -125,8 +209,10 @@ class Relay:
     `held_up`: what kept the last poll that might have been made from being made (None: nothing but that it is not due).
     """
 
-    def __init__(self, hands: Hands, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings) -> None:
-        self._hands = hands
+    def __init__(
+        self, process: ProcessContext, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._process = process
         self._ledger = ledger
         self._api = api
         self._metrics = metrics
@@ -149,12 +235,12 @@ class Relay:
         """
         self._asked |= asked
         # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
-        self._hands.idle()
+        self._process.idle()
         # An open breaker is probed by turns: what was delivered last may be what fails on every try.
-        found = self._ledger.outbox.take(self._hands.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
+        found = self._ledger.outbox.take(self._process.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
         if isinstance(found, Nothing) and may_poll:
-            poll = self._ledger.inbox.begin_poll(self._hands.slot, self._terms, asked=self._asked)
+            poll = self._ledger.inbox.begin_poll(self._process.slot, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
             self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
             self.held_up = None if isinstance(poll, Poll) else poll.because
@@ -165,11 +251,11 @@ class Relay:
                 return time.time()
             next_poll_at = poll.until
             if found.probe_left:
-                found = self._ledger.outbox.take(self._hands.slot, CHUNK)
+                found = self._ledger.outbox.take(self._process.slot, CHUNK)
         if not isinstance(found, Nothing):
             self._delivered_last = True
             if len(found) == CHUNK:
-                self._hands.wake_relays(1)
+                self._process.wake_relays(1)
             self._deliver_all(found)
             return time.time()
         return min((until for until in (found.until, next_poll_at) if until is not None), default=None)
@@ -190,7 +276,7 @@ class Relay:
         facts = {"task_id": delivery.id, "task_type": delivery.type}
         fault: Fault | None = None
         try:
-            with self._hands.call(delivery.id, self._call_seconds):
+            with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
         except GraceOver:
             log.warning("Delivery abandoned, it will be made again", **facts)
@@ -248,7 +334,7 @@ class Relay:
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
         while not self._grace_is_over:
-            found = self._ledger.outbox.take(self._hands.slot, CHUNK)
+            found = self._ledger.outbox.take(self._process.slot, CHUNK)
             if isinstance(found, Nothing):
                 return
             self._deliver_all(found)
@@ -270,9 +356,9 @@ class Relay:
             self._ledger.inbox.fail_poll(poll, _reason(error))
         else:
             self._close_poll(poll, harvest)
-        self._tell(self._ledger.outbox.judge(self._hands.slot, fault))
+        self._tell(self._ledger.outbox.judge(self._process.slot, fault))
         if harvest.entered:
-            self._hands.wake_workers(min(harvest.entered, self._workers))
+            self._process.wake_workers(min(harvest.entered, self._workers))
 
     def _read_page(self, poll: Poll, harvest: Harvest) -> None:
         give_up = time.monotonic() + POLL_SECONDS
@@ -280,16 +366,16 @@ class Relay:
         try:
             # Each step has its own bound, and none is open while the ledger is written to: a timer that fires in a
             # transaction could leave the writers' queue locked.
-            with self._hands.call("", self._call_seconds):
+            with self._process.call("", self._call_seconds):
                 page = self._api.pending(poll.limit)
             while True:
-                with self._hands.call("", self._call_seconds):
+                with self._process.call("", self._call_seconds):
                     part = list(islice(page, PART))
                 harvest.enter(part)
                 if len(part) < PART:
                     break
                 if harvest.entered:
-                    self._hands.wake_workers(1)
+                    self._process.wake_workers(1)
                 if time.monotonic() > give_up:
                     raise ServiceFault(Service.API.value, f"the pending list took longer than {POLL_SECONDS:g} s")
             harvest.enter_invalid()
@@ -324,7 +410,7 @@ class Relay:
         else:
             log.info(f"Circuit breaker is {change.state}", service=change.service)
         # What the others sleep until has changed.
-        self._hands.wake_relays(99)
+        self._process.wake_relays(99)
 
 
 def _reason(error: Exception) -> str:

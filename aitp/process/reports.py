@@ -1,8 +1,18 @@
-"""What comes of a call: an ending for each of its tasks, and how it failed as a whole. Pure; the worker acts on it."""
+"""What comes of a call: an outcome for each of its tasks, and how it failed as a whole; and what is logged of it.
+
+Reports are pure; the worker acts on them. Warnings tell why a process may not go on: a limit or a budget is used up, a
+price is missing, the disk is full. Of the first three, once a window each, the ledger tells the worker that finds it
+first: over all there is one line and one count. Of a full disk, on which nothing is to be noted, each process speaks
+for itself.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aitp.errors import (
     CooldownRequired,
@@ -22,13 +32,33 @@ from aitp.errors import (
     SettingRefused,
     UselessAnswer,
 )
-from aitp.ledger import Claim, Cooldown, Failure, Report
+from aitp.ledger import (
+    DISK_RESERVE_BYTES,
+    Claim,
+    Cooldown,
+    Failure,
+    Idle,
+    IdleReason,
+    Report,
+    Reused,
+    Settled,
+)
 from aitp.ledger.evidence import SETTINGS
+from aitp.logs import get_logger
+from aitp.metrics import Metrics
+from aitp.prices import amount
+from aitp.process.scoreboard import role_of
 from aitp.processors import Answer
 from aitp.tasks import Culprit, Ending, Outcome, Task
 
+if TYPE_CHECKING:
+    from aitp.metrics import Metrics
+
+log = get_logger(__name__)
+
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
+
 # What another provider may stand in for.
 REPLACEABLE = frozenset({Culprit.SERVICE, Culprit.ACCOUNT, Culprit.ANSWER})
 
@@ -126,3 +156,91 @@ def _failed(claim: Claim, failure: Failure, times: int = 1) -> Report:
 
 def _all(claim: Claim, ending: Ending, reason: str, cooldown: Cooldown | None = None) -> Report:
     return Report([Outcome(task, ending, reason=reason) for task in claim.tasks], None, cooldown)
+
+
+# A disk may be filled and emptied again and again around the bound: one pair of lines a minute tells that as well.
+QUIET_SECONDS = 60.0
+
+
+def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
+    """Log and count what `idle` is to be warned about."""
+    now = time.time()
+    for limit in idle.exceeded:
+        metrics.rate_limit_exceeded(limit.period)
+        log.warning(
+            "Rate limit exceeded, skipping task processing",
+            period=limit.period,
+            current=limit.current,
+            limit=limit.limit,
+            frees_in_seconds=None if limit.frees_at is None else round(max(0.0, limit.frees_at - now), 1),
+        )
+    for budget in idle.overspent:
+        metrics.budget_exceeded(budget.period)
+        log.warning(
+            "Budget exceeded, skipping task processing",
+            period=budget.period,
+            currency=budget.currency,
+            spent=amount(budget.spent_nano),
+            reserved=amount(budget.reserved_nano),
+            budget=amount(budget.allowed_nano),
+            needed=amount(budget.needed_nano),
+            frees_in_seconds=round(max(0.0, budget.frees_at - now), 1),
+        )
+    for model in idle.unpriced:
+        log.error(
+            "Model has no price, its tasks wait: a budget is in force",
+            model=model,
+            provider=idle.service,
+            advice="give it a price in the file that PRICES names, and reload",
+        )
+
+
+class DiskWatch:
+    """Says that `what` (task processing, polling) stops while the disk of `ledger` is nearly full, and that it goes on.
+
+    Each once, however often the disk is looked at meanwhile.
+    """
+
+    def __init__(self, ledger: Path, what: str) -> None:
+        self._ledger = ledger
+        self._what = what
+        self._stopped = False
+        self._quiet_until = 0.0
+
+    def heed(self, because: IdleReason | None, now: float) -> None:
+        """`because`: what a claim or poll was refused for; None if it was not, or is not due. `now`: monotonic."""
+        if because is IdleReason.PAUSED:
+            return  # that comes first: nobody has looked at the disk
+        if because is IdleReason.DISK:
+            if not self._stopped and now >= self._quiet_until:
+                self._stopped, self._quiet_until = True, now + QUIET_SECONDS
+                log.warning(
+                    "Ledger's disk is nearly full, new work waits",
+                    stopped=self._what,
+                    path=str(self._ledger),
+                    needs_free_mb=DISK_RESERVE_BYTES // 2**20,
+                )
+        elif self._stopped:
+            self._stopped = False
+            log.info("Ledger's disk has room again", goes_on=self._what)
+
+
+def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:
+    """A line for each task that got the result of its twin, and its place in the counts."""
+    for task in reused:
+        metrics.result_reused(task.type)
+        log.info("Result reused", task_id=task.id, task_type=task.type, twin=task.of)
+
+
+def tell_of_release(slot: int, settled: Settled) -> None:
+    """A line for each task that a former process left behind."""
+    role = role_of(slot).value
+    for outcome in settled.outcomes:
+        log.warning(
+            "Task of a former process put back, it may be bought again",
+            task_id=outcome.task.id,
+            task_type=outcome.task.queue.type,
+            former=f"{role} {slot}",
+            ending=outcome.ending.value,
+            reason=outcome.reason,
+        )

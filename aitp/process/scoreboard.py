@@ -1,11 +1,18 @@
-"""The scoreboard: what each process is doing, and by when its present step must be over.
+"""The scoreboard: what each process is doing, and by when its present step must be over; and how they wake each other.
+
+A *slot* is a place with a number, not a process: 0 is the master, 1 to 99 are relays, 101 to 1100 are workers. A
+successor inherits it, and with it a lock, a line on the scoreboard and a metrics file.
 
 One small file in the runtime directory, one record of fixed size a slot, mapped into the master and its children. Each
 record has one writer at a time: its child, or the master while there is none. A record is numbered at both ends, so
-a reader sees when it came in the middle of a write.
+a reader sees when it came in the middle of a write. The master makes a new file at each start, so that a former
+master's orphans write to the old one. Everyone else (health, status, the page) reads with `glance`: plain reads, never
+an exception, whatever the file holds.
 
-The master makes a new file at each start, so that a former master's orphans write to the old one. Everyone else
-(health, status, the page) reads with `glance`: plain reads, never an exception, whatever the file holds.
+The notifier is one eventfd a slot, made by the master before it forks, so that everyone can notify everyone. A
+notification that finds its child just turning busy must not be lost on it while another one sleeps. Both sides look
+twice: who notifies, does so first and then looks whether that child is still idle; who turns busy, says so first and
+then looks whether it was notified, and passes that on. One of them always notices.
 """
 
 from __future__ import annotations
@@ -14,22 +21,74 @@ import math
 import mmap
 import os
 import struct
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Self
 
-from aitp.process.slots import LAST_SLOT, MASTER
+from aitp.hardening import PR_SET_NAME, prctl
+from aitp.logs import get_logger
+
+log = get_logger(__name__)
+
+MASTER = 0
+
+LAST_SLOT = 1100
+
+
+class Role(StrEnum):
+    """What a child does."""
+
+    RELAY = "relay"
+    WORKER = "worker"
+
+
+_FIRST = {Role.RELAY: 1, Role.WORKER: 101}
+
+_LAST = {Role.RELAY: 99, Role.WORKER: LAST_SLOT}
+
+
+def slots_of(role: Role, count: int) -> range:
+    """The slots of the first `count` children of a role. Raises ValueError if there are not that many."""
+    first = _FIRST[role]
+    if not 0 <= count <= _LAST[role] - first + 1:
+        raise ValueError(f"there are slots for {_LAST[role] - first + 1} {role}s, not for {count}")
+    return range(first, first + count)
+
+
+def name_process(name: str) -> None:
+    """What ps and top call this process (15 bytes; Linux). Nothing depends on it."""
+    # Not by /proc/self/comm: it is root's, see `aitp.hardening`.
+    prctl(PR_SET_NAME, name.encode())
+
+
+def role_of(slot: int) -> Role:
+    """The role that a slot is for. Raises ValueError for the master's and for numbers outside."""
+    for role, first in _FIRST.items():
+        if first <= slot <= _LAST[role]:
+            return role
+    raise ValueError(f"slot {slot} belongs to no role")
+
 
 MAGIC = b"aitpsb01"
+
 HEADER = struct.Struct("=8sd")  # magic, end of a stop's grace (monotonic; 0: no stop)
+
 # number, pid, state, started, since, deadline, tasks done, length of the task id, task id, number again
 RECORD = struct.Struct("=IiB7xdddQB64s3xI")
+
 RECORD_BYTES = 128
+
 NUMBER = struct.Struct("=I")
+
 TRIES = 10  # of a reader that comes into the middle of a write, which takes less than a microsecond
+
 _STATE_AT = 8
+
 SIZE = RECORD_BYTES * (LAST_SLOT + 2)  # the header takes a record's place
+
 SLACK_SECONDS = 5.0  # between a deadline and its being overrun
 
 
@@ -45,6 +104,10 @@ class State(IntEnum):
     RUNNING = 6
     DRAINING = 7
     RECORDING = 8  # what a call brought
+
+
+# A child in one of these has taken its slot over: whatever its predecessor left behind is settled.
+TAKEN_OVER = frozenset({State.IDLE, State.BUSY, State.RECORDING, State.LEAVING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +264,76 @@ def _decode(slot: int, raw: bytes) -> Record:
 
 def _finite(number: float) -> float:
     return number if math.isfinite(number) else 0.0
+
+
+class Notifier:
+    """The bells of all slots. Grows in the master; children know the bells that were there when they were forked."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[int, int] = {}
+
+    def install(self, slot: int) -> None:
+        """Make the descriptor of `slot`, unless it is there."""
+        if slot not in self._descriptors:
+            self._descriptors[slot] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def descriptor(self, slot: int) -> int:
+        """The descriptor that becomes readable when `slot` is rung."""
+        return self._descriptors[slot]
+
+    def notify(self, slot: int) -> None:
+        """Wake `slot` from its present sleep, or keep it from its next."""
+        os.eventfd_write(self._descriptors[slot], 1)
+
+    def drain(self, slot: int) -> int:
+        """How often `slot` was rung since the last time."""
+        try:
+            return os.eventfd_read(self._descriptors[slot])
+        except BlockingIOError:
+            return 0
+
+    def notify_idle(self, role: Role, count: int, board: Scoreboard, but: int = -1) -> int:
+        """Ring up to `count` idle children of a role, `but` excepted; how many were idle and stayed so."""
+        woken = 0
+        for slot in self._descriptors:
+            if woken >= count:
+                break
+            if slot == but or role_of(slot) is not role or board.state(slot) != State.IDLE:
+                continue
+            self.notify(slot)
+            woken += board.state(slot) == State.IDLE
+        return woken
+
+
+def living_master(records: Sequence[Record]) -> Record | None:
+    """The master's record, if it is alive and does its rounds, whomever it belongs to."""
+    if not master_ticks(list(records), time.monotonic()):
+        return None
+    return next((record for record in records if record.slot == MASTER and _is_alive(record.pid)), None)
+
+
+def signal_master(scoreboard: Path, number: int) -> bool:
+    """Signal the running master; False if there is none that we may signal."""
+    master = living_master(glance(scoreboard))
+    if master is None:
+        return False
+    try:
+        os.kill(master.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
+def scoreboard_path(runtime_dir: Path) -> Path:
+    """Where health, status and the page find the scoreboard."""
+    return runtime_dir / "scoreboard"

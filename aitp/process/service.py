@@ -1,4 +1,4 @@
-"""The real crew: what the master's processes do when they are aitp's. `cli` hands it to the master.
+"""The real roles: what the master's processes do when they are aitp's. The commands hand them to the master.
 
 Each role's main opens what it needs after fork, frees what its slot's former process owned, and works until told to
 leave. The functions without a role run in short-lived processes, so that the master itself never opens the ledger.
@@ -6,24 +6,23 @@ leave. The functions without a role run in short-lived processes, so that the ma
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, Settled, SlotLocks, prepare
+from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, SlotLocks, prepare
 from aitp.logs import conceal, get_logger
 from aitp.metrics import Metrics, open_metrics, prepare_directory
-from aitp.process import memory
-from aitp.process.billing import labelled_models, priced_models
-from aitp.process.child import Child
-from aitp.process.crew import Crew
+from aitp.process.child import Child, Roles
+from aitp.process.dispatch import openai_names, reuse_scope, setup_of
+from aitp.process.metering import labelled_models, priced_models
 from aitp.process.relay import Relay
-from aitp.process.reuse import reuse_scope
-from aitp.process.slots import Role, role_of
-from aitp.process.terms import openai_names, setup_of
-from aitp.process.workplace import worker_for
+from aitp.process.reports import tell_of_release
+from aitp.process.scoreboard import Role
+from aitp.process.worker import worker_for
 from aitp.processors import PROCESSORS
 from aitp.processors.base import registered
 from aitp.providers import warm_up
@@ -35,21 +34,22 @@ from aitp.tasks import Service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = get_logger(__name__)
+
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
 
 # Giving memory back costs as much as half a task: not after each of a trickle.
 TASKS_BEFORE_GIVING_BACK = 16
+
 # A relay's step is a poll or a chunk of deliveries.
 STEPS_BEFORE_GIVING_BACK = 3
 
-log = get_logger(__name__)
 
-
-def crew(settings: Settings) -> Crew:
-    """The crew for the master. `settings`: those it starts with; a reload loads them anew."""
+def roles(settings: Settings) -> Roles:
+    """The roles for the master. `settings`: those it starts with; a reload loads them anew."""
     keep_out_of_logs(settings)
-    return Crew(
+    return Roles(
         mains={Role.RELAY: relay_main, Role.WORKER: worker_main},
         load=_load,
         prepare=prepare_service,
@@ -63,7 +63,7 @@ def prepare_to_fork(settings: Settings) -> None:
     warm_up(settings)
     openai_names()
     registered(settings)  # what other packages bring is found once, for all children
-    memory.keep_little()
+    keep_little()
 
 
 def keep_out_of_logs(settings: Settings) -> None:
@@ -183,7 +183,7 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
 def _give_back(ledger: Ledger) -> None:
     """Before a rest, after some work: the pages that the ledger remembers, and what the C library keeps."""
     ledger.forget_pages()
-    memory.give_back()
+    give_back()
 
 
 def _step_or_rest(child: Child, step: Callable[[], float | None]) -> None:
@@ -197,15 +197,20 @@ def _step_or_rest(child: Child, step: Callable[[], float | None]) -> None:
         child.wait(until)
 
 
-def tell_of_release(slot: int, settled: Settled) -> None:
-    """A line for each task that a former process left behind."""
-    role = role_of(slot).value
-    for outcome in settled.outcomes:
-        log.warning(
-            "Task of a former process put back, it may be bought again",
-            task_id=outcome.task.id,
-            task_type=outcome.task.queue.type,
-            former=f"{role} {slot}",
-            ending=outcome.ending.value,
-            reason=outcome.reason,
-        )
+M_TRIM_THRESHOLD = -1  # mallopt(3)
+
+KEPT_BYTES = 65_536
+
+_libc = ctypes.CDLL(None)
+
+
+def keep_little() -> None:
+    """Once, before forking: children have the setting from their master."""
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Before a rest, after some work. Takes a few tenths of a millisecond."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)

@@ -1,71 +1,25 @@
-"""Starting the master: what must be in place before it forks for the first time. Called by `aitp master`."""
+"""What must be in place before anything is started: directories, locks, descriptors, a path that a socket may have.
+
+Called by `aitp run`, `aitp master`, `aitp once` and `aitp check`. What starting again would not mend is a
+ConfigurationError that names the setting; a full disk is an OSError.
+"""
 
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import resource
-import signal
-import time
 from pathlib import Path
 from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.ledger import SlotLocks
-from aitp.logs import configure, get_logger
-from aitp.process.crew import Crew, Heritage, Timings
-from aitp.process.errand import FAILED, MISCONFIGURED
-from aitp.process.hearing import hear
-from aitp.process.master import ANSWERS, Master
-from aitp.process.scoreboard import Scoreboard
-from aitp.process.slots import LAST_SLOT, MASTER, name_process
-from aitp.process.staff import OTHER_DESCRIPTORS, most_descriptors, refuse_few_descriptors
-from aitp.process.systemd import Systemd
-from aitp.process.wakes import Wakes
-from aitp.settings import Settings, surroundings
-
-LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, which nothing tells the end of to one who must hear signals too
-LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
-DESCRIPTORS = LAST_SLOT + OTHER_DESCRIPTORS  # a reload may ask for any number of children
+from aitp.logs import get_logger
+from aitp.settings import Settings
 
 log = get_logger(__name__)
 
-
-def scoreboard_path(runtime_dir: Path) -> Path:
-    """Where health, status and the page find the scoreboard."""
-    return runtime_dir / "scoreboard"
-
-
-def run_master(settings: Settings, crew: Crew, timings: Timings = Timings()) -> int:  # noqa: B008 (frozen)
-    """Be the master until told to stop; the exit code (0, 1, 78)."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERS.keys())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, the dead would be reaped behind our back
-    os.umask(0o077)
-    name_process("aitp master")
-    configure(settings.log_level, settings.log_format, slot=MASTER)
-    try:
-        refuse_few_descriptors(settings, most_descriptors())
-        own_directory(settings.runtime_dir)
-        locks = open_locks(settings.ledger_path)
-        if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
-            return code
-        board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
-        lifeline, lifeline_end = os.pipe2(os.O_CLOEXEC)
-        _allow_descriptors()
-    except ConfigurationError as error:
-        log.error("Configuration cannot be used", problems=list(error.problems))
-        return MISCONFIGURED
-    except OSError as error:
-        log.error("Master cannot start", reason=str(error))
-        return FAILED
-    log.info("Master started", pid=os.getpid())
-    crew.warm_up()
-    gc.collect()
-    gc.freeze()  # children share what a collection would otherwise touch
-    heritage = Heritage(board, Wakes(), lifeline, lifeline_end, locks, timings)
-    return Master(settings, crew, heritage, Systemd(surroundings())).run()
-
+LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 
 # ENOENT: of a file system that lets nobody make directories, like /proc.
 NOT_MENDED_BY_TIME = frozenset(
@@ -123,24 +77,27 @@ def open_locks(ledger: Path) -> SlotLocks:
         blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
 
 
-def _take_over(locks: SlotLocks, patience: float) -> int | None:
-    """Wait for another master of this ledger to leave. None: we are the master now; else the exit code."""
-    give_up = time.monotonic() + patience
-    waiting = False
-    while not locks.acquire(MASTER, timeout=0):
-        if not waiting:
-            waiting = True
-            log.warning("Another master is running, waiting for it to leave", holder=locks.holder(MASTER))
-        if time.monotonic() >= give_up:
-            log.error("Another master is still running: one ledger has one master", holder=locks.holder(MASTER))
-            return FAILED
-        if hear((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), LOOK_AGAIN_SECONDS):
-            return 0
-    return None
+OTHER_DESCRIPTORS = 100  # beside a descriptor for each child: files, pipes, what libraries open
 
 
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
-        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def descriptors_needed(settings: Settings) -> int:
+    """About how many files the master has open at a time."""
+    return settings.concurrency_limit + settings.relay_processes + OTHER_DESCRIPTORS
+
+
+def refuse_few_descriptors(settings: Settings, most: int) -> None:
+    """Raise ConfigurationError if `most`, the hard limit on open files, is too low for as many children."""
+    if most < (needed := descriptors_needed(settings)):
+        raise ConfigurationError(
+            [
+                f"CONCURRENCY_LIMIT={settings.concurrency_limit}: a process may have {most:,} files open here, and the "
+                f"master needs about {needed:,}; raise the hard limit (ulimit -Hn; LimitNOFILE= of the unit), or lower "
+                "CONCURRENCY_LIMIT"
+            ]
+        )
+
+
+def most_descriptors(pid: int = 0) -> int:
+    """The hard limit on open files of `pid` (0: of this process). Raises OSError."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return (1 << 62) if hard == resource.RLIM_INFINITY else hard

@@ -18,9 +18,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from aitp.logs import get_logger
-from aitp.process.places import TAKEN_OVER
-from aitp.process.scoreboard import Record, State
-from aitp.process.slots import Role, role_of
+from aitp.process.scoreboard import TAKEN_OVER, Record, Role, State, role_of
 
 LOOK_SECONDS = 0.1  # between two looks at children who start: they wake nobody when they are ready
 EXTENSION_SECONDS = 60  # what a start may take from each round of its preparation on; a tick is much shorter

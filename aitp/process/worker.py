@@ -11,32 +11,39 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, ModelGone, NonRetryableError
-from aitp.ledger import Claim, Idle, Ledger, Report, Settled
+from aitp.knowledge.wikidata import Wikidata
+from aitp.ledger import BreakerChange, Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.routing import Route
-from aitp.process.calls import WatchedProvider
-from aitp.process.hands import Hands
-from aitp.process.lengths import VectorLengths
-from aitp.process.reports import report_of_answer, report_of_failure, with_fallback
-from aitp.process.reuse import tell_of_reuse
-from aitp.process.terms import routing_of, strangers_of, terms_of
-from aitp.process.warnings import DiskWatch, warn_of_idleness
+from aitp.process.child import ProcessContext
+from aitp.process.dispatch import EmbeddingDimensions, routing_of, strangers_of, terms_of
+from aitp.process.metering import Meter, WatchedProvider
+from aitp.process.reports import (
+    DiskWatch,
+    report_of_answer,
+    report_of_failure,
+    tell_of_reuse,
+    warn_of_idleness,
+    with_fallback,
+)
 from aitp.processors import PROCESSORS, Content, Context, Processor
+from aitp.providers import build
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
+log = get_logger(__name__)
+
 LEDGER_RETRY_SECONDS = 1.0
 
 T = TypeVar("T")
-
-log = get_logger(__name__)
 
 
 class Worker:
@@ -44,21 +51,21 @@ class Worker:
 
     def __init__(
         self,
-        hands: Hands,
+        process: ProcessContext,
         ledger: Ledger,
         providers: Mapping[str, WatchedProvider],
         metrics: Metrics,
         settings: Settings,
         context: Context,
     ) -> None:
-        self._hands = hands
+        self._process = process
         self._ledger = ledger
         self._providers = providers
         self._metrics = metrics
         self._context = context
         self._terms = terms_of(settings)
         self._is_stranger = strangers_of(settings)
-        self._lengths = VectorLengths(ledger.cache, routing_of(settings).asked_for)
+        self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
         self._disk = DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
@@ -73,14 +80,14 @@ class Worker:
     def step(self) -> Claim | Idle:
         """Claim, run and finish once; Idle tells until when there is nothing to claim."""
         # Before the claim, not after: who brings a task in between must see that this worker is to be woken.
-        self._hands.idle()
-        claim = self._ledger.claims.claim(self._hands.slot, self._terms)
+        self._process.idle()
+        claim = self._ledger.claims.claim(self._process.slot, self._terms)
         self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
             warn_of_idleness(claim, self._metrics)
             return claim
         if claim.more:
-            self._hands.wake_workers(1)
+            self._process.wake_workers(1)
         if fallback_from := claim.route.fallback_from:
             self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
         started = time.monotonic()
@@ -163,7 +170,7 @@ class Worker:
     def _insist(self, step: Callable[[], T]) -> T:
         complained = False
         while True:
-            self._hands.recording()
+            self._process.recording()
             try:
                 return step()
             except LedgerError as error:
@@ -180,7 +187,7 @@ class Worker:
         for outcome in settled.outcomes:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
         tell_of_reuse(settled.reused, self._metrics)
-        self._hands.count_done(ended)
+        self._process.count_done(ended)
         if change := settled.breaker:
             opened = change.state == "open"
             (log.error if opened else log.info)(
@@ -191,7 +198,7 @@ class Worker:
         if settled.paused_processor:
             log.error("Processor paused after unexpected errors in a row", processor=processor.label)
         if ended:
-            self._hands.wake_relays(1)
+            self._process.wake_relays(1)
         for told in settled.told:
             (log.error if told.until is not None else log.warning)(
                 told.what,
@@ -202,7 +209,7 @@ class Worker:
             )
         if ended < len(settled.outcomes) or settled.breaker or settled.frees_others:
             # What the others sleep until has changed: a due time, a cooldown, a probe, room or money that came back.
-            self._hands.wake_workers(self._workers)
+            self._process.wake_workers(self._workers)
 
     def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
         facts = {**_facts(outcome.task, processor), **_facts_of(route)}
@@ -240,3 +247,40 @@ def _facts_of(route: Route) -> dict[str, str]:
         "fallback_reason": route.reason,
         "fallback_model": route.model,
     }
+
+
+# On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
+MARGIN_SECONDS = 5.0
+
+
+def worker_for(
+    process: ProcessContext,
+    ledger: Ledger,
+    metrics: Metrics,
+    settings: Settings,
+    missing: Callable[[str], None] = lambda model: None,
+) -> Worker:
+    """A worker and all that it works with. After fork. `missing` hears of an Ollama model that is not there."""
+
+    def bound(seconds: float) -> AbstractContextManager[Any]:
+        return process.call(worker.task_id, seconds)
+
+    def observe(change: BreakerChange) -> None:
+        log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
+        process.wake_workers(settings.concurrency_limit)
+
+    seconds = _call_seconds(settings)
+    providers = {
+        name: WatchedProvider(provider, metrics, partial(bound, seconds(name)), Meter(name, settings.prices, metrics))
+        for name, provider in build(settings, missing).items()
+    }
+    knowledge = Wikidata(settings, ledger, process.slot, bound, observe) if settings.wikidata_enabled else None
+    context = Context.of(settings, knowledge, ledger.cache)
+    worker = Worker(process, ledger, providers, metrics, settings, context)
+    return worker
+
+
+def _call_seconds(settings: Settings) -> Callable[[str], float]:
+    """How long one call to a provider may take as a whole, by its name."""
+    own: Mapping[str, float] = {"openai": settings.openai_timeout, "ollama": settings.ollama_timeout}
+    return lambda name: own.get(name, settings.openai_timeout) + MARGIN_SECONDS

@@ -3,7 +3,7 @@
 A pull is a stream of JSON lines with status 200 whatever happens: an error is a line of it, and a stream that ends
 without `success` broke off. The server keeps what has come, so the next pull goes on from there; a few such tries are
 made at once, but none after an error that the server tells of (a registry that refuses, a full disk). Called by
-`aitp.process.pulls`, by one process at a time.
+`aitp.process.models`, by one process at a time.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.views import Snapshot
 from aitp.metrics import Family, reading
 from aitp.prices import NANO
-from aitp.process.scoreboard import State
-from aitp.process.slots import role_of
+from aitp.process.scoreboard import State, role_of
 from aitp.providers.inventory import ModelState, Stage
 from aitp.settings import Settings
 from aitp.tasks import Service

@@ -12,8 +12,7 @@ from typing import Self
 from aitp.ledger.database import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
 from aitp.policy.routing import Availability
-from aitp.process.scoreboard import State
-from aitp.process.slots import Role, role_of
+from aitp.process.scoreboard import Role, State, role_of
 from aitp.providers.inventory import Inventory, ModelState, Stage, uses_models
 from aitp.settings import Settings
 from aitp.tasks import Service

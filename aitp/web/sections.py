@@ -16,8 +16,7 @@ from pydantic import SecretStr
 from aitp.ledger.history import Minute, Trouble
 from aitp.ledger.views import BreakerView, Snapshot
 from aitp.prices import Prices, amount, nano
-from aitp.process.scoreboard import Record, State
-from aitp.process.slots import MASTER, Role, role_of
+from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.providers.inventory import Inventory, Stage
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.tls import Authorities

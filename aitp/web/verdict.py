@@ -14,7 +14,7 @@ from enum import StrEnum
 from aitp.ledger.history import History, Minute
 from aitp.ledger.views import Snapshot
 from aitp.prices import amount
-from aitp.process.slots import Role, role_of
+from aitp.process.scoreboard import Role, role_of
 from aitp.providers.inventory import Stage
 from aitp.settings import Settings
 from aitp.web.facts import Facts

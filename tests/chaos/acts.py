@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aitp.demo.faults import Fault, FaultKind
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role
 from tests.chaos.stage import Stage
 from tests.chaos.work import OLLAMA_CHATTER, OLLAMA_EMBEDDER
 

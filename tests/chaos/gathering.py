@@ -15,7 +15,7 @@ import orjson
 from aitp.demo.faults import FaultKind
 from aitp.ledger import SlotLocks
 from aitp.ledger.locks import QUEUE_BYTE
-from aitp.process.slots import LAST_SLOT
+from aitp.process.scoreboard import LAST_SLOT
 from tests.chaos.record import Buy, Fate, Patch, Record, Sent
 from tests.chaos.schedule import Schedule
 from tests.chaos.stage import Stage

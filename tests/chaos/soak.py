@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.demo.faults import Fault, FaultKind
-from aitp.process.slots import MASTER, Role, slots_of
+from aitp.process.scoreboard import MASTER, Role, slots_of
 from tests.chaos.flatness import Bound, Finding, judge
 from tests.chaos.stage import Stage
 

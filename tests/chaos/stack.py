@@ -110,7 +110,7 @@ def install() -> None:
     from aitp.ledger.database import Database
     from aitp.ledger.inbox import Inbox
     from aitp.ledger.outbox import Nothing, Outbox
-    from aitp.process.calls import WatchedProvider
+    from aitp.process.metering import WatchedProvider
     from aitp.process.worker import Worker
     from aitp.taskapi import TaskApi
 
@@ -238,9 +238,9 @@ def main() -> int:
             return 78
     if "CHAOS_CLOCK_ONLY" not in os.environ:
         install()
-    from aitp.process.crew import Timings
-    from aitp.process.service import crew
-    from aitp.process.start import run_master
+    from aitp.process.child import Timings
+    from aitp.process.master import run_master
+    from aitp.process.service import roles
 
     settings = load_settings()
     # Impatient, or most of a run would be waiting for those who died young.
@@ -251,11 +251,11 @@ def main() -> int:
         longest_hold_back_seconds=1.0,
         step_seconds=float(os.environ["CHAOS_STEP_SECONDS"]),
     )
-    return run_master(settings, crew(settings), timings)
+    return run_master(settings, roles(settings), timings)
 
 
 def _run(settings: Any) -> int:
-    from aitp.process.supervise import CONFIGURATION, run_supervised
+    from aitp.process.supervisord import CONFIGURATION, run_supervised
 
     ours = Path(os.environ["CHAOS_CONTROLS"]) / "supervisord.conf"
     python = f"{sys.executable} -m tests.chaos.stack"

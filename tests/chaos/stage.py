@@ -16,8 +16,7 @@ from pathlib import Path
 from aitp.demo.faults import Fault
 from aitp.demo.http import HttpServer
 from aitp.demo.wire import Request, Response
-from aitp.process.scoreboard import Record
-from aitp.process.slots import MASTER, Role
+from aitp.process.scoreboard import MASTER, Record, Role
 from tests.chaos.controls import Controls
 from tests.chaos.powercut import cut_power
 from tests.end_to_end.running import Service, alive

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role
 from tests.chaos.run import Performance
 from tests.chaos.schedule import Schedule
 from tests.chaos.stage import Stage

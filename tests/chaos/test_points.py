@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aitp.demo.documents import TYPES
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role
 from tests.chaos.points import AT_TAKEOVER, COMMON, OF_CHATS, POINTS
 from tests.chaos.run import Performance
 from tests.chaos.schedule import Schedule

@@ -24,8 +24,7 @@ import pytest
 
 from aitp.demo.world_process import WorldProcess
 from aitp.ledger.views import Snapshot, snapshot
-from aitp.process.scoreboard import Record, State, glance
-from aitp.process.slots import MASTER, Role, role_of
+from aitp.process.scoreboard import MASTER, Record, Role, State, glance, role_of
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aitp.process.slots import MASTER, Role
+from aitp.process.scoreboard import MASTER, Role
 from tests.end_to_end.running import Service, alive
 
 WORKERS, BATCH = 3, 4

@@ -22,7 +22,7 @@ from aitp.demo.task_api import TaskApi
 from aitp.demo.vectors import vector
 from aitp.demo.wire import Request, Response, json_response
 from aitp.demo.world import environment
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role
 from tests.end_to_end.running import Service
 from tests.services import a_task
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from aitp.process.scoreboard import State
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role, State
 from tests.end_to_end.running import Service, private_megabytes
 
 BATCHES, BATCH = 20, 32

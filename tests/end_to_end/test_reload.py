@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from aitp.process.slots import Role
+from aitp.process.scoreboard import Role
 from tests.end_to_end.running import Service
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aitp.ledger import Malformed
 from aitp.ledger.soundness import check
-from aitp.process.documents import TASK_ID, read_document
+from aitp.process.relay import TASK_ID, read_document
 from aitp.taskapi.pages import ArraySplitter, NotAnArray
 from aitp.tasks import NewTask, TaskType
 from tests.fuzz.cases import cases, likely, texts, values

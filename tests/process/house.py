@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aitp.process.scoreboard import Record, State, glance
-from aitp.process.slots import MASTER
+from aitp.process.scoreboard import MASTER, Record, State, glance
 from tests.end_to_end.running import free_port
 from tests.waiting import wait_until
 
@@ -57,7 +56,7 @@ class House:
             master = subprocess.Popen(command, env=self.environment(), stdout=log, stderr=log, start_new_session=True)
         self.masters.append(master)
         if ready:
-            wait_until(lambda: master.poll() is not None or (self.crew() and self.crew_is(State.IDLE)))
+            wait_until(lambda: master.poll() is not None or (self.roles() and self.crew_is(State.IDLE)))
             assert master.poll() is None, self.log()
         return master
 
@@ -89,7 +88,7 @@ class House:
     def board(self) -> dict[int, Record]:
         return {record.slot: record for record in glance(self.scoreboard)}
 
-    def crew(self) -> dict[int, Record]:
+    def roles(self) -> dict[int, Record]:
         """The children, as the scoreboard has them, once the master has started all."""
         board = self.board()
         ready = MASTER in board and board[MASTER].state is State.RUNNING
@@ -98,11 +97,11 @@ class House:
     def crew_is(self, state: State) -> bool:
         expected = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())
         count = int(expected["CONCURRENCY_LIMIT"]) + int(expected["RELAY_PROCESSES"])
-        crew = self.crew()
-        return len(crew) == count and all(record.state is state for record in crew.values())
+        roles = self.roles()
+        return len(roles) == count and all(record.state is state for record in roles.values())
 
     def pids(self) -> dict[int, int]:
-        return {slot: record.pid for slot, record in self.crew().items()}
+        return {slot: record.pid for slot, record in self.roles().items()}
 
     def clear(self) -> None:
         for master in self.masters:

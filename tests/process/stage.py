@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aitp.errors import ConfigurationError
 from aitp.process.listener import listen
-from aitp.process.supervise import run_supervised
+from aitp.process.supervisord import run_supervised
 from aitp.settings import load_settings
 
 

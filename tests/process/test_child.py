@@ -14,10 +14,8 @@ import pytest
 
 from aitp.errors import GraceOver
 from aitp.ledger import Cause, SlotLocks
-from aitp.process.child import Child
-from aitp.process.crew import Heritage, Timings
-from aitp.process.scoreboard import Record, Scoreboard, State
-from aitp.process.wakes import Wakes
+from aitp.process.child import Child, Inherited, Timings
+from aitp.process.scoreboard import Notifier, Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
 from tests.process.forks import in_child
 from tests.process.house import House
@@ -31,20 +29,20 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def heritage(settings: Settings, tmp_path: Path) -> Iterator[Heritage]:
+def inherited(settings: Settings, tmp_path: Path) -> Iterator[Inherited]:
     """What a master would hand on, with bells for a relay and three workers."""
-    wakes = Wakes()
+    notifier = Notifier()
     for slot in (1, 101, 102, 103):
-        wakes.install(slot)
+        notifier.install(slot)
     read, write = os.pipe()
     with SlotLocks(settings.ledger_path) as locks:
-        yield Heritage(Scoreboard.create(tmp_path / "scoreboard"), wakes, read, write, locks, Timings())
+        yield Inherited(Scoreboard.create(tmp_path / "scoreboard"), notifier, read, write, locks, Timings())
     os.close(read)
 
 
 @pytest.fixture
-def child(settings: Settings, heritage: Heritage) -> Child:
-    return Child(101, settings, Cause.STOPPED, heritage)
+def child(settings: Settings, inherited: Inherited) -> Child:
+    return Child(101, settings, Cause.STOPPED, inherited)
 
 
 def waits(child: Child, seconds: float) -> float:
@@ -62,73 +60,73 @@ def test_a_wait_for_a_moment_that_is_past_does_not_sleep(child: Child) -> None:
     assert waits(child, -5) < 0.1
 
 
-def test_a_ring_before_the_wait_is_not_lost_and_rings_once(child: Child, heritage: Heritage) -> None:
-    heritage.wakes.ring(101)
+def test_a_ring_before_the_wait_is_not_lost_and_rings_once(child: Child, inherited: Inherited) -> None:
+    inherited.notifier.notify(101)
     assert waits(child, 10) < 1
     assert waits(child, 0.2) >= 0.2
 
 
-def test_a_waiting_child_may_sleep_past_its_usual_step(child: Child, heritage: Heritage) -> None:
+def test_a_waiting_child_may_sleep_past_its_usual_step(child: Child, inherited: Inherited) -> None:
     child.idle()
-    heritage.wakes.ring(101)
+    inherited.notifier.notify(101)
     child.wait()
-    assert heritage.board.read(101).deadline > time.monotonic() + 110
+    assert inherited.board.read(101).deadline > time.monotonic() + 110
 
 
-def test_wakers_ring_idle_ones_only_and_not_themselves(child: Child, heritage: Heritage) -> None:
+def test_wakers_ring_idle_ones_only_and_not_themselves(child: Child, inherited: Inherited) -> None:
     for slot, state in ((1, State.IDLE), (101, State.IDLE), (102, State.BUSY), (103, State.IDLE)):
-        heritage.board.write(Record(slot, state=state))
+        inherited.board.write(Record(slot, state=state))
     child.wake_workers(3)
-    assert [heritage.wakes.silence(slot) for slot in (1, 101, 102, 103)] == [0, 0, 0, 1]
+    assert [inherited.notifier.drain(slot) for slot in (1, 101, 102, 103)] == [0, 0, 0, 1]
     child.wake_relays()
-    assert heritage.wakes.silence(1) == 1
+    assert inherited.notifier.drain(1) == 1
 
 
-def test_as_many_are_woken_as_there_is_work_for(child: Child, heritage: Heritage) -> None:
+def test_as_many_are_woken_as_there_is_work_for(child: Child, inherited: Inherited) -> None:
     for slot in (102, 103):
-        heritage.board.write(Record(slot, state=State.IDLE))
+        inherited.board.write(Record(slot, state=State.IDLE))
     child.wake_workers(1)
-    assert sum(heritage.wakes.silence(slot) for slot in (102, 103)) == 1
+    assert sum(inherited.notifier.drain(slot) for slot in (102, 103)) == 1
 
 
-def test_a_second_ring_in_one_sleep_goes_on_to_another_idle_child(child: Child, heritage: Heritage) -> None:
-    heritage.board.write(Record(102, state=State.IDLE))
-    heritage.wakes.ring(101)
-    heritage.wakes.ring(101)
+def test_a_second_ring_in_one_sleep_goes_on_to_another_idle_child(child: Child, inherited: Inherited) -> None:
+    inherited.board.write(Record(102, state=State.IDLE))
+    inherited.notifier.notify(101)
+    inherited.notifier.notify(101)
     child.wait()
-    assert heritage.wakes.silence(102) == 1
+    assert inherited.notifier.drain(102) == 1
 
 
-def test_a_ring_that_finds_its_child_busy_goes_on_to_an_idle_one(child: Child, heritage: Heritage) -> None:
-    heritage.board.write(Record(103, state=State.IDLE))
+def test_a_ring_that_finds_its_child_busy_goes_on_to_an_idle_one(child: Child, inherited: Inherited) -> None:
+    inherited.board.write(Record(103, state=State.IDLE))
     child.idle()
-    heritage.wakes.ring(101)
+    inherited.notifier.notify(101)
     child.call("task-1", 5)
-    assert heritage.wakes.silence(103) == 1
+    assert inherited.notifier.drain(103) == 1
 
 
-def test_a_waker_looks_again_after_it_rang(child: Child, heritage: Heritage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waker_looks_again_after_it_rang(child: Child, inherited: Inherited, monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in (102, 103):
-        heritage.board.write(Record(slot, state=State.IDLE))
-    ring = heritage.wakes.ring
+        inherited.board.write(Record(slot, state=State.IDLE))
+    notify = inherited.notifier.notify
 
     def turns_busy_first(slot: int) -> None:
         if slot == 102:
-            heritage.board.write(Record(102, state=State.BUSY))
-        ring(slot)
+            inherited.board.write(Record(102, state=State.BUSY))
+        notify(slot)
 
-    monkeypatch.setattr(heritage.wakes, "ring", turns_busy_first)
+    monkeypatch.setattr(inherited.notifier, "notify", turns_busy_first)
     child.wake_workers(1)
-    assert heritage.wakes.silence(103) == 1
+    assert inherited.notifier.drain(103) == 1
 
 
-def test_a_call_shows_on_the_scoreboard(child: Child, heritage: Heritage) -> None:
+def test_a_call_shows_on_the_scoreboard(child: Child, inherited: Inherited) -> None:
     def calls() -> list[Any]:
         child.idle()
         with child.call("65f0c0ffee", 7):
-            during = heritage.board.read(101)
+            during = inherited.board.read(101)
         child.count_done(3)
-        after = heritage.board.read(101)
+        after = inherited.board.read(101)
         return [during.state.name, during.task_id, during.deadline - time.monotonic(), after.task_id, after.done]
 
     state, task_id, left, task_id_after, done = in_child(calls)
@@ -136,16 +134,16 @@ def test_a_call_shows_on_the_scoreboard(child: Child, heritage: Heritage) -> Non
     assert 6 < left < 7
 
 
-def test_the_masters_death_wakes_and_asks_to_leave(child: Child, heritage: Heritage) -> None:
+def test_the_masters_death_wakes_and_asks_to_leave(child: Child, inherited: Inherited) -> None:
     assert not child.leaving
-    os.close(heritage.lifeline_end)
+    os.close(inherited.death_pipe_end)
     assert waits(child, 10) < 1
     assert child.leaving
 
 
-def test_a_draining_master_is_seen(child: Child, heritage: Heritage) -> None:
+def test_a_draining_master_is_seen(child: Child, inherited: Inherited) -> None:
     assert not child.draining
-    heritage.board.write(Record(0, state=State.DRAINING))
+    inherited.board.write(Record(0, state=State.DRAINING))
     assert child.draining
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.ledger import Malformed
-from aitp.process.documents import read_document
+from aitp.process.relay import read_document
 from aitp.processors import PROCESSORS
 from aitp.settings import load_settings
 from aitp.tasks import NewTask, QueueKey

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from aitp.process.hearing import hear
+from aitp.process.master import wait_for_signal
 from aitp.settings import PROJECT_ROOT
 from tests.waiting import wait_until
 
@@ -33,15 +33,15 @@ def blocked() -> Iterator[None]:
 def test_a_signal_that_came_before_is_heard_at_once(seconds: float) -> None:
     signal.raise_signal(signal.SIGUSR2)  # of this thread: pytest-xdist has others
 
-    assert hear(HEARD, seconds) is signal.SIGUSR2
-    assert hear(HEARD, 0) is None
+    assert wait_for_signal(HEARD, seconds) is signal.SIGUSR2
+    assert wait_for_signal(HEARD, 0) is None
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-9, 0.05])
 def test_time_ends(seconds: float) -> None:
     began = time.monotonic()
 
-    assert hear(HEARD, seconds) is None
+    assert wait_for_signal(HEARD, seconds) is None
     assert time.monotonic() - began >= seconds
     assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -58,7 +58,7 @@ def test_a_handler_that_raises_leaves_no_alarm_behind() -> None:
     try:
         threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGWINCH)).start()
         with pytest.raises(Stop):
-            hear(HEARD, 60)
+            wait_for_signal(HEARD, 60)
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
@@ -69,9 +69,9 @@ def test_a_handler_that_raises_leaves_no_alarm_behind() -> None:
 def listener(seconds: float) -> Iterator[subprocess.Popen[str]]:
     """A process that hears, over and over, and prints what."""
     program = (
-        "import signal; from aitp.process.hearing import hear\n"
+        "import signal; from aitp.process.master import wait_for_signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})\n"
-        f"while True: print(repr(hear((signal.SIGUSR1, signal.SIGTERM), {seconds})), flush=True)"
+        f"while True: print(repr(wait_for_signal((signal.SIGUSR1, signal.SIGTERM), {seconds})), flush=True)"
     )
     environ = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environ) as process:

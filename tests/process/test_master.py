@@ -331,14 +331,14 @@ def test_a_thousand_restarts_leak_no_descriptor(house: House) -> None:
 def test_an_idle_master_sleeps(house: House) -> None:
     master = house.start(tick_seconds=5.0)
 
-    def wakes() -> int:
+    def notifier() -> int:
         status = Path(f"/proc/{master.pid}/status").read_text()
         return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
     house.await_events("sweep")
-    wait_until(lambda: wakes() == after_seconds(0.3, wakes))
-    asleep = wakes()
-    assert after_seconds(2, wakes) - asleep <= 1  # one tick may fall in
+    wait_until(lambda: notifier() == after_seconds(0.3, notifier))
+    asleep = notifier()
+    assert after_seconds(2, notifier) - asleep <= 1  # one tick may fall in
 
 
 def after_seconds(seconds: float, look: Callable[[], int]) -> int:

@@ -10,8 +10,8 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger import SlotLocks
 from aitp.process import once
+from aitp.process.scoreboard import MASTER
 from aitp.process.service import prepare_service
-from aitp.process.slots import MASTER
 from aitp.settings import Settings
 from tests.process.forks import in_child
 from tests.taskapi.desk import settings_for

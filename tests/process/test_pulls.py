@@ -16,8 +16,8 @@ import pytest
 from aitp import logs
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
 from aitp.policy.routing import Availability, Route
-from aitp.process.arrivals import Arrivals
-from aitp.process.pulls import Look, look_after_models
+from aitp.process.dispatch import ModelAvailability
+from aitp.process.models import Look, look_after_models
 from aitp.process.scoreboard import State
 from aitp.providers.inventory import FILE_NAME, Inventory, ModelState, Stage, read_inventory, write_inventory
 from aitp.settings import Settings, load_settings
@@ -189,10 +189,10 @@ def test_models_are_known_by_any_of_their_names(ollama_api: OllamaApi, tmp_path:
 
     assert look_after_models(settings) is Look.ALL_THERE
     assert ollama_api.pulls == []
-    assert Arrivals(settings)(Route("ollama", NOMIC)) is Availability.UNKNOWN
+    assert ModelAvailability(settings)(Route("ollama", NOMIC)) is Availability.UNKNOWN
     ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: no"
     look_after_models(settings)
-    assert Arrivals(settings)(Route("ollama", f"{NOMIC}:latest")) is Availability.GIVEN_UP
+    assert ModelAvailability(settings)(Route("ollama", f"{NOMIC}:latest")) is Availability.GIVEN_UP
 
 
 def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: OllamaApi, tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from aitp.ledger import Claim, prepare
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
-from aitp.process.once import LoneHands
+from aitp.process.once import OnceContext
 from aitp.process.scoreboard import State
-from aitp.process.worker import Worker
-from aitp.process.workplace import worker_for
+from aitp.process.worker import Worker, worker_for
 from tests.ledger.world import WORKER, World
 from tests.process.house import House
 from tests.taskapi.desk import settings_for
@@ -25,7 +24,7 @@ from tests.waiting import wait_until
 
 
 @dataclass(slots=True)
-class Hands(LoneHands):
+class Hands(OnceContext):
     """Notes what is said of this process, to the scoreboard and to relays."""
 
     said: list[str] = field(default_factory=list)
@@ -43,7 +42,7 @@ class Hands(LoneHands):
 @dataclass
 class Bench:
     world: World
-    hands: Hands
+    process: Hands
     worker: Worker
 
 
@@ -52,12 +51,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     path = tmp_path / "ledger.db"
     prepare(path, strategy="rolling", timezone="UTC", limits={})
     prepare_directory(tmp_path / "metrics")
-    world, hands = World(path), Hands(WORKER)
+    world, process = World(path), Hands(WORKER)
     world.open()
     settings = settings_for("http://127.0.0.1:9", "http://127.0.0.1:9/token", tmp_path)
-    worker = worker_for(hands, world.ledger, open_metrics(tmp_path / "metrics", WORKER), settings)
+    worker = worker_for(process, world.ledger, open_metrics(tmp_path / "metrics", WORKER), settings)
     try:
-        yield Bench(world, hands, worker)
+        yield Bench(world, process, worker)
     finally:
         world.close()
 
@@ -80,7 +79,7 @@ def test_a_disk_that_fails_at_the_end_of_a_finish_keeps_nothing_from_being_told_
     assert isinstance(bench.worker.step(), Claim)
     assert failures == []
     assert bench.world.states() == {"a": "finished"}
-    assert bench.hands.said.count("relays woken") == bench.hands.done == 1
+    assert bench.process.said.count("relays woken") == bench.process.done == 1
     log = capfd.readouterr().out
     assert log.count("Task processing completed") == 1
     assert log.count("kept in memory") == 1
@@ -90,7 +89,7 @@ def test_from_the_answer_until_it_is_on_disk_a_worker_says_that_it_is_recording(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(os, "fdatasync", lambda file: said.append(bench.hands.said[-1]))
+    monkeypatch.setattr(os, "fdatasync", lambda file: said.append(bench.process.said[-1]))
     bench.world.admit("a")
     bench.worker.step()
 

@@ -13,7 +13,7 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.ledger import Claim, IdleReason, Ledger, LedgerConfig, prepare
 from aitp.metrics import open_metrics, prepare_directory
-from aitp.process.once import LoneHands
+from aitp.process.once import OnceContext
 from aitp.process.relay import Relay
 from aitp.taskapi import connect
 from aitp.tasks import Ending
@@ -37,8 +37,8 @@ class Office:
         settings = settings_for(task_api.url, token_url, directory)
         prepare_directory(directory / "metrics")
         metrics = open_metrics(directory / "metrics", SLOT)
-        self.relay = Relay(LoneHands(SLOT), self.ledger, connect(settings, metrics), metrics, settings)
-        self.other = Relay(LoneHands(OTHER_SLOT), self.ledger, connect(settings, metrics), metrics, settings)
+        self.relay = Relay(OnceContext(SLOT), self.ledger, connect(settings, metrics), metrics, settings)
+        self.other = Relay(OnceContext(OTHER_SLOT), self.ledger, connect(settings, metrics), metrics, settings)
 
     @property
     def polls(self) -> int:

@@ -10,8 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aitp.process.scoreboard import RECORD_BYTES, Record, Scoreboard, State, glance, master_ticks
-from aitp.process.slots import LAST_SLOT, Role, role_of, slots_of
+from aitp.process.scoreboard import (
+    LAST_SLOT,
+    RECORD_BYTES,
+    Record,
+    Role,
+    Scoreboard,
+    State,
+    glance,
+    master_ticks,
+    role_of,
+    slots_of,
+)
 
 BUSY = Record(LAST_SLOT, 4711, State.BUSY, started=1.5, since=2.5, deadline=3.5, done=6, task_id="65f0c0ffee")
 

@@ -17,10 +17,9 @@ from typing import Any
 
 from aitp.errors import ConfigurationError, DeadlineExceeded, GraceOver, LedgerError
 from aitp.ledger import Cause
-from aitp.process.child import Child
-from aitp.process.crew import Crew, Heritage, Timings
-from aitp.process.slots import Role
-from aitp.process.start import run_master
+from aitp.process.child import Child, Inherited, Roles, Timings
+from aitp.process.master import run_master
+from aitp.process.scoreboard import Role
 from aitp.settings import Settings, load_settings
 
 DIRECTORY = Path(sys.argv[1])
@@ -145,22 +144,22 @@ def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause
     return taken("sweep again") is None
 
 
-def hang_at_fork(shed: Callable[[Heritage], None]) -> Callable[[Heritage], None]:
-    def shed_or_hang(heritage: Heritage) -> None:
+def hang_at_fork(after_fork: Callable[[Inherited], None]) -> Callable[[Inherited], None]:
+    def shed_or_hang(inherited: Inherited) -> None:
         if taken("hang at fork") is not None:
             note("hangs")
             block(3600)
-        shed(heritage)
+        after_fork(inherited)
 
     return shed_or_hang
 
 
 def main() -> int:
-    Heritage.shed = hang_at_fork(Heritage.shed)  # type: ignore[method-assign, assignment]
+    Inherited.after_fork = hang_at_fork(Inherited.after_fork)  # type: ignore[method-assign, assignment]
     words = dict(word.split("=") for word in sys.argv[2:])
     mains = {role: globals()[words.pop(role.value, "obeys")] for role in Role}
-    crew = Crew(mains, load_settings, prepare, sweep)
-    return run_master(load_settings(), crew, Timings(**{name: float(value) for name, value in words.items()}))
+    roles = Roles(mains, load_settings, prepare, sweep)
+    return run_master(load_settings(), roles, Timings(**{name: float(value) for name, value in words.items()}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from aitp.demo.faults import Fault
 from aitp.errors import AitpError, ServiceFault
 from aitp.knowledge import wikidata
 from aitp.knowledge.wikidata import Api
-from aitp.process.documents import read_document
+from aitp.process.relay import read_document
 from aitp.settings import PROJECT_ROOT, load_settings
 from aitp.tasks import NewTask
 from tests.end_to_end.running import Service

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aitp.hardening import PR_SET_DUMPABLE, blot_out, keep_memory_private, prctl
-from aitp.process.slots import MASTER, Role
+from aitp.process.scoreboard import MASTER, Role
 from aitp.settings import load_settings
 from tests.end_to_end.running import Service, alive
 from tests.settings.complete import COMPLETE

@@ -22,8 +22,7 @@ import orjson
 from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.metrics import Metrics
-from aitp.process.worker import Worker
-from aitp.process.workplace import worker_for
+from aitp.process.worker import Worker, worker_for
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.tasks import NewTask, QueueKey, TaskStatus

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aitp.ledger.views import BreakerView, Snapshot
+from aitp.process.scoreboard import MASTER as SLOT_OF_MASTERS
 from aitp.process.scoreboard import Record, State
-from aitp.process.slots import MASTER as SLOT_OF_MASTERS
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import PLACEHOLDER_KEY
 from aitp.tasks import Service

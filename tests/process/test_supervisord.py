@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from aitp.process.scoreboard import State
-from aitp.process.supervise import SETTLED_SECONDS, clear_sockets
+from aitp.process.supervisord import SETTLED_SECONDS, clear_sockets
 from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
 
@@ -39,7 +39,7 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
 
 SWALLOWED = """
 import os, signal
-from aitp.process.supervise import Options
+from aitp.process.supervisord import Options
 options = Options(None)
 options.setsignals()
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -9,7 +9,7 @@ import pytest
 
 from aitp import logs
 from aitp.ledger import IdleReason
-from aitp.process.warnings import DiskWatch
+from aitp.process.reports import DiskWatch
 
 STOPS, GOES_ON = "warning", "info"
 DISK, PAUSED, IDLE, AT_WORK = IdleReason.DISK, IdleReason.PAUSED, IdleReason.NOTHING_READY, None

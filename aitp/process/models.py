@@ -1,13 +1,16 @@
-"""Looking after models: the supported ones that the Ollama server lacks are pulled, by one process at a time.
+"""Looking after models: Ollama's that are missing are pulled, OpenAI's that are to be shut down are told of.
 
-Under a master that is a short-lived process (an errand), while relays and workers do their work; the master sends it
-at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as long as one is missing. A
-look asks the server for what it has; a pull that brought nothing is tried again after a minute, and then ever more
-seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and it apart. What is known
-is told by a file (`aitp.providers.inventory`) and by the log.
+One process at a time does it: under a master a one-shot helper, while relays and workers do their work. The master
+sends it (`ModelPuller`) at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as
+long as one is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a
+minute, and then ever more seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and
+it apart. What is known is told by a file (`aitp.providers.stock`) and by the log.
 
 OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
-at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next errand.
+at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next helper.
+
+For the dates of models that are shut down OpenAI is asked once a day; page and metrics read what came of it, and never
+ask. A model that is shut down fails no task, but all of them wait for a person.
 """
 
 from __future__ import annotations
@@ -15,39 +18,119 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aitp.errors import DeadlineExceeded, NonRetryableError, RetryableError
+from aitp.errors import DeadlineExceeded, LedgerError, NonRetryableError, RetryableError
+from aitp.http import NoAnswer
+from aitp.ledger.views import QueueInUse, queues_in_use
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
-from aitp.process.retirement import ASKING_SECONDS, look_for_retirements
+from aitp.process.child import Timings
+from aitp.process.dispatch import terms_of
+from aitp.processors import PROCESSORS
 from aitp.providers.inventory import (
     Inventory,
     ModelState,
+    Retirement,
     Stage,
+    ask_for_models,
     read_inventory,
+    shutdowns_in,
     uses_models,
     uses_openai,
     write_inventory,
 )
+from aitp.settings import Settings
+from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:
+    from aitp.process.master import Helpers
     from aitp.providers.ollama_models import OllamaModels, Progress
     from aitp.settings import Settings
 
-STALL_SHARE = 10
-WRITE_SECONDS = 1.0
-LOG_PERCENT = 10
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
-Told = Callable[[str, ModelState], None]
-
 log = get_logger(__name__)
+
+NAME = "look after models"
+
+IDLE_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
+
+
+class ModelPuller:
+    """One master's. `ended` is called after each look: tasks may be waiting for a model. `due` is monotonic."""
+
+    def __init__(self, helpers: Helpers, timings: Timings, ended: Callable[[], None]) -> None:
+        self._helpers = helpers
+        self._tell = ended
+        self._timings = timings
+        self._due = math.inf
+        self._not_before = 0.0
+        self._anew = False
+        self._pause = timings.tend_again_seconds
+
+    def ask(self) -> None:
+        """A worker misses a model: have somebody look, soon, however often this is asked for."""
+        self._due = min(self._due, self._not_before)
+
+    def begin_anew(self) -> None:
+        """Have it done at once, with other settings, or by another master than before."""
+        self._due = 0.0
+        self._anew = True
+        self._pause = self._timings.tend_again_seconds
+        self.stop()
+
+    def stop(self) -> None:
+        """End what is underway. The server keeps what has come of a model."""
+        self._helpers.end(signal.SIGTERM, NAME)
+
+    def send_if_due(self, settings: Settings) -> float:
+        """When to look again (monotonic)."""
+        if self._helpers.underway(NAME):
+            return math.inf
+        if self._due > time.monotonic():
+            return self._due
+        anew, self._anew, self._due = self._anew, False, math.inf
+        if uses_models(settings) or uses_openai(settings):
+            seconds = longest_pull_seconds(settings)
+            self._helpers.send(NAME, seconds, lambda: _look(settings, anew), self._ended)
+        return math.inf
+
+    def _ended(self, exit_code: int) -> None:
+        self._tell()
+        now = time.monotonic()
+        self._not_before = now + self._timings.tend_again_seconds
+        if exit_code == 0:
+            self._pause = self._timings.tend_again_seconds
+            self._wait_until(now + IDLE_SECONDS)
+            return
+        self._wait_until(now + self._pause)
+        self._pause = min(2 * self._pause, self._timings.longest_tend_pause_seconds)
+
+    def _wait_until(self, monotonic: float) -> None:
+        # What was asked for meanwhile was asked for the sake of what this look may have found already.
+        if not self._anew:
+            self._due = min(max(self._due, self._not_before), monotonic)
+
+
+def _look(settings: Settings, anew: bool) -> bool:
+    return look_after_models(settings, anew=anew) is Look.ALL_THERE
+
+
+STALL_SHARE = 10
+
+WRITE_SECONDS = 1.0
+
+LOG_PERCENT = 10
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
+
+Told = Callable[[str, ModelState], None]
 
 
 class Look(Enum):
@@ -236,3 +319,105 @@ class _Following:
             facts = {"percent": self.state.percent, "bytes": progress.completed, "total": progress.total}
             log.info("Model is being pulled", model=self._name, **facts)
         self._round.progressed(self._name, self.state)
+
+
+DAY_SECONDS = 86_400.0
+
+ASKING_SECONDS = 10.0
+
+MARGIN_SECONDS = 1.0
+
+
+def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:
+    """The models that OpenAI is asked for by these settings, and for tasks of `kinds`: the setting to change by name.
+
+    Those that no setting names are named by tasks, and MODEL_ALIASES has others asked for in their place.
+    """
+    routes, aliases, found = terms_of(settings).routes, settings.model_aliases, dict[str, str]()
+
+    def note(queue: QueueKey, setting: str) -> None:
+        for route in routes(queue):
+            if route.provider != Service.OPENAI:
+                continue
+            if route.fallback_from:
+                instead = route.model in settings.fallback_models.values()
+                found.setdefault(route.model, "FALLBACK_MODELS" if instead else _default_setting(queue.type))
+            else:
+                found.setdefault(route.model, setting if route.model == queue.model else "MODEL_ALIASES")
+
+    for name, processor in PROCESSORS.items():
+        note(QueueKey(name, processor.default_model(settings)), _default_setting(name))
+        for model in settings.supported_models if settings.processing_mode == "hybrid" else ():
+            note(QueueKey(name, model), "FALLBACK_MODELS")
+        for model in aliases:
+            note(QueueKey(name, model), "MODEL_ALIASES")
+    for queue in queues:
+        if queue.type in PROCESSORS:
+            note(queue, "MODEL_ALIASES")
+    return found
+
+
+def _default_setting(task_type: str) -> str:
+    processor = PROCESSORS[task_type]
+    if processor.content.default_model:
+        return "MODEL_ALIASES"
+    return "DEFAULT_EMBEDDING_MODEL" if processor.batched else "DEFAULT_CHAT_MODEL"
+
+
+def retiring(
+    settings: Settings, shutdowns: Mapping[str, float], queues: Sequence[QueueInUse], now: float
+) -> list[Retirement]:
+    """What is to be shut down of all that OpenAI is asked for, the first first, out of the dates by model.
+
+    What is over already and no setting names is told only while tasks in hand name it: others may have done so long
+    ago.
+    """
+    by_settings = asked_of_openai(settings)
+    in_hand = asked_of_openai(settings, [each.queue for each in queues if each.in_hand])
+    asked = {**asked_of_openai(settings, [each.queue for each in queues]), **by_settings}
+    found = [Retirement(model, shutdowns[model], setting) for model, setting in asked.items() if model in shutdowns]
+    kept = [each for each in found if each.model in in_hand or not each.is_over(now)]
+    return sorted(kept, key=lambda each: (each.at, each.model))
+
+
+def known_kinds(settings: Settings) -> list[QueueInUse]:
+    """What the ledger knows of tasks; nothing if it cannot be read, which others say."""
+    try:
+        return queues_in_use(settings.ledger_path)
+    except (LedgerError, OSError):
+        return []
+
+
+def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
+    """Keep what is known of models that are shut down; ask for the dates if that was not done within a day, or `anew`.
+
+    The caller holds the lock of whoever looks after models. Nothing waits for it: a server that does not answer, or
+    lists no models, is asked again at the next look.
+    """
+    if not uses_openai(settings):
+        return
+    now, before = time.time(), read_inventory(settings.runtime_dir) or Inventory({})
+    asked = None
+    if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
+        asked = _dates(settings)
+    shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
+    found = tuple(retiring(settings, shutdowns, known_kinds(settings), now)) if shutdowns else ()
+    if asked is not None or found != before.retirements:
+        write_inventory(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
+    for each in found if asked is not None else ():
+        if each.is_near(now):
+            (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)
+
+
+def _dates(settings: Settings) -> dict[str, float] | None:
+    """When which models are shut down, as the server says; None if it says nothing."""
+    try:
+        with BoundedCall(ASKING_SECONDS + MARGIN_SECONDS, lambda: math.inf, lambda: None):
+            status, document = ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
+    except (NoAnswer, DeadlineExceeded) as failure:
+        log.info("OpenAI cannot be asked for its models", reason=str(failure))
+        return None
+    if status != 200:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
+        log.info("OpenAI lists no models", status=status)
+        return None
+    return shutdowns_in(document)

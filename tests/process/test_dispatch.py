@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.policy.routing import Availability, Route
-from aitp.process.arrivals import Arrivals
+from aitp.process.dispatch import ModelAvailability
 from aitp.providers.inventory import FILE_NAME, Inventory, ModelState, Stage, write_inventory
 from aitp.settings import Settings
 from tests.providers.embeddings import settings
@@ -42,11 +42,11 @@ TABLE = [
 def test_what_is_known_of_a_model(found: Inventory, expected: Availability, tmp_path: Path) -> None:
     write_inventory(tmp_path, found)
 
-    assert Arrivals(settings_in(tmp_path))(AT_OLLAMA) is expected
+    assert ModelAvailability(settings_in(tmp_path))(AT_OLLAMA) is expected
 
 
 def test_news_are_seen_and_a_file_that_is_gone_is_no_knowledge(tmp_path: Path) -> None:
-    arrivals = Arrivals(settings_in(tmp_path))
+    arrivals = ModelAvailability(settings_in(tmp_path))
     seen = [arrivals(AT_OLLAMA)]
     for stage in (Stage.PULLING, Stage.PRESENT, Stage.MISSING):
         write_inventory(tmp_path, stock(ModelState(stage)))
@@ -65,9 +65,9 @@ def test_news_are_seen_and_a_file_that_is_gone_is_no_knowledge(tmp_path: Path) -
 
 def test_a_tag_that_is_the_default_is_the_same_model_and_others_are_not_known(tmp_path: Path) -> None:
     write_inventory(tmp_path, stock(ModelState(Stage.PULLING)))
-    arrivals = Arrivals(settings_in(tmp_path))
+    arrivals = ModelAvailability(settings_in(tmp_path))
 
     assert arrivals(Route("ollama", f"{NOMIC}:latest")) is Availability.COMING
     assert arrivals(Route("ollama", f"{NOMIC}:v1.5")) is Availability.UNKNOWN
     assert arrivals(Route("openai", NOMIC)) is Availability.UNKNOWN
-    assert Arrivals(settings_in(tmp_path, "openai"))(AT_OLLAMA) is Availability.UNKNOWN
+    assert ModelAvailability(settings_in(tmp_path, "openai"))(AT_OLLAMA) is Availability.UNKNOWN

@@ -12,8 +12,7 @@ from aitp.errors import AitpError, DeadlineExceeded, GraceOver, InputRefused, Se
 from aitp.metrics import Metrics
 from aitp.policy.costs import Bill
 from aitp.prices import Price, Prices
-from aitp.process.billing import Meter, labelled_models
-from aitp.process.calls import WatchedProvider
+from aitp.process.metering import Meter, WatchedProvider, labelled_models
 from aitp.providers import Embeddings, Question, Reply, Usage
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, load_settings
 from tests.process.house import House

@@ -23,16 +23,21 @@ from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
-from aitp.process.staff import most_descriptors, refuse_few_descriptors
-from aitp.process.start import own_directory, refuse_long_socket_path
+from aitp.process.start import most_descriptors, own_directory, refuse_few_descriptors, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, set_aside, surroundings, withheld
 from aitp.validators import addresses, trouble_at
 
+log = get_logger(__name__)
+
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
+
 RUNTIME_DIR_IN_CONFIGURATION = "%(here)s/../run"
+
 SOCKET = "supervisor.sock"
+
 ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
+
 SETTLED_SECONDS = 2.0  # whoever lived so long and is killed then did not fail to start
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -42,8 +47,6 @@ NEEDED = {
     "aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
     "aitp-metrics": ("METRICS_TOKEN",),
 }
-
-log = get_logger(__name__)
 
 
 def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> int:

@@ -1,0 +1,255 @@
+"""What claims need of the settings: how many workers share, which tasks share a call, and who runs them as what.
+
+Whether a model that Ollama lacks is worth waiting for is read from the file of whoever pulls models. What is older than
+a pull may last, or the pause between two looks, is no knowledge: its writer is gone, and the server's own answer is to
+tell. How long the vectors of Ollama's models are is remembered, so that OpenAI can be asked for as many numbers when it
+stands in: vectors of two lengths in one index break it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, get_args
+
+from aitp.ledger import ClaimOptions
+from aitp.logs import get_logger
+from aitp.policy.costs import FREE, Pricing
+from aitp.policy.routing import Availability, Mode, Route, Routing, canonical
+from aitp.process.child import Timings
+from aitp.processors import PROCESSORS
+from aitp.processors.base import Memory
+from aitp.providers.base import plugin_models
+from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
+from aitp.tasks import QueueKey, Service
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
+
+log = get_logger(__name__)
+
+# How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
+CANARY_SECONDS = 1.0
+
+
+def terms_of(settings: Settings) -> ClaimOptions:
+    """The terms of all workers under `settings`."""
+    routing = routing_of(settings)
+    unknown: set[str] = set()
+
+    def routes(queue: QueueKey) -> Sequence[Route]:
+        processor = PROCESSORS.get(queue.type)
+        if processor is None:
+            # Its package was removed, or an older release was installed again: that must not stop all other types.
+            if queue.type not in unknown:
+                unknown.add(queue.type)
+                log.error("Task type is not registered any more, its tasks wait", task_type=queue.type)
+            return ()
+        default = settings.default_embedding_model if processor.batched else settings.default_chat_model
+        return routing.options(queue.model, default, queue.failed_at)
+
+    def batch_size(queue: QueueKey) -> int:
+        processor = PROCESSORS.get(queue.type)
+        return settings.embedding_batch_size if processor is not None and processor.batched else 1
+
+    def needs(queue: QueueKey) -> Sequence[str]:
+        processor = PROCESSORS.get(queue.type)
+        looks_up = processor is not None and processor.looks_up
+        return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
+
+    def pricing(queue: QueueKey, route: Route) -> Pricing:
+        if settings.mock or settings.prices is None:
+            return FREE
+        return Pricing(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[queue.type].batched)
+
+    currency = settings.prices.currency if settings.prices is not None else ""
+    return ClaimOptions(
+        settings.concurrency_limit,
+        routes,
+        batch_size,
+        needs,
+        ModelAvailability(settings),
+        pricing,
+        currency,
+        setup=cache(partial(setup_of, settings)),
+        canary_seconds=CANARY_SECONDS,
+    )
+
+
+# What requests depend on besides who and where we are.
+REQUEST_SETTINGS = (
+    "embedding_dimensions",
+    "openai_timeout",
+    "openai_service_tier",
+    "openai_reasoning_effort",
+    "ollama_timeout",
+    "ollama_options",
+    "ollama_think",
+)
+
+
+def setup_of(settings: Settings, service: str) -> str:
+    """A name for how `service` is set up: what was learned of it under another one says nothing."""
+    parts = [settings.fingerprint(service), *(repr(getattr(settings, name, None)) for name in REQUEST_SETTINGS)]
+    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def strangers_of(settings: Settings) -> Callable[[str], bool]:
+    """Whether a model is one that nobody here has named: a task alone does, and may have misspelt it."""
+    by_settings = (
+        *settings.supported_models,
+        *settings.fallback_models.values(),
+        *settings.model_aliases.values(),
+        settings.default_embedding_model,
+        settings.default_chat_model,
+    )
+    named = {canonical(model) for model in by_settings}
+    return lambda model: canonical(model) not in named and canonical(model) not in openai_names()
+
+
+@cache
+def openai_names() -> frozenset[str]:
+    """What OpenAI has or once had: no misspelling, but gone, or not for this key. Found before the fork, for all."""
+    from openai.types import ChatModel, EmbeddingModel
+
+    return frozenset(map(canonical, _names_in((ChatModel, EmbeddingModel))))
+
+
+def _names_in(types: object) -> Iterator[str]:
+    """The strings of (nested) Literals."""
+    for part in types if isinstance(types, tuple) else get_args(types):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _names_in(part)
+
+
+def routing_of(settings: Settings) -> Routing:
+    """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
+    return Routing(
+        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
+        supported=settings.supported_models,
+        fallbacks=settings.fallback_models,
+        may_fall_back=settings.hybrid_fallback,
+        has_openai=settings.openai_api_key is not None,
+        foreign=plugin_models(),
+        aliases=settings.model_aliases,
+    )
+
+
+MARGIN_SECONDS = 60.0
+
+
+class ModelAvailability:
+    """One process's view of that file. A look costs one `stat`, unless it was replaced since."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._runtime_dir = settings.runtime_dir
+        self._used = uses_models(settings)
+        pause = Timings().longest_tend_pause_seconds
+        self._good_for = max(settings.ollama_model_download_timeout, pause) + MARGIN_SECONDS
+        self._file: tuple[int, int] | None = None
+        self._at = 0.0
+        self._known: Mapping[str, Availability] = {}
+
+    def __call__(self, route: Route) -> Availability:
+        """What is known of the route's model."""
+        if not self._used or route.provider != Service.OLLAMA:
+            return Availability.UNKNOWN
+        self._look()
+        if not 0.0 <= time.time() - self._at <= self._good_for:
+            return Availability.UNKNOWN
+        return self._known.get(canonical(route.model), Availability.UNKNOWN)
+
+    def _look(self) -> None:
+        try:
+            found = os.stat(self._runtime_dir / FILE_NAME)
+        except OSError:
+            self._file, self._known = None, {}
+            return
+        file = (found.st_ino, found.st_mtime_ns)
+        if file == self._file:
+            return
+        stock = read_inventory(self._runtime_dir)
+        self._file = file
+        # Of a server that cannot be asked nothing is known: its breaker speaks for it.
+        if stock is None or stock.problem:
+            self._known = {}
+            return
+        self._at = stock.at
+        self._known = {canonical(name): state.arrival for name, state in stock.models.items()}
+
+
+# Whatever decides who answers, what is asked, and what an answer looks like.
+DECISIVE = (
+    "processing_mode",
+    "mock",
+    "supported_models",
+    "openai_base_url",
+    "ollama_base_url",
+    "ollama_options",
+    "hybrid_fallback",
+    "fallback_models",
+    "default_embedding_model",
+    "default_chat_model",
+    "model_aliases",
+    "embedding_dimensions",
+    "embedding_overflow",
+    "result_language",
+    "result_country",
+    "wikidata_enabled",
+    "wikidata_base_url",
+    "personality_classes",
+)
+
+
+def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:
+    """A name for all that decides what results look like: none of another scope is used again."""
+    facts = [(name, repr(getattr(settings, name))) for name in DECISIVE]
+    return blake2b(repr((facts, sorted(prompt or "" for prompt in prompts))).encode(), digest_size=8).hexdigest()
+
+
+KNOWN = {
+    "nomic-embed-text:latest": 768,
+    "nomic-embed-text:v1.5": 768,
+    "mxbai-embed-large:latest": 1024,
+    "bge-m3:latest": 1024,
+    "all-minilm:latest": 384,
+    "dengcao/qwen3-embedding-0.6b:q8_0": 1024,
+}
+
+KEPT_SECONDS = 90 * 86_400.0
+
+
+class EmbeddingDimensions:
+    """The lengths seen so far, by model. For one process; `memory` is shared. `named`: MODEL_ALIASES, applied."""
+
+    def __init__(self, memory: Memory, named: Callable[[str], str] = lambda model: model) -> None:
+        self._memory = memory
+        self._named = named
+        self._seen: dict[str, int] = {}
+
+    def learn(self, model: str, vector: bytes) -> None:
+        """A `vector` of `model`, as JSON: remember its length if it is new."""
+        model, length = canonical(self._named(model)), vector.count(b",") + 1
+        if self._seen.get(model) != length:
+            self._seen[model] = length
+            self._memory.put({_key(model): str(length).encode()}, KEPT_SECONDS)
+
+    def of(self, model: str) -> int | None:
+        """The length of `model`'s vectors; None, and a warning, if nobody has seen one yet."""
+        model = canonical(self._named(model))
+        length = self._seen.get(model)
+        if length is None:
+            kept = self._memory.get([_key(model)])
+            length = int(kept[_key(model)]) if kept else KNOWN.get(model)
+        if length is None:
+            log.warning("Length of a model's vectors is unknown, its stand-in gives EMBEDDING_DIMENSIONS", model=model)
+        return length
+
+
+def _key(model: str) -> str:
+    return f"vector length {model}"
