@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from aitp.ledger.breakers import BreakerChange, Breakers, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
-from aitp.ledger.database import DISK_RESERVE_BYTES, Database, as_ledger_error, migrate, seconds_up
 from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Database
 from aitp.ledger.evidence import Failure, Notice
 from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
@@ -27,6 +26,7 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Cooldown, Report, Settled
 from aitp.ledger.queue import LedgerConfig
+from aitp.ledger.sqlite import SQLiteDatabase, migrate, seconds_up
 from aitp.ledger.worlds import World, publish_setups
 
 __all__ = [
@@ -98,11 +98,11 @@ class Ledger:
         Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
         release.
         """
-        database = Database(path, clock, locks=locks, uptime=uptime)
+        database = SQLiteDatabase(path, clock, locks=locks, uptime=uptime)
         try:
             database.refuse_other_version()
         except BaseException:
-            database.connection.close()
+            database.close()
             raise
         return cls(database, rules)
 
@@ -111,8 +111,7 @@ class Ledger:
 
     def forget_pages(self) -> None:
         """Give back the memory of the pages read so far: whoever rests finds that others have changed them."""
-        with as_ledger_error(self._database.path):
-            self._database.connection.execute("PRAGMA shrink_memory")
+        self._database.forget_pages()
 
     def flush(self) -> None:
         """Have on disk what durable transactions committed, also after a flush that failed. Raises LedgerError."""
@@ -125,14 +124,13 @@ class Ledger:
 
     def owners(self) -> list[int]:
         """Slots that own tasks, a poll or a probe."""
-        with as_ledger_error(self._database.path):
-            rows: list[tuple[Any, ...]] = self._database.connection.execute(
-                "SELECT slot FROM tasks WHERE state = 'claimed'"
-                " UNION SELECT slot FROM tasks WHERE state = 'finished' AND due_at IS NULL AND slot IS NOT NULL"
-                " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
-                " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
-                " UNION SELECT probe_slot FROM worlds WHERE probe_slot IS NOT NULL"
-            ).fetchall()
+        rows = self._database.read(
+            "SELECT slot FROM tasks WHERE state = 'claimed'"
+            " UNION SELECT slot FROM tasks WHERE state = 'finished' AND due_at IS NULL AND slot IS NOT NULL"
+            " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
+            " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
+            " UNION SELECT probe_slot FROM worlds WHERE probe_slot IS NOT NULL"
+        )
         return [int(slot) for (slot,) in rows]
 
     def release_ownerless(
@@ -181,7 +179,7 @@ def prepare(
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path, clock)
-    database = Database(path, clock, locks=locks)
+    database = SQLiteDatabase(path, clock, locks=locks)
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)
@@ -190,7 +188,8 @@ def prepare(
             forget_bugs(connection)
             forget_answers(connection, reuse_scope)
             connection.executemany(
-                "INSERT OR IGNORE INTO breakers (service) VALUES (?)", [(provider,) for provider in providers]
+                "INSERT INTO breakers (service) VALUES (?) ON CONFLICT (service) DO NOTHING",
+                [(provider,) for provider in providers],
             )
             publish_setups(connection, setups, clock())
     finally:

@@ -16,10 +16,10 @@ import apsw
 
 from aitp.errors import LedgerError
 from aitp.ledger.damage import header_problems, is_log_alone
-from aitp.ledger.database import as_ledger_error, empty_ledger, no_ledger, open_read_only
 from aitp.ledger.locks import lock_path
 from aitp.ledger.place import refuse_no_file
 from aitp.ledger.soundness import Checkup, look_over
+from aitp.ledger.sqlite import as_ledger_error, empty_ledger, no_ledger, open_read_only
 
 
 def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:

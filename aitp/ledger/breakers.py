@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-import apsw
 import pybreaker
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.ledger.database import Database, Row, as_ledger_error
+from aitp.ledger.engine import Connection, Database, Row
 from aitp.tasks import Health, Service
 
 # What a poll and a delivery need, in the order in which they need it: a token comes before the call.
@@ -62,7 +61,7 @@ class _Fault(Exception):
 class _Row(pybreaker.CircuitBreakerStorage):
     """One row of `breakers`, read in this transaction, as pybreaker's storage. `write` puts it back."""
 
-    def __init__(self, connection: apsw.Connection, service: str, now: float) -> None:
+    def __init__(self, connection: Connection, service: str, now: float) -> None:
         super().__init__(service)
         self._connection = connection
         self._now = now
@@ -137,7 +136,7 @@ class Breakers:
         self._threshold = threshold
         self._recovery = recovery
 
-    def gate(self, connection: apsw.Connection, services: Sequence[str], now: float) -> Gate:
+    def gate(self, connection: Connection, services: Sequence[str], now: float) -> Gate:
         """Whether all of `services` may be called. `begin_probe` follows once there is something to send."""
         probe = False
         for service in services:
@@ -156,7 +155,7 @@ class Breakers:
                 probe = True
         return Gate(True, probe=probe)
 
-    def begin_probe(self, connection: apsw.Connection, services: Sequence[str], slot: int) -> None:
+    def begin_probe(self, connection: Connection, services: Sequence[str], slot: int) -> None:
         """Move the open ones among `services` to half-open, with `slot` as the only one that may call them."""
         connection.executemany(
             "UPDATE breakers SET state = 'half-open', probe_slot = ? WHERE service = ? AND state = 'open'",
@@ -164,7 +163,7 @@ class Breakers:
         )
 
     def tell(
-        self, connection: apsw.Connection, service: str, health: Health, slot: int, now: float, reason: str = ""
+        self, connection: Connection, service: str, health: Health, slot: int, now: float, reason: str = ""
     ) -> BreakerChange | None:
         """Judge the outcome of a call to `service` made by `slot`; return the change of state, if any.
 
@@ -196,28 +195,28 @@ class Breakers:
         return None if row.state == before else BreakerChange(service, row.state, row.reason, before)
 
     def tell_probe(
-        self, connection: apsw.Connection, service: str, slot: int, now: float, reason: str
+        self, connection: Connection, service: str, slot: int, now: float, reason: str
     ) -> BreakerChange | None:
         """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
         if not self.is_probe(connection, service, slot):
             return None
         return self.tell(connection, service, Health.FAULTY, slot, now, reason)
 
-    def is_probe(self, connection: apsw.Connection, service: str, slot: int) -> bool:
+    def is_probe(self, connection: Connection, service: str, slot: int) -> bool:
         """Whether `slot` makes the probe of `service`."""
         prober = connection.execute("SELECT probe_slot FROM breakers WHERE service = ?", (service,)).get
         return bool(prober == slot)
 
-    def is_closed(self, connection: apsw.Connection, service: str) -> bool:
+    def is_closed(self, connection: Connection, service: str) -> bool:
         """Whether nothing is known against `service`."""
         state = connection.execute("SELECT state FROM breakers WHERE service = ?", (service,)).get
         return bool(state == pybreaker.STATE_CLOSED)
 
-    def release(self, connection: apsw.Connection, slot: int) -> None:
+    def release(self, connection: Connection, slot: int) -> None:
         """A dead slot's probes end without an outcome: the next process may probe at once."""
         connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE probe_slot = ?", (slot,))
 
-    def _put_off(self, connection: apsw.Connection, service: str, now: float) -> None:
+    def _put_off(self, connection: Connection, service: str, now: float) -> None:
         opened_at = now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS)
         connection.execute(
             "UPDATE breakers SET state = 'open', probe_slot = NULL, opened_at = ? WHERE service = ?",
@@ -252,7 +251,7 @@ ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed = 1)"
 
 
 def cool_down(
-    connection: apsw.Connection,
+    connection: Connection,
     provider: str,
     model: str | None,
     seconds: float,
@@ -284,14 +283,14 @@ def cool_down(
     )
 
 
-def forget_guesses(connection: apsw.Connection, provider: str, model: str) -> None:
+def forget_guesses(connection: Connection, provider: str, model: str) -> None:
     """The provider serves this model again: the next pause of which nobody says how long is short."""
     connection.execute(
         "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed = 1", (provider, model)
     )
 
 
-def cooling(connection: apsw.Connection, provider: str, model: str, now: float) -> Cooling | None:
+def cooling(connection: Connection, provider: str, model: str, now: float) -> Cooling | None:
     """The pause of this provider's model, one that was asked for before one that is awaited. Reads only."""
     row = connection.execute(
         f"SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND {IN_FORCE.format('?3')}"
@@ -309,7 +308,7 @@ PAUSE_SECONDS = 3_600.0
 ANY_BUGS = "EXISTS (SELECT 1 FROM processors)"
 
 
-def count_bugs(connection: apsw.Connection, task_type: str, bugs: int, now: float) -> bool:
+def count_bugs(connection: Connection, task_type: str, bugs: int, now: float) -> bool:
     """Add tasks that met a bug; whether that pauses the processor of `task_type`."""
     rows: list[Row] = connection.execute(
         "INSERT INTO processors (type, bugs) VALUES (?1, ?2)"
@@ -322,12 +321,12 @@ def count_bugs(connection: apsw.Connection, task_type: str, bugs: int, now: floa
     return True
 
 
-def forget_bugs(connection: apsw.Connection, task_type: str | None = None) -> None:
+def forget_bugs(connection: Connection, task_type: str | None = None) -> None:
     """A processor (None: every one) starts afresh."""
     connection.execute("DELETE FROM processors WHERE ?1 IS NULL OR type = ?1", (task_type,))
 
 
-def paused_until(connection: apsw.Connection, task_type: str, now: float) -> float | None:
+def paused_until(connection: Connection, task_type: str, now: float) -> float | None:
     """When the pause of a processor ends; None if there is none. Reads only."""
     # One that reaches further than any may is left over from before the clock was set back: it has ended.
     until = connection.execute(
@@ -408,19 +407,18 @@ class Services:
 
     def _state(self, service: str) -> tuple[str, int | None, int]:
         """(state, slot of the probe, failures) of a breaker, outside a transaction."""
-        with as_ledger_error(self._database.path):
-            state, prober, failures = self._database.connection.execute(
-                "SELECT state, probe_slot, failures FROM breakers WHERE service = ?", (service,)
-            ).get
+        [(state, prober, failures)] = self._database.read(
+            "SELECT state, probe_slot, failures FROM breakers WHERE service = ?", (service,)
+        )
         return str(state), prober, int(failures)
 
     def _cooling(self, service: str) -> float | None:
-        with as_ledger_error(self._database.path):
-            found = cooling(self._database.connection, service, "", self._database.clock())
+        with self._database.reading() as connection:
+            found = cooling(connection, service, "", self._database.clock())
             return None if found is None else found.until
 
 
-def quiet_until(connection: apsw.Connection, now: float) -> float | None:
+def quiet_until(connection: Connection, now: float) -> float | None:
     """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
     until = connection.execute(_QUIET_UNTIL, (*API_SERVICES, now)).get
     return None if until is None else float(until)

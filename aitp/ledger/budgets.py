@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-import apsw
-
-from aitp.ledger.database import Database, Row
+from aitp.ledger.engine import Connection, Database, Row
 from aitp.ledger.limits import strategy_and_zone
 from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, learned
 from aitp.policy.routing import Route
@@ -91,29 +89,29 @@ class Budgets:
                     (period.value, currency, limit),
                 )
 
-    def budget(self, connection: apsw.Connection, now: float, zone: ZoneInfo) -> BudgetState:
+    def budget(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
         """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
         uses = {period: use for period, use in _uses(connection, now, zone, mend=True).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
         return BudgetState(currency, left, uses)
 
-    def habit(self, connection: apsw.Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
+    def habit(self, connection: Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
         """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
         return _habit(connection, queue, route) if pricing.answers else FIRST_USAGE
 
-    def reserve(self, connection: apsw.Connection, slot: int, currency: str, nano: int) -> None:
+    def reserve(self, connection: Connection, slot: int, currency: str, nano: int) -> None:
         """The slot's attempt may cost so much."""
         connection.execute(
             "INSERT OR REPLACE INTO reservations (slot, currency, nano) VALUES (?, ?, ?)", (slot, currency, nano)
         )
 
-    def reserve_more(self, connection: apsw.Connection, slot: int, nano: int) -> None:
+    def reserve_more(self, connection: Connection, slot: int, nano: int) -> None:
         """The slot's attempt may cost so much on top: it makes a second request."""
         connection.execute("UPDATE reservations SET nano = nano + ? WHERE slot = ?", (nano, slot))
 
     def keep_back(
-        self, connection: apsw.Connection, budget: BudgetState, needed: int
+        self, connection: Connection, budget: BudgetState, needed: int
     ) -> tuple[float, tuple[Overspent, ...]]:
         """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
         full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
@@ -137,7 +135,7 @@ class Budgets:
                 )
         return max(use.ends_at for use in full.values()), tuple(news)
 
-    def note_unpriced(self, connection: apsw.Connection, route: Route) -> bool:
+    def note_unpriced(self, connection: Connection, route: Route) -> bool:
         """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
         rows: list[Row] = connection.execute(
             "INSERT OR IGNORE INTO unpriced (provider, model) SELECT ?, ?"
@@ -147,7 +145,7 @@ class Budgets:
         return bool(rows)
 
     def settle(
-        self, connection: apsw.Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True
+        self, connection: Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True
     ) -> bool:
         """An attempt has ended: its bill is spent, what was reserved for it (if `over`) is free again.
 
@@ -174,7 +172,7 @@ class Budgets:
         ).fetchall()
         return bool(rows)
 
-    def learn(self, connection: apsw.Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
+    def learn(self, connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
         """How much an attempt at one task took."""
         before = _habit(connection, queue, route)
         after = learned(before, bill, size)
@@ -186,13 +184,13 @@ class Budgets:
             )
 
 
-def use_of_budgets(connection: apsw.Connection, now: float) -> dict[Period, BudgetUse]:
+def use_of_budgets(connection: Connection, now: float) -> dict[Period, BudgetUse]:
     """What was spent, day before month, if prices are known. Reads only."""
     _, zone = strategy_and_zone(connection)
     return _uses(connection, now, zone)
 
 
-def _uses(connection: apsw.Connection, now: float, zone: ZoneInfo, *, mend: bool = False) -> dict[Period, BudgetUse]:
+def _uses(connection: Connection, now: float, zone: ZoneInfo, *, mend: bool = False) -> dict[Period, BudgetUse]:
     budgets: list[Row] = connection.execute(
         "SELECT period, currency, allowed, kept_back_until FROM budgets ORDER BY period"
     ).fetchall()
@@ -224,13 +222,13 @@ def _uses(connection: apsw.Connection, now: float, zone: ZoneInfo, *, mend: bool
     return uses
 
 
-def unpriced_models(connection: apsw.Connection) -> tuple[str, ...]:
+def unpriced_models(connection: Connection) -> tuple[str, ...]:
     """Models that tasks wait for, because they have no price while a budget is in force: `model of provider`."""
     rows: list[Row] = connection.execute("SELECT model, provider FROM unpriced ORDER BY model, provider").fetchall()
     return tuple(f"{model} of {provider}" for model, provider in rows)
 
 
-def spend(connection: apsw.Connection, currency: str, nano: int, now: float, zone: ZoneInfo) -> None:
+def spend(connection: Connection, currency: str, nano: int, now: float, zone: ZoneInfo) -> None:
     """So much was spent now."""
     today = fixed_window(Period.DAY, now, zone)
     connection.execute(
@@ -241,7 +239,7 @@ def spend(connection: apsw.Connection, currency: str, nano: int, now: float, zon
 
 
 def left_nano(
-    connection: apsw.Connection, currency: str, budgets: Mapping[str, int], now: float, zone: ZoneInfo
+    connection: Connection, currency: str, budgets: Mapping[str, int], now: float, zone: ZoneInfo
 ) -> dict[str, int]:
     """What is left of each of these budgets, by period. Reads only, and does not need them to be in force."""
     left = {}
@@ -254,7 +252,7 @@ def left_nano(
     return left
 
 
-def _note_minute(connection: apsw.Connection, currency: str, nano: int, now: float) -> None:
+def _note_minute(connection: Connection, currency: str, nano: int, now: float) -> None:
     connection.execute(
         "INSERT INTO spending_minutes (currency, minute, nano) VALUES (?, ?, ?)"
         " ON CONFLICT DO UPDATE SET nano = nano + excluded.nano",
@@ -262,7 +260,7 @@ def _note_minute(connection: apsw.Connection, currency: str, nano: int, now: flo
     )
 
 
-def pace_of_spending(connection: apsw.Connection, currency: str, over_seconds: float, now: float) -> float:
+def pace_of_spending(connection: Connection, currency: str, over_seconds: float, now: float) -> float:
     """Nano-units a second, over the last `over_seconds`, from the beginning of the minute in which they began.
 
     Reads only.
@@ -277,7 +275,7 @@ def pace_of_spending(connection: apsw.Connection, currency: str, over_seconds: f
     return float(nano / (now - 60.0 * first))
 
 
-def prune_spending_minutes(connection: apsw.Connection, now: float) -> None:
+def prune_spending_minutes(connection: Connection, now: float) -> None:
     """Forget what no pace is taken of any more, and what a clock set back has put into the future."""
     minute = int(now // 60)
     connection.execute(
@@ -285,7 +283,7 @@ def prune_spending_minutes(connection: apsw.Connection, now: float) -> None:
     )
 
 
-def _habit(connection: apsw.Connection, queue: QueueKey, route: Route) -> UsageEstimate:
+def _habit(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
     row = connection.execute(
         "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
         (route.provider, route.model, queue.type),

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import apsw
 import orjson
 
 from aitp.errors import LedgerError
-from aitp.ledger.database import Database, Row, as_ledger_error
+from aitp.ledger.engine import Connection, Database
 
 MOST_ROWS = 10_000
 MOST_BYTES = 65_536  # of one value
@@ -35,13 +34,12 @@ class Cache:
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
         """What is kept under `keys`; those that are missing or have expired are left out."""
         now = self._database.clock()
-        with as_ledger_error(self._database.path):
-            # Served by the unique index on key.
-            rows: list[Row] = self._database.connection.execute(
-                "SELECT key, value FROM cache WHERE key IN (SELECT value FROM json_each(?1))"
-                " AND stored_at <= ?2 AND expires_at > ?2",
-                (orjson.dumps(list(keys)).decode(), now),
-            ).fetchall()
+        # Served by the unique index on key.
+        rows = self._database.read(
+            "SELECT key, value FROM cache WHERE key IN (SELECT value FROM json_each(?) AS each)"
+            " AND stored_at <= ? AND expires_at > ?",
+            (orjson.dumps(list(keys)).decode(), now, now),
+        )
         return dict(rows)
 
     def put(self, values: Mapping[str, bytes], seconds: float) -> None:
@@ -77,6 +75,6 @@ class Cache:
         return values
 
 
-def _bound(connection: apsw.Connection, most_rows: int) -> None:
+def _bound(connection: Connection, most_rows: int) -> None:
     """Numbers rise by one with each row written, so this leaves `most_rows` at most without counting any."""
     connection.execute("DELETE FROM cache WHERE number <= (SELECT MAX(number) FROM cache) - ?", (most_rows,))

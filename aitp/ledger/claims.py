@@ -15,8 +15,6 @@ from functools import partial
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-import apsw
-
 from aitp.ledger.breakers import (
     ALL_CLOSED,
     ANY_BUGS,
@@ -29,7 +27,7 @@ from aitp.ledger.breakers import (
     paused_until,
 )
 from aitp.ledger.budgets import Budgets, BudgetState, Overspent
-from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row, these
+from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
@@ -160,7 +158,7 @@ _SURVEY = (
 )
 
 
-def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
+def _survey(connection: Connection, slot: int, now: float) -> _Survey:
     owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, *basis = connection.execute(
         _SURVEY, (slot, now)
     ).get
@@ -171,7 +169,7 @@ def _survey(connection: apsw.Connection, slot: int, now: float) -> _Survey:
 class _Search:
     """One claim's search for tasks that may be sent now: what it goes by, and what it has found to be in the way."""
 
-    connection: apsw.Connection
+    connection: Connection
     now: float
     terms: ClaimOptions
     seen: _Survey
@@ -223,7 +221,7 @@ class Claims:
         )
         return Claim(slot, found.route, found.queue, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
-    def _claim(self, connection: apsw.Connection, slot: int, terms: ClaimOptions, short_of_disk: bool) -> _Found | Idle:
+    def _claim(self, connection: Connection, slot: int, terms: ClaimOptions, short_of_disk: bool) -> _Found | Idle:
         now = self._database.clock()
         seen = _survey(connection, slot, now)
         if seen.owns:
@@ -407,7 +405,7 @@ class Claims:
         return Idle(IdleReason.BUDGET, until, service=route.provider, overspent=overspent)
 
     def _own(
-        self, connection: apsw.Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
+        self, connection: Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
     ) -> None:
         if gate.probe:
             self._breakers.begin_probe(connection, (provider,), slot)
@@ -459,7 +457,7 @@ def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
     )
 
 
-def queues_by_fairness(connection: apsw.Connection) -> list[tuple[int, QueueKey]]:
+def queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
     """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
 
     Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
@@ -509,19 +507,19 @@ _SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempt
 _SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
 
 
-def oldest_size(connection: apsw.Connection, queue: int) -> int:
+def oldest_size(connection: Connection, queue: int) -> int:
     """The size of the task of a kind that is next in turn."""
     return int(connection.execute(_OLDEST_SIZE, (queue,)).get)
 
 
-def select_probe(connection: apsw.Connection, queue: int) -> list[Row]:
+def select_probe(connection: Connection, queue: int) -> list[Row]:
     """A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails."""
     rows: list[Row] = connection.execute(_PROBE, (queue,)).fetchall()
     return rows
 
 
 def select_batch(
-    connection: apsw.Connection, queue: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
+    connection: Connection, queue: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
 ) -> tuple[list[Row], bool]:
     """(seq, id, size, attempts, crashes) of one claim's tasks, oldest first, and whether there is more of the kind.
 
@@ -547,14 +545,14 @@ def select_batch(
     return [], False
 
 
-def _suspects(connection: apsw.Connection, queue: int, most: int) -> list[Row]:
+def _suspects(connection: Connection, queue: int, most: int) -> list[Row]:
     bound = connection.execute(_BOUND, (queue,)).get
     size = most if bound is None else min(most, bound)
     rows: list[Row] = connection.execute(_SUSPECT_BATCH, (queue, bound, size)).fetchall()
     return rows[: fitting(row[2] for row in rows)]
 
 
-def _note_turn(connection: apsw.Connection, queue: int, suspects_last: int) -> None:
+def _note_turn(connection: Connection, queue: int, suspects_last: int) -> None:
     connection.execute(
         "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, queue)
     )

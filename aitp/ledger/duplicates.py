@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import apsw
-
-from aitp.ledger.database import Row, these
+from aitp.ledger.engine import Connection, Row, these
 from aitp.tasks import QueueKey
 
 # 26 MB of vectors. Who is listed later than that many others is bought again.
@@ -48,7 +46,7 @@ class Duplicates:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def original(self, connection: apsw.Connection, digest: bytes | None) -> int | None:
+    def original(self, connection: Connection, digest: bytes | None) -> int | None:
         """The task that is still to be run, and that tasks of this digest wait for. Served by tasks_digest."""
         if digest is None or not self._seconds:
             return None
@@ -58,7 +56,7 @@ class Duplicates:
         ).get
         return None if found is None else int(found)
 
-    def answer(self, connection: apsw.Connection, digest: bytes | None, task_id: str, now: float) -> Row | None:
+    def answer(self, connection: Connection, digest: bytes | None, task_id: str, now: float) -> Row | None:
         """(body, id of the task it was bought for) of a result that a new task may have; None if there is none.
 
         Not the one that was bought for this very task: who lists it again wants it to be run again.
@@ -81,7 +79,7 @@ class Duplicates:
             ).fetchone()
         return row
 
-    def keep(self, connection: apsw.Connection, seq: int) -> None:
+    def keep(self, connection: Connection, seq: int) -> None:
         """Before a delivered task is removed: keep the result that was bought for it."""
         if not self._seconds:
             return
@@ -96,7 +94,7 @@ class Duplicates:
         # A replaced row gets a new number. They rise by one, so this leaves MOST_ANSWERS at most without counting any.
         connection.execute("DELETE FROM answers WHERE number <= (SELECT MAX(number) FROM answers) - ?", (MOST_ANSWERS,))
 
-    def expire(self, connection: apsw.Connection, now: float) -> None:
+    def expire(self, connection: Connection, now: float) -> None:
         """Forget some of the answers that are too old by now.
 
         One from the future (the clock was set back) is taken as having been bought now: it is not to be bought again,
@@ -114,7 +112,7 @@ class Duplicates:
 ANY_TWINS = "EXISTS (SELECT 1 FROM tasks WHERE twin_of IS NOT NULL)"
 
 
-def settle_twins(connection: apsw.Connection, seqs: Sequence[int], now: float) -> tuple[Reused, ...]:
+def settle_twins(connection: Connection, seqs: Sequence[int], now: float) -> tuple[Reused, ...]:
     """These tasks have their results: so have their twins, if they succeeded; else the oldest twins go on."""
     are_these, bound = these(seqs)
     connection.execute(
@@ -135,7 +133,7 @@ def settle_twins(connection: apsw.Connection, seqs: Sequence[int], now: float) -
     return tuple(Reused(task_id, type_, original) for _, task_id, type_, original in rows)
 
 
-def hand_on(connection: apsw.Connection, seqs: Sequence[int]) -> None:
+def hand_on(connection: Connection, seqs: Sequence[int]) -> None:
     """Nothing more is to be expected of these tasks: of each one's twins the oldest is run, the others wait for it."""
     if not connection.execute(f"SELECT {ANY_TWINS}").get:
         return
@@ -148,7 +146,7 @@ def hand_on(connection: apsw.Connection, seqs: Sequence[int]) -> None:
         connection.execute("UPDATE tasks SET twin_of = ? WHERE twin_of = ?", (oldest, original))
 
 
-def forget_answers(connection: apsw.Connection, scope: str) -> None:
+def forget_answers(connection: Connection, scope: str) -> None:
     """Settings that decide what results look like are now `scope`: if that is new, no earlier result is reused."""
     changed = connection.execute(
         "UPDATE ledger SET reuse_scope = ?1,"

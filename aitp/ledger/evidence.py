@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import apsw
 import pybreaker
 
 from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
-from aitp.ledger.database import Row, these
+from aitp.ledger.engine import Connection, Row, these
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
@@ -82,7 +81,7 @@ NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 class _Case:
     """One call to be judged, and what has been found out about it so far."""
 
-    connection: apsw.Connection
+    connection: Connection
     now: float
     slot: int
     world: int
@@ -112,7 +111,7 @@ class Judge:
 
     def judge(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         slot: int,
         world: int | None,
         outcomes: Sequence[Outcome],
@@ -408,7 +407,7 @@ class Judge:
         moved(case.connection)
 
 
-def _open_case(connection: apsw.Connection, slot: int, world: int | None, now: float) -> _Case | None:
+def _open_case(connection: Connection, slot: int, world: int | None, now: float) -> _Case | None:
     row = connection.execute(
         "SELECT provider, model, type, setup, left_out, good, service, account, input, answer, proven, pauses,"
         " paused_until IS NOT NULL, probe_slot IS ? FROM worlds WHERE id = ?",
@@ -423,7 +422,7 @@ def _open_case(connection: apsw.Connection, slot: int, world: int | None, now: f
     )  # fmt: skip
 
 
-def _row(connection: apsw.Connection, condition: str, bound: str | int) -> list[frozenset[int]]:
+def _row(connection: Connection, condition: str, bound: str | int) -> list[frozenset[int]]:
     rows: list[Row] = connection.execute(
         f"SELECT tasks FROM failures WHERE {condition} ORDER BY number", (bound,)
     ).fetchall()

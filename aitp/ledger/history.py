@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
+from aitp.ledger.engine import Connection
 from aitp.ledger.views import reading
 from aitp.tasks import Ending, Outcome
 
@@ -66,9 +65,7 @@ class History:
     troubles: tuple[Trouble, ...] = ()
 
 
-def note_call(
-    connection: apsw.Connection, now: float, provider: str, seconds: float, outcomes: Sequence[Outcome]
-) -> None:
+def note_call(connection: Connection, now: float, provider: str, seconds: float, outcomes: Sequence[Outcome]) -> None:
     """A call to `provider` that took `seconds` has ended now with these outcomes. One statement if all is well."""
     endings = [outcome.ending for outcome in outcomes]
     succeeded, failed = endings.count(Ending.SUCCEEDED), 0
@@ -84,7 +81,7 @@ def note_call(
     )
 
 
-def _note_outcomes(connection: apsw.Connection, now: float, provider: str, outcomes: Iterable[Outcome]) -> None:
+def _note_outcomes(connection: Connection, now: float, provider: str, outcomes: Iterable[Outcome]) -> None:
     """Note what went wrong with these tasks, each reason once."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for outcome in outcomes:
@@ -96,7 +93,7 @@ def _note_outcomes(connection: apsw.Connection, now: float, provider: str, outco
 
 
 def note_trouble(
-    connection: apsw.Connection,
+    connection: Connection,
     now: float,
     source: str,
     ending: str,
@@ -119,7 +116,7 @@ def note_trouble(
     )
 
 
-def prune_minutes(connection: apsw.Connection, now: float) -> None:
+def prune_minutes(connection: Connection, now: float) -> None:
     """Forget the minutes that nobody looks at any more, and those that a clock set back has put into the future."""
     minute = int(now // 60)
     connection.execute("DELETE FROM minutes WHERE minute < ? OR minute > ?", (minute - MINUTES_KEPT, minute))
@@ -131,7 +128,7 @@ def read_history(path: Path, now: float | None = None) -> History:
         return _read(connection, int(moment // 60))
 
 
-def _read(connection: apsw.Connection, present: int) -> History:
+def _read(connection: Connection, present: int) -> History:
     first = present - MINUTES_SHOWN + 1
     known = {
         minute: Minute(60.0 * minute, *counts)

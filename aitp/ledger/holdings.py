@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
-from aitp.ledger.database import Row
+from aitp.ledger.engine import Connection, Row
 from aitp.ledger.views import SHOWN_STATE, reading
 
 # An empty list of states or types is bound as NULL: then any will do.
@@ -66,7 +64,7 @@ def holdings(path: Path, states: Sequence[str], types: Sequence[str], most: int)
     return Holdings(now, tuple(Holding(*row) for row in rows), total)
 
 
-def _count(connection: apsw.Connection, chosen: tuple[str | None, str | None]) -> int:
+def _count(connection: Connection, chosen: tuple[str | None, str | None]) -> int:
     return int(
         connection.execute(f"SELECT COUNT(*) FROM tasks JOIN kinds ON kinds.id = kind WHERE {_CHOSEN}", chosen).get
     )

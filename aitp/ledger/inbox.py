@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import apsw
-
 from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
 from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.claims import IdleReason
-from aitp.ledger.database import DISK_LOOK_SECONDS, Database, Row
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
+from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
 from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.limits import Limits, first_completions, newest_completion, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
@@ -154,7 +152,7 @@ class Inbox:
                 note_trouble(connection, self._database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
 
-    def _enter(self, connection: apsw.Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
+    def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
         """Enter one new task: to be run, to wait for its twin, or finished already."""
         answer = self._twins.answer(connection, task.digest, task.id, now)
         original = None if answer else self._twins.original(connection, task.digest)
@@ -192,19 +190,19 @@ class Inbox:
         return []
 
 
-def _forget_seen(connection: apsw.Connection) -> None:
+def _forget_seen(connection: Connection) -> None:
     # What this poll has listed so far: of use to this process only, so it needs no place in the file.
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID")
     connection.execute("DELETE FROM temp.seen")
 
 
-def _is_known(connection: apsw.Connection, task_id: str, poll: Poll) -> bool:
+def _is_known(connection: Connection, task_id: str, poll: Poll) -> bool:
     if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).get is not None:
         return True
     return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
 
 
-def _set_aside(connection: apsw.Connection, unreadable: Iterable[Malformed]) -> Iterable[Malformed]:
+def _set_aside(connection: Connection, unreadable: Iterable[Malformed]) -> Iterable[Malformed]:
     for document in unreadable:
         if document.id is None:
             yield document
@@ -222,7 +220,7 @@ def _set_aside(connection: apsw.Connection, unreadable: Iterable[Malformed]) -> 
 _UNTOUCHED = "state = 'ready' AND provider IS NULL"
 
 
-def _found_again(connection: apsw.Connection) -> bool:
+def _found_again(connection: Connection) -> bool:
     """Whether the page lists a task that a complete one before it did not. A walk over what is held, once a poll."""
     connection.execute(
         f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {_UNTOUCHED} AND id IN (SELECT id FROM temp.seen)"
@@ -230,7 +228,7 @@ def _found_again(connection: apsw.Connection) -> bool:
     return connection.changes() > 0
 
 
-def _drop_missing(connection: apsw.Connection, poll: Poll) -> int:
+def _drop_missing(connection: Connection, poll: Poll) -> int:
     """Drop what two complete pages in a row did not list. A walk over what is held, once a poll."""
     connection.execute(
         f"UPDATE tasks SET missed = missed + 1 WHERE {_UNTOUCHED} AND entered_sequence < ?"
@@ -286,7 +284,7 @@ class NotYet:
 
 
 def _poll_facts(
-    connection: apsw.Connection,
+    connection: Connection,
     terms: PollOptions,
     now: float,
     limits: Limits,
@@ -330,9 +328,7 @@ def _poll_facts(
     )
 
 
-def _begin(
-    connection: apsw.Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int, uptime: float
-) -> Poll:
+def _begin(connection: Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int, uptime: float) -> Poll:
     """Take the poll for `slot`. Closed by `end` or `fail`, or by the end of the slot's process."""
     connection.execute(
         "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, facts.now)
@@ -349,12 +345,12 @@ def _begin(
     return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
 
 
-def _is_underway(connection: apsw.Connection) -> bool:
+def _is_underway(connection: Connection) -> bool:
     """Whether someone polls now."""
     return connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get is not None
 
 
-def _is_current(connection: apsw.Connection, poll: Poll) -> bool:
+def _is_current(connection: Connection, poll: Poll) -> bool:
     """Whether the poll is still its slot's: not closed, not taken over."""
     owner = connection.execute(
         "SELECT 1 FROM polls WHERE slot = ? AND began_sequence = ?", (poll.slot, poll.began_sequence)
@@ -363,7 +359,7 @@ def _is_current(connection: apsw.Connection, poll: Poll) -> bool:
 
 
 def _end(
-    connection: apsw.Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
+    connection: Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
 ) -> None:
     """Close a poll that got its answer."""
     connection.execute(
@@ -373,12 +369,12 @@ def _end(
     )
 
 
-def _fail(connection: apsw.Connection, problem: str) -> None:
+def _fail(connection: Connection, problem: str) -> None:
     """Close a poll that got no whole answer."""
     connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
 
 
-def ready_count(connection: apsw.Connection) -> int:
+def ready_count(connection: Connection) -> int:
     """Tasks that may be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
     return int(
         connection.execute(
@@ -388,7 +384,7 @@ def ready_count(connection: apsw.Connection) -> int:
     )
 
 
-def waiting_count(connection: apsw.Connection) -> int:
+def waiting_count(connection: Connection) -> int:
     """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
     twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
     return ready_count(connection) + int(twins)

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-import apsw
 import orjson
 
-from aitp.ledger.database import Database, Row
+from aitp.ledger.engine import Connection, Database, Row
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, Period, Strategy, fixed_window, rolling_window
 
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
@@ -51,25 +50,25 @@ def first_since(moment: str) -> str:
     return f"({first} ORDER BY completed_at, id LIMIT 1)"
 
 
-def newest_completion(connection: apsw.Connection) -> tuple[int, float]:
+def newest_completion(connection: Connection) -> tuple[int, float]:
     """(id, time) of the last completion; (0, 0) before the first."""
     rows: list[Row] = connection.execute(_NEWEST).fetchall()
     return rows[0] if rows else (0, 0.0)
 
 
-def first_completions(connection: apsw.Connection, since: Sequence[float]) -> list[int | None]:
+def first_completions(connection: Connection, since: Sequence[float]) -> list[int | None]:
     """For each of these moments, the id of the first completion that is not earlier. One search in the index each."""
     columns = ", ".join(first_since("?") for _ in since)
     rows: list[Row] = connection.execute(f"SELECT {columns}", tuple(since)).fetchall()
     return list(rows[0])
 
 
-def completed_at(connection: apsw.Connection, number: int) -> float:
+def completed_at(connection: Connection, number: int) -> float:
     """When the completion of that id was."""
     return float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get)
 
 
-def record_completions(connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float) -> bool:
+def record_completions(connection: Connection, task_type: str, task_ids: Sequence[str], now: float) -> bool:
     """The attempts at these tasks have ended now. False: a mirrored window has ended, so they are to be mirrored anew.
 
     None there may be from the future: `restamp` comes first.
@@ -83,14 +82,14 @@ def record_completions(connection: apsw.Connection, task_type: str, task_ids: Se
     return connection.changes() == len(Period)
 
 
-def restamp(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
+def restamp(connection: Connection, now: float, zone: ZoneInfo) -> None:
     """The clock was set back: completions from the future (there are some) happened now at the latest."""
     [first] = first_completions(connection, [math.nextafter(now, math.inf)])
     connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
     mirror_windows(connection, now, zone)
 
 
-def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> None:
+def mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
     """Count the current calendar windows anew."""
     windows = [fixed_window(period, now, zone) for period in Period]
     newest, _ = newest_completion(connection)
@@ -110,7 +109,7 @@ def mirror_windows(connection: apsw.Connection, now: float, zone: ZoneInfo) -> N
     )
 
 
-def prune_completions(connection: apsw.Connection, now: float) -> None:
+def prune_completions(connection: Connection, now: float) -> None:
     """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
     [needed] = first_completions(connection, [now - LONGEST_WINDOW_SECONDS])
     newest, _ = newest_completion(connection)
@@ -218,7 +217,7 @@ class Limits:
                     )
             mirror_windows(connection, self._database.clock(), zone)
 
-    def room(self, connection: apsw.Connection, now: float, basis: Basis, enough: int) -> Room:
+    def room(self, connection: Connection, now: float, basis: Basis, enough: int) -> Room:
         """How many more tasks may be claimed now: exactly, or some number above `enough` if there is more room.
 
         Marks newly exhausted limits as warned about.
@@ -255,7 +254,7 @@ class Limits:
         return last.room - (basis.used - last.basis.used)
 
     def count(
-        self, connection: apsw.Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
+        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
     ) -> None:
         """Record tasks of one type that were sent to a provider and whose attempt has ended now.
 
@@ -268,13 +267,13 @@ class Limits:
         if not record_completions(connection, task_type, task_ids, now):
             mirror_windows(connection, now, strategy_and_zone(connection)[1])
 
-    def full(self, connection: apsw.Connection, now: float) -> list[LimitUse]:
+    def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
         tally = _tally(connection, now, present_basis(connection), after_restamp=True)
         return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
-def use_of_limits(connection: apsw.Connection, now: float) -> dict[Period, LimitUse]:
+def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
     return _uses(connection, _tally(connection, now, present_basis(connection)), now)
 
@@ -298,12 +297,12 @@ class _Tally:
     rows: list[tuple[Period, int, int, int, float]]
 
 
-def present_basis(connection: apsw.Connection) -> Basis:
+def present_basis(connection: Connection) -> Basis:
     """The same by itself, for who has no other query on `ledger` to make."""
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
-def _tally(connection: apsw.Connection, now: float, basis: Basis, *, after_restamp: bool = False) -> _Tally:
+def _tally(connection: Connection, now: float, basis: Basis, *, after_restamp: bool = False) -> _Tally:
     strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
     if after_restamp and basis.newest_at is not None and basis.newest_at > now:
         restamp(connection, now, zone)
@@ -321,7 +320,7 @@ def _tally(connection: apsw.Connection, now: float, basis: Basis, *, after_resta
     return _Tally(now, strategy, zone, basis.reserved, rows)
 
 
-def _uses(connection: apsw.Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:
+def _uses(connection: Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:
     uses = {}
     rolling = tally.strategy is Strategy.ROLLING
     for period, limit, current, first, end in tally.rows:
@@ -332,13 +331,13 @@ def _uses(connection: apsw.Connection, tally: _Tally, now: float) -> dict[Period
     return uses
 
 
-def _leaves_at(connection: apsw.Connection, period: Period, number: int, now: float) -> float:
+def _leaves_at(connection: Connection, period: Period, number: int, now: float) -> float:
     """When a completion, and with it all before it, will have left the rolling window."""
     # One from the future (the clock was set back) will be taken as having happened now.
     return min(completed_at(connection, number), now) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
-def _is_news(connection: apsw.Connection, tally: _Tally, period: Period, now: float) -> bool:
+def _is_news(connection: Connection, tally: _Tally, period: Period, now: float) -> bool:
     """Whether nobody was warned yet that this limit is exhausted in its present window; from now on somebody was."""
     rolling = tally.strategy is Strategy.ROLLING
     quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, tally.zone).end
@@ -351,7 +350,7 @@ def _is_news(connection: apsw.Connection, tally: _Tally, period: Period, now: fl
     return bool(changed)
 
 
-def strategy_and_zone(connection: apsw.Connection) -> tuple[Strategy, ZoneInfo]:
+def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
     """How windows are cut, by the settings in force."""
     strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
     return Strategy(strategy), ZoneInfo(zone)

@@ -23,11 +23,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-import apsw
-
 from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, cool_down, quiet_until
-from aitp.ledger.database import Database, Row, as_ledger_error, these
 from aitp.ledger.duplicates import Duplicates
+from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.history import note_trouble
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import LedgerConfig, next_due, promote_stranded
@@ -152,19 +150,19 @@ class Outbox:
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
             return self._judge(connection, delivery.slot, fault, otherwise, now)
 
-    def _weigh(self, connection: apsw.Connection, delivery: Delivery, fault: Fault) -> Fault:
+    def _weigh(self, connection: Connection, delivery: Delivery, fault: Fault) -> Fault:
         """What a failed delivery says of the task API: nothing, if its result is suspect, or a poll is to tell."""
         unwitnessed = connection.execute("SELECT unwitnessed FROM results WHERE seq = ?", (delivery.seq,)).get
         if is_suspect(delivery.tries, not unwitnessed) or self._awaits_poll(connection):
             return replace(fault, health=Health.UNKNOWN)
         return fault
 
-    def _awaits_poll(self, connection: apsw.Connection) -> bool:
+    def _awaits_poll(self, connection: Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
         return poll_is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
-        self, connection: apsw.Connection, delivery: Delivery, verdict: DeliveryOutcome, refusal: str, now: float
+        self, connection: Connection, delivery: Delivery, verdict: DeliveryOutcome, refusal: str, now: float
     ) -> None:
         if verdict is DeliveryOutcome.DELIVERED:
             self._twins.keep(connection, delivery.seq)
@@ -193,7 +191,7 @@ class Outbox:
             return self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock())
 
     def _judge(
-        self, connection: apsw.Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
+        self, connection: Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
     ) -> BreakerChange | None:
         """A token comes before the call: where the task API answered or failed, the authorization server was well.
 
@@ -227,7 +225,7 @@ _FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT
 _FAILED_BEFORE = f"{_FOUND} AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
 
 
-def _deliverable(connection: apsw.Connection, now: float, most: int) -> list[Row]:
+def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
     """What can be delivered now, in turn."""
     due_at = next_due(connection, "finished")
     if due_at is not None:
@@ -239,7 +237,7 @@ def _deliverable(connection: apsw.Connection, now: float, most: int) -> list[Row
 
 
 def _note(
-    connection: apsw.Connection,
+    connection: Connection,
     delivery: Delivery,
     verdict: DeliveryOutcome,
     refusal: str,
@@ -252,7 +250,7 @@ def _note(
         note_trouble(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
 
 
-def _is_owned(connection: apsw.Connection, delivery: Delivery) -> bool:
+def _is_owned(connection: Connection, delivery: Delivery) -> bool:
     found = connection.execute(
         "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
     )
@@ -263,7 +261,7 @@ def _is_owned(connection: apsw.Connection, delivery: Delivery) -> bool:
 LISTING_LAG_SECONDS = 30.0
 
 
-def bury(connection: apsw.Connection, seq: int, task_id: str, sequence: int, now: float, uptime: float) -> None:
+def bury(connection: Connection, seq: int, task_id: str, sequence: int, now: float, uptime: float) -> None:
     """Remove a task that was dealt with, and remember that it was, at `sequence`."""
     delete_tasks(connection, [seq])
     connection.execute(
@@ -273,7 +271,7 @@ def bury(connection: apsw.Connection, seq: int, task_id: str, sequence: int, now
 
 
 def is_stale_news(
-    connection: apsw.Connection, task_id: str, began_sequence: int, began_at: float, began_uptime: float
+    connection: Connection, task_id: str, began_sequence: int, began_at: float, began_uptime: float
 ) -> bool:
     """Whether a poll that began then lists a task only because the list lags. Reads only."""
     row = connection.execute(
@@ -288,7 +286,7 @@ def is_stale_news(
     return bool(began_sequence < sequence or by_wall or by_uptime)
 
 
-def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: float, uptime: float) -> None:
+def clear_tombstones(connection: Connection, began_sequence: int, now: float, uptime: float) -> None:
     """At the end of the poll that began at `began_sequence`: forget those that no later poll can need."""
     # Served by tombstones_sequence.
     connection.execute(
@@ -299,7 +297,7 @@ def clear_tombstones(connection: apsw.Connection, began_sequence: int, now: floa
     connection.execute("UPDATE tombstones SET delivered_at = ?1 WHERE delivered_at > ?1", (now,))
 
 
-def delete_tasks(connection: apsw.Connection, seqs: Sequence[int]) -> None:
+def delete_tasks(connection: Connection, seqs: Sequence[int]) -> None:
     """Remove tasks with all that hangs on them."""
     are_these, bound = these(seqs)
     for table in ("contents", "results", "tasks"):
@@ -361,14 +359,13 @@ class DeadLetters:
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
-        with as_ledger_error(self._database.path):
-            # A walk over what is held: asked by a person, now and then.
-            rows: list[Row] = self._database.connection.execute(
-                "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
-                f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
-                f" WHERE state = 'dead'{condition} ORDER BY tasks.seq",
-                bindings,
-            ).fetchall()
+        # A walk over what is held: asked by a person, now and then.
+        rows = self._database.read(
+            "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
+            f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
+            f" WHERE state = 'dead'{condition} ORDER BY tasks.seq",
+            bindings,
+        )
         return [
             DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
             for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
@@ -385,7 +382,7 @@ def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]
     return [str(task_id) for (task_id,) in rows]
 
 
-def poll_is_awaited(connection: apsw.Connection, threshold: int) -> bool:
+def poll_is_awaited(connection: Connection, threshold: int) -> bool:
     """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
     failures = connection.execute(
         "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-import apsw
-
 from aitp.ledger.breakers import (
     ANY_BUGS,
     ANY_GUESSED,
@@ -28,8 +26,8 @@ from aitp.ledger.breakers import (
     forget_bugs,
 )
 from aitp.ledger.budgets import Budgets
-from aitp.ledger.database import Database, Row, these
 from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
+from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.limits import NEWEST_AT, Limits
@@ -178,7 +176,7 @@ class Outcomes:
 
     def _pay(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         slot: int,
         route: Route,
         queue: QueueKey,
@@ -204,7 +202,7 @@ class Outcomes:
             let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
             return settled
 
-    def give_back(self, connection: apsw.Connection, slot: int, cause: Cause, now: float) -> Settled:
+    def give_back(self, connection: Connection, slot: int, cause: Cause, now: float) -> Settled:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
@@ -238,7 +236,7 @@ class Outcomes:
             note_trouble(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
         return settled
 
-    def _outcome_of_death(self, connection: apsw.Connection, task: Task, cause: Cause) -> Outcome:
+    def _outcome_of_death(self, connection: Connection, task: Task, cause: Cause) -> Outcome:
         if cause is Cause.STOPPED:
             return Outcome(task, Ending.ABANDONED, reason="the process that ran it was stopped")
         if cause is Cause.DEADLINE:
@@ -255,14 +253,14 @@ class Outcomes:
             return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
         return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
 
-    def _is_held_back(self, connection: apsw.Connection, route: Route, now: float) -> bool:
+    def _is_held_back(self, connection: Connection, route: Route, now: float) -> bool:
         """Whether something keeps tasks from being sent by `route` again at once."""
         gate = self._breakers.gate(connection, (route.provider,), now)
         return not gate.passes or cooling(connection, route.provider, route.model, now) is not None
 
     def _settle(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         now: float,
         provider: str,
         judgement: Judgement,
@@ -292,7 +290,7 @@ class Outcomes:
 
     def _put_back_all(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         now: float,
         provider: str,
         returned: Sequence[Outcome],
@@ -347,7 +345,7 @@ class Outcomes:
 
     @staticmethod
     def _judge_processor(
-        connection: apsw.Connection, task_type: str, endings: Sequence[Ending], now: float, has_bugs: bool
+        connection: Connection, task_type: str, endings: Sequence[Ending], now: float, has_bugs: bool
     ) -> bool:
         if Ending.SUCCEEDED in endings:
             if has_bugs:
@@ -357,7 +355,7 @@ class Outcomes:
         return bugs > 0 and count_bugs(connection, task_type, bugs, now)
 
 
-def _owned_by(connection: apsw.Connection, slot: int) -> dict[int, bool]:
+def _owned_by(connection: Connection, slot: int) -> dict[int, bool]:
     """The tasks that a slot has claimed, and whether each is a suspect. Served by tasks_claimed."""
     rows: list[Row] = connection.execute(
         "SELECT seq, is_suspect FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
@@ -381,17 +379,15 @@ _CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSE
 _SURVEY = f"SELECT {_CALM}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
 
 
-def _survey(connection: apsw.Connection, provider: str) -> _Survey:
+def _survey(connection: Connection, provider: str) -> _Survey:
     return _Survey(*connection.execute(_SURVEY, (provider,)).get)
 
 
-def _put_back(connection: apsw.Connection, seq: int, due_at: float | None) -> None:
+def _put_back(connection: Connection, seq: int, due_at: float | None) -> None:
     connection.execute("UPDATE tasks SET state = 'ready', slot = NULL, due_at = ? WHERE seq = ?", (due_at, seq))
 
 
-def _store_results(
-    connection: apsw.Connection, outcomes: Iterable[Outcome], now: float, owned: Mapping[int, bool]
-) -> None:
+def _store_results(connection: Connection, outcomes: Iterable[Outcome], now: float, owned: Mapping[int, bool]) -> None:
     succeeded, failed = TaskStatus.SUCCEEDED.value, TaskStatus.FAILED.value
     rows = [
         (
@@ -411,7 +407,7 @@ def _store_results(
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def let_go(connection: apsw.Connection, breakers: Breakers, slot: int, now: float) -> None:
+def let_go(connection: Connection, breakers: Breakers, slot: int, now: float) -> None:
     """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.give_back`'s."""
     # Served by tasks_finished. What had failed before is due, but still behind those that never failed.
     connection.execute(

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import apsw
-
 from aitp.ledger.budgets import BudgetUse, pace_of_spending, use_of_budgets
+from aitp.ledger.engine import Connection
 from aitp.ledger.limits import LimitUse, first_completions, newest_completion, strategy_and_zone, use_of_limits
 from aitp.ledger.views import reading
 from aitp.policy.forecast import fixed_limit_used_up, rolling_limit_used_up
@@ -70,7 +69,7 @@ def forecast(path: Path, over_seconds: float, now: float | None = None) -> Forec
     return Forecast(moment, strategy.value, by_name, over_seconds, pace, used_up, spending)
 
 
-def _spending(connection: apsw.Connection, over_seconds: float, now: float) -> Spending | None:
+def _spending(connection: Connection, over_seconds: float, now: float) -> Spending | None:
     budgets = {period.value: use for period, use in use_of_budgets(connection, now).items()}
     if not budgets:
         return None
@@ -88,7 +87,7 @@ def _spent_at(use: BudgetUse, pace: float, now: float) -> float | None:
     return None if left is None else now + left
 
 
-def _still_counted(connection: apsw.Connection, period: Period, use: LimitUse, now: float) -> list[int]:
+def _still_counted(connection: Connection, period: Period, use: LimitUse, now: float) -> list[int]:
     """Of those counted now, how many will be after each step. Claimed tasks count as if they completed now."""
     length = ROLLING_SECONDS[period]
     since = [now - length + step * length / STEPS for step in range(STEPS + 1)]
@@ -97,6 +96,6 @@ def _still_counted(connection: apsw.Connection, period: Period, use: LimitUse, n
     return [count + claimed for count in completed[:-1]] + [0]
 
 
-def _counted_since(connection: apsw.Connection, since: Sequence[float]) -> list[int]:
+def _counted_since(connection: Connection, since: Sequence[float]) -> list[int]:
     newest, _ = newest_completion(connection)
     return [0 if first is None else newest + 1 - first for first in first_completions(connection, since)]

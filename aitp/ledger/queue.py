@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 from typing import Literal
 
-import apsw
-
+from aitp.ledger.engine import Connection
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import QueueKey
 
@@ -48,7 +47,7 @@ class LedgerConfig:
 MOST_QUEUES = 200
 
 
-def queue_id(connection: apsw.Connection, queue: QueueKey) -> int:
+def queue_id(connection: Connection, queue: QueueKey) -> int:
     """The row of a kind, made if need be."""
     facts = (queue.type, queue.model, queue.failed_at)
     found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ? AND failed_at = ?", facts).get
@@ -59,7 +58,7 @@ def queue_id(connection: apsw.Connection, queue: QueueKey) -> int:
     return int(found)
 
 
-def prune_queues(connection: apsw.Connection) -> None:
+def prune_queues(connection: Connection) -> None:
     """Forget kinds without tasks: models are named by the API's users, and each misspelt one is a kind."""
     if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_QUEUES:
         connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")
@@ -77,7 +76,7 @@ NEXT_READY = _NEXT_DUE.format("'ready'")
 _NEXT_OF_STATE = f"SELECT {_NEXT_DUE.format('?')}"
 
 
-def promote_due(connection: apsw.Connection, now: float) -> None:
+def promote_due(connection: Connection, now: float) -> None:
     """Tasks whose time has come may be claimed now. Searches in tasks_later.
 
     Usually none waits, and to ask `next_due` first is cheaper than two updates of nothing.
@@ -88,7 +87,7 @@ def promote_due(connection: apsw.Connection, now: float) -> None:
     promote_stranded(connection, "ready", now)
 
 
-def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) -> None:
+def promote_stranded(connection: Connection, state: Waiting, now: float) -> None:
     """Rows of `state` that are due later than any delay reaches, from before the clock was set back, are due now."""
     connection.execute(
         "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
@@ -96,7 +95,7 @@ def promote_stranded(connection: apsw.Connection, state: Waiting, now: float) ->
     )
 
 
-def follow_clock(connection: apsw.Connection, seconds: float, now: float) -> None:
+def follow_clock(connection: Connection, seconds: float, now: float) -> None:
     """The clock was set back by about so much: what waits, for whatever, is due as much sooner."""
     connection.execute(
         "UPDATE tasks SET due_at = MAX(due_at - ?1, ?2) WHERE due_at > ?2 AND state IN ('ready', 'finished')",
@@ -104,7 +103,7 @@ def follow_clock(connection: apsw.Connection, seconds: float, now: float) -> Non
     )
 
 
-def next_due(connection: apsw.Connection, state: Waiting) -> float | None:
+def next_due(connection: Connection, state: Waiting) -> float | None:
     """When the next row of `state` is due."""
     due_at = connection.execute(_NEXT_OF_STATE, (state,)).get
     return None if due_at is None else float(due_at)

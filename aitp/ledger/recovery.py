@@ -21,11 +21,11 @@ import apsw
 from aitp.errors import LedgerError
 from aitp.ledger.backup import put_in_place
 from aitp.ledger.damage import is_log_alone
-from aitp.ledger.database import as_ledger_error, migrate, no_ledger, refuse_misplaced
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.remains import Remains, with_first_page_of
 from aitp.ledger.salvage import NO_BUDGETS, Allowance, Salvage
 from aitp.ledger.soundness import check
+from aitp.ledger.sqlite import as_ledger_error, migrate, no_ledger, refuse_misplaced
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import apsw
 
-from aitp.ledger.database import Row
+from aitp.ledger.engine import Row
 
 # What reading a damaged file raises: the machine's failures too, because a length in it may be any number.
 UNREADABLE = (apsw.Error, UnicodeDecodeError, OverflowError, MemoryError)

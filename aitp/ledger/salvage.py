@@ -17,7 +17,7 @@ import orjson
 
 from aitp.errors import ConfigurationError
 from aitp.ledger.budgets import left_nano, spend
-from aitp.ledger.database import Row
+from aitp.ledger.engine import Row
 from aitp.ledger.missing import mended, missing_since
 from aitp.ledger.remains import Record, Remains
 from aitp.ledger.schema import VERSION

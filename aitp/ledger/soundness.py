@@ -25,9 +25,10 @@ from aitp.ledger.damage import (
     is_log_alone,
     our_definitions,
 )
-from aitp.ledger.database import Row, as_ledger_error, no_ledger, open_to_check
+from aitp.ledger.engine import Row
 from aitp.ledger.place import refuse_no_file
 from aitp.ledger.schema import VERSION
+from aitp.ledger.sqlite import as_ledger_error, no_ledger, open_to_check
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.validators import zone_name
 

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
-
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import IN_FORCE, PAUSE_SECONDS
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.damage import has_tables
-from aitp.ledger.database import Row, as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
+from aitp.ledger.engine import Connection, Row
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
+from aitp.ledger.sqlite import as_ledger_error, empty_ledger, free_bytes, no_ledger, open_read_only, version_in
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import QueueKey
@@ -120,7 +119,7 @@ def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) ->
 
 
 @contextmanager
-def reading(path: Path, now: float | None = None) -> Iterator[tuple[apsw.Connection, float]]:
+def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, float]]:
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
@@ -197,7 +196,7 @@ def _not_ours(path: Path, error: Exception) -> LedgerError:
     )
 
 
-def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
+def _read(connection: Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
     strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
     polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
@@ -263,7 +262,7 @@ def _read(connection: apsw.Connection, now: float, recovery: float, disk_free: i
     )
 
 
-def _counts(connection: apsw.Connection) -> dict[str, int]:
+def _counts(connection: Connection) -> dict[str, int]:
     """Tasks by state; those that are not due yet, or wait for a twin, count as waiting. One walk over what is held."""
     counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
     rows: list[Row] = connection.execute(f"SELECT {SHOWN_STATE} AS what, COUNT(*) FROM tasks GROUP BY what").fetchall()

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import apsw
-
+from aitp.ledger.engine import Connection
 from aitp.policy.routing import Route
 
 # What a server does not take of a request is believed for so long.
@@ -52,9 +51,7 @@ class Worlds:
         self._version = -1
         self._known: dict[tuple[str, str, str], World] = {}
 
-    def find(
-        self, connection: apsw.Connection, version: int, route: Route, type_: str, setup: str, now: float
-    ) -> World:
+    def find(self, connection: Connection, version: int, route: Route, type_: str, setup: str, now: float) -> World:
         """The world in which a task of `type_` would be sent by `route`, made if need be. `version`: the ledger's."""
         if version != self._version:
             self._version, self._known = version, {}
@@ -68,7 +65,7 @@ class Worlds:
         """The transaction in which worlds were found, or made, has come to nothing."""
         self._known = {}
 
-    def free_for(self, connection: apsw.Connection, world: World, kind: int, now: float, canary: float) -> bool:
+    def free_for(self, connection: Connection, world: World, kind: int, now: float, canary: float) -> bool:
         """Whether one more call may be made there now, beside those that are in flight.
 
         While failures come in a row, no more are sent than it takes to know whose fault that is. Where nobody has been
@@ -92,7 +89,7 @@ class Worlds:
         connection.execute("UPDATE worlds SET tried_at = ? WHERE id = ?", (now, world.id))
         return True
 
-    def begin_probe(self, connection: apsw.Connection, world: World, slot: int) -> None:
+    def begin_probe(self, connection: Connection, world: World, slot: int) -> None:
         """Let `slot` alone be sent to a paused world whose time has come."""
         connection.execute("UPDATE worlds SET probe_slot = ? WHERE id = ?", (slot, world.id))
         moved(connection)
@@ -105,7 +102,7 @@ _WORLD = (
 )
 
 
-def _find(connection: apsw.Connection, route: Route, type_: str, setup: str, now: float) -> World:
+def _find(connection: Connection, route: Route, type_: str, setup: str, now: float) -> World:
     profile = connection.execute(_PROFILE, (route.provider, route.model, setup, now - PROFILE_SECONDS)).fetchone()
     left_out, expires_at = ("", float("inf")) if profile is None else (profile[0], profile[1] + PROFILE_SECONDS)
     key = (route.provider, route.model, type_, setup, left_out)
@@ -118,19 +115,19 @@ def _find(connection: apsw.Connection, route: Route, type_: str, setup: str, now
     return World(number, tuple(left_out.split()), bool(proven), failures, since, until, prober, expires_at)
 
 
-def moved(connection: apsw.Connection) -> None:
+def moved(connection: Connection) -> None:
     """What claims remember of worlds is not so any more."""
     connection.execute("UPDATE ledger SET worlds_version = worlds_version + 1")
 
 
-def release_probes(connection: apsw.Connection, slot: int) -> None:
+def release_probes(connection: Connection, slot: int) -> None:
     """A dead slot's probes of paused worlds end without an outcome."""
     connection.execute("UPDATE worlds SET probe_slot = NULL WHERE probe_slot = ?", (slot,))
     if connection.changes():
         moved(connection)
 
 
-def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: float) -> None:
+def publish_setups(connection: Connection, setups: Mapping[str, str], now: float) -> None:
     """Services are now set up so (address, credentials): whatever is set up anew is tried at once.
 
     What was learned of an earlier set-up is forgotten.
@@ -150,7 +147,7 @@ def publish_setups(connection: apsw.Connection, setups: Mapping[str, str], now: 
     moved(connection)
 
 
-def prune_worlds(connection: apsw.Connection) -> None:
+def prune_worlds(connection: Connection) -> None:
     """Forget worlds that nothing refers to, beyond the newest."""
     if int(connection.execute("SELECT COUNT(*) FROM worlds").get) > MOST_WORLDS:
         connection.execute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
 from aitp.policy.routing import Availability
 from aitp.process.scoreboard import Role, State, role_of

@@ -104,12 +104,12 @@ def _ids(arguments: Sequence[Any]) -> dict[str, Any]:
 
 def install() -> None:
     """Wrap the steps. In the master, before it forks."""
-    from aitp.ledger import Claim, Poll, database
+    from aitp.ledger import Claim, Poll, sqlite
     from aitp.ledger.breakers import Breakers
     from aitp.ledger.claims import Claims
-    from aitp.ledger.database import Database
     from aitp.ledger.inbox import Inbox
     from aitp.ledger.outbox import Nothing, Outbox
+    from aitp.ledger.sqlite import SQLiteDatabase
     from aitp.process.metering import WatchedProvider
     from aitp.process.worker import Worker
     from aitp.taskapi import TaskApi
@@ -149,9 +149,9 @@ def install() -> None:
     wrap(TaskApi, "deliver", "deliver", lambda _, *arguments: {"id": arguments[1]})
     wrap(Outbox, "settle", "settle", settled)
     wrap(Claims, "release", "release", ended)
-    _wrap_transactions(Database)
+    _wrap_transactions(SQLiteDatabase)
     _wrap_breakers(Breakers)
-    database.CHECKPOINT_PAGES = CHECKPOINT_PAGES
+    sqlite.CHECKPOINT_PAGES = CHECKPOINT_PAGES
 
 
 def _wrap_transactions(database: Any) -> None:

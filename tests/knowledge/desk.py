@@ -13,6 +13,7 @@ from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
 from aitp.ledger.views import Snapshot, snapshot
 from aitp.settings import Settings, load_settings
+from tests.ledger.world import file_of
 
 COMPLETE = {
     "API_BASE_URL": "http://127.0.0.1:3000",
@@ -71,12 +72,12 @@ class Desk:
         assert not self.inside, "bounds are not nested"
         self.bounds.append(seconds)
         self.inside = True
-        before = self.ledger._database.connection.total_changes()
+        before = file_of(self.ledger).connection.total_changes()
         try:
             yield
         finally:
             self.inside = False
-            assert self.ledger._database.connection.total_changes() == before
+            assert file_of(self.ledger).connection.total_changes() == before
 
     def seen(self) -> Snapshot:
         return snapshot(self.path, now=self.clock())

@@ -65,7 +65,7 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def limits_count_what_ended_and_what_is_claimed(self) -> None:
-        limits, uses = self.model.limits, use_of_limits(self.world.ledger._database.connection, self.model.now)
+        limits, uses = self.model.limits, use_of_limits(self.world.database.connection, self.model.now)
         assert {period.value: use.current for period, use in uses.items()} == {
             each: self.model.used(each) for each in limits
         }

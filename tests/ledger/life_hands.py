@@ -9,7 +9,7 @@ import apsw
 
 from aitp.errors import LedgerError
 from aitp.ledger import Ledger, LedgerConfig
-from tests.ledger.world import World, middle
+from tests.ledger.world import World, file_of, middle
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Hands:
     def hang_up(self, slot: int) -> None:
         """As when its process is killed: what was not committed is gone."""
         if slot in self._ledgers:
-            self._ledgers.pop(slot)._database.connection.close()
+            file_of(self._ledgers.pop(slot)).connection.close()
 
     def close(self) -> None:
         for slot in [*self._ledgers]:
@@ -61,7 +61,7 @@ class Hands:
             left -= 1
             return left >= 0
 
-        connection = ledger._database.connection
+        connection = file_of(ledger).connection
         connection.exec_trace = burn
         try:
             done = act(ledger)

@@ -20,14 +20,14 @@ def breakers() -> Breakers:
 def tell(world: World, breakers: Breakers, *healths: Health, slot: int = WORKER) -> BreakerChange | None:
     change = None
     for health in healths:
-        with world.ledger._database.transaction() as connection:
+        with world.database.transaction() as connection:
             change = breakers.tell(connection, "openai", health, slot, world.clock.now, "503")
     return change
 
 
 def probe(world: World, breakers: Breakers, slot: int = WORKER) -> bool:
     """Pass the gate as the probe, if it is open for one."""
-    with world.ledger._database.transaction() as connection:
+    with world.database.transaction() as connection:
         gate = breakers.gate(connection, ("openai",), world.clock.now)
         if gate.passes and gate.probe:
             breakers.begin_probe(connection, ("openai",), slot)
@@ -91,7 +91,7 @@ def test_how_a_probe_ends(
     assert state(world) == expected
     assert world.value("SELECT probe_slot FROM breakers WHERE service = 'openai'") is None
     assert change is None or change.before == HALF_OPEN
-    with world.ledger._database.transaction() as connection:
+    with world.database.transaction() as connection:
         gate = breakers.gate(connection, ("openai",), world.clock.now)
     assert gate.until == (None if probe_at is None else START + probe_at)
 

@@ -33,7 +33,7 @@ def budgeted(create: Create, zone: str = "UTC", **budgets: int) -> World:
 
 
 def use(world: World, period: str = "day") -> BudgetUse:
-    return use_of_budgets(world.ledger._database.connection, world.clock.now)[Period(period)]
+    return use_of_budgets(world.database.connection, world.clock.now)[Period(period)]
 
 
 def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: object) -> Settled:
@@ -245,7 +245,7 @@ def test_a_model_without_a_price_is_not_called_while_a_budget_is_in_force(create
 
     assert (idle.because, idle.until, idle.unpriced) == (IdleReason.PRICE, None, ("text-embedding-3-small",))
     assert world.idle(OTHER_WORKER, unknown).unpriced == ()  # said once
-    connection = world.ledger._database.connection
+    connection = world.database.connection
     assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
     world.ledger.budgets.publish("USD", {})
     assert unpriced_models(connection) == ()

@@ -183,7 +183,7 @@ class Model:
             self.check()
 
     def check(self) -> None:
-        uses = use_of_budgets(self.world.ledger._database.connection, self.now)
+        uses = use_of_budgets(self.world.database.connection, self.now)
         for period in ("day", "month"):
             spent, excess = self.in_window(period, self.now)
             use = uses[Period(period)]

@@ -11,8 +11,8 @@ import pytest
 
 from aitp.ledger import Ledger, LedgerConfig, prepare
 from aitp.ledger.cache import MOST_BYTES, Cache
-from aitp.ledger.database import Database
 from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.ledger.views import snapshot
 
 DAY = 86_400.0
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(path: Path, clock: Clock) -> Iterator[Cache]:
-    database = Database(path, clock)
+    database = SQLiteDatabase(path, clock)
     yield Cache(database, most_rows=10)
     database.close()
 
@@ -115,6 +115,7 @@ def test_reading_waits_for_no_writer(path: Path, cache: Cache) -> None:
     cache.put({"a": b"1"}, DAY)
     writer = apsw.Connection(str(path))
     writer.execute("BEGIN IMMEDIATE; DELETE FROM cache")
+    assert isinstance(cache._database, SQLiteDatabase)
     cache._database.connection.set_busy_timeout(0)  # it would fail at once
     found = cache.get(["a"])
     writer.execute("ROLLBACK")

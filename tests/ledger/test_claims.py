@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aitp.ledger import ClaimOptions, Cooldown, Idle, IdleReason, Report
-from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.policy.routing import Availability, Route, Why
 from aitp.tasks import Ending, Health, Outcome, QueueKey
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms
@@ -152,7 +152,7 @@ def test_nothing_is_claimed_while_the_disk_has_no_room_for_answers(
 ) -> None:
     world.admit("a")
     free = [DISK_RESERVE_BYTES - 1]
-    monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: free[0])
+    monkeypatch.setattr(world.database, "free_bytes", lambda: free[0])
     idle = world.idle()
 
     assert (idle.because, idle.until) == (IdleReason.DISK, START + 5.0)

@@ -93,7 +93,7 @@ def test_what_a_clock_set_far_forward_left_of_a_batch_counts_when_it_is_set_back
     claim = world.claim(terms=terms(batch=2))
     assert len(claim.tasks) == 1
     world.finish(claim)
-    assert look_over(world.ledger._database.connection, world.path).problems == ()
+    assert look_over(world.database.connection, world.path).problems == ()
 
 
 def test_pruning_takes_the_oldest_first_and_not_all_at_once(world: World) -> None:
@@ -105,7 +105,7 @@ def test_pruning_takes_the_oldest_first_and_not_all_at_once(world: World) -> Non
         START - age,
         PRUNE_ROWS + 50,
     )
-    with world.ledger._database.transaction() as connection:
+    with world.database.transaction() as connection:
         prune_completions(connection, START)
 
     assert world.rows("SELECT MIN(id), COUNT(*) FROM task_completions") == [(PRUNE_ROWS + 1, 50)]

@@ -1244,7 +1244,7 @@ def test_worlds_that_nothing_refers_to_are_forgotten_beyond_the_newest(world: Wo
         " SELECT 'openai', i, 't', '', '' FROM n",
         MOST_WORLDS,
     )
-    with world.ledger._database.transaction() as connection:
+    with world.database.transaction() as connection:
         prune_worlds(connection)
     assert world.value("SELECT COUNT(*) FROM worlds") == MOST_WORLDS + 1
     assert world.rows("SELECT model FROM worlds WHERE model LIKE 'text%'") == [(SMALL.model,)]

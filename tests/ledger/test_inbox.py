@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aitp.ledger import DeliveryOutcome, LedgerConfig, Malformed, Poll
-from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.tasks import Ending, NewTask, QueueKey
 from tests.ledger.conftest import Create
@@ -67,7 +67,7 @@ def test_no_more_is_kept_than_the_inbox_holds(create: Create) -> None:
 
 def test_nothing_is_taken_in_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     poll = world.poll()
-    monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
+    monkeypatch.setattr(world.database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
     admitted = world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")])
 
     assert (admitted.tasks, admitted.left_out) == (0, 1)

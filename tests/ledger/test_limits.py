@@ -15,7 +15,7 @@ from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, re
 
 
 def use(world: World, period: str) -> tuple[int, int, int, float | None]:
-    found = use_of_limits(world.ledger._database.connection, world.clock.now)[Period(period)]
+    found = use_of_limits(world.database.connection, world.clock.now)[Period(period)]
     return found.current, found.limit, found.remaining, found.frees_at
 
 

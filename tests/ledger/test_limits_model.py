@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Claim, Idle, IdleReason
-from aitp.ledger.database import Database
 from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
+from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
 from aitp.tasks import Ending, Health
 from tests.ledger.world import START, WORKER, Clock, World, terms
@@ -312,7 +312,7 @@ with_memories = st.lists(
 class Memories:
     """The limits of one ledger, as two processes know them."""
 
-    database: Database
+    database: SQLiteDatabase
     clock: Clock
 
     def __post_init__(self) -> None:
@@ -363,7 +363,7 @@ def test_nobody_remembers_more_room_than_there_is_however_the_clock_is_set(
     template: Path, todo: list[tuple[str, Any, Any]], limits: dict[str, int], zone: str, start: float
 ) -> None:
     with a_model(template, "fixed", zone, start, limits) as model:
-        memories = Memories(model.world.ledger._database, model.world.clock)
+        memories = Memories(model.world.database, model.world.clock)
         for verb, who, argument in todo:
             match verb:
                 case "look":

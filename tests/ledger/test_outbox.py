@@ -258,7 +258,7 @@ def test_faults_in_a_row_open_the_breaker_by_themselves_where_no_poll_can_be_mad
     if hindrance == "paused":
         world.ledger.pause(True)
     else:
-        monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: 0)
+        monkeypatch.setattr(world.database, "free_bytes", lambda: 0)
     changes = [later(world, *world.take(most=1)) for _ in range(5)]
 
     assert [change is None for change in changes] == [True] * 4 + [False]

@@ -30,7 +30,7 @@ def recorded(world: World) -> Iterator[Recorded]:
         statements[statement] = bindings
         return True
 
-    connection = world.ledger._database.connection
+    connection = world.database.connection
     connection.exec_trace = remember
     yield statements
     connection.exec_trace = None

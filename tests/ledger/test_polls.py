@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aitp.ledger import Cause, DeliveryOutcome, Fault, IdleReason, LedgerConfig, NotYet, Poll
-from aitp.ledger.database import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.tasks import Ending, Health, NewTask
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names, terms
@@ -104,7 +104,7 @@ def test_paused_means_no_polls(world: World) -> None:
 
 
 def test_no_polls_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.ledger._database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
+    monkeypatch.setattr(world.database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
 
     assert begin(world) == NotYet(START + 5.0, IdleReason.DISK)
 
@@ -216,7 +216,7 @@ def test_a_probe_is_due_whatever_else_is(world: World) -> None:
 def test_a_fault_of_the_authorization_server_ends_the_task_api_s_probe_as_well(world: World) -> None:
     open_breaker(world, "oauth")
     for _ in range(world.rules.breaker_threshold):
-        with world.ledger._database.transaction() as connection:
+        with world.database.transaction() as connection:
             world.ledger.inbox._breakers.tell(connection, "api", Health.FAULTY, RELAY, START, "503")
     world.clock.go(60.0)
     probe = polled(world)

@@ -304,7 +304,7 @@ def test_writers_queue_fairly(world: World) -> None:
         gate.wait()
         written, longest, ends = 0, 0.0, time.monotonic() + 1.0
         while (started := time.monotonic()) < ends:
-            with world.ledger._database.transaction() as connection:
+            with world.database.transaction() as connection:
                 connection.execute("UPDATE ledger SET sequence = sequence + 1")
             longest = max(longest, time.monotonic() - started)
             written += 1
@@ -324,7 +324,7 @@ def test_a_writer_outside_the_queue_is_waited_for(world: World) -> None:
     told, done = Gate(), Gate()
 
     def hold(world: World) -> None:
-        connection = world.ledger._database.connection
+        connection = world.database.connection
         connection.execute("BEGIN IMMEDIATE")
         told.open()
         done.wait()

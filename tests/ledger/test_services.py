@@ -12,6 +12,7 @@ import pytest
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, GraceOver, ServiceFault
 from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
 from aitp.ledger.views import snapshot
+from tests.ledger.world import file_of
 
 RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)
 
@@ -149,7 +150,7 @@ def test_a_pause_that_was_asked_for_is_kept_by_all_and_is_no_failure(desk: Desk)
 def test_a_well_service_is_called_without_a_transaction(desk: Desk) -> None:
     writer = apsw.Connection(str(desk.path))
     writer.execute("BEGIN IMMEDIATE")
-    desk.ledger._database.connection.set_busy_timeout(0)  # it would fail at once
+    file_of(desk.ledger).connection.set_busy_timeout(0)  # it would fail at once
     desk.call()
     writer.execute("ROLLBACK")
     assert desk.made == 1

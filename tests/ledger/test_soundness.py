@@ -156,7 +156,7 @@ def test_a_ledger_that_no_service_has_used_yet_is_sound(folder: Path) -> None:
 
 def test_what_a_damaged_file_says_cannot_forge_lines(world: World) -> None:
     world.change("PRAGMA writable_schema = ON")
-    world.ledger._database.connection.execute("PRAGMA writable_schema = ON")
+    world.database.connection.execute("PRAGMA writable_schema = ON")
     world.change("UPDATE sqlite_schema SET name = char(27, 10) || 'gone' WHERE name = 'cache'")
 
     problems = check(world.path).problems

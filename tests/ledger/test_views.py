@@ -130,7 +130,7 @@ def test_it_can_be_read_when_nobody_has_it_open(world: World) -> None:
 
 def test_it_does_not_wait_for_a_writer_nor_see_what_is_not_committed(world: World) -> None:
     world.admit("a")
-    with world.ledger._database.transaction() as connection:
+    with world.database.transaction() as connection:
         connection.execute("DELETE FROM tasks")
         assert look(world).ready == 1
 

@@ -30,6 +30,7 @@ from aitp.ledger import (
     prepare,
 )
 from aitp.ledger.duplicates import fingerprint
+from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey, Task
@@ -122,16 +123,20 @@ class World:
     def close(self) -> None:
         self.ledger.close()
 
+    @property
+    def database(self) -> SQLiteDatabase:
+        return file_of(self.ledger)
+
     def rows(self, sql: str, *bindings: object) -> list[tuple[Any, ...]]:
         """Look into the tables."""
-        found: list[tuple[Any, ...]] = self.ledger._database.connection.execute(sql, bindings).fetchall()
+        found: list[tuple[Any, ...]] = self.database.connection.execute(sql, bindings).fetchall()
         return found
 
     def value(self, sql: str, *bindings: object) -> Any:
         return self.rows(sql, *bindings)[0][0]
 
     def change(self, sql: str, *bindings: object) -> None:
-        with self.ledger._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(sql, bindings)
 
     # What relays do
@@ -237,6 +242,12 @@ def report(tasks: Iterable[Task], ending: Ending, health: Health = Health.HEALTH
     failure = FAILURES[health] if ending in (Ending.RETRY, Ending.FALLBACK) else None
     culprit = Culprit.SERVICE if failure is None else failure.culprit
     return Report([Outcome(task, ending, result, ending.value, culprit) for task in tasks], failure)
+
+
+def file_of(ledger: Ledger) -> SQLiteDatabase:
+    """What is behind the ledger's interface."""
+    assert isinstance(ledger._database, SQLiteDatabase)
+    return ledger._database
 
 
 def ids(claim: Claim) -> list[str]:

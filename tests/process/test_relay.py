@@ -17,7 +17,7 @@ from aitp.process.once import OnceContext
 from aitp.process.relay import Relay
 from aitp.taskapi import connect
 from aitp.tasks import Ending
-from tests.ledger.world import WORKER, Clock, report, terms
+from tests.ledger.world import WORKER, Clock, file_of, report, terms
 from tests.services import a_task
 from tests.taskapi.desk import settings_for
 from tests.waiting import wait_until
@@ -49,9 +49,9 @@ class Office:
         return [delivery.task_id for delivery in list(self.task_api.deliveries) if delivery.state]
 
     def breaker(self) -> tuple[str, int]:
-        found: tuple[str, int] = self.ledger._database.connection.execute(
-            "SELECT state, failures FROM breakers WHERE service = 'api'"
-        ).get
+        found: tuple[str, int] = (
+            file_of(self.ledger).connection.execute("SELECT state, failures FROM breakers WHERE service = 'api'").get
+        )
         return found
 
     def finish_all(self) -> None:

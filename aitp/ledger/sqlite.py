@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,7 @@ from aitp.ledger.damage import (
     is_ledger,
     is_log_alone,
 )
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.place import another_programs, refuse_no_file
 from aitp.ledger.schema import MIGRATIONS, VERSION
@@ -57,31 +58,13 @@ REWRITE_BYTES = 1_048_576
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
 
-# New work is refused below this, so that there is room for the answers to work already paid for.
-DISK_RESERVE_BYTES = 64 * 2**20
-DISK_LOOK_SECONDS = 5.0
-
-# What a query gives: apsw knows no better, the schema (STRICT tables) does.
-Row = tuple[Any, ...]
-
-
-def these(seqs: Iterable[int]) -> tuple[str, tuple[int | str, ...]]:
-    """The end of a condition that holds for these ids, and what to bind to it: one statement for a whole batch.
-
-    A batch is a run of neighbours as a rule, and a range takes two thirds of the time that a list takes.
-    """
-    ids = set(seqs)
-    if ids and (low := min(ids)) + len(ids) - 1 == (high := max(ids)):
-        return "BETWEEN ? AND ?", (low, high)
-    return "IN (SELECT value FROM json_each(?))", (str(list(ids)),)
-
 
 def seconds_up() -> float:
     """Since the machine started, while it was suspended too: a clock that nobody sets."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Database:
+class SQLiteDatabase:
     """One connection and the lock file beside it. `locks` are closed by whoever opened them: here, if none are given.
 
     `clock` gives UTC seconds, and may be set by people and machines; `uptime` gives seconds since the machine started,
@@ -224,11 +207,21 @@ class Database:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    def read(self, sql: str, bindings: tuple[str | int | float | bytes | None, ...] = ()) -> list[Row]:
+    def read(self, sql: str, bindings: Sequence[Any] = (), /) -> list[Row]:
         """One query outside the queue and outside any transaction: it sees what was committed last."""
         with as_ledger_error(self.path):
-            rows: list[Row] = self.connection.execute(sql, bindings).fetchall()
-        return rows
+            return self.connection.execute(sql, bindings).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """Queries outside the queue and outside any transaction, each of which sees what was committed last."""
+        with as_ledger_error(self.path):
+            yield self.connection
+
+    def forget_pages(self) -> None:
+        """Give back the memory of the pages read so far."""
+        with as_ledger_error(self.path):
+            self.connection.execute("PRAGMA shrink_memory")
 
     def next_sequence(self) -> int:
         """Move the ledger's own clock on by one. Only inside a transaction."""

@@ -13,17 +13,17 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import IdleReason, Ledger, LedgerConfig, Report, prepare
-from aitp.ledger.database import (
+from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.sqlite import (
     CHECKPOINT_PAGES,
     OLDEST_SAFE_SQLITE,
     migrate,
     refuse_affected_sqlite,
     refuse_network_file_system,
 )
-from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.tasks import Ending, NewTask, Outcome
 from tests.ledger.damage import closed, overwrite, pages_of
-from tests.ledger.world import OTHER_WORKER, SMALL, World, ids, terms
+from tests.ledger.world import OTHER_WORKER, SMALL, World, file_of, ids, terms
 from tests.process.forks import in_child
 
 
@@ -53,7 +53,7 @@ def test_an_older_ledger_is_brought_up_to_date_with_all_that_is_in_it(folder: Pa
 
     assert prepare_here(path) == 1
     ledger = Ledger.open(path, LedgerConfig())
-    assert ledger._database.connection.execute("SELECT id FROM tombstones").get == "kept"
+    assert file_of(ledger).connection.execute("SELECT id FROM tombstones").get == "kept"
     ledger.close()
 
 
@@ -79,8 +79,8 @@ def test_a_ledger_that_is_not_prepared_is_not_opened(folder: Path) -> None:
 def test_a_migration_that_fails_leaves_the_ledger_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.admit("a")
     broken = (*MIGRATIONS, "CREATE TABLE more (id INTEGER); DELETE FROM tasks; THIS IS NO SQL")
-    monkeypatch.setattr("aitp.ledger.database.MIGRATIONS", broken)
-    monkeypatch.setattr("aitp.ledger.database.VERSION", len(broken))
+    monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", broken)
+    monkeypatch.setattr("aitp.ledger.sqlite.VERSION", len(broken))
     with pytest.raises(LedgerError):
         migrate(world.path, world.clock)
 
@@ -177,12 +177,12 @@ def test_a_file_system_mounted_over_another_is_the_one_that_counts() -> None:
 
 def fill(world: World) -> None:
     """From now on SQLite finds no room for another page, as on a full disk."""
-    connection = world.ledger._database.connection
+    connection = world.database.connection
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').get}")
 
 
 def make_room(world: World) -> None:
-    world.ledger._database.connection.execute("PRAGMA max_page_count = 4294967294")
+    world.database.connection.execute("PRAGMA max_page_count = 4294967294")
 
 
 def test_a_full_disk_loses_nothing_and_the_process_goes_on(world: World) -> None:
@@ -227,7 +227,7 @@ def test_an_error_in_the_middle_of_a_transaction_leaves_no_trace_and_no_lock(wor
     world.admit("a")
 
     def fails() -> None:
-        with world.ledger._database.transaction() as connection:
+        with world.database.transaction() as connection:
             connection.execute("DELETE FROM tasks")
             raise KeyboardInterrupt
 
@@ -343,7 +343,7 @@ def test_a_log_in_doubt_is_not_moved_into_the_file(world: World, monkeypatch: py
     disk = Disk(world, monkeypatch)
     disk.fails = 2
     world.finish(world.claim())
-    database = world.ledger._database
+    database = world.database
     database._checkpoint()
     assert database.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[1] == 0
     database._checkpoint()
@@ -370,7 +370,7 @@ def test_a_reader_that_stays_keeps_nobody_from_writing(world: World) -> None:
     reader = apsw.Connection(str(world.path), flags=apsw.SQLITE_OPEN_READONLY)
     reader.execute("BEGIN")
     reader.execute("SELECT COUNT(*) FROM tasks").fetchall()
-    world.ledger._database._log_pages = CHECKPOINT_PAGES
+    world.database._log_pages = CHECKPOINT_PAGES
     world.admit("a")
 
     assert ids(world.claim()) == ["a"]
