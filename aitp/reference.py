@@ -13,17 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from aitp import metrics, validators
+from aitp import metrics
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
-from aitp.prices import Prices
 from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
 from aitp.tasks import Ending, Service, TaskStatus, TaskType
-from aitp.tls import Authorities
-from aitp.validators import allowed, parts_of, service_url
+from aitp.validators import allowed
 
 NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
 
@@ -151,26 +148,6 @@ def _label(label: str) -> tuple[str, str]:
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# The form of what is not a number, a switch or one of a few words, by the function that judges it or what it becomes.
-FORMS: Mapping[object, str] = {
-    service_url: "an address, `http://` or `https://`",
-    validators.model_names: "a JSON array of names, or names separated by commas",
-    validators.model_name: "a model's name",
-    validators.item_ids: "a JSON array of ids, or ids separated by commas",
-    validators.model_map: "a JSON object from name to name",
-    validators.model_options: "a JSON object",
-    validators.keep_alive: "a duration like `5m`, seconds, or -1",
-    validators.thinking: "`true`, `false`, `low`, `medium`, `high`",
-    validators.plain_name: "one word",
-    validators.zone_name: "a name of the time zone database, like `America/Sao_Paulo`",
-    validators.project_slug: "lower-case letters, digits and hyphens",
-    validators.language_code: "a language code, like `pt` or `pt-BR`",
-    validators.plain_words: "printable characters, 100 at most",
-    Prices: "a path of a TOML file of prices",
-    Authorities: "a path of a file of PEM certificates",
-    validators.contact: "printable ASCII without parentheses, 200 at most",
-}
-
 
 def sections(example: Path = PROJECT_ROOT / ".env.example") -> dict[str, list[str]]:
     """The settings by section, in the order in which .env.example shows them."""
@@ -211,7 +188,8 @@ def _settings_lines(fields: Mapping[str, FieldInfo], sections: Mapping[str, list
         for name in names:
             field = fields[name]
             assert field.description
-            yield f"| `{name}` | {_default(field)} | {_form(field)} | {_cell(field.description)} |"
+            may_be = _cell(allowed(field).removeprefix("one of "))
+            yield f"| `{name}` | {_default(field)} | {may_be} | {_cell(field.description)} |"
     missing = sorted(set(fields) - {name for names in sections.values() for name in names})
     if missing:
         raise ValueError(f".env.example does not show {', '.join(missing)}: add it there first")
@@ -228,20 +206,6 @@ def _default(field: FieldInfo) -> str:
     if isinstance(default, bool | tuple | list | dict):
         return f"`{json.dumps(default)}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-
-
-def _form(field: FieldInfo) -> str:
-    """What may be set, in words."""
-    words = allowed(field)
-    if not words.startswith("what it is for"):
-        return words.removeprefix("one of ")
-    parts = [*parts_of(field.annotation), *field.metadata]
-    if SecretStr in parts:
-        return "a secret"
-    for part in parts:
-        if form := FORMS.get(getattr(part, "func", part)):
-            return form
-    return "a path" if Path in parts else "text"
 
 
 def _cell(text: str) -> str:

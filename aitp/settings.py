@@ -15,64 +15,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from aitp import validators as v
 from aitp.errors import ConfigurationError
 from aitp.hardening import blot_out
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
 from aitp.tls import Trust, unusable
 from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
-from aitp.validators import (
-    AuthorityList,
-    Directory,
-    Host,
-    LedgerFile,
-    Limit,
-    Money,
-    Place,
-    PriceList,
-    Seconds,
-    Url,
-    absolute,
-    bearer_token,
-    contact,
-    header_value,
-    item_ids,
-    keep_alive,
-    language_code,
-    left_as_in_the_example,
-    lower_case,
-    missing_together,
-    model_map,
-    model_name,
-    model_names,
-    model_options,
-    plain_name,
-    plain_words,
-    printable,
-    problem,
-    project_slug,
-    quoted,
-    refuse_open_secrets,
-    scopes,
-    thinking,
-    unreachable_budget,
-    unreachable_limits,
-    upper_case,
-    zone_name,
-)
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
@@ -98,94 +50,92 @@ class Settings(BaseModel):
         "for OLLAMA_BASE_URL, on any host. Without it only loopback, private addresses and names of a single label may "
         "be reached without TLS.",
     )
-    api_base_url: Url = Field(
+    api_base_url: v.Url = Field(
         description="Required. Address of the task API, without /api, like http://nestjs-api:3000.",
     )
-    ory_project_slug: Annotated[str, AfterValidator(project_slug)] | None = Field(
+    ory_project_slug: v.Slug | None = Field(
         None,
         description="The Ory project: tokens come from https://SLUG.projects.oryapis.com/oauth2/token. "
         "Required unless OAUTH2_TOKEN_URL is set.",
     )
-    oauth2_token_url: Url | None = Field(
+    oauth2_token_url: v.Url | None = Field(
         None, description="The token endpoint's whole address, for a self-hosted server. Overrides ORY_PROJECT_SLUG."
     )
     oauth2_client_id: str = Field(description="Required. The OAuth2 client that aitp is to the task API.")
     oauth2_client_secret: SecretStr = Field(
         description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
     )
-    oauth2_client_auth: Annotated[Literal["basic", "post"], BeforeValidator(lower_case)] = Field(
+    oauth2_client_auth: Annotated[Literal["basic", "post"], v.LOWER] = Field(
         "basic",
         description="How the client shows who it is: basic (client_secret_basic, in a header) or post "
         "(client_secret_post, in the form).",
     )
-    oauth2_scope: Annotated[str, AfterValidator(scopes)] = Field(
+    oauth2_scope: v.Scopes = Field(
         "read write", description="The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."
     )
     oauth2_audience: str = Field(
         "", description="The audience asked for, where the authorization server wants one named (Auth0, Ory)."
     )
-    request_timeout: Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
+    request_timeout: v.Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
     http_trust_env: bool = Field(
         False,
         description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
         "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
     )
-    tls_ca_file: AuthorityList | None = Field(
+    tls_ca_file: v.Authorities | None = Field(
         None,
         description="A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever "
         "speaks TLS here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.",
     )
 
     # Models and providers
-    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], BeforeValidator(lower_case)] = Field(
+    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], v.LOWER] = Field(
         "hybrid", description="Who runs the tasks: openai, ollama, or hybrid (Ollama first, OpenAI as its fallback)."
     )
-    supported_models: Annotated[tuple[str, ...], BeforeValidator(model_names)] = Field(
+    supported_models: v.Models = Field(
         ("nomic-embed-text",), description="Ollama's models: a JSON array (or names separated by commas)."
     )
-    openai_api_key: Annotated[SecretStr, AfterValidator(header_value)] | None = Field(
+    openai_api_key: v.Key | None = Field(
         None,
         description="The OpenAI key, or OPENAI_API_KEY_FILE=path of a file that holds it. Required in mode openai; "
         f"unset in mode hybrid means no fallback. {PLACEHOLDER_KEY} means mock mode: invented results, no calls.",
     )
-    openai_base_url: Url | None = Field(None, description="Another server that speaks OpenAI's protocol.")
-    openai_reasoning_effort: Annotated[str, BeforeValidator(lower_case), AfterValidator(plain_name)] = Field(
+    openai_base_url: v.Url | None = Field(None, description="Another server that speaks OpenAI's protocol.")
+    openai_reasoning_effort: v.Word = Field(
         "",
         description="How much OpenAI's models that reason are to do of it: minimal, low, medium, high, or what else "
         "yours takes. Empty: not said.",
     )
-    openai_service_tier: (
-        Annotated[Literal["auto", "default", "flex", "priority"], BeforeValidator(lower_case)] | None
-    ) = Field(
+    openai_service_tier: Annotated[Literal["auto", "default", "flex", "priority"], v.LOWER] | None = Field(
         "default",
         description="By which terms chats are bought: flex is cheaper and slow, and falls back to the standard tier "
         "while it has no room; auto is what the project is set to. default is told OpenAI alone, empty: not said.",
     )
-    openai_timeout: Seconds = Field(60.0, description="Seconds that a call to OpenAI may take.")
-    ollama_base_url: Url = Field("http://localhost:11434", description="Address of the Ollama server.")
-    ollama_api_key: Annotated[SecretStr, AfterValidator(header_value)] | None = Field(
+    openai_timeout: v.Seconds = Field(60.0, description="Seconds that a call to OpenAI may take.")
+    ollama_base_url: v.Url = Field("http://localhost:11434", description="Address of the Ollama server.")
+    ollama_api_key: v.Key | None = Field(
         None,
         description="A key for an Ollama server that asks for one (https://ollama.com, or a proxy), or "
         "OLLAMA_API_KEY_FILE=path of a file that holds it. Never sent in the open: see ALLOW_INSECURE_HTTP.",
     )
-    ollama_think: Annotated[bool | str, BeforeValidator(thinking)] | None = Field(
+    ollama_think: v.Thinking | None = Field(
         None,
         description="Whether Ollama's models that reason are to do it: true, false, or low, medium, high. Empty: as "
         "they like.",
     )
-    ollama_timeout: Seconds = Field(
+    ollama_timeout: v.Seconds = Field(
         120.0, description="Seconds that a call to Ollama may take, loading the model included."
     )
-    ollama_model_download_timeout: Seconds = Field(
+    ollama_model_download_timeout: v.Seconds = Field(
         600.0,
         description="Seconds that the download of a model may take in total, and ten times what it may go without "
         "progress. One that takes longer is put off, and goes on later where it was.",
     )
-    ollama_keep_alive: Annotated[int | str, BeforeValidator(keep_alive)] | None = Field(
+    ollama_keep_alive: v.KeepAlive | None = Field(
         None,
         description="How long Ollama keeps a model loaded after a call: 5m, seconds, -1 for ever. Empty: as it likes.",
     )
-    ollama_options: Annotated[Mapping[str, Any], BeforeValidator(model_options)] = Field(
+    ollama_options: v.Options = Field(
         {},
         description='Options for Ollama\'s models: a JSON object like {"num_ctx": 16384}. Chats have num_ctx 8192, '
         "num_predict 4096 and temperature 0 unless it says otherwise.",
@@ -193,18 +143,16 @@ class Settings(BaseModel):
     hybrid_fallback: bool = Field(
         True, description="In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."
     )
-    fallback_models: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
+    fallback_models: v.ModelMap = Field(
         {},
         description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
         "others. Where it names none: DEFAULT_EMBEDDING_MODEL for embeddings, DEFAULT_CHAT_MODEL for the rest.",
     )
-    default_embedding_model: Annotated[str, AfterValidator(model_name)] = Field(
+    default_embedding_model: v.Model = Field(
         EMBEDDING_MODEL, description="The model of embeddings whose tasks name none."
     )
-    default_chat_model: Annotated[str, AfterValidator(model_name)] = Field(
-        CHAT_MODEL, description="The model of all other tasks that name none."
-    )
-    model_aliases: Annotated[Mapping[str, str], BeforeValidator(model_map)] = Field(
+    default_chat_model: v.Model = Field(CHAT_MODEL, description="The model of all other tasks that name none.")
+    model_aliases: v.ModelMap = Field(
         {},
         description="Which model is asked for instead of the one that a task names, as one that was retired: a JSON "
         'object from name to name like {"o3": "gpt-6.1-sol"}. An alias of an alias is not followed.',
@@ -213,26 +161,24 @@ class Settings(BaseModel):
     embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         1024, description="Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."
     )
-    embedding_overflow: Annotated[Literal["truncate", "fail"], BeforeValidator(lower_case)] = Field(
+    embedding_overflow: Annotated[Literal["truncate", "fail"], v.LOWER] = Field(
         "truncate", description="A text too long for its model, in embeddings and chats: truncate (logged) or fail."
     )
-    result_language: Annotated[str, AfterValidator(language_code)] = Field(
-        "pt", description="Language of the names and descriptions in results."
-    )
-    result_country: Annotated[str, AfterValidator(plain_words)] = Field(
+    result_language: v.Language = Field("pt", description="Language of the names and descriptions in results.")
+    result_country: v.Words = Field(
         "Brazil",
         description="Country whose readers results are for: what is severe, and whom a name means, depend on it.",
     )
-    prompts_dir: Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
+    prompts_dir: v.Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
     wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
-    wikidata_base_url: Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
-    personality_classes: Annotated[tuple[str, ...], BeforeValidator(item_ids)] = Field(
+    wikidata_base_url: v.Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
+    personality_classes: v.ItemIds = Field(
         PERSONALITY_CLASSES,
         description="What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public "
         "companies, online newspapers and governments unless it says otherwise. A JSON array, or ids separated by "
         "commas.",
     )
-    wikidata_contact: Annotated[str, AfterValidator(contact)] = Field(
+    wikidata_contact: v.Contact = Field(
         "",
         description="Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an "
         "address of a page or of mail.",
@@ -256,7 +202,7 @@ class Settings(BaseModel):
         description="Seconds that calls in flight may go on after a stop was asked for. At most 34: supervisord kills "
         "after 40 (stopwaitsecs), systemd and Docker after 50.",
     )
-    runtime_dir: Place = Field(
+    runtime_dir: v.Place = Field(
         Path("run"),
         description="Directory (0700) of token, scoreboard, metrics files and socket. Default: run/ beside the "
         "ledger's folder.",
@@ -269,33 +215,31 @@ class Settings(BaseModel):
 
     # Rate limits
     rate_limit_enabled: bool = Field(True, description="false switches all five limits off.")
-    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], BeforeValidator(lower_case)] = Field(
+    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], v.LOWER] = Field(
         "rolling", description="rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."
     )
-    rate_limit_per_minute: Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
-    rate_limit_per_hour: Limit = Field(100, description="Tasks sent to providers in an hour. 0: no such limit.")
-    rate_limit_per_day: Limit = Field(500, description="Tasks sent to providers in a day. 0: no such limit.")
-    rate_limit_per_week: Limit = Field(2000, description="Tasks sent to providers in a week. 0: no such limit.")
-    rate_limit_per_month: Limit = Field(
+    rate_limit_per_minute: v.Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
+    rate_limit_per_hour: v.Limit = Field(100, description="Tasks sent to providers in an hour. 0: no such limit.")
+    rate_limit_per_day: v.Limit = Field(500, description="Tasks sent to providers in a day. 0: no such limit.")
+    rate_limit_per_week: v.Limit = Field(2000, description="Tasks sent to providers in a week. 0: no such limit.")
+    rate_limit_per_month: v.Limit = Field(
         7500, description="Tasks sent to providers in a month (30 days if rolling). 0: no such limit."
     )
-    rate_limit_timezone: Annotated[str, AfterValidator(zone_name)] = Field(
-        "UTC", description="Time zone of the fixed windows."
-    )
-    rate_limit_storage_path: LedgerFile = Field(
+    rate_limit_timezone: v.Zone = Field("UTC", description="Time zone of the fixed windows.")
+    rate_limit_storage_path: v.LedgerFile = Field(
         Path("data/rate_limits.db"),
         description="The ledger, one file on a local disk: limits, tasks in hand, results not yet delivered. "
         "A relative path counts from the project's root (/app in the container).",
     )
 
     # Budgets
-    prices: PriceList | None = Field(
+    prices: v.PriceList | None = Field(
         None, description="A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP)."
     )
-    budget_per_day: Money = Field(
+    budget_per_day: v.Money = Field(
         Decimal(0), description="What may be spent on a calendar day, in the currency of PRICES. 0: no such budget."
     )
-    budget_per_month: Money = Field(
+    budget_per_month: v.Money = Field(
         Decimal(0), description="What may be spent in a calendar month of RATE_LIMIT_TIMEZONE. 0: no such budget."
     )
 
@@ -320,19 +264,21 @@ class Settings(BaseModel):
     )
 
     # Monitoring
-    metrics_host: Host = Field("0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on.")
+    metrics_host: v.Host = Field(
+        "0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on."
+    )
     metrics_port: int = Field(
         8001, ge=1, le=65_535, description="Port that /metrics, /health, /ready and the page listen on."
     )
-    metrics_token: Annotated[SecretStr, AfterValidator(bearer_token)] | None = Field(
+    metrics_token: v.Password | None = Field(
         None,
         description="Ask for this bearer token (or password, in a browser) before /metrics and the page are shown; "
         "/health and /ready then tell others their status alone. Or METRICS_TOKEN_FILE=path of a file that holds it.",
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper_case)] = Field(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], v.UPPER] = Field(
         "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
     )
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower_case)] = Field(
+    log_format: Annotated[Literal["auto", "json", "console"], v.LOWER] = Field(
         "auto", description="json, console, or auto: console on a terminal, else json."
     )
 
@@ -341,7 +287,7 @@ class Settings(BaseModel):
     def _keep_secrets_off_the_wire(cls, url: str | None, info: ValidationInfo) -> str | None:
         # With a wrong ALLOW_INSECURE_HTTP, that alone is the problem to report.
         if url is not None and not info.data.get("allow_insecure_http", True):
-            refuse_open_secrets(url)
+            v.refuse_open_secrets(url)
         return url
 
     @field_validator("ollama_api_key")
@@ -350,7 +296,7 @@ class Settings(BaseModel):
         url = info.data.get("ollama_base_url")
         if key is not None and url is not None and not info.data.get("allow_insecure_http", True):
             try:
-                refuse_open_secrets(url)
+                v.refuse_open_secrets(url)
             except ValueError as error:
                 raise ValueError(f"cannot be sent to OLLAMA_BASE_URL: {error}") from None
         return key
@@ -438,36 +384,61 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     Raises ConfigurationError with everything wrong, `NAME=value: what is allowed`, secrets masked, and misspelt names.
     """
     fallback = Path(".env") if environ is None else None
-    sources = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
+    given, env_file, problems = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
     values = dict(defaults or {}) | {
         name.lower(): value.strip()
         for name in FIELDS
-        if (value := sources.values.get(name)) is not None and (value.strip() or name in MAY_BE_EMPTY)
+        if (value := given.get(name)) is not None and (value.strip() or name in MAY_BE_EMPTY)
     }
-    problems = list(sources.problems)
     try:
         settings = Settings.model_validate({**values, **_derived(values)})
     except ValidationError as error:
-        problems += [
-            problem(values, FIELDS, SECRETS, details)
-            for details in error.errors(include_url=False)
-            if str(details["loc"][0]).upper() not in sources.unread
-        ]
+        # Several of one setting, as of a list's entries, would say the same.
+        wrong = (v.problem(values, FIELDS, SECRETS, details) for details in error.errors(include_url=False))
+        problems += dict.fromkeys(wrong)
     else:
         if settings.http_trust_env:
             problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
-    problems += missing_together({**dict.fromkeys(map(str.lower, sources.unread), "?"), **values}, PLACEHOLDER_KEY)
-    strangers = misspelt(sources.values, KNOWN_NAMES)
+    problems += v.missing_together(values, PLACEHOLDER_KEY)
+    strangers = misspelt(given, KNOWN_NAMES)
     if problems:
-        raise ConfigurationError([*map(printable, problems)], [*map(printable, strangers)])
+        raise ConfigurationError([*map(v.printable, problems)], [*map(v.printable, strangers)])
+    limits = [
+        (f"RATE_LIMIT_PER_{period.upper()}", period, Decimal(most)) for period, most in settings.rate_limits.items()
+    ]
+    money = {"day": settings.budget_per_day, "month": settings.budget_per_month}
+    budgets = [(f"BUDGET_PER_{period.upper()}", period, most) for period, most in money.items() if most]
     warnings = (
         *strangers,
-        *left_as_in_the_example(values),
-        *quoted(values),
-        *unreachable_limits(settings.rate_limits),
-        *unreachable_budget(settings.budget_per_day, settings.budget_per_month),
+        *v.odd_values(values),
+        *v.unreachable(limits, "{} limit"),
+        *v.unreachable(budgets, "{}'s budget"),
     )
-    return settings.model_copy(update={"warnings": tuple(map(printable, warnings)), "env_file": sources.env_file})
+    return settings.model_copy(update={"warnings": tuple(map(v.printable, warnings)), "env_file": env_file})
+
+
+def runtime_dir(environ: Mapping[str, str]) -> Path:
+    """RUNTIME_DIR of `environ` and of the file of settings that it names, or of .env; none of the other settings is
+    judged, and what cannot be read is passed over.
+
+    For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs.
+    """
+    try:
+        values, _, _ = read_sources(environ, Path(".env"), ())
+    except ConfigurationError:
+        values = environ
+    named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
+    try:
+        if named:
+            return v.absolute(Path(named))
+        return _beside(Path(ledger)) if ledger else PROJECT_ROOT / "run"
+    except ValueError:
+        return PROJECT_ROOT / "run"
+
+
+def _beside(ledger: Path) -> Path:
+    """RUNTIME_DIR, where only the ledger's place is set. Raises ValueError if that is none."""
+    return v.absolute(ledger).parent.parent / "run"
 
 
 def prepare_environment() -> None:
@@ -527,29 +498,7 @@ def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     }
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
-            derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))
+            derived["runtime_dir"] = _beside(Path(values["rate_limit_storage_path"]))
         except ValueError:
             pass  # the setting that it is derived from is the problem, and is told as one
     return derived
-
-
-def beside(ledger: Path) -> Path:
-    """RUNTIME_DIR, where only the ledger's place is set. Raises ValueError if that is none."""
-    return absolute(ledger).parent.parent / "run"
-
-
-def runtime_dir(environ: Mapping[str, str]) -> Path:
-    """RUNTIME_DIR of `environ` and of the file of settings that it names, or of .env; none of the other settings is
-    judged, and what cannot be read is passed over.
-    """
-    try:
-        values = read_sources(environ, Path(".env"), ()).values
-    except ConfigurationError:
-        values = environ
-    named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
-    try:
-        if named:
-            return absolute(Path(named))
-        return beside(Path(ledger)) if ledger else PROJECT_ROOT / "run"
-    except ValueError:
-        return PROJECT_ROOT / "run"

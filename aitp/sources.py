@@ -2,46 +2,32 @@
 
 `read_sources` merges them (the real environment wins over the file) and says what is wrong with the files themselves;
 `misspelt` finds variables that look like ours and are not. Nothing here knows what a value means, and nothing here
-touches the process's own environment: both are the business of its callers, `settings` and `whereabouts`.
+touches the process's own environment: both are the settings' business.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+# Not dotenv_values: that tells of a line it cannot read in a log of its own alone, and a secret with a missing quote
+# would be one that is not set.
 from dotenv.parser import parse_stream
 
 from aitp.errors import ConfigurationError
 from aitp.validators import printable
 
 SECRET_FILE_BYTES = 65_536
+UNREAD = "stands-where-a-secret-could-not-be-read"  # a problem is listed already: it is not missing or wrong as well
 
 # Names under which nobody else keeps settings: whatever starts so was meant for us.
-OUR_PREFIXES = (
-    "AITP_",
-    "BUDGET_",
-    "CIRCUIT_BREAKER_",
-    "CONCURRENCY_",
-    "EMBEDDING_",
-    "FALLBACK_",
-    "HYBRID_",
-    "INBOX_",
-    "OAUTH2_",
-    "OLLAMA_",
-    "OPENAI_",
-    "ORY_",
-    "POLLING_",
-    "PROCESSING_",
-    "RATE_LIMIT_",
-    "RELAY_",
-    "RETRY_",
-    "SUPPORTED_",
-    "WIKIDATA_",
+OUR_NAMES = re.compile(
+    "(AITP|BUDGET|CIRCUIT_BREAKER|CONCURRENCY|EMBEDDING|FALLBACK|HYBRID|INBOX|OAUTH2|OLLAMA|OPENAI|ORY|POLLING"
+    "|PROCESSING|RATE_LIMIT|RELAY|RETRY|SUPPORTED|WIKIDATA)_"
 )
 
 # Read by Ollama's server and by OpenAI's other tools; often set beside ours.
@@ -59,22 +45,12 @@ NAMES_OF_OTHERS = frozenset(
 ALIKE = 0.87
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The merged values (empty ones included), the file that took part, and what is wrong with the files.
-
-    `unread` names the secrets that are set, but whose files could not be used: a problem is listed already.
-    """
-
-    values: Mapping[str, str]
-    env_file: Path | None
-    problems: tuple[str, ...]
-    unread: frozenset[str]
-
-
-def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
-    """Merge the file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) with
-    `environ`, then put in the contents of the files named by <secret>_FILE, and of systemd's credentials.
+def read_sources(
+    environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]
+) -> tuple[Mapping[str, str], Path | None, list[str]]:
+    """The file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) merged with
+    `environ`, and the contents of the files named by <secret>_FILE, and of systemd's credentials; then that file, and
+    what is wrong with any of them.
 
     Raises ConfigurationError if that file cannot be read: what it would say of the rest nobody knows.
     """
@@ -82,7 +58,6 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
     path = _env_file(environ, fallback)
     in_file = _read_env_file(path, problems) if path is not None else {}
     values = {**in_file, **environ}
-    unread = set()
     for secret in secrets:
         places = {f"{secret}_FILE": values.get(f"{secret}_FILE"), **_credential(environ, secret)}
         given = {name: place for name, place in places.items() if place}
@@ -91,10 +66,8 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
             problems.append(f"{', '.join(names)}: both are set; keep one of them")
         elif given:
             [(name, place)] = given.items()
-            values[secret] = _read_secret(name, Path(place), problems)
-            if not values[secret]:
-                unread.add(secret)
-    return Sources(values, path, tuple(problems), frozenset(unread))
+            values[secret] = _read_secret(name, Path(place), problems) or UNREAD
+    return values, path, problems
 
 
 def _credential(environ: Mapping[str, str], secret: str) -> dict[str, str]:
@@ -114,7 +87,7 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
         # OAUTH2_SECRET is OAUTH2_CLIENT_SECRET with a word left out, although OAUTH2_SCOPE looks more like it.
         longer = [real for real in known if words <= set(real.split("_"))]
         nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=0.6)
-        ours = name.upper().startswith(OUR_PREFIXES)
+        ours = OUR_NAMES.match(name.upper())
         if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):
             lines.append(f"{name} is not a setting and is ignored; did you mean {nearest[0]}?")
         elif ours:

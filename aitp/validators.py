@@ -1,8 +1,8 @@
 """From a setting's text to its value, and to the words of what is wrong with it.
 
-Types and functions that take one value, return the one to keep, and raise ValueError with what is allowed: the words
-that the operator reads. Then what settings tell only together. Pure, but for `addresses`, which asks the resolver and
-this machine. Called by the settings; by whoever listens or reaches out, about addresses.
+First the types of settings, each with the words of what it allows (`Allowed`), which messages and SETTINGS.md quote;
+then addresses, what settings tell only together, and how a wrong one is told. Pure, but for `addresses` and
+`trouble_at`, which ask the resolver and this machine. Called by the settings; about addresses, by whoever listens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import socket
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
@@ -23,98 +24,44 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic.fields import FieldInfo
 
-from aitp.prices import Prices, read_prices
-from aitp.tls import Authorities, read_authorities
+from aitp import prices, tls
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+SHOWN_CHARACTERS = 120
+LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
-def model_names(value: object) -> object:
-    """A JSON array, or names with commas between them."""
-    names = _listed(value)
-    if isinstance(names, list):
-        if not all(isinstance(name, str) and name.strip() for name in names):
-            raise ValueError(
-                'must be a JSON array of model names like ["nomic-embed-text"], or names separated by commas'
-            )
-        return tuple(dict.fromkeys(name.strip() for name in names))
-    return names
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """In a type's metadata: what may be set, to follow "must be"."""
+
+    words: str
 
 
-def item_ids(value: object) -> object:
-    """Ids of Wikidata's, as a JSON array or with commas between them."""
-    ids = _listed(value)
-    if isinstance(ids, list):
-        if not all(isinstance(id_, str) and re.fullmatch(r"Q[1-9][0-9]{0,9}", id_.strip()) for id_ in ids):
-            raise ValueError('must be a JSON array of Wikidata\'s ids like ["Q5", "Q7188"], or ids separated by commas')
-        return tuple(dict.fromkeys(id_.strip() for id_ in ids))
-    return ids
+# ── the types of settings ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _listed(value: object) -> object:
-    """What a JSON array holds, or a text between its commas; anything but a text as it is."""
-    if not isinstance(value, str):
-        return value
-    return _json(value, list) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
-
-
-def model_name(name: str) -> str:
-    if not (name.isprintable() and " " not in name and len(name) <= 100):
-        raise ValueError("must be a model's name: printable characters without spaces, 100 at most")
-    return name
-
-
-def model_map(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    names = _json(value, dict)
-    if not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise ValueError(
-            'must be a JSON object from model to model like {"nomic-embed-text": "text-embedding-3-small"}'
-        )
-    return names
-
-
-def model_options(value: object) -> object:
-    """A JSON object of whatever the model server takes."""
-    if not isinstance(value, str):
-        return value
+def from_json(value: object) -> object:
+    """What a text holds as JSON; itself where it holds none, which then is no value of its type."""
     try:
-        options = json.loads(value)
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
-        options = None
-    if not isinstance(options, dict):
-        raise ValueError('must be a JSON object like {"num_ctx": 8192}')
-    return options
+        return value
 
 
-def keep_alive(value: object) -> object:
-    """Seconds, or a duration as Go writes it; Ollama takes the first as a number only."""
-    text = str(value).strip()
-    if re.fullmatch(r"-?\d{1,9}", text):
-        return int(text)
-    if not re.fullmatch(r"-?(\d{1,9}(\.\d+)?(ms|s|m|h))+", text):
-        raise ValueError("must be a duration like 5m or 1h30m, or seconds; -1 for ever, 0 to unload at once")
-    return text
+def listed(value: object) -> object:
+    """What a JSON array holds, or a text between its commas."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return from_json(value)
+    return [part.strip() for part in value.split(",")]
 
 
-def thinking(value: object) -> object:
-    """Whether, or how much: Ollama takes either."""
-    text = str(value).strip().lower()
-    if text not in ("true", "false", "low", "medium", "high"):
-        raise ValueError("must be true, false, low, medium or high")
-    return text == "true" if text in ("true", "false") else text
-
-
-def _json(text: str, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        raise ValueError("must be a JSON array of strings" if kind is list else "must be a JSON object of strings")
-    return value
+def once_each(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def zone_name(name: str) -> str:
@@ -125,40 +72,8 @@ def zone_name(name: str) -> str:
     return name
 
 
-def project_slug(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise ValueError("must be the project's slug alone: lower-case letters, digits and hyphens")
-    return text
-
-
 def scopes(text: str) -> str:
     return "" if text.strip().lower() == "none" else " ".join(text.split())
-
-
-def language_code(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", text):
-        raise ValueError("must be a language code like pt, en or pt-BR")
-    return text
-
-
-def plain_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_-]{0,40}", text):
-        raise ValueError("must be one word of letters, digits, _ and -")
-    return text
-
-
-def plain_words(text: str) -> str:
-    # It becomes a part of prompts.
-    if not (text.isprintable() and len(text) <= 100):
-        raise ValueError("must be words of printable characters, 100 at most")
-    return text
-
-
-def contact(text: str) -> str:
-    # It stands between parentheses in a User-Agent.
-    if not re.fullmatch(r"[ -'*-~]{0,200}", text):
-        raise ValueError("must be printable ASCII characters without parentheses, 200 at most")
-    return text
 
 
 def header_value(secret: SecretStr) -> SecretStr:
@@ -177,16 +92,30 @@ def bearer_token(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def lower_case(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
+def absolute(path: Path) -> Path:
+    """Relative paths count from the project's root, so that no command depends on where it was started."""
+    try:
+        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
+    except RuntimeError:
+        raise ValueError("must be a path; nobody here has that home directory") from None
 
 
-def upper_case(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
+def directory(path: Path) -> Path:
+    path = absolute(path)
+    try:
+        there = stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return path  # of another user's, who may look: the service itself reads it, and says so if it cannot
+    except OSError as error:
+        raise ValueError(f"must be a directory ({error.strerror})") from None
+    if not there:
+        raise ValueError("must be a directory")
+    return path
 
 
-LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
+def file_itself(path: Path) -> Path:
+    # A ledger's log and its locks stand beside the file: beside a link to it, nobody would find or heed them.
+    return Path(os.path.realpath(absolute(path)))
 
 
 def service_url(text: str) -> str:
@@ -216,6 +145,99 @@ def listening_host(text: str) -> str:
     return text
 
 
+LOWER = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+UPPER = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+PRINTABLE = r"[^\p{C}\p{Z}]"
+
+Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
+Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Money = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
+Key = Annotated[SecretStr, AfterValidator(header_value)]
+Password = Annotated[SecretStr, AfterValidator(bearer_token)]
+Place = Annotated[Path, AfterValidator(absolute)]
+Directory = Annotated[Path, AfterValidator(directory)]
+LedgerFile = Annotated[Path, AfterValidator(file_itself)]
+Authorities = Annotated[
+    tls.Authorities,
+    BeforeValidator(lambda value: tls.read_authorities(absolute(Path(value))) if isinstance(value, str) else value),
+    Allowed("a path of a file of PEM certificates"),
+]
+PriceList = Annotated[
+    prices.Prices,
+    BeforeValidator(lambda value: prices.read_prices(absolute(Path(value))) if isinstance(value, str) else value),
+    Allowed("a path of a TOML file of prices"),
+]
+Url = Annotated[str, AfterValidator(service_url), Allowed("an address, `http://` or `https://`")]
+Host = Annotated[str, AfterValidator(listening_host), Allowed("an address of this machine, or `*`")]
+Zone = Annotated[str, AfterValidator(zone_name), Allowed("a name of the time zone database, like `America/Sao_Paulo`")]
+Scopes = Annotated[str, AfterValidator(scopes), Allowed("words")]
+Slug = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+    Allowed("the project's slug alone: lower-case letters, digits and hyphens"),
+]
+Language = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"),
+    Allowed("a language code like pt, en or pt-BR"),
+]
+Word = Annotated[
+    str, LOWER, StringConstraints(pattern=r"^[a-z0-9_-]{0,40}$"), Allowed("one word of letters, digits, _ and -")
+]
+# They become a part of prompts.
+Words = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({PRINTABLE}| )*$", max_length=100),
+    Allowed("words of printable characters, 100 at most"),
+]
+# It stands between parentheses in a User-Agent.
+Contact = Annotated[
+    str,
+    StringConstraints(pattern=r"^[ -'*-~]{0,200}$"),
+    Allowed("printable ASCII characters without parentheses, 200 at most"),
+]
+Model = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{PRINTABLE}*$", max_length=100),
+    Allowed("a model's name: printable characters without spaces, 100 at most"),
+]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Models = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(listed),
+    AfterValidator(once_each),
+    Allowed('a JSON array of model names like ["nomic-embed-text"], or names separated by commas'),
+]
+ItemIds = Annotated[
+    tuple[Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^Q[1-9][0-9]{0,9}$")], ...],
+    BeforeValidator(listed),
+    AfterValidator(once_each),
+    Allowed('a JSON array of Wikidata\'s ids like ["Q5", "Q7188"], or ids separated by commas'),
+]
+ModelMap = Annotated[
+    Mapping[str, Name],
+    BeforeValidator(from_json),
+    Allowed('a JSON object from model to model like {"nomic-embed-text": "text-embedding-3-small"}'),
+]
+# Whatever the model server takes.
+Options = Annotated[Mapping[str, Any], BeforeValidator(from_json), Allowed('a JSON object like {"num_ctx": 8192}')]
+# A number, or a duration as Go writes it: Ollama takes seconds as a number only.
+KeepAlive = Annotated[
+    Annotated[int, Field(ge=-(10**9), le=10**9)]
+    | Annotated[str, StringConstraints(pattern=r"^-?(\d{1,9}(\.\d+)?(ms|s|m|h))+$")],
+    Allowed("a duration like 5m or 1h30m, or seconds; -1 for ever, 0 to unload at once"),
+]
+Thinking = Annotated[Literal["low", "medium", "high"] | bool, LOWER, Allowed("true, false, low, medium or high")]
+
+
+# ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
+
+# All else says that nobody could be asked just now, and nothing about the name (getaddrinfo(3)).
+NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
+
+
 def refuse_open_secrets(url: str) -> None:
     """Raise ValueError if secrets sent to `url` could be read on the way: plain http to a public-looking host."""
     if urlsplit(url).scheme == "http" and not is_near(url):
@@ -225,18 +247,11 @@ def refuse_open_secrets(url: str) -> None:
         )
 
 
-def without_credentials(url: str) -> str:
-    """`url` as it may be shown: whatever stands between :// and @ is masked."""
-    return re.sub(r"(://)[^/]*@", r"\1***@", url)
-
-
-def is_host(text: str) -> bool:
-    """Whether `text` has the form of an address or of a name."""
-    return _is_address(text) or all(map(LABEL.fullmatch, text.rstrip(".").split(".")))
-
-
 def is_near(url: str) -> bool:
-    """Whether `url` names this machine, a private address or a name of a single label: nothing out on the internet."""
+    """Whether `url` names this machine, a private address or a name of a single label: nothing out on the internet.
+
+    Nothing is resolved: a name is judged by its form alone.
+    """
     host = (urlsplit(url).hostname or "").rstrip(".")
     if not _is_address(host):
         # 134744072 and 0x08080808 are addresses too, to those who resolve them: 8.8.8.8.
@@ -248,6 +263,11 @@ def is_near(url: str) -> bool:
     return address.is_private or address.is_loopback or address.is_link_local
 
 
+def is_host(text: str) -> bool:
+    """Whether `text` has the form of an address or of a name."""
+    return _is_address(text) or all(map(LABEL.fullmatch, text.rstrip(".").split(".")))
+
+
 def _is_address(host: str) -> bool:
     try:
         ip_address(host)
@@ -256,77 +276,20 @@ def _is_address(host: str) -> bool:
     return True
 
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-
-def absolute(path: Path) -> Path:
-    """Relative paths count from the project's root, so that no command depends on where it was started."""
-    try:
-        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
-    except RuntimeError:
-        raise ValueError("must be a path; nobody here has that home directory") from None
-
-
-def _directory(path: Path) -> Path:
-    path = absolute(path)
-    try:
-        there = stat.S_ISDIR(path.stat().st_mode)
-    except PermissionError:
-        return path  # of another user's, who may look: the service itself reads it, and says so if it cannot
-    except OSError as error:
-        raise ValueError(f"must be a directory ({error.strerror})") from None
-    if not there:
-        raise ValueError("must be a directory")
-    return path
-
-
-def _file_itself(path: Path) -> Path:
-    # A ledger's log and its locks stand beside the file: beside a link to it, nobody would find or heed them.
-    return Path(os.path.realpath(absolute(path)))
-
-
-def _authorities(value: object) -> object:
-    return read_authorities(absolute(Path(value))) if isinstance(value, str) else value
-
-
-def _prices(value: object) -> object:
-    return read_prices(absolute(Path(value))) if isinstance(value, str) else value
-
-
-Url = Annotated[str, AfterValidator(service_url)]
-Host = Annotated[str, AfterValidator(listening_host)]
-Place = Annotated[Path, AfterValidator(absolute)]
-Directory = Annotated[Path, AfterValidator(_directory)]
-LedgerFile = Annotated[Path, AfterValidator(_file_itself)]
-Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
-Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Money = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
-AuthorityList = Annotated[Authorities, BeforeValidator(_authorities)]
-PriceList = Annotated[Prices, BeforeValidator(_prices)]
-
-
-Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
-
-# All else says that nobody could be asked just now, and nothing about the name (getaddrinfo(3)).
-_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
-
-
 def addresses(host: str, port: int) -> list[Address]:
-    """(family, kind, protocol, address) of each, for `bind`. `*` stands for all addresses of this machine.
+    """(family, kind, protocol, address) of each to listen on, for `bind`. `*` stands for all addresses of this machine.
 
     An address needs no resolver, so none can fail it. Raises ValueError if no such name exists, and gaierror, an
     OSError, if whoever knows names does not answer: that passes.
     """
     name = None if host == "*" else host.removeprefix("[").removesuffix("]")
+    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if name is None or _is_address(name) else 0)
     try:
-        found = _look_up(name, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        try:
-            found = _look_up(name, port, 0)
-        except socket.gaierror as error:
-            if error.errno in _NO_SUCH_NAME:
-                raise ValueError(f"{host} leads to no address") from None
-            raise
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
+    except socket.gaierror as error:
+        if error.errno in NO_SUCH_NAME:
+            raise ValueError(f"{host} leads to no address") from None
+        raise
     # Some resolvers say the same twice, and it can be bound once.
     return list({address: (family, kind, protocol, address) for family, kind, protocol, _, address in found}.values())
 
@@ -348,9 +311,7 @@ def trouble_at(found: Iterable[Address]) -> int:
     return 0
 
 
-def _look_up(name: str | None, port: int, flags: int) -> Any:
-    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | flags)
-
+# ── what settings tell only together ─────────────────────────────────────────────────────────────────────────────────
 
 EXAMPLES = {
     "ory_project_slug": "your-project-slug",
@@ -381,45 +342,29 @@ def missing_together(values: Mapping[str, str], placeholder_key: str) -> list[st
     return problems
 
 
-def left_as_in_the_example(values: Mapping[str, str]) -> list[str]:
-    """Values that .env.example has where everyone needs one of his own."""
-    return [
-        f"{name.upper()} still has the example's value {value}; set your own"
-        for name, value in EXAMPLES.items()
-        if values.get(name) == value
-    ]
+def odd_values(values: Mapping[str, str]) -> Iterator[str]:
+    """What .env.example has where everyone needs one of his own; quotes that docker's --env-file keeps, and a shell, or
+    our own reading of a file, takes off.
+    """
+    for name, value in values.items():
+        if EXAMPLES.get(name) == value:
+            yield f"{name.upper()} still has the example's value {value}; set your own"
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            yield f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless meant"
 
 
-def quoted(values: Mapping[str, str]) -> list[str]:
-    """docker's --env-file keeps the quotes that a shell, or our own reading of a file, takes off."""
-    return [
-        f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless that is meant"
-        for name, value in values.items()
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    ]
+def unreachable(bounds: Iterable[tuple[str, str, Decimal]], what: str) -> Iterator[str]:
+    """Of bounds in force, (setting, period, value), shortest first: those that a longer period's never lets be reached.
+
+    `what` is bounded so: "{} limit".
+    """
+    for (shorter, period, less), (longer, _, more) in pairwise(bounds):
+        if more < less:
+            reached = f"the {what.format(period)} can never be reached"
+            yield f"{longer}={more} is below {shorter}={less}: {reached}; raise one or set it to 0"
 
 
-def unreachable_limits(limits: Mapping[str, int]) -> list[str]:
-    """Limits by period, shortest first, that a longer period's limit keeps from ever being reached."""
-    return [
-        f"RATE_LIMIT_PER_{longer.upper()}={more} is below RATE_LIMIT_PER_{shorter.upper()}={less}: "
-        f"the {shorter} limit can never be reached; raise one or set it to 0"
-        for (shorter, less), (longer, more) in pairwise(limits.items())
-        if more < less
-    ]
-
-
-def unreachable_budget(per_day: Decimal, per_month: Decimal) -> list[str]:
-    """A month's budget that is below a day's."""
-    if not 0 < per_month < per_day:
-        return []
-    return [
-        f"BUDGET_PER_MONTH={per_month} is below BUDGET_PER_DAY={per_day}: the day's budget can never be reached; "
-        "raise one or set it to 0"
-    ]
-
-
-SHOWN_CHARACTERS = 120
+# ── a wrong setting in words ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def problem(
@@ -427,9 +372,8 @@ def problem(
 ) -> str:
     """One line for one of pydantic's error `details`; `values` are the raw ones by lower-case name."""
     name = str(details["loc"][0]).upper()
-    about = fields[name].description or ""
     if details["type"] == "missing":
-        return f"{name}: required, but not set. {about.removeprefix('Required. ')}"
+        return f"{name}: required, but not set. {(fields[name].description or '').removeprefix('Required. ')}"
     value = "***" if name in secrets else shown(values.get(name.lower(), ""))
     if details["type"] == "value_error":
         return f"{name}={value}: {details['ctx']['error']}"
@@ -438,10 +382,8 @@ def problem(
 
 def shown(value: str) -> str:
     """A value as it may be printed: credentials masked, long ones cut, control characters escaped."""
-    value = without_credentials(value)
-    if len(value) > SHOWN_CHARACTERS:
-        value = value[:SHOWN_CHARACTERS] + "…"
-    return value if value.isprintable() else ascii(value)
+    value = re.sub(r"(://)[^/]*@", r"\1***@", value)
+    return printable(value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "…")
 
 
 def printable(line: str) -> str:
@@ -450,8 +392,11 @@ def printable(line: str) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a field takes, in words."""
-    parts = [*parts_of(field.annotation), *field.metadata]
+    """What a field takes, in words, made from its own type and bounds so that they can't disagree with the check."""
+    parts = [*_parts_of(field.annotation), *field.metadata]
+    for part in parts:
+        if isinstance(part, Allowed):
+            return part.words
     for part in parts:
         if get_origin(part) is Literal:
             return "one of " + ", ".join(get_args(part))
@@ -460,17 +405,17 @@ def allowed(field: FieldInfo) -> str:
     bounds = [bound for part in parts for bound in [part, *getattr(part, "metadata", ())]]
     lowest = [bound.ge for bound in bounds if isinstance(bound, Ge)]
     highest = [bound.le for bound in bounds if isinstance(bound, Le)]
-    number = "a whole number" if int in parts else "a number"
     if lowest and highest:
+        number = "a whole number" if int in parts else "a number"
         return f"{number} from {lowest[0]:,} to {highest[0]:,}"
-    return f"what it is for: {field.description}"
+    return "a secret" if SecretStr in parts else "a path" if Path in parts else "text"
 
 
-def parts_of(annotation: Any) -> Iterator[Any]:
+def _parts_of(annotation: Any) -> Iterator[Any]:
     """`annotation`, and what stands inside it: the members of a union, the type and metadata of an Annotated."""
     yield annotation
     if get_origin(annotation) is Literal:
         return
     yield from getattr(annotation, "__metadata__", ())
     for part in get_args(annotation):
-        yield from parts_of(part)
+        yield from _parts_of(part)
