@@ -30,6 +30,13 @@ from aitp.providers.chat import BOUNDS
 
 MOST_FAULTS = 5
 KEPT_SECONDS = 86_400.0
+# What is sent of a schema: the subset of OpenAI's strict mode (API reference, structured outputs), which Ollama takes
+# as well. Whoever does not take bounds gets it without them (`schema_bounds` of `Provider.optional`).
+KEYWORDS = ("type", "description", "enum", *BOUNDS)
+# OpenAI takes 1,000 names in a schema, with bounds on their length beyond 250; a longer list is validated only.
+MOST_OPTIONS = 250
+# A text full of braces costs no more than a long one.
+MOST_OPENINGS = 200
 
 _log = get_logger(__name__)
 
@@ -88,56 +95,98 @@ class Inquiry(Generic[M]):
     check: Check[M] = lambda value: ()
     salvage: Callable[[M], M | None] = lambda value: None
 
+    def question(self, data: Mapping[str, Any], later: Sequence[Message] = ()) -> Question:
+        """The instructions, `data` as the content, and the messages that came `later`."""
+        messages = [Message("system", self.prompt), Message("user", orjson.dumps(data).decode()), *later]
+        return Question(self.name, self.schema or schema_of(self.output), messages)
+
+    def judge(self, text: str, *, last: bool) -> tuple[M | None, list[str]]:
+        """The last object in `text` that is an `output`, and what the check says of it; None, and why there is none.
+
+        `last`: it is asked no more, so that what can be salvaged is taken.
+        """
+        faults = ["it holds no complete JSON object"]
+        for number, found in enumerate(objects_in(text)):
+            try:
+                value = self.output.model_validate(found)
+            except ValidationError as error:
+                if number == 0:
+                    faults = _told(error)
+                continue
+            faults = list(self.check(value))[:MOST_FAULTS]
+            if faults and last and (left := self.salvage(value)) is not None:
+                return left, []
+            return value, faults
+        return None, faults
+
 
 def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -> Structured[M]:
-    """The answer to `inquiry`. Raises what `Provider.ask` does, and UselessAnswer if it stays unusable."""
-    schema, memory = inquiry.schema or schema_of(inquiry.output), context.memory
-    opening = Opening(inquiry.name, schema, inquiry.prompt)
-    key = _key(model, schema, opening.messages(inquiry.data))
-    for text in memory.get([key]).values() if memory is not None else ():
-        value, faults = _judged(text.decode(), inquiry)
-        if value := _usable(value, faults, inquiry):
-            return Structured(value, Usage(0, 0, 0), False, text.decode(), key)
-    conversation = Conversation(provider, model, opening, inquiry.data, truncate=context.truncate)
-    first = conversation.reply()
-    value, faults = _judged(first.text, inquiry)
-    if value is not None and not faults:
-        return Structured(value, first.usage, first.mock, first.text, key)
-    _log.info("Answer is not usable, asking for a repair", model=model, schema=inquiry.name, faults=faults)
-    try:
-        second = conversation.reply(Message("assistant", first.text), Message("user", _repair(faults)))
-    except UselessAnswer as error:
-        error.answers += 1  # the first one was useless as well
-        raise
-    value, faults = _judged(second.text, inquiry)
-    value = _usable(value, faults, inquiry)
-    if value is None:
-        said = f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}"
-        raise UselessAnswer(said, answers=2)
-    return Structured(value, first.usage + second.usage, first.mock or second.mock, second.text, key)
+    """The answer to `inquiry`. Raises what `Provider.ask` does, and UselessAnswer if it stays unusable.
+
+    Of a conversation that is longer than its model reads only the task's text is cut (EMBEDDING_OVERFLOW), never the
+    instructions, nor the rest of the content; before it becomes JSON, so that it stands within its string as a whole
+    one does, and for the repair too.
+    """
+    key = _key(model, inquiry.question(inquiry.data))
+    for said in context.memory.get([key]).values() if context.memory is not None else ():
+        value, faults = inquiry.judge(said.decode(), last=True)
+        if value is not None and not faults:
+            return Structured(value, Usage(0, 0, 0), False, said.decode(), key)
+    data = sent = inquiry.data
+    later: list[Message] = []
+    usage, mock = Usage(0, 0, 0), False
+    while True:
+        question = inquiry.question(data, later)
+        try:
+            reply = provider.ask(question, model)
+        except InputTooLong as error:
+            shorter = _shorter(data.get("text"), question, error) if context.truncate else None
+            if shorter is None:
+                raise
+            data = {**data, "text": shorter}
+            continue
+        except UselessAnswer as error:
+            error.answers += bool(later)  # the first one was useless as well
+            raise
+        if data is not sent:
+            _tell_of_cut(inquiry, model, data, reply)
+            sent = data
+        usage, mock = usage + reply.usage, mock or reply.mock
+        value, faults = inquiry.judge(reply.text, last=bool(later))
+        if value is not None and not faults:
+            return Structured(value, usage, mock, reply.text, key)
+        if later:
+            why = f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}"
+            raise UselessAnswer(why, answers=2)
+        _log.info("Answer is not usable, asking for a repair", model=model, schema=inquiry.name, faults=faults)
+        later = [Message("assistant", reply.text), Message("user", _repair(faults))]
 
 
-def _key(model: str, schema: Mapping[str, Any], messages: Sequence[Message]) -> str:
-    asked = orjson.dumps([model, schema, [message.content for message in messages]])
+def _key(model: str, question: Question) -> str:
+    asked = orjson.dumps([model, question.schema, [message.content for message in question.messages]])
     return f"answer/{blake2b(asked, digest_size=20).hexdigest()}"
 
 
-def _usable(value: M | None, faults: Sequence[str], inquiry: Inquiry[M]) -> M | None:
-    return inquiry.salvage(value) if value is not None and faults else value
+def _shorter(text: object, question: Question, error: InputTooLong) -> str | None:
+    """What is left of the task's `text`; None if it is not the text that is too long."""
+    if not isinstance(text, str):
+        return None
+    # As JSON a text may be twice as long: all else is measured in its characters as they are.
+    written = len(orjson.dumps(text).decode())
+    around = (sum(len(message.content) for message in question.messages) - written) * len(text) // written
+    return shortened(text, error.tokens, around)
 
 
-def _judged(text: str, inquiry: Inquiry[M]) -> tuple[M | None, list[str]]:
-    """The last object in `text` that is an `output`, and what the check says of it; None, and why there is none."""
-    faults = ["it holds no complete JSON object"]
-    for number, found in enumerate(objects_in(text)):
-        try:
-            value = inquiry.output.model_validate(found)
-        except ValidationError as error:
-            if number == 0:
-                faults = _told(error)
-            continue
-        return value, list(inquiry.check(value))[:MOST_FAULTS]
-    return None, faults
+def _tell_of_cut(inquiry: Inquiry[Any], model: str, data: Mapping[str, Any], reply: Reply) -> None:
+    _log.warning(
+        "Text too long for its model, cut",
+        model=model,
+        schema=inquiry.name,
+        cut_by="characters",
+        characters=len(inquiry.data["text"]),
+        kept_characters=len(data["text"]),
+        prompt_tokens=reply.usage.prompt_tokens,
+    )
 
 
 def _told(error: ValidationError) -> list[str]:
@@ -153,81 +202,12 @@ def _repair(faults: Sequence[str]) -> str:
     )
 
 
-_log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What stays the same: the name and schema of the answers, and the instructions."""
-
-    name: str
-    schema: Mapping[str, Any]
-    prompt: str
-
-    def messages(self, data: Mapping[str, Any]) -> list[Message]:
-        """The first two, with `data` as the content."""
-        return [Message("system", self.prompt), Message("user", orjson.dumps(data).decode())]
-
-
-class Conversation:
-    """One about `data`, whose `text` gets shorter as the model turns out to read no more of it, and stays so."""
-
-    def __init__(
-        self, provider: Provider, model: str, opening: Opening, data: Mapping[str, Any], *, truncate: bool
-    ) -> None:
-        self._provider = provider
-        self._model = model
-        self._opening = opening
-        self._whole = self._data = data
-        self._truncate = truncate
-
-    def reply(self, *later: Message) -> Reply:
-        """What the model says to all of it, with the messages that came `later`. Raises what `Provider.ask` does."""
-        before = self._data
-        while True:
-            messages = [*self._opening.messages(self._data), *later]
-            try:
-                reply = self._provider.ask(Question(self._opening.name, self._opening.schema, messages), self._model)
-            except InputTooLong as error:
-                shorter = self._shorter(messages, error)
-                if shorter is None:
-                    raise
-                self._data = {**self._data, "text": shorter}
-                continue
-            if self._data is not before:
-                self._tell_of_cut(reply)
-            return reply
-
-    def _shorter(self, messages: Sequence[Message], error: InputTooLong) -> str | None:
-        """What is left of the text; None if it must not be cut, or if it is not the text that is too long."""
-        text = self._data.get("text")
-        if not self._truncate or not isinstance(text, str):
-            return None
-        # As JSON a text may be twice as long: all else is measured in its characters as they are.
-        written = len(orjson.dumps(text).decode())
-        around = (sum(len(message.content) for message in messages) - written) * len(text) // written
-        return shortened(text, error.tokens, around)
-
-    def _tell_of_cut(self, reply: Reply) -> None:
-        _log.warning(
-            "Text too long for its model, cut",
-            model=self._model,
-            schema=self._opening.name,
-            cut_by="characters",
-            characters=len(self._whole["text"]),
-            kept_characters=len(self._data["text"]),
-            prompt_tokens=reply.usage.prompt_tokens,
-        )
-
-
-KEPT = ("type", "description", "enum", *BOUNDS)
-# OpenAI takes 1,000 names in a schema, with bounds on their length beyond 250; a longer list is validated only.
-MOST_OPTIONS = 250
-
-
 @cache
 def schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
-    """The strict schema of `model`, which must not contain itself. Not to be changed: all callers share it."""
+    """The strict schema of `model`, which must not contain itself: each object closed, each property required.
+
+    Without references, which not every server follows. Not to be changed: all callers share it.
+    """
     full = model.model_json_schema()
     return _strict(full, full.get("$defs", {}))
 
@@ -243,8 +223,8 @@ def narrowed(schema: Mapping[str, Any], field: str, options: Sequence[str]) -> M
 
 def _strict(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     if reference := schema.get("$ref"):
-        return _strict({**definitions[reference.rsplit("/", 1)[-1]], **_without_reference(schema)}, definitions)
-    strict = {key: schema[key] for key in KEPT if key in schema}
+        schema = {**definitions[reference.rsplit("/", 1)[-1]], **schema}
+    strict = {key: schema[key] for key in KEYWORDS if key in schema}
     if branches := schema.get("anyOf"):
         strict["anyOf"] = [_strict(branch, definitions) for branch in branches]
     if "const" in schema:
@@ -259,14 +239,8 @@ def _strict(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
     return strict
 
 
-def _without_reference(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in schema.items() if key != "$ref"}
-
-
 _THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _BEGUN = re.compile(r'\{\s*"')
-# A text full of braces costs no more than a long one.
-MOST_OPENINGS = 200
 
 
 def _refused(constant: str) -> NoReturn:
@@ -279,7 +253,9 @@ _DECODER = json.JSONDecoder(parse_constant=_refused)
 def objects_in(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in `text`, from the last to the first: models end with what they mean.
 
-    What precedes an object that is broken is not what was meant, and what stands within it is not the whole of it.
+    Tolerant of what models put around JSON (a fence, prose, a block of thoughts), never of what is wrong inside it
+    (trailing commas, comments, NaN, a cut end): guessing there could turn a wrong answer into a valid one. What
+    precedes an object that is broken is not what was meant, and what stands within it is not the whole of it.
     """
     found: list[dict[str, Any]] = []
     text = _THOUGHTS.sub("", text)

@@ -13,7 +13,7 @@ from aitp.errors import InputTooLong
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
 from aitp.processors.base import Answer, Content, Context, Processor, processor
-from aitp.providers import Embeddings, Provider
+from aitp.providers import Provider
 
 _log = get_logger(__name__)
 
@@ -26,24 +26,24 @@ class TextEmbeddingProcessor(Processor[Content]):
     content = Content
 
     def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
-        texts, model = [content.text for content in contents], contents[0].model
-        answer, kept = self._embed(texts, model, provider, context)
-        if kept is not texts:
-            facts = {"characters": len(texts[0]), "kept_characters": len(kept[0])}
-            used = answer.usage.prompt_tokens
-            _log.warning(
-                "Text too long for its model, cut", model=model, cut_by="characters", **facts, kept_tokens=used
-            )
-        return Answer(results=answer.vectors, usage=answer.usage, mock=answer.mock)
-
-    @staticmethod
-    def _embed(texts: list[str], model: str, provider: Provider, context: Context) -> tuple[Embeddings, list[str]]:
-        """The vectors, and the texts that they are of: shorter than given, if they had to be."""
+        model, texts = contents[0].model, [content.text for content in contents]
+        whole = texts
         while True:
             try:
-                return provider.embed(texts, model, context.dimensions), texts
+                found = provider.embed(texts, model, context.dimensions)
+                break
             except InputTooLong as error:
                 shorter = shortened(texts[0], error.tokens) if context.truncate and len(texts) == 1 else None
                 if shorter is None:
                     raise
-            texts = [shorter]
+                texts = [shorter]
+        if texts is not whole:
+            _log.warning(
+                "Text too long for its model, cut",
+                model=model,
+                cut_by="characters",
+                characters=len(whole[0]),
+                kept_characters=len(texts[0]),
+                kept_tokens=found.usage.prompt_tokens,
+            )
+        return Answer(found.vectors, found.usage, found.mock)
