@@ -34,7 +34,7 @@ import requests
 from aitp.demo.command import free_port
 from aitp.demo.sentences import text_of
 from aitp.demo.world_process import WorldProcess
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.settings import PROJECT_ROOT, surroundings
 
 PERIODS = ("MINUTE", "HOUR", "DAY", "WEEK", "MONTH")

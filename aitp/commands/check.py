@@ -11,7 +11,7 @@ from aitp.commands.asking import Answered, Asking
 from aitp.commands.findings import Finding
 from aitp.commands.machine import look_around
 from aitp.errors import AitpError, ConfigurationError, LedgerError
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.process.dispatch import terms_of
 from aitp.process.models import asked_of_openai, known_kinds, retiring
 from aitp.processors.base import PROCESSORS, Registered, registered

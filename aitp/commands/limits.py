@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from aitp.commands.printing import duration, moment, print_json, show, table
 from aitp.commands.status import UsageBar, budgets_table, limits_table
 from aitp.ledger.pace import Forecast, Spending, forecast
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.prices import amount
 
 USED_UP = "USED UP AT THIS PACE"

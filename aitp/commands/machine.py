@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
-from aitp.ledger.sqlite import refuse_network_file_system
-from aitp.ledger.views import version_of
+from aitp.ledger.sqlite import refuse_network_file_system, version_of
 from aitp.process.scoreboard import living_master
 from aitp.process.start import most_descriptors
 from aitp.validators import addresses, trouble_at

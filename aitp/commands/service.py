@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aitp.ledger import Ledger, LedgerConfig
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from rich.text import Text
 from aitp import __version__
 from aitp.commands.printing import duration, moment, print_json, show, size, table, visible
 from aitp.ledger.budgets import BudgetUse
-from aitp.ledger.views import Snapshot
+from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
 from aitp.process.scoreboard import Role, State, living_master, role_of
 from aitp.web.facts import Facts, read_facts

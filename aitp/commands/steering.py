@@ -9,7 +9,7 @@ import click
 
 from aitp.commands.printing import print_json
 from aitp.commands.service import open_ledger, scoreboard_of
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.process.scoreboard import signal_master
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aitp.commands.printing import duration, print_json, screen, show, table
-from aitp.ledger.holdings import Holding, Holdings, holdings
+from aitp.ledger.stats import HeldTask, TaskList, held_tasks
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -17,7 +17,7 @@ ROOMY = 110  # columns, from which on there is room for models and reasons
 
 def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], most: int, *, as_json: bool) -> None:
     """The oldest of them, as a table or as JSON."""
-    found = holdings(settings.ledger_path, states, types, most)
+    found = held_tasks(settings.ledger_path, states, types, most)
     if as_json:
         tasks = [dataclasses.asdict(task) for task in found.tasks]
         print_json({"at": found.now, "total": found.total, "tasks": tasks})
@@ -34,7 +34,7 @@ def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], 
     print(_sum(found))
 
 
-def _row(task: Holding, now: float) -> list[str]:
+def _row(task: HeldTask, now: float) -> list[str]:
     if task.due_at is not None:
         due = duration(task.due_at - now)
     else:
@@ -43,7 +43,7 @@ def _row(task: Holding, now: float) -> list[str]:
     return [task.id, task.state, tries, duration(now - task.entered_at), due, task.type]
 
 
-def _sum(found: Holdings) -> str:
+def _sum(found: TaskList) -> str:
     shown = len(found.tasks)
     if shown == found.total:
         return f"{shown:,} in all"

@@ -12,7 +12,7 @@ from aitp.commands.machine import METRICS_COMMAND, Holder, Machine, Port
 from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
-from aitp.ledger.views import ProfileView, QuarantineView
+from aitp.ledger.stats import ProfileView, QuarantineView
 from aitp.process.start import descriptors_needed, refuse_few_descriptors, refuse_long_socket_path
 from aitp.processors.base import Registered
 from aitp.settings import Settings

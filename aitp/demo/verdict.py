@@ -13,7 +13,7 @@ import orjson
 
 from aitp.demo.sentences import text_of
 from aitp.demo.world_process import WorldProcess
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 
 # Log lines of other programs (supervisord) are not JSON.
 LINE = re.compile(rb"^\{.*\}$", re.MULTILINE)

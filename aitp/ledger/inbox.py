@@ -15,11 +15,11 @@ from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
-from aitp.ledger.history import note_trouble, prune_minutes
 from aitp.ledger.limits import Limits, first_completions, newest_completion, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, prune_queues, queue_id
+from aitp.ledger.stats import note_error, prune_minutes
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
 from aitp.tasks import Ending, NewTask, Service, TaskStatus
@@ -149,7 +149,7 @@ class Inbox:
         with self._database.transaction() as connection:
             if _is_current(connection, poll):
                 _fail(connection, problem)
-                note_trouble(connection, self._database.clock(), Service.API, "poll failed", problem)
+                note_error(connection, self._database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
 
     def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
@@ -186,7 +186,7 @@ class Inbox:
                 "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
                 (seq, TaskStatus.FAILED.value, task.invalid, now),
             )
-            note_trouble(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.queue.type, [task.id])
+            note_error(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.queue.type, [task.id])
         return []
 
 

@@ -26,10 +26,9 @@ from pathlib import Path
 from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, cool_down, quiet_until
 from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
-from aitp.ledger.history import note_trouble
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import LedgerConfig, next_due, promote_stranded
-from aitp.ledger.views import reading
+from aitp.ledger.stats import note_error, reading
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.policy.retry import SPREAD, retry_delay
@@ -245,9 +244,9 @@ def _note(
     now: float,
 ) -> None:
     if fault is not None:
-        note_trouble(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
+        note_error(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
     elif verdict is DeliveryOutcome.REFUSED:
-        note_trouble(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
+        note_error(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
 
 
 def _is_owned(connection: Connection, delivery: Delivery) -> bool:

@@ -29,9 +29,9 @@ from aitp.ledger.budgets import Budgets
 from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
-from aitp.ledger.history import note_call, note_trouble
 from aitp.ledger.limits import NEWEST_AT, Limits
 from aitp.ledger.queue import LedgerConfig, queue_id
+from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill
 from aitp.policy.retry import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
@@ -233,7 +233,7 @@ class Outcomes:
         )
         if cause is not Cause.STOPPED:
             reason = settled.outcomes[0].reason
-            note_trouble(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
+            note_error(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
         return settled
 
     def _outcome_of_death(self, connection: Connection, task: Task, cause: Cause) -> Outcome:

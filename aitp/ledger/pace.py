@@ -13,7 +13,7 @@ from pathlib import Path
 from aitp.ledger.budgets import BudgetUse, pace_of_spending, use_of_budgets
 from aitp.ledger.engine import Connection
 from aitp.ledger.limits import LimitUse, first_completions, newest_completion, strategy_and_zone, use_of_limits
-from aitp.ledger.views import reading
+from aitp.ledger.stats import reading
 from aitp.policy.forecast import fixed_limit_used_up, rolling_limit_used_up
 from aitp.policy.windows import ROLLING_SECONDS, Period
 

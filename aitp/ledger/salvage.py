@@ -44,7 +44,7 @@ REST = (
     "request_profiles",
     "minutes",
     "spending_minutes",
-    "troubles",
+    "recent_errors",
 )
 # How much money is gone, and how much of it is on its way.
 MONEY = ("spending", "reservations")

@@ -157,7 +157,7 @@ MIGRATIONS: tuple[str, ...] = (
         expires_at REAL NOT NULL
     ) STRICT;
     """,
-    # What was lately, for people to look at: a row a minute (numbered since 1970), and the newest troubles.
+    # What was lately, for people to look at: a row a minute (numbered since 1970), and the newest errors.
     """
     CREATE TABLE minutes (
         minute INTEGER PRIMARY KEY,
@@ -169,7 +169,7 @@ MIGRATIONS: tuple[str, ...] = (
         slowest REAL NOT NULL
     ) STRICT;
 
-    CREATE TABLE troubles (
+    CREATE TABLE recent_errors (
         number INTEGER PRIMARY KEY,
         source TEXT NOT NULL,
         type TEXT NOT NULL,

@@ -314,6 +314,24 @@ def open_read_only(path: Path) -> apsw.Connection:
         return _connect(path, apsw.SQLITE_OPEN_READONLY)
 
 
+def version_of(path: Path) -> int | None:
+    """The version of the ledger at `path`, whatever release it is of; None if there is none yet, 0 if it is empty.
+
+    Raises LedgerError, MisplacedLedger for what never was a ledger.
+    """
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if not path.exists():
+            return None
+    connection = open_read_only(path)
+    try:
+        with as_ledger_error(path):
+            return version_in(connection, path)
+    except (TypeError, ValueError) as error:
+        raise unlike_a_ledger(path, error) from error
+    finally:
+        connection.close()
+
+
 def open_to_check(path: Path) -> apsw.Connection:
     """A connection that leaves the ledger as it is, and sees all that is wrong with it.
 
@@ -400,6 +418,13 @@ def no_ledger(path: Path) -> LedgerError:
 def empty_ledger(path: Path) -> LedgerError:
     """What is said where there is a file with nothing in it."""
     return LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
+
+
+def unlike_a_ledger(path: Path, error: Exception) -> LedgerError:
+    """SQLite finds no fault in the file, but what is read is not what was written."""
+    return LedgerError(
+        f"the ledger {path} is damaged ({type(error).__name__} in what it holds): see `aitp ledger check`"
+    )
 
 
 def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import DeadlineExceeded, LedgerError, NonRetryableError, RetryableError
 from aitp.http import NoAnswer
-from aitp.ledger.views import QueueInUse, queues_in_use
+from aitp.ledger.stats import QueueInUse, queues_in_use
 from aitp.logs import get_logger
 from aitp.process.bounds import BoundedCall
 from aitp.process.child import Timings

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aitp.errors import LedgerError
 from aitp.ledger import DISK_RESERVE_BYTES, Cause, Idle, IdleReason, Ledger, LedgerConfig
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.views import Snapshot, snapshot
+from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.metrics import open_metrics
 from aitp.process.bounds import BoundedCall

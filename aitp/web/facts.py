@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aitp.errors import LedgerError
-from aitp.ledger.history import History, read_history
 from aitp.ledger.locks import master_of
-from aitp.ledger.views import Snapshot, snapshot
+from aitp.ledger.stats import History, Snapshot, read_history, snapshot
 from aitp.process.scoreboard import MASTER, Record, Role, glance, is_hidden, master_ticks, role_of
 from aitp.providers.inventory import Inventory, Retirement, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from aitp import __version__, metrics
 from aitp.ledger.budgets import BudgetUse
-from aitp.ledger.views import Snapshot
+from aitp.ledger.stats import Snapshot
 from aitp.metrics import Family, reading
 from aitp.prices import NANO
 from aitp.process.scoreboard import State, role_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aitp import SERVICE_NAME, __version__
-from aitp.ledger.history import History
+from aitp.ledger.stats import History
 from aitp.settings import Settings
 from aitp.web import plots, sections
 from aitp.web.facts import Facts
@@ -149,7 +149,7 @@ def _parts(sight: Sight) -> Iterator[str]:
     yield sections.processes(facts)
     yield sections.models(sight.usage, facts.stock)
     if ledger is not None:
-        yield sections.troubles(history.troubles, facts.now)
+        yield sections.troubles(history.errors, facts.now)
     yield sections.settings(sight.settings)
 
 

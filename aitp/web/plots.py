@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from aitp.ledger.history import Minute
+from aitp.ledger.stats import Minute
 from aitp.web.figures import call_time, counted, instant
 from aitp.web.markup import Html, text
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from aitp.ledger.engine import DISK_RESERVE_BYTES
-from aitp.ledger.views import BreakerView, QuarantineView, Snapshot
+from aitp.ledger.stats import BreakerView, QuarantineView, Snapshot
 from aitp.policy.routing import Availability
 from aitp.process.scoreboard import Role, State, role_of
 from aitp.providers.inventory import Inventory, ModelState, Stage, uses_models

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from aitp.ledger.history import Minute, Trouble
-from aitp.ledger.views import BreakerView, Snapshot
+from aitp.ledger.stats import BreakerView, Minute, RecentError, Snapshot
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.providers.inventory import Inventory, Stage
@@ -282,7 +281,7 @@ def _progress(percent: int, stage: Stage, reason: str) -> str | Html:
     return Html(f"{bar(percent / 100, 'well')} {percent} %") if stage is Stage.PULLING else reason
 
 
-def troubles(found: Sequence[Trouble], now: float) -> Html:
+def troubles(found: Sequence[RecentError], now: float) -> Html:
     """The last errors, the newest first."""
     if not found:
         return section("errors", "Last errors", element("p", "None.", "none"))

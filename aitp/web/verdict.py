@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aitp.ledger.history import History, Minute
-from aitp.ledger.views import Snapshot
+from aitp.ledger.stats import History, Minute, Snapshot
 from aitp.prices import amount
 from aitp.process.scoreboard import Role, role_of
 from aitp.providers.inventory import Stage

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.process.scoreboard import Scoreboard
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.commands.desk import Desk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending
 from tests.commands.desk import Desk
 from tests.commands.terminal import Terminal

@@ -12,7 +12,7 @@ from aitp.commands import verdicts
 from aitp.commands.findings import Finding, Severity
 from aitp.commands.machine import Holder, Machine, Port
 from aitp.ledger.schema import VERSION
-from aitp.ledger.views import ProfileView, QuarantineView
+from aitp.ledger.stats import ProfileView, QuarantineView
 from aitp.processors.base import Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.facts import Facts

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from aitp.demo.world_process import WorldProcess
-from aitp.ledger.views import Snapshot, snapshot
+from aitp.ledger.stats import Snapshot, snapshot
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, role_of
 from tests.waiting import wait_until
 

@@ -16,7 +16,7 @@ from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.salvage import Allowance
 from aitp.ledger.soundness import check
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived
 from tests.ledger.world import OTHER_RELAY, WORKER, Clock, make_template

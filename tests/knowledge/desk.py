@@ -11,7 +11,7 @@ from pathlib import Path
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
-from aitp.ledger.views import Snapshot, snapshot
+from aitp.ledger.stats import Snapshot, snapshot
 from aitp.settings import Settings, load_settings
 from tests.ledger.world import file_of
 

@@ -13,7 +13,7 @@ from aitp.ledger import Ledger, LedgerConfig, prepare
 from aitp.ledger.cache import MOST_BYTES, Cache
 from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.ledger.sqlite import SQLiteDatabase
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 
 DAY = 86_400.0
 

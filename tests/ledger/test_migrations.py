@@ -10,7 +10,7 @@ import pytest
 from aitp.ledger import Cause, DeliveryOutcome, prepare
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from tests.ledger.dump import DUMPS, LEFT, LIMITS, STRATEGY, ZONE, dump
 from tests.ledger.world import WORKER, Clock, World, ids
 

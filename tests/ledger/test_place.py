@@ -18,7 +18,8 @@ from aitp.ledger.damage import NO_TABLE
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.recovery import recover
 from aitp.ledger.soundness import check
-from aitp.ledger.views import snapshot, version_of
+from aitp.ledger.sqlite import version_of
+from aitp.ledger.stats import snapshot
 from tests.ledger.damage import closed, copy_of, lived
 
 Act = Callable[[Path], object]

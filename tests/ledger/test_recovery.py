@@ -17,7 +17,7 @@ from aitp.ledger.recovery import recover
 from aitp.ledger.salvage import MONEY, REST
 from aitp.ledger.schema import VERSION
 from aitp.ledger.soundness import check
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending, Health
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
 from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World

@@ -11,7 +11,7 @@ import pytest
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, GraceOver, ServiceFault
 from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from tests.ledger.world import file_of
 
 RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)

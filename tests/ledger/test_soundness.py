@@ -13,7 +13,7 @@ from aitp.ledger import prepare
 from aitp.ledger.backup import back_up
 from aitp.ledger.recovery import recover
 from aitp.ledger.soundness import check
-from aitp.ledger.views import snapshot
+from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
 from tests.ledger.world import World
 

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
-from aitp.ledger.views import Snapshot, snapshot
+from aitp.ledger.stats import Snapshot, snapshot
 from aitp.metrics import Metrics
 from aitp.process.worker import Worker, worker_for
 from aitp.processors import PROCESSORS

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger.views import BreakerView, Snapshot
+from aitp.ledger.stats import BreakerView, Snapshot
 from aitp.process.scoreboard import MASTER as SLOT_OF_MASTERS
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage

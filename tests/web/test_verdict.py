@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger.history import History, Minute
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.views import BreakerView, CooldownView, Snapshot
+from aitp.ledger.stats import BreakerView, CooldownView, History, Minute, Snapshot
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import Settings

@@ -1,4 +1,4 @@
-"""What was lately: the last hour by the minute, the last troubles; bounded, and nothing is decided by it."""
+"""What was lately: the last hour by the minute, the last errors; bounded, and nothing is decided by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, DeliveryOutcome, Fault, Report
-from aitp.ledger.history import LONGEST_REASON, TROUBLES_KEPT, History, Minute, Trouble, read_history
+from aitp.ledger.stats import ERRORS_KEPT, LONGEST_REASON, History, Minute, RecentError, read_history
 from aitp.tasks import Ending, Health, NewTask, Outcome
 from tests.ledger.world import RELAY, SMALL, START, WORKER, World, report, terms
 
@@ -35,7 +35,7 @@ def test_an_hour_without_calls_is_sixty_empty_minutes(world: World) -> None:
 
     assert [minute.at for minute in seen.minutes] == [FIRST_MINUTE - 60.0 * back for back in range(59, -1, -1)]
     assert calls(world) == []
-    assert seen.troubles == ()
+    assert seen.errors == ()
 
 
 def test_calls_and_what_came_of_their_tasks_are_counted_by_the_minute(world: World) -> None:
@@ -59,7 +59,7 @@ def test_what_is_blamed_on_the_task_counts_as_failed(world: World) -> None:
         world.clock.go(100.0)
 
     assert [(minute.failed, minute.returned) for minute in calls(world)] == [(0, 1), (0, 1), (0, 1), (1, 0)]
-    assert look(world).troubles[0].ending == "failed"
+    assert look(world).errors[0].ending == "failed"
 
 
 def test_a_report_that_came_too_late_counts_no_tasks(world: World) -> None:
@@ -100,7 +100,7 @@ def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
     world.ledger.inbox.fail_poll(world.poll(), "the page is no JSON")
     world.ledger.inbox.admit(world.poll(RELAY), [NewTask("e", SMALL, b"", invalid="content has no text")])
 
-    assert {(each.source, each.type, each.ending, each.reason, each.task_id) for each in look(world).troubles} == {
+    assert {(each.source, each.type, each.ending, each.reason, each.task_id) for each in look(world).errors} == {
         ("openai", "text_embedding", "retry", "OpenAI answers 503", "a"),
         ("openai", "text_embedding", "crashed", "the process that ran it crashed", "b"),
         ("oauth", "text_embedding", "not delivered", "503 for a token", delivery.id),
@@ -116,7 +116,7 @@ def test_what_is_nobodys_trouble_is_not_noted(world: World, ending: Ending) -> N
     world.finish(world.claim(), ending)
     world.ledger.claims.release(WORKER, Cause.STOPPED)
 
-    assert look(world).troubles == ()
+    assert look(world).errors == ()
 
 
 def test_the_same_trouble_again_is_counted_and_moves_to_the_front(world: World) -> None:
@@ -127,22 +127,22 @@ def test_the_same_trouble_again_is_counted_and_moves_to_the_front(world: World) 
     world.clock.go(10.0)
     finish(world, Ending.FAILED, 1.0, reason="refused")
 
-    seen = look(world).troubles
+    seen = look(world).errors
 
-    assert [trouble.reason for trouble in seen] == ["refused", "cut"]
-    assert seen[0] == Trouble("openai", "text_embedding", "failed", "refused", START, START + 20, 3, "d")
+    assert [error.reason for error in seen] == ["refused", "cut"]
+    assert seen[0] == RecentError("openai", "text_embedding", "failed", "refused", START, START + 20, 3, "d")
 
 
 def test_of_ever_new_troubles_the_newest_few_stay_and_none_is_long(world: World) -> None:
-    world.admit(*(f"t{number}" for number in range(TROUBLES_KEPT + 10)))
-    for number in range(TROUBLES_KEPT + 10):
+    world.admit(*(f"t{number}" for number in range(ERRORS_KEPT + 10)))
+    for number in range(ERRORS_KEPT + 10):
         finish(world, Ending.FAILED, 1.0, reason=f"{number} " + "x" * 10_000)
 
-    seen = look(world).troubles
+    seen = look(world).errors
 
-    assert len(seen) == world.value("SELECT COUNT(*) FROM troubles") == TROUBLES_KEPT
-    assert seen[0].reason.startswith(f"{TROUBLES_KEPT + 9} ")
-    assert max(len(trouble.reason) for trouble in seen) == LONGEST_REASON
+    assert len(seen) == world.value("SELECT COUNT(*) FROM recent_errors") == ERRORS_KEPT
+    assert seen[0].reason.startswith(f"{ERRORS_KEPT + 9} ")
+    assert max(len(error.reason) for error in seen) == LONGEST_REASON
 
 
 def test_a_finish_that_is_rolled_back_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

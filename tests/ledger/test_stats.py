@@ -9,7 +9,8 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger import Cooldown, DeliveryOutcome, Failure, Report
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.views import (
+from aitp.ledger.sqlite import version_of
+from aitp.ledger.stats import (
     BreakerView,
     CooldownView,
     ProfileView,
@@ -17,7 +18,6 @@ from aitp.ledger.views import (
     Snapshot,
     reading,
     snapshot,
-    version_of,
 )
 from aitp.tasks import Culprit, Ending, Outcome
 from tests.ledger.conftest import Create

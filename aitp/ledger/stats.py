@@ -1,0 +1,421 @@
+"""What there is to see in the ledger, each in one consistent read: for gauges, /health, /ready, the page and commands.
+
+`snapshot` is the state of now. `read_history` is what was lately: the last hour by the minute, and the recent errors;
+the finish transaction writes both (`note_call`, `note_error`), nothing is decided by them, and they never grow. Reasons
+come from our own errors, which hold no text of a task and no secret. `held_tasks` goes task by task.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from aitp.errors import LedgerError
+from aitp.ledger.breakers import IN_FORCE, PAUSE_SECONDS
+from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
+from aitp.ledger.damage import has_tables
+from aitp.ledger.engine import Connection, Row
+from aitp.ledger.limits import LimitUse, use_of_limits
+from aitp.ledger.schema import VERSION
+from aitp.ledger.soundness import check
+from aitp.ledger.sqlite import (
+    as_ledger_error,
+    empty_ledger,
+    free_bytes,
+    no_ledger,
+    open_read_only,
+    unlike_a_ledger,
+    version_in,
+)
+from aitp.ledger.worlds import PROFILE_SECONDS
+from aitp.policy.retry import LONGEST_DELAY_SECONDS
+from aitp.tasks import Ending, Outcome, QueueKey
+
+# Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
+# state for all.
+SHOWN_STATE = "CASE WHEN state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL) THEN 'waiting' ELSE state END"
+
+
+MINUTES_SHOWN = 60
+MINUTES_KEPT = 120
+ERRORS_KEPT = 50
+LONGEST_REASON = 500
+
+# What is nobody's error: a batch that was halved goes on, a call that a stop cut short was let go.
+_NO_ERROR = (Ending.SUCCEEDED, Ending.SPLIT, Ending.ABANDONED)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """One service's breaker. `probe_at`: when an open one may be probed."""
+
+    state: str
+    failures: int
+    opened_at: float | None
+    probe_at: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CooldownView:
+    """A pause in force; `model` is empty if it is the whole provider's."""
+
+    provider: str
+    model: str
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineView:
+    """A model whose tasks of one type wait, because of `culprit`; probed with one of them from `until` on."""
+
+    provider: str
+    model: str
+    type: str
+    culprit: str
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """What requests for a model do without (`left_out`, by parameter), because its server refused it."""
+
+    provider: str
+    model: str
+    left_out: tuple[str, ...]
+    reason: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes.
+
+    `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
+    """
+
+    taken_at: float
+    strategy: str
+    limits_enabled: bool
+    paused: bool
+    limits: dict[str, LimitUse]
+    breakers: dict[str, BreakerView]
+    cooldowns: tuple[CooldownView, ...]
+    paused_processors: dict[str, float]
+    ready: int
+    waiting: int
+    claimed: int
+    finished: int
+    dead: int
+    unreadable: int
+    oldest_ready_age: float
+    oldest_finished_age: float
+    last_poll_at: float | None
+    last_poll_problem: str | None
+    disk_free: int
+    budgets: dict[str, BudgetUse] = field(default_factory=dict)
+    unpriced: tuple[str, ...] = ()
+    quarantines: tuple[QuarantineView, ...] = ()
+    profiles: tuple[ProfileView, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Tasks that are not dealt with yet."""
+        return self.ready + self.waiting + self.claimed + self.finished
+
+
+def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
+    """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
+    with reading(path, now) as (connection, moment):
+        return _read(connection, moment, recovery, free_bytes(path))
+
+
+@contextmanager
+def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, float]]:
+    """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if not path.exists():
+            raise no_ledger(path)
+    connection = open_read_only(path)
+    try:
+        with as_ledger_error(path):
+            connection.execute("BEGIN")
+            version = version_in(connection, path)
+            if version == 0 and not has_tables(connection):
+                raise empty_ledger(path)
+            if version != VERSION:
+                raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
+            yield connection, time.time() if now is None else now
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+        if isinstance(error, UnicodeDecodeError) or not check(path, quick=True).sound:
+            raise unlike_a_ledger(path, error) from error
+        raise
+    finally:
+        connection.close()
+
+
+class QueueInUse(NamedTuple):
+    """A kind that the ledger knows, and whether it has tasks of it now."""
+
+    queue: QueueKey
+    in_hand: bool
+
+
+def queues_in_use(path: Path) -> list[QueueInUse]:
+    """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
+    with reading(path) as (connection, _):
+        found = connection.execute(
+            "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
+        )
+        return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
+
+
+def _read(connection: Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
+    strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
+    limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
+    polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
+    counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
+    counts |= dict(connection.execute(f"SELECT {SHOWN_STATE} AS shown, COUNT(*) FROM tasks GROUP BY shown"))
+    oldest_ready = connection.execute("SELECT MIN(entered_at) FROM tasks WHERE state = 'ready'").get
+    oldest_finished = connection.execute(
+        "SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE state = 'finished'"
+    ).get
+    return Snapshot(
+        taken_at=now,
+        strategy=str(strategy),
+        limits_enabled=bool(limits),
+        paused=bool(paused),
+        limits=limits,
+        breakers={
+            service: BreakerView(
+                state, failures, opened_at, None if opened_at is None else min(opened_at, now) + recovery, reason
+            )
+            for service, state, failures, opened_at, reason in connection.execute(
+                "SELECT service, state, failures, opened_at, reason FROM breakers"
+            )
+        },
+        cooldowns=tuple(
+            CooldownView(*row)
+            for row in connection.execute(
+                f"SELECT provider, model, until, reason FROM cooldowns WHERE {IN_FORCE.format('?1')}"
+                " ORDER BY provider, model",
+                (now,),
+            )
+        ),
+        paused_processors=dict(
+            connection.execute(
+                "SELECT type, paused_until FROM processors WHERE paused_until > ? AND paused_until <= ?",
+                (now, now + PAUSE_SECONDS),
+            )
+        ),
+        **counts,
+        unreadable=int(connection.execute("SELECT COUNT(*) FROM unreadable").get),
+        oldest_ready_age=max(0.0, now - (oldest_ready or now)),
+        oldest_finished_age=max(0.0, now - (oldest_finished or now)),
+        last_poll_at=polled_at,
+        last_poll_problem=problem,
+        disk_free=disk_free,
+        budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
+        unpriced=unpriced_models(connection),
+        quarantines=tuple(
+            QuarantineView(*row)
+            for row in connection.execute(
+                # One that nobody is left to be sent to says nothing any more after a while.
+                "SELECT provider, model, type, culprit, reason, paused_until FROM worlds"
+                " WHERE paused_until > ? ORDER BY provider, model, type",
+                (now - LONGEST_DELAY_SECONDS,),
+            )
+        ),
+        profiles=tuple(
+            ProfileView(provider, model, tuple(left_out.split()), reason, since)
+            for provider, model, left_out, reason, since in connection.execute(
+                "SELECT provider, model, left_out, reason, since FROM request_profiles"
+                " WHERE since > ? AND left_out <> '' ORDER BY provider, model",
+                (now - PROFILE_SECONDS,),
+            )
+        ),
+    )
+
+
+# The last hour, and the last errors
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """Calls to providers that ended in one minute. `at`: its beginning, UTC seconds; `seconds` of all calls together.
+
+    `succeeded`, `failed` and `returned` (tried again later, or elsewhere) are attempts at tasks.
+    """
+
+    at: float
+    calls: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    returned: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecentError:
+    """Something that went wrong `times` times, last at `last_at` (UTC seconds) with the task `task_id`, if any.
+
+    `source`: the service concerned; `ending`: what it came to.
+    """
+
+    source: str
+    type: str
+    ending: str
+    reason: str
+    first_at: float
+    last_at: float
+    times: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Every minute of the last hour, the present one last, those without calls included; the last errors first."""
+
+    minutes: tuple[Minute, ...] = ()
+    errors: tuple[RecentError, ...] = ()
+
+
+def note_call(connection: Connection, now: float, provider: str, seconds: float, outcomes: Sequence[Outcome]) -> None:
+    """A call to `provider` that took `seconds` has ended now with these outcomes. One statement if all is well."""
+    endings = [outcome.ending for outcome in outcomes]
+    succeeded, failed = endings.count(Ending.SUCCEEDED), 0
+    if succeeded < len(endings):
+        failed = endings.count(Ending.FAILED) + endings.count(Ending.BUG)
+        _note_outcomes(connection, now, provider, outcomes)
+    connection.execute(
+        "INSERT INTO minutes (minute, calls, succeeded, failed, returned, seconds, slowest)"
+        " VALUES (?1, 1, ?2, ?3, ?4, ?5, ?5)"
+        " ON CONFLICT (minute) DO UPDATE SET calls = minutes.calls + 1, succeeded = minutes.succeeded + ?2,"
+        " failed = minutes.failed + ?3, returned = minutes.returned + ?4, seconds = minutes.seconds + ?5,"
+        " slowest = CASE WHEN minutes.slowest < ?5 THEN ?5 ELSE minutes.slowest END",
+        (int(now // 60), succeeded, failed, len(endings) - succeeded - failed, max(0.0, seconds)),
+    )
+
+
+def _note_outcomes(connection: Connection, now: float, provider: str, outcomes: Iterable[Outcome]) -> None:
+    """Note what went wrong with these tasks, each reason once."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.ending not in _NO_ERROR:
+            key = (outcome.task.queue.type, outcome.ending.value, outcome.reason)
+            reasons.setdefault(key, []).append(outcome.task.id)
+    for (type_, ending, reason), task_ids in reasons.items():
+        note_error(connection, now, provider, ending, reason, type_, task_ids)
+
+
+def note_error(
+    connection: Connection,
+    now: float,
+    source: str,
+    ending: str,
+    reason: str,
+    type_: str = "",
+    task_ids: Sequence[str] = (),
+) -> None:
+    """Note one error, or that it came again, with each of these tasks or with none."""
+    connection.execute(
+        "INSERT INTO recent_errors (source, type, ending, reason, first_at, last_at, times, task_id)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)"
+        " ON CONFLICT (source, type, ending, reason)"
+        " DO UPDATE SET last_at = ?5, times = recent_errors.times + ?6, task_id = ?7",
+        (source, type_, ending, reason[:LONGEST_REASON], now, max(1, len(task_ids)), task_ids[-1] if task_ids else ""),
+    )
+    connection.execute(
+        "DELETE FROM recent_errors WHERE number NOT IN"
+        " (SELECT number FROM recent_errors ORDER BY last_at DESC, number DESC LIMIT ?)",
+        (ERRORS_KEPT,),
+    )
+
+
+def prune_minutes(connection: Connection, now: float) -> None:
+    """Forget the minutes that nobody looks at any more, and those that a clock set back has put into the future."""
+    minute = int(now // 60)
+    connection.execute("DELETE FROM minutes WHERE minute < ? OR minute > ?", (minute - MINUTES_KEPT, minute))
+
+
+def read_history(path: Path, now: float | None = None) -> History:
+    """Read what the page shows of the past. Raises LedgerError."""
+    with reading(path, now) as (connection, moment):
+        present = int(moment // 60)
+        known = {
+            minute: Minute(60.0 * minute, *counts)
+            for minute, *counts in connection.execute(
+                "SELECT minute, calls, succeeded, failed, returned, seconds, slowest FROM minutes"
+                " WHERE minute > ? AND minute <= ?",
+                (present - MINUTES_SHOWN, present),
+            )
+        }
+        errors: list[Row] = connection.execute(
+            "SELECT source, type, ending, reason, first_at, last_at, times, task_id FROM recent_errors"
+            " ORDER BY last_at DESC, number DESC"
+        ).fetchall()
+    minutes = range(present - MINUTES_SHOWN + 1, present + 1)
+    return History(
+        tuple(known.get(minute, Minute(60.0 * minute)) for minute in minutes),
+        tuple(RecentError(*row) for row in errors),
+    )
+
+
+# Task by task
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTask:
+    """One task that is held. `attempts` that failed, `crashes` of processes that ran it; instants are UTC seconds.
+
+    `due_at` is None for "now"; `slot`: who works at it; `reason`: why it failed, or was refused by the task API.
+    """
+
+    id: str
+    type: str
+    model: str
+    state: str
+    attempts: int
+    crashes: int
+    provider: str | None
+    slot: int | None
+    entered_at: float
+    due_at: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """The oldest of what was asked for, and how many there are of it in all. `now`: when that was."""
+
+    now: float
+    tasks: tuple[HeldTask, ...]
+    total: int
+
+
+def held_tasks(path: Path, states: Sequence[str], types: Sequence[str], most: int) -> TaskList:
+    """Tasks in one of `states` and of one of `types` (none named: of any), oldest first. Raises LedgerError."""
+    conditions = ["TRUE"]
+    bindings: list[object] = []
+    for column, names in ((SHOWN_STATE, states), ("type", types)):
+        if names:
+            conditions.append(f"{column} IN (SELECT value FROM json_each(?) AS each)")
+            bindings.append(json.dumps(list(names)))
+    with reading(path) as (connection, now):
+        rows: list[Row] = connection.execute(
+            f"SELECT COUNT(*) OVER (), tasks.id, type, model, {SHOWN_STATE}, attempts, crashes, provider, slot,"
+            " entered_at, due_at, COALESCE(refusal, reason, '')"
+            " FROM tasks JOIN kinds ON kinds.id = kind LEFT JOIN results ON results.seq = tasks.seq"
+            f" WHERE {' AND '.join(conditions)} ORDER BY tasks.seq LIMIT ?",
+            (*bindings, most),
+        ).fetchall()
+    return TaskList(now, tuple(HeldTask(*row) for _, *row in rows), rows[0][0] if rows else 0)
