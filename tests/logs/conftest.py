@@ -37,7 +37,7 @@ class Piped:
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
-    monkeypatch.setattr(logs, "_mask", type(logs._mask)())
+    monkeypatch.setattr(logs, "_secrets", ())
     root = logging.getLogger()
     handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     pipe = Piped()

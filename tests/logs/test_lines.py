@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from aitp import logs
 from aitp.errors import ServiceFault
-from aitp.logs import LINE_BYTES, Mask, as_json, as_text, fitted, plain
+from aitp.logs import LINE_BYTES, as_json, as_text, fitted, plain
 from tests.logs.conftest import Piped
 
 SECRET = "s3cr3t:+/%&"
@@ -27,7 +27,7 @@ def test_a_line_has_time_level_event_slot_and_the_facts(piped: Piped) -> None:
     log.info("Task processing completed", task_id="65f0c0ffee", seconds=0.25)
 
     (facts,) = piped.facts()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", facts.pop("timestamp"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", facts.pop("timestamp"))
     assert facts == {
         "level": "info",
         "event": "Task processing completed",
@@ -100,7 +100,7 @@ def test_whatever_is_logged_is_one_short_valid_printable_line(facts: dict[str, A
     facts = {**facts, "timestamp": "2025-01-01T00:00:00.000Z", "level": "info", "event": "long " * times}
 
     for render in (as_json, as_text):
-        line = fitted(plain(facts, Mask()), render)
+        line = fitted(plain(facts), render)
 
         assert len(line) <= LINE_BYTES
         assert line.endswith(b"\n")
@@ -142,18 +142,6 @@ def test_registered_secrets_are_masked_wherever_they_turn_up(piped: Piped) -> No
     assert b"sk-other" not in second
     assert b"unregistered" not in second
     assert first.count(b"***") == 4
-
-
-def test_the_settings_secrets_stay_masked_however_many_tokens_follow(piped: Piped) -> None:
-    piped.configure()
-    logs.conceal("the-client-secret")
-    for number in range(200):
-        logs.conceal(f"token-number-{number}")
-
-    log.info("both", first="the-client-secret", newest="token-number-199")
-
-    facts = piped.facts()[0]
-    assert (facts["first"], facts["newest"]) == ("***", "***")
 
 
 def test_a_secret_that_begins_like_another_is_masked_whole(piped: Piped) -> None:

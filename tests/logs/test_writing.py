@@ -133,3 +133,8 @@ def test_by_default_lines_go_to_standard_output() -> None:
     program = "from aitp import logs; logs.configure('INFO'); logs.get_logger('x').info('hello')"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(run.stdout)["event"] == "hello"
+
+
+def test_structlog_brings_no_rich_along_and_whoever_wants_it_has_it() -> None:
+    program = "import sys; from aitp import logs; assert 'rich' not in sys.modules; import rich.table"
+    subprocess.run([sys.executable, "-c", program], check=True)
