@@ -8,6 +8,7 @@ API, for tokens and for Wikidata.
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Iterator, Mapping
@@ -98,12 +99,15 @@ class Wire:
         self._session.close()
 
 
-def pieces(response: requests.Response, most: int) -> Iterator[bytes]:
-    """The body, unpacked, in pieces of CHUNK_BYTES. Raises NoAnswer, also above `most` bytes or if it breaks off."""
-    size = 0
+def pieces(response: requests.Response, most: int, seconds: float = math.inf) -> Iterator[bytes]:
+    """The body, unpacked, in pieces as they come. Raises NoAnswer, also above `most` bytes, after `seconds`, or if it
+    breaks off.
+    """
+    size, give_up = 0, time.monotonic() + seconds
     while True:
         try:
-            piece: bytes = response.raw.read(CHUNK_BYTES, decode_content=True)
+            # Not `read`, which would wait for a whole piece: with one byte a second, for ever.
+            piece: bytes = response.raw.read1(CHUNK_BYTES, decode_content=True)
         except FAILURES as error:
             raise _no_answer(error) from None
         if not piece:
@@ -111,13 +115,15 @@ def pieces(response: requests.Response, most: int) -> Iterator[bytes]:
         size += len(piece)
         if size > most:
             raise TooLong(f"sent an answer of more than {most} bytes")
+        if time.monotonic() > give_up:
+            raise NoAnswer(f"did not send its answer within {seconds:g} s")
         yield piece
 
 
-def whole_body(response: requests.Response, most: int) -> bytes:
-    """The whole body, unpacked, of an answer that is read no further. Raises NoAnswer, also above `most` bytes."""
+def whole_body(response: requests.Response, most: int, seconds: float = FINISH_SECONDS) -> bytes:
+    """The whole body, unpacked, of an answer that is read no further. Raises NoAnswer, as `pieces` does."""
     try:
-        return b"".join(pieces(response, most))
+        return b"".join(pieces(response, most, seconds))
     finally:
         response.close()
 
@@ -130,17 +136,10 @@ def finish(response: requests.Response) -> tuple[bytes, Exception | None]:
     """
     body, cut = b"", None
     try:
-        give_up = time.monotonic() + FINISH_SECONDS
-        while piece := response.raw.read1(CHUNK_BYTES, decode_content=True):
+        for piece in pieces(response, FINISH_BYTES, FINISH_SECONDS):
             body = body + piece if body else piece
-            if len(body) > FINISH_BYTES:
-                raise TooLong(f"sent an answer of more than {FINISH_BYTES} bytes")
-            if time.monotonic() > give_up:
-                raise NoAnswer(f"did not send its answer within {FINISH_SECONDS:g} s")
     except (NoAnswer, DeadlineExceeded, GraceOver) as error:
         cut = error
-    except FAILURES as error:
-        cut = _no_answer(error)
     response.close()
     return body, cut
 

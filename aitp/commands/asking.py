@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,7 @@ from aitp.http import USER_AGENT, NoAnswer, Wire, finish, whole_body
 from aitp.process.bounds import BoundedCall
 from aitp.providers.inventory import ask_for_models
 from aitp.taskapi.client import TaskApi
-from aitp.taskapi.token import REFUSED_AGAIN, Grant, TokenEndpoint
+from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
 from aitp.tasks import Service
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Asking:
 
     def token(self) -> Grant | AitpError:
         """A token for the task API. It is used for `pending` and then forgotten: the relays keep theirs."""
-        return self._bounded(TokenEndpoint(self._settings).ask)
+        return self._bounded(partial(ask_for_token, self._settings))
 
     def pending(self, grant: Grant) -> int | AitpError:
         """How many tasks are listed, up to LISTED_AT_MOST; the rest is not read."""

@@ -186,7 +186,7 @@ class Api:
                 self._wait_for_turn()
                 with self._turn():
                     answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
-                    return answer, whole_body(answer, MOST_BYTES)
+                    return answer, whole_body(answer, MOST_BYTES, self._timeout)
         except TooLong as failure:
             raise Oversized(f"Wikidata {failure}") from None
         except NoAnswer as failure:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aitp.process.scoreboard import SIZE, Record, Scoreboard, State, glance, master_ticks
 from aitp.providers.inventory import FILE_NAME, read_inventory
-from aitp.taskapi.token import Token, TokenFile
+from aitp.taskapi.token import Token, read_token
 from tests.fuzz.cases import cases, likely, values
 
 
@@ -82,7 +82,7 @@ def test_a_token_file_holds_a_plausible_token_or_none(folder: Path, data: bytes)
     path = folder / "token"
     path.write_bytes(data)
     path.chmod(0o600)
-    token = TokenFile(path).read()
+    token = read_token(path)
 
     assert token is None or token.use_until <= token.expires_at
 

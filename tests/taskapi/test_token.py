@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from pathlib import Path
 
 import orjson
@@ -13,8 +12,7 @@ import pytest
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.faults import Fault
 from aitp.demo.task_api import TaskApi
-from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.taskapi.token import Lock, TokenFile
+from aitp.errors import CredentialsRefused, ServiceFault
 from tests.taskapi.desk import Desk, MakeDesk
 
 GARBAGE = {
@@ -291,42 +289,3 @@ def test_it_is_replaced_once_a_minute_at_most_over_all_processes(desk_at: MakeDe
         with pytest.raises(CredentialsRefused):
             desk.list()
     assert one.token_requests + other.token_requests == [True, True, True]
-
-
-# The lock
-
-
-def test_the_lock_can_be_let_go_at_any_time_and_taken_again(tmp_path: Path) -> None:
-    lock = Lock(tmp_path / "lock")
-    lock.release()
-    for _ in range(3):
-        lock.__enter__()  # whose end never comes
-    lock.release()
-    with lock:
-        pass
-    lock.release()
-    assert lock.descriptor is None
-
-
-# What a request that failed leaves for those who waited
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ServiceFault("oauth", "503"),
-        CredentialsRefused("oauth", "401"),
-        CooldownRequired("oauth", "429", seconds=7.0, model=None),
-    ],
-)
-def test_a_failure_is_told_as_it_was_to_those_of_the_same_settings_who_waited(tmp_path: Path, error: AitpError) -> None:
-    before, ours, theirs = time.monotonic(), TokenFile(tmp_path / "token"), TokenFile(tmp_path / "token")
-    with ours.lock:
-        ours.note_failure(error, "settings")
-    with theirs.lock:
-        told = theirs.failure_since(before, "settings")
-        assert theirs.failure_since(before, "other settings") is None
-        assert theirs.failure_since(time.monotonic(), "settings") is None
-    assert type(told) is type(error)
-    assert vars(told) == vars(error)
-    assert str(told) == str(error)
