@@ -1,9 +1,13 @@
-"""The vocabulary: what a task is, and how an attempt at it can end. Values only; no I/O, no policy."""
+"""The vocabulary: what a task is, the states it goes through, how an attempt at it can end. Values only.
+
+What is named here is named nowhere else: SQL speaks of states by these names, and a test compares them with the CHECKs
+of the schema.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import NamedTuple
 
 
@@ -15,6 +19,15 @@ class TaskType(StrEnum):
     DEFINING_TOPICS = "defining_topics"
     DEFINING_IMPACT_AREA = "defining_impact_area"
     DEFINING_SEVERITY = "defining_severity"
+
+
+class TaskState(StrEnum):
+    """Where a task is: ready → claimed → finished → (delivered, and gone) | dead."""
+
+    READY = "ready"  # to be run, now or when it is due
+    CLAIMED = "claimed"  # by a worker's slot: a call is in flight
+    FINISHED = "finished"  # its result waits to be delivered, or is being delivered by a relay's slot
+    DEAD = "dead"  # a dead letter: refused by the task API for good, kept for a person
 
 
 class TaskStatus(StrEnum):
@@ -121,3 +134,37 @@ class Service(StrEnum):
     OPENAI = "openai"
     OLLAMA = "ollama"
     WIKIDATA = "wikidata"
+
+
+class BreakerState(StrEnum):
+    """As pybreaker names them."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"  # one probe is on its way
+
+
+class Period(StrEnum):
+    """The five periods of limits, shortest first; budgets have two of them."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Strategy(StrEnum):
+    """How the windows of limits are cut."""
+
+    ROLLING = "rolling"
+    FIXED = "fixed"
+
+
+class ExitCode(IntEnum):
+    """How our processes end."""
+
+    FINE = 0
+    FAILED = 1
+    USAGE = 2
+    MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: nobody starts it anew

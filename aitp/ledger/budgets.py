@@ -17,8 +17,8 @@ from aitp.ledger.engine import Connection, Database, Row
 from aitp.ledger.limits import strategy_and_zone
 from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, learned
 from aitp.policy.routing import Route
-from aitp.policy.windows import Period, fixed_window
-from aitp.tasks import QueueKey
+from aitp.policy.windows import fixed_window
+from aitp.tasks import Period, QueueKey
 
 PERIODS = (Period.DAY, Period.MONTH)
 MOST_UNPRICED = 50
@@ -89,16 +89,16 @@ class Budgets:
                     (period.value, currency, limit),
                 )
 
-    def budget(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
+    def state(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
         """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
         uses = {period: use for period, use in _uses(connection, now, zone, mend=True).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
         return BudgetState(currency, left, uses)
 
-    def habit(self, connection: Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
+    def usage(self, connection: Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
         """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
-        return _habit(connection, queue, route) if pricing.answers else FIRST_USAGE
+        return _usage(connection, queue, route) if pricing.answers else FIRST_USAGE
 
     def reserve(self, connection: Connection, slot: int, currency: str, nano: int) -> None:
         """The slot's attempt may cost so much."""
@@ -174,7 +174,7 @@ class Budgets:
 
     def learn(self, connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
         """How much an attempt at one task took."""
-        before = _habit(connection, queue, route)
+        before = _usage(connection, queue, route)
         after = learned(before, bill, size)
         if after != before:
             connection.execute(
@@ -283,7 +283,7 @@ def prune_spending_minutes(connection: Connection, now: float) -> None:
     )
 
 
-def _habit(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
+def _usage(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
     row = connection.execute(
         "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
         (route.provider, route.model, queue.type),

@@ -1,8 +1,9 @@
 """Claims: tasks of one queue, taken by a worker for one call. Where "within every limit" is kept.
 
-A claim is one transaction: breakers and cooldowns permit, the limits have room, the budgets too, the fairest queue goes
-first, the slot is written. Workers claim and finish; whoever obtains a slot releases what its former process left. How
-an attempt ends is told in outcomes.py.
+A claim is one transaction. It asks, in this order, what stops everybody (`_claim`: a pause, the disk, no task, a
+limit), then for each queue, the fairest first, and each of its routes, what stops that one (`_take`), and writes its
+slot to the first tasks that nothing stops. Workers claim and finish; whoever obtains a slot releases what its former
+process left. How an attempt ends is told in outcomes.py.
 """
 
 from __future__ import annotations
@@ -11,32 +12,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from aitp.ledger.breakers import (
-    ALL_CLOSED,
-    ANY_BUGS,
-    ANY_COOLDOWNS,
-    WIDE_OPEN,
-    Breakers,
-    Cooling,
-    Gate,
-    cooling,
-    paused_until,
-)
+from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN, Breakers, Gate, cooling, paused_until
 from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
-from aitp.ledger.queue import CLAIMABLE, NEXT_READY, LedgerConfig, next_due, promote_due
+from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.worlds import World, Worlds, release_probes
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
-from aitp.policy.routing import Availability, Route, RouteState, choose, route_state
-from aitp.tasks import QueueKey, Task
+from aitp.policy.routing import Availability, Route
+from aitp.tasks import QueueKey, Task, TaskState
 
 # Whoever waits for a model is woken when it has come; this is for those who are not.
 MODEL_LOOK_SECONDS = 10.0
@@ -63,10 +53,10 @@ class IdleReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClaimOptions:
-    """What a claim needs from the settings. `routes` of a kind, first choice first; `batch_size`: tasks in one call.
+    """What a claim needs from the settings. `routes` of a queue, first choice first; `batch_size`: tasks in one call.
 
-    A kind without routes waits.
-    `needs`: services that a kind needs besides its provider. `arrival`: what is known of a route's model.
+    A queue without routes waits.
+    `needs`: services that a queue needs besides its provider. `availability`: what is known of a route's model.
     `pricing`: what its tasks cost by a route, in `currency`. `setup`: names how a provider is set up (address,
     credentials). `canary_seconds`: how long others wait for the first answer where nobody has been served yet.
     """
@@ -75,7 +65,7 @@ class ClaimOptions:
     routes: Callable[[QueueKey], Sequence[Route]]
     batch_size: Callable[[QueueKey], int]
     needs: Callable[[QueueKey], Sequence[str]] = lambda queue: ()
-    arrival: Callable[[Route], Availability] = lambda route: Availability.UNKNOWN
+    availability: Callable[[Route], Availability] = lambda route: Availability.UNKNOWN
     pricing: Callable[[QueueKey, Route], Pricing] = lambda queue, route: FREE
     currency: str = ""
     setup: Callable[[str], str] = lambda provider: ""
@@ -84,7 +74,7 @@ class ClaimOptions:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Tasks of one kind that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
+    """Tasks of one queue that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
 
     `reserved_nano`: what it may cost, where budgets are in force.
     """
@@ -126,16 +116,33 @@ class _Found(NamedTuple):
     rows: list[Row]
     probe: bool
     more: bool
-    limited: bool
     reserved_nano: int
     world: World
 
 
-class _Survey(NamedTuple):
+class _Stop(NamedTuple):
+    """What keeps a queue's tasks from one route. `waits`: they wait for this very route, and no other stands in."""
+
+    idle: Idle
+    waits: bool = False
+
+
+class _Batch(NamedTuple):
+    """Rows (seq, id, size, attempts, crashes) for one call; `more`: others of the queue could be claimed as well.
+
+    `turn`: whose turn it was, while suspects wait as well.
+    """
+
+    rows: list[Row]
+    more: bool = False
+    turn: int | None = None
+
+
+class _Look(NamedTuple):
     """What one look tells, so that what is rare costs no statements while there is none of it.
 
-    `owns`: the slot has tasks still. `all_closed`: all breakers are. `has_bugs`: a processor may be paused. `due_at`:
-    when the next ready task is due.
+    `owns`: the slot has tasks still. `all_closed`: all breakers are. `has_bugs`: a processor may be in quarantine.
+    `due_at`: when the next ready task is due.
     """
 
     owns: bool
@@ -151,30 +158,31 @@ class _Survey(NamedTuple):
 
 
 # Served by tasks_claimed and tasks_later.
-_SURVEY = (
-    "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'claimed' AND slot = ?1), paused, "
+_LOOK = (
+    f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {CLAIMED} AND slot = ?1), paused, "
     f"{ALL_CLOSED}, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, "
     f"{ANY_BUGS}, {NEXT_READY}, {ANY_SUSPECTS}, worlds_version, {BASIS} FROM ledger"
 )
 
 
-def _survey(connection: Connection, slot: int, now: float) -> _Survey:
+def _look(connection: Connection, slot: int, now: float) -> _Look:
     owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, *basis = connection.execute(
-        _SURVEY, (slot, now)
+        _LOOK, (slot, now)
     ).get
-    return _Survey(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
+    return _Look(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
 
 
 @dataclass(slots=True)
 class _Search:
-    """One claim's search for tasks that may be sent now: what it goes by, and what it has found to be in the way."""
+    """One claim's search for tasks that may be sent now: what it goes by."""
 
     connection: Connection
     now: float
-    terms: ClaimOptions
-    seen: _Survey
+    slot: int
+    options: ClaimOptions
+    seen: _Look
+    room: int | None
     budget: BudgetState | None
-    blocks: list[Idle] = field(default_factory=list)
     gates: dict[str, Gate] = field(default_factory=dict)
 
 
@@ -186,99 +194,196 @@ class Claims:
         database: Database,
         breakers: Breakers,
         limits: Limits,
-        rules: LedgerConfig,
+        config: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
         self._budgets = Budgets(database)
-        self._worlds = Worlds(rules.breaker_threshold)
-        self._endings = Outcomes(database, breakers, limits, self._budgets, rules, draw)
+        self._worlds = Worlds(config.breaker_threshold)
+        self._outcomes = Outcomes(database, breakers, limits, self._budgets, config, draw)
 
-    def claim(self, slot: int, terms: ClaimOptions) -> Claim | Idle:
-        """Take tasks of the fairest kind that may be sent now, as many as are this slot's share.
+    def claim(self, slot: int, options: ClaimOptions) -> Claim | Idle:
+        """Take tasks of the fairest queue that may be sent now, as many as are this slot's share.
 
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
         short_of_disk = self._database.short_of_disk()
         try:
             with self._database.transaction() as connection:
-                found = self._claim(connection, slot, terms, short_of_disk)
+                found, limited = self._claim(connection, slot, options, short_of_disk)
         except BaseException:
             self._worlds.forget()
             raise
         if isinstance(found, Idle):
             return found
-        if found.limited:
+        if limited:
             # Taken away by a power cut, the reservation would be room for others, on top of what is sent now.
             self._database.flush()
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
-        contents = self._contents(found.rows)
+        are_these, seqs = these(row[0] for row in found.rows)
+        contents: dict[int, bytes] = dict(
+            self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
+        )
         tasks = tuple(
             Task(seq, task_id, found.queue, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
         return Claim(slot, found.route, found.queue, tasks, found.probe, found.more, found.reserved_nano, found.world)
 
-    def _claim(self, connection: Connection, slot: int, terms: ClaimOptions, short_of_disk: bool) -> _Found | Idle:
+    def _claim(
+        self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
+    ) -> tuple[_Found | Idle, bool]:
+        """What is found, and whether it is a reservation that must be on disk before anything is sent."""
         now = self._database.clock()
-        seen = _survey(connection, slot, now)
+        seen = _look(connection, slot, now)
         if seen.owns:
-            self._endings.give_back(connection, slot, Cause.STOPPED, now)
+            self._outcomes.give_back(connection, slot, Cause.STOPPED, now)
             self._breakers.release(connection, slot)
             release_probes(connection, slot)
-            seen = _survey(connection, slot, now)
+            seen = _look(connection, slot, now)
+        # What stops everybody, the cheapest question first. The limits come last: they are said to be exhausted, once
+        # in a window, only if a task waits for them.
         if seen.paused:
-            return Idle(IdleReason.PAUSED)
+            return Idle(IdleReason.PAUSED), False
         if short_of_disk:
-            return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
+            return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS), False
         if seen.due_at is not None:
             promote_due(connection, now)
-        queues = queues_by_fairness(connection)
+        queues = _queues_by_fairness(connection)
         if not queues:
-            return Idle(IdleReason.NOTHING_READY, next_due(connection, "ready"))
-        most = terms.workers * max(terms.batch_size(queue) for _, queue in queues)
+            return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY)), False
+        most = options.workers * max(options.batch_size(queue) for _, queue in queues)
         room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
-            return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
-        budget = self._budgets.budget(connection, now, ZoneInfo(seen.basis.timezone)) if seen.has_budgets else None
-        search = _Search(connection, now, terms, seen, budget)
+            return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded), False
+        zone = ZoneInfo(seen.basis.timezone)
+        budget = self._budgets.state(connection, now, zone) if seen.has_budgets else None
+        search = _Search(connection, now, slot, options, seen, room.count, budget)
+        stops: list[Idle] = []
         for number, queue in queues:
-            if block := self._missing(search, terms.needs(queue)):
-                search.blocks.append(block)
-                continue
-            options, stands = terms.routes(queue), partial(self._stands, search, number, queue)
-            if not options:
-                search.blocks.append(Idle(IdleReason.TYPE))
-            while (route := choose(options, stands)) is not None:
-                gate, world = self._gate(search, route.provider), self._world(search, queue, route)
-                if gate.probe or world.paused_until is not None:
-                    rows, more = select_probe(connection, number), False
-                else:
-                    batch_size = terms.batch_size(queue)
-                    rows, more = select_batch(
-                        connection, number, room.count, terms.workers, batch_size, suspects=seen.has_suspects
-                    )
-                    if not rows:
-                        search.blocks.append(Idle(IdleReason.TURN))
-                        break
-                reserved = 0
-                if budget is not None:
-                    rows, reserved = self._afford(search, budget, slot, queue, route, rows)
-                    if not rows:
-                        options = options[options.index(route) + 1 :]
-                        continue
-                self._own(connection, slot, route.provider, gate, world, rows)
-                others = len(queues) > 1 and (room.count is None or room.count > len(rows))
-                limited = room.count is not None or reserved > 0
-                return _Found(route, queue, rows, gate.probe, more or others, limited, reserved, world)
-        return _first_end(search.blocks, next_due(connection, "ready"))
+            found = self._first_route(search, number, queue, stops)
+            if found is not None:
+                others = len(queues) > 1 and (room.count is None or room.count > len(found.rows))
+                limited = room.count is not None or found.reserved_nano > 0
+                return found._replace(more=found.more or others), limited
+        return _first_end(stops, next_due(connection, TaskState.READY)), False
 
-    def _contents(self, rows: Sequence[Row]) -> dict[int, bytes]:
+    def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> _Found | None:
+        """Tasks of `queue` by the first of its routes that nothing stops; what does is added to `stops`."""
+        for service in search.options.needs(queue):
+            # One whose probe is due may be called: whoever calls it makes the probe.
+            if stop := self._service_stops(search, service, ""):
+                stops.append(stop.idle)
+                return None
+        routes = search.options.routes(queue)
+        if not routes:
+            stops.append(Idle(IdleReason.TYPE))
+        for route in routes:
+            found = self._take(search, number, queue, route)
+            if isinstance(found, _Found):
+                return found
+            stops.append(found.idle)
+            if found.waits:
+                break
+        return None
+
+    def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> _Found | _Stop:
+        """Tasks of `queue` to be sent by `route`, or what stops that.
+
+        What holds for most tasks is asked first, and what depends on the tasks themselves last: nobody is told that
+        money is short, and no turn is used up, for a call that could not be made anyway.
+        """
+        connection, now, options, provider = search.connection, search.now, search.options, route.provider
+        # Its provider is out, or has asked for a pause.
+        if stop := self._service_stops(search, provider, route.model):
+            return stop
+        # Our own processor fails at everything.
+        if search.seen.has_bugs and (until := paused_until(connection, queue.type, now)) is not None:
+            return _Stop(Idle(IdleReason.PROCESSOR, until))
+        # Nobody knows what it would cost.
+        budget = search.budget
+        pricing = options.pricing(queue, route) if budget is not None else FREE
+        if pricing.is_nothing:
+            budget = None
+        if budget is not None and (pricing.price is None or options.currency != budget.currency):
+            news = (route.model,) if self._budgets.note_unpriced(connection, route) else ()
+            return _Stop(Idle(IdleReason.PRICE, service=provider, unpriced=news))
+        # This model fails at tasks of this type.
+        world = self._worlds.find(
+            connection, search.seen.worlds_version, route, queue.type, options.setup(provider), now
+        )
+        if world.is_paused_at(now):
+            until = None if world.probe_slot is not None else world.paused_until
+            return _Stop(Idle(IdleReason.QUARANTINE, until, service=provider))
+        # The model is not there. While it is on its way nothing stands in for it: that would be another vector space.
+        missed = cooling(connection, provider, route.model, now) if search.seen.has_cooldowns else None
+        availability = options.availability(route)
+        if missed is not None or availability is not Availability.UNKNOWN:
+            until = now + MODEL_LOOK_SECONDS if missed is None else missed.until
+            given_up = availability is Availability.GIVEN_UP
+            return _Stop(Idle(IdleReason.MODEL, until, service=provider), waits=not given_up)
+        # Calls in flight are to tell more before another one is made.
+        if not self._worlds.free_for(connection, world, number, now, options.canary_seconds):
+            first_answer = None if world.proven else now + options.canary_seconds
+            return _Stop(Idle(IdleReason.TURN, first_answer, service=provider), waits=True)
+        gate = self._gate(search, provider)
+        if gate.probe or world.paused_until is not None:
+            batch = _Batch(connection.execute(_PROBE, (number,)).fetchall())
+        else:
+            batch = _select_batch(search, number, options.batch_size(queue))
+        if not batch.rows:
+            return _Stop(Idle(IdleReason.TURN), waits=True)
+        # Money: what a call costs depends on its tasks.
+        rows, reserved = batch.rows, 0
+        if budget is not None:
+            usage = self._budgets.usage(connection, pricing, queue, route)
+            sizes = [size for _, _, size, _, _ in rows]
+            rows = rows[: affordable(pricing, usage, sizes, budget.left_nano)]
+            if not rows:
+                needed = estimate(pricing, usage, sizes[:1])
+                until, overspent = self._budgets.keep_back(connection, budget, needed)
+                return _Stop(Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent))
+            reserved = estimate(pricing, usage, sizes[: len(rows)])
+            self._budgets.reserve(connection, search.slot, budget.currency, reserved)
+        if batch.turn is not None:
+            connection.execute(
+                "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (batch.turn, number)
+            )
+        self._own(connection, search.slot, provider, gate, world, rows)
+        return _Found(route, queue, rows, gate.probe, batch.more, reserved, world)
+
+    def _service_stops(self, search: _Search, service: str, model: str) -> _Stop | None:
+        """Whether a service is out, or has asked for a pause, of this model or of all that it serves."""
+        gate = self._gate(search, service)
+        if not gate.passes:
+            return _Stop(Idle(IdleReason.BREAKER, gate.until, service=service))
+        pause = cooling(search.connection, service, model, search.now) if search.seen.has_cooldowns else None
+        if pause is None or pause.awaited:
+            return None
+        return _Stop(Idle(IdleReason.COOLDOWN, pause.until, service=service))
+
+    def _gate(self, search: _Search, service: str) -> Gate:
+        """Its breaker, looked at once in a search, if at all."""
+        if search.seen.all_closed:
+            return WIDE_OPEN
+        if service not in search.gates:
+            search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
+        return search.gates[service]
+
+    def _own(
+        self, connection: Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
+    ) -> None:
+        if gate.probe:
+            self._breakers.begin_probe(connection, (provider,), slot)
+        if world.paused_until is not None:
+            self._worlds.begin_probe(connection, world, slot)
         are_these, seqs = these(row[0] for row in rows)
-        found: list[Row] = self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
-        return dict(found)
+        connection.execute(
+            f"UPDATE tasks SET {CLAIMED}, slot = ?, provider = ?, world = ?, missed = 0 WHERE seq {are_these}",
+            (slot, provider, world.id, *seqs),
+        )
 
     def finish(self, claim: Claim, report: Report) -> Settled:
         """Record how a claim's call ended, for all or some of its tasks; on disk once `Ledger.flush` has returned.
@@ -286,7 +391,7 @@ class Claims:
         Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for. What is
         returned is settled, and told once: another try would find nothing left to settle.
         """
-        return self._endings.finish(
+        return self._outcomes.finish(
             claim.slot, claim.route, claim.queue, report, claim.world, reserved=claim.reserved_nano > 0
         )
 
@@ -303,7 +408,7 @@ class Claims:
             if room.count is not None and room.count < len(claim.tasks):
                 return False
             if claim.reserved_nano:
-                budget = self._budgets.budget(connection, now, ZoneInfo(basis.timezone))
+                budget = self._budgets.state(connection, now, ZoneInfo(basis.timezone))
                 if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
@@ -314,159 +419,33 @@ class Claims:
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
-        return self._endings.release(slot, cause)
-
-    def _gate(self, search: _Search, service: str) -> Gate:
-        """Its breaker, looked at once in a search, if at all."""
-        if search.seen.all_closed:
-            return WIDE_OPEN
-        if service not in search.gates:
-            search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
-        return search.gates[service]
-
-    def _world(self, search: _Search, queue: QueueKey, route: Route) -> World:
-        """The world that tasks of `queue` would be sent to by `route`."""
-        setup = search.terms.setup(route.provider)
-        return self._worlds.find(search.connection, search.seen.worlds_version, route, queue.type, setup, search.now)
-
-    def _missing(self, search: _Search, services: Sequence[str]) -> Idle | None:
-        """The first of `services` that may not be called now. One whose probe is due may: whoever calls makes it."""
-        for service in services:
-            gate = self._gate(search, service)
-            if not gate.passes:
-                return Idle(IdleReason.BREAKER, gate.until, service=service)
-            if pause := _cooling(search, service, ""):
-                return Idle(IdleReason.COOLDOWN, pause.until, service=service)
-        return None
-
-    def _afford(
-        self, search: _Search, budget: BudgetState, slot: int, queue: QueueKey, route: Route, rows: list[Row]
-    ) -> tuple[list[Row], int]:
-        """Of these tasks those that one call may be made for within the budgets, and what was reserved for it.
-
-        If there is none, what keeps them back is added to the search's blocks.
-        """
-        connection = search.connection
-        pricing = search.terms.pricing(queue, route)
-        if pricing.is_nothing:
-            return rows, 0
-        habit = self._budgets.habit(connection, pricing, queue, route)
-        sizes = [size for _, _, size, _, _ in rows]
-        count = affordable(pricing, habit, sizes, budget.left_nano)
-        if count == 0:
-            until, news = self._budgets.keep_back(connection, budget, estimate(pricing, habit, sizes[:1]))
-            search.blocks.append(Idle(IdleReason.BUDGET, until, service=route.provider, overspent=news))
-            return [], 0
-        reserved = estimate(pricing, habit, sizes[:count])
-        self._budgets.reserve(connection, slot, budget.currency, reserved)
-        return rows[:count], reserved
-
-    def _stands(self, search: _Search, number: int, queue: QueueKey, route: Route) -> RouteState:
-        """How `route` stands for tasks of `queue`; what keeps them from it is added to the blocks."""
-        pause = _cooling(search, route.provider, route.model)
-        block = _block(search, queue, route, self._gate(search, route.provider), pause)
-        if block is None and search.budget is not None:
-            block = self._money_block(search, search.budget, number, queue, route)
-        missed = pause is not None and pause.awaited
-        world = self._world(search, queue, route)
-        if block is None:
-            block = _quarantine(world, route, search.now)
-        found = route_state(blocked=block is not None, missed=missed, arrival=search.terms.arrival(route))
-        if block is None and found is not RouteState.FREE:
-            until = pause.until if pause is not None else search.now + MODEL_LOOK_SECONDS
-            block = Idle(IdleReason.MODEL, until, service=route.provider)
-        if block is None and not self._worlds.free_for(
-            search.connection, world, number, search.now, search.terms.canary_seconds
-        ):
-            # Nothing stands in: its calls in flight tell more.
-            found = RouteState.AWAITED
-            first_answer = None if world.proven else search.now + search.terms.canary_seconds
-            block = Idle(IdleReason.TURN, first_answer, service=route.provider)
-        if block is not None:
-            search.blocks.append(block)
-        return found
-
-    def _money_block(
-        self, search: _Search, budget: BudgetState, number: int, queue: QueueKey, route: Route
-    ) -> Idle | None:
-        """What keeps tasks from being sent by `route` whatever each may cost: no price, or no money left at all."""
-        pricing = search.terms.pricing(queue, route)
-        if pricing.is_nothing:
-            return None
-        if pricing.price is None or search.terms.currency != budget.currency:
-            news = self._budgets.note_unpriced(search.connection, route)
-            return Idle(IdleReason.PRICE, service=route.provider, unpriced=(route.model,) if news else ())
-        if budget.left_nano > 0:
-            return None
-        # What is left of another budget may be too little for the next task as well.
-        habit = self._budgets.habit(search.connection, pricing, queue, route)
-        needed = max(1, estimate(pricing, habit, [oldest_size(search.connection, number)]))
-        until, overspent = self._budgets.keep_back(search.connection, budget, needed)
-        return Idle(IdleReason.BUDGET, until, service=route.provider, overspent=overspent)
-
-    def _own(
-        self, connection: Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
-    ) -> None:
-        if gate.probe:
-            self._breakers.begin_probe(connection, (provider,), slot)
-        if world.paused_until is not None:
-            self._worlds.begin_probe(connection, world, slot)
-        are_these, seqs = these(row[0] for row in rows)
-        connection.execute(
-            f"UPDATE tasks SET state = 'claimed', slot = ?, provider = ?, world = ?, missed = 0 WHERE seq {are_these}",
-            (slot, provider, world.id, *seqs),
-        )
+        return self._outcomes.release(slot, cause)
 
 
-def _cooling(search: _Search, provider: str, model: str) -> Cooling | None:
-    return cooling(search.connection, provider, model, search.now) if search.seen.has_cooldowns else None
-
-
-def _block(search: _Search, queue: QueueKey, route: Route, gate: Gate, pause: Cooling | None) -> Idle | None:
-    """What keeps tasks of `queue` from being sent by `route` now, if anything does; a missing model is told apart."""
-    if not gate.passes:
-        return Idle(IdleReason.BREAKER, gate.until, service=route.provider)
-    if pause is not None and not pause.awaited:
-        return Idle(IdleReason.COOLDOWN, pause.until, service=route.provider)
-    paused = paused_until(search.connection, queue.type, search.now) if search.seen.has_bugs else None
-    return None if paused is None else Idle(IdleReason.PROCESSOR, paused)
-
-
-def _quarantine(world: World, route: Route, now: float) -> Idle | None:
-    """Why a paused world may not be sent to now: its time has not come, or its one probe is in flight."""
-    if world.paused_until is None:
-        return None
-    if world.probe_slot is not None:
-        return Idle(IdleReason.QUARANTINE, service=route.provider)
-    # Of one that began later than now the clock was set back: it has ended.
-    if world.paused_since is not None and world.paused_since <= now < world.paused_until:
-        return Idle(IdleReason.QUARANTINE, world.paused_until, service=route.provider)
-    return None
-
-
-def _first_end(blocks: Sequence[Idle], due_at: float | None) -> Idle:
+def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:
     """Why nothing can be claimed though tasks are ready, and when the first of the reasons ends, as far as is known."""
-    ends = [end for end in (due_at, *(block.until for block in blocks)) if end is not None]
-    fairest = blocks[0]
+    ends = [end for end in (due_at, *(stop.until for stop in stops)) if end is not None]
     return Idle(
-        fairest.because,
+        stops[0].because,  # of the fairest queue
         min(ends, default=None),
-        service=fairest.service,
-        overspent=tuple(news for block in blocks for news in block.overspent),
-        unpriced=tuple(news for block in blocks for news in block.unpriced),
+        service=stops[0].service,
+        overspent=tuple(news for stop in stops for news in stop.overspent),
+        unpriced=tuple(news for stop in stops for news in stop.unpriced),
     )
 
 
-def queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
-    """Kinds with a task that is ready now: fewest claimed tasks first, then the oldest task.
+# Which tasks a claim takes
 
-    Walks tasks_ready from kind to kind, so that it costs as much as there are kinds, not tasks; the claimed ones are
+
+def _queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
+    """Queues with a task that is ready now: fewest claimed tasks first, then the oldest task.
+
+    Walks tasks_ready from queue to queue, so that it costs as much as there are queues, not tasks; the claimed ones are
     counted in tasks_claimed, if there is a choice at all.
     """
     rows: list[Row] = connection.execute(_READY_QUEUES).fetchall()
     if len(rows) > 1:
-        counts: list[Row] = connection.execute(_CLAIMED_BY_QUEUE).fetchall()
-        claimed: dict[int, int] = dict(counts)
+        claimed: dict[int, int] = dict(connection.execute(_CLAIMED_BY_QUEUE).fetchall())
         oldest = {row[0]: min(connection.execute(_OLDEST, (row[0],)).get) for row in rows}
         rows.sort(key=lambda row: (claimed.get(row[0], 0), oldest[row[0]]))
     return [(number, QueueKey(type_, model, failed_at)) for number, type_, model, failed_at in rows]
@@ -481,7 +460,7 @@ _READY_QUEUES = f"""
     )
     SELECT kinds.id, type, model, failed_at FROM waiting JOIN kinds ON kinds.id = waiting.kind
 """
-_CLAIMED_BY_QUEUE = "SELECT kind, COUNT(*) FROM tasks WHERE state = 'claimed' GROUP BY kind"
+_CLAIMED_BY_QUEUE = f"SELECT kind, COUNT(*) FROM tasks WHERE {CLAIMED} GROUP BY kind"
 # Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
 _NONE = 2**62
 _OLDEST = "SELECT " + ", ".join(
@@ -493,66 +472,43 @@ _OLDEST = "SELECT " + ", ".join(
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
 _READY = f"{CLAIMABLE} AND kind = ?1"
 _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
-_OLDEST_SIZE = f"SELECT size FROM tasks WHERE {_READY} ORDER BY is_suspect, seq LIMIT 1"
+# A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails.
 _PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
 _FRESH = f"{_READY} AND is_suspect = 0"
 _COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2)"
 _FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
-_TURN = f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {_SUSPECTS}), suspects_last FROM kinds WHERE id = ?1"
+# Whether suspects wait, whether a batch of them is in flight, and whether it was they who went last.
+_TURN = (
+    f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {_SUSPECTS}),"
+    f" EXISTS (SELECT 1 FROM tasks WHERE kind = ?1 AND {CLAIMED} AND is_suspect = 1), suspects_last"
+    " FROM kinds WHERE id = ?1"
+)
 # All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
 # failed beside it once. Only those with the same bound go together.
 _BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
 _SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
-_SUSPECTS_IN_FLIGHT = "SELECT 1 FROM tasks WHERE kind = ? AND state = 'claimed' AND is_suspect = 1 LIMIT 1"
 
 
-def oldest_size(connection: Connection, queue: int) -> int:
-    """The size of the task of a kind that is next in turn."""
-    return int(connection.execute(_OLDEST_SIZE, (queue,)).get)
-
-
-def select_probe(connection: Connection, queue: int) -> list[Row]:
-    """A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails."""
-    rows: list[Row] = connection.execute(_PROBE, (queue,)).fetchall()
-    return rows
-
-
-def select_batch(
-    connection: Connection, queue: int, room: int | None, workers: int, batch_size: int, *, suspects: bool
-) -> tuple[list[Row], bool]:
-    """(seq, id, size, attempts, crashes) of one claim's tasks, oldest first, and whether there is more of the kind.
+def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:
+    """One claim's tasks of a queue, oldest first, as many as are a worker's share.
 
     Suspects, if there are any, take turns with fresh tasks, one batch of them at a time, so that what fails together is
     told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
     """
+    connection, workers, room = search.connection, search.options.workers, search.room
     most = batch_size * workers if room is None else min(batch_size * workers, room)
-    waiting = False
-    if suspects:
-        waiting, theirs_last = connection.execute(_TURN, (queue,)).get
-        in_flight = connection.execute(_SUSPECTS_IN_FLIGHT, (queue,)).get is not None
-    fresh = int(connection.execute(_COUNT_FRESH, (queue, most)).get)
+    waiting = in_flight = theirs_last = False
+    if search.seen.has_suspects:
+        waiting, in_flight, theirs_last = connection.execute(_TURN, (number,)).get
+    fresh = int(connection.execute(_COUNT_FRESH, (number, most)).get)
     if waiting and not in_flight and not (fresh and theirs_last):
-        rows = _suspects(connection, queue, min(most, batch_size))
-        _note_turn(connection, queue, 1)
-        return rows, fresh > 0
-    if fresh:
-        if waiting:
-            _note_turn(connection, queue, 0)
-        rows = connection.execute(_FRESH_BATCH, (queue, fair_share(fresh, workers, batch_size))).fetchall()
-        rows = rows[: fitting(row[2] for row in rows)]
-        return rows, fresh > len(rows)
-    return [], False
-
-
-def _suspects(connection: Connection, queue: int, most: int) -> list[Row]:
-    bound = connection.execute(_BOUND, (queue,)).get
-    size = most if bound is None else min(most, bound)
-    rows: list[Row] = connection.execute(_SUSPECT_BATCH, (queue, bound, size)).fetchall()
-    return rows[: fitting(row[2] for row in rows)]
-
-
-def _note_turn(connection: Connection, queue: int, suspects_last: int) -> None:
-    connection.execute(
-        "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (suspects_last, queue)
-    )
+        bound = connection.execute(_BOUND, (number,)).get
+        size = min(most, batch_size, bound or batch_size)
+        rows = connection.execute(_SUSPECT_BATCH, (number, bound, size)).fetchall()
+        return _Batch(rows[: fitting(row[2] for row in rows)], fresh > 0, 1)
+    if not fresh:
+        return _Batch([])
+    rows = connection.execute(_FRESH_BATCH, (number, fair_share(fresh, workers, batch_size))).fetchall()
+    rows = rows[: fitting(row[2] for row in rows)]
+    return _Batch(rows, fresh > len(rows), 0 if waiting else None)

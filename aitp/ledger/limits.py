@@ -22,7 +22,8 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from aitp.ledger.engine import Connection, Database, Row
-from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, Period, Strategy, fixed_window, rolling_window
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, fixed_window, rolling_window
+from aitp.tasks import Period, Strategy
 
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
 PRUNE_ROWS = 10_000

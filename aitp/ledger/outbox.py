@@ -32,7 +32,7 @@ from aitp.ledger.stats import note_error, reading
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.policy.retry import SPREAD, retry_delay
-from aitp.tasks import Health, Service, TaskStatus
+from aitp.tasks import Health, Service, TaskState, TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Outbox:
                 return Nothing(None, probe_left=True)
             rows = _deliverable(connection, now, 1 if gate.probe else most)
             if not rows:
-                return Nothing(next_due(connection, "finished"))
+                return Nothing(next_due(connection, TaskState.FINISHED))
             self._breakers.begin_probe(connection, API_SERVICES, slot)
             are_these, seqs = these(row[0] for row in rows)
             connection.execute(f"UPDATE tasks SET slot = ?, due_at = NULL WHERE seq {are_these}", (slot, *seqs))
@@ -226,9 +226,9 @@ _FAILED_BEFORE = f"{_FOUND} AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_
 
 def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
     """What can be delivered now, in turn."""
-    due_at = next_due(connection, "finished")
+    due_at = next_due(connection, TaskState.FINISHED)
     if due_at is not None:
-        promote_stranded(connection, "finished", now)
+        promote_stranded(connection, TaskState.FINISHED, now)
     rows: list[Row] = connection.execute(_FRESH, (most,)).fetchall()
     if len(rows) < most and due_at is not None and due_at <= now:
         rows += connection.execute(_FAILED_BEFORE, (now, most - len(rows))).fetchall()

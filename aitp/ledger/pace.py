@@ -15,7 +15,8 @@ from aitp.ledger.engine import Connection
 from aitp.ledger.limits import LimitUse, first_completions, newest_completion, strategy_and_zone, use_of_limits
 from aitp.ledger.stats import reading
 from aitp.policy.forecast import fixed_limit_used_up, rolling_limit_used_up
-from aitp.policy.windows import ROLLING_SECONDS, Period
+from aitp.policy.windows import ROLLING_SECONDS
+from aitp.tasks import Period
 
 STEPS = 120
 

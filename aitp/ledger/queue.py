@@ -8,15 +8,14 @@ runs inside a transaction of the caller's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from aitp.ledger.engine import Connection
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.tasks import QueueKey
+from aitp.tasks import QueueKey, TaskState
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ MOST_QUEUES = 200
 
 
 def queue_id(connection: Connection, queue: QueueKey) -> int:
-    """The row of a kind, made if need be."""
+    """The row of a queue, made if need be."""
     facts = (queue.type, queue.model, queue.failed_at)
     found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ? AND failed_at = ?", facts).get
     if found is None:
@@ -59,20 +58,21 @@ def queue_id(connection: Connection, queue: QueueKey) -> int:
 
 
 def prune_queues(connection: Connection) -> None:
-    """Forget kinds without tasks: models are named by the API's users, and each misspelt one is a kind."""
+    """Forget queues without tasks: models are named by the API's users, and each misspelt one is a queue."""
     if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_QUEUES:
         connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")
 
 
-Waiting = Literal["ready", "finished"]
+# States by name, as conditions and as assignments alike.
+READY, CLAIMED, FINISHED, DEAD = (f"state = '{state}'" for state in TaskState)
+Waiting = Literal[TaskState.READY, TaskState.FINISHED]
 
-# What a worker may claim: exactly the rows in tasks_ready. A twin is ready as well, but waits for its like.
-CLAIMABLE = "state = 'ready' AND due_at IS NULL AND twin_of IS NULL"
-
+# What a worker may claim: exactly the rows in tasks_ready. A duplicate is ready as well, but waits for its original.
+CLAIMABLE = f"{READY} AND due_at IS NULL AND twin_of IS NULL"
 
 # When the next row of a state is due, NULL if none waits for its time; for a select list. One search in tasks_later.
 _NEXT_DUE = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = {})"
-NEXT_READY = _NEXT_DUE.format("'ready'")
+NEXT_READY = _NEXT_DUE.format(f"'{TaskState.READY}'")
 _NEXT_OF_STATE = f"SELECT {_NEXT_DUE.format('?')}"
 
 
@@ -81,10 +81,8 @@ def promote_due(connection: Connection, now: float) -> None:
 
     Usually none waits, and to ask `next_due` first is cheaper than two updates of nothing.
     """
-    connection.execute(
-        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = 'ready' AND due_at <= ?", (now,)
-    )
-    promote_stranded(connection, "ready", now)
+    connection.execute(f"UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND {READY} AND due_at <= ?", (now,))
+    promote_stranded(connection, TaskState.READY, now)
 
 
 def promote_stranded(connection: Connection, state: Waiting, now: float) -> None:
@@ -98,7 +96,7 @@ def promote_stranded(connection: Connection, state: Waiting, now: float) -> None
 def follow_clock(connection: Connection, seconds: float, now: float) -> None:
     """The clock was set back by about so much: what waits, for whatever, is due as much sooner."""
     connection.execute(
-        "UPDATE tasks SET due_at = MAX(due_at - ?1, ?2) WHERE due_at > ?2 AND state IN ('ready', 'finished')",
+        f"UPDATE tasks SET due_at = MAX(due_at - ?1, ?2) WHERE due_at > ?2 AND ({READY} OR {FINISHED})",
         (seconds, now),
     )
 

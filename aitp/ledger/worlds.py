@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aitp.ledger.engine import Connection
+from aitp.ledger.queue import CLAIMED
 from aitp.policy.routing import Route
 
 # What a server does not take of a request is believed for so long.
@@ -22,7 +23,7 @@ MOST_WORLDS = 500
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A kind's present world, as a claim needs it.
+    """A queue's present world, as a claim needs it.
 
     `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
     when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
@@ -41,6 +42,13 @@ class World:
     def is_well(self) -> bool:
         """Whether one more success there says nothing new."""
         return self.proven and self.paused_until is None
+
+    def is_paused_at(self, now: float) -> bool:
+        """Whether it may not be sent to: its time has not come, or its one probe is in flight."""
+        if self.paused_until is None or self.probe_slot is not None:
+            return self.paused_until is not None
+        # Of one that began later than now the clock was set back: it has ended.
+        return self.paused_since is not None and self.paused_since <= now < self.paused_until
 
 
 class Worlds:
@@ -65,7 +73,7 @@ class Worlds:
         """The transaction in which worlds were found, or made, has come to nothing."""
         self._known = {}
 
-    def free_for(self, connection: Connection, world: World, kind: int, now: float, canary: float) -> bool:
+    def free_for(self, connection: Connection, world: World, number: int, now: float, canary: float) -> bool:
         """Whether one more call may be made there now, beside those that are in flight.
 
         While failures come in a row, no more are sent than it takes to know whose fault that is. Where nobody has been
@@ -75,9 +83,7 @@ class Worlds:
             return True
         calls = int(
             # Served by tasks_claimed; only while something is wrong, or new.
-            connection.execute(
-                "SELECT COUNT(DISTINCT slot) FROM tasks WHERE state = 'claimed' AND kind = ?", (kind,)
-            ).get
+            connection.execute(f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND kind = ?", (number,)).get
         )
         if calls and world.row + calls >= max(self._threshold, 1):
             return False

@@ -8,7 +8,7 @@ first pull may last, rather than be paid for elsewhere and land in another vecto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -35,14 +35,6 @@ class Availability(StrEnum):
     UNKNOWN = "unknown"
     COMING = "coming"  # it is being pulled for the first time, or is about to be
     GIVEN_UP = "given up"  # a pull has failed; later ones may still succeed
-
-
-class RouteState(StrEnum):
-    """How a route stands when a claim asks."""
-
-    FREE = "free"
-    BLOCKED = "blocked"  # the next route may stand in
-    AWAITED = "awaited"  # nothing stands in: its model is on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +113,6 @@ class Routing:
     @cached_property
     def _aliases(self) -> Mapping[str, str]:
         return {canonical(name): named for name, named in self.aliases.items()}
-
-
-def route_state(*, blocked: bool, missed: bool, arrival: Availability) -> RouteState:
-    """How a route stands. `blocked`: by a breaker or a pause asked for. `missed`: it lately had no such model.
-
-    A model that no pull brought is not asked for before whoever looks after models has found it: each task that is
-    sent for nothing costs room in the limits. Not blocked and not missed does not yet mean that the model is there;
-    whoever asks for it finds out.
-    """
-    if blocked or arrival is Availability.GIVEN_UP:
-        return RouteState.BLOCKED
-    return RouteState.AWAITED if missed or arrival is Availability.COMING else RouteState.FREE
-
-
-def choose(options: Sequence[Route], stands: Callable[[Route], RouteState]) -> Route | None:
-    """The first route that is free, if none before it is awaited; None if the task has to wait."""
-    for route in options:
-        found = stands(route)
-        if found is not RouteState.BLOCKED:
-            return route if found is RouteState.FREE else None
-    return None
 
 
 REGISTRY, NAMESPACE, TAG = "registry.ollama.ai/", "library/", ":latest"

@@ -10,25 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-
-class Period(StrEnum):
-    """The five periods, shortest first."""
-
-    MINUTE = "minute"
-    HOUR = "hour"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-
-
-class Strategy(StrEnum):
-    ROLLING = "rolling"
-    FIXED = "fixed"
-
+from aitp.tasks import Period
 
 ROLLING_SECONDS: Mapping[Period, int] = {
     Period.MINUTE: 60,

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 from aitp.ledger import Cause, LedgerConfig
 from aitp.ledger.outbox import LISTING_LAG_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
-from aitp.tasks import Culprit, Ending
+from aitp.policy.windows import ROLLING_SECONDS, fixed_window
+from aitp.tasks import Culprit, Ending, Period
 from tests.ledger.world import Clock
 
 # No world is ever ill, nor a breaker open: they have tests of their own.

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from aitp.ledger import Cause, Claim, IdleReason
 from aitp.ledger.budgets import use_of_budgets
 from aitp.policy.costs import Bill, Pricing
-from aitp.policy.windows import Period, fixed_window
+from aitp.policy.windows import fixed_window
 from aitp.prices import Price
-from aitp.tasks import Ending, Health
+from aitp.tasks import Ending, Health, Period
 from tests.ledger.world import START, WORKER, World, priced, report
 
 SLOTS = range(WORKER, WORKER + 4)

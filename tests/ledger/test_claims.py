@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from aitp.ledger import ClaimOptions, Cooldown, Idle, IdleReason, Report
+from aitp.ledger import Claim, ClaimOptions, Cooldown, Idle, IdleReason, Report
 from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.policy.routing import Availability, Route, Why
 from aitp.tasks import Ending, Health, Outcome, QueueKey
@@ -228,7 +230,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     def arrival(route: Route) -> Availability:
         return known["arrival"] if route.provider == "ollama" else Availability.UNKNOWN
 
-    terms = ClaimOptions(1, lambda queue: routes, lambda queue: 1, arrival=arrival)
+    terms = ClaimOptions(1, lambda queue: routes, lambda queue: 1, availability=arrival)
     world.admit("a")
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
@@ -246,6 +248,56 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=missing))
     known["arrival"] = Availability.GIVEN_UP
     assert world.claim(terms=terms).route == routes[1]
+
+
+OLLAMA, OPENAI = Route("ollama", SMALL.model), Route("openai", SMALL.model, "ollama", Why.BLOCKED)
+
+ROUTES = [
+    ("nothing stands in the way", False, False, Availability.UNKNOWN, OLLAMA),
+    ("its model is being pulled", False, False, Availability.COMING, None),
+    ("no pull brought it", False, False, Availability.GIVEN_UP, OPENAI),
+    ("it has just vanished", False, True, Availability.UNKNOWN, None),
+    ("it is missing, and is being pulled", False, True, Availability.COMING, None),
+    ("it is missing, and no pull brought it", False, True, Availability.GIVEN_UP, OPENAI),
+    ("a breaker is open", True, False, Availability.UNKNOWN, OPENAI),
+    ("the server died while it pulled", True, False, Availability.COMING, OPENAI),
+    ("the server died without its model", True, True, Availability.UNKNOWN, OPENAI),
+]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "missed", "availability", "taken"), [row[1:] for row in ROUTES], ids=[row[0] for row in ROUTES]
+)
+def test_what_is_out_is_stood_in_for_and_a_model_on_its_way_is_waited_for(
+    world: World, blocked: bool, missed: bool, availability: Availability, taken: Route | None
+) -> None:
+    def known(route: Route) -> Availability:
+        return availability if route == OLLAMA else Availability.UNKNOWN
+
+    options = ClaimOptions(1, lambda queue: (OLLAMA, OPENAI), lambda queue: 1, availability=known)
+    world.admit("a")
+    if missed:
+        lacking = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
+        claim = world.claim(terms=dataclasses.replace(options, availability=lambda route: Availability.UNKNOWN))
+        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=lacking))
+    if blocked:
+        world.database.connection.execute(
+            "UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'ollama'", (world.clock.now,)
+        )
+    found = world.ledger.claims.claim(WORKER, options)
+
+    assert (found.route if isinstance(found, Claim) else None) == taken
+
+
+def test_nobody_waits_at_a_stand_in(world: World) -> None:
+    """Nor does a route that is free, because a later one is awaited."""
+    coming = {OLLAMA: Availability.GIVEN_UP, OPENAI: Availability.COMING}
+    options = ClaimOptions(1, lambda queue: (OLLAMA, OPENAI), lambda queue: 1, availability=lambda route: coming[route])
+    world.admit("a")
+
+    assert world.idle(terms=options).because is IdleReason.MODEL
+    coming[OLLAMA] = Availability.UNKNOWN
+    assert world.claim(terms=options).route == OLLAMA
 
 
 def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world: World) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from aitp.ledger import Cause, IdleReason, LedgerConfig
 from aitp.ledger.limits import use_of_limits
-from aitp.policy.windows import Period
-from aitp.tasks import Ending
+from aitp.tasks import Ending, Period
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, report, terms
 

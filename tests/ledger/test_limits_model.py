@@ -24,8 +24,8 @@ from aitp.errors import LedgerError
 from aitp.ledger import Cause, Claim, Idle, IdleReason
 from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
 from aitp.ledger.sqlite import SQLiteDatabase
-from aitp.policy.windows import ROLLING_SECONDS, Period, fixed_window
-from aitp.tasks import Ending, Health
+from aitp.policy.windows import ROLLING_SECONDS, fixed_window
+from aitp.tasks import Ending, Health, Period
 from tests.ledger.world import START, WORKER, Clock, World, terms
 
 SLOTS = range(WORKER, WORKER + 3)

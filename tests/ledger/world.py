@@ -116,7 +116,7 @@ class World:
     def open(self, locks: SlotLocks | None = None) -> Ledger:
         """Open it (again, in a forked process)."""
         self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, uptime=self.clock.uptime, locks=locks)
-        for part in (self.ledger.outbox, self.ledger.claims._endings):
+        for part in (self.ledger.outbox, self.ledger.claims._outcomes):
             part._draw = middle
         return self.ledger
 

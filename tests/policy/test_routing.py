@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.policy.routing import Availability, Mode, Route, RouteState, Routing, Why, canonical, choose, route_state
+from aitp.policy.routing import Mode, Route, Routing, Why, canonical
 
 EMBEDDING = "text-embedding-3-small"
 NOMIC = "nomic-embed-text"
@@ -152,46 +152,6 @@ def test_an_ollama_name_never_reaches_openai() -> None:
     for failed_at in ("", "ollama"):
         for route in routing().options(NOMIC, EMBEDDING, failed_at):
             assert (route.provider == "openai") == (route.model != NOMIC)
-
-
-FREE, BLOCKED, AWAITED = RouteState.FREE, RouteState.BLOCKED, RouteState.AWAITED
-
-CHOICES = [
-    ("the first that is free is taken", (FREE, FREE), 0),
-    ("what is blocked is stood in for", (BLOCKED, FREE), 1),
-    ("what is awaited is waited for, though another is free", (AWAITED, FREE), None),
-    ("nobody waits at a stand-in", (BLOCKED, AWAITED), None),
-    ("if all are blocked the task waits", (BLOCKED, BLOCKED), None),
-    ("one that is free is taken though a later one is awaited", (FREE, AWAITED), 0),
-]
-
-
-@pytest.mark.parametrize(("stands", "chosen"), [row[1:] for row in CHOICES], ids=[row[0] for row in CHOICES])
-def test_the_choice_among_the_routes(stands: tuple[RouteState, RouteState], chosen: int | None) -> None:
-    options = routing().options(NOMIC, EMBEDDING)
-    found = choose(options, lambda route: stands[options.index(route)])
-
-    assert found == (None if chosen is None else options[chosen])
-
-
-STANDINGS = [
-    ("nothing stands in the way", False, False, Availability.UNKNOWN, FREE),
-    ("its model is being pulled", False, False, Availability.COMING, AWAITED),
-    ("no pull brought it", False, False, Availability.GIVEN_UP, BLOCKED),
-    ("it has just vanished", False, True, Availability.UNKNOWN, AWAITED),
-    ("it is missing, and is being pulled", False, True, Availability.COMING, AWAITED),
-    ("it is missing, and no pull brought it", False, True, Availability.GIVEN_UP, BLOCKED),
-    ("a breaker is open", True, False, Availability.UNKNOWN, BLOCKED),
-    ("the server died while it pulled", True, False, Availability.COMING, BLOCKED),
-    ("the server died without its model", True, True, Availability.UNKNOWN, BLOCKED),
-]
-
-
-@pytest.mark.parametrize(
-    ("blocked", "missed", "arrival", "expected"), [row[1:] for row in STANDINGS], ids=[row[0] for row in STANDINGS]
-)
-def test_how_a_route_stands(blocked: bool, missed: bool, arrival: Availability, expected: RouteState) -> None:
-    assert route_state(blocked=blocked, missed=missed, arrival=arrival) is expected
 
 
 @pytest.mark.parametrize(

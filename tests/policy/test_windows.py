@@ -11,14 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitp.policy.windows import (
-    LONGEST_WINDOW_SECONDS,
-    ROLLING_SECONDS,
-    Period,
-    Window,
-    fixed_window,
-    rolling_window,
-)
+from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, Window, fixed_window, rolling_window
+from aitp.tasks import Period
 
 SAO_PAULO, LISBON, LORD_HOWE = ZoneInfo("America/Sao_Paulo"), ZoneInfo("Europe/Lisbon"), ZoneInfo("Australia/Lord_Howe")
 AZORES, ST_JOHNS, APIA = ZoneInfo("Atlantic/Azores"), ZoneInfo("America/St_Johns"), ZoneInfo("Pacific/Apia")
