@@ -16,14 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from aitp.settings import prepare_environment
+from aitp.settings import load_settings, prepare_environment
 
 prepare_environment()
 
 import openai  # noqa: E402
 import orjson  # noqa: E402
 from openai.types import CreateEmbeddingResponse  # noqa: E402
-from pydantic import SecretStr  # noqa: E402
 
 from aitp.demo.openai_api import DEMO_KEY, OpenAIApi  # noqa: E402
 from aitp.demo.vectors import encoded_vector  # noqa: E402
@@ -93,8 +92,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=100, help="acts a round")
     repeat = parser.parse_args().repeat
+    nowhere = {"API_BASE_URL": "http://127.0.0.1:1", "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/token"}
+    nobody = {"OAUTH2_CLIENT_ID": "nobody", "OAUTH2_CLIENT_SECRET": "nothing", "AITP_ENV_FILE": ""}
+    environ = {**nowhere, **nobody, "PROCESSING_MODE": "openai", "OPENAI_API_KEY": DEMO_KEY}
     with provider_process() as url:
-        ours = OpenAIProvider(SecretStr(DEMO_KEY), base_url=url, dimensions=LENGTH)
+        ours = OpenAIProvider(load_settings(environ | {"OPENAI_BASE_URL": url}))
         client = openai.OpenAI(api_key=DEMO_KEY, base_url=url, max_retries=0)
         print(f"{'CPU of this process, µs':44}{'ours':>10}{'plain':>10}{'ratio':>8}{'bytes/vector':>20}")
         compare(ours, client, 1, repeat)

@@ -26,7 +26,7 @@ from aitp.logs import get_logger
 from aitp.policy.batching import shortened
 from aitp.processors.base import Answer, Context, Memory
 from aitp.providers import Message, Provider, Question, Reply, Usage
-from aitp.providers.chat import BOUNDS
+from aitp.providers.request_profile import BOUNDS
 
 MOST_FAULTS = 5
 KEPT_SECONDS = 86_400.0

@@ -22,6 +22,7 @@ from aitp.providers.base import (
     Vector,
     plugin_builders,
 )
+from aitp.providers.inventory import uses_openai
 from aitp.settings import EMBEDDING_MODEL, Settings
 
 __all__ = ["Embeddings", "Message", "Provider", "Question", "Reply", "Usage", "Vector", "build", "warm_up"]
@@ -32,60 +33,29 @@ def build(settings: Settings, missing: Callable[[str], None] = lambda model: Non
 
     `missing` is told of an Ollama model that is supported, and not there.
     """
-
     own = _own_providers(settings, missing)
     return {**own, **{name: make(settings) for name, make in plugin_builders().items()}}
 
 
 def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mapping[str, Provider]:
+    found: list[Provider] = []
     if settings.mock:
         from aitp.providers.mock import DIMENSIONS, MockProvider
 
-        mock = MockProvider(settings.embedding_dimensions or DIMENSIONS)
-        return {mock.name: mock}
-    providers = [] if settings.processing_mode == "ollama" else _openai(settings)
-    if settings.processing_mode != "openai":
-        providers.append(_ollama(settings, missing))
-    return {provider.name: provider for provider in providers}
+        found.append(MockProvider(settings.embedding_dimensions or DIMENSIONS))
+    elif uses_openai(settings):
+        from aitp.providers.openai import OpenAIProvider
 
+        found.append(OpenAIProvider(settings))
+    if settings.processing_mode != "openai" and not settings.mock:
+        from aitp.providers.ollama import OllamaProvider
 
-def _ollama(settings: Settings, missing: Callable[[str], None]) -> Provider:
-    from aitp.providers.ollama import OllamaProvider
-
-    return OllamaProvider(
-        settings.ollama_base_url,
-        settings.supported_models,
-        timeout_seconds=settings.ollama_timeout,
-        api_key=settings.ollama_api_key,
-        keep_alive=settings.ollama_keep_alive,
-        options=settings.ollama_options,
-        think=settings.ollama_think,
-        trust=settings.trust,
-        missing=missing,
-    )
-
-
-def _openai(settings: Settings) -> list[Provider]:
-    if settings.openai_api_key is None:
-        return []
-    from aitp.providers.openai import DEFAULT_BASE_URL, OpenAIProvider
-
-    return [
-        OpenAIProvider(
-            settings.openai_api_key,
-            base_url=settings.openai_base_url or DEFAULT_BASE_URL,
-            timeout_seconds=settings.openai_timeout,
-            dimensions=settings.embedding_dimensions,
-            effort=settings.openai_reasoning_effort,
-            tier=settings.openai_service_tier or "",
-            trust=settings.trust,
-        )
-    ]
+        found.append(OllamaProvider(settings, missing))
+    return {provider.name: provider for provider in found}
 
 
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
-
     plugin_builders()  # looking for them reads the metadata of all packages
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused

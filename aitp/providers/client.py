@@ -1,4 +1,4 @@
-"""The HTTP client under the OpenAI client: one call at a time, and no more of a body than was agreed.
+"""The HTTP client under the clients: one call at a time, and no more of a body, nor for longer, than was agreed.
 
 Nothing from the process's environment unless asked for, no redirects (the key would follow them to another host),
 one connection kept alive. Built after fork, by the provider. httpx2 is what the OpenAI client itself is made of.
@@ -7,53 +7,79 @@ one connection kept alive. Built after fork, by the provider. httpx2 is what the
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import httpx2
-from openai import DefaultHttpxClient
 
 from aitp.errors import ServiceFault
 from aitp.tls import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 NO_OTHERS = Trust()  # than the public authorities
+CALL_MARGIN_SECONDS = 5.0  # that a call as a whole may take beyond the time-out of its single reads
 LIMITS = httpx2.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
+# Base64 of floats does not compress, and a bound on compressed bytes bounds nothing: 4 MB may unpack to 4 GB.
+PLAIN = {"Accept-Encoding": "identity"}
 
 
 class BodyBound:
-    """A response hook that refuses bodies of more than `limit_bytes` (set before each call), errors' bodies too."""
+    """A response hook for bodies of all answers, errors too. `begin` each call with what its answer may have.
 
-    def __init__(self, service: str) -> None:
-        self.service = service
-        self.limit_bytes = 65_536
+    A time-out bounds single reads: whoever sends a byte now and then would never come to an end.
+    """
 
-    def __call__(self, response: httpx2.Response) -> None:
+    def __init__(
+        self, service: str, seconds: float = float("inf"), stream: Callable[[Any, BodyBound], Any] | None = None
+    ) -> None:
+        self._service = service
+        self._seconds = seconds
+        self._stream = stream or _Stream
+        self.begin(65_536)
+
+    def begin(self, limit_bytes: int) -> None:
+        """A call begins, whose answer has at most so many bytes."""
+        self.limit_bytes = limit_bytes
+        self._ends = time.monotonic() + self._seconds
+
+    def __call__(self, response: Any) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            # A bound on compressed bytes bounds nothing: 4 MB may unpack to 4 GB.
-            raise ServiceFault(self.service, f"{self.service} sent a compressed answer although asked for a plain one")
-        assert isinstance(response.stream, httpx2.SyncByteStream)
-        response.stream = _BoundedStream(response.stream, self)
+            raise self._fault("sent a compressed answer although asked for a plain one")
+        response.stream = self._stream(response.stream, self)
 
-    def refusal(self) -> ServiceFault:
-        return ServiceFault(self.service, f"{self.service} sent more than the {self.limit_bytes} bytes allowed")
+    def check(self, received: int) -> None:
+        """Raise ServiceFault if `received` bytes are too many, or if they took too long."""
+        if received > self.limit_bytes:
+            raise self._fault(f"sent more than the {self.limit_bytes} bytes allowed")
+        if time.monotonic() > self._ends:
+            raise self._fault(f"did not come to the end of its answer within {self._seconds:g} s")
+
+    def _fault(self, what: str) -> ServiceFault:
+        return ServiceFault(self._service, f"{self._service} {what}")
 
 
-class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, bound: BodyBound) -> None:
-        self._stream = stream
+class BoundedStream:
+    """A body that is checked as it comes; of the class that an HTTP client's streams have to be of as well."""
+
+    def __init__(self, stream: Any, bound: BodyBound) -> None:
+        self._inner = stream
         self._bound = bound
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
-        for chunk in self._stream:
+        for chunk in self._inner:
             received += len(chunk)
-            if received > self._bound.limit_bytes:
-                raise self._bound.refusal()
+            self._bound.check(received)
             yield chunk
 
     def close(self) -> None:
-        self._stream.close()
+        self._inner.close()
+
+
+class _Stream(BoundedStream, httpx2.SyncByteStream):
+    pass
 
 
 @cache
@@ -69,8 +95,8 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 
 def http_client(bound: BodyBound, timeout_seconds: float, trust: Trust) -> httpx2.Client:
-    """`timeout_seconds` bounds connecting, each read and each write; a timer around the call bounds the whole."""
-    return DefaultHttpxClient(
+    """`timeout_seconds` bounds connecting, each read and each write; `bound` the body as a whole."""
+    return httpx2.Client(
         timeout=timeout_seconds,
         limits=LIMITS,
         verify=tls_context(trust),

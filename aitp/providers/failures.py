@@ -1,14 +1,24 @@
-"""What a failed call to OpenAI means: one table, first match wins. No effects: `aitp.providers.openai` asks and raises.
+"""What a refused or broken call to a provider means: one table for OpenAI, one for Ollama, first match wins.
 
-Verdicts name a culprit: the service, the account, the model, a parameter or setting of ours, the text, or nobody yet
-(`RequestRefused`). Status, code and words are hints that make it quick; what no row knows is found out by evidence.
+A row names the culprit by the error that it makes: the service, the account, the model, a parameter or setting of ours,
+the text, or nobody yet (`RequestRefused`). Status, code and words are hints that make it quick; what no row knows is
+found out by evidence (`aitp.policy.evidence`).
+
+Servers that speak a protocol differ in where they put what: an object, a list, a string, a page; `code` as a word or a
+number; the parameter under any of several names. So everything that is said anywhere counts as words (`Refusal`), in
+lower case, but for what repeats the request. Words are never passed on: they may quote the key or the text. No effects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import openai
+import httpx2
+import orjson
 
 from aitp.errors import (
     AitpError,
@@ -17,177 +27,482 @@ from aitp.errors import (
     InputRefused,
     InputTooLong,
     ModelGone,
+    ModelMissing,
     RequestRefused,
     ServiceFault,
+    SettingRefused,
 )
-from aitp.providers.refusals import LONG_PAUSE_SECONDS, MAX_PAUSE_SECONDS, MAYBE_BOUGHT, Refusal, refusal_of
+from aitp.policy.retry import delay_in_words, parse_duration, parse_retry_after
+from aitp.policy.routing import canonical
+from aitp.providers.request_profile import PARAMETERS
 from aitp.tasks import Service
 
-OPENAI = Service.OPENAI.value
-# The HTTP client's errors from before a request.
+OPENAI, OLLAMA = Service.OPENAI.value, Service.OLLAMA.value
+MAX_PAUSE_SECONDS = 3_600.0
+MIN_PAUSE_SECONDS = 0.1
+RATE_PAUSE_SECONDS = 5.0  # where the server does not say
+LONG_PAUSE_SECONDS = 600.0  # for what only a person can mend
+MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
+# A gateway that says so may have handed the request on: it may have been answered, and be billed.
+MAYBE_BOUGHT = (408, 502, 504, 524)
+# The HTTP clients' errors from before a request.
 NEVER_SENT = ("ConnectError", "ConnectTimeout")
 # What may have no room while the standard tier has.
 OTHER_TIERS = ("flex", "priority")
+MOST_WORDS = 4_000
+LEAST_QUOTED = 12  # characters of a text of ours that says something when it is quoted
+MOST_VALUES = 500
+MOST_DEPTH = 8
+
+_CODES = ("code", "status", "reason")
+_PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
+_REPEATED = ("input", "inputs", "prompt", "messages", "request", "body", "content", "text", "ctx")
+_DELAY = re.compile(r"retry_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
+_BOUNDS = re.compile(r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b")
+_SCHEMA = re.compile(r"schema|format|grammar")
+
+_KEY = re.compile(
+    r"api[ _-]?key|credential|unauthenticated|authenticat|access[ _]token|\bbearer\b|unauthori[sz]ed|missing scopes?"
+    r"|insufficient permissions?"
+)
+_CREDIT = re.compile(
+    r"insufficient[ _](?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
+    r"|(?:spend(?:ing)?|hard)[ _]limit|credit balance|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
+)
+_TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|window|size|limit)|max(?:imum)? (?:input |sequence |prompt |model )?(?:length|tokens)"
+    r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|many tokens)|too long for"
+    r"|reduce the (?:length|size)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
+    r"|(?:exceed\w*|more than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
+    r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
+)
+_ANOTHER_LIMIT = re.compile(
+    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b"
+)
+_POLICY = re.compile(
+    r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
+    r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content"
+)
+_GONE = (
+    r"not[ _]found|does ?n[o']t exist|does not exist|no such|unknown|retired|deprecat|decommission|no longer"
+    r"|not (?:\w+ )?(?:supported|available|allowed|served|loaded|deployed|enabled)|unsupported|unavailable"
+    r"|invalid|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
+)
+_OTHER_KIND = re.compile(
+    r"/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
+    r"|(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
+)
+_PARAMETER_WORDS = re.compile(r"\b(?:parameter|argument|option|field|property)s?\b")
+_INPUT_WORDS = re.compile(r"\b(?:input|text|language|content|prompt|character|message|word)s?\b")
 
 
-def _fault(refusal: Refusal) -> AitpError:
-    return ServiceFault(OPENAI, f"{refusal}")
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error answer. `message`: all that it says, in lower case; nothing of a `page` (HTML): that is somebody else's.
+
+    `delay`: seconds that it asks to wait. `batch`: the request could be a smaller one. `sent`: which parameters of
+    `Provider.optional` it held, and `tier`: the value of the one that has prices and room of its own.
+    """
+
+    service: str
+    status: int
+    model: str
+    code: str = ""
+    type: str = ""
+    param: str = ""
+    message: str = ""
+    page: bool = False
+    is_json: bool = False
+    delay: float | None = None
+    batch: bool = False
+    sent: tuple[str, ...] = ()
+    tier: str = ""
+
+    def __str__(self) -> str:
+        names = ", ".join(name for name in (self.code, self.type) if re.fullmatch(r"[A-Za-z_]{1,50}", name))
+        said = f"{self.service} answered {self.status}" + (f" ({names})" if names else "")
+        return f"{said}, with an HTML page: something in front of the provider refuses it" if self.page else said
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long a 429 asks to wait, within bounds."""
+        return min(max(RATE_PAUSE_SECONDS if self.delay is None else self.delay, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+
+    def says(self, *words: str) -> bool:
+        """Whether any of `words` stands in it."""
+        return any(word in self.message for word in words)
+
+    @property
+    def parameter(self) -> str:
+        """Which of the parameters that were sent it names, by `param` or in its words; empty if none."""
+        if (
+            "schema_bounds" in self.sent
+            and _BOUNDS.search(self.message)
+            and _SCHEMA.search(f"{self.param} {self.message}")
+        ):
+            return "schema_bounds"
+        for said in (self.param.lower(), self.message):
+            for name in self.sent:
+                if name in PARAMETERS and PARAMETERS[name].search(said):
+                    return name
+        return ""
+
+    @property
+    def names_the_key(self) -> bool:
+        return bool(_KEY.search(self.message))
+
+    @property
+    def names_the_credit(self) -> bool:
+        """An account without money; where a pause is told, it is a rate in the same words."""
+        return self.delay is None and bool(_CREDIT.search(self.message))
+
+    @property
+    def is_too_long(self) -> bool:
+        """It says that the text has more tokens than the model reads; not one of its other limits."""
+        return bool(_TOO_LONG.search(self.message)) and not _ANOTHER_LIMIT.search(self.message)
+
+    @property
+    def names_the_input(self) -> bool:
+        """A policy on contents, or `param` is the text itself."""
+        return bool(_POLICY.search(self.message)) or bool(re.match(r"\W*(?:input|messages|prompt)\b", self.param))
+
+    @property
+    def names_the_model(self) -> bool:
+        """By a code or `param`, or as what it does not have, does not allow, or cannot use for this."""
+        if re.search("model|deployment", self.code.lower()) or re.fullmatch(r"(?:.*\.)?model", self.param):
+            return True
+        said = self.message.replace(self.model.lower(), "model") if self.model else self.message
+        named = r"\b(?:models?|deployment)\b"
+        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(named, said)):
+            return True
+        if _PARAMETER_WORDS.search(said):
+            return False
+        near = rf"(?:{named}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{named})"
+        return bool(_OTHER_KIND.search(said) or (re.search(near, said) and not _INPUT_WORDS.search(said)))
+
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """How many tokens the request had and how many the model reads, if it says two numbers and no more."""
+        said = re.sub(r"(?<=\d),(?=\d{3})", "", self.message.replace(self.model.lower(), ""))
+        found = {int(number) for number in re.findall(r"(?<![\w.\[-])\d{2,9}(?![\w\]-])", said)}
+        return (max(found), min(found)) if len(found) == 2 else None
 
 
-def _credentials(refusal: Refusal) -> AitpError:
-    return CredentialsRefused(OPENAI, f"{refusal}: look at OPENAI_API_KEY and what its project may do")
-
-
-def _kept_out(refusal: Refusal) -> AitpError:
-    said = f"{refusal}" if refusal.page else f"{refusal}: look at OPENAI_API_KEY, and at what stands in front of it"
-    return CredentialsRefused(OPENAI, said, named=False)
-
-
-def _quota(refusal: Refusal) -> AitpError:
-    said = f"{refusal}: the account has no credit left; look at its billing and limits"
-    return CooldownRequired(OPENAI, said, seconds=LONG_PAUSE_SECONDS, model=None)
-
-
-def _rate(refusal: Refusal) -> AitpError:
-    said = f"{refusal}: the rate limit of {refusal.model} is reached"
-    return CooldownRequired(
-        OPENAI, said, seconds=refusal.pause_seconds, model=refusal.model, told=refusal.delay is not None
+def refusal_of(
+    service: str,
+    response: httpx2.Response,
+    model: str,
+    texts: Sequence[str] = (),
+    sent: Sequence[str] = (),
+    *,
+    batch: bool = False,
+    tier: str = "",
+) -> Refusal:
+    """The facts of an error answer to a request with `texts`, a `batch` or a question, and the parameters `sent`."""
+    content = response.content
+    try:
+        body: Any = orjson.loads(content)
+        is_json = isinstance(body, dict | list)
+    except orjson.JSONDecodeError:
+        body, is_json = content.decode("utf-8", "replace"), False
+    page = not is_json and ("html" in response.headers.get("content-type", "") or content.lstrip()[:1] == b"<")
+    said: dict[str, list[str]] = {}
+    delays: list[float] = []
+    for key, value in _values("" if page else body):
+        if delay := _delay(key, value):
+            delays.append(delay)
+        elif isinstance(value, str):
+            said.setdefault(key, []).append(value)
+        elif key in _CODES:
+            said.setdefault(key, []).append(str(value))
+    words = " ".join(each for found in said.values() for each in found)[: MOST_WORDS + sum(map(len, texts))]
+    for text in texts:
+        if len(text) >= LEAST_QUOTED:
+            words = words.replace(text, " ")
+    message = " ".join(words.lower().split())[:MOST_WORDS]
+    codes = [each for key in _CODES for each in said.get(key, ())]
+    kind = next(iter(said.get("type", ())), "")
+    return Refusal(
+        service,
+        response.status_code,
+        model,
+        code=next((code for code in codes if not code.isdecimal()), ""),
+        type=kind,
+        param=next((each for key in _PARAMETERS for each in said.get(key, ()) if each), ""),
+        message=message,
+        page=page,
+        is_json=is_json,
+        delay=_told_delay(response.headers, kind, delays, message),
+        batch=batch,
+        sent=tuple(sent),
+        tier=tier,
     )
 
 
-def _too_much(refusal: Refusal) -> AitpError:
-    return RequestRefused(f"{refusal}: one request asks for more than the limits of {refusal.model} ever allow")
+def _values(body: Any) -> Iterator[tuple[str, Any]]:
+    """All that a body holds, by the innermost key; without what repeats the request."""
+    waiting: list[tuple[str, Any, int]] = [("", body, 0)]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return
+        key, value, depth = waiting.pop(0)
+        if isinstance(value, dict) and depth < MOST_DEPTH:
+            waiting += [(str(name).lower(), each, depth + 1) for name, each in value.items() if name not in _REPEATED]
+        elif isinstance(value, list) and key in ("loc", "path"):
+            # FastAPI: where in the request the fault is.
+            yield "loc", ".".join(str(each) for each in value if each != "body" and isinstance(each, str | int))
+        elif isinstance(value, list) and depth < MOST_DEPTH:
+            waiting += [(key, each, depth + 1) for each in value]
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
+            yield key, value
 
 
-def _tier(refusal: Refusal) -> AitpError:
-    return RequestRefused(f"{refusal}: the tier of OPENAI_SERVICE_TIER has no room", parameter="service_tier")
+def _delay(key: str, value: object) -> float | None:
+    name = _DELAY.fullmatch(re.sub(r"[^a-z_]", "", key))
+    if name is None:
+        return None
+    seconds = parse_duration(str(value))
+    return seconds / 1_000 if seconds is not None and name[1] else seconds
 
 
-def _no_model(refusal: Refusal) -> AitpError:
-    said = f"{refusal}: it has no model {refusal.model} for us and this type of task; has it been retired?"
-    return ModelGone(OPENAI, said, model=refusal.model)
-
-
-def _address(refusal: Refusal) -> AitpError:
-    return ServiceFault(OPENAI, f"{refusal}, and not because of the model: look at OPENAI_BASE_URL")
-
-
-def _parameter(refusal: Refusal) -> AitpError:
-    name = refusal.parameter
-    return RequestRefused(f"{refusal}: {refusal.model} takes no {name or 'such parameter'} there", parameter=name)
-
-
-def _too_long(refusal: Refusal) -> AitpError:
-    said = f"{refusal}: the text is longer than what {refusal.model} reads at once"
-    return InputTooLong(said, tokens=refusal.tokens)
-
-
-def _input(refusal: Refusal) -> AitpError:
-    return InputRefused(f"{refusal}: it refuses the input")
-
-
-def _request(refusal: Refusal) -> AitpError:
-    return RequestRefused(f"{refusal}: it refuses the request, and does not name what of it")
+def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], message: str) -> float | None:
+    """The headers' own word first, then when the exhausted limit is whole again, then what the body says."""
+    milliseconds = parse_duration(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1_000
+    if (seconds := parse_retry_after(headers.get("retry-after"), time.time())) is not None:
+        return seconds
+    resets = {name: parse_duration(headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
+    known = [value for value in resets.values() if value is not None]
+    if (named := resets.get(kind)) is not None:  # OpenAI's `type` says which limit it was
+        return named
+    if known or delays:
+        return max(known or delays)
+    return delay_in_words(message)
 
 
 Condition = Callable[[Refusal], bool]
-Verdict = Callable[[Refusal], AitpError]
+Maker = Callable[[Refusal, str], AitpError]
 
-_OVER_CONTEXT = {"context_length_exceeded", "exceed_context_size_error"}
-_OUT_OF_CREDIT = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
-_REFUSALS = (400, 403, 413, 415, 422, 501)
-# Some servers fail at what they do not know.
-_OF_PARAMETERS = (*_REFUSALS, 404, 405, 409, 500)
-_MODELS = (400, 403, 404, 410, 422, 501)
+
+def _fault(refusal: Refusal, said: str) -> AitpError:
+    return ServiceFault(refusal.service, said)
+
+
+def _credentials(refusal: Refusal, said: str) -> AitpError:
+    return CredentialsRefused(refusal.service, said)
+
+
+def _kept_out(refusal: Refusal, said: str) -> AitpError:
+    return CredentialsRefused(refusal.service, said, named=False)
+
+
+def _no_credit(refusal: Refusal, said: str) -> AitpError:
+    return CooldownRequired(refusal.service, said, seconds=LONG_PAUSE_SECONDS, model=None)
+
+
+def _capped(refusal: Refusal, said: str) -> AitpError:
+    seconds = LONG_PAUSE_SECONDS if refusal.delay is None else refusal.pause_seconds
+    return CooldownRequired(refusal.service, said, seconds=seconds, model=refusal.model)
+
+
+def _rate(refusal: Refusal, said: str) -> AitpError:
+    # OpenAI counts by model; of Ollama it is a proxy in front that does.
+    model = refusal.model if refusal.service == OPENAI else None
+    told = refusal.delay is not None
+    return CooldownRequired(refusal.service, said, seconds=refusal.pause_seconds, model=model, told=told)
+
+
+def _missing(refusal: Refusal, said: str) -> AitpError:
+    return ModelMissing(refusal.service, said, seconds=MISSING_PAUSE_SECONDS, model=refusal.model)
+
+
+def _gone(refusal: Refusal, said: str) -> AitpError:
+    return ModelGone(refusal.service, said, model=refusal.model)
+
+
+def _options(refusal: Refusal, said: str) -> AitpError:
+    return SettingRefused(refusal.service, said, setting="OLLAMA_OPTIONS")
+
+
+def _tier(refusal: Refusal, said: str) -> AitpError:
+    return RequestRefused(said, parameter="service_tier")
+
+
+def _parameter(refusal: Refusal, said: str) -> AitpError:
+    return RequestRefused(said, parameter=refusal.parameter)
+
+
+def _request(refusal: Refusal, said: str) -> AitpError:
+    return RequestRefused(said)
+
+
+def _input(refusal: Refusal, said: str) -> AitpError:
+    return InputRefused(said)
+
+
+def _too_long(refusal: Refusal, said: str) -> AitpError:
+    return InputTooLong(said, tokens=refusal.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer with one of `statuses` (any, if there are none) of which `holds` is true: `what` it is, in words.
+
+    `makes` the error, whose message is the status and `advice`.
+    """
+
+    statuses: tuple[int, ...]
+    what: str
+    holds: Condition
+    makes: Maker
+    advice: str = ""
+
+    @property
+    def name(self) -> str:
+        return ", ".join([*map(str, self.statuses), *([self.what] if self.what else [])])
+
+    def fits(self, refusal: Refusal) -> bool:
+        return (not self.statuses or refusal.status in self.statuses) and self.holds(refusal)
+
+    def error(self, refusal: Refusal) -> AitpError:
+        advice = self.advice.format(model=refusal.model, parameter=refusal.parameter)
+        return self.makes(refusal, f"{refusal}: {advice}" if advice else f"{refusal}")
+
+
+def _whatever(refusal: Refusal) -> bool:
+    return True
+
+
+def _is_out_of_credit(refusal: Refusal) -> bool:
+    codes = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
+    named = refusal.status in (400, 402, 403, 429) and refusal.names_the_credit
+    return bool(codes & {refusal.code, refusal.type}) or named or (refusal.status == 402 and refusal.is_json)
+
+
+def _has_no_room_in_its_tier(refusal: Refusal) -> bool:
+    return refusal.tier in OTHER_TIERS and refusal.says("unavailable", "capacity", refusal.tier, "tier")
 
 
 def _is_above_the_limit(refusal: Refusal) -> bool:
     """More tokens than a minute allows: no pause would ever help, fewer texts do. A day's pause may mean the same."""
     endless = refusal.batch and refusal.delay is not None and refusal.delay > MAX_PAUSE_SECONDS
-    return refusal.status == 429 and (endless or refusal.says("too large", "too many tokens in"))
+    return endless or refusal.says("too large", "too many tokens in")
 
 
-ROWS: tuple[tuple[str, Condition, Verdict], ...] = (
-    (
-        "a refusal that names the account's credit",
-        lambda r: (
-            not _OUT_OF_CREDIT.isdisjoint((r.code, r.type))
-            or (r.status in (400, 402, 403, 429) and r.names_the_credit)
-            or (r.status == 402 and r.is_json)
-        ),
-        _quota,
-    ),
-    (
-        "429, no room in the tier that was asked for",
-        lambda r: r.status == 429 and r.tier in OTHER_TIERS and r.says("unavailable", "capacity", r.tier, "tier"),
-        _tier,
-    ),
-    ("429, one request above the limit, or a batch that has to wait for hours", _is_above_the_limit, _too_much),
-    ("429", lambda r: r.status == 429, _rate),
-    (
-        "400, 413, 422, 500, longer than the context",
-        lambda r: (
-            r.status in (400, 413, 422, 500) and (r.code in _OVER_CONTEXT or r.type in _OVER_CONTEXT or r.is_too_long)
-        ),
-        _too_long,
-    ),
-    (
-        "400, 403, 404, 409, 422, 500, 501, a parameter by its name",
-        lambda r: r.status in _OF_PARAMETERS and bool(r.parameter),
-        _parameter,
-    ),
-    (
-        "400, 403, 404, 410, 422, 501, the model: gone, not allowed, of another kind",
-        lambda r: r.status in _MODELS and r.names_the_model,
-        _no_model,
-    ),
-    (
-        "400, 403, 422, the input: a policy, or by `param`",
-        lambda r: r.status in _REFUSALS and r.names_the_input,
-        _input,
-    ),
-    (
-        "401, or 400, 403, 422 that name the key",
-        lambda r: (r.status == 401 and r.is_json) or (r.status in (400, 401, 403, 422) and r.names_the_key),
-        _credentials,
-    ),
-    ("401, 402, 403, not a word of the key", lambda r: r.status in (401, 402, 403), _kept_out),
-    ("404, 405, 410, the address", lambda r: r.status in (404, 405, 410), _address),
-    (
-        "400, 413, 415, 422 and other refusals",
-        lambda r: 400 <= r.status < 500 and r.status not in (407, 408, 409, 425, 499),
-        _request,
-    ),
-    ("407, 408, 409, 5xx, redirects, anything else", lambda r: True, _fault),
-)
+def _is_over_the_context(refusal: Refusal) -> bool:
+    codes = {"context_length_exceeded", "exceed_context_size_error"}
+    return bool(codes & {refusal.code, refusal.type}) or refusal.is_too_long
 
 
-def judge(
-    error: openai.OpenAIError,
-    model: str,
-    texts: Sequence[str],
-    sent: Sequence[str],
-    *,
-    batch: bool = False,
-    tier: str = "",
-) -> AitpError:
-    """Our error for what the client raised in a call for `model`, with `texts` and the optional parameters `sent`."""
-    if isinstance(error, openai.APIStatusError):
-        refusal = refusal_of(OPENAI, error.response, model, texts=texts, batch=batch, sent=sent, tier=tier)
-        failure = next(verdict(refusal) for _, holds, verdict in ROWS if holds(refusal))
-        failure.bought_nothing = refusal.status not in MAYBE_BOUGHT
-        return failure
-    if isinstance(error, openai.APITimeoutError):
-        return ServiceFault(OPENAI, f"openai did not answer in time ({_cause(error)}): look at OPENAI_TIMEOUT")
-    if isinstance(error, openai.APIConnectionError):
-        fault = ServiceFault(OPENAI, f"openai gave no answer ({_cause(error)})")
-        fault.bought_nothing = type(error.__cause__).__name__ in NEVER_SENT
-        return fault
-    return ServiceFault(OPENAI, f"the call to openai failed ({type(error).__name__})")
+def _is_of_the_key(refusal: Refusal) -> bool:
+    return refusal.names_the_key or (refusal.status == 401 and refusal.is_json)
 
 
-def _cause(error: BaseException) -> str:
-    """What lies under a connection error. Its words only where they are the system's: others quote what was sent."""
-    cause = error.__cause__ or error
-    name = type(cause).__name__
-    return f"{name}: {cause}" if name == "ConnectError" else name
+def _is_of_the_cloud(refusal: Refusal) -> bool:
+    """A model that Ollama runs elsewhere: by its tag, or by what is said of it."""
+    tag = canonical(refusal.model).rsplit(":", 1)[-1]
+    return tag.endswith("cloud") or refusal.says("subscription", "upgrade", "sign in", "signin", "usage limit")
+
+
+def _is_a_refusal(refusal: Refusal) -> bool:
+    return 400 <= refusal.status < 500 and refusal.status not in (405, 407, 408, 409, 425, 499)
+
+
+def _saying(*words: str) -> Condition:
+    return lambda refusal: refusal.says(*words)
+
+
+_TOO_LONG_ADVICE = "the text is longer than what {model} reads at once"
+_PARAMETER_ADVICE = "{model} takes no {parameter} there"
+_INPUT_ADVICE = "it refuses the input"
+_REQUEST_ADVICE = "it refuses the request, and does not name what of it"
+
+OPENAI_ROWS: Sequence[Row] = (
+    Row((), "a refusal that names the account's credit", _is_out_of_credit, _no_credit,
+        "the account has no credit left; look at its billing and limits"),
+    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, _tier,
+        "the tier of OPENAI_SERVICE_TIER has no room"),
+    Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit, _request,
+        "one request asks for more than the limits of {model} ever allow"),
+    Row((429,), "", _whatever, _rate, "the rate limit of {model} is reached"),
+    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, _too_long, _TOO_LONG_ADVICE),
+    # Some servers fail at what they do not know.
+    Row((400, 403, 404, 405, 409, 413, 415, 422, 500, 501), "a parameter by its name", lambda r: bool(r.parameter),
+        _parameter, _PARAMETER_ADVICE),
+    Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
+        _gone, "it has no model {model} for us and this type of task; has it been retired?"),
+    Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input, _input,
+        _INPUT_ADVICE),
+    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, _credentials,
+        "look at OPENAI_API_KEY and what its project may do"),
+    Row((401, 402, 403), "a page", lambda r: r.page, _kept_out),
+    Row((401, 402, 403), "not a word of the key", _whatever, _kept_out,
+        "look at OPENAI_API_KEY, and at what stands in front of it"),
+    Row((404, 405, 410), "the address", _whatever, _fault, "and not because of the model: look at OPENAI_BASE_URL"),
+    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, _request, _REQUEST_ADVICE),
+    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, _fault),
+)  # fmt: skip
+
+# Ollama names no codes: an error is a status and a sentence. A missing model and a missing path are both 404. Models
+# that run in its cloud are refused one by one (a cap, a subscription, a sign-in), and no local one with them.
+OLLAMA_ROWS: Sequence[Row] = (
+    # 400 on /api/embed, 500 elsewhere, 413 from some versions' runners.
+    Row((400, 413, 422, 500), "longer than the context", lambda r: r.is_too_long, _too_long, _TOO_LONG_ADVICE),
+    Row((400, 422, 500), "a parameter by its name", lambda r: bool(r.parameter), _parameter, _PARAMETER_ADVICE),
+    Row((), "a model of another kind, whatever the status", _saying("does not support"), _gone,
+        "{model} is no model for this type of task"),
+    Row((404,), "the model", lambda r: r.says("not found") and r.says("model"), _missing,
+        "it has no model {model}; its tasks wait until that has been pulled"),
+    Row((404,), "the address", _whatever, _fault, "and not because of the model: look at OLLAMA_BASE_URL"),
+    Row((429,), "a model of the cloud", _is_of_the_cloud, _capped,
+        "the account's cap for {model} is reached; other models go on"),
+    Row((429,), "", _whatever, _rate, "it, or a proxy in front of it, wants fewer requests"),
+    Row((401, 402, 403), "a model of the cloud", _is_of_the_cloud, _gone,
+        "{model} runs in Ollama's cloud, and needs a sign-in (ollama signin, OLLAMA_API_KEY) or a subscription; other "
+        "models go on"),
+    Row((401, 403), "the key by its name", _is_of_the_key, _credentials, "look at OLLAMA_API_KEY and OLLAMA_BASE_URL"),
+    Row((401, 403), "not a word of the key", _whatever, _kept_out,
+        "it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS"),
+    # 400 or 500, by version and path.
+    Row((400, 500), "options", _saying('option "', "invalid option", "invalid duration", "in duration"), _options,
+        "it does not take its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE"),
+    Row((400, 500), "a name that is none", _saying("invalid model name", "unqualified name", "model is required"),
+        _gone, "{model} is no name of a model; look at SUPPORTED_MODELS"),
+    Row((500,), "memory", _saying("more system memory", "out of memory"), _fault,
+        "its machine has too little memory to load {model}"),
+    # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder.
+    Row((400, 500), "NaN", _saying("unsupported value: nan", "unsupported value: +inf", "nan or inf"), _input,
+        _INPUT_ADVICE),
+    # /api/embed answers 400 even then: seen with 0.17.4, whose runner was killed within a batch.
+    Row((400, 500), "its runner is gone",
+        _saying("embedding request:", "embed response", "runner", "running the model", "server status",
+                "server not responding", "connection refused", "no slots available", "failed to acquire"),
+        _fault, "the process that runs {model} died or does not answer; its machine may lack memory"),
+    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, _request, _REQUEST_ADVICE),
+    Row((503,), "", _whatever, _fault, "its queue is full or it is overloaded"),
+    Row((), "405, 408, 409, 5xx, redirects, anything else", _whatever, _fault),
+)  # fmt: skip
+
+
+def error_of(refusal: Refusal) -> AitpError:
+    """Our error for an error answer."""
+    rows = OPENAI_ROWS if refusal.service == OPENAI else OLLAMA_ROWS
+    failure = next(row for row in rows if row.fits(refusal)).error(refusal)
+    failure.bought_nothing = refusal.status not in MAYBE_BOUGHT
+    return failure
+
+
+def no_answer(service: str, error: BaseException) -> AitpError:
+    """Our error for what an HTTP client raised in place of an answer."""
+    if isinstance(error, AitpError):
+        return error.with_traceback(None)  # a bound of ours, raised within the client
+    name = type(error).__name__
+    if name.endswith("Timeout"):
+        said = f"{service} did not answer in time ({name}): look at {service.upper()}_TIMEOUT"
+    else:
+        # Its words only where they are the system's: others quote what was sent.
+        said = f"{service} gave no answer ({f'{name}: {error}' if name == 'ConnectError' else name})"
+    fault = ServiceFault(service, said)
+    fault.bought_nothing = name in NEVER_SENT
+    return fault

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import httpx  # what the ollama package is made of; loaded by nobody else
 import httpx2
 import ollama
 from pydantic import SecretStr
@@ -20,9 +21,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.routing import canonical
-from aitp.providers.client import NO_OTHERS, BodyBound
-from aitp.providers.ollama_failures import OLLAMA, judge
-from aitp.providers.ollama_wire import OllamaClient
+from aitp.providers.client import NO_OTHERS, PLAIN, BodyBound, BoundedStream, tls_context
+from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
 from aitp.tls import Trust
 
 TAGS_BYTES = 16 * 1_048_576
@@ -46,6 +46,10 @@ class PullBroken(ServiceFault):
     """A pull broke off, or came no further: the next one goes on from where it was."""
 
 
+class _Stream(BoundedStream, httpx.SyncByteStream):
+    pass
+
+
 class OllamaModels:
     """`stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds` later it is begun again."""
 
@@ -60,18 +64,28 @@ class OllamaModels:
     ) -> None:
         self._stall_seconds = stall_seconds
         self._pause_seconds = pause_seconds
-        self._bound = BodyBound(OLLAMA)
-        self._client = OllamaClient(base_url, self._bound, stall_seconds, trust, api_key)
+        self._bound = BodyBound(OLLAMA, stream=_Stream)
+        key = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
+        # Left to itself, it would follow redirects, wait for ever, and take proxies from the environment.
+        self._client = ollama.Client(
+            base_url,
+            follow_redirects=False,
+            timeout=stall_seconds,
+            headers={**PLAIN, **key},
+            verify=tls_context(trust),
+            trust_env=trust.from_environment,
+            event_hooks={"response": [self._bound]},
+        )
 
     def missing(self, models: Collection[str]) -> list[str]:
         """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
-        self._bound.limit_bytes = TAGS_BYTES
+        self._bound.begin(TAGS_BYTES)
         try:
             listed = self._client.list().models
-        except httpx2.HTTPError as error:
-            failure = judge(error, "")
+        except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
+            failure = _judged(error, "")
         except (ValueError, TypeError, AttributeError):  # no JSON, or none of a list
-            failure = ServiceFault(OLLAMA, "ollama answered 200 with no list of models")
+            failure = ServiceFault(OLLAMA, "ollama answered with no list of models")
         else:
             present = {canonical(model.model) for model in listed if model.model}
             return [model for model in models if canonical(model) not in present]
@@ -94,21 +108,18 @@ class OllamaModels:
 
     def close(self) -> None:
         """Hang up. The server stops a pull that nobody listens to, and keeps what has come."""
-        self._client.hang_up()
+        self._client.close()  # type: ignore[no-untyped-call]
 
     def _pull_once(self, model: str, told: Callable[[Progress], None]) -> None:
-        self._bound.limit_bytes = STREAM_BYTES
+        self._bound.begin(STREAM_BYTES)
         try:
             last = self._follow(model, told)
-        except ollama.ResponseError as error:
-            failure: AitpError = _judge_line(model, error.error)
-        except httpx2.TimeoutException:
-            failure = PullBroken(OLLAMA, f"the pull of {model} said nothing for {self._stall_seconds:g} s")
-        except httpx2.HTTPStatusError as error:
-            failure = judge(error, model)
-        except httpx2.HTTPError as error:
-            refused = isinstance(error, httpx2.ConnectError)
-            failure = judge(error, model) if refused else PullBroken(OLLAMA, f"the pull of {model} broke off")
+        except httpx.TimeoutException:
+            failure: AitpError = PullBroken(OLLAMA, f"the pull of {model} said nothing for {self._stall_seconds:g} s")
+        except (ollama.ResponseError, httpx.ConnectError) as error:
+            failure = _judged(error, model)
+        except httpx.HTTPError:
+            failure = PullBroken(OLLAMA, f"the pull of {model} broke off")
         except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
             failure = PullBroken(OLLAMA, f"the pull of {model} answered with lines that tell of no progress")
         else:
@@ -135,9 +146,15 @@ class OllamaModels:
         return progress.status
 
 
-def _judge_line(model: str, said: str) -> AitpError:
-    """An error line. Its words go to the log, without addresses: those may be signed."""
-    words = re.sub(r"https?://\S+", "…", " ".join(str(said).split()))[:200]
+def _judged(error: Exception, model: str) -> AitpError:
+    """What the package raised, for an answer, for a line of one, or in place of one."""
+    if not isinstance(error, ollama.ResponseError):
+        # The package's own words hide the system's.
+        return no_answer(OLLAMA, error.__context__ or error if isinstance(error, ConnectionError) else error)
+    if error.status_code >= 0:
+        return error_of(refusal_of(OLLAMA, httpx2.Response(error.status_code, text=str(error.error)), model))
+    # A line's words go to the log, without addresses: those may be signed.
+    words = re.sub(r"https?://\S+", "…", " ".join(str(error.error).split()))[:200]
     if any(part in words.lower() for part in _FOR_GOOD):
         return NonRetryableError(f"ollama cannot pull {model}: {words}; look at SUPPORTED_MODELS")
     # Nothing broke off: what the server itself says of it is as true a second later.

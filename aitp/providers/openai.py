@@ -3,10 +3,13 @@
 One call is one request: the client never retries (the ledger does), never follows a redirect, and is made at the
 first call, after fork. The request is posted as ready JSON and the answer taken as raw bytes, which the client offers
 for endpoints it does not know: its own way costs twice the CPU, most of it for objects that nobody here wants.
+
+A refusal, a cut answer and a filtered one arrive with status 200, and none of them is a success (OpenAI API reference).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,64 +17,59 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import orjson
-from pydantic import SecretStr
 
-from aitp.errors import AitpError, CooldownRequired, ServiceFault, SettingRefused, UselessAnswer
+from aitp.errors import (
+    AitpError,
+    AnswerCut,
+    CooldownRequired,
+    ModelRefused,
+    ServiceFault,
+    SettingRefused,
+    UselessAnswer,
+)
 from aitp.logs import get_logger
-from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers import chat as _chat
-from aitp.providers.client import NO_OTHERS, BodyBound, http_client
-from aitp.providers.failures import OPENAI, judge
+from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
+from aitp.providers.client import CALL_MARGIN_SECONDS, PLAIN, BodyBound, http_client
+from aitp.providers.failures import OPENAI, error_of, no_answer, refusal_of
+from aitp.providers.inventory import OPENAI_URL
+from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request
 from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
-from aitp.tls import Trust
+from aitp.settings import Settings
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
+# The longest answer that anybody should want, its JSON escapes and a server's extra fields included.
+CHAT_BYTES = 1_048_576
 # An answer of floats may need 24 bytes a number, and models have up to 4,096 of them.
-ANSWER_BYTES = 65_536
-ANSWER_BYTES_A_TEXT = 131_072
+EMBEDDINGS_BYTES = 65_536
+EMBEDDING_BYTES = 131_072
+_CUT = ("length", "max_tokens", "model_length")
+_HELD_BACK = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii")
 
 _log = get_logger(__name__)
 
 
-def accepts_dimensions(model: str) -> bool:
-    """Whether `model` lets us say how many numbers we want (OpenAI API reference, embeddings)."""
-    return model.startswith("text-embedding-3-")
-
-
 class OpenAIProvider:
-    """`dimensions`: numbers to ask for in an embedding of models that accept it; None leaves it to the model.
-
-    `effort`, `tier`: how much a model is to reason, and by which terms it is bought; empty: not said.
-    """
+    """By OPENAI_* of the settings, which have a key; vectors of EMBEDDING_DIMENSIONS numbers, of models that let us."""
 
     name = OPENAI
 
-    def __init__(
-        self,
-        api_key: SecretStr,
-        *,
-        base_url: str = DEFAULT_BASE_URL,
-        timeout_seconds: float = 60.0,
-        dimensions: int | None = None,
-        effort: str = "",
-        tier: str = "",
-        trust: Trust = NO_OTHERS,
-    ) -> None:
-        self._api_key = api_key
-        self._base_url = base_url
-        self._timeout_seconds = timeout_seconds
-        self._dimensions = dimensions
-        self._effort = effort
+    def __init__(self, settings: Settings) -> None:
+        assert settings.openai_api_key is not None
+        self._key = settings.openai_api_key
+        self._base_url = settings.openai_base_url or OPENAI_URL
+        self._timeout_seconds = settings.openai_timeout
+        self._dimensions = settings.embedding_dimensions
+        self._effort = settings.openai_reasoning_effort
         # Other servers know no tiers, most of them, and "default" is what they have: some refuse what they don't know.
-        own = urlsplit(base_url).hostname == urlsplit(DEFAULT_BASE_URL).hostname
+        own = urlsplit(self._base_url).hostname == urlsplit(OPENAI_URL).hostname
+        tier = settings.openai_service_tier or ""
         self._tier = tier if own or tier != "default" else ""
-        self._trust = trust
-        self._bound = BodyBound(OPENAI)
+        self._trust = settings.trust
+        self._bound = BodyBound(OPENAI, self._timeout_seconds + CALL_MARGIN_SECONDS)
         self._client: openai.OpenAI | None = None
 
     def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
         if chat:
-            return _chat.optional(model, self._effort, self._tier)
+            return chat_parameters(model, self._effort, self._tier)
         return ("encoding_format", "dimensions") if accepts_dimensions(model) else ("encoding_format",)
 
     def embed(
@@ -80,35 +78,38 @@ class OpenAIProvider:
         length = (dimensions or self._dimensions) if accepts_dimensions(model) else None
         wanted = {"encoding_format": "base64", "dimensions": length}
         held = {name: value for name, value in wanted.items() if value is not None and name not in leave_out}
-        self._bound.limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
-        answer = self._post("/embeddings", {"model": model, "input": texts, **held}, model, texts, tuple(held))
+        limit_bytes = EMBEDDINGS_BYTES + EMBEDDING_BYTES * len(texts)
+        answer = self._post("/embeddings", {"model": model, "input": texts, **held}, texts, tuple(held), limit_bytes)
         # Where a length is asked for besides the settings, it is that of the model that this one stands in for.
         setting = "EMBEDDING_DIMENSIONS" if dimensions is None else "FALLBACK_MODELS"
         return read_embeddings(answer, texts, length, setting)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
-        held = tuple(name for name in self.optional(model, chat=True) if name not in leave_out)
-        if "json_schema" in leave_out:
-            held = tuple(name for name in held if name != "schema_bounds")  # told in words, and no longer sent
-        request = _chat.request_of(question, model, held, self._effort, self._tier)
+        held = [name for name in self.optional(model, chat=True) if name not in leave_out]
+        if "json_schema" in leave_out and "schema_bounds" in held:
+            held.remove("schema_bounds")  # told in words, and no longer sent
         texts = [message.content for message in question.messages]
-        self._bound.limit_bytes = _chat.ANSWER_BYTES
-        return _chat.read_reply(OPENAI, self._post("/chat/completions", request, model, texts, held), question)
+        request = chat_request(question, model, held, self._effort, self._tier)
+        return read_reply(self._post("/chat/completions", request, texts, held, CHAT_BYTES), texts)
 
     def _post(
-        self, path: str, request: Mapping[str, Any], model: str, texts: Sequence[str], held: Sequence[str]
+        self, path: str, request: Mapping[str, Any], texts: Sequence[str], held: Sequence[str], limit_bytes: int
     ) -> object:
         """The answer's JSON; its body is free again when this returns."""
         if self._client is None:
             self._client = self._connect()
+        self._bound.begin(limit_bytes)
         try:
             body = self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
             return orjson.loads(body)
         except orjson.JSONDecodeError:
-            failure: AitpError = _no_answer("no JSON")
+            failure: AitpError = _no_success("no JSON")
+        except openai.APIStatusError as error:
+            batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
+            refusal = refusal_of(OPENAI, error.response, request["model"], texts, held, batch=batch, tier=tier)
+            failure = error_of(refusal)
         except openai.OpenAIError as error:
-            batch = len(request.get("input", ())) > 1
-            failure = judge(error, model, texts, held, batch=batch, tier=str(request.get("service_tier", "")))
+            failure = no_answer(OPENAI, error.__cause__ or error)
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
@@ -116,12 +117,12 @@ class OpenAIProvider:
 
     def _connect(self) -> openai.OpenAI:
         return openai.OpenAI(
-            api_key=self._api_key.get_secret_value(),
+            api_key=self._key.get_secret_value(),
             base_url=self._base_url,
             max_retries=0,
             timeout=self._timeout_seconds,
             http_client=http_client(self._bound, self._timeout_seconds, self._trust),
-            default_headers={"Accept-Encoding": "identity"},  # base64 of floats does not compress; unpacking costs CPU
+            default_headers=PLAIN,
         )
 
     def reset(self) -> None:
@@ -143,25 +144,26 @@ def read_embeddings(
     and of another length. ServiceFault: it is no answer to such a request.
     """
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
-        raise _no_answer("JSON without a list of embeddings")
+        raise _no_success("JSON without a list of embeddings")
     found: list[list[Any]] = [[] for _ in texts]
     for index, item in zip(_positions(items, len(texts)), items, strict=True):
         if 0 <= index < len(texts):
             found[index].append(item.pop("embedding", None) if isinstance(item, dict) else None)
     if not any(isinstance(each, str | list) for embeddings in found for each in embeddings):
-        raise _no_answer("no vector")
+        raise _no_success("no vector")
     vectors: list[Vector] = []
     lengths = set()
     for embeddings in found:
         try:
             vectors.append(_vector(embeddings, length))
-        except WrongLength as error:
-            lengths.add(error.length)
-            vectors.append(_unusable(f"sent an unusable vector: {error}"))
+        except UnusableVector as error:
+            vectors.append(UselessAnswer(f"{OPENAI} sent {error}"))
+            if isinstance(error, WrongLength):
+                lengths.add(error.length)
     if len(lengths) == 1 and not any(isinstance(vector, bytes) for vector in vectors):
         said = f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at {setting}"
         raise SettingRefused(OPENAI, said, setting=setting)
-    return Embeddings(vectors, _usage(answer.get("usage"), texts))
+    return Embeddings(vectors, usage_of(answer.get("usage"), texts))
 
 
 def _positions(items: Sequence[Any], count: int) -> list[int]:
@@ -178,33 +180,61 @@ def _positions(items: Sequence[Any], count: int) -> list[int]:
             for index, item in zip(said, items, strict=True)]  # fmt: skip
 
 
-def _vector(embeddings: list[Any], length: int | None) -> Vector:
+def _vector(embeddings: list[Any], length: int | None) -> bytes:
     if len(embeddings) > 1:
-        return _unusable("sent two vectors for this text")
+        raise UnusableVector("two vectors for this text")
     embedding = embeddings.pop() if embeddings else None  # freed one by one: a worker's memory is counted
-    try:
-        if isinstance(embedding, str):
-            return vector_from_base64(embedding, length)
-        if isinstance(embedding, list):
-            return vector_from_numbers(embedding, length)
-    except WrongLength:
-        raise
-    except UnusableVector as error:
-        return _unusable(f"sent an unusable vector: {error}")
-    return _unusable("sent no vector for this text")
+    if isinstance(embedding, str):
+        return vector_from_base64(embedding, length)
+    if isinstance(embedding, list):
+        return vector_from_numbers(embedding, length)
+    raise UnusableVector("no vector for this text")
 
 
-def _usage(counted: object, texts: Sequence[str]) -> Usage:
-    if isinstance(counted, dict):
-        prompt, total = counted.get("prompt_tokens"), counted.get("total_tokens")
-        if type(prompt) is int and prompt >= 0:
-            return Usage(prompt, 0, total if type(total) is int and total >= prompt else prompt)
-    return Usage.estimate(texts)
+def read_reply(answer: object, texts: Sequence[str]) -> Reply:
+    """What the model said to `texts`. Raises ModelRefused, AnswerCut, or what else keeps an answer from being one."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(answer, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
+        raise _no_success("JSON without a message")
+    if message.get("refusal"):
+        raise ModelRefused(f"{OPENAI}: the model refused to answer this text")
+    reason = str(choice.get("finish_reason")).lower()
+    if reason in _CUT:
+        raise AnswerCut(f"{OPENAI}: the model's answer was cut at its greatest length")
+    if reason in _HELD_BACK:
+        raise ModelRefused(f"{OPENAI}: its content filter held the answer to this text back")
+    text = text_of(message.get("content"))
+    if not text.strip():
+        raise UselessAnswer(f"{OPENAI}: the model's answer is empty")
+    tier = answer.get("service_tier")
+    named = tier if isinstance(tier, str) and re.fullmatch("[a-z_]{1,20}", tier) else ""
+    return Reply(text, usage_of(answer.get("usage"), texts, text), tier=named)
 
 
-def _unusable(what: str) -> UselessAnswer:
-    return UselessAnswer(f"{OPENAI} {what}")
+def text_of(content: object) -> str:
+    """A message's words: a string, or a list of parts of which thoughts are left out."""
+    parts: Sequence[object] = content if isinstance(content, list) else [content]
+    return "".join(_words(part) for part in parts)
 
 
-def _no_answer(what: str) -> ServiceFault:
+def _words(part: object) -> str:
+    if isinstance(part, dict) and not re.search("think|reason", str(part.get("type")).lower()):
+        part = part.get("text")
+    return part if isinstance(part, str) else ""
+
+
+def usage_of(counted: object, texts: Sequence[str], answer: str = "") -> Usage:
+    """The server's count, or an estimate from words where it has none that makes sense."""
+    counts = counted if isinstance(counted, dict) else {}
+    # Vectors have no completion.
+    prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens") if answer else 0
+    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+        return Usage.estimate(texts, answer)
+    total, least = counts.get("total_tokens"), prompt + completion
+    return Usage(prompt, completion, total if type(total) is int and total >= least else least)
+
+
+def _no_success(what: str) -> ServiceFault:
     return ServiceFault(OPENAI, f"{OPENAI} answered 200 with {what}")

@@ -14,14 +14,14 @@ import orjson
 
 
 class UnusableVector(ValueError):
-    """What was sent is no vector that may be stored. The message says why, without the numbers."""
+    """What was sent is no vector that may be stored. The message says what was sent, without the numbers."""
 
 
 class WrongLength(UnusableVector):
     """It is a vector, of another `length` than was wanted."""
 
     def __init__(self, wanted: int, length: int) -> None:
-        super().__init__(f"expected {wanted} numbers, got {length}")
+        super().__init__(f"an unusable vector: expected {wanted} numbers, got {length}")
         self.length = length
 
 
@@ -31,7 +31,7 @@ def vector_from_base64(text: str, length: int | None) -> bytes:
         raw = binascii.a2b_base64(text, strict_mode=True)  # otherwise it skips what is no base64, and shifts the rest
         vector = np.frombuffer(raw, dtype="<f4")
     except ValueError as error:
-        raise UnusableVector("expected float32 in base64") from error
+        raise UnusableVector("an unusable vector: expected float32 in base64") from error
     return vector_json(vector, length)
 
 
@@ -40,9 +40,9 @@ def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
     try:
         values = np.asarray(numbers)
     except ValueError as error:
-        raise UnusableVector("expected a flat list of numbers") from error
+        raise UnusableVector("an unusable vector: expected a flat list of numbers") from error
     if values.ndim != 1 or values.dtype.kind not in "fiu":
-        raise UnusableVector("expected a flat list of numbers")
+        raise UnusableVector("an unusable vector: expected a flat list of numbers")
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as such
         return vector_json(values.astype("<f4"), length)
 
@@ -50,9 +50,9 @@ def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
 def vector_json(vector: np.ndarray[Any, np.dtype[np.float32]], length: int | None) -> bytes:
     """JSON of `vector` (float32) in the shortest digits. UnusableVector: empty, not finite, all zeros, not as asked."""
     if not len(vector) or not np.isfinite(vector).all():
-        raise UnusableVector("expected finite numbers, and at least one")
+        raise UnusableVector("an unusable vector: expected finite numbers, and at least one")
     if not vector.any():
-        raise UnusableVector("expected a direction, got nothing but zeros")
+        raise UnusableVector("an unusable vector: expected a direction, got nothing but zeros")
     if length is not None and len(vector) != length:
         raise WrongLength(length, len(vector))
     return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)

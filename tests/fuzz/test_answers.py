@@ -15,12 +15,11 @@ from aitp.errors import AitpError
 from aitp.knowledge import wikidata
 from aitp.policy.retry import pause_seconds
 from aitp.processors.structured import objects_in
-from aitp.providers import Message, Question, chat, failures, ollama, ollama_failures, openai
-from aitp.providers.refusals import refusal_of
+from aitp.providers import ollama, openai
+from aitp.providers.failures import error_of, refusal_of
 from aitp.taskapi.client import words_of
 from tests.fuzz.cases import cases, likely, texts, values
 
-QUESTION = Question("name", {"type": "object"}, [Message("user", "words")])
 VECTOR = base64.b64encode(b"\0\0\x80\x3f" * 4).decode()
 COUNTS = {"prompt_tokens": 4, "total_tokens": 9, "completion_tokens": 5}
 FASTAPI = {"detail": [{"loc": ["body", "input"], "msg": "retry after 5 s", "type": "x"}]}
@@ -78,7 +77,7 @@ def test_ollama_vectors(answer: Any, count: int) -> None:
 @given(likely({"choices": [{"message": {"content": "{}", "refusal": None}, "finish_reason": "stop"}], "usage": COUNTS}))
 def test_openai_replies(answer: Any) -> None:
     try:
-        assert chat.read_reply("openai", answer, QUESTION).text.strip()
+        assert openai.read_reply(answer, ["words"]).text.strip()
     except AitpError as error:
         assert_tells(error)
 
@@ -87,7 +86,7 @@ def test_openai_replies(answer: Any) -> None:
 @given(likely({"message": {"content": "{}"}, "done": True, "done_reason": "stop", "eval_count": 2}))
 def test_ollama_replies(answer: Any) -> None:
     try:
-        assert ollama.read_reply(answer, QUESTION).text.strip()
+        assert ollama.read_reply(answer, ["words"]).text.strip()
     except AitpError as error:
         assert_tells(error)
 
@@ -104,9 +103,8 @@ def test_refusals(body: Any, status: int, content_type: str) -> None:
     response = httpx2.Response(
         status, content=json.dumps(body, default=str).encode(), headers={"content-type": content_type}
     )
-    for service, rows in (("openai", failures.ROWS), ("ollama", ollama_failures.ROWS)):
-        refusal = refusal_of(service, response, "m", texts=["words"], sent=("dimensions", "format"))
-        assert_tells(next(verdict(refusal) for _, holds, verdict in rows if holds(refusal)))
+    for service in ("openai", "ollama"):
+        assert_tells(error_of(refusal_of(service, response, "m", ["words"], ("dimensions", "format"))))
 
 
 @cases(6_000)

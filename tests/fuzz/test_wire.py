@@ -17,13 +17,13 @@ from pydantic import SecretStr
 from aitp.errors import AitpError
 from aitp.knowledge.wikidata import Api
 from aitp.providers import Message, Question
-from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import OllamaModels
-from aitp.providers.openai import OpenAIProvider
 from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import TaskStatus
 from tests.fuzz.cases import cases, likely, values
 from tests.knowledge.desk import settings_for as knowledge_settings
+from tests.providers.embeddings import provider_at as openai_at
+from tests.providers.ollama_answers import provider_at as ollama_at
 from tests.providers.scripted import ScriptedServer, raw, scripted
 from tests.taskapi.desk import settings_for
 
@@ -141,7 +141,7 @@ def test_the_token_endpoint(folder: Path, server: ScriptedServer, answer: bytes)
     ask=st.booleans(),
 )
 def test_openai(server: ScriptedServer, answer: bytes, ask: bool) -> None:
-    provider = OpenAIProvider(SecretStr(SECRET), base_url=server.url, timeout_seconds=2.0)
+    provider = openai_at(server.url, api_key=SecretStr(SECRET), timeout=2.0)
     attempt(server, answer, lambda: provider.ask(QUESTION, "o3") if ask else provider.embed([TEXT], "m"))
     provider.close()
 
@@ -152,7 +152,7 @@ def test_openai(server: ScriptedServer, answer: bytes, ask: bool) -> None:
     ask=st.booleans(),
 )
 def test_ollama(server: ScriptedServer, answer: bytes, ask: bool) -> None:
-    provider = OllamaProvider(f"http://127.0.0.1:{server.port}", ["m"], timeout_seconds=2.0)
+    provider = ollama_at(server, models=["m"], timeout=2.0)
     attempt(server, answer, lambda: provider.ask(QUESTION, "m") if ask else provider.embed([TEXT], "m"))
     provider.close()
 

@@ -7,8 +7,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import SecretStr
-
 from aitp.providers.openai import OpenAIProvider
 from aitp.settings import Settings, load_settings
 
@@ -32,7 +30,12 @@ def answer(*items: object, **more: object) -> dict[str, Any]:
 
 
 def provider_at(url: str, **options: Any) -> OpenAIProvider:
-    return OpenAIProvider(SecretStr(KEY), base_url=url, **{"timeout_seconds": 5.0, **options})
+    """By these settings, by their names without `openai_`."""
+    own = {"base_url": url, "timeout": 5.0, **options}
+    given = {
+        name if name in ("embedding_dimensions", "http_trust_env") else f"openai_{name}": own[name] for name in own
+    }
+    return OpenAIProvider(settings().model_copy(update={"embedding_dimensions": None, **given}))
 
 
 def settings(**values: str) -> Settings:

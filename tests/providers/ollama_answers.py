@@ -6,6 +6,7 @@ from typing import Any
 
 from aitp.providers import Message, Question
 from aitp.providers.ollama import OllamaProvider
+from tests.providers.embeddings import settings
 from tests.providers.scripted import ScriptedServer
 
 NOMIC = "nomic-embed-text"
@@ -27,5 +28,8 @@ def said(text: str, **more: object) -> dict[str, Any]:
 
 
 def provider_at(server: ScriptedServer | str, **options: Any) -> OllamaProvider:
-    url = server if isinstance(server, str) else server.url.removesuffix("/v1")
-    return OllamaProvider(url, options.pop("models", [NOMIC, CHAT]), **{"timeout_seconds": 5.0, **options})
+    """By these settings, by their names without `ollama_`."""
+    models, missing = options.pop("models", [NOMIC, CHAT]), options.pop("missing", lambda model: None)
+    own = {"base_url": server if isinstance(server, str) else server.url.removesuffix("/v1"), "timeout": 5.0, **options}
+    given = {f"ollama_{name}": value for name, value in own.items()}
+    return OllamaProvider(settings().model_copy(update={"supported_models": tuple(models), **given}), missing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,8 +23,7 @@ from aitp.errors import (
     SettingRefused,
     UselessAnswer,
 )
-from aitp.providers import failures, ollama_failures
-from aitp.providers.refusals import Refusal
+from aitp.providers.failures import OLLAMA, OLLAMA_ROWS, OPENAI, OPENAI_ROWS, Refusal, Row
 from aitp.tasks import Culprit
 
 Condition = Callable[[Any], Any]
@@ -59,8 +57,8 @@ EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
 
 HEAD = """# What each failure of a provider means
 
-Written from the tables of `aitp/providers/failures.py` and `aitp/providers/ollama_failures.py`, first match first; a
-test holds this page to them. Reasons never repeat a text, a key or the server's own words.
+Written from the tables of `aitp/providers/failures.py`, first match first; a test holds this page to them. Reasons
+never repeat a text, a key or the server's own words.
 
 Whose fault a failure is, the server may say by status, code or words, in a body of any shape, and is then believed at
 once. Where it uses words that no row knows, the same is found out from what befalls other tasks: it only takes a few
@@ -131,18 +129,17 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD, "## Both\n", _table(CALLS)]
     for title, service, table in (
-        ("OpenAI", failures.OPENAI, failures.ROWS),
-        ("Ollama", ollama_failures.OLLAMA, ollama_failures.ROWS),
+        ("OpenAI", OPENAI, OPENAI_ROWS),
+        ("Ollama", OLLAMA, OLLAMA_ROWS),
     ):
         parts += [f"## {title}\n", _table(_answers(service, table))]
     return "\n".join([*parts, LEFT_OUT, TRIED])
 
 
-def _answers(service: str, table: Sequence[tuple[str, Any, Any]]) -> Iterator[tuple[str, AitpError]]:
-    for name, _, verdict in table:
-        status = re.search(r"\d{3}", name)
-        refusal = Refusal(service, int(status.group()) if status else 400, "m", message="format", sent=("format",))
-        yield name, verdict(refusal)
+def _answers(service: str, rows: Sequence[Row]) -> Iterator[tuple[str, AitpError]]:
+    for row in rows:
+        status = row.statuses[0] if row.statuses else 400
+        yield row.name, row.error(Refusal(service, status, "m", message="format", sent=("format",)))
 
 
 def _table(rows: Iterable[tuple[str, AitpError]]) -> str:

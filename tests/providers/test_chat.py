@@ -22,7 +22,6 @@ from aitp.errors import (
 from aitp.processors.identifying_data import Personalities
 from aitp.processors.structured import schema_of
 from aitp.providers import Message, Question, Usage, build
-from aitp.providers.chat import accepts_temperature, messages_of, without_bounds
 from tests.providers.embeddings import KEY, provider_at, settings
 from tests.providers.questions import PLANTED, QUESTION, SCHEMA, completion
 from tests.providers.scripted import Answer, flood, reply, scripted
@@ -55,7 +54,7 @@ def test_a_question_is_one_request_for_strict_json() -> None:
      "openai/o3", "ft:o4-mini:us::1"],
 )  # fmt: skip
 def test_reasoning_models_are_sent_no_temperature(model: str) -> None:
-    assert not accepts_temperature(model)
+    assert "temperature" not in body_of(model=model)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1-mini", "openai/gpt-4o", "llama3.2", "olmo2", "qwen3/o3x"])
@@ -129,7 +128,7 @@ NAMES = ("temperature", "reasoning_effort", "service_tier", "schema_bounds", "js
 
 
 def test_what_a_question_could_do_without_depends_on_model_and_settings() -> None:
-    plain, full = provider_at("http://x"), provider_at("http://x", effort="low", tier="flex")
+    plain, full = provider_at("http://x"), provider_at("http://x", reasoning_effort="low", service_tier="flex")
 
     assert plain.optional("gpt-4o", chat=True) == ("temperature", "schema_bounds", "json_schema", "json_object")
     assert plain.optional("o3", chat=True) == ("schema_bounds", "json_schema", "json_object")
@@ -147,11 +146,11 @@ def body_of(*leave_out: str, model: str = "gpt-4o", question: Question = QUESTIO
 
 
 def test_effort_and_tier_are_sent_if_they_are_set() -> None:
-    body = body_of(model="o3", effort="low", tier="flex")
+    body = body_of(model="o3", reasoning_effort="low", service_tier="flex")
 
     assert (body["reasoning_effort"], body["service_tier"]) == ("low", "flex")
-    assert not {"reasoning_effort", "service_tier"} & set(body_of("reasoning_effort", "service_tier", model="o3",
-                                                                 effort="low", tier="flex"))  # fmt: skip
+    both = "reasoning_effort", "service_tier"
+    assert not {*both} & set(body_of(*both, model="o3", reasoning_effort="low", service_tier="flex"))
 
 
 def test_the_default_tier_is_told_openai_alone() -> None:
@@ -175,14 +174,14 @@ def test_a_schema_goes_with_its_bounds_or_without() -> None:
     assert bounded["properties"]["personalities"]["maxItems"] == 100
     assert bounded["properties"]["personalities"]["items"]["properties"]["confidence"]["maximum"] == 1
     assert "max" not in json.dumps(bare).lower()
-    assert bare == without_bounds(bounded)
     assert bare["required"] == bounded["required"]
 
 
 def test_a_property_may_have_the_name_of_a_bound() -> None:
     schema = {"type": "object", "properties": {"pattern": {"type": "string", "pattern": "x"}}}
 
-    assert without_bounds(schema) == {"type": "object", "properties": {"pattern": {"type": "string"}}}
+    bare = body_of("schema_bounds", question=Question("x", schema, QUESTION.messages))["response_format"]["json_schema"]
+    assert bare["schema"] == {"type": "object", "properties": {"pattern": {"type": "string"}}}
 
 
 def test_without_json_schema_an_object_is_asked_for_and_the_schema_told_in_words() -> None:
@@ -197,7 +196,7 @@ def test_without_json_schema_an_object_is_asked_for_and_the_schema_told_in_words
 
 
 def test_words_about_the_schema_stand_first_if_there_are_no_instructions() -> None:
-    (told, user) = messages_of(Question("x", SCHEMA, (Message("user", "u"),)), in_words=True)
+    (told, user) = body_of("json_schema", question=Question("x", SCHEMA, (Message("user", "u"),)))["messages"]
 
     assert (told["role"], user) == ("system", {"role": "user", "content": "u"})
 
@@ -217,7 +216,7 @@ REFUSED: list[tuple[str, Answer, str]] = [
 @pytest.mark.parametrize(("answer", "name"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_a_parameter_that_the_server_names_is_told(answer: Answer, name: str) -> None:
     with scripted(answer) as server, pytest.raises(RequestRefused) as raised:
-        provider_at(server.url, effort="low", tier="flex").ask(QUESTION, "deployment-7")
+        provider_at(server.url, reasoning_effort="low", service_tier="flex").ask(QUESTION, "deployment-7")
 
     assert raised.value.parameter == name
     assert len(server.requests) == 1
@@ -244,9 +243,9 @@ def test_what_comes_after_a_parameter_was_left_out_is_the_next_one() -> None:
 def test_a_tier_without_room_is_left_out_rather_than_waited_for(body: object) -> None:
     with scripted(reply(429, body)) as server:
         with pytest.raises(RequestRefused) as raised:
-            provider_at(server.url, tier="flex").ask(QUESTION, MODEL)
+            provider_at(server.url, service_tier="flex").ask(QUESTION, MODEL)
         with pytest.raises(CooldownRequired):
-            provider_at(server.url, tier="flex").ask(QUESTION, MODEL, ("service_tier",))
+            provider_at(server.url, service_tier="flex").ask(QUESTION, MODEL, ("service_tier",))
 
     assert raised.value.parameter == "service_tier"
 
@@ -260,7 +259,7 @@ def test_a_question_that_has_to_wait_for_a_day_waits() -> None:
 
 def test_a_rate_limit_of_the_flex_tier_is_a_rate_limit() -> None:
     with scripted(reply(429, {"error": {"code": "rate_limit_exceeded"}})) as server, pytest.raises(CooldownRequired):
-        provider_at(server.url, tier="flex").ask(QUESTION, MODEL)
+        provider_at(server.url, service_tier="flex").ask(QUESTION, MODEL)
 
 
 @pytest.mark.parametrize(("said", "tier"), [("flex", "flex"), ("default", "default"), (None, ""), (7, ""), ("A b", "")])

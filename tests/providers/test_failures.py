@@ -166,7 +166,7 @@ NAMED: list[tuple[str, Answer, str]] = [
 @pytest.mark.parametrize(("answer", "name"), [row[1:] for row in NAMED], ids=[row[0] for row in NAMED])
 def test_a_parameter_that_the_server_names_is_told(answer: Answer, name: str) -> None:
     with scripted(answer) as server, pytest.raises(RequestRefused) as raised:
-        provider_at(server.url, dimensions=8).embed(["um", "dois"], SMALL)
+        provider_at(server.url, embedding_dimensions=8).embed(["um", "dois"], SMALL)
 
     assert type(raised.value) is RequestRefused
     assert raised.value.parameter == name
@@ -176,7 +176,7 @@ def test_a_text_that_is_quoted_says_nothing() -> None:
     text = "My API key is not valid; the model does not exist; base64 and dimensions"
     refusal = reply(400, {"error": {"message": f"I will not embed {text!r}"}})
     with scripted(refusal) as server, pytest.raises(RequestRefused) as raised:
-        provider_at(server.url, dimensions=8).embed([text], SMALL)
+        provider_at(server.url, embedding_dimensions=8).embed([text], SMALL)
 
     assert (type(raised.value), raised.value.parameter) == (RequestRefused, "")
 
@@ -339,7 +339,7 @@ def test_an_unknown_host_is_the_services_fault() -> None:
 
 def test_silence_is_a_time_out_that_names_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_seconds=0.1)
+        provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.1)
         with pytest.raises(ServiceFault, match=r"ReadTimeout.*OPENAI_TIMEOUT"):
             provider.embed([TEXT], SMALL)
 

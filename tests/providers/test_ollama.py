@@ -268,10 +268,10 @@ def test_a_key_is_sent_as_a_bearer_token_if_there_is_one() -> None:
 def test_a_cold_load_is_waited_for(ollama_api: OllamaApi) -> None:
     ollama_api.cold_seconds = 1.0
     with pytest.raises(ServiceFault, match="OLLAMA_TIMEOUT"):
-        provider_at(ollama_api.url, timeout_seconds=0.2).embed([TEXT], NOMIC)
+        provider_at(ollama_api.url, timeout=0.2).embed([TEXT], NOMIC)
     ollama_api.loaded.clear()
 
-    assert isinstance(provider_at(ollama_api.url, timeout_seconds=5).embed([TEXT], NOMIC).vectors[0], bytes)
+    assert isinstance(provider_at(ollama_api.url, timeout=5).embed([TEXT], NOMIC).vectors[0], bytes)
 
 
 def test_a_missing_model_is_told_of(ollama_api: OllamaApi) -> None:
@@ -323,7 +323,7 @@ def test_a_timer_ends_a_call_that_trickles_and_the_next_call_works() -> None:
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, vectors([1.0]))) as server:
-        provider = provider_at(server, timeout_seconds=1.0)
+        provider = provider_at(server, timeout=1.0)
         with pytest.raises(DeadlineExceeded), timer(0.3):
             provider.embed([TEXT], NOMIC)
         provider.reset()

@@ -20,8 +20,7 @@ from aitp.errors import (
     ServiceFault,
     SettingRefused,
 )
-from aitp.providers.ollama_failures import ROWS
-from aitp.providers.refusals import Refusal
+from aitp.providers.failures import OLLAMA_ROWS, Refusal
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, TEXT, provider_at
 from tests.providers.scripted import Answer, flood, raw, reply, scripted
 
@@ -176,7 +175,7 @@ def test_a_refused_port_is_the_services_fault() -> None:
 
 def test_silence_is_a_time_out_that_names_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=0.1)
+        provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.1)
         with pytest.raises(ServiceFault, match=r"ReadTimeout.*OLLAMA_TIMEOUT"):
             provider.embed([TEXT], NOMIC)
 
@@ -213,6 +212,6 @@ EXAMPLES = [
 
 
 def test_no_row_stands_behind_one_that_takes_its_place() -> None:
-    reached = [next(name for name, holds, _ in ROWS if holds(example)) for example in EXAMPLES]
+    reached = [next(row.name for row in OLLAMA_ROWS if row.fits(example)) for example in EXAMPLES]
 
-    assert reached == [name for name, _, _ in ROWS]
+    assert reached == [row.name for row in OLLAMA_ROWS]

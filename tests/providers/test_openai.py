@@ -19,7 +19,6 @@ import pytest
 
 from aitp.errors import DeadlineExceeded, InputTooLong, ServiceFault, SettingRefused, UselessAnswer
 from aitp.providers import Usage
-from aitp.tls import Trust
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
 from tests.providers.scripted import flood, raw, reply, scripted, trickle
 from tests.waiting import wait_until
@@ -39,7 +38,7 @@ def test_one_request_asks_for_all_vectors_in_base64() -> None:
 @pytest.mark.parametrize(("model", "asked"), [(SMALL, 4), ("text-embedding-3-large", 4), (OTHER, None)])
 def test_dimensions_are_asked_only_of_models_that_know_them(model: str, asked: int | None) -> None:
     with scripted(reply(200, answer(item(0, as_base64([0.5] * 4))))) as server:
-        provider_at(server.url, dimensions=4).embed([TEXT], model)
+        provider_at(server.url, embedding_dimensions=4).embed([TEXT], model)
 
     assert server.requests[0].json().get("dimensions") == asked
 
@@ -70,7 +69,7 @@ def test_a_server_that_knows_no_base64_is_understood_too() -> None:
 )
 def test_what_a_server_does_not_take_is_left_out(left_out: tuple[str, ...], sent: dict[str, object]) -> None:
     with scripted(reply(200, answer(item(0, [0.5] * 4)))) as server:
-        provider = provider_at(server.url, dimensions=4)
+        provider = provider_at(server.url, embedding_dimensions=4)
         assert provider.optional(SMALL, chat=False) == ("encoding_format", "dimensions")
         assert provider.optional(OTHER, chat=False) == ("encoding_format",)
         provider.embed([TEXT], SMALL, leave_out=left_out)
@@ -82,7 +81,7 @@ def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None
     good, strange = as_base64([1.0, 2.0]), [item(-1, "x"), item(9, "x"), item(True, "x"), 5, None]
     items = [item(0, good), item(1, good), item(1, good), item(3, as_base64([1.0])), item(4, None), *strange]
     with scripted(reply(200, answer(*items))) as server:
-        answered = provider_at(server.url, dimensions=2).embed(["a", "b", "c", "d", "e"], SMALL)
+        answered = provider_at(server.url, embedding_dimensions=2).embed(["a", "b", "c", "d", "e"], SMALL)
 
     first, *others = answered.vectors
     assert first == b"[1.0,2.0]"
@@ -119,7 +118,7 @@ def test_an_index_that_is_left_out_in_another_order_is_the_first() -> None:
 )
 def test_a_vector_that_is_none_is_a_useless_answer(embedding: object) -> None:
     with scripted(reply(200, answer(item(0, embedding), item(1, as_base64([1.0, 2.0]))))) as server:
-        bad, good = provider_at(server.url, dimensions=2).embed(["a", "b"], SMALL).vectors
+        bad, good = provider_at(server.url, embedding_dimensions=2).embed(["a", "b"], SMALL).vectors
 
     assert isinstance(bad, UselessAnswer)
     assert good == b"[1.0,2.0]"
@@ -140,7 +139,7 @@ def test_vectors_of_another_length_than_is_wanted_are_the_settings_fault(left_ou
         scripted(reply(200, answer(*items))) as server,
         pytest.raises(SettingRefused, match=r"3 numbers, and 4 are wanted: look at EMBEDDING_DIMENSIONS") as raised,
     ):
-        provider_at(server.url, dimensions=4).embed([TEXT, "b"], SMALL, leave_out=left_out)
+        provider_at(server.url, embedding_dimensions=4).embed([TEXT, "b"], SMALL, leave_out=left_out)
 
     assert raised.value.setting == "EMBEDDING_DIMENSIONS"
 
@@ -148,7 +147,7 @@ def test_vectors_of_another_length_than_is_wanted_are_the_settings_fault(left_ou
 def test_a_stand_in_of_another_length_is_the_fault_of_the_setting_that_chose_it() -> None:
     vectors = reply(200, answer(item(0, as_base64([0.5] * 3))))
     with scripted(vectors) as server, pytest.raises(SettingRefused, match="FALLBACK_MODELS") as raised:
-        provider_at(server.url, dimensions=3).embed([TEXT], SMALL, 8)
+        provider_at(server.url, embedding_dimensions=3).embed([TEXT], SMALL, 8)
 
     assert raised.value.setting == "FALLBACK_MODELS"
 
@@ -245,7 +244,7 @@ def test_proxies_of_the_environment_are_used_only_if_asked_for(monkeypatch: pyte
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
         provider_at(server.url).embed([TEXT], SMALL)
-        provider_at(server.url, trust=Trust(from_environment=True)).embed([TEXT], SMALL)
+        provider_at(server.url, http_trust_env=True).embed([TEXT], SMALL)
 
     assert [request.line for request in server.requests] == ["POST /v1/embeddings HTTP/1.1"]
     assert [request.line for request in proxy.requests] == [f"POST {server.url}/embeddings HTTP/1.1"]
@@ -285,7 +284,7 @@ def test_a_timer_ends_a_call_that_trickles_and_the_next_call_works() -> None:
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, answer(item(0, as_base64([1.0]))))) as server:
-        provider = provider_at(server.url, timeout_seconds=1.0)
+        provider = provider_at(server.url, timeout=1.0)
         with pytest.raises(DeadlineExceeded), timer(0.3):
             provider.embed([TEXT], SMALL)
         provider.reset()

@@ -30,6 +30,7 @@ from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import OllamaModels, Progress
 from tests.processors.models import context
 from tests.providers.model_registry import ModelRegistry
+from tests.providers.ollama_answers import provider_at
 from tests.providers.real_ollama import CHAT, EMBED, RealOllama, real_ollama
 from tests.providers.tiny_models import CHAT_CONTEXT, EMBEDDING_CONTEXT, WIDTH, chat_model, embedding_model
 from tests.security.tls import Authority, TlsFront
@@ -56,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 def provider_of(server: RealOllama, **options: Any) -> OllamaProvider:
     models = [EMBED, CHAT, "aitp-test-nowhere"]
-    return OllamaProvider(server.url, models, **{"timeout_seconds": 60.0, **options})
+    return provider_at(server.url, models=models, **{"timeout": 60.0, **options})
 
 
 def numbers(vector: object) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -161,7 +162,7 @@ def test_a_missing_model_is_told_apart_from_a_missing_path(server: RealOllama) -
         provider.ask(question, "aitp-test-nowhere")
     assert missed == ["aitp-test-nowhere"] * 2
 
-    elsewhere = OllamaProvider(f"{server.url}/elsewhere", [EMBED])
+    elsewhere = provider_at(f"{server.url}/elsewhere", models=[EMBED])
     with pytest.raises(ServiceFault, match="OLLAMA_BASE_URL"):
         elsewhere.embed(["a"], EMBED)
 
@@ -227,7 +228,7 @@ def test_a_model_is_pulled_and_answers(server: RealOllama, registry: tuple[Model
     assert models.missing([name]) == []
     assert told[-1].status == "success"
     assert told[-1].completed == told[-1].total > len(embedding_model(1))
-    answer = OllamaProvider(server.url, [name]).embed(["a"], name)
+    answer = provider_at(server.url, models=[name]).embed(["a"], name)
     assert len(numbers(answer.vectors[0])) == WIDTH
 
 

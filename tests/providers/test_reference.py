@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from aitp.errors import AitpError
-from aitp.providers import failures, ollama_failures
-from aitp.providers.refusals import PARAMETERS
+from aitp.providers.failures import OLLAMA_ROWS, OPENAI_ROWS
+from aitp.providers.request_profile import PARAMETERS
 from tests.providers.reference import EFFECTS, page
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "PROVIDERS.md"
@@ -19,7 +19,7 @@ def test_the_page_is_that_of_the_tables() -> None:
 def test_each_row_of_the_tables_is_on_the_page() -> None:
     text = DOCUMENT.read_text()
 
-    assert not [row[0] for row in (*failures.ROWS, *ollama_failures.ROWS) if f"| {row[0]} |" not in text]
+    assert not [row.name for row in (*OPENAI_ROWS, *OLLAMA_ROWS) if f"| {row.name} |" not in text]
 
 
 def test_each_parameter_that_can_be_left_out_is_on_the_page() -> None:

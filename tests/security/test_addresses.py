@@ -184,7 +184,7 @@ def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> 
     known = {
         "aitp/commands/asking.py",
         "aitp/knowledge/wikidata.py",
-        "aitp/providers/ollama_wire.py",
+        "aitp/providers/ollama.py",
         "aitp/providers/openai.py",
         "aitp/providers/inventory.py",
         "aitp/taskapi/client.py",

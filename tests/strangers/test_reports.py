@@ -290,7 +290,7 @@ def test_a_429_without_a_header_is_not_asked_again_and_again(
 # Answers
 
 
-@pytest.mark.parametrize("kind", [TOPICS, QueueKey("defining_topics", "magistral-9")], ids=["one", "another"])
+@pytest.mark.parametrize("queue", [TOPICS, QueueKey("defining_topics", "magistral-9")], ids=["one", "another"])
 def test_content_in_parts_is_joined(open_house: Opened, stranger: Stranger, queue: QueueKey) -> None:
     with open_house(Nature(dialect=Dialect.PARTS)) as house:
         house.admit(texts(4), queue)

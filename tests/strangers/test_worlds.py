@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from aitp.ledger import IdleReason
-from aitp.providers import failures, refusals
+from aitp.providers import failures, ollama, openai
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
 from tests.strangers.house import House
@@ -50,17 +50,18 @@ def examples(daily: int) -> settings:
 @pytest.fixture(params=["with all hints", "without words", "without words and status"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What aitp may take from an error answer. Without a status it is some failure or other."""
-    real = refusals.refusal_of
+    real = failures.refusal_of
     if request.param != "with all hints":
 
-        def mute(*arguments: Any, **named: Any) -> refusals.Refusal:
+        def mute(*arguments: Any, **named: Any) -> failures.Refusal:
             said = real(*arguments, **named)
             status = said.status if request.param == "without words" else 599
             return dataclasses.replace(
                 said, status=status, code="", type="", param="", message="", page=False, is_json=False
             )
 
-        monkeypatch.setattr(failures, "refusal_of", mute)
+        for client in (openai, ollama):
+            monkeypatch.setattr(client, "refusal_of", mute)
     return str(request.param)
 
 
