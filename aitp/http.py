@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
@@ -142,6 +143,15 @@ def finish(response: requests.Response) -> tuple[bytes, Exception | None]:
         cut = error
     response.close()
     return body, cut
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is, if it is one."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 class _Shelf(queue.LifoQueue[Any]):

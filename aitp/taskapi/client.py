@@ -3,23 +3,24 @@
 Every failure arrives as one of our errors, with a message that holds neither token nor result: DeliveryRefused (the
 API itself will not have this result), CredentialsRefused, CooldownRequired, ServiceFault. What a gateway, a login page
 or anything else in front of the API says is none of the API's words, whatever its status: it neither acknowledges nor
-refuses a result, it is the service's fault. The bound on a whole call is the caller's; after its timer fired, `reset`.
-What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH /api/ai-tasks/:id."""
+refuses a result, it is the service's fault. The API's own words are known by their form: the task's document, or its
+errors' `{statusCode, message, …}`. What the calls are is in the task API's contract: GET /api/ai-tasks/pending, PATCH
+/api/ai-tasks/:id.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-import orjson
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
-from aitp.http import USER_AGENT, NoAnswer, Wire, finish, whole_body
+from aitp.http import USER_AGENT, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.policy.retry import pause_seconds
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN
@@ -42,6 +43,15 @@ NOT_ITS_OWN = (
     "proxies and logins on the way"
 )
 
+# How a task's document begins. The rest need not have come, and nothing else begins so.
+LEADING_ID = re.compile(rb'\s*\{\s*"_?id"\s*:\s*"([^"\\]{1,64})"\s*[,}]')
+
+WORDS_LENGTH = 200
+LEFT_OUT = "…"
+# What a server repeats of a request is recognised by so many characters in a row.
+REPEATED = 8
+QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?|[\w+=~-]{30,}")
+
 # (endpoint, method, status code or None if there was no answer, seconds)
 Observer = Callable[[str, str, int | None, float], None]
 
@@ -61,11 +71,9 @@ class TaskApi:
 
     def __init__(self, settings: Settings, tokens: TokenSource, observe: Observer) -> None:
         self._base_url = settings.api_base_url.rstrip("/")
-        self._timeout = settings.request_timeout
-        self._trust = settings.trust
+        self._wire = Wire(self._base_url, settings.request_timeout, settings.trust)
         self._tokens = tokens
         self._observe = observe
-        self._wire: Wire | None = None
 
     def pending(self, limit: int) -> PendingPage:
         """The pending tasks, `limit` of them if the server heeds that, else all."""
@@ -91,11 +99,9 @@ class TaskApi:
         raise self._service_error(answer, own, said)
 
     def reset(self) -> None:
-        """Throw the connection away: a timer fired inside a call, what it would say next is unknown."""
+        """Throw the connection away: a call was cut off, what it would say next is unknown."""
         self._tokens.forget()
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
+        self._wire.close()
 
     close = reset
 
@@ -110,8 +116,6 @@ class TaskApi:
         return answer, token
 
     def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> requests.Response:
-        if self._wire is None:
-            self._wire = Wire(self._base_url, self._timeout, self._trust)
         headers = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT, "Accept": "application/json"}
         if body is None:
             headers["Accept-Encoding"] = "gzip, deflate"
@@ -151,8 +155,8 @@ class TaskApi:
             body = whole_body(answer, ERROR_BYTES)
         except NoAnswer:
             return False, said
-        words = words_of(body, *sent)
-        return is_own_error(body, answer.status_code), f"{said} ({words})" if words else said
+        own, words = own_words(body, answer.status_code, *sent)
+        return own, f"{said} ({words})" if words else said
 
     @staticmethod
     def _service_error(answer: requests.Response, own: bool, said: str) -> AitpError:
@@ -172,17 +176,6 @@ class TaskApi:
         return ServiceFault(API, said)
 
 
-LENGTH = 200
-LEFT_OUT = "…"
-# What a server repeats of a request is recognised by so many characters in a row.
-REPEATED = 8
-
-# How a task's document begins. The rest need not have come, and nothing else begins so.
-LEADING_ID = re.compile(rb'\s*\{\s*"_?id"\s*:\s*"([^"\\]{1,64})"\s*[,}]')
-
-QUOTED = re.compile(r"\"[^\"]*(\"|$)|`[^`]*(`|$)|(?<!\w)'[^']*('|$)|[-+]?\d+\.\d+(e[-+]?\d+)?|[\w+=~-]{30,}")
-
-
 def acknowledges(body: bytes, task_id: str) -> bool:
     """Whether a 2xx with this body is the API's own word that it has the result: the document of that task.
 
@@ -191,11 +184,8 @@ def acknowledges(body: bytes, task_id: str) -> bool:
     leading = LEADING_ID.match(body)
     if leading and leading[1].decode(errors="replace").casefold() == task_id.casefold():
         return True
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(document, dict):
+    document = json_object(body)
+    if document is None:
         return False
     named = document.get("_id", document.get("id"))
     if named is None:
@@ -203,31 +193,20 @@ def acknowledges(body: bytes, task_id: str) -> bool:
     return isinstance(named, str) and named.casefold() == task_id.casefold()
 
 
-def is_own_error(body: bytes, status: int) -> bool:
-    """Whether an error with this body is the API's own: a JSON object with its status and a message."""
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(document, dict) and document.get("statusCode") == status and "message" in document
+def own_words(body: bytes, status: int, *sent: str) -> tuple[bool, str]:
+    """Whether an error with this body is the API's own (a JSON object with its status and a message); and the message,
+    at most WORDS_LENGTH characters on one line, empty if there is none.
 
-
-def words_of(body: bytes, *sent: str) -> str:
-    """The `message` of an error's JSON body, at most LENGTH characters on one line; empty if there is none.
-
-    `sent`: what must not come back in it.
+    A refusal's words are what a person needs to see ("Embedding must be a non-empty array"), but servers quote what
+    they refuse: what stands in quotes, decimal numbers, what may be a key, and all that we `sent` is left out.
     """
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    message = document.get("message") if isinstance(document, dict) else None
+    document = json_object(body) or {}
+    message = document.get("message")
     if isinstance(message, list):  # NestJS: one line for each field
         message = "; ".join(part for part in message if isinstance(part, str))
-    if not isinstance(message, str):
-        return ""
-    message = QUOTED.sub(LEFT_OUT, _without(message[: 4 * LENGTH], sent))[:LENGTH]
-    return "".join(sign if sign.isprintable() else " " for sign in message).strip()
+    words = _without(message[: 4 * WORDS_LENGTH], sent) if isinstance(message, str) else ""
+    words = "".join(sign if sign.isprintable() else " " for sign in QUOTED.sub(LEFT_OUT, words)[:WORDS_LENGTH]).strip()
+    return document.get("statusCode") == status and "message" in document, words
 
 
 def _without(message: str, sent: tuple[str, ...]) -> str:

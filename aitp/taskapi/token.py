@@ -1,8 +1,8 @@
 """The access token: one for all relays, in a file, asked for by one process at a time.
 
-A token is used until 60 s before it expires, or for half its life if that is shorter; where no fresh one can be had,
-for as long as it lives. One that the task API refuses is replaced only if it is still the current one, and at most once
-a minute over all processes: twenty relays that are refused at once cause one request, and share what comes of it.
+A token is used until 60 s before it expires, or for half its life if that is shorter. One that the task API refuses is
+replaced only if it is still the current one, and at most once a minute over all processes: twenty relays that are
+refused at once cause one request, and share what comes of it.
 
 The file is readable by its owner alone, appears whole or not at all, and may be deleted or damaged at any time: what
 cannot be read counts as no token, and nothing in it is trusted beyond what a token can be. It is replaced under a lock
@@ -21,9 +21,9 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote_plus, urlencode
 
 import orjson
@@ -31,7 +31,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.http import USER_AGENT, NoAnswer, Wire, whole_body
+from aitp.http import USER_AGENT, NoAnswer, Wire, json_object, whole_body
 from aitp.policy.retry import pause_seconds
 from aitp.tasks import Service
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 MARGIN_SECONDS = 60.0
-# A token past its time for a refresh that failed is used for so long before the next try.
-SPARE_SECONDS = 10.0
 REPLACEMENT_PAUSE_SECONDS = 60.0
 # Who waited so long for the lock waited for a request of another process.
 REQUEST_SECONDS = 0.1
@@ -74,8 +72,7 @@ class Token:
     """A token as it is kept. Instants are UTC seconds; `fingerprint` is of the settings that it was fetched with."""
 
     value: str = field(repr=False)
-    use_until: float  # refreshed from then on
-    expires_at: float
+    use_until: float  # a fresh one is asked for from then on
     fetched_at: float
     replaced_at: float  # when a refused token was last replaced by a fresh one
     fingerprint: str
@@ -85,7 +82,7 @@ class Token:
         """Whether it can be one of ours at all, whatever the file says."""
         return (
             VALUE.fullmatch(self.value) is not None
-            and self.use_until <= self.expires_at <= self.fetched_at + LONGEST_LIFETIME_SECONDS
+            and self.use_until <= self.fetched_at + LONGEST_LIFETIME_SECONDS
             and self.replaced_at <= self.fetched_at
         )
 
@@ -113,7 +110,7 @@ class Tokens:
         with locked(self._path) as waited_seconds:
             kept = self._kept()
             if kept is None or not self._is_usable(kept):
-                kept = self._renew(kept, waited_seconds)
+                kept = self._fetch(waited_seconds, 0.0 if kept is None else kept.replaced_at)
             self._known = kept
             return kept.value
 
@@ -147,16 +144,6 @@ class Tokens:
         found = [token for token in (read_token(self._path), self._known) if token is not None]
         return max(found, key=lambda token: token.fetched_at, default=None)
 
-    def _renew(self, kept: Token | None, waited_seconds: float) -> Token:
-        """A fresh token; if there is none to be had, the old one for as long as it lives."""
-        try:
-            return self._fetch(waited_seconds, 0.0 if kept is None else kept.replaced_at)
-        except (ServiceFault, CooldownRequired) as error:
-            now = self._clock()
-            if kept is None or kept.fingerprint != self._fingerprint or not kept.fetched_at <= now < kept.expires_at:
-                raise
-            return replace(kept, use_until=min(kept.expires_at, now + _pause_after(error)))
-
     def _fetch(self, waited_seconds: float, replaced_at: float) -> Token:
         """Ask for a token and put it into the file. The caller holds the lock, and has waited so long for it."""
         if waited_seconds > REQUEST_SECONDS:
@@ -168,25 +155,13 @@ class Tokens:
             self._observe(False)
             raise
         self._observe(True)
-        expires_at = asked_at + grant.lifetime_seconds
-        use_until = expires_at - min(MARGIN_SECONDS, grant.lifetime_seconds / 2)
-        token = Token(grant.value, use_until, expires_at, asked_at, min(replaced_at, asked_at), self._fingerprint)
+        use_until = asked_at + grant.lifetime_seconds - min(MARGIN_SECONDS, grant.lifetime_seconds / 2)
+        token = Token(grant.value, use_until, asked_at, min(replaced_at, asked_at), self._fingerprint)
         try:
             write_token(self._path, token)
         except OSError:
             pass  # a full disk costs each relay a token of its own, not the service
         return token
-
-
-def _pause_after(error: ServiceFault | CooldownRequired) -> float:
-    """Seconds until a refresh that failed so is worth another try, while the old token still lives."""
-    match error:
-        case CooldownRequired():
-            return max(error.seconds, SPARE_SECONDS)
-        case CredentialsRefused():
-            return REPLACEMENT_PAUSE_SECONDS
-        case _:
-            return SPARE_SECONDS
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +239,7 @@ def ask_for_token(settings: Settings) -> Grant:
     wire = Wire(url, settings.request_timeout, settings.trust)
     try:
         response = wire.send("POST", url, CaseInsensitiveDict(headers), form)
-        body = _object(whole_body(response, ANSWER_BYTES, settings.request_timeout))
+        body = json_object(whole_body(response, ANSWER_BYTES, settings.request_timeout)) or {}
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
     finally:
@@ -301,16 +276,3 @@ def lifetime_of(expires_in: object) -> float:
     except (ValueError, OverflowError):
         return DEFAULT_LIFETIME_SECONDS
     return min(seconds, LONGEST_LIFETIME_SECONDS) if 0 < seconds < math.inf else DEFAULT_LIFETIME_SECONDS
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`; empty if it is none."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-FILE_BYTES = 65_536
-FAILURES: dict[str, type[ServiceFault]] = {kind.__name__: kind for kind in (ServiceFault, CredentialsRefused)}

@@ -17,7 +17,7 @@ from aitp.policy.retry import pause_seconds
 from aitp.processors.structured import objects_in
 from aitp.providers import ollama, openai
 from aitp.providers.failures import error_of, refusal_of
-from aitp.taskapi.client import words_of
+from aitp.taskapi.client import own_words
 from tests.fuzz.cases import cases, likely, texts, values
 
 VECTOR = base64.b64encode(b"\0\0\x80\x3f" * 4).decode()
@@ -150,4 +150,4 @@ def test_retry_after(header: str) -> None:
     st.one_of(st.binary(max_size=200), likely({"message": "sent", "error": "x"}).map(lambda v: json.dumps(v).encode()))
 )
 def test_words_of_the_task_api(body: bytes) -> None:
-    assert words_of(body, "sent").isprintable()
+    assert own_words(body, 400, "sent")[1].isprintable()

@@ -344,10 +344,10 @@ def test_asked_to_trust_the_environment_it_uses_its_proxy_and_still_no_netrc(
     (tmp_path / "netrc").write_text("default login thief password thief\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with scripted(reply(200, [])) as proxy:
-        desk = desk_at("http://tasks.localhost:3000", HTTP_TRUST_ENV="true")
-        token = desk.tokens.current()  # the authorization server takes no other credentials than ours
+        trusting = {"api_url": "http://tasks.localhost:3000", "HTTP_TRUST_ENV": "true"}
+        token = desk_at(**trusting).tokens.current()  # the authorization server takes no other credentials than ours
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
-        assert desk.list() == []
+        assert desk_at(**trusting).list() == []
         assert proxy.requests[0].line == "GET http://tasks.localhost:3000/api/ai-tasks/pending?limit=10 HTTP/1.1"
         assert proxy.requests[0].headers["authorization"] == f"Bearer {token}"
 

@@ -195,47 +195,6 @@ def test_it_is_used_until_a_minute_before_its_end_or_for_half_its_life(
     assert desk.token_requests == [True, True]
 
 
-def test_a_token_that_cannot_be_refreshed_is_used_while_it_lives(
-    desk: Desk, authorization: AuthorizationServer
-) -> None:
-    authorization.expires_in = 600
-    first = desk.tokens.current()
-    authorization.faults.add(Fault(status=503))
-    desk.clock.step(545)  # a minute before its end, and 5 s
-
-    assert desk.tokens.current() == first
-    assert desk.tokens.current() == first
-    assert desk.token_requests == [True, False]  # tried once, and not again at once
-    desk.clock.step(11)
-    assert desk.tokens.current() == first
-    assert desk.token_requests == [True, False, False]
-    desk.clock.step(60)
-    with pytest.raises(ServiceFault):
-        desk.tokens.current()
-
-    authorization.faults.clear()
-    assert desk.tokens.current() != first
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [Fault(status=401), Fault(status=429, headers={"Retry-After": "50"})],
-    ids=["refused credentials", "a pause asked for"],
-)
-def test_no_refresh_is_tried_again_before_it_is_worth_it_while_the_old_token_lives(
-    desk: Desk, authorization: AuthorizationServer, fault: Fault
-) -> None:
-    authorization.expires_in = 600
-    first = desk.tokens.current()
-    authorization.faults.add(fault)
-    desk.clock.step(541)  # a minute before its end, and 1 s
-
-    assert desk.tokens.current() == first
-    desk.clock.step(45)
-    assert desk.tokens.current() == first
-    assert desk.token_requests == [True, False]
-
-
 def test_a_clock_set_back_makes_nobody_wait_or_trust_for_longer(desk_at: MakeDesk, task_api: TaskApi) -> None:
     desk = desk_at(task_api.url)
     desk.list()

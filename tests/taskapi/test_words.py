@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, DeliveryRefused
-from aitp.taskapi.client import acknowledges, is_own_error, words_of
+from aitp.taskapi.client import acknowledges, own_words
 from tests.providers.scripted import reply, scripted
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk
 
 
 def words(message: object, *sent: str) -> str:
-    return words_of(orjson.dumps({"message": message}), *sent)
+    return own_words(orjson.dumps({"message": message}), 400, *sent)[1]
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,21 @@ def test_what_was_sent_does_not_come_back_unquoted_either() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b"[]", b'"x"', b"\xff", b'{"message": {}}'])
 def test_a_body_without_a_message_says_nothing(body: bytes) -> None:
-    assert words_of(body) == ""
+    assert own_words(body, 400) == (False, "")
 
 
 @given(st.binary(), st.text())
 def test_no_body_is_too_odd(body: bytes, message: str) -> None:
-    assert len(words_of(body)) <= 200
+    own, said = own_words(body, 404)
+    assert not own
+    assert len(said) <= 200
     assert not acknowledges(body, "65f000000000000000000001")
-    assert not is_own_error(body, 404)
-    assert words_of(json.dumps({"message": message}).encode()).isprintable()
+    assert own_words(json.dumps({"message": message}).encode(), 400)[1].isprintable()
 
 
 @given(st.text(min_size=8), st.text(), st.text())
 def test_nothing_sent_is_repeated(sent: str, before: str, after: str) -> None:
-    said = words_of(json.dumps({"message": before + sent + after}).encode(), sent)
+    _, said = own_words(json.dumps({"message": before + sent + after}).encode(), 400, sent)
     assert sent not in said
 
 
