@@ -3,14 +3,12 @@
 `Knowledge` is what processors are given. Absence and ignorance are never the same: an empty `find` and a None of
 `entities` say that there is no such thing, a None within a `Standing` says that nobody knows. A source that is down
 raises (`ServiceFault("wikidata")`, `CooldownRequired("wikidata")`): the task waits, and no result is emptied by it.
-`NoKnowledge` stands in where Wikidata is switched off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 MOST_LINKS = 500  # what one call lists; for more than that it stands, too
 
@@ -49,45 +47,30 @@ class Standing:
     awards: int | None = None  # P166
 
 
-class Knowledge(Protocol):
-    """Where to look things up. Calls block, and raise the errors of `aitp.errors` only."""
+class Knowledge:
+    """Where to look things up. Calls block, and raise the errors of `aitp.errors` only.
 
-    @property
-    def available(self) -> bool:
-        """False: nothing is looked up at all, and what the methods return means "unknown"."""
+    This one, for WIKIDATA_ENABLED=false, asks nobody: everything is unknown.
+    """
+
+    # False: nothing is looked up at all, and what the methods return means "unknown".
+    available = False
 
     def is_well(self) -> bool:
         """Whether look-ups are let through now; for what can do without. Asks nobody."""
+        return False
 
     def ready(self) -> None:
         """Before anything is bought: raise if look-ups are refused now."""
 
     def find(self, name: str, language: str) -> Sequence[Candidate]:
         """What goes by that name, best first. Empty: nothing does."""
-
-    def entities(self, ids: Sequence[str], language: str) -> Mapping[str, Entity | None]:
-        """All of `ids`, in as few calls as may be. None: there is no such entity."""
-
-    def standing(self, ids: Sequence[str]) -> Mapping[str, Standing]:
-        """The standing of all of `ids`, in as few calls as may be."""
-
-
-class NoKnowledge:
-    """WIKIDATA_ENABLED=false: nobody is asked, everything is unknown."""
-
-    available = False
-
-    def is_well(self) -> bool:
-        return False
-
-    def ready(self) -> None:
-        pass
-
-    def find(self, name: str, language: str) -> Sequence[Candidate]:
         return ()
 
     def entities(self, ids: Sequence[str], language: str) -> Mapping[str, Entity | None]:
+        """All of `ids`, in as few calls as may be. None: there is no such entity."""
         return dict.fromkeys(ids)
 
     def standing(self, ids: Sequence[str]) -> Mapping[str, Standing]:
+        """The standing of all of `ids`, in as few calls as may be."""
         return dict.fromkeys(ids, Standing())

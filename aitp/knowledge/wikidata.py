@@ -1,6 +1,11 @@
 """Wikidata as `Knowledge`: everything in as few calls as may be, through a cache that all processes share.
 
-Each part of an answer is kept as it comes: after an outage half-way only the rest is asked for. Made after fork."""
+Each part of an answer is kept as it comes: after an outage half-way only the rest is asked for. Made after fork.
+
+Polite: a User-Agent with a contact, maxlag, pauses as told, a few calls a second and three at a time over all workers
+(mediawiki.org, API:Etiquette). `bound` bounds each request, with the `turn` that it waits for; the `gate` (in the
+ledger) is around that, never within. No retries.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +25,23 @@ from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
-from aitp.knowledge import MOST_LINKS, Candidate, Entity, Standing
+from aitp.knowledge import MOST_LINKS, Candidate, Entity, Knowledge, Standing
 from aitp.ledger import BreakerChange, Ledger
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.tasks import Service
+
+WIKIDATA = Service.WIKIDATA.value
+# One host serves the pageviews of all of Wikimedia; another Wikidata is expected to serve its own.
+VIEW_HOSTS = {"https://www.wikidata.org": "https://wikimedia.org"}
+VIEWS = "/api/rest_v1/metrics/pageviews/per-article"
+FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
+MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
+CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
+
+Gate = Callable[[], AbstractContextManager[None]]
+Bound = Callable[[float], AbstractContextManager[object]]
+T = TypeVar("T")
 
 BATCH, LONGEST_NAME = 50, 250  # ids in one call, letters in a label
 ID, HIGHEST_ID = re.compile(r"Q[1-9][0-9]{0,9}"), 2**31 - 1
@@ -33,7 +50,7 @@ GET = {"action": "wbgetentities", "props": "labels|descriptions|aliases|claims|s
 LINKS = {"action": "query", "prop": "linkshere", "lhprop": "pageid", "lhnamespace": "0", "lhlimit": str(MOST_LINKS)}
 
 
-class Wikidata:
+class Wikidata(Knowledge):
     """For the worker in `slot`. `bound(seconds)` bounds one request; `observe` hears of Wikidata's breaker."""
 
     available = True
@@ -42,13 +59,16 @@ class Wikidata:
         self, settings: Settings, ledger: Ledger, slot: int, bound: Bound, observe: Callable[[BreakerChange], None]
     ) -> None:
         self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound, ledger.locks.turn)
-        self.is_well = partial(ledger.services.is_well, WIKIDATA)
+        self._services = ledger.services
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._look_up = partial(ledger.cache.through, f"wikidata {self._base_url}")
         self._language = settings.result_language
         # Where pageviews are counted: the first that has an article.
         self._wikis = {f"{each}wiki": f"{each}.wikipedia" for each in (self._language.partition("-")[0], "en")}
         self.close = self._api.reset
+
+    def is_well(self) -> bool:
+        return self._services.is_well(WIKIDATA)
 
     def ready(self) -> None:
         """Before anything is bought: raise if look-ups are refused now. A probe that is due is this, a small call."""
@@ -121,17 +141,7 @@ class Wikidata:
         return ({article: self._api.pageviews(read_views, article, first, last)} for article in articles)
 
 
-WIKIDATA = Service.WIKIDATA.value
-# One host serves the pageviews of all of Wikimedia; another Wikidata is expected to serve its own.
-VIEW_HOSTS = {"https://www.wikidata.org": "https://wikimedia.org"}
-VIEWS = "/api/rest_v1/metrics/pageviews/per-article"
-FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
-MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
-CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
-
-Gate = Callable[[], AbstractContextManager[None]]
-Bound = Callable[[float], AbstractContextManager[object]]
-T = TypeVar("T")
+# ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Oversized(RetryableError):
@@ -212,6 +222,13 @@ def _error(answer: requests.Response, body: bytes) -> AitpError | None:
     if status in (401, 403):
         return CredentialsRefused(WIKIDATA, f"{said}: it wants no calls from here: is WIKIDATA_CONTACT set?")
     return ServiceFault(WIKIDATA, f"{said}: look at WIKIDATA_BASE_URL" if 300 <= status < 500 else said)
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Bytes in, values that a cache can keep as JSON out. An answer of another shape raises (ValueError, LookupError,
+# TypeError, AttributeError): a fault, never "there is none". What a well-formed item leaves out (followers, say) is
+# None. Shapes: doc.wikimedia.org/Wikibase, "JSON".
 
 
 def read_candidates(body: bytes) -> list[dict[str, str]]:

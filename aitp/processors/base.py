@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
-from aitp.knowledge import Knowledge, NoKnowledge
+from aitp.knowledge import Knowledge
 from aitp.processors.prompts import Prompt, load_prompts
 from aitp.providers import Provider, Usage
 from aitp.providers.base import plugin_builders
@@ -108,7 +108,7 @@ class Context:
         prompts = load_prompts(places, settings.prompts_dir)
         truncate = settings.embedding_overflow == "truncate"
         return cls(
-            knowledge or NoKnowledge(),
+            knowledge or Knowledge(),
             settings.result_language,
             settings.result_country,
             prompts,

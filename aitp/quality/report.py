@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError
-from aitp.knowledge import NoKnowledge
+from aitp.knowledge import Knowledge
 from aitp.logs import conceal, configure
 from aitp.policy.routing import canonical
 from aitp.processors import Context
@@ -89,7 +89,7 @@ def run_evaluation(options: Options) -> int:
         model = options.model or settings.default_chat_model
         options = dataclasses.replace(options, model=model)
         provider = _configured(settings, model)
-    with wikidata_of(settings) if options.wikidata else nullcontext(NoKnowledge()) as knowledge:
+    with wikidata_of(settings) if options.wikidata else nullcontext(Knowledge()) as knowledge:
         context = Context.of(settings, knowledge)
         report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
     provider.close()

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from aitp.errors import AitpError
-from aitp.knowledge import Candidate, Entity, Knowledge, NoKnowledge, Standing
+from aitp.knowledge import Candidate, Entity, Knowledge, Standing
 from aitp.processors import PROCESSORS, Context
 from aitp.processors.linking import folded
 from aitp.processors.prompts import load_prompts
@@ -50,7 +50,7 @@ class ScriptedModel:
     def close(self) -> None: ...
 
 
-class Encyclopedia:
+class Encyclopedia(Knowledge):
     """Knows `entities`: found by label and alias, and by what begins with them, in order. `down` is raised if set."""
 
     available = True
@@ -109,7 +109,7 @@ def person(id_: str, label: str, *aliases: str, kind: str = "Q5") -> Entity:
 
 def context(knowledge: Knowledge | None = None, memory: Notebook | None = None, language: str = "pt") -> Context:
     places = {each.task_type: each.prompt for each in PROCESSORS.values() if each.prompt is not None}
-    return Context(knowledge or NoKnowledge(), language, "Brazil", load_prompts(places, None), memory)
+    return Context(knowledge or Knowledge(), language, "Brazil", load_prompts(places, None), memory)
 
 
 def result_of(task_type: str, document: object, model: ScriptedModel, given: Context | None = None) -> Any:

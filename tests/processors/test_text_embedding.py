@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from aitp import logs
 from aitp.errors import InputTooLong, NonRetryableError, NoRoom
-from aitp.knowledge import NoKnowledge
+from aitp.knowledge import Knowledge
 from aitp.processors import PROCESSORS, Context, processor
 from aitp.providers import Embeddings
 from aitp.providers.mock import MockProvider
 
 EMBEDDING = PROCESSORS["text_embedding"]
-CONTEXT = Context(NoKnowledge(), "pt")
+CONTEXT = Context(Knowledge(), "pt")
 SMALL = "text-embedding-3-small"
 
 

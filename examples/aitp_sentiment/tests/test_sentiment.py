@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from aitp.errors import NonRetryableError, UselessAnswer
-from aitp.knowledge import NoKnowledge
+from aitp.knowledge import Knowledge
 from aitp.processors import PROCESSORS, Context
 from aitp.processors.prompts import read_prompt
 from aitp.providers import Embeddings, Question, Reply, Usage
@@ -16,7 +16,7 @@ from aitp.providers import Embeddings, Question, Reply, Usage
 SENTIMENT = PROCESSORS["defining_sentiment"]
 assert SENTIMENT.prompt is not None
 PROMPT = read_prompt("defining_sentiment", SENTIMENT.prompt)
-CONTEXT = Context(NoKnowledge(), "pt", "Brazil", {"defining_sentiment": PROMPT})
+CONTEXT = Context(Knowledge(), "pt", "Brazil", {"defining_sentiment": PROMPT})
 
 
 class Model:
