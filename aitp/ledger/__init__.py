@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from aitp.ledger.breakers import BreakerChange, Breakers, Services, forget_bugs
+from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
@@ -24,7 +24,7 @@ from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOpti
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
-from aitp.ledger.outcomes import Cause, Cooldown, Report, Settled
+from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.sqlite import SQLiteDatabase, migrate, seconds_up
 from aitp.ledger.worlds import World, publish_setups

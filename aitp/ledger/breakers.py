@@ -250,25 +250,30 @@ ANY_COOLDOWNS = f"EXISTS (SELECT 1 FROM cooldowns WHERE {IN_FORCE})"
 ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed = 1)"
 
 
-def cool_down(
-    connection: Connection,
-    provider: str,
-    model: str | None,
-    seconds: float,
-    now: float,
-    reason: str,
-    *,
-    awaited: bool = False,
-    guessed: bool = False,
-) -> None:
-    """Pause one model of a provider, or with None the whole provider (quota). `awaited`: the model is to come there.
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    """A pause that the provider asked for. `model` is None if all of its models must pause.
 
-    `guessed`: nobody said how long. Such a pause is twice as long as the one before it, if nothing was served since.
+    `awaited`: nobody asked for it, but the model is not there, and is to come. `guessed`: nobody said how long.
     """
-    if guessed:
+
+    seconds: float
+    model: str | None
+    reason: str
+    awaited: bool = False
+    guessed: bool = False
+
+
+def cool_down(connection: Connection, provider: str, pause: Cooldown, now: float) -> None:
+    """Pause one model of a provider, or the whole provider (quota).
+
+    One of which nobody said how long is twice as long as the one before it, if nothing was served since.
+    """
+    seconds, model = pause.seconds, pause.model or ""
+    if pause.guessed:
         before = connection.execute(
             "SELECT until - since FROM cooldowns WHERE provider = ? AND model = ? AND guessed = 1 AND since <= ?",
-            (provider, model or "", now),
+            (provider, model, now),
         ).get
         seconds = max(seconds, 2 * (before or 0.0))
     until = now + min(max(seconds, MIN_COOLDOWN_SECONDS), MAX_COOLDOWN_SECONDS)
@@ -276,10 +281,10 @@ def cool_down(
         # Of several answers that arrive together the longest pause counts, unless it is left over from before the
         # clock was set back.
         "INSERT INTO cooldowns (provider, model, since, until, reason, awaited, guessed) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, reason = excluded.reason,"
-        " awaited = excluded.awaited, guessed = excluded.guessed"
-        " WHERE until < excluded.until OR since > excluded.since",
-        (provider, model or "", now, until, reason, int(awaited), int(guessed)),
+        " ON CONFLICT (provider, model) DO UPDATE SET since = excluded.since, until = excluded.until,"
+        " reason = excluded.reason, awaited = excluded.awaited, guessed = excluded.guessed"
+        " WHERE cooldowns.until < excluded.until OR cooldowns.since > excluded.since",
+        (provider, model, now, until, pause.reason, int(pause.awaited), int(pause.guessed)),
     )
 
 
@@ -402,7 +407,7 @@ class Services:
         with self._database.transaction() as connection:
             now = self._database.clock()
             if cooldown is not None:
-                cool_down(connection, service, None, cooldown, now, reason)
+                cool_down(connection, service, Cooldown(cooldown, None, reason), now)
             return self._breakers.tell(connection, service, health, slot, now, reason)
 
     def _state(self, service: str) -> tuple[str, int | None, int]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, cool_down, quiet_until
+from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown, cool_down, quiet_until
 from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.outcomes import let_go
@@ -200,7 +200,7 @@ class Outbox:
             # Served by results_unwitnessed.
             connection.execute("UPDATE results SET unwitnessed = 0 WHERE unwitnessed = 1")
         if fault is not None and fault.pause is not None:
-            cool_down(connection, fault.service, None, fault.pause, now, fault.reason)
+            cool_down(connection, fault.service, Cooldown(fault.pause, None, fault.reason), now)
         change = None
         for service in API_SERVICES:
             if fault is not None and service == fault.service:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from aitp.ledger.breakers import (
     IS_CALM,
     BreakerChange,
     Breakers,
+    Cooldown,
     cool_down,
     cooling,
     count_bugs,
@@ -30,7 +31,7 @@ from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.limits import NEWEST_AT, Limits
-from aitp.ledger.queue import LedgerConfig, queue_id
+from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
 from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill
@@ -51,20 +52,6 @@ class Cause(Enum):
     CRASHED = "crashed"  # it died by itself
     DEADLINE = "deadline"  # the master killed it for overrunning a deadline
     STOPPED = "stopped"  # all else: told to leave, killed at the grace's end, gone with its master
-
-
-@dataclass(frozen=True, slots=True)
-class Cooldown:
-    """A pause that the provider asked for. `model` is None if all of its models must pause.
-
-    `awaited`: nobody asked for it, but the model is not there, and is to come. `guessed`: nobody said how long.
-    """
-
-    seconds: float
-    model: str | None
-    reason: str
-    awaited: bool = False
-    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +92,34 @@ class Settled:
     told: tuple[Notice, ...] = ()
 
 
+class _Look(NamedTuple):
+    """What one look tells, so that what is rare costs no statements while there is none of it.
+
+    `is_calm`: the provider's breaker is closed, and there are neither suspects nor failures in a row.
+    """
+
+    is_calm: bool
+    has_duplicates: bool
+    has_bugs: bool
+    newest_at: float | None
+
+
+_CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
+_LOOK = f"SELECT {_CALM}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
+
+
+class _Attempt:
+    """An attempt at tasks that `slot` has claimed, which ends now; `owned`: those tasks, and which are suspects."""
+
+    def __init__(self, connection: Connection, now: float, slot: int, provider: str) -> None:
+        self.connection, self.now, self.slot, self.provider = connection, now, slot, provider
+        self.seen = _Look(*connection.execute(_LOOK, (provider,)).get)
+        # Served by tasks_claimed.
+        self.owned: dict[int, int] = dict(
+            connection.execute(f"SELECT seq, is_suspect FROM tasks WHERE {CLAIMED} AND slot = ?", (slot,)).fetchall()
+        )
+
+
 class Outcomes:
     """Ends attempts. `draw(low, high)` is the spread of the back-off."""
 
@@ -114,16 +129,18 @@ class Outcomes:
         breakers: Breakers,
         limits: Limits,
         budgets: Budgets,
-        rules: LedgerConfig,
+        config: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
-        self._judge = Judge(breakers, rules.breaker_threshold, rules.breaker_recovery, rules.max_retries)
+        self._judge = Judge(breakers, config.breaker_threshold, config.breaker_recovery, config.max_retries)
         self._limits = limits
         self._budgets = budgets
-        self._rules = rules
+        self._config = config
         self._draw = draw
+
+    # With a report
 
     def finish(
         self, slot: int, route: Route, queue: QueueKey, report: Report, world: World, *, reserved: bool = False
@@ -132,67 +149,47 @@ class Outcomes:
 
         `world`: the one they were sent in. `reserved`: money was reserved for them.
         """
-        provider = route.provider
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         with self._database.transaction(durable=True) as connection:
-            now = self._database.clock()
-            found = _survey(connection, provider)
-            if pause := report.cooldown:
-                cool_down(
-                    connection,
-                    provider,
-                    pause.model,
-                    pause.seconds,
-                    now,
-                    pause.reason,
-                    awaited=pause.awaited,
-                    guessed=pause.guessed,
-                )
-            owned = _owned_by(connection, slot)
-            outcomes = [outcome for seq, outcome in reported.items() if seq in owned]
-            sent = [outcome.task.id for outcome in outcomes if outcome.ending is not Ending.UNSENT]
-            self._limits.count(connection, queue.type, sent, now, found.newest_at)
-            judgement = Judgement(tuple(outcomes))
-            if not (found.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes)):
+            attempt = _Attempt(connection, self._database.clock(), slot, route.provider)
+            if report.cooldown is not None:
+                cool_down(connection, route.provider, report.cooldown, attempt.now)
+            outcomes = [outcome for seq, outcome in reported.items() if seq in attempt.owned]
+            self._count(attempt, queue, [each.task.id for each in outcomes if each.ending is not Ending.UNSENT])
+            if attempt.seen.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes):
+                judgement = Judgement(tuple(outcomes))  # it says nothing new
+            else:
                 judgement = self._judge.judge(
-                    connection, slot, world.id, outcomes, report.failure, report.optional, provider, now,
+                    connection, slot, world.id, outcomes, report.failure, report.optional, route.provider, attempt.now,
                     health=report.health,
                 )  # fmt: skip
-            endings = [outcome.ending for outcome in judgement.outcomes]
-            waits = Ending.POSTPONED in endings or Ending.UNSENT in endings
-            held_back = waits and self._is_held_back(connection, route, now)
-            asked = report.cooldown.seconds if report.cooldown is not None and not report.cooldown.awaited else 0.0
-            settled = self._settle(connection, now, provider, judgement, owned, held_back, found.has_twins, asked)
-            note_call(connection, now, provider, report.seconds, settled.outcomes)
-            paused = self._judge_processor(connection, queue.type, endings, now, found.has_bugs)
+            settled = self._settle(attempt, judgement, route.model, report.cooldown)
+            note_call(connection, attempt.now, route.provider, report.seconds, settled.outcomes)
+            quarantined = _count_bugs(attempt, queue.type, [outcome.ending for outcome in judgement.outcomes])
             affords_more = False
-            if reserved or report.bill is not None:
-                over = len(outcomes) == len(owned)
-                affords_more = self._pay(connection, slot, route, queue, outcomes, report.bill, now, over=over)
-        paused_processor = queue.type if paused else None
-        frees_others = affords_more or settled.frees_others
-        return dataclasses.replace(settled, paused_processor=paused_processor, frees_others=frees_others)
+            if outcomes and (reserved or report.bill is not None):  # those released already were with their estimate
+                affords_more = self._pay(attempt, route, queue, outcomes, report.bill)
+        return dataclasses.replace(
+            settled,
+            paused_processor=queue.type if quarantined else None,
+            frees_others=affords_more or settled.frees_others,
+        )
+
+    def _count(self, attempt: _Attempt, queue: QueueKey, task_ids: Sequence[str]) -> None:
+        self._limits.count(attempt.connection, queue.type, task_ids, attempt.now, attempt.seen.newest_at)
 
     def _pay(
-        self,
-        connection: Connection,
-        slot: int,
-        route: Route,
-        queue: QueueKey,
-        outcomes: Sequence[Outcome],
-        bill: Bill | None,
-        now: float,
-        *,
-        over: bool,
+        self, attempt: _Attempt, route: Route, queue: QueueKey, outcomes: Sequence[Outcome], bill: Bill | None
     ) -> bool:
-        """Settle what the attempt cost; whether that may let other tasks go on. `over`: the slot owns no more of it."""
-        if not outcomes:
-            return False  # released already, with the estimate
+        """Settle what the attempt cost; whether that may let other tasks go on."""
         if bill is not None and bill.output_tokens and len(outcomes) == 1:
-            self._budgets.learn(connection, queue, route, bill, len(outcomes[0].task.content))
+            self._budgets.learn(attempt.connection, queue, route, bill, len(outcomes[0].task.content))
         sent = any(outcome.ending is not Ending.UNSENT for outcome in outcomes)
-        return self._budgets.settle(connection, slot, bill, now, sent=sent, over=over)
+        over = len(outcomes) == len(attempt.owned)
+        return self._budgets.settle(attempt.connection, attempt.slot, bill, attempt.now, sent=sent, over=over)
+
+    # With the death of its process
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
@@ -206,20 +203,19 @@ class Outcomes:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
-            "SELECT seq, tasks.id, type, model, failed_at, attempts, crashes, provider, world FROM tasks"
-            " JOIN kinds ON kinds.id = kind WHERE state = 'claimed' AND slot = ? ORDER BY seq",
+            "SELECT provider, world, seq, tasks.id, type, model, failed_at, attempts, crashes FROM tasks"
+            f" JOIN kinds ON kinds.id = kind WHERE {CLAIMED} AND slot = ? ORDER BY seq",
             (slot,),
         ).fetchall()
         if not rows:
             return Settled(())
-        provider, world = rows[0][7:]
+        provider, world, *_ = rows[0]
         tasks = [
             Task(seq, task_id, QueueKey(type_, model, failed_at), b"", attempts, crashes)
-            for seq, task_id, type_, model, failed_at, attempts, crashes, *_ in rows
+            for _, _, seq, task_id, type_, model, failed_at, attempts, crashes in rows
         ]
-        found = _survey(connection, provider)
-        task_ids = [task.id for task in tasks]
-        self._limits.count(connection, tasks[0].queue.type, task_ids, now, found.newest_at)
+        attempt, task_ids = _Attempt(connection, now, slot, provider), [task.id for task in tasks]
+        self._count(attempt, tasks[0].queue, task_ids)
         self._budgets.settle(connection, slot, None, now, sent=True)
         outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
         judgement = Judgement(tuple(outcomes))
@@ -228,9 +224,7 @@ class Outcomes:
             judgement = self._judge.judge(
                 connection, slot, world, outcomes, failure, (), provider, now, health=Health.UNKNOWN
             )
-        settled = self._settle(
-            connection, now, provider, judgement, _owned_by(connection, slot), False, found.has_twins
-        )
+        settled = self._settle(attempt, judgement)
         if cause is not Cause.STOPPED:
             reason = settled.outcomes[0].reason
             note_error(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
@@ -240,180 +234,129 @@ class Outcomes:
         if cause is Cause.STOPPED:
             return Outcome(task, Ending.ABANDONED, reason="the process that ran it was stopped")
         if cause is Cause.DEADLINE:
-            return Outcome(
-                task, Ending.RETRY, reason="the process that ran it overran its deadline and was killed",
-                culprit=Culprit.SERVICE,
-            )  # fmt: skip
+            return Outcome(task, Ending.RETRY, reason="the process that ran it overran its deadline and was killed")
         crashes = task.crashes + 1
         # Alone from now on: if it is this task that kills processes, it is to take no other with it.
         connection.execute(
             "UPDATE tasks SET crashes = ?, batch_limit = 1, is_suspect = 1 WHERE seq = ?", (crashes, task.seq)
         )
-        if crashes >= self._rules.max_crashes:
+        if crashes >= self._config.max_crashes:
             return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
         return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
 
-    def _is_held_back(self, connection: Connection, route: Route, now: float) -> bool:
-        """Whether something keeps tasks from being sent by `route` again at once."""
-        gate = self._breakers.gate(connection, (route.provider,), now)
-        return not gate.passes or cooling(connection, route.provider, route.model, now) is not None
+    # Either way
 
     def _settle(
-        self,
-        connection: Connection,
-        now: float,
-        provider: str,
-        judgement: Judgement,
-        owned: Mapping[int, bool],
-        held_back: bool,
-        has_twins: bool,
-        pause: float = 0.0,
+        self, attempt: _Attempt, judgement: Judgement, model: str = "", cooldown: Cooldown | None = None
     ) -> Settled:
-        """Write each outcome's state. `owned`: what `_owned_by` says of these tasks; `pause`: seconds asked for."""
-        outcomes = judgement.outcomes
-        delivered = [outcome for outcome in outcomes if outcome.ending in DELIVERED]
-        _store_results(connection, delivered, now, owned)
-        seqs = [outcome.task.seq for outcome in delivered]
-        reused = settle_twins(connection, seqs, now) if has_twins else ()
-        returned = [outcome for outcome in outcomes if outcome.ending not in DELIVERED]
-        retry_at = (
-            self._put_back_all(connection, now, provider, returned, judgement, held_back, pause) if returned else None
-        )
-        return Settled(
-            outcomes,
-            judgement.breaker,
-            retry_at,
-            reused=reused,
-            frees_others=judgement.cleared,
-            told=judgement.told,
-        )
+        """Write each outcome's state: its result, or that it is ready again. `model`, `cooldown`: of a report."""
+        delivered = [outcome for outcome in judgement.outcomes if outcome.ending in DELIVERED]
+        returned = [outcome for outcome in judgement.outcomes if outcome.ending not in DELIVERED]
+        _store_results(attempt, delivered)
+        reused: tuple[Reused, ...] = ()
+        if attempt.seen.has_duplicates:
+            reused = settle_twins(attempt.connection, [outcome.task.seq for outcome in delivered], attempt.now)
+        retry_at = self._put_back(attempt, returned, judgement, model, cooldown) if returned else None
+        return Settled(judgement.outcomes, judgement.breaker, retry_at, None, reused, judgement.cleared, judgement.told)
 
-    def _put_back_all(
+    def _put_back(
         self,
-        connection: Connection,
-        now: float,
-        provider: str,
+        attempt: _Attempt,
         returned: Sequence[Outcome],
         judgement: Judgement,
-        held_back: bool,
-        pause: float,
+        model: str,
+        cooldown: Cooldown | None,
     ) -> float | None:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
+        connection, now = attempt.connection, attempt.now
         spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
-        retry_at = None
+        pause = cooldown.seconds if cooldown is not None and not cooldown.awaited else 0.0
+        waits = any(outcome.ending in (Ending.POSTPONED, Ending.UNSENT) for outcome in returned)
+        held_back = waits and model and self._is_held_back(attempt, model)
+        due: list[float] = []
         for outcome in returned:
-            seq = outcome.task.seq
+            task, due_at = outcome.task, None
+            tried, suspect, bound, queue = 0, 0, None, None
             match outcome.ending:
                 case Ending.RETRY:
-                    due_at = now + self._delay(judgement.tries.get(seq, 1), spread)
-                    _put_back(connection, seq, due_at)
-                    connection.execute(
-                        "UPDATE tasks SET attempts = attempts + 1, is_suspect = 1,"
-                        " batch_limit = COALESCE(?, batch_limit) WHERE seq = ?",
-                        (judgement.limits.get(seq), seq),
-                    )
-                    retry_at = due_at if retry_at is None else min(retry_at, due_at)
+                    tried, suspect, bound = 1, 1, judgement.limits.get(task.seq)
+                    due_at = now + self._delay(judgement.tries.get(task.seq, 1), spread)
                 case Ending.FALLBACK:
-                    instead = dataclasses.replace(outcome.task.queue, failed_at=provider)
-                    _put_back(connection, seq, None)
-                    connection.execute("UPDATE tasks SET kind = ? WHERE seq = ?", (queue_id(connection, instead), seq))
+                    queue = queue_id(connection, dataclasses.replace(task.queue, failed_at=attempt.provider))
                 case Ending.SPLIT:
-                    _put_back(connection, seq, None)
-                    connection.execute("UPDATE tasks SET batch_limit = ?, is_suspect = 1 WHERE seq = ?", (halves, seq))
-                case Ending.POSTPONED if pause and outcome.task.attempts:
-                    # Asked to wait once more with this very task: the others go first.
-                    due_at = now + min(pause + self._delay(outcome.task.attempts, spread), LONGEST_DELAY_SECONDS)
-                    _put_back(connection, seq, due_at)
-                    connection.execute("UPDATE tasks SET attempts = attempts + 1, is_suspect = 1 WHERE seq = ?", (seq,))
-                    retry_at = due_at if retry_at is None else min(retry_at, due_at)
+                    suspect, bound = 1, halves
                 case Ending.POSTPONED if pause:
-                    _put_back(connection, seq, None)
-                    connection.execute("UPDATE tasks SET attempts = attempts + 1 WHERE seq = ?", (seq,))
+                    tried = 1
+                    if task.attempts:  # asked to wait once more with this very task: the others go first
+                        suspect = 1
+                        due_at = now + min(pause + self._delay(task.attempts, spread), LONGEST_DELAY_SECONDS)
                 case Ending.POSTPONED | Ending.UNSENT if not held_back:
-                    retry_at = now + POSTPONE_SECONDS * spread
-                    _put_back(connection, seq, retry_at)
-                case Ending.POSTPONED | Ending.ABANDONED | Ending.UNSENT | Ending.ADAPTED:
-                    _put_back(connection, seq, None)
-        return retry_at
+                    due_at = now + POSTPONE_SECONDS * spread
+            connection.execute(
+                f"UPDATE tasks SET {READY}, slot = NULL, due_at = ?, attempts = attempts + ?,"
+                " is_suspect = is_suspect | ?, batch_limit = COALESCE(?, batch_limit), kind = COALESCE(?, kind)"
+                " WHERE seq = ?",
+                (due_at, tried, suspect, bound, queue, task.seq),
+            )
+            due += [] if due_at is None else [due_at]
+        return min(due, default=None)
+
+    def _is_held_back(self, attempt: _Attempt, model: str) -> bool:
+        """Whether something keeps tasks from being sent again at once."""
+        connection, provider, now = attempt.connection, attempt.provider, attempt.now
+        gate = self._breakers.gate(connection, (provider,), now)
+        return not gate.passes or cooling(connection, provider, model, now) is not None
 
     def _delay(self, tries: int, spread: float) -> float:
         """Seconds until the next try. With the retries used up they double, whatever factor the settings name."""
-        beyond = tries - self._rules.max_retries - 1
-        delay = retry_delay(tries, self._rules.backoff_factor, spread)
+        beyond = tries - self._config.max_retries - 1
+        delay = retry_delay(tries, self._config.backoff_factor, spread)
         return max(delay, retry_delay(beyond, 2.0, spread)) if beyond > 0 else delay
 
-    @staticmethod
-    def _judge_processor(
-        connection: Connection, task_type: str, endings: Sequence[Ending], now: float, has_bugs: bool
-    ) -> bool:
-        if Ending.SUCCEEDED in endings:
-            if has_bugs:
-                forget_bugs(connection, task_type)
-            return False
-        bugs = endings.count(Ending.BUG)
-        return bugs > 0 and count_bugs(connection, task_type, bugs, now)
 
-
-def _owned_by(connection: Connection, slot: int) -> dict[int, bool]:
-    """The tasks that a slot has claimed, and whether each is a suspect. Served by tasks_claimed."""
-    rows: list[Row] = connection.execute(
-        "SELECT seq, is_suspect FROM tasks WHERE state = 'claimed' AND slot = ?", (slot,)
-    ).fetchall()
-    return {seq: bool(suspect) for seq, suspect in rows}
-
-
-class _Survey(NamedTuple):
-    """What one look tells, so that what is rare costs no statements while there is none of it.
-
-    `is_calm`: the provider's breaker is closed, and there are neither suspects nor failures in a row.
-    """
-
-    is_calm: bool
-    has_twins: bool
-    has_bugs: bool
-    newest_at: float | None
-
-
-_CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
-_SURVEY = f"SELECT {_CALM}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
-
-
-def _survey(connection: Connection, provider: str) -> _Survey:
-    return _Survey(*connection.execute(_SURVEY, (provider,)).get)
-
-
-def _put_back(connection: Connection, seq: int, due_at: float | None) -> None:
-    connection.execute("UPDATE tasks SET state = 'ready', slot = NULL, due_at = ? WHERE seq = ?", (due_at, seq))
-
-
-def _store_results(connection: Connection, outcomes: Iterable[Outcome], now: float, owned: Mapping[int, bool]) -> None:
-    succeeded, failed = TaskStatus.SUCCEEDED.value, TaskStatus.FAILED.value
+def _store_results(attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
     rows = [
         (
-            outcome.task.seq,
-            succeeded if outcome.ending is Ending.SUCCEEDED else failed,
-            outcome.result,
-            outcome.reason,
-            now,
+            each.task.seq,
+            TaskStatus.SUCCEEDED.value if each.ending is Ending.SUCCEEDED else TaskStatus.FAILED.value,
+            each.result,
+            each.reason,
+            attempt.now,
         )
-        for outcome in outcomes
+        for each in outcomes
     ]
+    connection = attempt.connection
     are_these, seqs = these(row[0] for row in rows)
-    connection.execute(f"UPDATE tasks SET state = 'finished', slot = NULL, due_at = NULL WHERE seq {are_these}", seqs)
-    if any(owned[row[0]] for row in rows) or any(status == failed for _, status, *_ in rows):
+    connection.execute(f"UPDATE tasks SET {FINISHED}, slot = NULL, due_at = NULL WHERE seq {are_these}", seqs)
+    if any(attempt.owned[each.task.seq] or each.ending is not Ending.SUCCEEDED for each in outcomes):
         connection.execute(f"UPDATE tasks SET is_suspect = 0 WHERE seq {are_these}", seqs)
         connection.execute(f"DELETE FROM evidence WHERE seq {are_these}", seqs)
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
 
 
+def _count_bugs(attempt: _Attempt, task_type: str, endings: Sequence[Ending]) -> bool:
+    """Whether bugs have just put the processor of `task_type` into quarantine."""
+    if Ending.SUCCEEDED in endings:
+        if attempt.seen.has_bugs:
+            forget_bugs(attempt.connection, task_type)
+        return False
+    bugs = endings.count(Ending.BUG)
+    return bugs > 0 and count_bugs(attempt.connection, task_type, bugs, attempt.now)
+
+
 def let_go(connection: Connection, breakers: Breakers, slot: int, now: float) -> None:
-    """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.give_back`'s."""
+    """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.give_back`'s.
+
+    A slot does one thing at a time. So whatever it still owns when its process begins something new is left over: from
+    a process that is gone, or from a step of this one that ended in a failure of the ledger (a full disk, say) before
+    its outcome could be written. Without this, such rows would belong to a living slot for ever.
+    """
     # Served by tasks_finished. What had failed before is due, but still behind those that never failed.
     connection.execute(
         "UPDATE tasks SET slot = NULL,"
         " due_at = (SELECT ?2 FROM results WHERE results.seq = tasks.seq AND deliveries > 0)"
-        " WHERE state = 'finished' AND due_at IS NULL AND slot = ?1",
+        f" WHERE {FINISHED} AND due_at IS NULL AND slot = ?1",
         (slot, now),
     )
     connection.execute("UPDATE polls SET slot = NULL WHERE slot = ?", (slot,))

@@ -25,7 +25,7 @@ def bodies(world: World) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "content", "equal"),
+    ("queue", "content", "equal"),
     [
         (SMALL, TEXT, True),
         (LARGE, TEXT, False),

@@ -152,7 +152,7 @@ def test_a_finish_that_is_rolled_back_leaves_no_trace(world: World, monkeypatch:
     def fail(*_: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr("aitp.ledger.outcomes.Outcomes._judge_processor", fail)
+    monkeypatch.setattr("aitp.ledger.outcomes._count_bugs", fail)
     with pytest.raises(LedgerError):
         world.ledger.claims.finish(claim, report(claim.tasks, Ending.SUCCEEDED, Health.HEALTHY))
 
