@@ -36,251 +36,214 @@ PERIODS = ("minute", "hour", "day", "week", "month")
 
 
 class Settings(BaseModel):
-    """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any."""
+    """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any.
 
-    model_config = ConfigDict(frozen=True, validate_default=True, hide_input_in_errors=True)
+    A setting's docstring is what messages and SETTINGS.md say of it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, validate_default=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     warnings: tuple[str, ...] = ()
     env_file: Path | None = None
 
     # The task API and its authorization server
-    allow_insecure_http: bool = Field(
-        False,
-        description="Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL, OPENAI_BASE_URL, and with OLLAMA_API_KEY "
-        "for OLLAMA_BASE_URL, on any host. Without it only loopback, private addresses and names of a single label may "
-        "be reached without TLS.",
-    )
-    api_base_url: v.Url = Field(
-        description="Required. Address of the task API, without /api, like http://nestjs-api:3000.",
-    )
-    ory_project_slug: v.Slug | None = Field(
-        None,
-        description="The Ory project: tokens come from https://SLUG.projects.oryapis.com/oauth2/token. "
-        "Required unless OAUTH2_TOKEN_URL is set.",
-    )
-    oauth2_token_url: v.Url | None = Field(
-        None, description="The token endpoint's whole address, for a self-hosted server. Overrides ORY_PROJECT_SLUG."
-    )
-    oauth2_client_id: str = Field(description="Required. The OAuth2 client that aitp is to the task API.")
-    oauth2_client_secret: SecretStr = Field(
-        description="Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."
-    )
-    oauth2_client_auth: Annotated[Literal["basic", "post"], v.LOWER] = Field(
-        "basic",
-        description="How the client shows who it is: basic (client_secret_basic, in a header) or post "
-        "(client_secret_post, in the form).",
-    )
-    oauth2_scope: v.Scopes = Field(
-        "read write", description="The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."
-    )
-    oauth2_audience: str = Field(
-        "", description="The audience asked for, where the authorization server wants one named (Auth0, Ory)."
-    )
-    request_timeout: v.Seconds = Field(30.0, description="Seconds that a call to the task API or for a token may take.")
-    http_trust_env: bool = Field(
-        False,
-        description="Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, "
-        "…). A SOCKS proxy, or a bundle that cannot be read, is refused then.",
-    )
-    tls_ca_file: v.Authorities | None = Field(
-        None,
-        description="A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever "
-        "speaks TLS here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.",
-    )
+    allow_insecure_http: bool = False
+    """Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL, OPENAI_BASE_URL, and with OLLAMA_API_KEY for
+    OLLAMA_BASE_URL, on any host. Without it only loopback, private addresses and names of a single label may be
+    reached without TLS.
+    """
+    api_base_url: v.Url
+    """Required. Address of the task API, without /api, like http://nestjs-api:3000."""
+    ory_project_slug: v.Slug | None = None
+    """The Ory project: tokens come from https://SLUG.projects.oryapis.com/oauth2/token. Required unless
+    OAUTH2_TOKEN_URL is set.
+    """
+    oauth2_token_url: v.Url | None = None
+    """The token endpoint's whole address, for a self-hosted server. Overrides ORY_PROJECT_SLUG."""
+    oauth2_client_id: str
+    """Required. The OAuth2 client that aitp is to the task API."""
+    oauth2_client_secret: SecretStr
+    """Required. That client's secret, or OAUTH2_CLIENT_SECRET_FILE=path of a file that holds it."""
+    oauth2_client_auth: Annotated[Literal["basic", "post"], v.LOWER] = "basic"
+    """How the client shows who it is: basic (client_secret_basic, in a header) or post (client_secret_post, in the
+    form).
+    """
+    oauth2_scope: v.Scopes = "read write"
+    """The scopes asked for, separated by spaces. Empty, or none: no scope is asked for."""
+    oauth2_audience: str = ""
+    """The audience asked for, where the authorization server wants one named (Auth0, Ory)."""
+    request_timeout: v.Seconds = 30.0
+    """Seconds that a call to the task API or for a token may take."""
+    http_trust_env: bool = False
+    """Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …). A SOCKS
+    proxy, or a bundle that cannot be read, is refused then.
+    """
+    tls_ca_file: v.Authorities | None = None
+    """A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever speaks TLS
+    here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.
+    """
 
     # Models and providers
-    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], v.LOWER] = Field(
-        "hybrid", description="Who runs the tasks: openai, ollama, or hybrid (Ollama first, OpenAI as its fallback)."
-    )
-    supported_models: v.Models = Field(
-        ("nomic-embed-text",), description="Ollama's models: a JSON array (or names separated by commas)."
-    )
-    openai_api_key: v.Key | None = Field(
-        None,
-        description="The OpenAI key, or OPENAI_API_KEY_FILE=path of a file that holds it. Required in mode openai; "
-        f"unset in mode hybrid means no fallback. {PLACEHOLDER_KEY} means mock mode: invented results, no calls.",
-    )
-    openai_base_url: v.Url | None = Field(None, description="Another server that speaks OpenAI's protocol.")
-    openai_reasoning_effort: v.Word = Field(
-        "",
-        description="How much OpenAI's models that reason are to do of it: minimal, low, medium, high, or what else "
-        "yours takes. Empty: not said.",
-    )
-    openai_service_tier: Annotated[Literal["auto", "default", "flex", "priority"], v.LOWER] | None = Field(
-        "default",
-        description="By which terms chats are bought: flex is cheaper and slow, and falls back to the standard tier "
-        "while it has no room; auto is what the project is set to. default is told OpenAI alone, empty: not said.",
-    )
-    openai_timeout: v.Seconds = Field(60.0, description="Seconds that a call to OpenAI may take.")
-    ollama_base_url: v.Url = Field("http://localhost:11434", description="Address of the Ollama server.")
-    ollama_api_key: v.Key | None = Field(
-        None,
-        description="A key for an Ollama server that asks for one (https://ollama.com, or a proxy), or "
-        "OLLAMA_API_KEY_FILE=path of a file that holds it. Never sent in the open: see ALLOW_INSECURE_HTTP.",
-    )
-    ollama_think: v.Thinking | None = Field(
-        None,
-        description="Whether Ollama's models that reason are to do it: true, false, or low, medium, high. Empty: as "
-        "they like.",
-    )
-    ollama_timeout: v.Seconds = Field(
-        120.0, description="Seconds that a call to Ollama may take, loading the model included."
-    )
-    ollama_model_download_timeout: v.Seconds = Field(
-        600.0,
-        description="Seconds that the download of a model may take in total, and ten times what it may go without "
-        "progress. One that takes longer is put off, and goes on later where it was.",
-    )
-    ollama_keep_alive: v.KeepAlive | None = Field(
-        None,
-        description="How long Ollama keeps a model loaded after a call: 5m, seconds, -1 for ever. Empty: as it likes.",
-    )
-    ollama_options: v.Options = Field(
-        {},
-        description='Options for Ollama\'s models: a JSON object like {"num_ctx": 16384}. Chats have num_ctx 8192, '
-        "num_predict 4096 and temperature 0 unless it says otherwise.",
-    )
-    hybrid_fallback: bool = Field(
-        True, description="In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."
-    )
-    fallback_models: v.ModelMap = Field(
-        {},
-        description="Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all "
-        "others. Where it names none: DEFAULT_EMBEDDING_MODEL for embeddings, DEFAULT_CHAT_MODEL for the rest.",
-    )
-    default_embedding_model: v.Model = Field(
-        EMBEDDING_MODEL, description="The model of embeddings whose tasks name none."
-    )
-    default_chat_model: v.Model = Field(CHAT_MODEL, description="The model of all other tasks that name none.")
-    model_aliases: v.ModelMap = Field(
-        {},
-        description="Which model is asked for instead of the one that a task names, as one that was retired: a JSON "
-        'object from name to name like {"o3": "gpt-6.1-sol"}. An alias of an alias is not followed.',
-    )
-    embedding_batch_size: int = Field(32, ge=1, le=2048, description="Texts in one embedding call, at most.")
-    embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
-        1024, description="Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."
-    )
-    embedding_overflow: Annotated[Literal["truncate", "fail"], v.LOWER] = Field(
-        "truncate", description="A text too long for its model, in embeddings and chats: truncate (logged) or fail."
-    )
-    result_language: v.Language = Field("pt", description="Language of the names and descriptions in results.")
-    result_country: v.Words = Field(
-        "Brazil",
-        description="Country whose readers results are for: what is severe, and whom a name means, depend on it.",
-    )
-    prompts_dir: v.Directory | None = Field(None, description="A directory whose prompts replace the built-in ones.")
-    wikidata_enabled: bool = Field(True, description="Look people, topics and impact areas up in Wikidata.")
-    wikidata_base_url: v.Url = Field("https://www.wikidata.org", description="Address of Wikidata.")
-    personality_classes: v.ItemIds = Field(
-        PERSONALITY_CLASSES,
-        description="What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public "
-        "companies, online newspapers and governments unless it says otherwise. A JSON array, or ids separated by "
-        "commas.",
-    )
-    wikidata_contact: v.Contact = Field(
-        "",
-        description="Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an "
-        "address of a page or of mail.",
-    )
+    processing_mode: Annotated[Literal["openai", "ollama", "hybrid"], v.LOWER] = "hybrid"
+    """Who runs the tasks: openai, ollama, or hybrid (Ollama first, OpenAI as its fallback)."""
+    supported_models: v.Models = ("nomic-embed-text",)
+    """Ollama's models: a JSON array (or names separated by commas)."""
+    openai_api_key: v.Key | None = None
+    """The OpenAI key, or OPENAI_API_KEY_FILE=path of a file that holds it. Required in mode openai; unset in mode
+    hybrid means no fallback. your_openai_api_key_here means mock mode: invented results, no calls.
+    """
+    openai_base_url: v.Url | None = None
+    """Another server that speaks OpenAI's protocol."""
+    openai_reasoning_effort: v.Word = ""
+    """How much OpenAI's models that reason are to do of it: minimal, low, medium, high, or what else yours takes.
+    Empty: not said.
+    """
+    openai_service_tier: Annotated[Literal["auto", "default", "flex", "priority"], v.LOWER] | None = "default"
+    """By which terms chats are bought: flex is cheaper and slow, and falls back to the standard tier while it has no
+    room; auto is what the project is set to. default is told OpenAI alone, empty: not said.
+    """
+    openai_timeout: v.Seconds = 60.0
+    """Seconds that a call to OpenAI may take."""
+    ollama_base_url: v.Url = "http://localhost:11434"
+    """Address of the Ollama server."""
+    ollama_api_key: v.Key | None = None
+    """A key for an Ollama server that asks for one (https://ollama.com, or a proxy), or OLLAMA_API_KEY_FILE=path of
+    a file that holds it. Never sent in the open: see ALLOW_INSECURE_HTTP.
+    """
+    ollama_think: v.Thinking | None = None
+    """Whether Ollama's models that reason are to do it: true, false, or low, medium, high. Empty: as they like."""
+    ollama_timeout: v.Seconds = 120.0
+    """Seconds that a call to Ollama may take, loading the model included."""
+    ollama_model_download_timeout: v.Seconds = 600.0
+    """Seconds that the download of a model may take in total, and ten times what it may go without progress. One
+    that takes longer is put off, and goes on later where it was.
+    """
+    ollama_keep_alive: v.KeepAlive | None = None
+    """How long Ollama keeps a model loaded after a call: 5m, seconds, -1 for ever. Empty: as it likes."""
+    ollama_options: v.Options = {}
+    """Options for Ollama's models: a JSON object like {"num_ctx": 16384}. Chats have num_ctx 8192, num_predict 4096
+    and temperature 0 unless it says otherwise.
+    """
+    hybrid_fallback: bool = True
+    """In mode hybrid, let OpenAI answer for Ollama. false: such tasks wait for Ollama instead."""
+    fallback_models: v.ModelMap = {}
+    """Which OpenAI model answers for which Ollama model: a JSON object from name to name, * for all others. Where it
+    names none: DEFAULT_EMBEDDING_MODEL for embeddings, DEFAULT_CHAT_MODEL for the rest.
+    """
+    default_embedding_model: v.Model = EMBEDDING_MODEL
+    """The model of embeddings whose tasks name none."""
+    default_chat_model: v.Model = CHAT_MODEL
+    """The model of all other tasks that name none."""
+    model_aliases: v.ModelMap = {}
+    """Which model is asked for instead of the one that a task names, as one that was retired: a JSON object from
+    name to name like {"o3": "gpt-6.1-sol"}. An alias of an alias is not followed.
+    """
+    embedding_batch_size: int = Field(32, ge=1, le=2048)
+    """Texts in one embedding call, at most."""
+    embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = 1024
+    """Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."""
+    embedding_overflow: Annotated[Literal["truncate", "fail"], v.LOWER] = "truncate"
+    """A text too long for its model, in embeddings and chats: truncate (logged) or fail."""
+    result_language: v.Language = "pt"
+    """Language of the names and descriptions in results."""
+    result_country: v.Words = "Brazil"
+    """Country whose readers results are for: what is severe, and whom a name means, depend on it."""
+    prompts_dir: v.Directory | None = None
+    """A directory whose prompts replace the built-in ones."""
+    wikidata_enabled: bool = True
+    """Look people, topics and impact areas up in Wikidata."""
+    wikidata_base_url: v.Url = "https://www.wikidata.org"
+    """Address of Wikidata."""
+    personality_classes: v.ItemIds = PERSONALITY_CLASSES
+    """What may be a personality: the Wikidata classes that it is a direct instance of. Humans, public companies,
+    online newspapers and governments unless it says otherwise. A JSON array, or ids separated by commas.
+    """
+    wikidata_contact: v.Contact = ""
+    """Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an address of a
+    page or of mail.
+    """
 
     # Polling and processes
-    polling_interval_seconds: Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)] = Field(
-        30.0, description="Seconds between two polls while nothing else asks for one."
-    )
-    concurrency_limit: int = Field(5, ge=1, le=1000, description="Worker processes: provider calls at one time.")
-    relay_processes: int = Field(2, ge=1, le=99, description="Processes that poll the task API and deliver results.")
-    inbox_limit: int = Field(5000, ge=1, le=1_000_000, description="Tasks held in the ledger, at most.")
-    worker_max_tasks: int = Field(
-        0, ge=0, le=1_000_000_000, description="Replace a worker after about that many tasks. 0: never."
-    )
-    shutdown_grace_seconds: float = Field(
-        30.0,
-        ge=0,
-        le=34,
-        allow_inf_nan=False,
-        description="Seconds that calls in flight may go on after a stop was asked for. At most 34: supervisord kills "
-        "after 40 (stopwaitsecs), systemd and Docker after 50.",
-    )
-    runtime_dir: v.Place = Field(
-        Path("run"),
-        description="Directory (0700) of token, scoreboard, metrics files and socket. Default: run/ beside the "
-        "ledger's folder.",
-    )
-    aitp_env_file: Path | None = Field(
-        None,
-        description="File that holds settings; read again at a reload (HUP). Unset: .env in the current directory, if "
-        "there is one. Empty: none. The real environment, which alone can name it, wins over it.",
-    )
+    polling_interval_seconds: Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)] = 30.0
+    """Seconds between two polls while nothing else asks for one."""
+    concurrency_limit: int = Field(5, ge=1, le=1000)
+    """Worker processes: provider calls at one time."""
+    relay_processes: int = Field(2, ge=1, le=99)
+    """Processes that poll the task API and deliver results."""
+    inbox_limit: int = Field(5000, ge=1, le=1_000_000)
+    """Tasks held in the ledger, at most."""
+    worker_max_tasks: int = Field(0, ge=0, le=1_000_000_000)
+    """Replace a worker after about that many tasks. 0: never."""
+    shutdown_grace_seconds: float = Field(30.0, ge=0, le=34, allow_inf_nan=False)
+    """Seconds that calls in flight may go on after a stop was asked for. At most 34: supervisord kills after 40
+    (stopwaitsecs), systemd and Docker after 50.
+    """
+    runtime_dir: v.Place = Path("run")
+    """Directory (0700) of token, scoreboard, metrics files and socket. Default: run/ beside the ledger's folder."""
+    aitp_env_file: Path | None = None
+    """File that holds settings; read again at a reload (HUP). Unset: .env in the current directory, if there is one.
+    Empty: none. The real environment, which alone can name it, wins over it.
+    """
 
     # Rate limits
-    rate_limit_enabled: bool = Field(True, description="false switches all five limits off.")
-    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], v.LOWER] = Field(
-        "rolling", description="rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."
-    )
-    rate_limit_per_minute: v.Limit = Field(20, description="Tasks sent to providers in a minute. 0: no such limit.")
-    rate_limit_per_hour: v.Limit = Field(100, description="Tasks sent to providers in an hour. 0: no such limit.")
-    rate_limit_per_day: v.Limit = Field(500, description="Tasks sent to providers in a day. 0: no such limit.")
-    rate_limit_per_week: v.Limit = Field(2000, description="Tasks sent to providers in a week. 0: no such limit.")
-    rate_limit_per_month: v.Limit = Field(
-        7500, description="Tasks sent to providers in a month (30 days if rolling). 0: no such limit."
-    )
-    rate_limit_timezone: v.Zone = Field("UTC", description="Time zone of the fixed windows.")
-    rate_limit_storage_path: v.LedgerFile = Field(
-        Path("data/rate_limits.db"),
-        description="The ledger, one file on a local disk: limits, tasks in hand, results not yet delivered. "
-        "A relative path counts from the project's root (/app in the container).",
-    )
+    rate_limit_enabled: bool = True
+    """false switches all five limits off."""
+    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], v.LOWER] = "rolling"
+    """rolling: the last 60 seconds, …; fixed: calendar minutes, hours, days, weeks, months."""
+    rate_limit_per_minute: v.Limit = 20
+    """Tasks sent to providers in a minute. 0: no such limit."""
+    rate_limit_per_hour: v.Limit = 100
+    """Tasks sent to providers in an hour. 0: no such limit."""
+    rate_limit_per_day: v.Limit = 500
+    """Tasks sent to providers in a day. 0: no such limit."""
+    rate_limit_per_week: v.Limit = 2000
+    """Tasks sent to providers in a week. 0: no such limit."""
+    rate_limit_per_month: v.Limit = 7500
+    """Tasks sent to providers in a month (30 days if rolling). 0: no such limit."""
+    rate_limit_timezone: v.Zone = "UTC"
+    """Time zone of the fixed windows."""
+    rate_limit_storage_path: v.LedgerFile = Path("data/rate_limits.db")
+    """The ledger, one file on a local disk: limits, tasks in hand, results not yet delivered. A relative path counts
+    from the project's root (/app in the container).
+    """
 
     # Budgets
-    prices: v.PriceList | None = Field(
-        None, description="A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP)."
-    )
-    budget_per_day: v.Money = Field(
-        Decimal(0), description="What may be spent on a calendar day, in the currency of PRICES. 0: no such budget."
-    )
-    budget_per_month: v.Money = Field(
-        Decimal(0), description="What may be spent in a calendar month of RATE_LIMIT_TIMEZONE. 0: no such budget."
-    )
+    prices: v.PriceList | None = None
+    """A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP)."""
+    budget_per_day: v.Money = Decimal(0)
+    """What may be spent on a calendar day, in the currency of PRICES. 0: no such budget."""
+    budget_per_month: v.Money = Decimal(0)
+    """What may be spent in a calendar month of RATE_LIMIT_TIMEZONE. 0: no such budget."""
 
     # Resilience
-    max_retries: int = Field(
-        3, ge=0, le=100, description="How often a task is tried again, alone, before evidence may fail it."
-    )
-    retry_backoff_factor: float = Field(
-        2.0, ge=1, le=10, allow_inf_nan=False, description="Waits between tries: factor, factor², factor³ … seconds."
-    )
-    max_task_crashes: int = Field(
-        3, ge=1, le=100, description="A task whose process died that often is poison: it is failed."
-    )
-    circuit_breaker_threshold: int = Field(
-        5, ge=1, le=1000, description="Failures of a service in a row that open its circuit breaker."
-    )
-    circuit_breaker_recovery_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = Field(
-        60.0, description="Seconds before an open breaker lets one probe through."
-    )
-    result_reuse_seconds: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = Field(
-        86_400.0, description="How long a result is used again for the same type, model and text. 0: never."
-    )
+    max_retries: int = Field(3, ge=0, le=100)
+    """How often a task is tried again, alone, before evidence may fail it."""
+    retry_backoff_factor: float = Field(2.0, ge=1, le=10, allow_inf_nan=False)
+    """Waits between tries: factor, factor², factor³ … seconds."""
+    max_task_crashes: int = Field(3, ge=1, le=100)
+    """A task whose process died that often is poison: it is failed."""
+    circuit_breaker_threshold: int = Field(5, ge=1, le=1000)
+    """Failures of a service in a row that open its circuit breaker."""
+    circuit_breaker_recovery_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 60.0
+    """Seconds before an open breaker lets one probe through."""
+    result_reuse_seconds: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 86_400.0
+    """How long a result is used again for the same type, model and text. 0: never."""
 
     # Monitoring
-    metrics_host: v.Host = Field(
-        "0.0.0.0", description="Address that /metrics, /health, /ready and the page listen on."
-    )
-    metrics_port: int = Field(
-        8001, ge=1, le=65_535, description="Port that /metrics, /health, /ready and the page listen on."
-    )
-    metrics_token: v.Password | None = Field(
-        None,
-        description="Ask for this bearer token (or password, in a browser) before /metrics and the page are shown; "
-        "/health and /ready then tell others their status alone. Or METRICS_TOKEN_FILE=path of a file that holds it.",
-    )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], v.UPPER] = Field(
-        "INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL."
-    )
-    log_format: Annotated[Literal["auto", "json", "console"], v.LOWER] = Field(
-        "auto", description="json, console, or auto: console on a terminal, else json."
-    )
+    metrics_host: v.Host = "0.0.0.0"
+    """Address that /metrics, /health, /ready and the page listen on."""
+    metrics_port: int = Field(8001, ge=1, le=65_535)
+    """Port that /metrics, /health, /ready and the page listen on."""
+    metrics_token: v.Password | None = None
+    """Ask for this bearer token (or password, in a browser) before /metrics and the page are shown; /health and
+    /ready then tell others their status alone. Or METRICS_TOKEN_FILE=path of a file that holds it.
+    """
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], v.UPPER] = "INFO"
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    log_format: Annotated[Literal["auto", "json", "console"], v.LOWER] = "auto"
+    """json, console, or auto: console on a terminal, else json."""
 
     @field_validator("api_base_url", "oauth2_token_url", "openai_base_url")
     @classmethod
@@ -369,8 +332,10 @@ class Settings(BaseModel):
 
 
 FIELDS: Mapping[str, FieldInfo] = {
-    name.upper(): field for name, field in Settings.model_fields.items() if field.description
+    name.upper(): field for name, field in Settings.model_fields.items() if name not in ("warnings", "env_file")
 }
+for _field in FIELDS.values():
+    _field.description = " ".join((_field.description or "").split())
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
