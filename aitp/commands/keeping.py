@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from aitp.commands.printing import print_json
-from aitp.ledger.backup import back_up
-from aitp.ledger.recovery import recover
-from aitp.ledger.salvage import Allowance
-from aitp.ledger.soundness import check
+from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import Allowance, back_up, recover
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -58,7 +56,8 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
     path = settings.ledger_path
     currency = settings.prices.currency if settings.prices is not None else ""
-    outcome = recover(path, Allowance(currency, settings.budgets, ZoneInfo(settings.rate_limit_timezone)))
+    zone = ZoneInfo(settings.rate_limit_timezone)
+    outcome = recover(path, Allowance(currency, settings.budgets, zone, settings.rate_limits))
     if as_json:
         set_aside = outcome.set_aside and str(outcome.set_aside)
         print_json({"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside})

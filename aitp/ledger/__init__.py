@@ -178,7 +178,7 @@ def prepare(
     `locks`: this process's, if it has them open already.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
-    found = migrate(path, clock)
+    found = migrate(path)
     database = SQLiteDatabase(path, clock, locks=locks)
     try:
         Limits(database).publish(strategy, timezone, limits)

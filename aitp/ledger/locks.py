@@ -5,7 +5,7 @@ kill -9 too, and fork does not hand it on. Whoever obtains a slot may release wh
 Byte 0 is the master's; one byte far above the slots is the queue in which the ledger's writers stand (SQLite's own
 busy handler starves some of them), and those after it are turns at Wikimedia.
 
-The file is empty, but for a byte while the ledger's log is in doubt: see `Database.flush`.
+The file is empty, but for a byte while the ledger's log is in doubt: see `SQLiteDatabase.flush`.
 
 Closing *any* descriptor of the file drops every lock that the process has on it (fcntl(2)): open one `SlotLocks` in
 a process, after fork, and close it last. Master, children, and every ledger connection of theirs use that one.
@@ -16,19 +16,23 @@ from __future__ import annotations
 import fcntl
 import os
 import random
-import signal
+import select
+import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
-from aitp.ledger.place import refuse_no_file
+from aitp.errors import MisplacedLedger
 
 MASTER_SLOT = 0
 QUEUE_BYTE = 1 << 20
 TURNS = range(QUEUE_BYTE + 1, QUEUE_BYTE + 4)  # of requests to Wikimedia, which allows a client three at a time
+
+ASK_AGAIN_SECONDS = 0.02
 
 FLOCK = struct.Struct("@hhlli")  # struct flock on Linux: l_type, l_whence, l_start, l_len, l_pid
 
@@ -36,6 +40,35 @@ FLOCK = struct.Struct("@hhlli")  # struct flock on Linux: l_type, l_whence, l_st
 def lock_path(ledger: Path) -> Path:
     """The lock file that belongs to a ledger."""
     return ledger.with_name(ledger.name + ".lock")
+
+
+NO_FILES = (
+    (stat.S_ISDIR, "is a directory, not a file"),
+    (stat.S_ISCHR, "is a device, not a file"),
+    (stat.S_ISBLK, "is a device, not a file"),
+    (stat.S_ISFIFO, "is a pipe, not a file"),
+    (stat.S_ISSOCK, "is a socket, not a file"),
+)
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise MisplacedLedger for what is in a ledger's place and is no file, OSError where this user may not look.
+
+    To be asked before anything is opened: a pipe would keep its reader waiting for ever. That is a wrong setting and no
+    damage: whoever comes upon it says so and leaves it alone, recovery first of all.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for is_one, what in NO_FILES:
+        if is_one(mode):
+            raise misplaced(path, f"{what}: the ledger cannot be there")
+
+
+def misplaced(path: Path, what: str) -> MisplacedLedger:
+    """What is said where something is that never was a ledger."""
+    return MisplacedLedger([f"RATE_LIMIT_STORAGE_PATH={path} {what}; correct the setting"])
 
 
 def master_of(ledger: Path) -> int | None:
@@ -61,10 +94,6 @@ def _holder(file: int, slot: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
-class _TimeUp(Exception):
-    """The timer of `acquire` fired."""
-
-
 class SlotLocks:
     """The locks of this process. Not for threads; not to be used across fork."""
 
@@ -82,16 +111,18 @@ class SlotLocks:
     def acquire(self, slot: int, timeout: float | None = None) -> bool:
         """Hold `slot` until released or dead; False if another process still has it after `timeout` seconds.
 
-        None waits for ever, 0 tries once. A positive time-out borrows SIGALRM and its timer while it waits.
+        None waits for ever, 0 tries once; any other asks again and again, because this wait of the kernel's has no end.
         """
         if timeout is None:
             fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
-            obtained = True
         else:
-            obtained = self._try(slot) or (timeout > 0 and self._wait(slot, timeout))
-        if obtained:
-            self.held.add(slot)
-        return obtained
+            until = time.monotonic() + timeout
+            while not self._try(slot):
+                if (left := until - time.monotonic()) <= 0:
+                    return False
+                select.select((), (), (), min(left, ASK_AGAIN_SECONDS))
+        self.held.add(slot)
+        return True
 
     def release(self, slot: int) -> None:
         """Give `slot` back; nothing happens if this process does not hold it."""
@@ -158,25 +189,3 @@ class SlotLocks:
         except BlockingIOError:
             return False
         return True
-
-    def _wait(self, slot: int, timeout: float) -> bool:
-        waiting = True
-
-        def time_up(signum: int, frame: FrameType | None) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                raise _TimeUp
-
-        before = signal.signal(signal.SIGALRM, time_up)
-        try:
-            # It fires again and again: one alarm could come just before the system call and interrupt nothing.
-            signal.setitimer(signal.ITIMER_REAL, timeout, 0.1)
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
-        except _TimeUp:
-            pass
-        finally:
-            waiting = False  # first of all: an alarm from now on has nothing to interrupt
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        return self._try(slot)  # also when time was up: the alarm may have come when the lock was already ours

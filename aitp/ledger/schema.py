@@ -1,363 +1,330 @@
-"""The tables, as numbered migrations: entry N of MIGRATIONS takes a ledger from version N to N + 1.
+"""The tables: one schema, and the steps that bring a released ledger from each version to the next.
 
-A migration that has been released is never edited; a change is a new entry, and `python -m tests.ledger.dump` writes
-down a ledger of the new version for the tests to migrate from then on. Texts and results live in tables of
-their own, because SQLite rewrites a whole row at each change of state.
+No version before FIRST_VERSION was ever released, and none is read. From here on a released schema is never edited: a
+change is an entry of MIGRATIONS, made inside one transaction, and a new ledger takes the same path. Texts and results
+live in tables of their own, because SQLite rewrites a whole row at each change of state.
 
 Life of a task: `ready → claimed → finished → (deleted, a tombstone stays a while) | dead`. A row with a slot is owned
 by the process that holds that slot's lock: claimed by a worker, or finished and being delivered by a relay.
 `due_at` is NULL for "now", so that the rows that can be claimed are exactly one partial index.
-All instants are UTC seconds since 1970 unless their name says sequence.
+All instants are UTC seconds since 1970 unless their name says sequence, or uptime (seconds since the machine started).
 """
 
 from __future__ import annotations
 
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE ledger (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        version INTEGER NOT NULL,
-        sequence INTEGER NOT NULL DEFAULT 0,
-        strategy TEXT NOT NULL DEFAULT 'rolling' CHECK (strategy IN ('rolling', 'fixed')),
-        timezone TEXT NOT NULL DEFAULT 'UTC',
-        paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1))
-    ) STRICT;
-    INSERT INTO ledger (one, version) VALUES (1, 1);
+FIRST_VERSION = 13
 
-    CREATE TABLE kinds (
-        id INTEGER PRIMARY KEY,
-        type TEXT NOT NULL,
-        model TEXT NOT NULL,
-        failed_at TEXT NOT NULL DEFAULT '',
-        UNIQUE (type, model, failed_at)
-    ) STRICT;
+SCHEMA = """
+CREATE TABLE ledger (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    version INTEGER NOT NULL,
+    sequence INTEGER NOT NULL DEFAULT 0,
+    strategy TEXT NOT NULL DEFAULT 'rolling' CHECK (strategy IN ('rolling', 'fixed')),
+    timezone TEXT NOT NULL DEFAULT 'UTC',
+    paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    reuse_scope TEXT NOT NULL DEFAULT '',
+    reuse_after INTEGER NOT NULL DEFAULT 0,
+    worlds_version INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO ledger (one, version) VALUES (1, 13);
 
-    CREATE TABLE tasks (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        kind INTEGER NOT NULL REFERENCES kinds (id),
-        state TEXT NOT NULL CHECK (state IN ('ready', 'claimed', 'finished', 'dead')),
-        slot INTEGER,
-        due_at REAL,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0,
-        batch_limit INTEGER,
-        size INTEGER NOT NULL DEFAULT 0,
-        provider TEXT,
-        first_failure_sequence INTEGER,
-        entered_sequence INTEGER NOT NULL,
-        entered_at REAL NOT NULL,
-        missed INTEGER NOT NULL DEFAULT 0,
-        CHECK ((state = 'claimed') <= (slot IS NOT NULL)),
-        CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
-    ) STRICT;
-    CREATE INDEX tasks_ready ON tasks (kind, seq, due_at, batch_limit) WHERE state = 'ready' AND due_at IS NULL;
-    CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
-    CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
-    CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
-    CREATE INDEX tasks_tried ON tasks (provider, attempts) WHERE attempts > 0;
+CREATE TABLE kinds (
+    id INTEGER PRIMARY KEY,
+    type TEXT NOT NULL,
+    model TEXT NOT NULL,
+    failed_at TEXT NOT NULL DEFAULT '',
+    suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1)),
+    UNIQUE (type, model, failed_at)
+) STRICT;
 
-    CREATE TABLE contents (
-        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
-        content BLOB NOT NULL
-    ) STRICT;
+-- A task with twin_of waits for the result of its like: it is ready, but not to be claimed.
+CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind INTEGER NOT NULL REFERENCES kinds (id),
+    state TEXT NOT NULL CHECK (state IN ('ready', 'claimed', 'finished', 'dead')),
+    slot INTEGER,
+    due_at REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    batch_limit INTEGER,
+    size INTEGER NOT NULL DEFAULT 0,
+    provider TEXT,
+    entered_sequence INTEGER NOT NULL,
+    entered_at REAL NOT NULL,
+    missed INTEGER NOT NULL DEFAULT 0,
+    digest BLOB,
+    twin_of INTEGER CHECK (twin_of IS NULL OR state = 'ready'),
+    world INTEGER,
+    is_suspect INTEGER NOT NULL DEFAULT 0 CHECK (is_suspect IN (0, 1)),
+    CHECK ((state = 'claimed') <= (slot IS NOT NULL)),
+    CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
+) STRICT;
+CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
+    WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
+CREATE INDEX tasks_suspect ON tasks (kind, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
+CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
+CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
+CREATE INDEX tasks_digest ON tasks (digest) WHERE digest IS NOT NULL;
+CREATE INDEX tasks_twins ON tasks (twin_of, seq) WHERE twin_of IS NOT NULL;
 
-    CREATE TABLE results (
-        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
-        status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed')),
-        body BLOB,
-        reason TEXT NOT NULL DEFAULT '',
-        finished_at REAL NOT NULL,
-        deliveries INTEGER NOT NULL DEFAULT 0,
-        refusal TEXT,
-        refused_at REAL,
-        CHECK ((status = 'succeeded') = (body IS NOT NULL))
-    ) STRICT;
+CREATE TABLE contents (
+    seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+    content BLOB NOT NULL
+) STRICT;
 
-    CREATE TABLE tombstones (
-        id TEXT PRIMARY KEY,
-        sequence INTEGER NOT NULL,
-        delivered_at REAL NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX tombstones_sequence ON tombstones (sequence);
+-- conflicts: how often the task API said so. unwitnessed: nothing that it did well has followed the first failure.
+CREATE TABLE results (
+    seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+    status TEXT NOT NULL CHECK (status IN ('succeeded', 'failed')),
+    body BLOB,
+    reason TEXT NOT NULL DEFAULT '',
+    finished_at REAL NOT NULL,
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    refusal TEXT,
+    refused_at REAL,
+    conflicts INTEGER NOT NULL DEFAULT 0,
+    unwitnessed INTEGER NOT NULL DEFAULT 0 CHECK (unwitnessed IN (0, 1)),
+    CHECK ((status = 'succeeded') = (body IS NOT NULL))
+) STRICT;
+CREATE INDEX results_unwitnessed ON results (unwitnessed) WHERE unwitnessed = 1;
 
-    CREATE TABLE unreadable (
-        id TEXT PRIMARY KEY,
-        reason TEXT NOT NULL,
-        missed INTEGER NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE tombstones (
+    id TEXT PRIMARY KEY,
+    sequence INTEGER NOT NULL,
+    delivered_at REAL NOT NULL,
+    delivered_uptime REAL NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tombstones_sequence ON tombstones (sequence);
 
-    CREATE TABLE polls (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        slot INTEGER,
-        began_sequence INTEGER NOT NULL DEFAULT 0,
-        began_at REAL,
-        regular_at REAL,
-        succeeded_at REAL,
-        failures INTEGER NOT NULL DEFAULT 0,
-        more_there INTEGER NOT NULL DEFAULT 0,
-        problem TEXT
-    ) STRICT;
-    INSERT INTO polls (one) VALUES (1);
+CREATE TABLE unreadable (
+    id TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    missed INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE task_completions (
-        id INTEGER PRIMARY KEY,
-        completed_at REAL NOT NULL,
-        task_type TEXT NOT NULL,
-        task_id TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX task_completions_time ON task_completions (completed_at);
+-- longest_page: so far; by it a capped one is known.
+CREATE TABLE polls (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    slot INTEGER,
+    began_sequence INTEGER NOT NULL DEFAULT 0,
+    began_at REAL,
+    regular_at REAL,
+    succeeded_at REAL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    more_there INTEGER NOT NULL DEFAULT 0,
+    problem TEXT,
+    longest_page INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO polls (one) VALUES (1);
 
-    CREATE TABLE rate_limits (
-        time_period TEXT PRIMARY KEY,
-        current_count INTEGER NOT NULL,
-        window_start TEXT NOT NULL,
-        window_end TEXT NOT NULL,
-        last_updated TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID;
+-- Numbered without a gap: limits count by differences of ids. Those of one moment are one entry in the index of times.
+CREATE TABLE task_completions (
+    id INTEGER PRIMARY KEY,
+    completed_at REAL NOT NULL,
+    task_type TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    is_first INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX task_completions_first ON task_completions (completed_at) WHERE is_first = 1;
 
-    CREATE TABLE limits (
-        period TEXT PRIMARY KEY,
-        allowed INTEGER NOT NULL CHECK (allowed > 0),
-        warned_until REAL NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE rate_limits (
+    time_period TEXT PRIMARY KEY,
+    current_count INTEGER NOT NULL,
+    window_start TEXT NOT NULL,
+    window_end TEXT NOT NULL,
+    last_updated TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE breakers (
-        service TEXT PRIMARY KEY,
-        state TEXT NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open', 'half-open')),
-        failures INTEGER NOT NULL DEFAULT 0,
-        opened_at REAL,
-        probe_slot INTEGER,
-        last_success_sequence INTEGER NOT NULL DEFAULT 0,
-        reason TEXT NOT NULL DEFAULT ''
-    ) STRICT, WITHOUT ROWID;
-    INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
+CREATE TABLE limits (
+    period TEXT PRIMARY KEY,
+    allowed INTEGER NOT NULL CHECK (allowed > 0),
+    warned_until REAL NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE cooldowns (
-        provider TEXT NOT NULL,
-        model TEXT NOT NULL,
-        until REAL NOT NULL,
-        reason TEXT NOT NULL,
-        PRIMARY KEY (provider, model)
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE breakers (
+    service TEXT PRIMARY KEY,
+    state TEXT NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open', 'half-open')),
+    failures INTEGER NOT NULL DEFAULT 0,
+    opened_at REAL,
+    probe_slot INTEGER,
+    reason TEXT NOT NULL DEFAULT '',
+    setup TEXT NOT NULL DEFAULT ''
+) STRICT, WITHOUT ROWID;
+INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
 
-    CREATE TABLE processors (
-        type TEXT PRIMARY KEY,
-        bugs INTEGER NOT NULL DEFAULT 0,
-        paused_until REAL
-    ) STRICT, WITHOUT ROWID;
-    """,
-    # What was looked up elsewhere. Rows written last have the highest numbers.
-    """
-    CREATE TABLE cache (
-        number INTEGER PRIMARY KEY,
-        key TEXT NOT NULL UNIQUE,
-        value BLOB NOT NULL,
-        stored_at REAL NOT NULL,
-        expires_at REAL NOT NULL
-    ) STRICT;
-    """,
-    # What was lately, for people to look at: a row a minute (numbered since 1970), and the newest errors.
-    """
-    CREATE TABLE minutes (
-        minute INTEGER PRIMARY KEY,
-        calls INTEGER NOT NULL,
-        succeeded INTEGER NOT NULL,
-        failed INTEGER NOT NULL,
-        returned INTEGER NOT NULL,
-        seconds REAL NOT NULL,
-        slowest REAL NOT NULL
-    ) STRICT;
+-- since: one from the future was begun before the clock was set back. awaited: nobody asked for it, the model is on its
+-- way. guessed: nobody said for how long.
+CREATE TABLE cooldowns (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    until REAL NOT NULL,
+    reason TEXT NOT NULL,
+    awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)),
+    since REAL NOT NULL DEFAULT 0,
+    guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1)),
+    PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE recent_errors (
-        number INTEGER PRIMARY KEY,
-        source TEXT NOT NULL,
-        type TEXT NOT NULL,
-        ending TEXT NOT NULL,
-        reason TEXT NOT NULL,
-        first_at REAL NOT NULL,
-        last_at REAL NOT NULL,
-        times INTEGER NOT NULL,
-        task_id TEXT NOT NULL,
-        UNIQUE (source, type, ending, reason)
-    ) STRICT;
-    """,
-    # Pauses that nobody asked for: a model is missing, and is being fetched.
-    """
-    ALTER TABLE cooldowns ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1));
-    """,
-    # When, by a clock that nobody sets: seconds since the machine started.
-    """
-    ALTER TABLE tombstones ADD COLUMN delivered_uptime REAL NOT NULL DEFAULT 0;
-    """,
-    # Completions that came together are one entry in the index of times.
-    """
-    DROP INDEX task_completions_time;
-    ALTER TABLE task_completions ADD COLUMN is_first INTEGER NOT NULL DEFAULT 0;
-    UPDATE task_completions SET is_first = 1
-        WHERE id IN (SELECT MIN(id) FROM task_completions GROUP BY completed_at);
-    CREATE INDEX task_completions_first ON task_completions (completed_at) WHERE is_first = 1;
-    """,
-    # Twins: tasks of equal type, model and content. One that waits for its twin is ready, but not to be claimed.
-    """
-    ALTER TABLE ledger ADD COLUMN reuse_scope TEXT NOT NULL DEFAULT '';
-    ALTER TABLE ledger ADD COLUMN reuse_after INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE tasks ADD COLUMN digest BLOB;
-    ALTER TABLE tasks ADD COLUMN twin_of INTEGER CHECK (twin_of IS NULL OR state = 'ready');
-    DROP INDEX tasks_ready;
-    CREATE INDEX tasks_ready ON tasks (kind, seq, due_at, batch_limit, twin_of, state)
-        WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
-    CREATE INDEX tasks_digest ON tasks (digest) WHERE digest IS NOT NULL;
-    CREATE INDEX tasks_twins ON tasks (twin_of, seq) WHERE twin_of IS NOT NULL;
+CREATE TABLE processors (
+    type TEXT PRIMARY KEY,
+    bugs INTEGER NOT NULL DEFAULT 0,
+    paused_until REAL
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE answers (
-        number INTEGER PRIMARY KEY,
-        digest BLOB NOT NULL UNIQUE,
-        task_id TEXT NOT NULL,
-        finished_at REAL NOT NULL,
-        body BLOB NOT NULL
-    ) STRICT;
-    """,
-    # Money, in whole nano-units of a currency: budgets in force (NULL: only counted), what was spent on each day, what
-    # calls in hand may cost, how much chats took lately, and models that are not called for want of a price.
-    """
-    CREATE TABLE budgets (
-        period TEXT PRIMARY KEY CHECK (period IN ('day', 'month')),
-        currency TEXT NOT NULL,
-        allowed INTEGER CHECK (allowed > 0),
-        warned_until REAL NOT NULL DEFAULT 0,
-        kept_back_until REAL NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
+-- What was looked up elsewhere, and what was bought for a text. Rows written last have the highest numbers.
+CREATE TABLE cache (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    value BLOB NOT NULL,
+    stored_at REAL NOT NULL,
+    expires_at REAL NOT NULL
+) STRICT;
 
-    CREATE TABLE spending (
-        currency TEXT NOT NULL,
-        starts INTEGER NOT NULL,
-        ends INTEGER NOT NULL,
-        nano INTEGER NOT NULL,
-        PRIMARY KEY (currency, starts)
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE answers (
+    number INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    task_id TEXT NOT NULL,
+    finished_at REAL NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 
-    CREATE TABLE reservations (
-        slot INTEGER PRIMARY KEY,
-        currency TEXT NOT NULL,
-        nano INTEGER NOT NULL
-    ) STRICT;
+-- What was lately, for people to look at: a row a minute (numbered since 1970), and the recent errors.
+CREATE TABLE minutes (
+    minute INTEGER PRIMARY KEY,
+    calls INTEGER NOT NULL,
+    succeeded INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    returned INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    slowest REAL NOT NULL
+) STRICT;
 
-    CREATE TABLE habits (
-        provider TEXT NOT NULL,
-        model TEXT NOT NULL,
-        type TEXT NOT NULL,
-        input_tokens INTEGER NOT NULL,
-        output_tokens INTEGER NOT NULL,
-        PRIMARY KEY (provider, model, type)
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE recent_errors (
+    number INTEGER PRIMARY KEY,
+    source TEXT NOT NULL,
+    type TEXT NOT NULL,
+    ending TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    first_at REAL NOT NULL,
+    last_at REAL NOT NULL,
+    times INTEGER NOT NULL,
+    task_id TEXT NOT NULL,
+    UNIQUE (source, type, ending, reason)
+) STRICT;
 
-    CREATE TABLE unpriced (
-        provider TEXT NOT NULL,
-        model TEXT NOT NULL,
-        PRIMARY KEY (provider, model)
-    ) STRICT, WITHOUT ROWID;
-    """,
-    # How fast money is spent: a row a minute (numbered since 1970) of the last day. Only forecasts read it.
-    """
-    CREATE TABLE spending_minutes (
-        currency TEXT NOT NULL,
-        minute INTEGER NOT NULL,
-        nano INTEGER NOT NULL,
-        PRIMARY KEY (currency, minute)
-    ) STRICT, WITHOUT ROWID;
-    """,
-    # When a pause began: one from the future was begun before the clock was set back.
-    """
-    ALTER TABLE cooldowns ADD COLUMN since REAL NOT NULL DEFAULT 0;
-    """,
-    # Whose fault is it? (aitp/policy/evidence.py) Worlds with their tallies; what a server does not take of a request;
-    # the last failures in a row; of each task that has failed, what its world's tally was then and what it did since.
-    """
-    CREATE TABLE worlds (
-        id INTEGER PRIMARY KEY,
-        provider TEXT NOT NULL,
-        model TEXT NOT NULL,
-        type TEXT NOT NULL,
-        setup TEXT NOT NULL,
-        left_out TEXT NOT NULL,
-        proven INTEGER NOT NULL DEFAULT 0 CHECK (proven IN (0, 1)),
-        tried_at REAL NOT NULL DEFAULT 0,
-        good INTEGER NOT NULL DEFAULT 0,
-        service INTEGER NOT NULL DEFAULT 0,
-        account INTEGER NOT NULL DEFAULT 0,
-        input INTEGER NOT NULL DEFAULT 0,
-        answer INTEGER NOT NULL DEFAULT 0,
-        culprit TEXT NOT NULL DEFAULT '',
-        reason TEXT NOT NULL DEFAULT '',
-        pauses INTEGER NOT NULL DEFAULT 0,
-        paused_since REAL,
-        paused_until REAL,
-        probe_slot INTEGER,
-        UNIQUE (provider, model, type, setup, left_out)
-    ) STRICT;
+-- Money, in whole nano-units of a currency: budgets in force (allowed NULL: only counted), what was spent on each day,
+-- what calls in hand may cost, how much chats took lately, models that are not called for want of a price, and how fast
+-- it is spent: a row a minute of the last day, for forecasts.
+CREATE TABLE budgets (
+    period TEXT PRIMARY KEY CHECK (period IN ('day', 'month')),
+    currency TEXT NOT NULL,
+    allowed INTEGER CHECK (allowed > 0),
+    warned_until REAL NOT NULL DEFAULT 0,
+    kept_back_until REAL NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE request_profiles (
-        provider TEXT NOT NULL,
-        model TEXT NOT NULL,
-        setup TEXT NOT NULL,
-        left_out TEXT NOT NULL,
-        guessed TEXT NOT NULL,
-        kept TEXT NOT NULL,
-        tasks TEXT NOT NULL DEFAULT '[]',
-        reason TEXT NOT NULL,
-        since REAL NOT NULL,
-        PRIMARY KEY (provider, model)
-    ) STRICT, WITHOUT ROWID;
+CREATE TABLE spending (
+    currency TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    nano INTEGER NOT NULL,
+    PRIMARY KEY (currency, starts)
+) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE failures (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        provider TEXT NOT NULL,
-        world INTEGER NOT NULL,
-        culprit TEXT NOT NULL,
-        tasks TEXT NOT NULL
-    ) STRICT;
+CREATE TABLE reservations (
+    slot INTEGER PRIMARY KEY,
+    currency TEXT NOT NULL,
+    nano INTEGER NOT NULL
+) STRICT;
 
-    CREATE TABLE evidence (
-        seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
-        world INTEGER NOT NULL,
-        good_before INTEGER NOT NULL,
-        service_before INTEGER NOT NULL,
-        account_before INTEGER NOT NULL,
-        input_before INTEGER NOT NULL,
-        answer_before INTEGER NOT NULL,
-        service INTEGER NOT NULL DEFAULT 0,
-        account INTEGER NOT NULL DEFAULT 0,
-        input INTEGER NOT NULL DEFAULT 0,
-        answer INTEGER NOT NULL DEFAULT 0,
-        failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
-    ) STRICT;
-    CREATE INDEX evidence_world ON evidence (world, failed_in_row);
+CREATE TABLE habits (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    type TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    PRIMARY KEY (provider, model, type)
+) STRICT, WITHOUT ROWID;
 
-    ALTER TABLE cooldowns ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1));
-    ALTER TABLE ledger ADD COLUMN worlds_version INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE kinds ADD COLUMN suspects_last INTEGER NOT NULL DEFAULT 0 CHECK (suspects_last IN (0, 1));
-    ALTER TABLE breakers ADD COLUMN setup TEXT NOT NULL DEFAULT '';
-    ALTER TABLE breakers DROP COLUMN last_success_sequence;
-    ALTER TABLE tasks DROP COLUMN first_failure_sequence;
-    ALTER TABLE tasks ADD COLUMN world INTEGER;
-    ALTER TABLE tasks ADD COLUMN is_suspect INTEGER NOT NULL DEFAULT 0 CHECK (is_suspect IN (0, 1));
-    UPDATE tasks SET is_suspect = 1
-        WHERE state IN ('ready', 'claimed') AND (attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL);
-    DROP INDEX tasks_tried;
-    DROP INDEX tasks_ready;
-    CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
-        WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
-    CREATE INDEX tasks_suspect ON tasks (kind, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
-    """,
-    # Pages: the longest so far, by which a capped one is known. Deliveries: how often the task API said "conflict", and
-    # those whose first failure nothing that the API did well has followed yet.
-    """
-    ALTER TABLE polls ADD COLUMN longest_page INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE results ADD COLUMN conflicts INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE results ADD COLUMN unwitnessed INTEGER NOT NULL DEFAULT 0 CHECK (unwitnessed IN (0, 1));
-    CREATE INDEX results_unwitnessed ON results (unwitnessed) WHERE unwitnessed = 1;
-    """,
-)
+CREATE TABLE unpriced (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
 
-VERSION = len(MIGRATIONS)
+CREATE TABLE spending_minutes (
+    currency TEXT NOT NULL,
+    minute INTEGER NOT NULL,
+    nano INTEGER NOT NULL,
+    PRIMARY KEY (currency, minute)
+) STRICT, WITHOUT ROWID;
+
+-- Whose fault is it? (aitp/policy/evidence.py) Worlds with their tallies; what a server does not take of a request; the
+-- last failures in a row; of each task that has failed, what its world's tally was then and what it did since.
+CREATE TABLE worlds (
+    id INTEGER PRIMARY KEY,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    type TEXT NOT NULL,
+    setup TEXT NOT NULL,
+    left_out TEXT NOT NULL,
+    proven INTEGER NOT NULL DEFAULT 0 CHECK (proven IN (0, 1)),
+    tried_at REAL NOT NULL DEFAULT 0,
+    good INTEGER NOT NULL DEFAULT 0,
+    service INTEGER NOT NULL DEFAULT 0,
+    account INTEGER NOT NULL DEFAULT 0,
+    input INTEGER NOT NULL DEFAULT 0,
+    answer INTEGER NOT NULL DEFAULT 0,
+    culprit TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    pauses INTEGER NOT NULL DEFAULT 0,
+    paused_since REAL,
+    paused_until REAL,
+    probe_slot INTEGER,
+    UNIQUE (provider, model, type, setup, left_out)
+) STRICT;
+
+CREATE TABLE request_profiles (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    setup TEXT NOT NULL,
+    left_out TEXT NOT NULL,
+    guessed TEXT NOT NULL,
+    kept TEXT NOT NULL,
+    tasks TEXT NOT NULL DEFAULT '[]',
+    reason TEXT NOT NULL,
+    since REAL NOT NULL,
+    PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE failures (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    provider TEXT NOT NULL,
+    world INTEGER NOT NULL,
+    culprit TEXT NOT NULL,
+    tasks TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE evidence (
+    seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+    world INTEGER NOT NULL,
+    good_before INTEGER NOT NULL,
+    service_before INTEGER NOT NULL,
+    account_before INTEGER NOT NULL,
+    input_before INTEGER NOT NULL,
+    answer_before INTEGER NOT NULL,
+    service INTEGER NOT NULL DEFAULT 0,
+    account INTEGER NOT NULL DEFAULT 0,
+    input INTEGER NOT NULL DEFAULT 0,
+    answer INTEGER NOT NULL DEFAULT 0,
+    failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
+) STRICT;
+CREATE INDEX evidence_world ON evidence (world, failed_in_row);
+"""
+
+# Entry N brings a ledger from FIRST_VERSION + N to the next version.
+MIGRATIONS: tuple[str, ...] = ()
+
+VERSION = FIRST_VERSION + len(MIGRATIONS)

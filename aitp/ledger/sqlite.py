@@ -1,4 +1,4 @@
-"""The ledger's SQLite file: opening it safely, and the one way to write to it.
+"""The ledger's SQLite file: opening it safely, the one way to write to it, and what is wrong with it. Names apsw alone.
 
 Promises: a library or a file system on which several processes would corrupt the file is refused; writers queue
 fairly (a blocking lock in front of SQLite's, whose own busy handler lets some processes starve for seconds); every
@@ -18,21 +18,9 @@ from typing import Any, NoReturn
 import apsw
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
-from aitp.ledger.damage import (
-    DAMAGE,
-    LOG_ALONE,
-    NO_TABLE,
-    file_problems,
-    has_tables,
-    in_words,
-    is_another_programs,
-    is_ledger,
-    is_log_alone,
-)
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
-from aitp.ledger.locks import SlotLocks
-from aitp.ledger.place import another_programs, refuse_no_file
-from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
+from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
 
 # Every release from 3.7.0 up to 3.51.2 can corrupt a WAL database that several processes write and checkpoint.
 OLDEST_SAFE_SQLITE = (3, 51, 3)
@@ -57,6 +45,22 @@ REWRITE_BYTES = 1_048_576
 
 # apsw forgets a statement after so many *executions* of others, and preparing one costs more than running it.
 STATEMENTS_CACHED = 256
+
+# What a damaged file makes SQLite raise, and apsw with its texts and numbers; what reading on in one raises: the
+# machine's failures too, because a length in it may be any number; and what a row that makes no sense raises.
+CORRUPTION = (
+    *(apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.MismatchError),
+    *(UnicodeDecodeError, OverflowError),
+)
+UNREADABLE = (apsw.Error, UnicodeDecodeError, OverflowError, MemoryError)
+SENSELESS = (apsw.ConstraintError, apsw.MismatchError)
+
+MOST_PROBLEMS = 20
+MOST_WORDS = 200
+WRITE_VERSION_AT, MOST_WRITE_VERSION = 18, b"\x02"
+
+LOG_ALONE = "it is empty, but its write-ahead log is not"
+NO_TABLE = "its table ledger is lost, or is not what it was"
 
 
 def seconds_up() -> float:
@@ -231,10 +235,10 @@ class SQLiteDatabase:
         return int(rows[0][0])
 
     def refuse_other_version(self) -> None:
-        """Raise ConfigurationError for a ledger newer than this release, LedgerError for one not yet migrated."""
+        """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
         with as_ledger_error(self.path):
             found = version_in(self.connection, self.path)
-        _refuse_newer(found, self.path)
+        _refuse_unknown(found, self.path)
         if found < VERSION:
             raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
 
@@ -255,10 +259,13 @@ def free_bytes(ledger: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def migrate(path: Path, clock: Callable[[], float]) -> int:
+# Versions
+
+
+def migrate(path: Path) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 
-    Raises ConfigurationError if the ledger is newer than this release, damaged, no ledger, or on a network file system.
+    Raises ConfigurationError if it is of a newer release or of none, damaged, no ledger, or on a network file system.
     """
     refuse_affected_sqlite(apsw.sqlite_lib_version())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -270,48 +277,16 @@ def migrate(path: Path, clock: Callable[[], float]) -> int:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             found = version_in(connection, path)
-            _refuse_newer(found, path)
-            for number in range(found, VERSION):
-                connection.execute(MIGRATIONS[number])
+            _refuse_unknown(found, path)
+            if not found:
+                connection.execute(SCHEMA)
+            for number in range(max(found, FIRST_VERSION), VERSION):
+                connection.execute(MIGRATIONS[number - FIRST_VERSION])
                 connection.execute("UPDATE ledger SET version = ?", (number + 1,))
             connection.execute("COMMIT")
             return found
     finally:
         connection.close()
-
-
-def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connection:
-    """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged.
-
-    Raises MisplacedLedger for what never was a ledger.
-    """
-    refuse_no_file(path)
-    if is_log_alone(path):
-        # SQLite would delete the log of an empty file, and with it all that is left.
-        raise LedgerError(f"the ledger {path} is damaged ({LOG_ALONE}): see `aitp ledger check`")
-    connection = apsw.Connection(str(path), flags=flags, statementcachesize=STATEMENTS_CACHED)
-    if keep_log:
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
-    # Else many a statement is planned anew for each new value that is bound to it, which costs more than running it.
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    # What sorting or a temporary table needs must not fail on a full disk.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_size_limit = 33554432")
-    if is_another_programs(connection):
-        # An empty log that this look has made goes away again; what others have in theirs stays there.
-        log = Path(connection.filename_wal)
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(log.exists() and log.stat().st_size > 0))
-        connection.close()
-        raise another_programs(path)
-    return connection
-
-
-def open_read_only(path: Path) -> apsw.Connection:
-    """A connection for one read: whoever opens it closes it soon, because a reader keeps the WAL from being reset."""
-    with as_ledger_error(path):
-        return _connect(path, apsw.SQLITE_OPEN_READONLY)
 
 
 def version_of(path: Path) -> int | None:
@@ -332,6 +307,67 @@ def version_of(path: Path) -> int | None:
         connection.close()
 
 
+def version_in(connection: apsw.Connection, path: Path) -> int:
+    """The version of the ledger in a file that need not have been looked over; 0 if there is nothing in it."""
+    if is_ledger(connection):
+        return int(connection.execute("SELECT version FROM ledger").get)
+    if has_tables(connection):
+        raise damaged(path, NO_TABLE)
+    return 0
+
+
+def _refuse_unknown(found: int, path: Path) -> None:
+    if found > VERSION:
+        advice = (
+            f"this release knows {VERSION}: "
+            "install the newer release again, or restore the ledger's backup from before the upgrade"
+        )
+    elif 0 < found < FIRST_VERSION:
+        advice = (
+            "which was never released, and nothing reads it: move the file away, with its -wal, and start again; "
+            "the task API lists once more what is still pending"
+        )
+    else:
+        return
+    raise ConfigurationError([f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, {advice}"])
+
+
+# Opening
+
+
+def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connection:
+    """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged.
+
+    Raises MisplacedLedger for what never was a ledger.
+    """
+    refuse_no_file(path)
+    if is_log_alone(path):
+        raise damaged(path, LOG_ALONE)
+    connection = apsw.Connection(str(path), flags=flags, statementcachesize=STATEMENTS_CACHED)
+    if keep_log:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
+    # Else many a statement is planned anew for each new value that is bound to it, which costs more than running it.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+    # What sorting or a temporary table needs must not fail on a full disk.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_size_limit = 33554432")
+    if is_another_programs(connection):
+        # An empty log that this look has made goes away again; what others have in theirs stays there.
+        log = Path(connection.filename_wal)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(log.exists() and log.stat().st_size > 0))
+        connection.close()
+        raise misplaced(path, "is the database of another program: it is left as it is")
+    return connection
+
+
+def open_read_only(path: Path) -> apsw.Connection:
+    """A connection for one read: whoever opens it closes it soon, because a reader keeps the WAL from being reset."""
+    with as_ledger_error(path):
+        return _connect(path, apsw.SQLITE_OPEN_READONLY)
+
+
 def open_to_check(path: Path) -> apsw.Connection:
     """A connection that leaves the ledger as it is, and sees all that is wrong with it.
 
@@ -341,6 +377,29 @@ def open_to_check(path: Path) -> apsw.Connection:
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
         connection.execute("PRAGMA query_only = ON")
         return connection
+
+
+def open_alone(path: Path) -> apsw.Connection:
+    """A plain connection to a file that no other process knows of. Raises apsw.Error as it is."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA synchronous = OFF")  # flushed as a whole, before it gets a name
+    return connection
+
+
+def copy_whole(source: apsw.Connection, part: Path) -> apsw.Connection:
+    """SQLite's online backup: all pages in one read transaction, which keeps no writer waiting; open, to look over."""
+    with as_ledger_error(part):
+        copy = apsw.Connection(str(part), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            with copy.backup("main", source, "main") as pages:
+                pages.step()
+            # Else it would grow a log beside it as soon as it is read.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        except BaseException:
+            copy.close()
+            raise
+        return copy
 
 
 def refuse_misplaced(path: Path) -> None:
@@ -354,25 +413,6 @@ def refuse_misplaced(path: Path) -> None:
         pass
 
 
-def version_in(connection: apsw.Connection, path: Path) -> int:
-    """The version of the ledger in a file that need not have been looked over; 0 if there is nothing in it."""
-    if is_ledger(connection):
-        return int(connection.execute("SELECT version FROM ledger").get)
-    if has_tables(connection):
-        raise LedgerError(f"the ledger {path} is damaged ({NO_TABLE}): see `aitp ledger check`")
-    return 0
-
-
-def _refuse_newer(found: int, path: Path) -> None:
-    if found > VERSION:
-        raise ConfigurationError(
-            [
-                f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, this release knows {VERSION}: "
-                "install the newer release again, or restore the ledger's backup from before the upgrade"
-            ]
-        )
-
-
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
     refuse_no_file(path)
     if is_log_alone(path):
@@ -382,7 +422,7 @@ def _connect_unless_damaged(path: Path) -> apsw.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
             connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
-        except DAMAGE as error:
+        except CORRUPTION as error:
             problems = [in_words(error)]
         else:
             problems = file_problems(connection, quick=True, most=1)
@@ -396,6 +436,110 @@ def _connect_unless_damaged(path: Path) -> apsw.Connection:
             " aside and saves what can be read, or put a backup in its place"
         ]
     )
+
+
+# The integrity check: what is wrong with the file, in words that may be printed
+
+
+def is_log_alone(path: Path) -> bool:
+    """Whether only the log of a ledger is left. To be asked before SQLite is: it would delete the log."""
+    log = path.with_name(path.name + "-wal")
+    # SQLite takes a file of one byte for an empty one (unixFileSize in os_unix.c).
+    return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size <= 1)
+
+
+def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
+    """What SQLite's own check finds wrong with the file, and whether it is a ledger. A new, empty one is sound."""
+    try:
+        found = _file_faults(connection, quick=quick, most=most)
+        if not found and is_ledger(connection):
+            # Whoever comes to need this row would find nothing to go by.
+            found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
+        elif not found and has_tables(connection):
+            found = [NO_TABLE]
+    except CORRUPTION as error:
+        found = [in_words(error)]
+    return found
+
+
+def _file_faults(connection: apsw.Connection, *, quick: bool, most: int) -> list[str]:
+    """What makes it no SQLite file in order, whoever made it. Raises CORRUPTION where not even that can be asked."""
+    check = f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
+    rows: list[Row] = connection.execute(check).fetchall()
+    return [readable(str(said)) for (said,) in rows if said != "ok"] or header_problems(connection)
+
+
+def header_problems(connection: apsw.Connection) -> list[str]:
+    """A file that says it is to be written by a later SQLite is in order for this one, but can never be written.
+
+    See "File format version numbers" in sqlite.org/fileformat.html. Read by SQLite's own hands: to close a descriptor
+    of ours would let go of the locks that this process has on the file.
+    """
+    file = apsw.VFSFile("unix", connection.filename, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        written_by = file.xRead(1, WRITE_VERSION_AT) if file.xFileSize() > WRITE_VERSION_AT else b""
+    finally:
+        file.xClose()
+    return ["its header says that only a later SQLite may write it"] if written_by > MOST_WRITE_VERSION else []
+
+
+def in_words(error: BaseException) -> str:
+    """What one of CORRUPTION means."""
+    return "a text in it is no UTF-8" if isinstance(error, UnicodeDecodeError) else readable(str(error))
+
+
+def readable(words: str) -> str:
+    """SQLite quotes what it found, which may be anything."""
+    return "".join(character if character.isprintable() else "?" for character in words)[:MOST_WORDS]
+
+
+def has_tables(connection: apsw.Connection) -> bool:
+    """Whether it has any: a file that no program has used yet has none."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_schema").get)
+
+
+def is_ledger(connection: apsw.Connection) -> bool:
+    """Whether it is a ledger of ours, of any version: it says which."""
+    columns = "SELECT COUNT(*) FROM pragma_table_info('ledger') WHERE name IN ('version', 'sequence')"
+    return bool(connection.execute(columns).get == 2)
+
+
+def is_another_programs(connection: apsw.Connection) -> bool:
+    """Whether it is for sure the database of another program: in order, and with nothing that a ledger ever had.
+
+    A ledger whose list of tables is damaged may look like one. What is in doubt is damage: of that, nothing gets lost.
+    """
+    try:
+        if is_ledger(connection):
+            return False
+        theirs = definitions(connection)
+        if not theirs or theirs.items() & our_definitions().items():
+            return False
+        return not _file_faults(connection, quick=True, most=1)
+    except CORRUPTION:
+        return False
+
+
+def definitions(connection: apsw.Connection) -> dict[str, str]:
+    """How its tables and indexes are defined, by name."""
+    rows: list[Row] = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+    ).fetchall()
+    return {readable(name): " ".join(sql.split()) for name, sql in rows}
+
+
+def our_definitions() -> dict[str, str]:
+    """The definitions of a ledger of this release."""
+    connection = apsw.Connection(":memory:")
+    try:
+        for statements in (SCHEMA, *MIGRATIONS):
+            connection.execute(statements)
+        return definitions(connection)
+    finally:
+        connection.close()
+
+
+# Failures
 
 
 @contextmanager
@@ -420,11 +564,14 @@ def empty_ledger(path: Path) -> LedgerError:
     return LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
 
 
+def damaged(path: Path, what: str) -> LedgerError:
+    """What is said of one that is damaged."""
+    return LedgerError(f"the ledger {path} is damaged ({what}): see `aitp ledger check`")
+
+
 def unlike_a_ledger(path: Path, error: Exception) -> LedgerError:
     """SQLite finds no fault in the file, but what is read is not what was written."""
-    return LedgerError(
-        f"the ledger {path} is damaged ({type(error).__name__} in what it holds): see `aitp ledger check`"
-    )
+    return damaged(path, f"{type(error).__name__} in what it holds")
 
 
 def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
@@ -432,7 +579,7 @@ def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
         case apsw.ConstraintError():
             raise error
         case apsw.CorruptError() | apsw.NotADBError():
-            raise LedgerError(f"the ledger {path} is damaged ({in_words(error)}): see `aitp ledger check`") from error
+            raise damaged(path, in_words(error)) from error
         case apsw.FullError():
             raise LedgerError(f"the disk that holds the ledger {path} is full") from error
         case PermissionError() | apsw.ReadOnlyError():
@@ -442,6 +589,9 @@ def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
             ) from error
         case _:
             raise LedgerError(f"the ledger {path} cannot be used: {in_words(error)}") from error
+
+
+# What must not be used
 
 
 def refuse_affected_sqlite(version: str) -> None:

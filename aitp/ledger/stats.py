@@ -18,15 +18,15 @@ from typing import NamedTuple
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import IN_FORCE, PAUSE_SECONDS
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.ledger.damage import has_tables
 from aitp.ledger.engine import Connection, Row
+from aitp.ledger.integrity import check
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.schema import VERSION
-from aitp.ledger.soundness import check
 from aitp.ledger.sqlite import (
     as_ledger_error,
     empty_ledger,
     free_bytes,
+    has_tables,
     no_ledger,
     open_read_only,
     unlike_a_ledger,

@@ -45,7 +45,6 @@ SERVERS, RUN, WATCH = "bin/aitp demo --servers practice", "bin/aitp run", "bin/a
 ELSEWHERE = {
     "sudo": "needs root and systemd: tests/packaging/test_install.py and test_on_systemd.py",
     "bin/test": "it is what runs this",
-    ".venv/bin/python -m tests.ledger.dump": "writes into tests/ledger, once a version: test_migrations.py",
     "bin/aitp demo": "test_the_demo_keeps_its_promises, below",
     "bin/aitp ledger recover": "wants a service that is stopped: at the end",
 }

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
-from aitp.ledger.backup import back_up
-from aitp.ledger.recovery import recover
-from aitp.ledger.salvage import Allowance
-from aitp.ledger.soundness import check
+from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import Allowance, back_up, recover
 from aitp.ledger.stats import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived

@@ -11,9 +11,7 @@ import pytest
 
 from aitp.ledger import Ledger, LedgerConfig, prepare
 from aitp.ledger.cache import MOST_BYTES, Cache
-from aitp.ledger.schema import MIGRATIONS, VERSION
 from aitp.ledger.sqlite import SQLiteDatabase
-from aitp.ledger.stats import snapshot
 
 DAY = 86_400.0
 
@@ -120,28 +118,3 @@ def test_reading_waits_for_no_writer(path: Path, cache: Cache) -> None:
     found = cache.get(["a"])
     writer.execute("ROLLBACK")
     assert found == {"a": b"1"}
-
-
-def test_a_ledger_of_version_1_is_migrated_with_its_data(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    old = apsw.Connection(str(path))
-    old.execute(MIGRATIONS[0])
-    old.execute(
-        "INSERT INTO kinds (id, type, model) VALUES (1, 'text_embedding', 'm');"
-        "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES ('a', 1, 'ready', 1, 1.0);"
-        "INSERT INTO contents VALUES (1, x'7b7d');"
-        "INSERT INTO task_completions VALUES (1, 5.0, 'text_embedding', 'b');"
-        "UPDATE breakers SET failures = 3 WHERE service = 'wikidata'"
-    )
-    old.close()
-
-    assert prepare(path, strategy="rolling", timezone="UTC", limits={}) == 1
-    seen = snapshot(path)
-    new = apsw.Connection(str(path))
-
-    assert new.execute("SELECT version FROM ledger").get == VERSION >= 2
-    assert (seen.ready, seen.breakers["wikidata"].failures) == (1, 3)
-    assert new.execute("SELECT task_id FROM task_completions").get == "b"
-    assert new.execute("SELECT COUNT(*) FROM cache").get == 0
-    new.close()
-    assert prepare(path, strategy="rolling", timezone="UTC", limits={}) == VERSION

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from aitp.ledger.integrity import look_over
 from aitp.ledger.limits import PRUNE_ROWS, prune_completions
-from aitp.ledger.soundness import look_over
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from tests.ledger.conftest import Create
 from tests.ledger.world import SMALL, START, World, at, names, terms

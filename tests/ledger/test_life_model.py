@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from aitp.ledger import Cause, Claim, Delivery, DeliveryOutcome, Failure, IdleReason, Nothing, NotYet, Report, prepare
-from aitp.ledger.soundness import check
+from aitp.ledger.integrity import check
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement

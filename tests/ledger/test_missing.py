@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger.missing import MOST_MISSING, mended, missing_since
+from aitp.ledger.maintenance import MOST_MISSING, mended, missing_since
 
 NOW = 10_000.0
 histories = st.lists(st.floats(0, NOW), min_size=2, max_size=40).map(sorted)
@@ -45,13 +45,13 @@ def test_a_number_far_from_all_others_is_damage_and_not_so_many_completions() ->
     [
         ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-02-01 00:00:00", "current_count": 5}, 3),
         ({"window_start": "1970-01-01 00:00:02", "window_end": "1970-02-01 00:00:00", "current_count": 5}, 4),
-        ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-01-01 00:00:09", "current_count": 5}, 0),
+        ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-01-01 00:00:09", "current_count": 5}, None),
         ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-02-01 00:00:00", "current_count": 1}, 0),
-        ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-02-01 00:00:00", "current_count": 2**40}, 0),
-        ({"window_start": "yesterday", "window_end": "1970-02-01 00:00:00", "current_count": 5}, 0),
-        ({"window_start": "1970-01-01 00:00:00", "window_end": None, "current_count": 5}, 0),
-        ({}, 0),
+        ({"window_start": "1970-01-01 00:00:00", "window_end": "1970-02-01 00:00:00", "current_count": 2**40}, None),
+        ({"window_start": "yesterday", "window_end": "1970-02-01 00:00:00", "current_count": 5}, None),
+        ({"window_start": "1970-01-01 00:00:00", "window_end": None, "current_count": 5}, None),
+        ({}, None),
     ],
 )
-def test_what_is_missing_at_the_end_is_known_from_the_mirror(window: dict[str, object], missing: int) -> None:
+def test_what_is_missing_at_the_end_is_known_from_the_mirror(window: dict[str, object], missing: int | None) -> None:
     assert missing_since([window], [1.0, 2.0], NOW) == missing

@@ -13,12 +13,10 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
 from aitp.ledger import Ledger, LedgerConfig, prepare
-from aitp.ledger.backup import back_up
-from aitp.ledger.damage import NO_TABLE
+from aitp.ledger.integrity import check
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.recovery import recover
-from aitp.ledger.soundness import check
-from aitp.ledger.sqlite import version_of
+from aitp.ledger.maintenance import back_up, recover
+from aitp.ledger.sqlite import NO_TABLE, version_of
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import closed, copy_of, lived
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from aitp.ledger import IdleReason, prepare
-from aitp.ledger.recovery import Recovery, recover
-from aitp.ledger.salvage import NO_BUDGETS, Allowance
-from aitp.ledger.soundness import check
+from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import Allowance, Recovery, recover
 from aitp.policy.costs import Pricing
 from aitp.prices import Price
 from tests.ledger.conftest import Create
 from tests.ledger.damage import closed, overwrite, pages_of
-from tests.ledger.dump import DUMPS
 from tests.ledger.test_budgets import pay, use
-from tests.ledger.test_migrations import restore
 from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced
 
 PRICED = priced(Pricing(Price(10_000_000, 0)), batch=2)  # ten nano-units for a byte
@@ -94,7 +92,7 @@ def test_an_amount_that_only_damage_can_have_made_is_not_believed(spender: World
 def test_without_budgets_nothing_is_made_up(spender: World) -> None:
     path = closed(spender)
     lose(path, "spending")
-    world, outcome = recovered(path, spender.clock, NO_BUDGETS)
+    world, outcome = recovered(path, spender.clock, Allowance())
 
     assert "budgets" not in outcome.lost
     assert use(world).spent_nano == 0
@@ -114,17 +112,6 @@ def test_money_that_was_reserved_for_claims_that_are_lost_is_spent_and_their_tas
     world.close()
 
 
-def test_a_ledger_from_before_money_was_counted_is_not_blamed_for_it(folder: Path) -> None:
-    path = restore(folder, (DUMPS / "7.sql").read_text())
-    lose(path, "tombstones")
-    world, outcome = recovered(path, Clock())
-
-    assert outcome.set_aside is not None
-    assert "budgets" not in outcome.lost
-    assert use(world, "month").remaining_nano == MONTH
-    world.close()
-
-
 def test_completions_whose_page_is_another_table_s_count_by_the_mirror(spender: World) -> None:
     counted = spender.completions()
     path = closed(spender)
@@ -135,4 +122,17 @@ def test_completions_whose_page_is_another_table_s_count_by_the_mirror(spender: 
     world, _ = recovered(path, spender.clock)
 
     assert world.completions() == counted
+    world.close()
+
+
+def test_limits_of_which_nothing_can_be_read_are_used_up(spender: World) -> None:
+    path = closed(spender)
+    lose(path, "task_completions")
+    lose(path, "rate_limits")
+    allowance = dataclasses.replace(ALLOWANCE, limits={"month": 1_000})
+    world, outcome = recovered(path, spender.clock, allowance)
+
+    assert outcome.lost["completions"] == 1_000
+    assert world.completions() == 1_000
+    assert world.idle().because is IdleReason.LIMIT
     world.close()

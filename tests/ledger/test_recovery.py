@@ -12,11 +12,9 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, DeliveryOutcome, Ledger, LedgerConfig, prepare
-from aitp.ledger.backup import back_up
-from aitp.ledger.recovery import recover
-from aitp.ledger.salvage import MONEY, REST
+from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import KEPT, back_up, recover
 from aitp.ledger.schema import VERSION
-from aitp.ledger.soundness import check
 from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending, Health
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
@@ -63,7 +61,6 @@ def test_a_ledger_that_lost_its_first_page_loses_nothing(damaged: Path, clock: C
     assert states(damaged) == WHOLE
     assert rows(damaged, "SELECT * FROM results ORDER BY seq") == before
     assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(RUN,)]
-    assert rows(damaged, "SELECT allowed FROM limits") == [(10_000,)]
     assert check(damaged).sound
     assert stat.S_IMODE(damaged.stat().st_mode) == 0o600
 
@@ -263,11 +260,12 @@ def test_suspects_stay_suspects_and_nobody_probes_any_more(world: World, clock: 
 
 def test_no_table_is_forgotten(damaged: Path) -> None:
     found = {name for (name,) in rows(damaged, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    by_themselves = {"ledger", "kinds", "tasks", "contents", "results", "tombstones", "task_completions"}
-    # Counted anew from completions; found out anew with each start; gathered anew by what befalls the tasks.
-    left_behind = {"rate_limits", "unpriced", "evidence", "failures", "sqlite_sequence"}
+    saved = {"ledger", "kinds", "tasks", "contents", "results", "task_completions", "spending", "reservations", *KEPT}
+    published_at_each_start = {"limits", "budgets", "unpriced"}
+    found_out_anew = {"polls", "unreadable", "breakers", "cooldowns", "processors", "habits", "request_profiles"}
+    gathered_anew = {"worlds", "evidence", "failures", "rate_limits", "minutes", "recent_errors", "spending_minutes"}
 
-    assert found == {*REST, *MONEY, *by_themselves, *left_behind}
+    assert found == {*saved, *published_at_each_start, *found_out_anew, *gathered_anew, "sqlite_sequence"}
 
 
 def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,16 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import IdleReason, Ledger, LedgerConfig, Report, prepare
-from aitp.ledger.schema import MIGRATIONS, VERSION
+from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import (
     CHECKPOINT_PAGES,
     OLDEST_SAFE_SQLITE,
-    migrate,
     refuse_affected_sqlite,
     refuse_network_file_system,
 )
 from aitp.tasks import Ending, NewTask, Outcome
 from tests.ledger.damage import closed, overwrite, pages_of
-from tests.ledger.world import OTHER_WORKER, SMALL, World, file_of, ids, terms
+from tests.ledger.world import OTHER_WORKER, SMALL, World, ids, terms
 from tests.process.forks import in_child
 
 
@@ -44,48 +43,12 @@ def test_a_new_ledger_is_made_for_its_owner_only(folder: Path) -> None:
     Ledger.open(path, LedgerConfig()).close()
 
 
-def test_an_older_ledger_is_brought_up_to_date_with_all_that_is_in_it(folder: Path) -> None:
-    path = folder / "ledger.db"
-    connection = apsw.Connection(str(path))
-    connection.execute(MIGRATIONS[0])
-    connection.execute("INSERT INTO tombstones VALUES ('kept', 1, 2.0)")
-    connection.close()
-
-    assert prepare_here(path) == 1
-    ledger = Ledger.open(path, LedgerConfig())
-    assert file_of(ledger).connection.execute("SELECT id FROM tombstones").get == "kept"
-    ledger.close()
-
-
-def test_a_newer_ledger_is_a_configuration_error_for_all(world: World) -> None:
-    world.change("UPDATE ledger SET version = ?", VERSION + 1)
-
-    for opening in (
-        lambda: prepare_here(world.path),
-        lambda: Ledger.open(world.path, LedgerConfig(), locks=world.ledger.locks),
-    ):
-        with pytest.raises(ConfigurationError, match=f"version {VERSION + 1}, this release knows {VERSION}"):
-            opening()
-
-
 def test_a_ledger_that_is_not_prepared_is_not_opened(folder: Path) -> None:
     with pytest.raises(LedgerError):
         Ledger.open(folder / "none.db", LedgerConfig())
     (folder / "empty.db").touch()
     with pytest.raises(LedgerError, match="start the service once"):
         Ledger.open(folder / "empty.db", LedgerConfig())
-
-
-def test_a_migration_that_fails_leaves_the_ledger_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.admit("a")
-    broken = (*MIGRATIONS, "CREATE TABLE more (id INTEGER); DELETE FROM tasks; THIS IS NO SQL")
-    monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", broken)
-    monkeypatch.setattr("aitp.ledger.sqlite.VERSION", len(broken))
-    with pytest.raises(LedgerError):
-        migrate(world.path, world.clock)
-
-    assert world.states() == {"a": "ready"}
-    assert world.value("SELECT version FROM ledger") == VERSION
 
 
 def test_a_damaged_ledger_is_a_configuration_error_that_says_what_to_do(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a ledger is sound: SQLite's own check of the file, and what its rows promise each other.
+"""The integrity check: SQLite's own of the file, and what the ledger's rows promise each other.
 
 Reads only, in one consistent state, beside a running service: `aitp ledger check` and every backup call it, and every
 start its first part. A sound answer says that the structure holds, not that no bit was ever turned over inside a text:
@@ -11,26 +11,30 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-
-import apsw
+from typing import Any
 
 from aitp.errors import LedgerError
-from aitp.ledger.damage import (
-    DAMAGE,
+from aitp.ledger.engine import Connection, Row
+from aitp.ledger.locks import refuse_no_file
+from aitp.ledger.schema import VERSION
+from aitp.ledger.sqlite import (
+    CORRUPTION,
     LOG_ALONE,
     MOST_PROBLEMS,
+    as_ledger_error,
     definitions,
     file_problems,
     in_words,
     is_log_alone,
+    no_ledger,
+    open_to_check,
     our_definitions,
 )
-from aitp.ledger.engine import Row
-from aitp.ledger.place import refuse_no_file
-from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import as_ledger_error, no_ledger, open_to_check
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
+from aitp.tasks import Service
 from aitp.validators import zone_name
+
+_SERVICES = ", ".join(f"'{service}'" for service in Service)
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
 PROMISES: tuple[tuple[str, str], ...] = (
@@ -70,14 +74,19 @@ PROMISES: tuple[tuple[str, str], ...] = (
     (
         "completions are out of order",
         "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at < LAG(completed_at) OVER (ORDER BY id) AS early"
-        " FROM task_completions) WHERE early",
+        " FROM task_completions) AS those WHERE early",
     ),
     (
         # Only the first ones are in the index by which limits count.
         "completions are not marked as the first of their moment",
-        "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at IS NOT LAG(completed_at) OVER (ORDER BY id) AS opens,"
-        " is_first FROM task_completions) WHERE opens AND NOT is_first"
-        " AND id > (SELECT MIN(id) FROM task_completions)",
+        "SELECT COUNT(*), MIN(id) FROM (SELECT id, is_first,"
+        " completed_at IS DISTINCT FROM LAG(completed_at) OVER (ORDER BY id) AS opens FROM task_completions) AS those"
+        " WHERE opens AND is_first = 0 AND id > (SELECT MIN(id) FROM task_completions)",
+    ),
+    (
+        # Whoever asks for one that is not there fails each time.
+        "breakers of services are missing",
+        f"SELECT {len(Service)} - COUNT(*), NULL FROM breakers WHERE service IN ({_SERVICES})",
     ),
     (
         "breakers are half-open without a probe, or have a probe without being half-open",
@@ -98,8 +107,8 @@ PROMISES: tuple[tuple[str, str], ...] = (
     ),
     (
         "rows name worlds that are not there",
-        "SELECT COUNT(*), NULL FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL"
-        " SELECT world FROM evidence UNION ALL SELECT world FROM failures) WHERE world NOT IN (SELECT id FROM worlds)",
+        "SELECT COUNT(*), NULL FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL SELECT world"
+        " FROM evidence UNION ALL SELECT world FROM failures) AS those WHERE world NOT IN (SELECT id FROM worlds)",
     ),
     (
         # Nobody else would be sent there for as long as that process lives.
@@ -115,12 +124,13 @@ PROMISES: tuple[tuple[str, str], ...] = (
     (
         # They would let others be spent twice.
         "amounts of money are less than nothing",
-        "SELECT COUNT(*), NULL FROM (SELECT nano FROM spending UNION ALL SELECT nano FROM reservations) WHERE nano < 0",
+        "SELECT COUNT(*), NULL FROM (SELECT nano FROM spending UNION ALL SELECT nano FROM reservations) AS those"
+        " WHERE nano < 0",
     ),
     (
         "rows are ahead of the ledger's own sequence",
-        "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL"
-        " SELECT sequence FROM tombstones UNION ALL SELECT began_sequence FROM polls)"
+        "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL SELECT sequence"
+        " FROM tombstones UNION ALL SELECT began_sequence FROM polls) AS those"
         " WHERE number > (SELECT sequence FROM ledger)",
     ),
     (
@@ -131,7 +141,7 @@ PROMISES: tuple[tuple[str, str], ...] = (
 
 # The mirror of the calendar windows, where no pruning can have come between.
 MIRROR = (
-    "SELECT COUNT(*), NULL FROM rate_limits WHERE window_start >= ?1 AND current_count <>"
+    "SELECT COUNT(*), NULL FROM rate_limits WHERE window_start >= ? AND current_count <>"
     " (SELECT COUNT(*) FROM task_completions"
     "   WHERE completed_at >= unixepoch(window_start) AND completed_at < unixepoch(window_end))"
 )
@@ -168,7 +178,7 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
     try:
         connection = open_to_check(path)
     except LedgerError as error:
-        if isinstance(error.__cause__, DAMAGE):
+        if isinstance(error.__cause__, CORRUPTION):
             return Checkup(0, (in_words(error.__cause__),), {}, path.stat().st_size)
         raise
     try:
@@ -177,8 +187,7 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
         connection.close()
 
 
-def look_over(connection: apsw.Connection, path: Path, *, quick: bool = False) -> Checkup:
-    """`check`, over a connection that the caller has."""
+def look_over(connection: Any, path: Path, *, quick: bool = False) -> Checkup:
     size = path.stat().st_size
     with as_ledger_error(path):
         connection.execute("BEGIN")  # one state for all that follows
@@ -187,50 +196,44 @@ def look_over(connection: apsw.Connection, path: Path, *, quick: bool = False) -
             if problems or size == 0:
                 return Checkup(0, tuple(problems), {}, size)  # an empty file is one that no service has used yet
             return _look_at_rows(connection, size)
-        except DAMAGE as error:
+        except CORRUPTION as error:
             return Checkup(0, (in_words(error),), {}, size)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
 
-def _look_at_rows(connection: apsw.Connection, size: int) -> Checkup:
+def _look_at_rows(connection: Any, size: int) -> Checkup:
     version = connection.execute("SELECT version FROM ledger").get
     if version != VERSION:
         return Checkup(version, (), {}, size)  # what its rows promise, its own release knows
-    if unlike := _unlike_ours(connection):
-        return Checkup(version, tuple(unlike), {}, size)  # the rest could not even be asked
-    broken = [_broken(connection, *promise) for promise in PROMISES]
+    # A letter turned over in a definition hides a column, say: the rest could not even be asked.
+    ours, found = our_definitions(), definitions(connection)
+    if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
+        problems = [f"{name} is not defined as this release defines it" for name in unlike]
+        return Checkup(version, tuple(problems), {}, size)
     oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
-    broken.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
-    broken += [_uncounted(connection, *index) for index in _indexes(connection)]
-    broken.append(_zone_problem(connection))
-    orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
-    broken += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
-    rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
-    return Checkup(version, tuple(problem for problem in broken if problem), rows, size)
-
-
-def _unlike_ours(connection: apsw.Connection) -> list[str]:
-    """Tables and indexes that are not what this release makes. A letter turned over in one hides a column, say."""
-    expected, found = our_definitions()[-1], definitions(connection)
-    return [
-        f"{name} is not defined as this release defines it"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-
-
-def _zone_problem(connection: apsw.Connection) -> str:
-    zone = connection.execute("SELECT timezone FROM ledger").get
+    problems = [_broken(connection, *promise) for promise in PROMISES]
+    problems.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
+    problems += [_uncounted(connection, *index) for index in _indexes(connection)]
     try:
-        zone_name(str(zone))
+        zone_name(str(connection.execute("SELECT timezone FROM ledger").get))
     except ValueError:
-        return "the time zone of its limits is none"
-    return ""
+        problems.append("the time zone of its limits is none")
+    orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
+    problems += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
+    rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
+    return Checkup(version, tuple(problem for problem in problems if problem), rows, size)
 
 
-def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:
+def _broken(connection: Connection, promise: str, query: str, *bindings: str) -> str:
+    count, first = connection.execute(query, bindings).fetchone() or (0, None)
+    if not count:
+        return ""
+    return f"{count} {promise}" + ("" if first is None else f" (row {first} first)")
+
+
+def _indexes(connection: Connection) -> list[tuple[str, str, str]]:
     """(index, table, which rows it holds) of every index that we made."""
     rows: list[Row] = connection.execute(
         "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
@@ -238,18 +241,10 @@ def _indexes(connection: apsw.Connection) -> list[tuple[str, str, str]]:
     return [(name, table, sql.partition(" WHERE ")[2] or "TRUE") for name, table, sql in rows]
 
 
-def _uncounted(connection: apsw.Connection, index: str, table: str, where: str) -> str:
+def _uncounted(connection: Connection, index: str, table: str, where: str) -> str:
     """SQLite's own check does not see that the page of an index is one of another kind: whoever uses it does."""
     by_index, by_table = (
         connection.execute(f"SELECT COUNT(*) FROM {table} {how} WHERE {where}").get
         for how in (f"INDEXED BY {index}", "NOT INDEXED")
     )
     return "" if by_index == by_table else f"{index} has {by_index} of {by_table} rows"
-
-
-def _broken(connection: apsw.Connection, promise: str, query: str, *bindings: str) -> str:
-    rows: list[Row] = connection.execute(query, bindings).fetchall()
-    count, first = rows[0] if rows else (0, None)
-    if not count:
-        return ""
-    return f"{count} {promise}" + ("" if first is None else f" (row {first} first)")
