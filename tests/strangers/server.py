@@ -25,6 +25,7 @@ from aitp.demo.vectors import encoded_vector, vector
 from aitp.demo.wire import Connection, Request, Response, json_response
 
 EMBEDDINGS_PATH = "/v1/embeddings"
+OLLAMA_PATH = "/api/embed"  # of a server that speaks Ollama's protocol as well
 LENGTH = 8  # numbers in a vector: enough to tell texts apart
 CHAT_ANSWERS = {  # what fits each type, by a word that only its prompt's schema or content has
     "severity": {"severity": "low_1"},
@@ -204,7 +205,7 @@ class Stranger(HttpServer):
         else:
             given = document.get("input")
             texts = (given,) if isinstance(given, str) else tuple(given or ())
-        if request.method != "POST" or request.path not in (CHAT_PATH, EMBEDDINGS_PATH):
+        if request.method != "POST" or request.path not in (CHAT_PATH, EMBEDDINGS_PATH, OLLAMA_PATH):
             return json_response(404, {})
         parameters = parameters_of(document)
         model = str(document.get("model"))
@@ -232,6 +233,10 @@ class Stranger(HttpServer):
             ):
                 del item["index"]
         tokens = sum(len(text) // 4 + 1 for text in texts)
+        if request.path == OLLAMA_PATH:
+            return json_response(
+                200, {"embeddings": [item["embedding"] for item in items], "prompt_eval_count": tokens}
+            )
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return json_response(200, {"object": "list", "data": items, "model": model, "usage": usage})
 

@@ -287,6 +287,68 @@ def test_a_429_without_a_header_is_not_asked_again_and_again(
         assert len(refusals(stranger)) <= 3
 
 
+# Ollama's models
+
+
+def ollama_with(stranger: Stranger, *models: str) -> dict[str, object]:
+    return {"processing_mode": "ollama", "ollama_base_url": stranger.url, "supported_models": models}
+
+
+@pytest.mark.parametrize("mode", ["ollama", "hybrid"])
+@pytest.mark.parametrize(
+    ("supported", "named"),
+    [
+        ("Mxbai-Embed-LARGE:335M", "mxbai-embed-large:335m"),
+        ("registry.ollama.ai/library/bge-m3", "bge-m3"),
+        ("bge-m3", "https://registry.ollama.ai/library/BGE-M3:latest"),
+        ("library/granite-embedding:LATEST", "granite-embedding"),
+        ("hf.co/Someone/Small-GGUF", "hf.co/someone/small-gguf:latest"),
+        ("some-registry:5000/us/embed", "some-registry:5000/us/embed:latest"),
+    ],
+)
+def test_a_model_is_the_same_however_its_name_is_written(
+    open_house: Opened, stranger: Stranger, supported: str, named: str, mode: str
+) -> None:
+    changes = {**ollama_with(stranger, supported), "processing_mode": mode}
+    with open_house(Nature(), changes=changes) as house:
+        house.admit(texts(3), QueueKey("text_embedding", named))
+        house.run(HOUR, house.done)
+
+        assert succeeded(house) == set(texts(3))
+        assert {seen.model for seen in stranger.seen} == {supported}, "it is asked for as the settings name it"
+
+
+@pytest.mark.parametrize("model", ["tall-tales:cloud", "Tall-Tales:480B-Cloud"])
+@pytest.mark.parametrize(
+    "manner",
+    [
+        a_json(429, {"error": "that was the last one of this month"}),
+        a_json(429, {"error": {"why": "spent"}}, headers=(("Retry-After", "1800"),)),
+        a_json(403, {"error": "for members"}),
+        a_json(402, {"message": "the larger plan has it"}),
+        a_json(401, {"error": "who are you?"}),
+        a_page(403),
+    ],
+    ids=["429", "429 with a delay", "403", "402", "401", "a page"],
+)
+def test_a_model_of_the_cloud_that_is_refused_stops_no_other_model(
+    open_house: Opened, stranger: Stranger, manner: Manner, model: str
+) -> None:
+    nature = Nature(gone=((model, Refusing(manner, until=4 * HOUR)),))
+    with open_house(nature, changes=ollama_with(stranger, "bge-m3", model)) as house:
+        house.admit([f"of the cloud {number}" for number in range(3)], QueueKey("text_embedding", model))
+        house.admit_later(5.0, texts(9), QueueKey("text_embedding", "bge-m3"))
+        house.run(60.0)
+
+        assert succeeded(house) == set(texts(9))
+        assert failed(house) == {}
+        assert model in told(house)
+        assert len(refusals(stranger)) <= 3
+
+        house.run(2 * DAY, house.done)
+        assert len(succeeded(house)) == 12
+
+
 # Answers
 
 
