@@ -104,7 +104,6 @@ def demo(
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many texts, the languages in turn.")
 @click.option("--model", help="The model to ask, in place of the tasks' default.")
 @click.option("--texts", type=click.Path(file_okay=False), help="Directory of labelled texts, in place of ours.")
-@click.option("--recorded", type=click.Path(file_okay=False), help="Play replies back from there: no key, no calls.")
 @click.option("--wikidata", is_flag=True, help="Look people and subjects up, as the service does.")
 @json_option
 def evaluate(
@@ -112,7 +111,6 @@ def evaluate(
     limit: int | None,
     model: str | None,
     texts: str | None,
-    recorded: str | None,
     wikidata: bool,
     as_json: bool,
 ) -> None:
@@ -128,5 +126,5 @@ def evaluate(
     chosen = tuple(TRIALS) if types == "all" else tuple(name.strip() for name in types.split(","))
     if unknown := [name for name in chosen if name not in TRIALS]:
         raise click.BadParameter(f"{unknown[0]!r} is none of all, {', '.join(TRIALS)}", param_hint="--types")
-    places = Path(texts) if texts else LABELS, Path(recorded) if recorded else None
-    sys.exit(run_evaluation(Options(chosen, limit, model, *places, wikidata, as_json)))
+    labels = Path(texts) if texts else LABELS
+    sys.exit(run_evaluation(Options(chosen, limit, model, labels, wikidata, as_json)))

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import cast
 
 import orjson
 
@@ -35,12 +35,10 @@ from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
 from aitp.logs import get_logger
 from aitp.processors import PROCESSORS, Context
-from aitp.providers import Embeddings, Provider, Question, Reply, Usage
+from aitp.providers import Provider, Question, Reply, Usage
 from aitp.quality.labels import LabelledText
 from aitp.quality.scoring import TRIALS, Score
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
+from aitp.settings import Settings
 
 OUTAGE = 3  # cases in a row without an answer
 LONGEST_PAUSE_SECONDS = 60.0
@@ -75,7 +73,7 @@ class Case:
 
 
 class Meter:
-    """A provider that counts what another one is asked and what it tells of tokens."""
+    """A provider as processors of chat models know it: counts what another one is asked, and its tokens."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -84,26 +82,12 @@ class Meter:
         self.usage = NOTHING
         self.mock = False
 
-    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
-        return self._provider.optional(model, chat=chat)
-
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         self.calls += 1
         reply = self._provider.ask(question, model, leave_out)
         self.usage += reply.usage
         self.mock |= reply.mock
         return reply
-
-    def embed(
-        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
-    ) -> Embeddings:
-        return self._provider.embed(texts, model, dimensions, leave_out)
-
-    def reset(self) -> None:
-        self._provider.reset()
-
-    def close(self) -> None:
-        self._provider.close()
 
 
 def wait(seconds: float) -> None:
@@ -146,7 +130,7 @@ def _tried(
     problem: RetryableError | NonRetryableError | None = None
     try:
         content = processor.parse({**trial.content(text, context), "model": model})
-        (result,) = processor.run([content], meter, context).results
+        (result,) = processor.run([content], cast(Provider, meter), context).results
         if isinstance(result, bytes):
             score = trial.score(orjson.loads(result), text)
         else:
@@ -169,29 +153,24 @@ def _kind(error: RetryableError | NonRetryableError) -> Failure:
             return Failure.UNUSABLE
 
 
-NO_SLOT = 0  # nobody else has this ledger open
-
-_log = get_logger(__name__)
-
-
 @contextmanager
 def wikidata_of(settings: Settings) -> Iterator[Knowledge]:
-    """Wikidata while the block lasts. Single reads are bounded by REQUEST_TIMEOUT, calls as a whole by nobody."""
+    """Wikidata while the block lasts, as in service, over a ledger of its own: the service's is left alone.
+
+    Single reads are bounded by REQUEST_TIMEOUT, calls as a whole by nobody.
+    """
     with TemporaryDirectory(prefix="aitp-eval-") as directory:
         path = Path(directory) / "lookups.db"
         prepare(path, strategy="rolling", timezone="UTC", limits={})
         ledger = Ledger.open(path, LedgerConfig.of(settings))
         try:
-            wikidata = Wikidata(settings, ledger, NO_SLOT, _unbounded, _tell)
+            # Nobody else has this ledger open: any slot will do.
+            wikidata = Wikidata(settings, ledger, 0, lambda seconds: nullcontext(), _tell)
             yield wikidata
             wikidata.close()
         finally:
             ledger.close()
 
 
-def _unbounded(seconds: float) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def _tell(change: BreakerChange) -> None:
-    _log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
+    get_logger(__name__).warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)

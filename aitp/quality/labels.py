@@ -7,7 +7,6 @@ not in it, an area off the list) is refused as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Self
@@ -46,20 +45,18 @@ class LabelledText(_Part):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
-        for kind, things in (
-            ("people", (*self.people, *self.optional_people)),
-            ("topics", (*self.topics, *self.optional_topics)),
-        ):
+        people, topics = (*self.people, *self.optional_people), (*self.topics, *self.optional_topics)
+        for kind, things in (("people", people), ("topics", topics)):
             counts = Counter(chain.from_iterable({*map(folded, names)} for names in things))
             if twice := sorted(name for name, count in counts.items() if count > 1):
                 raise ValueError(f"{self.id}: {kind}: two of them go by the name {twice[0]}")
-        for names in (*self.people, *self.optional_people):
+        for names in people:
             if not any(occurs(name, self.text) for name in names):
                 raise ValueError(f"{self.id}: people: {names[0]} is not mentioned in the text by any of the names")
         return self
 
 
-class _File(_Part):
+class _Labels(_Part):
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")]
     areas: Annotated[tuple[Name, ...], Field(min_length=2)]
     texts: Annotated[tuple[LabelledText, ...], Field(min_length=1)]
@@ -71,42 +68,32 @@ class _File(_Part):
                 raise ValueError(f"{text.id}: area: {unlisted[0]} is none of the file's areas")
         return self
 
-    def labelled(self) -> Iterator[LabelledText]:
-        for text in self.texts:
-            yield text.model_copy(update={"language": self.language, "areas": self.areas})
-
 
 def load_labels(directory: Path) -> list[LabelledText]:
     """All texts of the files in `directory`, the languages in turn, so that the first few are of each.
 
     ConfigurationError: there are none, or a file cannot be used.
     """
-    paths = sorted(directory.glob("*.json"))
-    if not paths:
+    files = [_read(path) for path in sorted(directory.glob("*.json"))]
+    if not files:
         raise ConfigurationError(
             [f"{directory}: no labelled texts (*.json) there; name their directory (they come with aitp's sources)"]
         )
-    languages = [list(_read(path).labelled()) for path in paths]
+    languages = [
+        [text.model_copy(update={"language": file.language, "areas": file.areas}) for text in file.texts]
+        for file in files
+    ]
     texts = [text for row in zip_longest(*languages) for text in row if text is not None]
     if twice := [id_ for id_, count in Counter(text.id for text in texts).items() if count > 1]:
         raise ConfigurationError([f"{directory}: two texts are called {twice[0]}"])
     return texts
 
 
-def languages_of(texts: Sequence[LabelledText]) -> list[str]:
-    """The languages of `texts`, each once."""
-    return list(dict.fromkeys(text.language for text in texts))
-
-
-def _read(path: Path) -> _File:
+def _read(path: Path) -> _Labels:
     try:
-        return _File.model_validate_json(path.read_bytes())
+        return _Labels.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigurationError([f"{path}: cannot be read ({error.strerror})"]) from error
     except ValidationError as error:
-        raise ConfigurationError(
-            [
-                f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                for fault in error.errors(include_url=False, include_input=False)
-            ]
-        ) from error
+        faults = error.errors(include_url=False, include_input=False)
+        raise ConfigurationError([f"{path}: {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults]) from error

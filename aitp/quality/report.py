@@ -1,7 +1,8 @@
-"""What an evaluation found, for people (a table a processor) and for programs.
+"""`aitp eval`: from options and settings to a provider, a run, and a report, for people or for programs.
 
-A row is one processor's work on the texts of one language, or of `all`. Failures stand beside the figures, and below
-with their reasons: a figure speaks of the answers that there are.
+Calls are made from this process and are not counted against the service's limits. Only settings of providers matter:
+the task API may be unknown. A row of the report is one processor's work on the texts of one language, or of `all`.
+Failures stand beside the figures, and below with their reasons: a figure speaks of the answers that there are.
 """
 
 from __future__ import annotations
@@ -9,39 +10,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aitp.errors import ConfigurationError
 from aitp.knowledge import Knowledge
 from aitp.logs import conceal, configure
 from aitp.policy.routing import canonical
 from aitp.processors import Context
-from aitp.providers import Provider, build
+from aitp.providers import Provider, Usage, build
 from aitp.providers.base import plugin_models
-from aitp.quality.evaluation import Case, EvaluationStoppedError, evaluate, wikidata_of
+from aitp.quality.evaluation import NOTHING, Case, EvaluationStoppedError, Failure, evaluate, wikidata_of
 from aitp.quality.labels import LabelledText, load_labels
-from aitp.quality.recorded import RecordedProvider
-from aitp.quality.scoring import TRIALS
+from aitp.quality.scoring import TRIALS, Figures
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-from collections import Counter
-from collections.abc import Mapping
-from functools import reduce
-from operator import add
-from typing import TYPE_CHECKING, Any
-
-from aitp.providers import Usage
-from aitp.quality.evaluation import NOTHING, Failure
-from aitp.quality.labels import languages_of
-from aitp.quality.scoring import Figures
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +45,7 @@ NO_TASK_API = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`limit`: of texts; None means all. `model`: None means each type's default. `recorded`: what to play back.
+    """`limit`: of texts; None means all. `model`: None means the default for chats.
 
     `wikidata`: look people and subjects up, as the service does.
     """
@@ -66,7 +54,6 @@ class Options:
     limit: int | None = None
     model: str | None = None
     labels: Path = LABELS
-    recorded: Path | None = None
     wikidata: bool = False
     as_json: bool = False
 
@@ -80,15 +67,8 @@ def run_evaluation(options: Options) -> int:
     # Standard output is the report's.
     configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
     texts = load_labels(options.labels)
-    provider: Provider
-    if options.recorded is not None:
-        recording = RecordedProvider(options.recorded, texts)
-        texts = [text for text in texts if text.id in recording.ids]
-        provider = recording
-    else:
-        model = options.model or settings.default_chat_model
-        options = dataclasses.replace(options, model=model)
-        provider = _configured(settings, model)
+    options = dataclasses.replace(options, model=options.model or settings.default_chat_model)
+    provider = _configured(settings, options.model or "")
     with wikidata_of(settings) if options.wikidata else nullcontext(Knowledge()) as knowledge:
         context = Context.of(settings, knowledge)
         report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
@@ -104,11 +84,12 @@ def _report(
     texts: Sequence[LabelledText], provider: Provider, context: Context, options: Options, console: Console
 ) -> Report:
     cases: list[Case] = []
-    stopped = ""
+    stopped, total = "", len(texts) * len(options.task_types)
     try:
-        found = evaluate(texts, options.task_types, provider, context, options.model)
-        # What has been paid for is shown, also if it is not all.
-        cases.extend(_watched(found, len(texts) * len(options.task_types), console))
+        for case in evaluate(texts, options.task_types, provider, context, options.model):
+            cases.append(case)  # what has been paid for is shown, also if it is not all
+            if console.is_terminal:
+                console.print(f"{len(cases)} of {total}: {case.text.id} {case.task_type:<24}", end="\r")
     except EvaluationStoppedError as error:
         stopped = str(error)
     except KeyboardInterrupt:
@@ -116,43 +97,17 @@ def _report(
     return Report(provider.name, options.model, cases, stopped)
 
 
-def _watched(cases: Iterator[Case], total: int, console: Console) -> Iterator[Case]:
-    from rich.progress import Progress
-
-    # Drawn by us after each case: by itself it would start a thread.
-    with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Evaluating", total=total)
-        for case in cases:
-            progress.update(task, advance=1, description=f"{case.text.id} {case.task_type}", refresh=True)
-            yield case
-
-
 def _configured(settings: Settings, model: str) -> Provider:
     """The provider that tasks of `model` go to. ConfigurationError: there is none, so that no text could be tried."""
-    name = plugin_models().get(model) or _own_name(settings, model)
-    provider = build(settings).get(name)
+    providers = build(settings)
+    supported = canonical(model) in map(canonical, settings.supported_models) and "ollama" in providers
+    provider = providers.get(plugin_models().get(model) or ("ollama" if supported else "openai"))
     if provider is None:
-        raise ConfigurationError(
-            [
-                f"OPENAI_API_KEY: not set, and {model} is no model of SUPPORTED_MODELS; set a key, or name a supported "
-                "chat model with --model, or play replies back with --recorded bench/quality/recorded"
-            ]
-        )
+        ollama_alone = settings.processing_mode == "ollama"
+        cannot = f"PROCESSING_MODE=ollama cannot ask {model}" if ollama_alone else "OPENAI_API_KEY: not set"
+        advice = f"{model} is no model of SUPPORTED_MODELS; set a key, or name a supported chat model with --model"
+        raise ConfigurationError([f"{cannot}, and {advice}"])
     return provider
-
-
-def _own_name(settings: Settings, model: str) -> str:
-    if settings.mock:
-        return "openai"  # whose name the mock has
-    supported = canonical(model) in map(canonical, settings.supported_models)
-    if settings.processing_mode == "ollama" and not supported:
-        raise ConfigurationError(
-            [
-                f"SUPPORTED_MODELS={','.join(settings.supported_models)}: PROCESSING_MODE=ollama cannot ask {model}; "
-                "name a supported chat model with --model"
-            ]
-        )
-    return "ollama" if supported and settings.processing_mode != "openai" else "openai"
 
 
 ALL = "all"
@@ -196,7 +151,7 @@ class Report:
         """In the order of the cases; for each processor its languages, then all of them."""
         for task_type in dict.fromkeys(case.task_type for case in self.cases):
             cases = [case for case in self.cases if case.task_type == task_type]
-            for language in sorted(languages_of([case.text for case in cases])):
+            for language in sorted({case.text.language for case in cases}):
                 yield _row(task_type, language, [case for case in cases if case.text.language == language])
             yield _row(task_type, ALL, cases)
 

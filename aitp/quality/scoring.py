@@ -1,4 +1,4 @@
-"""The arithmetic: sets of names, choices out of a list, and levels, each compared with what was expected. Pure.
+"""What each task type is tried with, and how its result is judged: a `Trial` a type, and the arithmetic. Pure.
 
 Names are compared folded (without case and accents), and a thing may go by several. A score adds up over texts, and
 answers with figures; a figure is None where there is nothing to divide by, which is neither 0 nor 1.
@@ -7,10 +7,10 @@ answers with figures; a figure is None where there is nothing to divide by, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, get_args
+from dataclasses import astuple, dataclass
+from typing import Any, Self, get_args
 
-from aitp.processors.base import Context
+from aitp.processors import Context
 from aitp.processors.defining_severity import Level
 from aitp.processors.linking import folded, linked_people, linked_subjects
 from aitp.quality.labels import LabelledText
@@ -25,33 +25,28 @@ Names = Sequence[str]
 Figures = Mapping[str, float | None]
 
 
-class Score(Protocol):
-    """What was counted over a number of texts."""
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What was counted over so many `texts`."""
 
-    def __add__(self, other: Self) -> Self: ...
+    texts: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     def figures(self) -> Figures:
         """What is shown of it, in that order."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class SetScore:
+class SetScore(Score):
     """`hits`: things that were expected and found; `exact`: texts with all that was expected and nothing else."""
 
-    texts: int = 0
     exact: int = 0
     hits: int = 0
     found: int = 0
     expected: int = 0
-
-    def __add__(self, other: SetScore) -> SetScore:
-        return SetScore(
-            self.texts + other.texts,
-            self.exact + other.exact,
-            self.hits + other.hits,
-            self.found + other.found,
-            self.expected + other.expected,
-        )
 
     def figures(self) -> Figures:
         return {
@@ -63,38 +58,24 @@ class SetScore:
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceScore:
+class ChoiceScore(Score):
     """`agreed`: texts with the choice that was expected; `accepted`: with that one, or another that will do."""
 
-    texts: int = 0
     agreed: int = 0
     accepted: int = 0
-
-    def __add__(self, other: ChoiceScore) -> ChoiceScore:
-        return ChoiceScore(self.texts + other.texts, self.agreed + other.agreed, self.accepted + other.accepted)
 
     def figures(self) -> Figures:
         return {"agreement": _share(self.agreed, self.texts), "accepted": _share(self.accepted, self.texts)}
 
 
 @dataclass(frozen=True, slots=True)
-class LevelScore:
+class LevelScore(Score):
     """`off`: levels between what was found and what was expected, added up; `higher`: the same, with a sign."""
 
-    texts: int = 0
     agreed: int = 0
     within_one: int = 0
     off: int = 0
     higher: int = 0
-
-    def __add__(self, other: LevelScore) -> LevelScore:
-        return LevelScore(
-            self.texts + other.texts,
-            self.agreed + other.agreed,
-            self.within_one + other.within_one,
-            self.off + other.off,
-            self.higher + other.higher,
-        )
 
     def figures(self) -> Figures:
         return {
@@ -103,6 +84,10 @@ class LevelScore:
             "mean distance": _share(self.off, self.texts),
             "mean bias": _share(self.higher, self.texts),
         }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def compare_sets(found: Sequence[Names], expected: Sequence[Names], optional: Sequence[Names] = ()) -> SetScore:
@@ -126,10 +111,6 @@ def compare_levels(found: str, expected: str) -> LevelScore:
     higher = LEVELS.index(expected) - LEVELS.index(found)
     off = abs(higher)
     return LevelScore(1, int(off == 0), int(off <= 1), off, higher)
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def _pairs(found: Sequence[Names], expected: Sequence[Names]) -> set[int]:
@@ -160,15 +141,9 @@ class Trial:
     score: Callable[[Any, LabelledText], Score]
 
 
-def _text(labelled: LabelledText, context: Context) -> dict[str, Any]:
-    return {"text": labelled.text}
-
-
-def _text_and_options(labelled: LabelledText, context: Context) -> dict[str, Any]:
-    return {"text": labelled.text, "options": list(labelled.areas)}
-
-
 def _all_that_is_expected(labelled: LabelledText, context: Context) -> dict[str, Any]:
+    """Severity is given what was expected, not what was found: its figures speak of itself alone, whatever the other
+    processors do. Where there is knowledge, people and subjects get their Wikidata ids as in service."""
     topics, people = [[names[0] for names in things] for things in (labelled.topics, labelled.people)]
     area = labelled.area[0]
     ids: dict[str, str] = {}
@@ -178,12 +153,12 @@ def _all_that_is_expected(labelled: LabelledText, context: Context) -> dict[str,
         ids = {name: entity.id for name, entity in {**subjects, **persons}.items() if entity}
 
     def touched(name: str) -> dict[str, Any]:
-        return {"name": name, "wikidataId": ids.get(name)}
+        return {"name": name, "wikidataId": ids.get(name), "language": labelled.language}
 
     return {
         "text": labelled.text,
-        "impactArea": {**touched(area), "language": labelled.language},
-        "topics": [{**touched(topic), "language": labelled.language} for topic in topics],
+        "impactArea": touched(area),
+        "topics": [touched(topic) for topic in topics],
         "personalities": [touched(person) for person in people],
     }
 
@@ -198,21 +173,17 @@ def _people(result: Any, labelled: LabelledText) -> Score:
 
 
 def _topics(result: Any, labelled: LabelledText) -> Score:
-    found: Sequence[Names] = [[topic["name"]] for topic in result]
-    return compare_sets(found, labelled.topics, labelled.optional_topics)
-
-
-def _area(result: Any, labelled: LabelledText) -> Score:
-    return compare_choice(result["name"], labelled.area[0], labelled.area[1:])
-
-
-def _severity(result: Any, labelled: LabelledText) -> Score:
-    return compare_levels(result["severity"], labelled.severity)
+    return compare_sets([[topic["name"]] for topic in result], labelled.topics, labelled.optional_topics)
 
 
 TRIALS: Mapping[str, Trial] = {
-    TaskType.IDENTIFYING_DATA.value: Trial(_text, _people),
-    TaskType.DEFINING_TOPICS.value: Trial(_text, _topics),
-    TaskType.DEFINING_IMPACT_AREA.value: Trial(_text_and_options, _area),
-    TaskType.DEFINING_SEVERITY.value: Trial(_all_that_is_expected, _severity),
+    TaskType.IDENTIFYING_DATA.value: Trial(lambda labelled, _: {"text": labelled.text}, _people),
+    TaskType.DEFINING_TOPICS.value: Trial(lambda labelled, _: {"text": labelled.text}, _topics),
+    TaskType.DEFINING_IMPACT_AREA.value: Trial(
+        lambda labelled, _: {"text": labelled.text, "options": list(labelled.areas)},
+        lambda result, labelled: compare_choice(result["name"], labelled.area[0], labelled.area[1:]),
+    ),
+    TaskType.DEFINING_SEVERITY.value: Trial(
+        _all_that_is_expected, lambda result, labelled: compare_levels(result["severity"], labelled.severity)
+    ),
 }

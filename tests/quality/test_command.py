@@ -14,10 +14,7 @@ from aitp.demo.faults import Fault
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.wikidata_api import WikidataApi
-from aitp.quality.report import LABELS
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
-
-RECORDED = str(LABELS / "recorded")
 
 
 def evaluate(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -37,20 +34,12 @@ def report_of(run: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(run.stdout)
 
 
-def test_a_recording_is_played_back_without_any_settings() -> None:
-    run = evaluate("--recorded", RECORDED)
-
-    assert run.returncode == 0, run.stderr
-    lines = [line.split() for line in run.stdout.splitlines()]
-    assert ["all", "8", "1", "0.82", "0.82", "0.82", "0.43", "9", "2720"] in lines
-    assert "en-05 identifying_data: refused: the model declined to answer (recorded)" in run.stdout
-
-
 def test_programs_get_json_of_the_texts_and_types_asked_for() -> None:
-    run = evaluate("--recorded", RECORDED, "--json", "--limit", "3", "--types", "defining_severity,identifying_data")
+    types = "defining_severity,identifying_data"
+    run = evaluate("--json", "--limit", "3", "--types", types, OPENAI_API_KEY=PLACEHOLDER_KEY)
 
     report = report_of(run)
-    assert (report["provider"], report["mock"], report["stopped"]) == ("recorded", False, None)
+    assert (report["provider"], report["mock"], report["stopped"]) == ("openai", True, None)
     assert [(row["task_type"], row["language"], row["texts"]) for row in report["rows"]] == [
         ("defining_severity", "en", 2),
         ("defining_severity", "pt", 1),
@@ -58,14 +47,6 @@ def test_programs_get_json_of_the_texts_and_types_asked_for() -> None:
         ("identifying_data", "en", 2),
         ("identifying_data", "pt", 1),
         ("identifying_data", "all", 3),
-    ]
-    assert report["failures"] == [
-        {
-            "text": "en-05",
-            "task_type": "identifying_data",
-            "kind": "refused",
-            "reason": "the model declined to answer (recorded)",
-        }
     ]
 
 
@@ -153,6 +134,6 @@ def test_what_is_missing_is_said_before_anything_is_asked(environ: dict[str, str
 
 def test_wrong_options_exit_2_or_78(tmp_path: Path) -> None:
     assert evaluate("--types", "text_embedding").returncode == 2
-    run = evaluate("--texts", str(tmp_path), "--recorded", RECORDED)
+    run = evaluate("--texts", str(tmp_path), OPENAI_API_KEY=PLACEHOLDER_KEY)
     assert run.returncode == 78
     assert "no labelled texts" in run.stderr

@@ -1,4 +1,4 @@
-"""The whole arithmetic, against bench/quality/recorded: every figure here was worked out by hand from those replies.
+"""The whole arithmetic, against tests/quality/recorded: every figure here was worked out by hand from those replies.
 
 Of the eight texts (pt-03, pt-09, pt-12, pt-13, en-01, en-05, en-08, en-13) some answers are wrong on purpose, one is
 cut, two are refused, one is empty, three are repaired in the second round, and one stays unusable. A reply costs
@@ -7,20 +7,21 @@ cut, two are refused, one is empty, three are repaired in the second round, and 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from aitp.errors import ConfigurationError
 from aitp.quality.evaluation import Failure, evaluate
 from aitp.quality.labels import load_labels
-from aitp.quality.recorded import RecordedProvider
-from aitp.quality.report import ALL, LABELS, Report, Row
+from aitp.quality.report import ALL, LABELS, Report, Row, print_report
 from aitp.quality.scoring import TRIALS
 from tests.processors.models import context
+from tests.quality.playback import RecordedProvider
 
-RECORDED = LABELS / "recorded"
+RECORDED = Path(__file__).parent / "recorded"
 REPLY_TOKENS = 340
 
 
@@ -119,11 +120,19 @@ def test_each_failure_is_told_with_its_text_and_reason(report: Report) -> None:
     assert not any(case.score for case in report.failed)
 
 
-def test_a_recording_says_what_is_wrong_with_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no recording"):
-        RecordedProvider(tmp_path, [])
-    (tmp_path / "defining_topics.json").write_text(
-        '{"usage": {"prompt_tokens": 1, "completion_tokens": 1}, "replies": {"pt-01": [{"cut": true, "text": "x"}]}}'
-    )
-    with pytest.raises(ConfigurationError, match="expected one of"):
-        RecordedProvider(tmp_path, [])
+def test_people_get_a_table_a_type_and_the_failures_below(report: Report) -> None:
+    written = io.StringIO()
+    print_report(report, Console(file=written, width=120))
+
+    lines = [line.split() for line in written.getvalue().splitlines()]
+    assert ["all", "8", "1", "0.82", "0.82", "0.82", "0.43", "9", "2720"] in lines
+    assert "en-05 identifying_data: refused: the model declined to answer (recorded)" in written.getvalue()
+
+
+def test_programs_get_the_failures_as_well(report: Report) -> None:
+    assert {
+        "text": "en-05",
+        "task_type": "identifying_data",
+        "kind": "refused",
+        "reason": "the model declined to answer (recorded)",
+    } in report.as_json()["failures"]

@@ -1,4 +1,4 @@
-"""A provider that plays replies back: proves the arithmetic of an evaluation, and shows one without a key.
+"""A provider that plays replies back: what an evaluation makes of them can then be worked out by hand.
 
 A recording is a directory with one file a task type: which text got which replies, the repair's after the first.
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aitp.errors import AnswerCut, ConfigurationError, ModelRefused, NonRetryableError
+from aitp.errors import AnswerCut, ModelRefused, NonRetryableError
 from aitp.providers import Embeddings, Question, Reply, Usage
 from aitp.providers.mock import text_of
 from aitp.quality.labels import LabelledText
@@ -51,15 +51,15 @@ class _Recording(_Part):
 
 
 class RecordedProvider:
-    """Answers questions about `texts` from the recording in `directory`. ConfigurationError: it cannot be read."""
+    """Answers questions about `texts` from the recording in `directory`."""
 
     name = "recorded"
 
     def __init__(self, directory: Path, texts: Sequence[LabelledText]) -> None:
         self._ids = {labelled.text: labelled.id for labelled in texts}
-        self._recordings = {path.stem: _read(path) for path in sorted(directory.glob("*.json"))}
-        if not self._recordings:
-            raise ConfigurationError([f"{directory}: no recording (*.json) there"])
+        self._recordings = {
+            path.stem: _Recording.model_validate_json(path.read_bytes()) for path in sorted(directory.glob("*.json"))
+        }
 
     @property
     def ids(self) -> Collection[str]:
@@ -95,13 +95,3 @@ class RecordedProvider:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-def _read(path: Path) -> _Recording:
-    try:
-        return _Recording.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError([f"{path}: cannot be read ({error.strerror})"]) from error
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)
-        raise ConfigurationError([f"{path}: {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults]) from error
