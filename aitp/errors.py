@@ -156,12 +156,8 @@ class DeliveryRefused(NonRetryableError):
         self.status = status
 
 
-class DeadlineExceeded(RetryableError):
-    """The timer that bounds a whole call fired: the client it happened in must be thrown away."""
-
-
-class GraceOver(AitpError):
-    """A stop's grace ended inside a call: the call is abandoned, its task goes back, and it may be bought again."""
+class DeadlineExceeded(ServiceFault):
+    """The answer of a provider, taken as a whole, took longer than its time-out allows: it trickled."""
 
 
 class LedgerError(AitpError):

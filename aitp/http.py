@@ -30,7 +30,6 @@ from urllib3.exceptions import (
 )
 
 from aitp import __version__
-from aitp.errors import DeadlineExceeded, GraceOver
 from aitp.tls import Trust
 
 USER_AGENT = f"aitp/{__version__}"
@@ -139,7 +138,7 @@ def finish(response: requests.Response) -> tuple[bytes, Exception | None]:
     try:
         for piece in pieces(response, FINISH_BYTES, FINISH_SECONDS):
             body = body + piece if body else piece
-    except (NoAnswer, DeadlineExceeded, GraceOver) as error:
+    except NoAnswer as error:
         cut = error
     response.close()
     return body, cut
@@ -155,8 +154,7 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 class _Shelf(queue.LifoQueue[Any]):
-    """Where a pool keeps its idle connection. The standard queue's lock stays taken for good if a timer's exception
-    strikes within it, and closing the pool, or its being collected, would wait for it; there is one thread here."""
+    """Where a pool keeps its idle connection: without locks, since there is one thread here."""
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if len(self.queue) >= self.maxsize:

@@ -68,7 +68,7 @@ class CallStatus(StrEnum):
     REFUSED = "refused"  # 400, 404, 422, …: the text, a parameter, the model; or the model declined
     UNAUTHORIZED = "unauthorized"
     RATE_LIMITED = "rate_limited"
-    TIMEOUT = "timeout"  # our own deadline ended it
+    TIMEOUT = "timeout"  # its answer trickled for longer than its time-out
     ERROR = "error"  # 5xx, connection, an answer that is none
 
     @classmethod
@@ -83,9 +83,9 @@ class CallStatus(StrEnum):
 
 
 _STATUS_OF_ERROR: tuple[tuple[type[BaseException], CallStatus], ...] = (
+    (DeadlineExceeded, CallStatus.TIMEOUT),
     (CredentialsRefused, CallStatus.UNAUTHORIZED),
     (CooldownRequired, CallStatus.RATE_LIMITED),
-    (DeadlineExceeded, CallStatus.TIMEOUT),
     *((kind, CallStatus.REFUSED) for kind in (RequestRefused, ModelRefused, ModelGone, SettingRefused)),
 )
 

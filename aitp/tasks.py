@@ -167,4 +167,5 @@ class ExitCode(IntEnum):
     FINE = 0
     FAILED = 1
     USAGE = 2
+    AGAIN = 75  # EX_TEMPFAIL: the machine or the ledger fails us, or not all could be done yet
     MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: nobody starts it anew

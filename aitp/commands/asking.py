@@ -6,7 +6,6 @@ so that what works here works there. Each question is bounded as a whole.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ import orjson
 from requests.structures import CaseInsensitiveDict
 
 from aitp.commands.clock import ahead_of
-from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
+from aitp.errors import AitpError, CredentialsRefused, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, Wire, finish, whole_body
-from aitp.process.bounds import BoundedCall
 from aitp.providers.inventory import ask_for_models
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
@@ -139,7 +137,7 @@ class Asking:
         def ask() -> Answered:
             sent = {"User-Agent": USER_AGENT, "Accept": "application/json", "Connection": "close", **headers}
             answer = wire.send("GET", url, CaseInsensitiveDict(sent))
-            return Answered(answer.status_code, _json(whole_body(answer, BODY_BYTES)))
+            return Answered(answer.status_code, _json(whole_body(answer, BODY_BYTES, self.seconds)))
 
         try:
             return self._bounded(ask)
@@ -151,10 +149,7 @@ class Asking:
     def _bounded(self, ask: Callable[[], T]) -> T | AitpError:
         """Its answer, or the failure that it ended with."""
         try:
-            with BoundedCall(self.seconds + MARGIN_SECONDS, lambda: math.inf, lambda: None):
-                return ask()
-        except DeadlineExceeded as error:
-            return RetryableError(f"there was no whole answer: {error}")
+            return ask()
         except AitpError as error:
             return error
 

@@ -23,7 +23,7 @@ import requests
 from ratelimit import limits, sleep_and_retry  # type: ignore[import-untyped]
 from requests.structures import CaseInsensitiveDict
 
-from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeadlineExceeded, RetryableError, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
 from aitp.knowledge import MOST_LINKS, Candidate, Entity, Knowledge, Standing
 from aitp.ledger import BreakerChange, Ledger
@@ -201,11 +201,9 @@ class Api:
             raise Oversized(f"Wikidata {failure}") from None
         except NoAnswer as failure:
             raise ServiceFault(WIKIDATA, f"Wikidata {failure}: look at WIKIDATA_BASE_URL") from None
-        except BaseException as error:
+        except BaseException:
             self.reset()
-            if not isinstance(error, DeadlineExceeded):
-                raise
-            raise ServiceFault(WIKIDATA, f"Wikidata gave no whole answer: {error}") from None
+            raise
 
 
 def _error(answer: requests.Response, body: bytes) -> AitpError | None:

@@ -15,8 +15,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -24,19 +24,39 @@ from typing import Any, NoReturn, Protocol
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, SlotLocks
 from aitp.logs import configure, get_logger
-from aitp.process.bounds import BoundedCall
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
 from aitp.settings import Settings, withhold
+from aitp.tasks import ExitCode
+
+RECORD_SECONDS = 3600.0  # a disk that hangs (a failing one, a network under it) may come back; a kill buys again
+EXIT_QUIT = 128 + signal.SIGQUIT
+# Wall clocks step, machines are suspended: nobody sleeps on one look at the clock for longer.
+LONGEST_WAIT_SECONDS = 60.0
+CALLS_OF_A_CLAIM = 3  # with a repair, and a text that is cut and sent again
 
 log = get_logger(__name__)
 
 
-def _nothing() -> None:
-    pass
+class ProcessContext(Protocol):
+    """What the work of a relay or a worker needs of the process that it is done in.
 
+    `Child` is one under a master; `aitp once` brings its own, which has nobody to wake and no master to hear from.
+    """
 
-# With a repair, and a text that is cut and sent again.
-CALLS_OF_A_CLAIM = 3
+    @property
+    def slot(self) -> int: ...
+
+    def idle(self) -> None: ...
+
+    def recording(self) -> None: ...
+
+    def call(self, task_id: str, seconds: float) -> AbstractContextManager[Any]: ...
+
+    def wake_workers(self, count: int = 1) -> None: ...
+
+    def wake_relays(self, count: int = 1) -> None: ...
+
+    def count_done(self, count: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class Roles:
     load: Callable[[], Settings]
     prepare: Callable[[Settings], None]
     sweep: Callable[[Settings, frozenset[int], Mapping[int, Cause]], bool]
-    warm_up: Callable[[], None] = _nothing
+    warm_up: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ class Timings:
     slack_seconds: float = 5.0  # from a deadline to the kill
     young_seconds: float = 10.0  # whoever dies before is held back
     longest_hold_back_seconds: float = 30.0
-    grace_margin_seconds: float = 2.0  # before the grace ends, calls are given up, to put it on record
+    grace_margin_seconds: float = 2.0  # before the grace ends, relays bring out what is there, and leave
     takeover_seconds: float = 5.0  # beyond the grace, for another master to leave
     prepare_seconds: float = 900.0  # migrations and integrity checks read the whole ledger
     orphan_seconds: float = 900.0  # for a dead master's child to go, on top of what its calls may take
@@ -101,36 +121,6 @@ class Inherited:
         self.locks.close()
 
 
-class ProcessContext(Protocol):
-    """See `aitp.process.child.Child` for what each promises."""
-
-    @property
-    def slot(self) -> int: ...
-
-    def idle(self) -> None: ...
-
-    def recording(self) -> None: ...
-
-    def call(self, task_id: str, seconds: float) -> AbstractContextManager[Any]: ...
-
-    def wake_workers(self, count: int = 1) -> None: ...
-
-    def wake_relays(self, count: int = 1) -> None: ...
-
-    def count_done(self, count: int = 1) -> None: ...
-
-
-RECORD_SECONDS = 3600.0  # a disk that hangs (a failing one, a network under it) may come back; a kill buys again
-
-EXIT_MACHINE = 75  # EX_TEMPFAIL: disk full, out of memory, the ledger locked. Not the task's fault.
-
-EXIT_QUIT = 128 + signal.SIGQUIT
-
-LONGEST_WAIT_SECONDS = (
-    60.0  # wall clocks step, machines are suspended: nobody sleeps on one look at the clock for longer
-)
-
-
 class Child:
     """A child's own view. `cause` is what ended the process that held the slot before."""
 
@@ -141,15 +131,13 @@ class Child:
         self.locks = SlotLocks(settings.ledger_path)
         self.poll_asked = False  # USR1 came: poll now. The reader resets it.
         self._settings = settings
-        self._inherited = inherited
+        self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
         self._told_to_leave = False
-        self._own_grace_ends = math.inf
-        self._call: BoundedCall | None = None
         now = time.time()
         self._record = Record(slot, os.getpid(), State.STARTING, started=now, since=now)
         self._signals, self._signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._sleep = select.poll()
-        for descriptor in (self._signals, inherited.notifier.descriptor(slot), inherited.death_pipe):
+        for descriptor in (self._signals, self._notifier.descriptor(slot), inherited.death_pipe):
             self._sleep.register(descriptor, select.POLLIN)
         self._death_pipe = select.poll()
         self._death_pipe.register(inherited.death_pipe, select.POLLIN)
@@ -164,15 +152,15 @@ class Child:
     @property
     def draining(self) -> bool:
         """The master is stopping: bring no new work in. Relays go on delivering until they are told to leave."""
-        return self._inherited.board.state(MASTER) == State.DRAINING
+        return self._board.state(MASTER) == State.DRAINING
 
     def listen(self) -> None:
         """Install the signal handlers, then let signals in: the master blocks them, and its mask was inherited."""
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, self._leave_within_grace)
-        signal.signal(signal.SIGHUP, self._leave_at_leisure)
+        signal.signal(signal.SIGTERM, self._leave)
+        signal.signal(signal.SIGHUP, self._leave)
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(EXIT_QUIT))
         signal.signal(signal.SIGUSR1, self._poll_now)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -191,17 +179,19 @@ class Child:
         """Add finished tasks to the scoreboard's count."""
         self._write(self._record.state, done=self._record.done + count)
 
-    def call(self, task_id: str, seconds: float) -> BoundedCall:
-        """`with child.call(id, seconds):` bounds a call to another service. Not nested.
+    @contextmanager
+    def call(self, task_id: str, seconds: float) -> Iterator[None]:
+        """`with child.call(id, seconds):` bounds a call to another service as a whole. Not nested.
 
-        Raises DeadlineExceeded after `seconds`, GraceOver when a stop's grace ends before or within it; whatever was in
-        use then (a connection, a client) must be thrown away. Nothing in it may write to the ledger.
+        Sockets' time-outs end what is silent. What trickles is ended by the master, and this process with it, soon
+        after `seconds`: nothing that runs here is ever interrupted half-way.
         """
         self._write(State.BUSY, task_id=task_id, allow=seconds)
-        if notified := self._inherited.notifier.drain(self.slot):
-            self._wake(self.role, notified)  # they were meant for someone with time
-        self._call = BoundedCall(seconds, self._grace_ends, self._call_ended)
-        return self._call
+        self._pass_on(self._notifier.drain(self.slot))  # they were meant for someone with time
+        try:
+            yield
+        finally:
+            self._write(State.BUSY)
 
     def wake_workers(self, count: int = 1) -> None:
         """There is work for `count` workers: wake as many idle ones."""
@@ -213,7 +203,7 @@ class Child:
 
     def miss_model(self) -> None:
         """Have the master send somebody to look after the models: one of them is not where it should be."""
-        if (master := os.getppid()) == self._inherited.board.read(MASTER).pid:  # no stranger's
+        if (master := os.getppid()) == self._board.read(MASTER).pid:  # a stranger's parent is to be left alone
             os.kill(master, signal.SIGUSR2)
 
     # Waiting
@@ -225,21 +215,20 @@ class Child:
             seconds = min(max(until - time.time(), 0.0), seconds)
         if self._told_to_leave:
             seconds = 0.0
-        self._write(self._record.state, allow=seconds + self._inherited.timings.step_seconds)
+        self._write(self._record.state, allow=seconds + self._timings.step_seconds)
         self._sleep.poll(math.ceil(seconds * 1000))
-        notified = self._inherited.notifier.drain(self.slot)
-        _drain(self._signals)
-        if notified > 1:
-            self._wake(self.role, notified - 1)  # two rang for one of us: another has work to do as well
+        notified = self._notifier.drain(self.slot)
+        _empty(self._signals)
+        self._pass_on(notified - 1)  # two notified one of us: another has work to do as well
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
-        patience = time.monotonic() + self._inherited.timings.patience_with_orphans(self._settings)
+        patience = time.monotonic() + self._timings.patience_with_orphans(self._settings)
         warned = False
         while not self.locks.acquire(self.slot, timeout=1.0):
             if self.leaving:
                 return False
-            self._write(State.WAITING, allow=self._inherited.timings.start_seconds)
+            self._write(State.WAITING, allow=self._timings.start_seconds)
             holder = self.locks.holder(self.slot)
             if not warned:
                 warned = True
@@ -248,52 +237,38 @@ class Child:
                 # An orphan, since a master replaces no living child of its own; and a stuck one, with nobody else to
                 # end it. The lock says that this pid is it.
                 log.error("Former process of this slot is stuck and is killed", holder=holder)
-                _kill(holder)
-        self._write(State.STARTING, allow=self._inherited.timings.start_seconds)
+                with suppress(ProcessLookupError):
+                    os.kill(holder, signal.SIGKILL)
+        self._write(State.STARTING, allow=self._timings.start_seconds)
         return True
 
     def leave(self) -> None:
         """Say that main has returned."""
         self._write(State.LEAVING)
-        if notified := self._inherited.notifier.drain(self.slot):
-            self._wake(self.role, notified)
+        self._pass_on(self._notifier.drain(self.slot))
 
     # Inside
 
     def _write(self, state: State, *, task_id: str = "", allow: float | None = None, done: int | None = None) -> None:
         before = self._record
-        seconds = self._inherited.timings.step_seconds if allow is None else allow
         self._record = dataclasses.replace(
             before,
             state=state,
             since=before.since if state is before.state and task_id == before.task_id else time.time(),
-            deadline=time.monotonic() + seconds,
+            deadline=time.monotonic() + (self._timings.step_seconds if allow is None else allow),
             task_id=task_id,
             done=before.done if done is None else done,
         )
-        self._inherited.board.write(self._record)
+        self._board.write(self._record)
+
+    def _pass_on(self, notifications: int) -> None:
+        if notifications > 0:
+            self._wake(self.role, notifications)
 
     def _wake(self, role: Role, count: int) -> None:
-        self._inherited.notifier.notify_idle(role, count, self._inherited.board, but=self.slot)
+        self._notifier.notify_idle(role, count, self._board, but=self.slot)
 
-    def _call_ended(self) -> None:
-        self._call = None
-        self._write(State.BUSY)
-
-    def _grace_ends(self) -> float:
-        if self._own_grace_ends == math.inf:
-            return math.inf
-        # A stop of the whole service began before we were told: its grace is everyone's.
-        return self._inherited.board.grace_ends or self._own_grace_ends
-
-    def _leave_within_grace(self, signum: int, frame: FrameType | None) -> None:
-        self._told_to_leave = True
-        if self._own_grace_ends == math.inf:
-            self._own_grace_ends = time.monotonic() + self._settings.shutdown_grace_seconds
-        if self._call is not None:
-            self._call.rearm()
-
-    def _leave_at_leisure(self, signum: int, frame: FrameType | None) -> None:
+    def _leave(self, signum: int, frame: FrameType | None) -> None:
         self._told_to_leave = True
 
     def _poll_now(self, signum: int, frame: FrameType | None) -> None:
@@ -302,7 +277,7 @@ class Child:
 
 def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherited: Inherited) -> NoReturn:
     """Be the child in `slot`, from fork to exit. Never returns, never unwinds into the master's stack."""
-    code = 1
+    code = ExitCode.FAILED
     try:
         inherited.after_fork()
         withhold()  # nobody loads settings here again
@@ -310,40 +285,23 @@ def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherit
         child = Child(slot, settings, cause, inherited)
         child.listen()
         configure(settings.log_level, settings.log_format, slot=slot)
-        code = _live(child, settings, roles.mains[child.role])
+        if child.take_slot():
+            roles.mains[child.role](child, settings, cause)
+        child.leave()
+        code = ExitCode.FINE
+    except ConfigurationError as error:
+        log.error("Configuration cannot be used", problems=error.problems)
+        code = ExitCode.MISCONFIGURED
+    except (LedgerError, OSError, MemoryError):
+        log.exception("Child gives up: the machine or the ledger fails it")
+        code = ExitCode.AGAIN
     except Exception:
-        log.exception("Child could not start", slot=slot)
+        log.exception("Child failed")
     finally:
         os._exit(code)  # whatever happens: a child never runs on in the master's code
 
 
-def _live(child: Child, settings: Settings, main: Callable[[Child, Settings, Cause], None]) -> int:
-    try:
-        if child.take_slot():
-            main(child, settings, child.cause)
-        child.leave()
-    except ConfigurationError as error:
-        log.error("Configuration cannot be used", problems=error.problems)
-        return 78
-    except (LedgerError, OSError, MemoryError):
-        log.exception("Child gives up: the machine or the ledger fails it")
-        return EXIT_MACHINE
-    except Exception:
-        log.exception("Child failed")
-        return 1
-    return 0
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-def _drain(descriptor: int) -> None:
-    try:
+def _empty(descriptor: int) -> None:
+    with suppress(BlockingIOError):
         while len(os.read(descriptor, 512)) == 512:
             pass
-    except BlockingIOError:
-        pass

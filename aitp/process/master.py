@@ -15,13 +15,15 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
 from aitp.ledger import Cause, SlotLocks
 from aitp.logs import configure, get_logger
-from aitp.process.child import EXIT_MACHINE, EXIT_QUIT, Inherited, Roles, Timings, run_child
+from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child
 from aitp.process.models import ModelPuller
 from aitp.process.scoreboard import (
     LAST_SLOT,
@@ -37,292 +39,20 @@ from aitp.process.scoreboard import (
     scoreboard_path,
     slots_of,
 )
-from aitp.process.start import OTHER_DESCRIPTORS, most_descriptors, open_locks, own_directory, refuse_few_descriptors
+from aitp.process.start import OTHER_DESCRIPTORS, open_locks, own_directory, refuse_few_descriptors
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, surroundings, under_supervisord, withhold
+from aitp.tasks import ExitCode
+
+STOPPING_TICK_SECONDS = 1.0
+SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
+LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
+DESCRIPTORS = LAST_SLOT + OTHER_DESCRIPTORS  # a reload may ask for any number of children
+FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
+# A child that ends so chose it itself, and not because of a bug.
+ORDERLY_EXITS = frozenset({ExitCode.FINE, ExitCode.AGAIN, EXIT_QUIT, ExitCode.MISCONFIGURED})
 
 log = get_logger(__name__)
-
-DONE = 0
-
-FAILED = 1
-
-AGAIN = 75  # EX_TEMPFAIL: not all could be done yet
-
-MISCONFIGURED = 78  # EX_CONFIG
-
-
-@dataclass(frozen=True, slots=True)
-class Helper:
-    """One that is underway. `deadline` is monotonic; `ended` is told the exit code (negative: a signal)."""
-
-    name: str
-    deadline: float
-    ended: Callable[[int], None]
-
-
-class Helpers:
-    """All that are underway. `after_fork` is what each does first: let go of what is the master's alone."""
-
-    def __init__(self, after_fork: Callable[[], None]) -> None:
-        self._after_fork = after_fork
-        self._underway: dict[int, Helper] = {}  # by pid
-
-    def send(self, name: str, seconds: float, work: Callable[[], bool | None], ended: Callable[[int], None]) -> None:
-        """Do `work` in a process of its own. It exits AGAIN for False, MISCONFIGURED for a ConfigurationError."""
-        try:
-            pid = os.fork()
-        except OSError as error:
-            log.error("Cannot fork", reason=error.strerror, helper=name)
-            ended(FAILED)
-            return
-        if pid == 0:
-            _do(work, self._after_fork)
-        self._underway[pid] = Helper(name, time.monotonic() + seconds, ended)
-
-    def underway(self, name: str) -> bool:
-        return any(helper.name == name for helper in self._underway.values())
-
-    def __len__(self) -> int:
-        return len(self._underway)
-
-    def reap(self, pid: int, exit_code: int) -> None:
-        """A process was reaped; if it was an helper, go on with what waits for it."""
-        if helper := self._underway.pop(pid, None):
-            helper.ended(exit_code)
-
-    def kill_overdue(self) -> float:
-        """Kill those that took too long; when to look again (monotonic)."""
-        now = time.monotonic()
-        for pid, helper in self._underway.items():
-            if now >= helper.deadline:
-                log.error("A short-lived process took too long and is killed", helper=helper.name)
-                os.kill(pid, signal.SIGKILL)
-        return min((helper.deadline for helper in self._underway.values() if helper.deadline > now), default=math.inf)
-
-    def end(self, signum: signal.Signals, name: str | None = None) -> None:
-        """Signal those of that name, or all."""
-        for pid, helper in self._underway.items():
-            if name in (None, helper.name):
-                os.kill(pid, signum)
-
-
-def _do(work: Callable[[], bool | None], after_fork: Callable[[], None]) -> NoReturn:
-    code = FAILED
-    try:
-        after_fork()
-        withhold()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        code = AGAIN if work() is False else DONE
-    except ConfigurationError as error:
-        code = MISCONFIGURED
-        for problem in error.problems:
-            log.error("Configuration cannot be used", problem=problem)
-    except Exception:
-        log.exception("A short-lived process failed")
-    finally:
-        os._exit(code)  # whatever happens: it never runs on in the master's code
-
-
-@dataclass(frozen=True, slots=True)
-class ExitRecord:
-    """How a child ended. `told`: the master asked it to leave. `killed`: why, if the master killed it."""
-
-    exit_code: int
-    lived_seconds: float
-    last: Record
-    told: bool = False
-    killed: Cause | None = None
-    orderly: bool = False  # it chose that exit code itself, and not because of a bug
-
-    @property
-    def cause(self) -> Cause:
-        if self.killed is not None:
-            return self.killed
-        return Cause.STOPPED if self.orderly else Cause.CRASHED
-
-    @property
-    def took_over(self) -> bool:
-        return self.last.state in TAKEN_OVER
-
-    def too_early(self, young_seconds: float) -> bool:
-        """Whether the next child is likely to end the same way."""
-        if self.told:
-            return False
-        if self.exit_code == 0 and self.last.done > 0:
-            return False  # recycled after so many tasks
-        return not self.took_over or self.lived_seconds < young_seconds
-
-
-@dataclass(slots=True)
-class Respawn:
-    """One slot. `cause` is for the next child, `not_before` (monotonic) holds it back, `unclean`: it has to tidy up."""
-
-    cause: Cause = Cause.STOPPED
-    unclean: bool = False
-    early_deaths: int = 0
-    not_before: float = 0.0
-
-    def note(self, ended: ExitRecord, now: float, young_seconds: float, longest_seconds: float) -> None:
-        """A child is gone: 1, 2, 4 … seconds before the next one if they keep dying early."""
-        if ended.took_over:
-            self.cause = ended.cause
-            self.unclean = ended.exit_code != 0
-        if ended.too_early(young_seconds):
-            self.not_before = now + min(2.0**self.early_deaths, longest_seconds)
-            self.early_deaths = min(self.early_deaths + 1, 16)
-        else:
-            self.reset()
-
-    def reset(self) -> None:
-        """Start the next one at once."""
-        self.early_deaths = 0
-        self.not_before = 0.0
-
-
-ORDERLY_EXITS = frozenset({0, EXIT_MACHINE, EXIT_QUIT, MISCONFIGURED})
-
-FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
-
-
-@dataclass(slots=True)
-class ChildRecord:
-    """A living child, as its master sees it. `killed` says why, if the master has done so."""
-
-    pid: int
-    slot: int
-    role: Role
-    born: float
-    told: bool = False
-    killed: Cause | None = None
-
-
-class Children:
-    """Children by pid, respawns by slot. `wanted` are the slots to keep filled."""
-
-    def __init__(self, roles: Roles, inherited: Inherited) -> None:
-        self._roles = roles
-        self._board = inherited.board
-        self._timings = inherited.timings
-        self._inherited = inherited
-        self._children: dict[int, ChildRecord] = {}
-        self._respawns: dict[int, Respawn] = {}
-        self.wanted: frozenset[int] = frozenset()
-
-    def __len__(self) -> int:
-        return len(self._children)
-
-    def __iter__(self) -> Iterator[ChildRecord]:
-        return iter(self._children.values())
-
-    def want(self, settings: Settings) -> None:
-        """Be as many as the settings say. Nobody is held back any longer: new settings may have mended it."""
-        relays = slots_of(Role.RELAY, settings.relay_processes)
-        workers = slots_of(Role.WORKER, settings.concurrency_limit)
-        self.wanted = frozenset([*relays, *workers])
-        for slot in (*relays, *workers):
-            self._inherited.notifier.install(slot)
-            self._respawns.setdefault(slot, Respawn()).reset()
-
-    @property
-    def unclean(self) -> bool:
-        """Whether someone may have left things behind for a successor to free."""
-        return any(respawn.unclean for respawn in self._respawns.values())
-
-    def causes(self, but: frozenset[int]) -> Mapping[int, Cause]:
-        """What ended the last child of each slot, `but` excepted."""
-        return {slot: respawn.cause for slot, respawn in self._respawns.items() if slot not in but}
-
-    def fill(self, settings: Settings) -> float:
-        """Start children in vacant slots, as far as they may start now; when to look again (monotonic)."""
-        now = time.monotonic()
-        again = math.inf
-        vacant = sorted(self.wanted - {child.slot for child in self})
-        due = [slot for slot in vacant if self._respawns[slot].not_before <= now]
-        for slot in due[:FORKS_A_ROUND]:
-            self._start(slot, settings)
-        if len(due) > FORKS_A_ROUND:
-            again = now
-        return min([again, *(self._respawns[slot].not_before for slot in vacant if slot not in due)])
-
-    def _start(self, slot: int, settings: Settings) -> None:
-        now, wall = time.monotonic(), time.time()
-        respawn = self._respawns[slot]
-        # The deadline counts from now on: whoever hangs in start-up is overdue like anyone else.
-        deadline = now + self._timings.start_seconds
-        self._board.write(Record(slot, state=State.STARTING, started=wall, since=wall, deadline=deadline))
-        try:
-            pid = os.fork()
-        except OSError as error:
-            log.error("Cannot fork", reason=error.strerror, child=slot)
-            self._board.write(Record(slot))
-            respawn.not_before = now + self._timings.longest_hold_back_seconds
-            return
-        if pid == 0:
-            run_child(slot, settings, respawn.cause, self._roles, self._inherited)
-        self._children[pid] = ChildRecord(pid, slot, role_of(slot), now)
-        log.info("Child started", child=slot, role=role_of(slot).value, pid=pid)
-
-    def reap(self, pid: int, exit_code: int) -> int | None:
-        """A process was reaped: if it was a child, note its slot. That slot."""
-        child = self._children.pop(pid, None)
-        if child is None:
-            return None
-        now = time.monotonic()
-        last = self._board.read(child.slot)
-        if last.pid != pid:
-            last = Record(child.slot)  # it never came to write its own
-        ended = ExitRecord(exit_code, now - child.born, last, child.told, child.killed, exit_code in ORDERLY_EXITS)
-        respawn = self._respawns[child.slot]
-        respawn.note(ended, now, self._timings.young_seconds, self._timings.longest_hold_back_seconds)
-        self._board.write(Record(child.slot))
-        facts = {"child": child.slot, "role": child.role.value, "pid": pid, "exit_code": exit_code}
-        if exit_code == 0:
-            log.info("Child left", **facts)
-        else:
-            held_back = round(max(respawn.not_before - now, 0.0), 1)
-            cause = ended.cause.value
-            log.warning("Child died", **facts, cause=cause, task_id=last.task_id, held_back_seconds=held_back)
-        return child.slot
-
-    def kill_overdue(self, resume_grace_until: float) -> float:
-        """Kill whoever should have ended a step some time ago; when to look again (monotonic)."""
-        now = time.monotonic()
-        again = math.inf
-        for child in self:
-            if child.killed is not None:
-                continue
-            record = self._board.read(child.slot)
-            moment = max(record.deadline + self._timings.slack_seconds, resume_grace_until)
-            if moment > now:
-                again = min(again, moment)
-                continue
-            text = "Child overran its deadline and is killed"
-            log.error(text, child=child.slot, pid=child.pid, state=record.state.name, task_id=record.task_id)
-            self.kill(child, Cause.DEADLINE)
-        return again
-
-    def give_up(self) -> None:
-        """Kill all who are left when the grace is over."""
-        for child in self:
-            if child.killed is None:
-                task_id = self._board.read(child.slot).task_id
-                text = "Grace is over, child is killed: what it had in hand goes back and may be bought again"
-                log.warning(text, child=child.slot, task_id=task_id)
-                self.kill(child, Cause.STOPPED)
-
-    def tell(self, child: ChildRecord, signum: signal.Signals) -> None:
-        """Ask a child to leave."""
-        child.told = True
-        os.kill(child.pid, signum)
-
-    def kill(self, child: ChildRecord, cause: Cause) -> None:
-        child.killed = cause
-        os.kill(child.pid, signal.SIGKILL)
-
-
-SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
 
 
 def wait_for_signal(signals: Iterable[signal.Signals], seconds: float) -> signal.Signals | None:
@@ -346,7 +76,257 @@ def wait_for_signal(signals: Iterable[signal.Signals], seconds: float) -> signal
     return None if heard is signal.SIGALRM else heard
 
 
-STOPPING_TICK_SECONDS = 1.0
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """One that is underway. `deadline` is monotonic; `ended` is told the exit code (negative: a signal)."""
+
+    name: str
+    deadline: float
+    ended: Callable[[int], None]
+
+
+class Helpers:
+    """One-shot processes for what must not happen in the master, the ledger's preparation above all.
+
+    `after_fork` is what each does first: let go of what is the master's alone.
+    """
+
+    def __init__(self, after_fork: Callable[[], None]) -> None:
+        self._after_fork = after_fork
+        self._underway: dict[int, Helper] = {}  # by pid
+
+    def send(self, name: str, seconds: float, work: Callable[[], bool | None], ended: Callable[[int], None]) -> None:
+        """Do `work` in a process of its own. It exits AGAIN for False, MISCONFIGURED for a ConfigurationError."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("Cannot fork", reason=error.strerror, helper=name)
+            ended(ExitCode.FAILED)
+            return
+        if pid == 0:
+            _help(work, self._after_fork)
+        self._underway[pid] = Helper(name, time.monotonic() + seconds, ended)
+
+    def underway(self, name: str) -> bool:
+        return any(helper.name == name for helper in self._underway.values())
+
+    def __len__(self) -> int:
+        return len(self._underway)
+
+    def reap(self, pid: int, exit_code: int) -> None:
+        """A process was reaped; if it was a helper, go on with what waits for it."""
+        if helper := self._underway.pop(pid, None):
+            helper.ended(exit_code)
+
+    def kill_overdue(self) -> float:
+        """Kill those that took too long; when to look again (monotonic)."""
+        now = time.monotonic()
+        for pid, helper in self._underway.items():
+            if now >= helper.deadline:
+                log.error("A short-lived process took too long and is killed", helper=helper.name)
+                os.kill(pid, signal.SIGKILL)
+        return min((helper.deadline for helper in self._underway.values() if helper.deadline > now), default=math.inf)
+
+    def end(self, signum: signal.Signals, name: str | None = None) -> None:
+        """Signal those of that name, or all."""
+        for pid, helper in self._underway.items():
+            if name in (None, helper.name):
+                os.kill(pid, signum)
+
+
+def _help(work: Callable[[], bool | None], after_fork: Callable[[], None]) -> NoReturn:
+    code = ExitCode.FAILED
+    try:
+        after_fork()
+        withhold()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        code = ExitCode.AGAIN if work() is False else ExitCode.FINE
+    except ConfigurationError as error:
+        code = ExitCode.MISCONFIGURED
+        for problem in error.problems:
+            log.error("Configuration cannot be used", problem=problem)
+    except Exception:
+        log.exception("A short-lived process failed")
+    finally:
+        os._exit(code)  # whatever happens: it never runs on in the master's code
+
+
+@dataclass(slots=True)
+class Respawn:
+    """What is remembered of a slot between two children. `cause` is what ended the last one that had taken it over.
+
+    `unclean`: the next one has to tidy up. It is held back until `not_before` (monotonic): for 1, 2, 4 … seconds while
+    children keep dying early.
+    """
+
+    cause: Cause = Cause.STOPPED
+    unclean: bool = False
+    early_deaths: int = 0
+    not_before: float = 0.0
+
+    def hold_back(self, now: float, longest_seconds: float) -> None:
+        self.not_before = now + min(2.0**self.early_deaths, longest_seconds)
+        self.early_deaths = min(self.early_deaths + 1, 16)
+
+    def reset(self) -> None:
+        """Start the next one at once."""
+        self.early_deaths, self.not_before = 0, 0.0
+
+
+@dataclass(slots=True)
+class ChildRecord:
+    """A living child, as its master sees it. `killed` says why, if the master has done so."""
+
+    pid: int
+    slot: int
+    role: Role
+    born: float
+    told: bool = False
+    killed: Cause | None = None
+
+
+class Children:
+    """All living children. `wanted` are the slots to keep filled."""
+
+    def __init__(self, roles: Roles, inherited: Inherited) -> None:
+        self._roles = roles
+        self._board = inherited.board
+        self._timings = inherited.timings
+        self._inherited = inherited
+        self._living: dict[int, ChildRecord] = {}  # by pid
+        self._respawns: dict[int, Respawn] = {}  # by slot
+        self.wanted: frozenset[int] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def __iter__(self) -> Iterator[ChildRecord]:
+        return iter(self._living.values())
+
+    def want(self, settings: Settings) -> None:
+        """Be as many as the settings say. Nobody is held back any longer: new settings may have mended it."""
+        relays = slots_of(Role.RELAY, settings.relay_processes)
+        workers = slots_of(Role.WORKER, settings.concurrency_limit)
+        self.wanted = frozenset([*relays, *workers])
+        for slot in (*relays, *workers):
+            self._inherited.notifier.install(slot)
+            self._respawns.setdefault(slot, Respawn()).reset()
+
+    @property
+    def unclean(self) -> bool:
+        """Whether someone may have left things behind for a successor to free."""
+        return any(respawn.unclean for respawn in self._respawns.values())
+
+    def causes(self, but: frozenset[int]) -> Mapping[int, Cause]:
+        """What ended the last child of each slot, `but` excepted."""
+        return {slot: respawn.cause for slot, respawn in self._respawns.items() if slot not in but}
+
+    def fill(self, settings: Settings) -> float:
+        """Start children in vacant slots, as far as they may start now; when to look again (monotonic)."""
+        now = time.monotonic()
+        vacant = sorted(self.wanted - {child.slot for child in self})
+        due = [slot for slot in vacant if self._respawns[slot].not_before <= now]
+        for slot in due[:FORKS_A_ROUND]:
+            self._start(slot, settings)
+        if len(due) > FORKS_A_ROUND:
+            return now
+        return min((self._respawns[slot].not_before for slot in vacant if slot not in due), default=math.inf)
+
+    def _start(self, slot: int, settings: Settings) -> None:
+        now, wall = time.monotonic(), time.time()
+        respawn = self._respawns[slot]
+        # The deadline counts from now on: whoever hangs in start-up is overdue like anyone else.
+        deadline = now + self._timings.start_seconds
+        self._board.write(Record(slot, state=State.STARTING, started=wall, since=wall, deadline=deadline))
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("Cannot fork", reason=error.strerror, child=slot)
+            self._board.write(Record(slot))
+            respawn.not_before = now + self._timings.longest_hold_back_seconds
+            return
+        if pid == 0:
+            run_child(slot, settings, respawn.cause, self._roles, self._inherited)
+        self._living[pid] = ChildRecord(pid, slot, role_of(slot), now)
+        log.info("Child started", child=slot, role=role_of(slot).value, pid=pid)
+
+    def reap(self, pid: int, exit_code: int) -> int | None:
+        """A process was reaped: if it was a child, its slot, which is vacant now."""
+        child = self._living.pop(pid, None)
+        if child is None:
+            return None
+        now = time.monotonic()
+        last = self._board.read(child.slot)
+        if last.pid != pid:
+            last = Record(child.slot)  # it never came to write its own
+        took_over = last.state in TAKEN_OVER
+        cause = child.killed or (Cause.STOPPED if exit_code in ORDERLY_EXITS else Cause.CRASHED)
+        respawn = self._respawns[child.slot]
+        if took_over:
+            respawn.cause, respawn.unclean = cause, exit_code != 0
+        recycled = exit_code == 0 and last.done > 0
+        if child.told or recycled or (took_over and now - child.born >= self._timings.young_seconds):
+            respawn.reset()
+        else:
+            respawn.hold_back(now, self._timings.longest_hold_back_seconds)
+        self._board.write(Record(child.slot))
+        facts = {"child": child.slot, "role": child.role.value, "pid": pid, "exit_code": exit_code}
+        if exit_code == 0:
+            log.info("Child left", **facts)
+        else:
+            held_back = round(max(respawn.not_before - now, 0.0), 1)
+            log.warning("Child died", **facts, cause=cause.value, task_id=last.task_id, held_back_seconds=held_back)
+        return child.slot
+
+    def kill_overdue(self, resume_grace_until: float) -> float:
+        """Kill whoever should have ended a step some time ago; when to look again (monotonic)."""
+        now = time.monotonic()
+        again = math.inf
+        for child in self:
+            if child.killed is not None:
+                continue
+            record = self._board.read(child.slot)
+            moment = max(record.deadline + self._timings.slack_seconds, resume_grace_until)
+            if moment > now:
+                again = min(again, moment)
+                continue
+            text = "Child overran its deadline and is killed"
+            log.error(text, child=child.slot, pid=child.pid, state=record.state.name, task_id=record.task_id)
+            self._kill(child, Cause.DEADLINE)
+        return again
+
+    def give_up(self) -> None:
+        """Kill all who are left when the grace is over."""
+        for child in self:
+            if child.killed is None:
+                task_id = self._board.read(child.slot).task_id
+                text = "Grace is over, child is killed: what it had in hand goes back and may be bought again"
+                log.warning(text, child=child.slot, task_id=task_id)
+                self._kill(child, Cause.STOPPED)
+
+    def tell(self, child: ChildRecord, signum: signal.Signals) -> None:
+        """Ask a child to leave."""
+        child.told = True
+        os.kill(child.pid, signum)
+
+    def _kill(self, child: ChildRecord, cause: Cause) -> None:
+        child.killed = cause
+        os.kill(child.pid, signal.SIGKILL)
+
+
+class Phase(Enum):
+    """Where a master's life stands. At any time a stop leads to DRAINING, QUIT to QUITTING."""
+
+    PREPARING = "preparing"  # a helper prepares the ledger; there are no children yet
+    WORKING = "working"
+    RELOADING = "reloading"  # working, while a helper prepares the ledger for new settings
+    DRAINING = "draining"  # workers leave, then relays, all within the grace
+    SWEEPING = "sweeping"  # everyone has left: what some left behind is freed now rather than at the next start
+    QUITTING = "quitting"  # everyone is killed, and nothing is tidied up: the next start does that
+
+
+STOPPING = frozenset({Phase.DRAINING, Phase.SWEEPING, Phase.QUITTING})
 
 
 class Master:
@@ -355,33 +335,31 @@ class Master:
     def __init__(self, settings: Settings, roles: Roles, inherited: Inherited, systemd: Systemd) -> None:
         self._settings = settings
         self._roles = roles
-        self._board = inherited.board
-        self._notifier = inherited.notifier
-        self._timings = inherited.timings
+        self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
         self._children = Children(roles, inherited)
         self._helpers = Helpers(inherited.after_fork)
         self._puller = ModelPuller(self._helpers, inherited.timings, self._wake_workers)
         self._systemd = systemd
         self._parent = Parent(supervised=under_supervisord())
         self._started = time.time()
-        self._prepared = False
-        self._reload_again = False
+        self._phase = Phase.PREPARING
+        self._reload_again = False  # HUP came while there was a preparation
+        self._exit_code: int | None = None
+        # All monotonic.
         self._sweep_due = math.inf
-        self._kill_at: float | None = None  # a stop is on: whoever is left then is killed
+        self._kill_at = math.inf  # a stop is on: whoever is left then is killed
         self._last_round = time.monotonic()
         self._resume_grace_until = 0.0
         self._next_event = 0.0
-        self._exit_code: int | None = None
 
     def run(self) -> int:
         """Keep the service going until told to stop; the exit code."""
-        self._children.want(self._settings)
-        settings = self._settings
-        self._send("prepare", lambda: self._roles.prepare(settings), self._prepare_ended)
+        self._prepare(self._settings)
         while self._exit_code is None:
             self._tick()
             self._reap()
-            self._kill_overdue()
+            self._expect(self._children.kill_overdue(self._resume_grace_until))
+            self._expect(self._helpers.kill_overdue())
             self._manage()
             if self._exit_code is None:
                 self._wait()
@@ -393,28 +371,27 @@ class Master:
     # One round
 
     def _tick(self) -> None:
+        """Say that we are there, on the scoreboard and to systemd."""
         now = time.monotonic()
-        tick = STOPPING_TICK_SECONDS if self._stopping else self._timings.tick_seconds
+        stopping = self._phase in STOPPING
+        tick = STOPPING_TICK_SECONDS if stopping else self._timings.tick_seconds
         if now - self._last_round > tick + self._timings.slack_seconds:
             # The machine slept, or starved us. The children were no better off: let them have their turn first.
             self._resume_grace_until = now + self._timings.slack_seconds
         self._last_round = now
         self._next_event = now + tick
-        state = State.DRAINING if self._stopping else State.RUNNING if self._prepared else State.STARTING
+        state = State.DRAINING if stopping else State.STARTING if self._phase is Phase.PREPARING else State.RUNNING
         self._board.write(Record(MASTER, os.getpid(), state, self._started, time.time(), deadline=now + tick))
-        self._expect(self._report(state, now))
-
-    def _report(self, state: State, now: float) -> float:
-        """Tell systemd how things stand; when to look again (monotonic)."""
-        if state is State.STARTING:
-            return self._systemd.preparing()
-        if state is State.DRAINING:
-            return self._systemd.draining()
-        children = [self._board.read(child.slot) for child in self._children]
-        return self._systemd.working(children, len(self._children.wanted), now)
+        if stopping:
+            self._systemd.draining()
+        elif self._phase is Phase.PREPARING:
+            self._systemd.preparing()
+        else:
+            children = [self._board.read(child.slot) for child in self._children]
+            self._expect(self._systemd.working(children, len(self._children.wanted), now))
 
     def _reap(self) -> None:
-        """Bury all who are dead: many may have died behind one SIGCHLD."""
+        """Reap all who are dead: many may have died behind one SIGCHLD."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -424,22 +401,18 @@ class Master:
                 return
             exit_code = os.waitstatus_to_exitcode(status)
             self._helpers.reap(pid, exit_code)
-            vacated = self._children.reap(pid, exit_code)
-            if vacated is not None and vacated not in self._children.wanted:
+            vacant = self._children.reap(pid, exit_code)
+            if vacant is not None and vacant not in self._children.wanted:
                 self._sweep_due = 0.0
 
-    def _kill_overdue(self) -> None:
-        self._expect(self._children.kill_overdue(self._resume_grace_until))
-        self._expect(self._helpers.kill_overdue())
-
     def _manage(self) -> None:
-        if not self._stopping and self._parent.is_gone:
+        if self._phase not in STOPPING and self._parent.is_gone:
             log.warning("The parent process is gone: stopping")
             # The tick that it took to notice comes out of the grace: our successor waits for so long and no longer.
             self._stop(max(self._settings.shutdown_grace_seconds - self._timings.tick_seconds, 0.0))
-        if self._stopping:
+        if self._phase in STOPPING:
             self._drain()
-        elif self._prepared:
+        elif self._phase is not Phase.PREPARING:
             self._expect(self._children.fill(self._settings))
             self._expect(self._puller.send_if_due(self._settings))
             self._sweep_if_due()
@@ -455,105 +428,89 @@ class Master:
         """Something is to be looked at then: sleep no longer."""
         self._next_event = min(self._next_event, monotonic)
 
-    # Helpers
-
-    def _send(self, name: str, work: Callable[[], bool | None], ended: Callable[[int], None]) -> None:
-        patience = {"prepare": self._timings.prepare_seconds, "sweep": self._timings.sweep_seconds}
-        self._helpers.send(name, patience[name], work, ended)
-
-    def _prepare_ended(self, exit_code: int) -> None:
-        if self._stopping:
-            return
-        if exit_code != DONE:
-            log.error("The ledger cannot be prepared", exit_code=exit_code)
-            self._exit_code = MISCONFIGURED if exit_code == MISCONFIGURED else FAILED
-            return
-        self._prepared = True
-        self._sweep_due = 0.0
-        self._puller.begin_anew()
-        log.info("Master ready", relays=self._settings.relay_processes, workers=self._settings.concurrency_limit)
-        self._reload_if_asked_again()
-
-    def _sweep_if_due(self) -> None:
-        """Free what slots own that nobody will take over: after a change of numbers, or the ended of everything."""
-        if self._helpers.underway("sweep"):
-            return
-        if self._sweep_due > time.monotonic():
-            self._expect(self._sweep_due)
-            return
-        self._sweep_due = math.inf
-        self._sweep(self._children.wanted, self._sweep_ended)
-
-    def _sweep(self, wanted: frozenset[int], ended: Callable[[int], None]) -> None:
-        causes = self._children.causes(but=wanted)
-        self._send("sweep", lambda: self._roles.sweep(self._settings, wanted, causes), ended)
-
-    def _sweep_ended(self, exit_code: int) -> None:
-        if exit_code != DONE:
-            self._sweep_due = min(self._sweep_due, time.monotonic() + self._timings.sweep_again_seconds)
-
-    # Reloading
+    # Taking settings over: prepare (a helper) → adopt. At the start and at a reload alike
 
     def _reload(self) -> None:
         """HUP: take new settings over, if they are good; children leave at leisure and come back with them."""
-        if self._stopping:
-            return
-        if not self._prepared or self._helpers.underway("prepare"):
+        if self._phase in (Phase.PREPARING, Phase.RELOADING):
             self._reload_again = True
-            return
-        self._systemd.reloading(time.monotonic())
-        try:
-            settings = self._roles.load()
-            self._refuse_moves(settings)
-            refuse_few_descriptors(settings, most_descriptors())
-        except ConfigurationError as error:
-            log.error(
-                "New settings are not valid, the running ones stay",
-                problems=list(error.problems),
-                warnings=list(error.warnings),
-            )
-            self._systemd.reloaded(refused=True)
-            return
-        self._send("prepare", lambda: self._roles.prepare(settings), lambda code: self._reload_ended(settings, code))
+        elif self._phase is Phase.WORKING:
+            self._systemd.reloading(time.monotonic())
+            try:
+                settings = self._roles.load()
+                self._refuse_moves(settings)
+                refuse_few_descriptors(settings)
+            except ConfigurationError as error:
+                self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
+                return
+            self._phase = Phase.RELOADING
+            self._prepare(settings)
 
-    def _reload_if_asked_again(self) -> None:
+    def _prepare(self, settings: Settings) -> None:
+        work, ended = partial(self._roles.prepare, settings), partial(self._prepared, settings)
+        self._helpers.send("prepare", self._timings.prepare_seconds, work, ended)
+
+    def _prepared(self, settings: Settings, exit_code: int) -> None:
+        if self._phase in STOPPING:
+            return
+        if exit_code == ExitCode.FINE:
+            self._adopt(settings)
+        elif self._phase is Phase.RELOADING:
+            self._phase = Phase.WORKING
+            self._keep_settings(exit_code=exit_code)
+        else:
+            log.error("The ledger cannot be prepared", exit_code=exit_code)
+            self._exit_code = exit_code if exit_code == ExitCode.MISCONFIGURED else ExitCode.FAILED
+            return
         if self._reload_again:
             self._reload_again = False
             self._reload()
 
-    def _refuse_moves(self, settings: Settings) -> None:
-        respawns = (
-            ("RATE_LIMIT_STORAGE_PATH", self._settings.ledger_path, settings.ledger_path),
-            ("RUNTIME_DIR", self._settings.runtime_dir, settings.runtime_dir),
-        )
-        moved = [
-            f"{name}={new}: a reload cannot move it from {old}; restart the service"
-            for name, old, new in respawns
-            if old != new
-        ]
-        if moved:
-            raise ConfigurationError(moved)
-
-    def _reload_ended(self, settings: Settings, exit_code: int) -> None:
-        if self._stopping:
-            return
-        if exit_code == DONE:
-            self._adopt(settings)
-        else:
-            log.error("New settings cannot be used, the running ones stay", exit_code=exit_code)
-            self._systemd.reloaded(refused=True)
-        self._reload_if_asked_again()
-
     def _adopt(self, settings: Settings) -> None:
-        configure(settings.log_level, settings.log_format, slot=MASTER)
-        self._systemd.reloaded(refused=False)
-        log.info("New settings are in force", relays=settings.relay_processes, workers=settings.concurrency_limit)
+        if self._phase is Phase.RELOADING:
+            configure(settings.log_level, settings.log_format, slot=MASTER)
+            self._systemd.reloaded(refused=False)
+        text = "Master ready" if self._phase is Phase.PREPARING else "New settings are in force"
+        log.info(text, relays=settings.relay_processes, workers=settings.concurrency_limit)
+        self._phase = Phase.WORKING
         self._settings = settings
         self._children.want(settings)
         self._sweep_due = 0.0
         self._puller.begin_anew()
         for child in self._children:
             self._children.tell(child, signal.SIGHUP)
+
+    def _keep_settings(self, **why: object) -> None:
+        log.error("New settings are not valid, the running ones stay", **why)
+        self._systemd.reloaded(refused=True)
+
+    def _refuse_moves(self, settings: Settings) -> None:
+        moved = [
+            f"{name.upper()}={new}: a reload cannot move it from {old}; restart the service"
+            for name in ("rate_limit_storage_path", "runtime_dir")
+            if (old := getattr(self._settings, name)) != (new := getattr(settings, name))
+        ]
+        if moved:
+            raise ConfigurationError(moved)
+
+    # Freeing what slots own that nobody will take over: after a change of numbers, or the death of everything
+
+    def _sweep_if_due(self) -> None:
+        if self._helpers.underway("sweep"):
+            return
+        if self._sweep_due > time.monotonic():
+            self._expect(self._sweep_due)
+            return
+        self._sweep_due = math.inf
+        self._sweep(self._children.wanted, self._swept)
+
+    def _sweep(self, wanted: frozenset[int], ended: Callable[[int], None]) -> None:
+        work = partial(self._roles.sweep, self._settings, wanted, self._children.causes(but=wanted))
+        self._helpers.send("sweep", self._timings.sweep_seconds, work, ended)
+
+    def _swept(self, exit_code: int) -> None:
+        if exit_code != ExitCode.FINE:
+            self._sweep_due = min(self._sweep_due, time.monotonic() + self._timings.sweep_again_seconds)
 
     # Other signals
 
@@ -584,25 +541,18 @@ class Master:
         """QUIT: stop at once."""
         log.warning("Told to quit at once: calls in hand are lost, and may be bought again")
         self._stop(0.0)
-        self._kill_at = 0.0
-        self._prepared = False  # nothing is tidied up: the next start does that
+        self._phase, self._kill_at = Phase.QUITTING, 0.0
         self._helpers.end(signal.SIGKILL)
 
     # Stopping
 
-    @property
-    def _stopping(self) -> bool:
-        return self._kill_at is not None
-
     def _stop(self, grace: float) -> None:
-        if self._stopping:
+        if self._phase in STOPPING:
             return
         log.info("Stopping", grace_seconds=grace, children=len(self._children))
         self._systemd.master_stops()
-        now = time.monotonic()
-        # Calls are given up a little before the grace ends, so that children can still put on record how they ended.
-        self._board.grace_ends = now + grace - min(self._timings.grace_margin_seconds, grace / 4)
-        self._kill_at = now + max(grace, 1.0)
+        self._phase = Phase.DRAINING
+        self._kill_at = time.monotonic() + max(grace, 1.0)
         self._tick()  # all see that we drain
         self._helpers.end(signal.SIGTERM, "prepare")
         self._puller.stop()
@@ -613,27 +563,24 @@ class Master:
     def _drain(self) -> None:
         """Workers leave first, so that relays can deliver the last results."""
         now = time.monotonic()
-        assert self._kill_at is not None
         if now >= self._kill_at:
             self._children.give_up()
             self._helpers.end(signal.SIGKILL, "prepare")
         workers = [child for child in self._children if child.role is Role.WORKER]
-        everyone = not workers or now >= self._board.grace_ends
+        margin = min(self._timings.grace_margin_seconds, self._settings.shutdown_grace_seconds / 4)
+        relays_leave_at = self._kill_at - margin
         # Told again in each round: a signal that comes just before a system call interrupts nothing.
-        for child in list(self._children) if everyone else workers:
+        for child in list(self._children) if not workers or now >= relays_leave_at else workers:
             self._children.tell(child, signal.SIGTERM)
-        for moment in (self._kill_at, self._board.grace_ends):
+        for moment in (self._kill_at, relays_leave_at):
             self._expect(moment if moment > now else math.inf)
-        if not self._children and not self._helpers:
-            self._final_sweep()
-
-    def _final_sweep(self) -> None:
-        """Everyone has left. What some left behind is freed now rather than at the next start."""
-        if self._prepared and self._children.unclean:
-            self._prepared = False
+        if self._children or self._helpers:
+            return
+        if self._phase is Phase.DRAINING and self._children.unclean:
+            self._phase = Phase.SWEEPING
             self._sweep(frozenset(), lambda _: None)
         else:
-            self._exit_code = 0
+            self._exit_code = ExitCode.FINE
 
 
 # The one signal table: blocked in the master, and heard in `_wait`.
@@ -647,10 +594,6 @@ SIGNALS: Mapping[signal.Signals, Callable[[Master], None]] = {
     signal.SIGUSR2: Master._look_after_models,
 }
 
-LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
-
-DESCRIPTORS = LAST_SLOT + OTHER_DESCRIPTORS  # a reload may ask for any number of children
-
 
 def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -> int:  # noqa: B008 (frozen)
     """Be the master until told to stop; the exit code (0, 1, 78)."""
@@ -660,7 +603,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     name_process("aitp master")
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
-        refuse_few_descriptors(settings, most_descriptors())
+        refuse_few_descriptors(settings)
         own_directory(settings.runtime_dir)
         locks = open_locks(settings.ledger_path)
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
@@ -670,10 +613,10 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
         _allow_descriptors()
     except ConfigurationError as error:
         log.error("Configuration cannot be used", problems=list(error.problems))
-        return MISCONFIGURED
+        return ExitCode.MISCONFIGURED
     except OSError as error:
         log.error("Master cannot start", reason=str(error))
-        return FAILED
+        return ExitCode.FAILED
     log.info("Master started", pid=os.getpid())
     roles.warm_up()
     gc.collect()
@@ -692,9 +635,9 @@ def _take_over(locks: SlotLocks, patience: float) -> int | None:
             log.warning("Another master is running, waiting for it to leave", holder=locks.holder(MASTER))
         if time.monotonic() >= give_up:
             log.error("Another master is still running: one ledger has one master", holder=locks.holder(MASTER))
-            return FAILED
+            return ExitCode.FAILED
         if wait_for_signal((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), LOOK_AGAIN_SECONDS):
-            return 0
+            return ExitCode.FINE
     return None
 
 

@@ -27,11 +27,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aitp.errors import DeadlineExceeded, LedgerError, NonRetryableError, RetryableError
+from aitp.errors import LedgerError, NonRetryableError, RetryableError, ServiceFault
 from aitp.http import NoAnswer
 from aitp.ledger.stats import QueueInUse, queues_in_use
 from aitp.logs import get_logger
-from aitp.process.bounds import BoundedCall
 from aitp.process.child import Timings
 from aitp.process.dispatch import terms_of
 from aitp.processors import PROCESSORS
@@ -143,7 +142,8 @@ class Look(Enum):
 
 def longest_pull_seconds(settings: Settings) -> float:
     """How long `look_after_models` may take."""
-    return 60.0 + ASKING_SECONDS + settings.ollama_model_download_timeout * max(1, len(settings.supported_models))
+    pull = settings.ollama_model_download_timeout * (1 + 1 / STALL_SHARE)
+    return 60.0 + ASKING_SECONDS + pull * max(1, len(settings.supported_models))
 
 
 def look_after_models(
@@ -250,15 +250,13 @@ class _Round:
     def _pull(self, name: str) -> None:
         log.info("Model is being pulled", model=name, timeout_seconds=self._total_seconds)
         started = time.monotonic()
-        following = _Following(self, name, self._stock.models[name])
+        following = _Following(self, name, self._stock.models[name], self._total_seconds)
         self._note(name, following.state)
         try:
-            with BoundedCall(self._total_seconds, lambda: math.inf, lambda: None):
-                self._models.pull(name, following)
-        except DeadlineExceeded:
-            self._models = self._connect()  # the other one's state is unknown
-            self._failed(name, following, f"it took longer than {self._total_seconds:g} s in all, and goes on later")
+            self._models.pull(name, following)
         except (RetryableError, NonRetryableError) as error:
+            self._models.close()  # it may be in the middle of an answer
+            self._models = self._connect()
             self._failed(name, following, str(error))
         except KeyboardInterrupt:
             self._failed(name, following, "it was interrupted")
@@ -297,7 +295,8 @@ class _Round:
 class _Following:
     """What a pull's progress is told to."""
 
-    def __init__(self, round_: _Round, name: str, before: ModelState) -> None:
+    def __init__(self, round_: _Round, name: str, before: ModelState, seconds: float) -> None:
+        self._seconds, self._ends = seconds, time.monotonic() + seconds
         self.state = replace(before, stage=Stage.PULLING)
         self._round = round_
         self._name = name
@@ -319,13 +318,13 @@ class _Following:
             facts = {"percent": self.state.percent, "bytes": progress.completed, "total": progress.total}
             log.info("Model is being pulled", model=self._name, **facts)
         self._round.progressed(self._name, self.state)
+        if time.monotonic() > self._ends:
+            raise ServiceFault(Service.OLLAMA, f"it took longer than {self._seconds:g} s in all, and goes on later")
 
 
 DAY_SECONDS = 86_400.0
 
 ASKING_SECONDS = 10.0
-
-MARGIN_SECONDS = 1.0
 
 
 def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:
@@ -412,9 +411,8 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
 def _dates(settings: Settings) -> dict[str, float] | None:
     """When which models are shut down, as the server says; None if it says nothing."""
     try:
-        with BoundedCall(ASKING_SECONDS + MARGIN_SECONDS, lambda: math.inf, lambda: None):
-            status, document = ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
-    except (NoAnswer, DeadlineExceeded) as failure:
+        status, document = ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
+    except NoAnswer as failure:
         log.info("OpenAI cannot be asked for its models", reason=str(failure))
         return None
     if status != 200:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell

@@ -7,13 +7,16 @@ each other's way, and takes the same steps as they do.
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from aitp.errors import LedgerError
 from aitp.ledger import DISK_RESERVE_BYTES, Cause, Idle, IdleReason, Ledger, LedgerConfig
@@ -21,16 +24,16 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.metrics import open_metrics
-from aitp.process.bounds import BoundedCall
 from aitp.process.metering import labelled_models
 from aitp.process.models import look_after_models
 from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
-from aitp.process.scoreboard import MASTER, Role, slots_of
+from aitp.process.scoreboard import MASTER, SLACK_SECONDS, Role, slots_of
 from aitp.process.service import keep_out_of_logs, metrics_directory, prepare_service
 from aitp.process.start import blame_setting, open_locks, own_directory
 from aitp.process.worker import worker_for
 from aitp.taskapi import connect
+from aitp.tasks import ExitCode
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 # What is due later than this (a limit of a day, a service that is down) is left to the next run.
 PATIENCE_SECONDS = 90.0
 LONGEST_SLEEP_SECONDS = 1.0
+SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
 
 IN_USE = "{ledger} is in use: a service runs on this ledger, which does what `once` would do"
 
@@ -56,12 +60,16 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class OnceContext:
-    """For a process that has nobody to wake. `grace_ends` is monotonic, math.inf until it is told to stop."""
+    """For a process that has nobody to wake, and no master to end a call that trickles, or outlasts a stop's grace.
+
+    It ends itself then, as a master would end it: its locks go with it, and the next run frees what it had claimed.
+    Times are monotonic.
+    """
 
     slot: int
-    grace_ends: float = math.inf
     done: int = 0
-    current: BoundedCall | None = field(default=None, repr=False)
+    grace_ends: float = math.inf
+    _call_ends: float = math.inf
 
     def idle(self) -> None: ...
 
@@ -74,17 +82,29 @@ class OnceContext:
     def count_done(self, count: int = 1) -> None:
         self.done += count
 
-    def call(self, task_id: str, seconds: float) -> BoundedCall:
-        self.current = BoundedCall(seconds, lambda: self.grace_ends, self._ended)
-        return self.current
-
-    def _ended(self) -> None:
-        self.current = None
+    @contextmanager
+    def call(self, task_id: str, seconds: float) -> Iterator[None]:
+        self._call_ends = time.monotonic() + seconds + SLACK_SECONDS
+        self._set_alarm()
+        try:
+            yield
+        finally:
+            self._call_ends = math.inf
+            self._set_alarm()
 
     def stop(self, grace: float) -> None:
         self.grace_ends = min(self.grace_ends, time.monotonic() + grace)
-        if self.current is not None:
-            self.current.rearm()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        ends = min(self._call_ends, self.grace_ends)
+        signal.signal(signal.SIGALRM, self._end)
+        signal.setitimer(signal.ITIMER_REAL, 0.0 if ends == math.inf else max(ends - time.monotonic(), SOONEST_SECONDS))
+
+    def _end(self, signum: int, frame: FrameType | None) -> NoReturn:
+        what = "Call overran its deadline" if self._call_ends < self.grace_ends else "Grace is over"
+        log.error(f"{what}, the run ends: what it had in hand goes back and may be bought again")
+        os._exit(ExitCode.FAILED)
 
     @property
     def leaving(self) -> bool:

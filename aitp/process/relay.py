@@ -26,9 +26,7 @@ from aitp.errors import (
     AitpError,
     CooldownRequired,
     CredentialsRefused,
-    DeadlineExceeded,
     DeliveryRefused,
-    GraceOver,
     LedgerError,
     NonRetryableError,
     ServiceFault,
@@ -223,7 +221,6 @@ class Relay:
         self._terms = PollOptions(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._asked = False
         self._delivered_last = False
-        self._grace_is_over = False
         self._problem_told = False
         self._disk = DiskWatch(settings.ledger_path, "polling")
         self.held_up: IdleReason | None = None
@@ -278,12 +275,6 @@ class Relay:
         try:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
-        except GraceOver:
-            log.warning("Delivery abandoned, it will be made again", **facts)
-            self._grace_is_over = True
-            self._api.reset()
-            self._ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
-            return False
         except DeliveryRefused as error:
             if is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
@@ -322,9 +313,6 @@ class Relay:
                 return Fault(error.service, Health.REFUSED, str(error))
             case ServiceFault():
                 return Fault(error.service, Health.FAULTY, str(error))
-            case DeadlineExceeded():
-                self._api.reset()
-                return Fault(Service.API.value, Health.FAULTY, str(error))
             case MemoryError() | OSError() | LedgerError():
                 return Fault(Service.API.value, Health.UNKNOWN, "this machine is in trouble")
             case _:
@@ -333,10 +321,7 @@ class Relay:
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while not self._grace_is_over:
-            found = self._ledger.outbox.take(self._process.slot, CHUNK)
-            if isinstance(found, Nothing):
-                return
+        while not isinstance(found := self._ledger.outbox.take(self._process.slot, CHUNK), Nothing):
             self._deliver_all(found)
 
     # In: tasks from the task API
@@ -347,9 +332,6 @@ class Relay:
         fault = None
         try:
             self._read_page(poll, harvest)
-        except GraceOver:
-            self._ledger.inbox.fail_poll(poll, "the service stopped during the poll")
-            return
         except Exception as error:  # noqa: BLE001 (the border of a poll: the next one may fare better)
             fault = self._fault_of(error)
             log.warning("Poll failed", reason=_reason(error), tasks=harvest.entered)
@@ -364,8 +346,7 @@ class Relay:
         give_up = time.monotonic() + POLL_SECONDS
         page: PendingPage | None = None
         try:
-            # Each step has its own bound, and none is open while the ledger is written to: a timer that fires in a
-            # transaction could leave the writers' queue locked.
+            # Each step has a deadline of its own, and none is open while the ledger is written to.
             with self._process.call("", self._call_seconds):
                 page = self._api.pending(poll.limit)
             while True:

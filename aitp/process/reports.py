@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
-    DeadlineExceeded,
-    GraceOver,
     InputRefused,
     LedgerError,
     ModelGone,
@@ -78,7 +76,7 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
     `stranger`: no setting names the model that was asked for.
     """
     report = _report(claim, error, stranger)
-    if sent or not any(outcome.ending in (Ending.POSTPONED, Ending.ABANDONED) for outcome in report.outcomes):
+    if sent or not any(outcome.ending in (Ending.POSTPONED,) for outcome in report.outcomes):
         return report
     outcomes = [outcome._replace(ending=Ending.UNSENT) for outcome in report.outcomes]
     return dataclasses.replace(report, outcomes=outcomes)
@@ -87,10 +85,6 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
 def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
     reason = str(error)
     match error:
-        case GraceOver():
-            return _all(claim, Ending.ABANDONED, "the service stopped before the answer came")
-        case DeadlineExceeded():
-            return _failed(claim, Failure(Culprit.SERVICE, reason))
         case CooldownRequired() | ServiceFault() if error.service != claim.provider:
             # What the answer needs besides the provider (Wikidata): neither the task's fault nor the provider's.
             return _all(claim, Ending.POSTPONED, reason)

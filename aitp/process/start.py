@@ -85,8 +85,9 @@ def descriptors_needed(settings: Settings) -> int:
     return settings.concurrency_limit + settings.relay_processes + OTHER_DESCRIPTORS
 
 
-def refuse_few_descriptors(settings: Settings, most: int) -> None:
-    """Raise ConfigurationError if `most`, the hard limit on open files, is too low for as many children."""
+def refuse_few_descriptors(settings: Settings, most: int | None = None) -> None:
+    """Raise ConfigurationError if `most`, the hard limit on open files (ours), is too low for as many children."""
+    most = most_descriptors() if most is None else most
     if most < (needed := descriptors_needed(settings)):
         raise ConfigurationError(
             [

@@ -23,7 +23,7 @@ from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
 from aitp.logs import configure, get_logger
 from aitp.process.listener import exit_code_path
-from aitp.process.start import most_descriptors, own_directory, refuse_few_descriptors, refuse_long_socket_path
+from aitp.process.start import own_directory, refuse_few_descriptors, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, set_aside, surroundings, withheld
 from aitp.validators import addresses, trouble_at
@@ -53,7 +53,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
     os.umask(0o077)
     configure(settings.log_level, settings.log_format)
-    refuse_few_descriptors(settings, most_descriptors())
+    refuse_few_descriptors(settings)
     own_directory(settings.runtime_dir)
     refuse_long_socket_path(settings.runtime_dir)
     if _is_served(settings.runtime_dir / SOCKET):

@@ -46,12 +46,11 @@ class Systemd:
 
     # What a master tells, at each of its rounds
 
-    def preparing(self) -> float:
-        """The ledger is being prepared, however long that takes (the master bounds it); when to look again."""
+    def preparing(self) -> None:
+        """The ledger is being prepared, however long that takes (the master bounds it)."""
         self._tell(
             f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}", "WATCHDOG=1", *self._new("Preparing the ledger")
         )
-        return math.inf
 
     def working(self, children: Sequence[Record], wanted: int, monotonic: float) -> float:
         """The service is running; when to look again (monotonic)."""
@@ -67,10 +66,9 @@ class Systemd:
         waiting = self._address and not self._ready and not self._reloading
         return monotonic + LOOK_SECONDS if waiting else math.inf
 
-    def draining(self) -> float:
-        """The master is being stopped; when to look again."""
+    def draining(self) -> None:
+        """The master is being stopped."""
         self._tell(*self._new("Stopping: calls in hand end, and results are delivered"))
-        return math.inf
 
     # What happens in between
 

@@ -10,12 +10,12 @@ import dataclasses
 import random
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aitp.errors import AitpError, DeadlineExceeded, GraceOver, LedgerError, ModelGone, NonRetryableError
+from aitp.errors import AitpError, LedgerError, ModelGone, NonRetryableError
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
@@ -23,7 +23,7 @@ from aitp.metrics import Metrics
 from aitp.policy.routing import Route
 from aitp.process.child import ProcessContext
 from aitp.process.dispatch import EmbeddingDimensions, routing_of, strangers_of, terms_of
-from aitp.process.metering import Meter, WatchedProvider
+from aitp.process.metering import MeteredProvider
 from aitp.process.reports import (
     DiskWatch,
     report_of_answer,
@@ -53,7 +53,7 @@ class Worker:
         self,
         process: ProcessContext,
         ledger: Ledger,
-        providers: Mapping[str, WatchedProvider],
+        providers: Mapping[str, MeteredProvider],
         metrics: Metrics,
         settings: Settings,
         context: Context,
@@ -99,41 +99,46 @@ class Worker:
 
     def _run(self, claim: Claim) -> Report:
         """One provider call for all tasks of the claim, whatever comes of it."""
-        processor = PROCESSORS[claim.queue.type]
-        contents, unreadable = [], []
-        for task in claim.tasks:
-            log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
-            try:
-                contents.append((task, processor.load(task.content)))
-            except NonRetryableError as error:  # stored by a release that took it
-                unreadable.append(Outcome(task, Ending.FAILED, reason=str(error)))
+        processor, provider, route = PROCESSORS[claim.queue.type], self._providers[claim.provider], claim.route
+        contents, malformed = self._load(claim, processor)
         if not contents:
-            return Report(unreadable)
-        tasks, readable = zip(*contents, strict=True)
-        report = self._call(dataclasses.replace(claim, tasks=tasks), processor, readable)
-        return dataclasses.replace(report, outcomes=[*unreadable, *report.outcomes])
-
-    def _call(self, claim: Claim, processor: Processor[Any], contents: Sequence[Content]) -> Report:
-        route, provider = claim.route, self._providers[claim.provider]
+            return Report(malformed)
         provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
         self.task_id = claim.tasks[0].id
-        if route.model != claim.queue.model:
-            contents = [content.model_copy(update={"model": route.model}) for content in contents]
+        claim = dataclasses.replace(claim, tasks=tuple(contents))
         try:
             if processor.looks_up:
                 self._context.knowledge.ready()  # before anything is bought that could not be used
-            answer = processor.run(contents, provider, self._context_of(claim, processor))
+            answer = processor.run(list(contents.values()), provider, self._context_of(claim, processor))
             report = report_of_answer(claim, answer)
             self._learn_length(claim, processor, report)
-        except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
-            self._look_after(claim, error)
+        except Exception as error:
+            if isinstance(error, MemoryError | OSError):
+                log.error("This machine is in trouble, tasks go back", reason=type(error).__name__)
+            elif not isinstance(error, AitpError):
+                log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
             stranger = isinstance(error, ModelGone) and self._is_stranger(route.model)
-            report = report_of_failure(claim, error, sent=provider.sent, stranger=stranger)
+            report = report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
         optional = () if report.failure is None else provider.optional(route.model, chat=not processor.batched)
-        report = dataclasses.replace(report, bill=provider.bill(), optional=optional)
+        outcomes = [*malformed, *report.outcomes]
+        report = dataclasses.replace(report, outcomes=outcomes, bill=provider.bill(), optional=optional)
         # The next claim of these tasks is routed past the provider that failed for them.
         others = any(option.provider != route.provider for option in self._terms.routes(claim.queue))
         return with_fallback(report) if others and not claim.queue.failed_at else report
+
+    def _load(self, claim: Claim, processor: Processor[Any]) -> tuple[dict[Task, Content], list[Outcome]]:
+        """What is asked for each task, by the name of the model that is asked; and those that cannot be read."""
+        contents, malformed = dict[Task, Content](), list[Outcome]()
+        for task in claim.tasks:
+            log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
+            try:
+                content = processor.load(task.content)
+            except NonRetryableError as error:  # stored by a release that took it
+                malformed.append(Outcome(task, Ending.FAILED, reason=str(error)))
+            else:
+                as_named = claim.route.model == claim.queue.model
+                contents[task] = content if as_named else content.model_copy(update={"model": claim.route.model})
+        return contents, malformed
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
         """A stand-in's vectors are to be as long as those of the model that it stands in for."""
@@ -146,20 +151,6 @@ class Worker:
             vector = next((outcome.result for outcome in report.outcomes if outcome.result is not None), None)
             if vector is not None:
                 self._lengths.learn(claim.queue.model, vector)
-
-    def _look_after(self, claim: Claim, error: Exception) -> None:
-        """What a failed call asks for besides its report."""
-        match error:
-            case GraceOver():
-                log.warning("Call abandoned, its tasks go back and may be bought again", tasks=len(claim.tasks))
-            case DeadlineExceeded():
-                self._providers[claim.provider].reset()
-            case AitpError():
-                pass
-            case MemoryError() | OSError():
-                log.error("This machine is in trouble, tasks go back", reason=type(error).__name__)
-            case _:
-                log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
 
     def _record(self, claim: Claim, report: Report) -> Settled:
         """Finish, as often as it takes: what the report holds is paid for. Once it is settled, see it onto the disk."""
@@ -269,9 +260,8 @@ def worker_for(
         log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
         process.wake_workers(settings.concurrency_limit)
 
-    seconds = _call_seconds(settings)
     providers = {
-        name: WatchedProvider(provider, metrics, partial(bound, seconds(name)), Meter(name, settings.prices, metrics))
+        name: MeteredProvider(provider, metrics, partial(bound, _call_seconds(settings, name)), settings.prices)
         for name, provider in build(settings, missing).items()
     }
     knowledge = Wikidata(settings, ledger, process.slot, bound, observe) if settings.wikidata_enabled else None
@@ -280,7 +270,6 @@ def worker_for(
     return worker
 
 
-def _call_seconds(settings: Settings) -> Callable[[str], float]:
-    """How long one call to a provider may take as a whole, by its name."""
-    own: Mapping[str, float] = {"openai": settings.openai_timeout, "ollama": settings.ollama_timeout}
-    return lambda name: own.get(name, settings.openai_timeout) + MARGIN_SECONDS
+def _call_seconds(settings: Settings, provider: str) -> float:
+    """How long one call to a provider may take as a whole."""
+    return (settings.ollama_timeout if provider == Service.OLLAMA else settings.openai_timeout) + MARGIN_SECONDS

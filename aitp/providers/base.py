@@ -123,7 +123,7 @@ class Provider(Protocol):
         """
 
     def reset(self) -> None:
-        """Throw the client away: a timer fired inside a call, its state is unknown. The next call makes another."""
+        """Throw the client away. The next call makes another."""
 
     def close(self) -> None:
         """Close connections. The provider may be used again: it then makes a new client."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from aitp.errors import ServiceFault
+from aitp.errors import DeadlineExceeded, ServiceFault
 from aitp.tls import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
@@ -54,7 +54,8 @@ class BodyBound:
         if received > self.limit_bytes:
             raise self._fault(f"sent more than the {self.limit_bytes} bytes allowed")
         if time.monotonic() > self._ends:
-            raise self._fault(f"did not come to the end of its answer within {self._seconds:g} s")
+            said = f"{self._service} did not come to the end of its answer within {self._seconds:g} s"
+            raise DeadlineExceeded(self._service, said)
 
     def _fault(self, what: str) -> ServiceFault:
         return ServiceFault(self._service, f"{self._service} {what}")

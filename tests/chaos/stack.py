@@ -110,7 +110,7 @@ def install() -> None:
     from aitp.ledger.inbox import Inbox
     from aitp.ledger.outbox import Nothing, Outbox
     from aitp.ledger.sqlite import SQLiteDatabase
-    from aitp.process.metering import WatchedProvider
+    from aitp.process.metering import MeteredProvider
     from aitp.process.worker import Worker
     from aitp.taskapi import TaskApi
 
@@ -141,8 +141,8 @@ def install() -> None:
     wrap(Inbox, "admit", "admit", silent)
     wrap(Inbox, "end_poll", "end_poll", silent)
     wrap(Claims, "claim", "claim", claimed)
-    wrap(WatchedProvider, "embed", "embed", silent)
-    wrap(WatchedProvider, "ask", "ask", silent)
+    wrap(MeteredProvider, "embed", "embed", silent)
+    wrap(MeteredProvider, "ask", "ask", silent)
     wrap(Claims, "finish", "finish", ended)
     wrap(Worker, "_tell", "told", silent)
     wrap(Outbox, "take", "take", taken)

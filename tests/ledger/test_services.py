@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, GraceOver, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
 from aitp.ledger.stats import snapshot
 from tests.ledger.world import file_of
@@ -118,8 +118,8 @@ def test_a_slot_that_a_claim_let_probe_makes_that_probe(desk: Desk) -> None:
 def test_a_probe_that_the_services_stop_cut_short_says_nothing(desk: Desk) -> None:
     desk.fail(3)
     desk.clock.now += 60
-    with pytest.raises(GraceOver):
-        desk.call(GraceOver("stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        desk.call(KeyboardInterrupt("stopped"))
     assert desk.state == "open"
     desk.clock.now += 6
     desk.call()

@@ -106,7 +106,7 @@ def test_every_metric_has_a_help_text_that_is_a_sentence() -> None:
         (UselessAnswer("empty"), "error"),
         (CredentialsRefused("openai", "401"), "unauthorized"),
         (CooldownRequired("openai", "429", seconds=1, model=None), "rate_limited"),
-        (DeadlineExceeded("60 s are over"), "timeout"),
+        (DeadlineExceeded("openai", "60 s are over"), "timeout"),
         (ServiceFault("openai", "503"), "error"),
         (ZeroDivisionError(), "error"),
     ],

@@ -89,7 +89,8 @@ def test_a_stop_binds_those_who_were_leaving_at_leisure(house: House) -> None:
     house.await_events("started", 5)
     master.terminate()
     assert master.wait(5) == 0
-    assert house.events("grace over")
+    assert not house.events("call done")
+    assert "may be bought again" in house.log()
 
 
 def test_a_reload_asked_for_while_the_master_still_prepares_is_not_lost(house: House) -> None:

@@ -11,7 +11,6 @@ from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     DeadlineExceeded,
-    GraceOver,
     InputRefused,
     InputTooLong,
     ModelGone,
@@ -41,7 +40,6 @@ EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
     (CooldownRequired, ANYHOW, NOBODY, "the tasks of that model wait as long as it asks; no try is used"),
     (ServiceFault, ANYHOW, Culprit.SERVICE, "tried again after back-off, in mode hybrid at the next provider; what "
      "fails together is halved; different tasks in a row open the breaker"),
-    (DeadlineExceeded, ANYHOW, Culprit.SERVICE, "as a service fault; the client is thrown away"),
     (ModelGone, ANYHOW, Culprit.MODEL, "tasks of that model wait, loudly; log, page and /ready name the model"),
     (SettingRefused, ANYHOW, Culprit.REQUEST, "such tasks wait, loudly; log, page and /ready name the setting"),
     (InputTooLong, ANYHOW, Culprit.INPUT, "a batch is halved; alone the text is cut and sent once more, or its task is "
@@ -52,7 +50,6 @@ EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
      "of different tasks are refused in a row, a parameter is left out"),
     (UselessAnswer, ANYHOW, Culprit.ANSWER, USELESS),
     (NoRoom, ANYHOW, NOBODY, "the task goes back, and waits for room"),
-    (GraceOver, ANYHOW, NOBODY, "the tasks go back, no try is used; they may be bought again"),
 )  # fmt: skip
 
 HEAD = """# What each failure of a provider means
@@ -110,7 +107,7 @@ CALLS: Sequence[tuple[str, AitpError]] = (
         "no connection, a connection that breaks, no answer in time, an answer that is none",
         ServiceFault("", ""),
     ),
-    ("the whole call takes longer than its time-out and 5 s", DeadlineExceeded()),
+    ("the whole answer takes longer than its time-out", DeadlineExceeded("", "")),
     ("a vector is missing, doubled, not finite or all zeros", UselessAnswer("")),
     ("all vectors are of another length than EMBEDDING_DIMENSIONS", SettingRefused("", "", setting="")),
     ("an answer cut at its greatest length", AnswerCut("")),
@@ -121,7 +118,6 @@ CALLS: Sequence[tuple[str, AitpError]] = (
         UselessAnswer(""),
     ),
     ("a second request of one task, for which the limits have no room", NoRoom()),
-    ("the service stops before the answer comes", GraceOver()),
 )
 
 

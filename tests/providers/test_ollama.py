@@ -24,7 +24,7 @@ from aitp.providers import Message, Question, Usage, build
 from tests.providers.embeddings import settings
 from tests.providers.ollama_answers import CHAT, NOMIC, QUESTION, SCHEMA, TEXT, TOO_LONG, provider_at, said, vectors
 from tests.providers.scripted import raw, reply, scripted, trickle
-from tests.providers.test_openai import open_connections, timer
+from tests.providers.test_openai import open_connections
 from tests.waiting import wait_until
 
 LONG = "palavra! " * 1_000  # 3,000 tokens of the demo's; the model reads 2,048
@@ -319,14 +319,14 @@ def test_calls_share_one_connection_that_close_ends() -> None:
     assert [request.connection for request in server.requests] == [1, 1, 1, 2]
 
 
-def test_a_timer_ends_a_call_that_trickles_and_the_next_call_works() -> None:
+def test_an_answer_that_trickles_comes_to_an_end_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitp.providers.ollama.CALL_MARGIN_SECONDS", 0.0)
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, vectors([1.0]))) as server:
-        provider = provider_at(server, timeout=1.0)
-        with pytest.raises(DeadlineExceeded), timer(0.3):
+        provider = provider_at(server, timeout=0.3)
+        with pytest.raises(DeadlineExceeded):
             provider.embed([TEXT], NOMIC)
-        provider.reset()
         assert gone.wait(5), "the connection of the interrupted call stayed open"
 
         assert provider.embed([TEXT], NOMIC).vectors == [b"[1.0]"]

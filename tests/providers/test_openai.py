@@ -6,13 +6,9 @@ import gc
 import gzip
 import json
 import os
-import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import httpx2
 import pytest
@@ -280,14 +276,14 @@ def test_the_largest_answer_fits_the_bound() -> None:
     assert all(isinstance(vector, bytes) for vector in answered.vectors)
 
 
-def test_a_timer_ends_a_call_that_trickles_and_the_next_call_works() -> None:
+def test_an_answer_that_trickles_comes_to_an_end_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitp.providers.openai.CALL_MARGIN_SECONDS", 0.0)
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, answer(item(0, as_base64([1.0]))))) as server:
-        provider = provider_at(server.url, timeout=1.0)
-        with pytest.raises(DeadlineExceeded), timer(0.3):
+        provider = provider_at(server.url, timeout=0.3)
+        with pytest.raises(DeadlineExceeded):
             provider.embed([TEXT], SMALL)
-        provider.reset()
         assert gone.wait(5), "the connection of the interrupted call stayed open"
 
         assert provider.embed([TEXT], SMALL).vectors == [b"[1.0]"]
@@ -307,22 +303,6 @@ def test_no_descriptor_stays_open_after_close() -> None:
         provider.embed([TEXT], SMALL)
         provider.close()
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)  # the listener's
-
-
-@contextmanager
-def timer(seconds: float) -> Iterator[None]:
-    """What a worker puts around a call."""
-
-    def fire(_signal: int, _frame: FrameType | None) -> None:
-        raise DeadlineExceeded("the call took too long")
-
-    previous = signal.signal(signal.SIGALRM, fire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def open_connections(port: int, state: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 import socket
 import threading
 import time
@@ -18,14 +17,12 @@ from requests.structures import CaseInsensitiveDict
 from aitp import http
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
-from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded, ServiceFault
-from aitp.process.bounds import BoundedCall
+from aitp.errors import AitpError, CredentialsRefused, ServiceFault
 from aitp.taskapi import pages
 from aitp.tls import Trust
-from tests.process.forks import in_child
 from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
-from tests.taskapi.desk import TASK_ID, Desk, MakeDesk, own
+from tests.taskapi.desk import Desk, MakeDesk, own
 
 CALLS: tuple[Callable[[Desk], Any], ...] = (Desk.list, Desk.deliver)
 BOMB = gzip.compress(b"[" + b" " * 50_000_000)  # 50 kB on the wire
@@ -268,25 +265,6 @@ def test_a_body_that_never_comes_is_waited_for_as_long_as_any_answer(desk_at: Ma
         pytest.raises(ServiceFault, match="200 and did not answer within REQUEST_TIMEOUT"),
     ):
         desk.deliver()
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_bound_that_ends_within_an_acknowledgement_does_not_undo_it(
-    desk_at: MakeDesk, monkeypatch: pytest.MonkeyPatch, told: bool
-) -> None:
-    monkeypatch.setattr(http, "FINISH_SECONDS", 60.0)
-    begun = b'{"_id":"%s",' % TASK_ID.encode() if told else b""
-    with api_of(desk_at, trickle(head("Content-Length: 1000000") + begun, threading.Event())) as (desk, _):
-
-        def bounded() -> bool:
-            try:
-                with BoundedCall(0.3, lambda: math.inf, lambda: None):
-                    desk.deliver()
-            except DeadlineExceeded:
-                return not told
-            return told
-
-        assert in_child(bounded)
 
 
 # Redirects

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import math
 import os
 import random
 import signal
@@ -19,8 +18,7 @@ import pytest
 
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world_process import WorldProcess
-from aitp.errors import AitpError, CredentialsRefused, DeadlineExceeded
-from aitp.process.bounds import BoundedCall
+from aitp.errors import AitpError, CredentialsRefused
 from tests.process.forks import in_child
 from tests.taskapi.desk import Desk, settings_for
 from tests.waiting import wait_until
@@ -137,20 +135,6 @@ def test_a_process_killed_while_it_asks_leaves_nothing_locked(world: WorldProces
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert desk_of(world, tmp_path).list() == []
-
-
-def test_a_bound_that_ends_the_request_leaves_nothing_locked(world: WorldProcess, tmp_path: Path) -> None:
-    world.add_fault("authorization", Fault(kind=FaultKind.HANG, times=1))
-
-    def bounded() -> bool:
-        desk = desk_of(world, tmp_path)
-        with pytest.raises(DeadlineExceeded), BoundedCall(0.3, lambda: math.inf, lambda: None):
-            desk.list()
-        free = not locked(tmp_path)
-        desk.api.reset()
-        return free and not locked(tmp_path) and desk.list() == []
-
-    assert in_child(bounded)
 
 
 class Fired(Exception):
