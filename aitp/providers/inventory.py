@@ -1,9 +1,8 @@
-"""What is known of models: one small file, written by whoever looks after them.
+"""What is known of models: which of the supported ones the Ollama server has, and when OpenAI shuts down which of its.
 
-Which of the supported ones the Ollama server has, and when those that OpenAI offers are shut down.
-
-Readiness, metrics and the page read it; they never ask a server. The file is replaced as a whole, so that a reader
-sees all or nothing of it. Whatever cannot be read counts as not there.
+One small file, written by whoever looks after models (`aitp.process.models`). Readiness, metrics and the page read it;
+they never ask a server. It is replaced as a whole, so that a reader sees all or nothing of it. Whatever cannot be read
+counts as not there.
 """
 
 from __future__ import annotations
@@ -15,19 +14,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
-from requests.structures import CaseInsensitiveDict
+from pydantic import TypeAdapter
 
-from aitp.http import USER_AGENT, Wire, whole_body
 from aitp.policy.routing import Availability
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
 DAY_SECONDS = 86_400.0
 WARNED_DAYS = 60  # before a model is shut down
+OPENAI_URL = "https://api.openai.com/v1"
+BODY_BYTES = 4 * 2**20
+MOST_SHUTDOWNS = 1_000
+# OpenAI's; LiteLLM's; OpenRouter's; Azure's, an object with a date each for fine-tuning and for `inference`.
+FIELDS = ("shutdown_date", "deprecation_date", "expiration_date", "deprecation")
 
 
 class Stage(StrEnum):
@@ -137,34 +141,26 @@ def write_inventory(runtime_dir: Path, stock: Inventory) -> None:
 def read_inventory(runtime_dir: Path) -> Inventory | None:
     """What is known; None if nothing is."""
     try:
-        document = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
-        models = {name: _state(**state) for name, state in document["models"].items()}
-        shutdowns = {name: float(at) for name, at in document["shutdowns"].items()}
-        at, shutdowns_at = float(document["at"]), float(document["shutdowns_at"])
-        retirements = tuple(
-            Retirement(str(each["model"]), float(each["at"]), str(each["setting"])) for each in document["retirements"]
-        )
-        return Inventory(models, str(document["problem"]), at, shutdowns, shutdowns_at, retirements)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return _form().validate_json((runtime_dir / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
-def _state(
-    stage: str, completed: int, total: int, reason: str, vanished: int, failures: int, pull_at: float
-) -> ModelState:
-    numbers = (int(vanished), int(failures), float(pull_at))
-    return ModelState(Stage(stage), int(completed), int(total), str(reason), *numbers)
-
-
-OPENAI_URL = "https://api.openai.com/v1"
-BODY_BYTES = 4 * 2**20
-MOST_SHUTDOWNS = 1_000
-# OpenAI's; LiteLLM's; OpenRouter's; Azure's, an object with a date each for fine-tuning and for `inference`.
-FIELDS = ("shutdown_date", "deprecation_date", "expiration_date", "deprecation")
+@cache
+def _form() -> TypeAdapter[Inventory]:
+    return TypeAdapter(Inventory)
 
 
 def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:
-    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read of it."""
+    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read of it.
+
+    OpenAI tells of each model on which day it is shut down (`shutdown_date`, OpenAI API reference, models). Servers
+    that only speak its protocol list less, more, or nothing at all: what is not understood is not known.
+    """
+    from requests.structures import CaseInsensitiveDict  # not above: who only reads the file asks nobody
+
+    from aitp.http import USER_AGENT, Wire, whole_body
+
     key = settings.openai_api_key
     assert key is not None
     url = f"{(settings.openai_base_url or OPENAI_URL).rstrip('/')}/models"
