@@ -22,7 +22,6 @@ from aitp.tasks import Period, QueueKey
 
 PERIODS = (Period.DAY, Period.MONTH)
 MOST_UNPRICED = 50
-PACE_MINUTES_KEPT = 24 * 60
 # A day of another time zone, which was in force before, may have begun so much earlier and still overlap a window.
 OVERLAP_SECONDS = 2 * 86_400
 
@@ -164,7 +163,6 @@ class Budgets:
             _, zone = strategy_and_zone(connection)
             currency = bill.currency if bill is not None else currency
             spend(connection, currency, spent, now, zone)
-            _note_minute(connection, currency, spent, now)
         if spent >= estimate:
             return False
         rows: list[Row] = connection.execute(
@@ -250,37 +248,6 @@ def left_nano(
         ).get
         left[period] = max(0, allowed - spent)
     return left
-
-
-def _note_minute(connection: Connection, currency: str, nano: int, now: float) -> None:
-    connection.execute(
-        "INSERT INTO spending_minutes (currency, minute, nano) VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET nano = nano + excluded.nano",
-        (currency, int(now // 60), nano),
-    )
-
-
-def pace_of_spending(connection: Connection, currency: str, over_seconds: float, now: float) -> float:
-    """Nano-units a second, over the last `over_seconds`, from the beginning of the minute in which they began.
-
-    Reads only.
-    """
-    first = int((now - over_seconds) // 60)
-    rows: list[Row] = connection.execute(
-        # Served by the primary key: a row a minute, of a day at most.
-        "SELECT COALESCE(SUM(nano), 0) FROM spending_minutes WHERE currency = ? AND minute BETWEEN ? AND ?",
-        (currency, first, int(now // 60)),
-    ).fetchall()
-    [(nano,)] = rows
-    return float(nano / (now - 60.0 * first))
-
-
-def prune_spending_minutes(connection: Connection, now: float) -> None:
-    """Forget what no pace is taken of any more, and what a clock set back has put into the future."""
-    minute = int(now // 60)
-    connection.execute(
-        "DELETE FROM spending_minutes WHERE minute < ? OR minute > ?", (minute - PACE_MINUTES_KEPT, minute)
-    )
 
 
 def _usage(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:

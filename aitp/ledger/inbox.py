@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
-from aitp.ledger.budgets import prune_spending_minutes
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
@@ -139,7 +138,6 @@ class Inbox:
             prune_completions(connection, now)
             prune_worlds(connection)
             prune_minutes(connection, now)
-            prune_spending_minutes(connection, now)
             prune_queues(connection)
             self._twins.expire(connection, now)
             return dropped

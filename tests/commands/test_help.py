@@ -10,7 +10,7 @@ import click
 import pytest
 
 from aitp.commands.cli import SECTIONS, commands
-from aitp.commands.cli_teaching import Command
+from aitp.commands.help import Command
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.packaging.test_command import aitp
 

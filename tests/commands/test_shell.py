@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aitp.commands.cli import commands
-from aitp.commands.cli_manual import manual_page
+from aitp.commands.help import manual_page
 from tests.commands.desk import Desk
 from tests.packaging.test_command import aitp
 from tests.settings.complete import COMPLETE

@@ -70,7 +70,7 @@ COMMANDS = (
     ("dead", "show"), ("dead", "retry"), ("dead", "drop"), ("ledger",), ("ledger", "check"), ("ledger", "backup"),
     ("ledger", "recover"), ("models",), ("completion",), ("man",), ("eval", "--types", "x"), ("demo", "--types", "x"),
 )  # fmt: skip
-OPTIONS = ("--json", "--help", "-h", "--yes", "--all", "--quick", "--force", "--state", "--limit", "--forecast", "--",
+OPTIONS = ("--json", "--help", "-h", "--yes", "--all", "--quick", "--force", "--state", "--limit", "--",
            "--version", "--type", "--since", "--id", "--loud", "-x", "--watch=x")  # fmt: skip
 words = st.one_of(
     st.sampled_from(OPTIONS),

@@ -1,0 +1,339 @@
+"""What the commands of an operator do: tasks, limits, dead letters, pause and poll, models, the ledger file.
+
+Each prints JSON for programs or lines for people, and raises click's exception or LedgerError where it cannot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from aitp.commands.printing import duration, facts, moment, print_json, screen, show, table, visible
+from aitp.errors import AitpError
+from aitp.ledger import Ledger, LedgerConfig
+from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import Allowance, back_up, recover
+from aitp.ledger.outbox import DeadLetter, dead_letter_ids
+from aitp.ledger.stats import HeldTask, held_tasks, snapshot
+from aitp.process.scoreboard import signal_master
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from aitp.providers.inventory import ModelState
+    from aitp.settings import Settings
+
+ROOMY = 110  # columns, from which on there is room for models and reasons
+SHOWN_SIGNS = 300
+COMPLETED_AT_MOST = 50
+# What it means that something is lost.
+MEANINGS = {
+    "results": "their tasks are run again, at once or when the task API lists them: they are bought once more",
+    "tasks": "the task API lists them again if they are still pending",
+    "completions": "they count in the limits all the same",
+    "budgets": "what was spent cannot be read: they count as used up until their day or month ends; if the provider's"
+    " bill says that something was left, raise BUDGET_PER_DAY or BUDGET_PER_MONTH by that",
+    "tombstones": "what was delivered in the last half minute may be run again",
+}
+
+
+@contextmanager
+def _open_ledger(settings: Settings) -> Iterator[Ledger]:
+    """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
+    snapshot(settings.ledger_path)  # says so clearly, and makes none
+    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _wake(settings: Settings) -> bool:
+    """Have a running service look at once, and poll; False if there is none that this user may signal."""
+    return signal_master(settings.runtime_dir / "scoreboard", signal.SIGUSR1)
+
+
+# Look at it
+
+
+def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], most: int, *, as_json: bool) -> None:
+    """The oldest of them, as a table or as JSON."""
+    found = held_tasks(settings.ledger_path, states, types, most)
+    if as_json:
+        tasks = [dataclasses.asdict(task) for task in found.tasks]
+        print_json({"at": found.now, "total": found.total, "tasks": tasks})
+        return
+    if not found.tasks:
+        print("No such task is held" if states or types else "No tasks are held")
+        return
+    head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
+    rows = [_row(task, found.now) for task in found.tasks]
+    if screen().width >= ROOMY:
+        head += ["MODEL", "REASON"]
+        rows = [[*row, task.model, task.reason] for row, task in zip(rows, found.tasks, strict=True)]
+    show(table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)))
+    shown = len(found.tasks)
+    more = f" of {found.total:,}: --limit shows more, --json is for programs"
+    print(f"{shown:,}{' in all' if shown == found.total else more}")
+
+
+def _row(task: HeldTask, now: float) -> list[str]:
+    if task.due_at is not None:
+        due = duration(task.due_at - now)
+    else:
+        due = f"slot {task.slot}" if task.slot is not None else "" if task.state == "dead" else "now"
+    tries = f"{task.attempts}" if not task.crashes else f"{task.attempts}, {task.crashes} crashed"
+    return [task.id, task.state, tries, duration(now - task.entered_at), due, task.type]
+
+
+def show_limits(settings: Settings, *, as_json: bool) -> None:
+    """The limits and budgets in force."""
+    from aitp.commands.status import budgets_table, limits_table
+
+    seen = snapshot(settings.ledger_path)
+    if as_json:
+        limits, budgets = (
+            {period: dataclasses.asdict(use) for period, use in uses.items()} for uses in (seen.limits, seen.budgets)
+        )
+        print_json({"at": seen.taken_at, "strategy": seen.strategy, "limits": limits, "budgets": budgets})
+        return
+    if seen.limits:
+        show(limits_table(seen))
+    else:
+        print("No limits are in force")
+    if seen.budgets:
+        print()
+        show(budgets_table(seen.budgets))
+
+
+# Steer it
+
+
+def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
+    """Stop polling and claiming, or go on; a running service is told at once."""
+    with _open_ledger(settings) as ledger:
+        ledger.pause(paused)
+    if not paused:
+        _wake(settings)
+    if as_json:
+        print_json({"paused": paused})
+    else:
+        print("Paused: calls in flight finish and are delivered" if paused else "Resumed")
+
+
+def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
+    """Poll now."""
+    if not _wake(settings):
+        raise click.ClickException("the service is not running, or belongs to another user: see `aitp status`")
+    paused = snapshot(settings.ledger_path).paused
+    if as_json:
+        print_json({"asked": True, "paused": paused})
+    else:
+        print("Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked")
+
+
+def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
+    """Dead letters without their results."""
+    with _open_ledger(settings) as ledger:
+        letters = ledger.dead.list()
+    if as_json:
+        print_json([_document(letter) for letter in letters])
+    elif not letters:
+        print("There are no dead letters")
+    else:
+        rows = [(each.id, each.type, each.status.value, moment(each.refused_at), each.refusal) for each in letters]
+        show(table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows))
+
+
+def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None:
+    """One: with the beginning of its result, or as JSON with all of it."""
+    with _open_ledger(settings) as ledger:
+        letter = ledger.dead.show(task_id)
+    if letter is None:
+        raise click.ClickException(f"there is no dead letter of task {visible(task_id)}")
+    result = None if letter.result is None else json.loads(letter.result)
+    if as_json:
+        print_json(_document(letter) | {"result": result})
+        return
+    shown = {
+        "Task": letter.id,
+        "Type": letter.type,
+        "Model": letter.model,
+        "Status": letter.status.value,
+        "Finished": moment(letter.finished_at),
+        "Refused": moment(letter.refused_at),
+        "Reason": letter.refusal,
+        "Result": _beginning(result),
+    }
+    show(facts(shown))
+
+
+def _document(letter: DeadLetter) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(letter).items() if name != "result"}
+
+
+def _beginning(result: object) -> str:
+    """A vector of a thousand numbers tells nobody anything."""
+    if isinstance(result, list) and result and all(isinstance(part, int | float) for part in result):
+        return f"{len(result):,} numbers (--json prints them)"
+    text = json.dumps(result, ensure_ascii=False)
+    return text if len(text) <= SHOWN_SIGNS else f"{text[:SHOWN_SIGNS]}… (--json prints all of it)"
+
+
+def retry_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_json: bool) -> int:
+    """Put them (None: all) back into the outbox, and wake the relays; 1 if one was not there."""
+    with _open_ledger(settings) as ledger:
+        code = _each(ledger, task_ids, ledger.dead.retry, "retried", "will be delivered again", as_json=as_json)
+    _wake(settings)
+    return code
+
+
+def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_json: bool) -> int:
+    """Throw them (None: all) away; 1 if one was not there."""
+    with _open_ledger(settings) as ledger:
+        code = _each(ledger, task_ids, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
+        ledger.flush()
+        return code
+
+
+def _each(
+    ledger: Ledger, wanted: Sequence[str] | None, act: Callable[[str], bool], done: str, said: str, *, as_json: bool
+) -> int:
+    task_ids = wanted if wanted is not None else [letter.id for letter in ledger.dead.list()]
+    acted: list[str] = []
+    missing: list[str] = []
+    for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
+        (acted if act(task_id) else missing).append(task_id)
+    if as_json:
+        print_json({done: acted, "missing": missing})
+    else:
+        for task_id in acted:
+            print(f"{visible(task_id)}: {said}")
+        if not task_ids:
+            print("There are no dead letters")
+    if missing:
+        print(f"aitp: no dead letter of: {', '.join(map(visible, missing))}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def ids_beginning(incomplete: str) -> list[str]:
+    """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
+    from aitp.settings import load_settings
+
+    try:
+        return dead_letter_ids(load_settings().ledger_path, incomplete, COMPLETED_AT_MOST)
+    except AitpError:
+        return []
+
+
+def pull_models(settings: Settings, *, as_json: bool) -> int:
+    """Pull what Ollama lacks, with a progress bar for people; 0 if all is there."""
+    from aitp.logs import configure
+    from aitp.process.models import Look, look_after_models
+    from aitp.providers.inventory import read_inventory, uses_models
+
+    if not uses_models(settings):
+        raise click.ClickException("Ollama is not used: see PROCESSING_MODE, SUPPORTED_MODELS and OPENAI_API_KEY")
+    configure("CRITICAL", settings.log_format)  # what it would say is shown here
+    settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if as_json:
+        look = look_after_models(settings, anew=True)
+    else:
+        with _progress_bars() as told:
+            look = look_after_models(settings, anew=True, told=told)
+    if look is Look.ELSEWHERE:
+        raise click.ClickException("the service is pulling models already: /ready and its log tell how far it is")
+    stock = read_inventory(settings.runtime_dir)
+    states = dict(stock.models) if stock else {}
+    if as_json:
+        report = {name: dataclasses.asdict(state) for name, state in states.items()}
+        print_json({"models": report, "problem": stock.problem if stock else ""})
+    elif stock and stock.problem:
+        raise click.ClickException(visible(stock.problem))
+    else:
+        rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
+        show(table(("MODEL", "STATE", "REASON"), rows))
+    return 0 if look is Look.ALL_THERE else 1
+
+
+@contextmanager
+def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
+    """One bar a model that is being pulled."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from aitp.providers.inventory import Stage
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}", markup=False), *columns) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def told(name: str, state: ModelState) -> None:
+            if state.stage is Stage.PULLING and name not in bars:
+                bars[name] = progress.add_task(visible(name), total=None)
+            if name in bars:
+                progress.update(bars[name], completed=state.completed, total=state.total or None)
+
+        yield told
+
+
+# Keep it
+
+
+def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
+    """Say what is wrong with it; 0 if nothing is, else 1."""
+    path = settings.ledger_path
+    found = check(path, quick=quick)
+    if as_json:
+        print_json({"ok": found.sound, "path": str(path), **dataclasses.asdict(found)})
+    elif found.sound:
+        print(f"{path} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}")
+    else:
+        print(f"{path} is damaged:")
+        for problem in found.problems:
+            print(f"  {problem}")
+        print("Stop the service, then `aitp ledger recover` sets it aside and saves what can be read.")
+    return 0 if found.sound else 1
+
+
+def back_up_ledger(settings: Settings, file: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Write it to `file`."""
+    path = settings.ledger_path
+    found = back_up(path, file, overwrite=overwrite)
+    if as_json:
+        print_json({"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows})
+    else:
+        print(f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}")
+
+
+def recover_ledger(settings: Settings, *, as_json: bool) -> None:
+    """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
+    path = settings.ledger_path
+    currency = settings.prices.currency if settings.prices is not None else ""
+    zone = ZoneInfo(settings.rate_limit_timezone)
+    outcome = recover(path, Allowance(currency, settings.budgets, zone, settings.rate_limits))
+    if as_json:
+        set_aside = outcome.set_aside and str(outcome.set_aside)
+        print_json({"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside})
+    elif outcome.set_aside is None:
+        print(f"{path} is sound: there is nothing to recover")
+    else:
+        print(f"The damaged ledger is now {outcome.set_aside} ({outcome.problems[0]})")
+        print(f"saved: {_counts('', outcome.saved) or 'nothing'}")
+        print(f"lost: {_counts('', outcome.lost) or 'nothing that is known of'}")
+        for what, meaning in MEANINGS.items():
+            if outcome.lost.get(what):
+                print(f"  {what}: {meaning}")
+
+
+def _counts(before: str, rows: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in rows.items() if count)
+    return before + counted if counted else ""
