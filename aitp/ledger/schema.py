@@ -254,13 +254,6 @@ CREATE TABLE unpriced (
     PRIMARY KEY (provider, model)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE spending_minutes (
-    currency TEXT NOT NULL,
-    minute INTEGER NOT NULL,
-    nano INTEGER NOT NULL,
-    PRIMARY KEY (currency, minute)
-) STRICT, WITHOUT ROWID;
-
 -- Whose fault is it? (aitp/policy/evidence.py) Worlds with their tallies; what a server does not take of a request; the
 -- last failures in a row; of each task that has failed, what its world's tally was then and what it did since.
 CREATE TABLE worlds (

@@ -263,7 +263,7 @@ def test_no_table_is_forgotten(damaged: Path) -> None:
     saved = {"ledger", "kinds", "tasks", "contents", "results", "task_completions", "spending", "reservations", *KEPT}
     published_at_each_start = {"limits", "budgets", "unpriced"}
     found_out_anew = {"polls", "unreadable", "breakers", "cooldowns", "processors", "habits", "request_profiles"}
-    gathered_anew = {"worlds", "evidence", "failures", "rate_limits", "minutes", "recent_errors", "spending_minutes"}
+    gathered_anew = {"worlds", "evidence", "failures", "rate_limits", "minutes", "recent_errors"}
 
     assert found == {*saved, *published_at_each_start, *found_out_anew, *gathered_anew, "sqlite_sequence"}
 
