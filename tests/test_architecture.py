@@ -15,7 +15,7 @@ SOURCES = sorted((ROOT / "aitp").rglob("*.py"))
 # Each room may import from itself and from those below it.
 FLOORS = (
     {"__main__"},
-    {"commands", "reference"},
+    {"commands"},
     {"process", "web", "demo", "quality"},
     {"processors"},
     {"providers", "taskapi", "knowledge"},

@@ -11,9 +11,9 @@ import click
 import pytest
 
 from aitp.commands.cli import commands as cli
-from aitp.reference import documents as generated
 from aitp.settings import FIELDS, KNOWN_NAMES, PROJECT_ROOT
 from aitp.sources import NAMES_OF_OTHERS
+from tests.docs.reference import documents as generated
 from tests.docs.text import DOCUMENTS, LINK, Command, anchors, commands, name_of, settings_named
 
 ALL = sorted({command for path in DOCUMENTS for command in commands(path)}, key=str)

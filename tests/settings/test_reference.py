@@ -9,8 +9,8 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from aitp.metrics import FAMILIES
-from aitp.reference import LABELS, documents, sections, settings_document
 from aitp.settings import FIELDS, PROJECT_ROOT
+from tests.docs.reference import LABELS, documents, sections, settings_document
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)

@@ -2,7 +2,7 @@
 
 Nobody edits these two files by hand, and a test compares them with what this module would write. What a label may be,
 and what form a text setting has, stands here, because no declaration says it in words: an unknown label or a missing
-description is an error, not an empty cell. Not a part of the running service.
+description is an error, not an empty cell.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _label(label: str) -> tuple[str, str]:
     try:
         return LABELS[label]
     except KeyError:
-        raise ValueError(f"aitp/reference.py: say in LABELS what the label {label} tells, and its values") from None
+        raise ValueError(f"say in LABELS what the label {label} tells, and its values") from None
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
