@@ -82,9 +82,9 @@ class Budgets:
                 limit = allowed.get(period.value) or None
                 connection.execute(
                     # Whoever was warned of a budget that stays as it is was warned.
-                    "INSERT INTO budgets (period, currency, allowed) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"
+                    "INSERT INTO budgets (period, currency, allowed) VALUES (?1, ?2, ?3) ON CONFLICT (period) DO UPDATE"
                     " SET currency = ?2, allowed = ?3, warned_until = 0, kept_back_until = 0"
-                    " WHERE currency <> ?2 OR allowed IS NOT ?3",
+                    " WHERE budgets.currency <> ?2 OR budgets.allowed IS DISTINCT FROM ?3",
                     (period.value, currency, limit),
                 )
 
@@ -102,7 +102,9 @@ class Budgets:
     def reserve(self, connection: Connection, slot: int, currency: str, nano: int) -> None:
         """The slot's attempt may cost so much."""
         connection.execute(
-            "INSERT OR REPLACE INTO reservations (slot, currency, nano) VALUES (?, ?, ?)", (slot, currency, nano)
+            "INSERT INTO reservations (slot, currency, nano) VALUES (?, ?, ?)"
+            " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = excluded.nano",
+            (slot, currency, nano),
         )
 
     def reserve_more(self, connection: Connection, slot: int, nano: int) -> None:
@@ -116,32 +118,27 @@ class Budgets:
         full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
         news = []
         for period, use in full.items():
-            assert use.allowed_nano is not None
-            rows: list[Row] = connection.execute(
+            warned_until, kept_back_until = connection.execute(
                 "SELECT warned_until, kept_back_until FROM budgets WHERE period = ?", (period.value,)
-            ).fetchall()
-            [(warned_until, kept_back_until)] = rows
-            if warned_until == kept_back_until == use.ends_at:
-                continue  # the usual case of those who come back in vain
-            connection.execute(
-                "UPDATE budgets SET warned_until = ?1, kept_back_until = ?1 WHERE period = ?2",
-                (use.ends_at, period.value),
-            )
-            if warned_until != use.ends_at:
-                spent, reserved = use.spent_nano, use.reserved_nano
-                news.append(
-                    Overspent(period.value, use.currency, spent, reserved, use.allowed_nano, needed, use.ends_at)
+            ).get
+            if not warned_until == kept_back_until == use.ends_at:  # the usual case of those who come back in vain
+                connection.execute(
+                    "UPDATE budgets SET warned_until = ?1, kept_back_until = ?1 WHERE period = ?2",
+                    (use.ends_at, period.value),
                 )
+            if warned_until != use.ends_at:
+                spent, reserved, allowed = use.spent_nano, use.reserved_nano, use.allowed_nano or 0
+                news.append(Overspent(period.value, use.currency, spent, reserved, allowed, needed, use.ends_at))
         return max(use.ends_at for use in full.values()), tuple(news)
 
     def note_unpriced(self, connection: Connection, route: Route) -> bool:
         """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
-        rows: list[Row] = connection.execute(
-            "INSERT OR IGNORE INTO unpriced (provider, model) SELECT ?, ?"
-            " WHERE (SELECT COUNT(*) FROM unpriced) < ? RETURNING 1",
+        connection.execute(
+            "INSERT INTO unpriced (provider, model) SELECT CAST(? AS TEXT), CAST(? AS TEXT)"
+            " WHERE (SELECT COUNT(*) FROM unpriced) < ? ON CONFLICT DO NOTHING",
             (route.provider, route.model, MOST_UNPRICED),
-        ).fetchall()
-        return bool(rows)
+        )
+        return connection.changes() > 0
 
     def settle(
         self, connection: Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True
@@ -165,10 +162,8 @@ class Budgets:
             spend(connection, currency, spent, now, zone)
         if spent >= estimate:
             return False
-        rows: list[Row] = connection.execute(
-            "UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ? RETURNING 1", (now,)
-        ).fetchall()
-        return bool(rows)
+        connection.execute("UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ?", (now,))
+        return connection.changes() > 0
 
     def learn(self, connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
         """How much an attempt at one task took."""
@@ -176,8 +171,9 @@ class Budgets:
         after = learned(before, bill, size)
         if after != before:
             connection.execute(
-                "INSERT OR REPLACE INTO habits (provider, model, type, input_tokens, output_tokens)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO habits (provider, model, type, input_tokens, output_tokens) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (provider, model, type) DO UPDATE"
+                " SET input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens",
                 (route.provider, route.model, queue.type, after.input_tokens, after.output_tokens),
             )
 
@@ -199,7 +195,7 @@ def _uses(connection: Connection, now: float, zone: ZoneInfo, *, mend: bool = Fa
     rows: list[Row] = connection.execute(
         # Served by the primary key: a month's days, and a row for each call in hand.
         "SELECT starts, ends, nano FROM spending WHERE currency = ?1 AND starts > ?2"
-        " UNION ALL SELECT NULL, NULL, COALESCE(SUM(nano), 0) FROM reservations WHERE currency = ?1",
+        " UNION ALL SELECT NULL, NULL, CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM reservations WHERE currency = ?1",
         (currency, windows[Period.MONTH].start - OVERLAP_SECONDS),
     ).fetchall()
     *days, (_, _, reserved) = rows
@@ -231,7 +227,8 @@ def spend(connection: Connection, currency: str, nano: int, now: float, zone: Zo
     today = fixed_window(Period.DAY, now, zone)
     connection.execute(
         "INSERT INTO spending (currency, starts, ends, nano) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET nano = nano + excluded.nano, ends = MAX(ends, excluded.ends)",
+        " ON CONFLICT (currency, starts) DO UPDATE SET nano = spending.nano + excluded.nano,"
+        " ends = CASE WHEN excluded.ends > spending.ends THEN excluded.ends ELSE spending.ends END",
         (currency, int(today.start), int(today.end), nano),
     )
 
@@ -243,7 +240,7 @@ def left_nano(
     left = {}
     for period, allowed in budgets.items():
         spent = connection.execute(
-            "SELECT COALESCE(SUM(nano), 0) FROM spending WHERE currency = ? AND ends > ?",
+            "SELECT CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM spending WHERE currency = ? AND ends > ?",
             (currency, fixed_window(Period(period), now, zone).start),
         ).get
         left[period] = max(0, allowed - spent)

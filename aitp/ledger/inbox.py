@@ -14,7 +14,7 @@ from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
-from aitp.ledger.limits import Limits, first_completions, newest_completion, prune_completions
+from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, prune_queues, queue_id
@@ -304,8 +304,7 @@ def _poll_facts(
         "SELECT began_at, regular_at, failures, more_there,"
         " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
     ).get
-    (first,) = first_completions(connection, [now - 60.0])
-    recent = 0 if first is None else newest_completion(connection)[0] + 1 - first
+    recent = completions_since(connection, now - 60.0)
     return PollFacts(
         now=now,
         interval=terms.interval,

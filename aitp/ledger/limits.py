@@ -22,110 +22,12 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from aitp.ledger.engine import Connection, Database, Row
+from aitp.ledger.queue import CLAIMED
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, fixed_window, rolling_window
 from aitp.tasks import Period, Strategy
 
 # At each poll: more than a poll brings in, so that the table cannot outgrow its windows.
 PRUNE_ROWS = 10_000
-
-# The id of the last one, and when it was, NULL before the first; for a select list.
-NEWEST = "(SELECT MAX(id) FROM task_completions)"
-NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
-
-_NEWEST = f"SELECT id, completed_at FROM task_completions WHERE id = {NEWEST}"
-# `rate_limits` has UTC seconds as text.
-_MIRROR_MORE = (
-    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = datetime(?2, 'unixepoch')"
-    " WHERE window_start <= datetime(?2, 'unixepoch') AND window_end > datetime(?2, 'unixepoch')"
-)
-_MIRROR_ANEW = (
-    "INSERT OR REPLACE INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
-    " VALUES (?, ?, datetime(?, 'unixepoch'), datetime(?, 'unixepoch'), datetime(?, 'unixepoch'))"
-)
-
-
-def first_since(moment: str) -> str:
-    """The id of the first completion that is not earlier, NULL if there is none; for a select list."""
-    # Served by task_completions_first. Whatever else happened at that moment has higher ids.
-    first = f"SELECT id FROM task_completions WHERE is_first = 1 AND completed_at >= {moment}"
-    return f"({first} ORDER BY completed_at, id LIMIT 1)"
-
-
-def newest_completion(connection: Connection) -> tuple[int, float]:
-    """(id, time) of the last completion; (0, 0) before the first."""
-    rows: list[Row] = connection.execute(_NEWEST).fetchall()
-    return rows[0] if rows else (0, 0.0)
-
-
-def first_completions(connection: Connection, since: Sequence[float]) -> list[int | None]:
-    """For each of these moments, the id of the first completion that is not earlier. One search in the index each."""
-    columns = ", ".join(first_since("?") for _ in since)
-    rows: list[Row] = connection.execute(f"SELECT {columns}", tuple(since)).fetchall()
-    return list(rows[0])
-
-
-def completed_at(connection: Connection, number: int) -> float:
-    """When the completion of that id was."""
-    return float(connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get)
-
-
-def record_completions(connection: Connection, task_type: str, task_ids: Sequence[str], now: float) -> bool:
-    """The attempts at these tasks have ended now. False: a mirrored window has ended, so they are to be mirrored anew.
-
-    None there may be from the future: `restamp` comes first.
-    """
-    connection.execute(
-        "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
-        " SELECT ?, ?, value, key = 0 FROM json_each(?)",
-        (now, task_type, orjson.dumps(task_ids).decode()),
-    )
-    connection.execute(_MIRROR_MORE, (len(task_ids), now))
-    return connection.changes() == len(Period)
-
-
-def restamp(connection: Connection, now: float, zone: ZoneInfo) -> None:
-    """The clock was set back: completions from the future (there are some) happened now at the latest."""
-    [first] = first_completions(connection, [math.nextafter(now, math.inf)])
-    connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
-    mirror_windows(connection, now, zone)
-
-
-def mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
-    """Count the current calendar windows anew."""
-    windows = [fixed_window(period, now, zone) for period in Period]
-    newest, _ = newest_completion(connection)
-    firsts = first_completions(connection, [window.start for window in windows])
-    connection.executemany(
-        _MIRROR_ANEW,
-        [
-            (
-                period.value,
-                0 if first is None else newest + 1 - first,
-                window.start,
-                window.end,
-                now,
-            )
-            for period, window, first in zip(Period, windows, firsts, strict=True)
-        ],
-    )
-
-
-def prune_completions(connection: Connection, now: float) -> None:
-    """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
-    [needed] = first_completions(connection, [now - LONGEST_WINDOW_SECONDS])
-    newest, _ = newest_completion(connection)
-    connection.execute(
-        "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
-        (newest if needed is None else needed, PRUNE_ROWS),
-    )
-    if connection.changes():
-        # The first of its moment may be gone: after a clock that was set forward is set back, this one is looked for.
-        connection.execute(
-            "UPDATE task_completions SET is_first = 1"
-            " WHERE id = (SELECT MIN(id) FROM task_completions) AND is_first = 0"
-        )
-
-
 # A completion leaves a rolling window when it is exactly as old as the window; a float sum may fall just short of it.
 ROUNDING_SECONDS = 0.001
 
@@ -187,12 +89,23 @@ class Basis(NamedTuple):
         return (self.newest or 0) + self.reserved
 
 
-_IN_FORCE = "(SELECT group_concat(period || ' ' || allowed) FROM limits)"
+def _first_since(moment: str) -> str:
+    """The id of the first completion that is not earlier, NULL if there is none; for a select list."""
+    # Served by task_completions_first. Whatever else happened at that moment has higher ids.
+    first = f"SELECT id FROM task_completions WHERE is_first = 1 AND completed_at >= {moment}"
+    return f"({first} ORDER BY completed_at, id LIMIT 1)"
+
+
+# The id of the last completion, and when it was, NULL before the first; for a select list.
+NEWEST = "(SELECT MAX(id) FROM task_completions)"
+NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
 # The claimed tasks are counted in tasks_claimed.
-_RESERVED = "(SELECT COUNT(*) FROM tasks WHERE state = 'claimed')"
-BASIS = f"strategy, timezone, {_IN_FORCE}, {NEWEST}, {NEWEST_AT}, {_RESERVED}"
+BASIS = (
+    "strategy, timezone, (SELECT group_concat(period || ' ' || allowed) FROM limits),"
+    f" {NEWEST}, {NEWEST_AT}, (SELECT COUNT(*) FROM tasks WHERE {CLAIMED})"
+)
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
-_FIRSTS = f"SELECT period, allowed, {first_since(_STARTS)} FROM limits"
+_FIRSTS = f"SELECT period, allowed, {_first_since(_STARTS)} FROM limits"
 
 
 class Limits:
@@ -200,35 +113,39 @@ class Limits:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._last: _Known | None = None
+        # By how windows were cut, and when: there was room until so many in all are used.
+        self._reach: tuple[tuple[str, str, str | None] | None, float, int] = (None, 0.0, 0)
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
         zone = ZoneInfo(timezone)
         with self._database.transaction() as connection:
             connection.execute("UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, zone.key))
-            before = dict(connection.execute("SELECT period, allowed FROM limits"))
+            before = dict(connection.execute("SELECT period, allowed FROM limits").fetchall())
             for period, limit in before.items():
                 if allowed.get(period, 0) != limit:
                     connection.execute("DELETE FROM limits WHERE period = ?", (period,))
             for period, limit in allowed.items():
                 if limit > 0:
                     connection.execute(
-                        "INSERT OR IGNORE INTO limits (period, allowed) VALUES (?, ?)", (Period(period).value, limit)
+                        "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                        (Period(period).value, limit),
                     )
-            mirror_windows(connection, self._database.clock(), zone)
+            _mirror_windows(connection, self._database.clock(), zone)
 
     def room(self, connection: Connection, now: float, basis: Basis, enough: int) -> Room:
         """How many more tasks may be claimed now: exactly, or some number above `enough` if there is more room.
 
         Marks newly exhausted limits as warned about.
         """
-        known = self._room_at_least(now, basis)
+        known = self.room_at_least(now, basis)
         if known is not None and known > enough:
             return Room(known)
-        tally = _tally(connection, now, basis, after_restamp=True)
+        if basis.newest_at is not None and basis.newest_at > now:
+            _restamp(connection, now)
+        tally = _tally(connection, now, basis)
         room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
-        self._last = None if room is None else _Known(now, basis, room)
+        self._reach = (None, 0.0, 0) if room is None else (basis.cut, now, room + basis.used)
         if room is None or room > 0:
             return Room(room)
         exhausted = {period: use for period, use in _uses(connection, tally, now).items() if use.remaining == 0}
@@ -241,18 +158,14 @@ class Limits:
         ]
         return Room(0, frees_at, tuple(exceeded))
 
-    def _room_at_least(self, now: float, basis: Basis) -> int | None:
-        """Room that there is at the least: what this process last found, less all that came since; None: find out.
+    def room_at_least(self, now: float, basis: Basis) -> int | None:
+        """What this process last found, less all that came since; None: find out.
 
-        Windows only move on, and a completion only ever gets an earlier time (`restamp`): what was before a window is
-        before it still, whoever set the clock meanwhile, and all that has come since then counts as in it. Nor does a
-        rollback harm: what it takes away happened at that moment, in every window, so that its ids were counted.
-        That spares the searches, each in pages of its own, while limits are far away.
+        Windows only move on, and a completion only ever gets an earlier time: so there is that much room at the least.
+        Spares the searches, a third of a claim's pages, while limits are far away.
         """
-        last = self._last
-        if last is None or now < last.at or basis.cut != last.basis.cut:
-            return None
-        return last.room - (basis.used - last.basis.used)
+        cut, at, reach = self._reach
+        return reach - basis.used if basis.cut == cut and at <= now else None
 
     def count(
         self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
@@ -264,14 +177,19 @@ class Limits:
         if not task_ids:
             return
         if newest_at is not None and newest_at > now:
-            restamp(connection, now, strategy_and_zone(connection)[1])
-        if not record_completions(connection, task_type, task_ids, now):
-            mirror_windows(connection, now, strategy_and_zone(connection)[1])
+            _restamp(connection, now)
+        connection.execute(
+            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
+            " SELECT ?, ?, value, CASE WHEN key = 0 THEN 1 ELSE 0 END FROM json_each(?) AS each",
+            (now, task_type, orjson.dumps(task_ids).decode()),
+        )
+        connection.execute(_MIRROR_MORE, (len(task_ids), now))
+        if connection.changes() < len(Period):  # one of the mirrored windows has ended
+            _mirror_windows(connection, now, strategy_and_zone(connection)[1])
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        tally = _tally(connection, now, present_basis(connection), after_restamp=True)
-        return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
+        return [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
@@ -279,23 +197,10 @@ def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
     return _uses(connection, _tally(connection, now, present_basis(connection)), now)
 
 
-class _Known(NamedTuple):
-    """What room there was at `at`, for those who claim later."""
-
-    at: float
-    basis: Basis
-    room: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
-
-    at: float
-    strategy: Strategy
-    zone: ZoneInfo
-    reserved: int
-    rows: list[tuple[Period, int, int, int, float]]
+def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
+    """How windows are cut, by the settings in force."""
+    strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
+    return Strategy(strategy), ZoneInfo(zone)
 
 
 def present_basis(connection: Connection) -> Basis:
@@ -303,10 +208,18 @@ def present_basis(connection: Connection) -> Basis:
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
-def _tally(connection: Connection, now: float, basis: Basis, *, after_restamp: bool = False) -> _Tally:
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
+
+    strategy: Strategy
+    zone: ZoneInfo
+    reserved: int
+    rows: list[tuple[Period, int, int, int, float]]
+
+
+def _tally(connection: Connection, now: float, basis: Basis) -> _Tally:
     strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
-    if after_restamp and basis.newest_at is not None and basis.newest_at > now:
-        restamp(connection, now, zone)
     rolling = strategy is Strategy.ROLLING
     windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period]
     limits: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows)).fetchall()
@@ -318,7 +231,7 @@ def _tally(connection: Connection, now: float, basis: Basis, *, after_restamp: b
             allowed, first = found[period]
             first = after_newest if first is None else first
             rows.append((period, allowed, after_newest - first + basis.reserved, first, window.end))
-    return _Tally(now, strategy, zone, basis.reserved, rows)
+    return _Tally(strategy, zone, basis.reserved, rows)
 
 
 def _uses(connection: Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:
@@ -334,24 +247,73 @@ def _uses(connection: Connection, tally: _Tally, now: float) -> dict[Period, Lim
 
 def _leaves_at(connection: Connection, period: Period, number: int, now: float) -> float:
     """When a completion, and with it all before it, will have left the rolling window."""
+    completed_at = connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get
     # One from the future (the clock was set back) will be taken as having happened now.
-    return min(completed_at(connection, number), now) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
+    return float(min(completed_at, now)) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
 def _is_news(connection: Connection, tally: _Tally, period: Period, now: float) -> bool:
     """Whether nobody was warned yet that this limit is exhausted in its present window; from now on somebody was."""
     rolling = tally.strategy is Strategy.ROLLING
     quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, tally.zone).end
-    changed = connection.execute(
+    connection.execute(
         # A mark beyond what would be set now is left over from before the clock was set back.
-        "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)"
-        " RETURNING 1",
+        "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)",
         (quiet_until, period.value, now),
-    ).fetchall()
-    return bool(changed)
+    )
+    return connection.changes() > 0
 
 
-def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
-    """How windows are cut, by the settings in force."""
-    strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
-    return Strategy(strategy), ZoneInfo(zone)
+# Completions
+
+# `rate_limits` has UTC seconds as text.
+_MIRROR_MORE = (
+    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = datetime(?2, 'unixepoch')"
+    " WHERE window_start <= datetime(?2, 'unixepoch') AND window_end > datetime(?2, 'unixepoch')"
+)
+_MIRROR_ANEW = (
+    "INSERT INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
+    " VALUES (?, ?, datetime(?, 'unixepoch'), datetime(?, 'unixepoch'), datetime(?, 'unixepoch'))"
+    " ON CONFLICT (time_period) DO UPDATE SET current_count = excluded.current_count,"
+    " window_start = excluded.window_start, window_end = excluded.window_end, last_updated = excluded.last_updated"
+)
+
+
+def completions_since(connection: Connection, moment: float) -> int:
+    """How many there are that are not earlier. Two searches in indexes."""
+    first, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (moment,)).get
+    return 0 if first is None else int(newest + 1 - first)
+
+
+def _restamp(connection: Connection, now: float) -> None:
+    """The clock was set back: completions from the future (there are some) happened now at the latest."""
+    first = connection.execute(f"SELECT {_first_since('?')}", (math.nextafter(now, math.inf),)).get
+    connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
+    _mirror_windows(connection, now, strategy_and_zone(connection)[1])
+
+
+def _mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
+    """Count the current calendar windows anew."""
+    windows = {period: fixed_window(period, now, zone) for period in Period}
+    connection.executemany(
+        _MIRROR_ANEW,
+        [
+            (period.value, completions_since(connection, window.start), window.start, window.end, now)
+            for period, window in windows.items()
+        ],
+    )
+
+
+def prune_completions(connection: Connection, now: float) -> None:
+    """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
+    needed, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (now - LONGEST_WINDOW_SECONDS,)).get
+    connection.execute(
+        "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
+        (newest if needed is None else needed, PRUNE_ROWS),
+    )
+    if connection.changes():
+        # The first of its moment may be gone: after a clock that was set forward is set back, this one is looked for.
+        connection.execute(
+            "UPDATE task_completions SET is_first = 1"
+            " WHERE id = (SELECT MIN(id) FROM task_completions) AND is_first = 0"
+        )

@@ -342,7 +342,7 @@ class Memories:
             uses = use_of_limits(connection, self.clock.now).values()
             room = min(use.limit - use.current for use in uses)
             for limits in self.limits:
-                least = limits._room_at_least(self.clock.now, basis(connection))
+                least = limits.room_at_least(self.clock.now, basis(connection))
                 assert least is None or least <= room
 
     def _count(self, connection: apsw.Connection, which: int, tasks: int) -> None:
