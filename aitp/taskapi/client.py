@@ -63,8 +63,6 @@ class TokenSource(Protocol):
 
     def replace(self, refused: str) -> str: ...
 
-    def forget(self) -> None: ...
-
 
 class TaskApi:
     """The two calls. `observe` is told of each request, a second try with a fresh token included."""
@@ -98,12 +96,9 @@ class TaskApi:
             raise DeliveryRefused(said, status=code)
         raise self._service_error(answer, own, said)
 
-    def reset(self) -> None:
-        """Throw the connection away: a call was cut off, what it would say next is unknown."""
-        self._tokens.forget()
+    def close(self) -> None:
+        """End the connection."""
         self._wire.close()
-
-    close = reset
 
     def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> tuple[requests.Response, str]:
         """One request; if its token is refused, one more with a fresh one. The answer's body is still to be read."""
@@ -141,11 +136,7 @@ class TaskApi:
         body, cut = finish(answer)
         if acknowledges(body, task_id) if body else cut is None:
             return
-        if isinstance(cut, NoAnswer):
-            raise ServiceFault(API, f"the task API answered {answer.status_code} and {cut}") from None
-        if cut is not None:
-            raise cut
-        raise ServiceFault(API, f"the task API answered {answer.status_code}{NOT_ITS_OWN}")
+        raise ServiceFault(API, f"the task API answered {answer.status_code}{f' and {cut}' if cut else NOT_ITS_OWN}")
 
     @staticmethod
     def _said(answer: requests.Response, *sent: str) -> tuple[bool, str]:

@@ -6,8 +6,8 @@ refused at once cause one request, and share what comes of it.
 
 The file is readable by its owner alone, appears whole or not at all, and may be deleted or damaged at any time: what
 cannot be read counts as no token, and nothing in it is trusted beyond what a token can be. It is replaced under a lock
-that ends with the process, or with whatever interrupts it. The request is OAuth2 client credentials (RFC 6749 §4.4);
-no message carries a token, a secret or the server's own text. Called by the client and by `aitp check`.
+that ends with the process. The request is OAuth2 client credentials (RFC 6749 §4.4); no message carries a token, a
+secret or the server's own text. Called by the client and by `aitp check`.
 """
 
 from __future__ import annotations
@@ -130,10 +130,6 @@ class Tokens:
                 kept = self._fetch(waited_seconds, now)
             self._known = kept
             return kept.value
-
-    def forget(self) -> None:
-        """Look into the file again next time: a call was cut off somewhere in here."""
-        self._known = None
 
     def _is_usable(self, token: Token) -> bool:
         # Fetched in the future: the clock was set back, and nobody knows how long it still lives.

@@ -126,7 +126,6 @@ def test_the_token_endpoint(folder: Path, server: ScriptedServer, answer: bytes)
     tokens = Tokens(settings, lambda good: None)
 
     attempt(server, answer, lambda: tokens.current().encode("ascii"))
-    tokens.forget()
 
 
 @cases(1_500)

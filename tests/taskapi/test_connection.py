@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from aitp import http
@@ -165,6 +167,21 @@ def test_a_server_that_is_down_is_said_to_be_so(desk: Desk, task_api: TaskApi) -
 def test_a_name_that_does_not_resolve_is_said_to_be_so(desk_at: MakeDesk) -> None:
     with pytest.raises(ServiceFault, match="does not resolve"):
         desk_at("http://nowhere.localhost.invalid", ALLOW_INSECURE_HTTP="true").list()
+
+
+def test_requests_go_past_the_session_and_look_their_pool_up_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.tokens.current()
+    look_up, looked_up = HTTPAdapter.get_connection_with_tls_context, []
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        looked_up.append(arguments)
+        return look_up(*arguments, **more)
+
+    monkeypatch.setattr(HTTPAdapter, "get_connection_with_tls_context", counted)
+    monkeypatch.delattr(requests.Session, "send")
+    for _ in range(3):
+        desk.list()
+    assert len(looked_up) == 1
 
 
 # Answers that are not whole, or no answers

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
-import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world_process import WorldProcess
 from aitp.errors import AitpError, CredentialsRefused
-from tests.process.forks import in_child
 from tests.taskapi.desk import Desk, settings_for
 from tests.waiting import wait_until
 
@@ -135,94 +129,6 @@ def test_a_process_killed_while_it_asks_leaves_nothing_locked(world: WorldProces
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert desk_of(world, tmp_path).list() == []
-
-
-class Fired(Exception):
-    """What a bounded call's timer raises, wherever it strikes."""
-
-
-WATCHED = (
-    "/queue.py",
-    "/threading.py",
-    "taskapi/token.py",
-    "taskapi/client.py",
-    "aitp/http.py",
-)
-
-
-def after_each_step(act: Callable[[], object], then: Callable[[], None]) -> int:
-    """Raise Fired within `act` at its first step, at its second …, until it gets through; `then` after each. How many
-    steps there are. A step: a line, or the return from a function, in one of the watched files."""
-    steps = 0
-    while True:
-        steps += 1
-        left = [steps]
-
-        def trace(frame: FrameType, event: str, argument: object, left: list[int] = left) -> Any:
-            if event != "call" and frame.f_code.co_filename.endswith(WATCHED):
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Fired
-            return trace
-
-        sys.settrace(trace)
-        try:
-            act()
-        except Fired:
-            pass
-        finally:
-            sys.settrace(None)
-        then()
-        if left[0] > 0:
-            return steps
-
-
-def test_wherever_a_timer_fires_nothing_stays_locked(world: WorldProcess, tmp_path: Path) -> None:
-    def struck_everywhere() -> int:
-        signal.alarm(60)  # whoever waits for a lock that nobody lets go
-        desk = desk_of(world, tmp_path)
-
-        def act() -> None:
-            (tmp_path / "token").unlink(missing_ok=True)
-            desk.list()
-
-        def then() -> None:
-            desk.api.reset()
-            assert not locked(tmp_path)
-
-        steps = after_each_step(act, then)
-        assert desk.list() == []
-        return steps
-
-    assert in_child(struck_everywhere) > 100
-
-
-def test_a_timer_at_any_moment_costs_no_later_call(world: WorldProcess, tmp_path: Path) -> None:
-    def fire(signum: int, frame: FrameType | None) -> None:
-        raise Fired
-
-    def struck_often() -> bool:
-        signal.signal(signal.SIGALRM, fire)
-        desk, draw, struck = desk_of(world, tmp_path), random.Random(), 0
-        desk.list()
-        descriptors = len(os.listdir("/proc/self/fd"))
-        while struck < 100:
-            (tmp_path / "token").unlink(missing_ok=True)
-            desk.tokens.forget()
-            try:
-                signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.00005, 0.004))
-                desk.list()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Fired:
-                struck += 1
-                desk.api.reset()
-            assert not locked(tmp_path)
-        gc.collect()
-        # One that was just opened, and not yet kept anywhere, may be lost: not each time.
-        assert len(os.listdir("/proc/self/fd")) < descriptors + struck / 4
-        return desk.list() == []
-
-    assert in_child(struck_often)
 
 
 def locked(directory: Path) -> bool:
