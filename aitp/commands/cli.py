@@ -146,7 +146,7 @@ def evaluate(
 
     One call a text and type (160 in all), not counted against the service's limits. Needs no task API.
     """
-    from aitp.quality.report import LABELS, Options, run_evaluation
+    from aitp.quality.evaluation import LABELS, Options, run_evaluation
     from aitp.quality.scoring import TRIALS
 
     chosen = tuple(TRIALS) if types == "all" else tuple(name.strip() for name in types.split(","))

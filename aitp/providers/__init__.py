@@ -12,16 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from aitp.errors import ServiceFault
-from aitp.providers.base import (
-    Embeddings,
-    Message,
-    Provider,
-    Question,
-    Reply,
-    Usage,
-    Vector,
-    plugin_builders,
-)
+from aitp.providers.base import Embeddings, Message, Provider, Question, Reply, Usage, Vector, plugin_builders
 from aitp.providers.inventory import uses_openai
 from aitp.settings import EMBEDDING_MODEL, Settings
 

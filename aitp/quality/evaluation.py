@@ -1,45 +1,57 @@
-"""The run: each text through each processor, one call at a time, in this process; what came of it is a `Case`.
+"""`aitp eval`: labelled texts through the processors, one call at a time, in this process, and a report of it.
 
-A case has either a score or a failure, never a score of zero for an answer that did not come. Whoever cannot answer at
-all (bad credentials, no quota, a provider that is down) ends the run: figures of an outage say nothing. A short pause
-that a service asks for is taken, and the text tried once more; there are no other retries, and no limits. How long a
-call may take is the provider's own affair.
+Calls are not counted against the service's limits. Only settings of providers matter: the task API may be unknown. Each
+text through each processor is a `Case`, with either a score or a failure, never a score of zero for an answer that did
+not come. Whoever cannot answer at all (bad credentials, no quota, a provider that is down) ends the run: figures of an
+outage say nothing. A short pause that a service asks for is taken, and the text tried once more; there are no other
+retries. How long a call may take is the provider's own affair.
+
+A row of the report is one processor's work on the texts of one language, or of `all`. Failures stand beside the
+figures, and below with their reasons: a figure speaks of the answers that there are.
 """
 
 from __future__ import annotations
 
+import json
 import select
-from collections.abc import Callable, Collection, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
+from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from aitp.errors import (
-    AitpError,
-    AnswerCut,
-    CooldownRequired,
-    CredentialsRefused,
-    ModelRefused,
-    NonRetryableError,
-    RequestRefused,
-    RetryableError,
-    UselessAnswer,
-)
+from aitp import errors
 from aitp.knowledge import Knowledge
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
-from aitp.logs import get_logger
+from aitp.logs import conceal, configure, get_logger
+from aitp.policy.routing import canonical
 from aitp.processors import PROCESSORS, Context
-from aitp.providers import Provider, Question, Reply, Usage
-from aitp.quality.labels import LabelledText
-from aitp.quality.scoring import TRIALS, Score
-from aitp.settings import Settings
+from aitp.providers import Provider, Question, Reply, Usage, build
+from aitp.providers.base import plugin_models
+from aitp.quality.labels import LabelledText, load_labels
+from aitp.quality.scoring import TRIALS, Figures, Score
+from aitp.settings import PROJECT_ROOT, Settings, load_settings
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LABELS = PROJECT_ROOT / "bench" / "quality"
+NO_TASK_API = {
+    "api_base_url": "http://localhost",
+    "oauth2_token_url": "http://localhost",
+    "oauth2_client_id": "nobody",
+    "oauth2_client_secret": "nothing",
+}
+ALL = "all"
 OUTAGE = 3  # cases in a row without an answer
 LONGEST_PAUSE_SECONDS = 60.0
 NOTHING = Usage(0, 0, 0)
@@ -54,7 +66,7 @@ class Failure(StrEnum):
     UNANSWERED = "unanswered"  # no answer came at all
 
 
-class EvaluationStoppedError(AitpError):
+class EvaluationStoppedError(errors.AitpError):
     """Nothing more can be learnt from this provider now; the message says why."""
 
 
@@ -111,23 +123,23 @@ def evaluate(
     for text in texts:
         for task_type in task_types:
             case, error = _tried(text, task_type, provider, context, model)
-            if isinstance(error, CooldownRequired) and error.seconds <= LONGEST_PAUSE_SECONDS:
+            if isinstance(error, errors.CooldownRequired) and error.seconds <= LONGEST_PAUSE_SECONDS:
                 pause(error.seconds)
                 again, error = _tried(text, task_type, provider, context, model)
                 case = replace(again, calls=case.calls + again.calls, usage=case.usage + again.usage)
             yield case
             unanswered = unanswered + 1 if case.failure is Failure.UNANSWERED else 0
-            no_quota = isinstance(error, CooldownRequired) and error.seconds > LONGEST_PAUSE_SECONDS
-            if isinstance(error, CredentialsRefused) or no_quota or unanswered == OUTAGE:
+            no_quota = isinstance(error, errors.CooldownRequired) and error.seconds > LONGEST_PAUSE_SECONDS
+            if isinstance(error, errors.CredentialsRefused) or no_quota or unanswered == OUTAGE:
                 raise EvaluationStoppedError(case.reason) from error
 
 
 def _tried(
     text: LabelledText, task_type: str, provider: Provider, context: Context, model: str | None
-) -> tuple[Case, AitpError | None]:
+) -> tuple[Case, errors.AitpError | None]:
     processor, trial, meter = PROCESSORS[task_type], TRIALS[task_type], Meter(provider)
     score: Score | None = None
-    problem: RetryableError | NonRetryableError | None = None
+    problem: errors.RetryableError | errors.NonRetryableError | None = None
     try:
         content = processor.parse({**trial.content(text, context), "model": model})
         (result,) = processor.run([content], cast(Provider, meter), context).results
@@ -135,19 +147,19 @@ def _tried(
             score = trial.score(orjson.loads(result), text)
         else:
             problem = result
-    except (RetryableError, NonRetryableError) as error:
+    except (errors.RetryableError, errors.NonRetryableError) as error:
         problem = error
     failure, reason = (None, "") if problem is None else (_kind(problem), str(problem))
     return Case(task_type, text, score, failure, reason, meter.calls, meter.usage, meter.mock), problem
 
 
-def _kind(error: RetryableError | NonRetryableError) -> Failure:
+def _kind(error: errors.RetryableError | errors.NonRetryableError) -> Failure:
     match error:
-        case ModelRefused():
+        case errors.ModelRefused():
             return Failure.REFUSED
-        case AnswerCut():
+        case errors.AnswerCut():
             return Failure.CUT
-        case RetryableError() if not isinstance(error, UselessAnswer | RequestRefused):
+        case errors.RetryableError() if not isinstance(error, errors.UselessAnswer | errors.RequestRefused):
             return Failure.UNANSWERED
         case _:
             return Failure.UNUSABLE
@@ -174,3 +186,186 @@ def wikidata_of(settings: Settings) -> Iterator[Knowledge]:
 
 def _tell(change: BreakerChange) -> None:
     get_logger(__name__).warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`texts` that were tried; `failures`: how many of them have no score, by kind. `figures`: empty without any."""
+
+    task_type: str
+    language: str
+    texts: int
+    failures: Mapping[Failure, int]
+    figures: Figures
+    calls: int
+    usage: Usage
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`stopped`: why not all texts were tried; empty if they were."""
+
+    provider: str
+    model: str | None
+    cases: Sequence[Case]
+    stopped: str = ""
+
+    @property
+    def mock(self) -> bool:
+        return any(case.mock for case in self.cases)
+
+    @property
+    def failed(self) -> Sequence[Case]:
+        return [case for case in self.cases if case.failure]
+
+    def rows(self) -> Iterator[Row]:
+        """In the order of the cases; for each processor its languages, then all of them."""
+        for task_type in dict.fromkeys(case.task_type for case in self.cases):
+            cases = [case for case in self.cases if case.task_type == task_type]
+            for language in sorted({case.text.language for case in cases}):
+                yield _row(task_type, language, [case for case in cases if case.text.language == language])
+            yield _row(task_type, ALL, cases)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as values that JSON knows."""
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "mock": self.mock,
+            "stopped": self.stopped or None,
+            "rows": [
+                {
+                    "task_type": row.task_type,
+                    "language": row.language,
+                    "texts": row.texts,
+                    "scored": row.texts - row.failed,
+                    "failures": {kind.value: row.failures.get(kind, 0) for kind in Failure},
+                    "figures": {name.lower().replace(" ", "_"): figure for name, figure in row.figures.items()},
+                    "calls": row.calls,
+                    "prompt_tokens": row.usage.prompt_tokens,
+                    "completion_tokens": row.usage.completion_tokens,
+                    "total_tokens": row.usage.total_tokens,
+                    "tokens_estimated": row.usage.estimated,
+                }
+                for row in self.rows()
+            ],
+            "failures": [
+                {"text": case.text.id, "task_type": case.task_type, "kind": case.failure, "reason": case.reason}
+                for case in self.failed
+            ],
+        }
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Tables, then failures."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if report.mock:
+        console.print(Text("MOCK MODE: the answers are invented, the figures say nothing", style="bold red"))
+    rows = list(report.rows())
+    for task_type in dict.fromkeys(row.task_type for row in rows):
+        mine = [row for row in rows if row.task_type == task_type]
+        names = max((list(row.figures) for row in mine), key=len)
+        table = Table(title=task_type, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for head in ("language", "texts", "failed", *names, "calls", "tokens"):
+            table.add_column(head, justify="left" if head == "language" else "right")
+        for row in mine:
+            shown = [_shown(row.figures.get(name)) for name in names]
+            tokens = f"{'~' if row.usage.estimated else ''}{row.usage.total_tokens}"
+            table.add_row(row.language, str(row.texts), str(row.failed or ""), *shown, str(row.calls), tokens)
+        console.print(table)
+        console.print()
+    for case in report.failed:
+        # Not markup: a reason may hold brackets.
+        console.print(Text(f"{case.text.id} {case.task_type}: {case.failure}: {case.reason}"))
+    if report.stopped:
+        console.print(Text(f"Stopped after {len(report.cases)} tasks: {report.stopped}", style="bold red"))
+
+
+def _row(task_type: str, language: str, cases: Sequence[Case]) -> Row:
+    scores = [case.score for case in cases if case.score is not None]
+    return Row(
+        task_type,
+        language,
+        len(cases),
+        Counter(case.failure for case in cases if case.failure),
+        reduce(add, scores).figures() if scores else {},
+        sum(case.calls for case in cases),
+        sum((case.usage for case in cases), NOTHING),
+    )
+
+
+def _shown(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`limit`: of texts; None means all. `model`: None means the default for chats.
+
+    `wikidata`: look people and subjects up, as the service does.
+    """
+
+    task_types: Sequence[str] = tuple(TRIALS)
+    limit: int | None = None
+    model: str | None = None
+    labels: Path = LABELS
+    wikidata: bool = False
+    as_json: bool = False
+
+
+def run_evaluation(options: Options) -> int:
+    """0: all texts were tried, and some had an answer; else 1. ConfigurationError: it cannot begin."""
+    from rich.console import Console
+
+    settings = load_settings(defaults=NO_TASK_API)
+    conceal(settings.openai_api_key)
+    # Standard output is the report's.
+    configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
+    texts = load_labels(options.labels)
+    options = replace(options, model=options.model or settings.default_chat_model)
+    provider = _configured(settings, options.model or "")
+    with wikidata_of(settings) if options.wikidata else nullcontext(Knowledge()) as knowledge:
+        context = Context.of(settings, knowledge)
+        report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
+    provider.close()
+    if options.as_json:
+        Console(soft_wrap=True, highlight=False).out(json.dumps(report.as_json(), indent=2))
+    else:
+        print_report(report, Console())
+    return int(bool(report.stopped) or len(report.failed) == len(report.cases))
+
+
+def _report(
+    texts: Sequence[LabelledText], provider: Provider, context: Context, options: Options, console: Console
+) -> Report:
+    cases: list[Case] = []
+    stopped, total = "", len(texts) * len(options.task_types)
+    try:
+        for case in evaluate(texts, options.task_types, provider, context, options.model):
+            cases.append(case)  # what has been paid for is shown, also if it is not all
+            if console.is_terminal:
+                console.print(f"{len(cases)} of {total}: {case.text.id} {case.task_type:<24}", end="\r")
+    except EvaluationStoppedError as error:
+        stopped = str(error)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    return Report(provider.name, options.model, cases, stopped)
+
+
+def _configured(settings: Settings, model: str) -> Provider:
+    """The provider that tasks of `model` go to. ConfigurationError: there is none, so that no text could be tried."""
+    providers = build(settings)
+    supported = canonical(model) in map(canonical, settings.supported_models) and "ollama" in providers
+    provider = providers.get(plugin_models().get(model) or ("ollama" if supported else "openai"))
+    if provider is None:
+        ollama_alone = settings.processing_mode == "ollama"
+        cannot = f"PROCESSING_MODE=ollama cannot ask {model}" if ollama_alone else "OPENAI_API_KEY: not set"
+        advice = f"{model} is no model of SUPPORTED_MODELS; set a key, or name a supported chat model with --model"
+        raise errors.ConfigurationError([f"{cannot}, and {advice}"])
+    return provider

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from aitp.errors import AitpError, AnswerCut, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.quality.evaluation import OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
+from aitp.quality.evaluation import LABELS, OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
 from aitp.quality.labels import LabelledText, load_labels
-from aitp.quality.report import LABELS
 from tests.processors.models import USAGE, Encyclopedia, ScriptedModel, context, person
 
 NOBODY: dict[str, list[object]] = {"personalities": []}

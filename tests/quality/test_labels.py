@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aitp.errors import ConfigurationError
+from aitp.quality.evaluation import LABELS
 from aitp.quality.labels import load_labels
-from aitp.quality.report import LABELS
 
 TEXT: dict[str, Any] = {
     "id": "en-01",

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aitp.quality.evaluation import Failure, evaluate
+from aitp.quality.evaluation import ALL, LABELS, Failure, Report, Row, evaluate, print_report
 from aitp.quality.labels import load_labels
-from aitp.quality.report import ALL, LABELS, Report, Row, print_report
 from aitp.quality.scoring import TRIALS
 from tests.processors.models import context
 from tests.quality.playback import RecordedProvider
