@@ -37,7 +37,7 @@ SHOWN_SIGNS = 300
 COMPLETED_AT_MOST = 50
 # What it means that something is lost.
 MEANINGS = {
-    "results": "their tasks are run again, at once or when the task API lists them: they are bought once more",
+    "results": "their tasks are run again when the task API lists them: they are bought once more",
     "tasks": "the task API lists them again if they are still pending",
     "completions": "they count in the limits all the same",
     "budgets": "what was spent cannot be read: they count as used up until their day or month ends; if the provider's"

@@ -215,7 +215,7 @@ def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock:
             raise LedgerError(f"what was saved of {path} does not make a ledger ({outcome.problems[0]})")
         aside = _set_aside(path, clock())
         _put_in_place(fresh, path)
-    return Recovery(problems, aside, saving.saved, saving.lost)
+    return Recovery(problems, aside, +saving.saved, +saving.lost)
 
 
 def _set_aside(path: Path, now: float) -> Path:
@@ -344,22 +344,13 @@ class _Damaged:
             return 0
 
     def all(self, table: str, wanted: Sequence[str]) -> Iterator[Record]:
-        """Rows of a small table of any kind: from its beginning, and if that fails from its end."""
+        """Rows of a small table of any kind, from its beginning until that fails."""
         columns = self._columns(table, wanted)
-        if not columns:
+        try:
+            for row in self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"):
+                yield dict(zip(columns, row, strict=True))
+        except UNREADABLE:
             self.torn.add(table)
-            return
-        read = f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY {columns[0]}"
-        seen: set[Row] = set()
-        for direction in ("ASC", "DESC"):
-            try:
-                for row in self.connection.execute(f"{read} {direction}"):
-                    if row not in seen:
-                        seen.add(row)
-                        yield dict(zip(columns, row, strict=True))
-                return
-            except UNREADABLE:
-                self.torn.add(table)
 
     def index(self, table: str, index: str, columns: str) -> Iterator[Row]:
         """What an index alone knows, until that fails: also of rows that cannot be read themselves."""
@@ -370,10 +361,7 @@ class _Damaged:
 
 
 class _Saving:
-    """A new ledger that is being filled: a row enters only if the new ledger's own rules let it.
-
-    What a process had claimed stays claimed: the next start puts it back and counts it, as after any crash.
-    """
+    """A new ledger that is being filled: a row enters only if the new ledger's own rules let it."""
 
     def __init__(self, new: Any, damaged: _Damaged, now: float, allowance: Allowance) -> None:
         self._new = new
@@ -384,38 +372,30 @@ class _Saving:
         self.lost: Counter[str] = Counter()
 
     def bring_over(self) -> None:
-        execute = self._new.execute
-        execute("PRAGMA foreign_keys = ON")
-        execute("BEGIN IMMEDIATE")
+        self._new.execute("PRAGMA foreign_keys = ON")
+        self._new.execute("BEGIN IMMEDIATE")
         for record in self._damaged.all("ledger", self._columns("ledger")):
             self._refuse_newer(record.get("version"))
             self._enter("ledger", record | {"version": VERSION}, "OR REPLACE")
-        claims_lost = self._bring_tasks()
-        self._bring_completions(claims_lost)
+        in_hand = self._bring_results()
+        self._bring_completions(in_hand)
         for table in KEPT:
             for record in self._damaged.all(table, self._columns(table)):
                 saved = self._enter(table, record)
                 if table == "tombstones":
                     (self.saved if saved else self.lost)[table] += 1
         self._bring_money()
-        execute(
+        self._new.execute(
             "UPDATE ledger SET sequence = MAX(sequence, (SELECT MAX(number) FROM (SELECT entered_sequence AS number"
             " FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT 0)))"
         )
-        execute(
-            # Worlds and evidence are gathered anew; what has failed stays apart from what has not.
-            "UPDATE tasks SET world = NULL, is_suspect = state IN ('ready', 'claimed')"
-            " AND (is_suspect OR attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL)"
-        )
-        execute(
-            # Their like is lost, or has its result already: they are run as any other task.
-            "UPDATE tasks SET twin_of = NULL WHERE twin_of NOT IN"
-            " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)"
-        )
-        execute("COMMIT")
+        self._new.execute("COMMIT")
 
-    def _bring_tasks(self) -> int:
-        """Results with their tasks, then contents with the tasks that are to be run; how many claims are lost."""
+    def _bring_results(self) -> int:
+        """Results with their tasks, which cannot be bought again for nothing; how many claims were in hand.
+
+        Tasks that are still to be run are not brought over: the task API lists them again.
+        """
         damaged = self._damaged
         for queue in damaged.numbered("kinds", self._columns("kinds"), "id"):
             self._enter("kinds", queue)
@@ -425,51 +405,39 @@ class _Saving:
         bought: set[int] = set()
         for result in damaged.numbered("results", self._columns("results"), "seq"):
             seq = result["seq"]
-            forgotten = {"seq": seq, "id": ids.get(seq), "entered_sequence": 0, "entered_at": self._now}
-            task = tasks.get(seq, forgotten | {"kind": None, "state": "finished"})
-            dead = task["state"] == "dead" and result.get("refusal") and result.get("refused_at")
-            state = {"state": "dead", "slot": None} if dead else {"state": "finished"}
-            if not (result["body"] is None or _is_json(result["body"])):
-                continue
-            if self._enter_task(task | state, "results", result):
+            task = {"seq": seq, "id": ids.get(seq), "kind": None, "entered_sequence": 0, "entered_at": self._now}
+            task |= tasks.get(seq, {})
+            dead = task.get("state") == "dead" and result.get("refusal") and result.get("refused_at")
+            task |= {"state": "dead" if dead else "finished", "slot": None, "world": None, "twin_of": None}
+            task |= {"is_suspect": 0}
+            if self._enter_result(task, result):
                 bought.add(seq)
                 self.saved["dead letters" if dead else "results"] += 1
-        waiting: set[int] = set()
-        for content in damaged.numbered("contents", self._columns("contents"), "seq"):
-            seq = content["seq"]
-            if seq in bought:
-                self._enter("contents", content)
-            elif seq in tasks and _is_json(content["content"]):
-                task = tasks[seq]
-                if task["state"] in ("finished", "dead"):
-                    task = task | {"state": "ready", "slot": None, "due_at": None}  # its result is lost: once more
-                    self.lost["results"] += 1
-                if self._enter_task(task, "contents", content):
-                    waiting.add(seq)
-                    self.saved["tasks"] += 1
-        for seq in (tasks.keys() | ids.keys()) - bought - waiting:
-            self.lost["results" if seq in tasks and tasks[seq]["state"] in ("finished", "dead") else "tasks"] += 1
+        for seq in (tasks.keys() | ids.keys()) - bought:
+            self.lost["results" if tasks.get(seq, {}).get("state") in ("finished", "dead") else "tasks"] += 1
         claimed = {seq for seq, task in tasks.items() if task["state"] == "claimed"}
         claimed.update(seq for (seq,) in damaged.index("tasks", "tasks_claimed", "seq"))
-        return len(claimed - bought - waiting)
+        return len(claimed - bought)
 
-    def _enter_task(self, task: Record, table: str, part: Record) -> bool:
-        """A task and what belongs to it, both or neither."""
-        if table == "results" and not self._new.execute("SELECT 1 FROM kinds WHERE id = ?", (task["kind"],)).get:
-            self._enter("kinds", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
-            queue = self._new.execute("SELECT id FROM kinds WHERE type = ? AND model = ?", (UNKNOWN, UNKNOWN)).get
-            task = task | {"kind": queue}
-        if not (_is_number(task["seq"]) and _is_number(task.get("entered_sequence"))):
+    def _enter_result(self, task: Record, result: Record) -> bool:
+        """A result and its task, both or neither."""
+        if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result["body"])):
             return False
+        if not self._new.execute("SELECT 1 FROM kinds WHERE id = ?", (task["kind"],)).get:
+            self._enter("kinds", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
+            task["kind"] = self._new.execute("SELECT id FROM kinds WHERE type = ?", (UNKNOWN,)).get
         if not self._enter("tasks", task):
             return False
-        if not self._enter(table, part):
+        if not self._enter("results", result):
             self._new.execute("DELETE FROM tasks WHERE seq = ?", (task["seq"],))
             return False
         return True
 
-    def _bring_completions(self, claims_lost: int) -> None:
-        """The memory of the limits: what is missing in it counts all the same, as late as it can have been."""
+    def _bring_completions(self, in_hand: int) -> None:
+        """The memory of the limits: what is missing in it counts all the same, as late as it can have been.
+
+        So do the `in_hand` claims: they may have been sent, and nobody is left to count them later.
+        """
         table = "task_completions"
         rows = {row["id"]: row for row in self._damaged.numbered(table, self._columns(table), "id")}
         times = {number: row.get("completed_at") for number, row in rows.items()}
@@ -478,8 +446,7 @@ class _Saving:
         missing = missing_since(windows, [at for at, _ in history], self._now)
         if missing is None:  # nobody knows how many there were
             missing = max(self._allowance.limits.values(), default=0) if self._damaged.torn & {table} else 0
-        # A claim that is lost may have been sent, and nobody is left to count it later.
-        history += [(self._now, None)] * (missing + claims_lost)
+        history += [(self._now, None)] * (missing + in_hand)
         before = None
         for at, number in history:
             if at >= self._now - LONGEST_WINDOW_SECONDS:
@@ -488,6 +455,7 @@ class _Saving:
                 self._enter(table, {"completed_at": at, "is_first": int(at != before), **named})
                 (self.lost if number is None else self.saved)["completions"] += 1
                 before = at
+        self.lost["completions"] -= in_hand  # they are counted, and are no loss
 
     def _bring_money(self) -> None:
         """What was spent, and what calls in hand may cost; where that is not all there was, it was all that may be."""
@@ -497,13 +465,8 @@ class _Saving:
                 # An amount less than nothing would let the others be spent twice.
                 whole &= _is_number(record.get("nano")) and self._enter(table, record)
         allowance = self._allowance
-        rows: list[Row] = self._new.execute(
-            # The claims that this money was reserved for are lost: their calls may have been made.
-            "DELETE FROM reservations WHERE slot NOT IN (SELECT slot FROM tasks WHERE state = 'claimed')"
-            " RETURNING currency, nano"
-        ).fetchall()
-        for currency, nano in rows:
-            spend(self._new, currency, nano, self._now, allowance.zone)
+        for currency, nano in self._new.execute("DELETE FROM reservations RETURNING currency, nano").fetchall():
+            spend(self._new, currency, nano, self._now, allowance.zone)  # those calls may have been made
         if not whole or self._damaged.torn & {"spending", "reservations"}:
             left = left_nano(self._new, allowance.currency, allowance.budgets, self._now, allowance.zone)
             if left:
@@ -572,9 +535,10 @@ def missing_since(windows: Collection[Mapping[str, Any]], times: Sequence[float]
     return max(missing, default=None)
 
 
-def _is_json(text: object) -> bool:
+def _is_result(body: object) -> bool:
     try:
-        orjson.loads(text)  # type: ignore[arg-type]
+        if body is not None:
+            orjson.loads(body)  # type: ignore[arg-type]
     except (orjson.JSONDecodeError, TypeError):
         return False
     return True

@@ -14,10 +14,10 @@ PAGE = 4_096
 READY, FINISHED, DEAD, DELIVERED = 300, 300, 20, 15
 
 
-def lived(folder: Path, template: Path, content: bytes = b'{"text": "..."}') -> World:
+def lived(folder: Path, template: Path) -> World:
     """300 ready, 4 claimed, 300 finished, 20 dead letters, 15 tombstones; a completion for each that was run."""
     world = World.create(folder, template, LedgerConfig(), month=10_000)
-    world.admit(*(f"run{number}" for number in range(FINISHED + DEAD + DELIVERED)), content=content)
+    world.admit(*(f"run{number}" for number in range(FINISHED + DEAD + DELIVERED)))
     for _ in range(FINISHED + DEAD + DELIVERED):
         world.finish(world.claim(terms=terms(batch=1)))
         world.clock.go(1.0)
@@ -25,7 +25,7 @@ def lived(folder: Path, template: Path, content: bytes = b'{"text": "..."}') -> 
         world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "400: refused")
     for delivery in world.take(most=DELIVERED):
         world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
-    world.admit(*(f"new{number}" for number in range(READY + 4)), content=content)
+    world.admit(*(f"new{number}" for number in range(READY + 4)))
     world.claim(WORKER, terms(batch=4))
     assert world.take(RELAY, 3)
     return world

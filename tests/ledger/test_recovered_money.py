@@ -53,14 +53,16 @@ def lose(path: Path, table: str) -> None:
         overwrite(path, page)
 
 
-def test_what_was_spent_and_reserved_is_brought_over_to_the_unit(spender: World) -> None:
-    reserved = use(spender).reserved_nano
+def test_what_was_spent_is_brought_over_to_the_unit_and_calls_in_hand_count_as_made(spender: World) -> None:
+    reserved, counted = use(spender).reserved_nano, spender.completions()
     path = closed(spender)
     lose(path, "tombstones")
     world, outcome = recovered(path, spender.clock)
 
     assert "budgets" not in outcome.lost
-    assert (use(world).spent_nano, use(world).reserved_nano) == (SPENT, reserved)
+    assert (use(world).spent_nano, use(world).reserved_nano) == (SPENT + reserved, 0)
+    assert world.completions() == counted + 4
+    assert check(path).sound
     world.close()
 
 
@@ -72,7 +74,7 @@ def test_budgets_whose_spending_cannot_be_read_are_used_up_until_their_end(spend
 
     assert outcome.lost["budgets"] == 2
     assert (use(world, "day").remaining_nano, use(world, "month").remaining_nano) == (0, 0)
-    world.ledger.release_ownerless()
+    world.admit("again")
     idle = world.idle(terms=PRICED)
     assert idle.because is IdleReason.BUDGET
     assert use(world, "month").frees_at == use(world, "month").ends_at
@@ -90,25 +92,13 @@ def test_an_amount_that_only_damage_can_have_made_is_not_believed(spender: World
 
 
 def test_without_budgets_nothing_is_made_up(spender: World) -> None:
+    reserved = use(spender).reserved_nano
     path = closed(spender)
     lose(path, "spending")
     world, outcome = recovered(path, spender.clock, Allowance())
 
     assert "budgets" not in outcome.lost
-    assert use(world).spent_nano == 0
-    world.close()
-
-
-def test_money_that_was_reserved_for_claims_that_are_lost_is_spent_and_their_tasks_count(spender: World) -> None:
-    reserved, counted = use(spender).reserved_nano, spender.completions()
-    path = closed(spender)
-    lose(path, "contents")
-    world, outcome = recovered(path, spender.clock)
-
-    assert "budgets" not in outcome.lost
-    assert (use(world).spent_nano, use(world).reserved_nano) == (SPENT + reserved, 0)
-    assert world.completions() == counted + 4
-    assert check(path).sound
+    assert use(world).spent_nano == reserved
     world.close()
 
 
@@ -121,7 +111,7 @@ def test_completions_whose_page_is_another_table_s_count_by_the_mirror(spender: 
     lose(path, "tombstones")
     world, _ = recovered(path, spender.clock)
 
-    assert world.completions() == counted
+    assert world.completions() == counted + 4
     world.close()
 
 
@@ -133,6 +123,7 @@ def test_limits_of_which_nothing_can_be_read_are_used_up(spender: World) -> None
     world, outcome = recovered(path, spender.clock, allowance)
 
     assert outcome.lost["completions"] == 1_000
-    assert world.completions() == 1_000
+    assert world.completions() == 1_000 + 4
+    world.admit("again")
     assert world.idle().because is IdleReason.LIMIT
     world.close()
