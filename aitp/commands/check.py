@@ -10,8 +10,7 @@ from aitp.commands import answers, clock, money, verdicts
 from aitp.commands.asking import Answered, Asking
 from aitp.commands.findings import Finding
 from aitp.commands.machine import look_around
-from aitp.errors import AitpError, ConfigurationError, LedgerError
-from aitp.ledger.stats import snapshot
+from aitp.errors import AitpError, ConfigurationError
 from aitp.process.dispatch import terms_of
 from aitp.process.models import asked_of_openai, known_kinds, retiring
 from aitp.processors.base import PROCESSORS, Registered, registered
@@ -44,7 +43,6 @@ def check(
         return Report(tuple(verdicts.of_unusable_settings(error)))
     findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]
     findings += [*money.of_prices(settings, paid_models(settings)), *_of_machine(settings)]
-    findings += _of_models(settings)
     if not offline:
         findings += _of_servers(settings, told)
     return Report(tuple(findings), settings, found)
@@ -59,16 +57,6 @@ def _of_machine(settings: Settings) -> Iterator[Finding]:
     yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
     yield verdicts.of_descriptors(machine.descriptors, settings)
     yield from verdicts.of_service(machine, settings)
-
-
-def _of_models(settings: Settings) -> Iterator[Finding]:
-    """What the service has learned of models, from the ledger: whose tasks wait, and what requests do without."""
-    try:
-        ledger = snapshot(settings.ledger_path)
-    except LedgerError:
-        return  # told of the ledger itself, or there is none yet
-    yield from verdicts.of_quarantines(ledger.quarantines)
-    yield from verdicts.of_profiles(ledger.profiles)
 
 
 def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Finding]:

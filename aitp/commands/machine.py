@@ -22,8 +22,7 @@ from aitp.ledger.sqlite import refuse_network_file_system, version_of
 from aitp.process.scoreboard import living_master
 from aitp.process.start import most_descriptors
 from aitp.validators import addresses, trouble_at
-from aitp.web.facts import Facts, read_facts
-from aitp.web.readiness import readiness_problems
+from aitp.web.health import Facts, Problem, problems, read_facts
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -68,7 +67,7 @@ class Machine:
     master_pid: int
     supervisor_pid: int
     facts: Facts
-    readiness: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
 
 def look_around(settings: Settings) -> Machine:
@@ -93,7 +92,7 @@ def look_around(settings: Settings) -> Machine:
         master_pid=master,
         supervisor_pid=parent,
         facts=facts,
-        readiness=tuple(readiness_problems(facts, settings)) if master else (),
+        problems=tuple(problems(facts, settings)),
     )
 
 

@@ -21,9 +21,7 @@ from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
 from aitp.process.scoreboard import Role, State, living_master, role_of
-from aitp.web.facts import Facts, read_facts
-from aitp.web.readiness import readiness_problems
-from aitp.web.verdict import remarks_on_room
+from aitp.web.health import Facts, Problem, problems, read_facts
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -58,7 +56,7 @@ def document(facts: Facts, settings: Settings) -> dict[str, Any]:
         "at": facts.now,
         "running": None if facts.hidden and not running else running,
         "mock": settings.mock,
-        "problems": readiness_problems(facts, settings),
+        "problems": [dataclasses.asdict(problem) for problem in problems(facts, settings)],
         "processes": [dataclasses.asdict(record) | {"state": record.state.name.lower()} for record in processes],
         "ledger": None if facts.ledger is None else dataclasses.asdict(facts.ledger),
         "problem": facts.ledger_problem or None,
@@ -72,8 +70,8 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
     if settings.mock:
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
     if running:
-        in_the_way = [*readiness_problems(facts, settings), *_without_room(facts.ledger)]
-        parts += [Text(f"! {visible(said)}", style="yellow") for said in in_the_way]
+        told = [problem for problem in problems(facts, settings) if not _is_missed_by_nobody(problem, facts)]
+        parts += [Text(f"! {visible(problem.sentence)}", style="yellow") for problem in told]
     elif facts.hidden:
         parts.append(Text(visible(f"{NOT_FOR_THIS_USER} (RUNTIME_DIR={settings.runtime_dir}): {AS_ITS_USER}")))
     elif facts.ledger is None:
@@ -86,10 +84,10 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
     return Group(*parts, *below)
 
 
-def _without_room(ledger: Snapshot | None) -> Iterator[str]:
-    """What keeps tasks waiting by the operator's own wish; nobody misses room that no task waits for."""
-    if ledger is not None and (ledger.ready or ledger.waiting):
-        yield from remarks_on_room(ledger)
+def _is_missed_by_nobody(problem: Problem, facts: Facts) -> bool:
+    """Room that no task waits for."""
+    waiting = facts.ledger is not None and bool(facts.ledger.ready or facts.ledger.waiting)
+    return problem.code in ("limit", "budget") and not waiting
 
 
 def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:

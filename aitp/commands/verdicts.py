@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aitp.commands.findings import Finding, Severity, fine, of_sentence
@@ -12,12 +12,12 @@ from aitp.commands.machine import METRICS_COMMAND, Holder, Machine, Port
 from aitp.errors import ConfigurationError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
-from aitp.ledger.stats import ProfileView, QuarantineView
 from aitp.process.start import descriptors_needed, refuse_few_descriptors, refuse_long_socket_path
 from aitp.processors.base import Registered
 from aitp.settings import Settings
 from aitp.validators import is_near
-from aitp.web.readiness import quarantine_problem
+from aitp.web import health
+from aitp.web.health import Problem
 
 COMFORTABLE_BYTES = 2**30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -222,6 +222,8 @@ def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
         )
         return
     if not machine.master_pid:
+        # What it has learned of models is in its ledger.
+        yield from (_of_problem(problem) for problem in machine.problems if problem.code in ("quarantine", "request"))
         yield Finding(
             Severity.NOTE,
             "service",
@@ -230,10 +232,8 @@ def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
             "`aitp run`, or systemctl start aitp",
         )
         return
-    for problem in machine.readiness:
-        why = "The running service is not ready: /ready answers 503"
-        do = "Look at the other findings here, and at its log; tasks and results wait meanwhile, and none is lost"
-        yield Finding(Severity.FAULT, "service", problem, why, do)
+    for problem in machine.problems:
+        yield _of_problem(problem)
     ledger = machine.facts.ledger
     if ledger is not None and {period: use.limit for period, use in ledger.limits.items()} != settings.rate_limits:
         yield Finding(
@@ -243,22 +243,12 @@ def of_service(machine: Machine, settings: Settings) -> Iterator[Finding]:
             "Settings that were changed are read at a reload",
             "Reload it: systemctl reload aitp, or HUP to `aitp run`",
         )
-    if not machine.readiness:
+    if not any(problem.severity.at_least(health.Severity.PENDING) for problem in machine.problems):
         yield fine("service", f"running and ready (master: pid {machine.master_pid})")
 
 
-def of_quarantines(quarantines: Iterable[QuarantineView]) -> Iterator[Finding]:
-    """Models whose tasks wait, as the service has found."""
-    for quarantine in quarantines:
-        problem = quarantine_problem(quarantine)
-        yield Finding(
-            Severity.FAULT, "models", str(problem), "They are not failed, and not done", problem.advice.rstrip(".")
-        )
-
-
-def of_profiles(profiles: Iterable[ProfileView]) -> Iterator[Finding]:
-    """What requests do without, because a server refused it."""
-    for profile in profiles:
-        left_out = ", ".join(profile.left_out)
-        what = f"requests for {profile.model} ({profile.provider}) do without {left_out}: {profile.reason}"
-        yield Finding(Severity.NOTE, "models", what)
+def _of_problem(problem: Problem) -> Finding:
+    """What the running service is not ready for keeps it from its work; it has started all the same."""
+    severe = problem.severity.at_least(health.Severity.PENDING)
+    severity = Severity.FAULT if severe else Severity(problem.severity.value)
+    return Finding(severity, "service", problem.sentence, "", problem.advice)

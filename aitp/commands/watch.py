@@ -22,7 +22,7 @@ from rich.text import Text
 from aitp.commands.printing import moment, screen, show
 from aitp.commands.status import document, picture
 from aitp.process.master import wait_for_signal
-from aitp.web.facts import Facts, read_facts
+from aitp.web.health import Facts, read_facts
 
 if TYPE_CHECKING:
     from aitp.settings import Settings

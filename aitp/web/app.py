@@ -1,32 +1,39 @@
 """The WSGI application: /metrics, /health, /ready and the page. It answers GET and HEAD, reads, and changes nothing.
 
-With METRICS_TOKEN set, those without it see the status codes of /health and /ready alone (`aitp.web.access`).
+Without METRICS_TOKEN everyone may see everything: nothing here is secret. With it, /metrics and the page are for those
+who prove that they know it, as a bearer token (RFC 6750 §2.1: Prometheus' `authorization`) or as the password of HTTP
+Basic with any user name (RFC 7617: what a browser asks for). /health and /ready still tell everyone their status code,
+because container engines and load balancers have no token to send; but not the reasons.
+
 Nothing is kept between requests but the last good scrape, and nothing runs between them. Ledger or scoreboard may be
 missing or garbled: the answer then says so. `aitp.web.serve` runs it under waitress; tests call it as it is.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+
+from pydantic import SecretStr
 
 from aitp import SERVICE_NAME, __version__
 from aitp.logs import get_logger
 from aitp.settings import Settings
-from aitp.web.access import CHALLENGES, may_see_all
-from aitp.web.facts import Facts, read_facts, read_past
-from aitp.web.gauges import gauges
+from aitp.web.gauges import Scrape, gauges
+from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
 from aitp.web.page import CONTENT_SECURITY_POLICY, Sight, render
-from aitp.web.readiness import health_problems, readiness_problems
-from aitp.web.scrape import Scrape
-from aitp.web.usage import read_usage
 
 log = get_logger(__name__)
 
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+# A header line each: of several in one line Chromium sees the first only, and would never ask for a password.
+CHALLENGES = ('Bearer realm="aitp"', 'Basic realm="aitp", charset="UTF-8"')
 SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
@@ -65,10 +72,6 @@ class Application:
             "/metrics": self._metrics,
             "/ready": self._ready,
         }
-        self._for_everyone: dict[str, Callable[[], Answer]] = {
-            "/health": self._health_in_short,
-            "/ready": self._ready_in_short,
-        }
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         method = environ.get("REQUEST_METHOD", "GET")
@@ -83,9 +86,9 @@ class Application:
         if method not in ("GET", "HEAD"):
             return _plain("405 Method Not Allowed", "Only GET and HEAD.", ("Allow", "GET, HEAD"))
         try:
-            trusted = may_see_all(authorization, self.settings.metrics_token)
-            route = self._routes[path] if trusted else self._for_everyone.get(path, _refuse)
-            return route()
+            if may_see_all(authorization, self.settings.metrics_token):
+                return self._routes[path]()
+            return _in_short(self._routes[path]()) if path in ("/health", "/ready") else _refuse()
         except Exception:
             # The border of a request: whoever looks at a broken service must not see a traceback, the log must.
             log.exception("Request failed", path=path)
@@ -97,43 +100,45 @@ class Application:
 
     def _health(self) -> Answer:
         facts = read_facts(self.settings)
-        problems = health_problems(facts)
+        found = worst_first(problems(facts, self.settings), Severity.ERROR)
         body: dict[str, object] = {
-            "status": "unhealthy" if problems else "healthy",
+            "status": "unhealthy" if found else "healthy",
             "service": SERVICE_NAME,
             "version": __version__,
             "rate_limiting": _rate_limiting(facts, self.settings),
         }
-        return _json(body, problems, mock=self.settings.mock)
+        return _json(body, found, mock=self.settings.mock)
 
     def _ready(self) -> Answer:
-        problems = readiness_problems(read_facts(self.settings), self.settings)
-        return _json({"status": "not ready" if problems else "ready", "service": SERVICE_NAME}, problems)
-
-    def _health_in_short(self) -> Answer:
-        problems = health_problems(read_facts(self.settings))
-        return _status("unhealthy" if problems else "healthy", well=not problems)
-
-    def _ready_in_short(self) -> Answer:
-        problems = readiness_problems(read_facts(self.settings), self.settings)
-        return _status("not ready" if problems else "ready", well=not problems)
+        found = worst_first(problems(read_facts(self.settings), self.settings), Severity.PENDING)
+        return _json({"status": "not ready" if found else "ready", "service": SERVICE_NAME}, found)
 
     def _page(self) -> Answer:
-        facts, settings = read_facts(self.settings), self.settings
-        sight = Sight(
-            facts=facts,
-            history=read_past(settings),
-            usage=read_usage(settings.runtime_dir / "metrics"),
-            settings=settings,
-            health=health_problems(facts),
-            readiness=readiness_problems(facts, settings),
-        )
-        return Answer(OK, "text/html; charset=utf-8", render(sight))
+        facts, history = read_facts(self.settings), read_past(self.settings)
+        found = problems(facts, self.settings, history.minutes)
+        return Answer(OK, "text/html; charset=utf-8", render(Sight(facts, history, self.settings, found)))
 
 
 def build_app(settings: Settings) -> Application:
     """The application for these settings. Opens nothing yet."""
     return Application(settings)
+
+
+def may_see_all(authorization: str, token: SecretStr | None) -> bool:
+    """Whether a request with this Authorization header ("" if it has none) may see all there is."""
+    if token is None:
+        return True
+    scheme, _, credentials = authorization.partition(" ")
+    proof = b""
+    if scheme.lower() == "bearer":
+        proof = credentials.strip().encode("latin-1", "replace")  # as WSGI decoded it (PEP 3333)
+    elif scheme.lower() == "basic":
+        try:
+            proof = base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            pass
+    # In the same time whatever is wrong with it, or it could be guessed byte by byte.
+    return hmac.compare_digest(proof, token.get_secret_value().encode())
 
 
 def _rate_limiting(facts: Facts, settings: Settings) -> dict[str, object]:
@@ -149,22 +154,25 @@ def _rate_limiting(facts: Facts, settings: Settings) -> dict[str, object]:
     return {"enabled": ledger.limits_enabled, "strategy": ledger.strategy, "current_usage": usage}
 
 
-def _json(body: dict[str, object], problems: Sequence[str], *, mock: bool = False) -> Answer:
+def _json(body: dict[str, object], found: Sequence[Problem], *, mock: bool = False) -> Answer:
     if mock:
         body["mock"] = True
-    if problems:
-        body["reasons"] = problems
-    return Answer(UNAVAILABLE if problems else OK, "application/json", json.dumps(body).encode() + b"\n")
+    if found:
+        body["reasons"] = [problem.sentence for problem in found]
+        body["problems"] = [asdict(problem) for problem in found]
+    return Answer(UNAVAILABLE if found else OK, "application/json", json.dumps(body).encode() + b"\n")
+
+
+def _in_short(answer: Answer) -> Answer:
+    """Of /health and /ready what everybody may see."""
+    whole = json.loads(answer.body)
+    body = json.dumps({"status": whole["status"], "service": whole["service"]}).encode() + b"\n"
+    return Answer(answer.status, answer.type, body)
 
 
 def _refuse() -> Answer:
     challenges = (("WWW-Authenticate", challenge) for challenge in CHALLENGES)
     return _plain("401 Unauthorized", "This needs METRICS_TOKEN.", *challenges)
-
-
-def _status(status: str, *, well: bool) -> Answer:
-    body = json.dumps({"status": status, "service": SERVICE_NAME}).encode() + b"\n"
-    return Answer(OK if well else UNAVAILABLE, "application/json", body)
 
 
 def _plain(status: str, text: str, *headers: tuple[str, str]) -> Answer:

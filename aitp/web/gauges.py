@@ -1,31 +1,66 @@
-"""Gauges: what the facts of this moment say, in the families of `aitp.metrics`. True by construction, kept nowhere.
+"""What a scrape answers: the sums of all slots' files, and gauges of this moment, in the Prometheus text format.
 
-A family whose source cannot be read is left out of the scrape: no value is better than one of yesterday. Known label
-sets are always all there. Called by `aitp.web.app` for each scrape.
+Gauges are what the facts say, true by construction and kept nowhere; a family whose source cannot be read is left out:
+no value is better than one of yesterday. A scrape that cannot read the files answers with the last sums that it could,
+and counts that. Called by `aitp.web.app`.
 """
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from aitp import __version__, metrics
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
-from aitp.metrics import Family, reading
+from aitp.logs import get_logger
+from aitp.metrics import UNREADABLE_FILES, Family, reading
 from aitp.prices import NANO
 from aitp.process.scoreboard import State, role_of
 from aitp.providers.inventory import ModelState, Stage
 from aitp.settings import Settings
 from aitp.tasks import Service
-from aitp.web.facts import Facts
-from aitp.web.readiness import readiness_problems
+from aitp.web.health import Facts, Severity, problems
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
 _CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
+
+log = get_logger(__name__)
+
+
+class Scrape:
+    """Answers scrapes of one metrics directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._last_good = b""
+        self._failures = 0
+
+    def text(self, gauges: Iterable[Metric]) -> bytes:
+        """The whole answer. Never raises for what lies in the directory."""
+        try:
+            self._last_good = generate_latest(_Collected(metrics.counted(self._directory)))
+        except UNREADABLE_FILES as error:
+            self._failures += 1
+            log.warning("Metrics files cannot be read", directory=str(self._directory), error=repr(error))
+        failures = reading(metrics.SCRAPE_FAILURES, {(): self._failures})
+        return self._last_good + generate_latest(_Collected([*gauges, failures]))
+
+
+class _Collected(Collector):
+    """The library renders collectors; this one is a list."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
@@ -33,10 +68,10 @@ def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
     if facts.ledger is not None:
         yield from _of_ledger(facts.ledger)
-    yield from _of_models(facts.stock.models if facts.stock else {})
+    yield from _of_models(facts.inventory.models if facts.inventory else {})
     yield reading(metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements})
     yield from _of_processes(facts)
-    yield _one(metrics.READY, not readiness_problems(facts, settings))
+    yield _one(metrics.READY, not any(each.severity.at_least(Severity.PENDING) for each in problems(facts, settings)))
     yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)
     yield _one(metrics.MOCK, settings.mock)
     yield reading(metrics.BUILD_INFO, {(__version__, platform.python_version()): 1})

@@ -2,6 +2,10 @@
 
 TERM and INT end it with 0, HUP reads the settings again. It asks the kernel to be told of its parent's death: an orphan
 would hold the port against the supervisor's next child. Between requests the process sleeps.
+
+waitress reads and writes all connections in one thread, never waits for any, and closes idle ones. Beyond its limit it
+would accept nobody, so that whoever holds all places keeps every scrape out: here a newcomer takes the place of the
+connection that has been there for longest (`Places`).
 """
 
 from __future__ import annotations
@@ -9,19 +13,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from waitress import create_server  # type: ignore[import-untyped]
 
 from aitp import logs
 from aitp.errors import ConfigurationError
 from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
+from aitp.validators import addresses
 from aitp.web.app import Application, build_app
-from aitp.web.connections import listen
 
 log = logs.get_logger(__name__)
 
 EXIT_FAILED, EXIT_CONFIGURATION = 1, 78
+MOST_CONNECTIONS = 100
+IDLE_SECONDS = 30
+HEAD_BYTES = 8_192
+BODY_BYTES = 1_024  # nothing here reads one; a client that sends one is told so, not cut off
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -48,6 +60,46 @@ def run_metrics(settings: Settings) -> int:
         pass  # the signal came before waitress was in its loop
     log.info("Metrics server stopped")
     return 0
+
+
+def listen(application: Callable[..., Any], host: str, port: int) -> Any:
+    """waitress on `host` and `port`, one thread; `run` serves. Raises OSError if that cannot be (for now, if it is a
+    gaierror), and ValueError if there is no such host."""
+    # Bound here: waitress takes every failure to resolve a name for a wrong one.
+    sockets = []
+    for family, kind, protocol, address in addresses(host, port):
+        sockets.append(socket.socket(family, kind, protocol))
+        sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Beside whoever has the port of IPv4: `::` would stand for that as well.
+            sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sockets[-1].bind(address)
+    return create_server(
+        application,
+        map=Places(),
+        sockets=sockets,
+        threads=1,
+        ident="aitp",
+        asyncore_loop_timeout=IDLE_SECONDS,
+        cleanup_interval=IDLE_SECONDS / 3,
+        channel_timeout=IDLE_SECONDS,
+        connection_limit=2 * MOST_CONNECTIONS,  # beyond this it accepts nobody; it counts its own descriptors too
+        max_request_header_size=HEAD_BYTES,
+        max_request_body_size=BODY_BYTES,
+    )
+
+
+class Places(dict[int, Any]):
+    """waitress' connections and sockets, by descriptor, where it wants them kept. A connection that waits for us, with
+    a request, keeps its place; any other gives way to newcomers, whatever it sends meanwhile.
+    """
+
+    def __setitem__(self, descriptor: int, channel: Any) -> None:
+        waiting = [each for each in self.values() if getattr(each, "requests", None) == [] and not each.will_close]
+        if len(waiting) >= MOST_CONNECTIONS and descriptor not in self:
+            # Closed in waitress's next round: its descriptor must not be somebody else's in this one.
+            min(waiting, key=lambda each: each.creation_time).will_close = True
+        super().__setitem__(descriptor, channel)
 
 
 def _needed(settings: Settings) -> Settings:

@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[Change, str, Severity, str, str]] = {
         fault("authorization", kind=FaultKind.TRICKLE, seconds=0.5),
         "token",
         Severity.FAULT,
-        "no whole answer: the call took longer than 3 s",
+        "did not send its answer within 2 s",
         "answers",
     ),
     "API address": (

@@ -69,7 +69,7 @@ def test_a_running_one_says_what_keeps_it_from_its_work(desk: Desk, board: Score
     assert run.stdout.startswith("RUNNING for 5 min, PAUSED")
     assert "! paused by an operator" in run.stdout
     assert document["running"] is True
-    assert "paused by an operator" in document["problems"]
+    assert "paused by an operator" in [problem["sentence"] for problem in document["problems"]]
     assert document["processes"][2]["state"] == "busy"
 
 

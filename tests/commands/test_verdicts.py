@@ -12,10 +12,10 @@ from aitp.commands import verdicts
 from aitp.commands.findings import Finding, Severity
 from aitp.commands.machine import Holder, Machine, Port
 from aitp.ledger.schema import VERSION
-from aitp.ledger.stats import ProfileView, QuarantineView
 from aitp.processors.base import Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
-from aitp.web.facts import Facts
+from aitp.web import health
+from aitp.web.health import Facts, Problem
 from tests.settings.complete import COMPLETE
 
 MB = 2**20
@@ -41,7 +41,7 @@ def machine(**facts: Any) -> Machine:
         "master_pid": 0,
         "supervisor_pid": 0,
         "facts": EMPTY,
-        "readiness": (),
+        "problems": (),
     }
     return Machine(**healthy | facts)
 
@@ -182,24 +182,11 @@ def test_descriptors(most: int, severity: Severity) -> None:
 
 
 def test_a_running_service_tells_what_keeps_it_from_its_work() -> None:
-    ready, not_ready = machine(master_pid=7), machine(master_pid=7, readiness=("paused by an operator",))
+    paused = Problem("paused", health.Severity.PENDING, "paused by an operator", "`aitp resume` goes on.")
+    ready, not_ready = machine(master_pid=7), machine(master_pid=7, problems=(paused,))
 
     assert [finding.severity for finding in verdicts.of_service(ready, settings())] == [Severity.OK]
     [found] = verdicts.of_service(not_ready, settings())
     assert (found.severity, found.what) == (Severity.FAULT, "paused by an operator")
     [found] = verdicts.of_service(machine(), settings())
     assert found.severity is Severity.NOTE
-
-
-def test_models_whose_tasks_wait_are_a_fault_and_what_requests_do_without_a_note() -> None:
-    waiting = QuarantineView("openai", "o3", "defining_topics", "model", "openai answered 404: it has no model o3", 9.0)
-    adapted = ProfileView("openai", "text-embedding-3-small", ("encoding_format",), "openai answered 400", 1.0)
-
-    [fault] = verdicts.of_quarantines([waiting])
-    [note] = verdicts.of_profiles([adapted])
-
-    assert fault.severity is Severity.FAULT
-    assert "defining_topics by o3 (openai) wait" in fault.what
-    assert "MODEL_ALIASES" in fault.do
-    assert note.severity is Severity.NOTE
-    assert "do without encoding_format" in note.what

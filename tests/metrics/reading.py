@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from aitp.web.scrape import Scrape
+from aitp.web.gauges import Scrape
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -108,6 +108,14 @@ def test_not_ready_with_reasons(world: World) -> None:
         "status": "not ready",
         "service": "ai-task-processor",
         "reasons": ["draining: the service is being stopped"],
+        "problems": [
+            {
+                "code": "draining",
+                "severity": "pending",
+                "sentence": "draining: the service is being stopped",
+                "advice": "It ends when the calls in flight are done, or their grace is over.",
+            }
+        ],
     }
 
 

@@ -178,7 +178,7 @@ def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: Worl
         time.time() + 60,
     )
     change(world, "UPDATE polls SET problem = ?", ATTACK)
-    change(world, "INSERT INTO troubles VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
+    change(world, "INSERT INTO recent_errors VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
     change(world, "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e300")
     with served_here(world) as url:
         for size in (DESKTOP, PHONE):

@@ -179,7 +179,7 @@ def test_whatever_is_shown_is_escaped(world: World) -> None:
         time.time() + 60,
     )
     change(world, "UPDATE polls SET problem = ?", ATTACK)
-    change(world, "INSERT INTO troubles VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
+    change(world, "INSERT INTO recent_errors VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
 
     page = page_of(world)
 
@@ -208,10 +208,10 @@ def test_a_crowd_is_summed_up_and_who_is_at_work_is_shown(world: World) -> None:
         "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e999",
         "INSERT INTO minutes SELECT unixepoch() / 60, 0, -5, -5, -5, -1.0, -1.0",
         "INSERT INTO minutes SELECT unixepoch() / 60, 1, 1, 1, 1, -9e999, 9e999",
-        "INSERT INTO troubles VALUES (1, '', '', '', '', -9e999, 9e999, 9223372036854775807, '')",
+        "INSERT INTO recent_errors VALUES (1, '', '', '', '', -9e999, 9e999, 9223372036854775807, '')",
         "UPDATE limits SET allowed = 9223372036854775807",
         "DROP TABLE minutes",
-        "DROP TABLE troubles",
+        "DROP TABLE recent_errors",
     ],
 )
 def test_numbers_that_make_no_sense_do_not_break_it(world: World, damage: str) -> None:

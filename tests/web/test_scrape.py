@@ -14,7 +14,7 @@ from aitp.ledger import Cooldown, Report
 from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, Family, open_metrics, prepare_directory, reading
 from aitp.process.scoreboard import State
 from aitp.tasks import Ending, Outcome, TaskStatus
-from aitp.web.scrape import Scrape
+from aitp.web.gauges import Scrape
 from tests.metrics.reading import Series, parse, value
 from tests.web.world import RELAY, WORKER, World, ask
 

@@ -8,18 +8,27 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger.stats import BreakerView, Snapshot
+from aitp.ledger.stats import BreakerView, ProfileView, QuarantineView, Snapshot
 from aitp.process.scoreboard import MASTER as SLOT_OF_MASTERS
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
-from aitp.settings import PLACEHOLDER_KEY
+from aitp.settings import PLACEHOLDER_KEY, Settings
 from aitp.tasks import Service
-from aitp.web.facts import Facts, read_facts
-from aitp.web.readiness import health_problems, readiness_problems
+from aitp.web.health import Facts, Severity, problems, read_facts, worst_first
 from tests.ledger.test_locks import another_process_holds
 from tests.web.world import RELAY, WORKER, settings_in
 
 NOW = 1_800_000_000.0
+
+
+def health_problems(facts: Facts, settings: Settings) -> list[str]:
+    return [problem.sentence for problem in worst_first(problems(facts, settings), Severity.ERROR)]
+
+
+def readiness_problems(facts: Facts, settings: Settings) -> list[str]:
+    return [problem.sentence for problem in worst_first(problems(facts, settings), Severity.PENDING)]
+
+
 CLOSED = BreakerView("closed", 0, None, None)
 OPEN = BreakerView("open", 5, NOW - 10, NOW + 50, "401: see OPENAI_API_KEY")
 LEDGER = Snapshot(
@@ -53,7 +62,7 @@ WELL = Facts(
     ledger=LEDGER,
     ledger_problem="",
     has_token=True,
-    stock=Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)}),
+    inventory=Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)}),
 )
 
 
@@ -132,8 +141,8 @@ READY: dict[str, Facts] = {
 
 
 @pytest.mark.parametrize(("facts", "problem"), UNWELL.values(), ids=UNWELL.keys())
-def test_what_makes_the_service_unhealthy(facts: Facts, problem: str) -> None:
-    assert health_problems(facts) == [problem]
+def test_what_makes_the_service_unhealthy(facts: Facts, problem: str, tmp_path: Path) -> None:
+    assert health_problems(facts, settings_in(tmp_path)) == [problem]
 
 
 @pytest.mark.parametrize(("facts", "problem"), NOT_READY.values(), ids=NOT_READY.keys())
@@ -142,8 +151,8 @@ def test_what_makes_the_service_not_ready(facts: Facts, problem: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", sorted(NOT_READY.keys() - UNWELL.keys()))
-def test_what_no_restart_would_cure_leaves_the_service_healthy(name: str) -> None:
-    assert health_problems(NOT_READY[name][0]) == []
+def test_what_no_restart_would_cure_leaves_the_service_healthy(name: str, tmp_path: Path) -> None:
+    assert health_problems(NOT_READY[name][0], settings_in(tmp_path)) == []
 
 
 @pytest.mark.parametrize("facts", READY.values(), ids=READY.keys())
@@ -169,13 +178,13 @@ MODES: list[tuple[dict[str, str], tuple[str, ...], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "open_breakers", "problems"), MODES)
+@pytest.mark.parametrize(("mode", "open_breakers", "count"), MODES)
 def test_a_provider_is_missed_only_if_none_stands_in(
-    mode: dict[str, str], open_breakers: tuple[str, ...], problems: int, tmp_path: Path
+    mode: dict[str, str], open_breakers: tuple[str, ...], count: int, tmp_path: Path
 ) -> None:
     settings = settings_in(tmp_path, **mode)
 
-    assert len(readiness_problems(with_breakers(*open_breakers), settings)) == problems
+    assert len(readiness_problems(with_breakers(*open_breakers), settings)) == count
 
 
 PULLING = Inventory({"nomic-embed-text": ModelState(Stage.PULLING, 40, 100)})
@@ -198,23 +207,39 @@ def test_models_are_there_before_the_service_is_ready(
 ) -> None:
     for mode, said in (("ollama", alone), ("hybrid", replaceable), ("openai", "")):
         settings = settings_in(tmp_path, PROCESSING_MODE=mode, OPENAI_API_KEY="sk-real")
-        problems = readiness_problems(replace(WELL, stock=stock), settings)
+        found = readiness_problems(replace(WELL, inventory=stock), settings)
 
-        assert len(problems) == bool(said), problems
-        assert said in "".join(problems)
+        assert len(found) == bool(said), found
+        assert said in "".join(found)
 
 
 def test_in_mock_mode_no_model_is_missed(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, PROCESSING_MODE="hybrid", OPENAI_API_KEY=PLACEHOLDER_KEY)
 
-    assert readiness_problems(replace(WELL, stock=None), settings) == []
+    assert readiness_problems(replace(WELL, inventory=None), settings) == []
 
 
 def test_a_second_service_on_one_ledger_says_whom_it_waits_for(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     assert "the master is not running" in readiness_problems(read_facts(settings), settings)
     with another_process_holds(settings.ledger_path, str(SLOT_OF_MASTERS)) as other:
-        said = readiness_problems(read_facts(settings), settings)
+        said = problems(read_facts(settings), settings)
 
-    assert said[0] == f"another service has this ledger (process {other.pid}), and this one waits for it to leave"
+    assert (
+        said[0].sentence == f"another service has this ledger (process {other.pid}), and this one waits for it to leave"
+    )
     assert "RATE_LIMIT_STORAGE_PATH" in said[0].advice
+
+
+def test_models_whose_tasks_wait_are_a_fault_and_what_requests_do_without_a_note(tmp_path: Path) -> None:
+    waiting = QuarantineView("openai", "o3", "defining_topics", "model", "openai answered 404: it has no model o3", 9.0)
+    adapted = ProfileView("openai", "text-embedding-3-small", ("encoding_format",), "openai answered 400", 1.0)
+
+    settings = settings_in(tmp_path, CONCURRENCY_LIMIT="1", RELAY_PROCESSES="1")
+    fault, note = problems(with_ledger(quarantines=(waiting,), profiles=(adapted,)), settings)
+
+    assert fault.severity is Severity.FAULT
+    assert "defining_topics by o3 (openai) wait" in fault.sentence
+    assert "MODEL_ALIASES" in fault.advice
+    assert note.severity is Severity.NOTE
+    assert "do without encoding_format" in note.sentence

@@ -1,4 +1,4 @@
-"""Is all well? The whole decision, as a table: one moment in, level and sentence out."""
+"""What is said of the service: the one list of problems as the page tells it, one moment in, level and sentence out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import dataclasses
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.stats import BreakerView, CooldownView, History, Minute, Snapshot
+from aitp.ledger.stats import BreakerView, CooldownView, Minute, Snapshot
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import Settings
-from aitp.web.facts import Facts, read_facts
-from aitp.web.readiness import Problem, health_problems, readiness_problems
-from aitp.web.verdict import Level, Verdict, judge
+from aitp.web.health import Facts, Problem, problems, read_facts
+from aitp.web.page import Level, judge
 from tests.web.world import WORKER, World
 
 FALLBACK = {"PROCESSING_MODE": "hybrid", "CONCURRENCY_LIMIT": "1", "RELAY_PROCESSES": "1"}
 NOW = time.time()
+
+
+class Verdict(NamedTuple):
+    level: Level
+    sentence: str
+    points: list[Problem]
+
+
 OPEN = BreakerView("open", 5, NOW, NOW + 60, "503")
 
 
@@ -30,8 +37,8 @@ def moment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Settings]:
     """A service in hybrid mode that is well."""
     world = World.create(tmp_path_factory.mktemp("well"), **FALLBACK)
     facts = read_facts(world.settings)
-    stock = Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)})
-    return replace(facts, stock=stock, now=NOW), world.settings
+    inventory = Inventory({"nomic-embed-text": ModelState(Stage.PRESENT)})
+    return replace(facts, inventory=inventory, now=NOW), world.settings
 
 
 def verdict(moment: tuple[Facts, Settings], *, minutes: tuple[Minute, ...] = (), **changes: Any) -> Verdict:
@@ -41,11 +48,12 @@ def verdict(moment: tuple[Facts, Settings], *, minutes: tuple[Minute, ...] = (),
     of_ledger = {field.name for field in dataclasses.fields(Snapshot)} & changes.keys()
     ledger = replace(facts.ledger, taken_at=NOW, **{name: changes.pop(name) for name in of_ledger})
     facts = replace(facts, **{"ledger": ledger, **changes})
-    return judge(facts, History(minutes), settings, health_problems(facts), readiness_problems(facts, settings))
+    found = problems(facts, settings, minutes)
+    return Verdict(*judge(found, facts, settings), found)
 
 
 def test_a_service_that_is_well_has_nothing_more_to_say(moment: tuple[Facts, Settings]) -> None:
-    assert verdict(moment) == Verdict(Level.WELL, "All is well.", ())
+    assert verdict(moment) == Verdict(Level.WELL, "All is well.", [])
 
 
 def used_up(seconds: float | None) -> dict[str, LimitUse]:
@@ -61,7 +69,7 @@ REMARKS: dict[str, tuple[dict[str, Any], Level, str]] = {
     "outbox, young": ({"finished": 9, "oldest_finished_age": 299.0}, Level.WELL, ""),
     "outbox, old": ({"finished": 9, "oldest_finished_age": 301.0}, Level.LOOK, "waiting for its delivery for 5 min"),
     "unreadable": ({"unreadable": 1}, Level.LOOK, "1 document of the task API cannot be read"),
-    "breaker of one provider of two": ({"breakers": {"ollama": OPEN}}, Level.LOOK, "breaker of ollama is open: 503"),
+    "breaker of one provider of two": ({"breakers": {"ollama": OPEN}}, Level.LOOK, "breaker is open for ollama: 503"),
     "pause, short": (
         {"cooldowns": (CooldownView("openai", "o3", NOW + 20, "429"),)},
         Level.WELL,
@@ -73,12 +81,12 @@ REMARKS: dict[str, tuple[dict[str, Any], Level, str]] = {
         "calls to openai pause: quota",
     ),
     "a model that cannot be had": (
-        {"stock": Inventory({"nomic-embed-text": ModelState(Stage.FAILED, reason="no such model", failures=1)})},
+        {"inventory": Inventory({"nomic-embed-text": ModelState(Stage.FAILED, reason="no such model", failures=1)})},
         Level.LOOK,
         "nomic-embed-text could not be pulled: no such model",
     ),
     "Ollama is away": (
-        {"stock": Inventory({}, problem="refused")},
+        {"inventory": Inventory({}, problem="refused")},
         Level.LOOK,
         "Ollama cannot be asked for its models: refused",
     ),
@@ -95,7 +103,7 @@ def test_what_works_may_still_be_worth_a_look(moment: tuple[Facts, Settings], na
     said = verdict(moment, **changes)
 
     assert (said.level, bool(said.points)) == (level, bool(point))
-    assert point in "".join(said.points)
+    assert point in "".join(problem.sentence for problem in said.points)
     assert all(problem.advice for problem in said.points)
 
 
@@ -105,14 +113,14 @@ def test_a_crew_that_is_not_complete_is_said_so(moment: tuple[Facts, Settings]) 
 
     said = verdict((facts, more))
 
-    assert (said.level, said.points) == (Level.LOOK, ("1 of 3 workers are there",))
+    assert (said.level, [problem.sentence for problem in said.points]) == (Level.LOOK, ["1 of 3 workers are there"])
 
 
 def test_what_is_wrong_comes_before_what_is_odd_and_is_told_once(moment: tuple[Facts, Settings]) -> None:
     said = verdict(moment, dead=1, breakers={"api": OPEN, "ollama": OPEN, "openai": OPEN})
 
     assert said.level is Level.BAD
-    assert [problem.split(":")[0] for problem in said.points] == [
+    assert [problem.sentence.split(":")[0] for problem in said.points] == [
         "Circuit breaker is open for api",
         "Circuit breaker is open for ollama",
         "Circuit breaker is open for openai",
@@ -139,7 +147,7 @@ def test_one_sentence_for_each_state(
     said = verdict(moment, **changes)
 
     assert (said.level, said.sentence) == (level, sentence)
-    assert all(isinstance(problem, Problem) and problem.advice for problem in said.points)
+    assert all(problem.advice for problem in said.points)
 
 
 def test_in_mock_mode_nothing_is_simply_well(tmp_path: Path) -> None:

@@ -1,0 +1,385 @@
+"""What is known of the running service at one moment, and what is wrong with it: the one list of problems.
+
+`read_facts` looks at scoreboard, ledger and token, and closes them again; whatever is missing or garbled is a fact too,
+in words, and never an exception: people look most when something is wrong. `problems` is a pure decision over these
+facts; /health, /ready, the page, `aitp status` and `aitp check` tell its problems, each those from a severity on. A
+rate limit that is used up is no fault: waiting for room is the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aitp.errors import LedgerError
+from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.locks import master_of
+from aitp.ledger.stats import BreakerView, History, Minute, QuarantineView, Snapshot, read_history, snapshot
+from aitp.policy.routing import Availability
+from aitp.prices import amount
+from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, master_ticks, role_of
+from aitp.providers.inventory import (
+    Inventory,
+    ModelState,
+    Retirement,
+    Stage,
+    read_inventory,
+    uses_models,
+    uses_openai,
+)
+from aitp.settings import Settings
+from aitp.tasks import Service
+
+OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
+LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
+FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
+
+# Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
+_GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
+_NOT_AT_WORK = frozenset((State.STARTING, State.WAITING, State.LEAVING))
+
+_CHECK = "`aitp check` finds out whether an address, a name or a secret is wrong."
+_WAIT = "Wait a little; the log says what it is waiting for."
+_NONE_LOST = "Tasks wait, none is lost."
+_ANOTHER_MODEL = "MODEL_ALIASES maps a name in tasks to the model to ask for; default and stand-in models are settings."
+_PROBED = "It is probed with one task at a time; the others wait, and none is lost. "
+# What to do about a model whose tasks wait, by whose fault that is.
+_ABOUT_MODELS = {
+    "model": f"Ask for another one: {_ANOTHER_MODEL}",
+    "answer": f"{_PROBED}If its answers stay useless, ask another model: {_ANOTHER_MODEL}",
+    "request": f"{_PROBED}Change the setting that is named, and reload (HUP).",
+    "input": f"{_PROBED}See the settings that shape its requests, and its key and address.",
+}
+
+
+class Severity(StrEnum):
+    """From best to worst."""
+
+    OK = "ok"  # looked at, and well
+    NOTE = "note"  # well, and worth knowing
+    WARNING = "warning"  # it works, but perhaps not as was meant
+    PENDING = "pending"  # it does not work yet, or by an operator's wish: /ready answers 503 from here on
+    FAULT = "fault"  # something keeps it from its work or a part of it
+    ERROR = "error"  # it does not run: it would not start, or has to be started again (/health answers 503)
+
+    def at_least(self, other: Severity) -> bool:
+        """Whether it is as bad as `other`, or worse."""
+        return _ORDER.index(self) >= _ORDER.index(other)
+
+
+_ORDER = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that was looked at. `code` names its kind, `advice` says what to do; it is empty where all is well."""
+
+    code: str
+    severity: Severity
+    sentence: str
+    advice: str = ""
+
+
+def worst_first(found: Iterable[Problem], least: Severity = Severity.OK) -> list[Problem]:
+    """Those that are as bad as `least` or worse; of equally bad ones in the order in which they were found."""
+    chosen = (problem for problem in found if problem.severity.at_least(least))
+    return sorted(chosen, key=lambda problem: -_ORDER.index(problem.severity))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
+    says why; `inventory`: of Ollama's models; `retirements`: of OpenAI's models that are asked for. `hidden`: this user
+    may not look at the scoreboard, and cannot tell whether it runs. `ledger_holder`: the pid of the ledger's master,
+    whosever that is, if no master of ours makes its rounds.
+    """
+
+    now: float
+    master: Record | None
+    master_ticks: bool
+    children: tuple[Record, ...]
+    overrun: tuple[Record, ...]
+    ledger: Snapshot | None
+    ledger_problem: str
+    has_token: bool
+    inventory: Inventory | None = None
+    retirements: Sequence[Retirement] = ()
+    monotonic: float = 0.0
+    hidden: bool = False
+    ledger_holder: int | None = None
+
+
+def read_facts(settings: Settings) -> Facts:
+    """Look now. Never raises for the state of the service or of its files."""
+    monotonic = time.monotonic()
+    records = glance(settings.runtime_dir / "scoreboard")
+    children = tuple(record for record in records if _is_child(record.slot))
+    ledger, problem = _read_ledger(settings)
+    ticks = master_ticks(records, monotonic)
+    inventory = read_inventory(settings.runtime_dir)
+    return Facts(
+        now=time.time(),
+        master=next((record for record in records if record.slot == MASTER), None),
+        master_ticks=ticks,
+        children=children,
+        overrun=tuple(record for record in children if record.overdue(monotonic)),
+        ledger=ledger,
+        ledger_problem=problem,
+        has_token=_has_token(settings),
+        inventory=inventory if uses_models(settings) else None,
+        retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
+        monotonic=monotonic,
+        hidden=is_hidden(settings.runtime_dir / "scoreboard"),
+        ledger_holder=None if ticks else master_of(settings.ledger_path),
+    )
+
+
+def read_past(settings: Settings) -> History:
+    """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
+    try:
+        return read_history(settings.ledger_path)
+    except (LedgerError, *_GARBLED):
+        return History()
+
+
+def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:
+    try:
+        return snapshot(settings.ledger_path, recovery=settings.circuit_breaker_recovery_seconds), ""
+    except LedgerError as error:
+        return None, str(error)
+    except _GARBLED as error:
+        return None, f"the ledger {settings.ledger_path} cannot be understood: {error!r}"
+
+
+def _is_child(slot: int) -> bool:
+    try:
+        return role_of(slot) in Role
+    except ValueError:
+        return False  # the master's, or a number between the roles that only a garbled scoreboard has in use
+
+
+def _has_token(settings: Settings) -> bool:
+    try:
+        return (settings.runtime_dir / "token").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h`, `5 d`: two units are never mixed, and what is below 0 is 0."""
+    seconds = max(0.0, seconds)
+    if seconds >= 1e12:
+        return f"{seconds:.0e} s"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 result`, `2,000 results`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def problems(facts: Facts, settings: Settings, minutes: Sequence[Minute] = ()) -> list[Problem]:
+    """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
+    found = list(_of_master(facts))
+    if facts.ledger is None:
+        advice = "Nothing is done without the ledger; the log says more."
+        found.append(Problem("ledger", Severity.FAULT, facts.ledger_problem, advice))
+    else:
+        found += [*_of_room(facts.ledger), *_of_ledger(facts.ledger), *_of_services(facts.ledger, settings)]
+    found += [*_of_phase(facts, settings), *_of_models(facts, settings)]
+    if not facts.has_token:
+        found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
+    if many_failed(minutes):
+        failed, ended = _ended(minutes)
+        sentence = f"{failed:,} of {ended:,} tasks failed in the last hour"
+        found.append(Problem("failures", Severity.WARNING, sentence, "The page and `aitp tasks` say why."))
+    return worst_first(found)
+
+
+def many_failed(minutes: Sequence[Minute]) -> bool:
+    """Whether more tasks failed than some odd ones that always do."""
+    failed, ended = _ended(minutes)
+    return failed >= FAILED_TASKS and failed >= FAILED_SHARE * ended
+
+
+def _ended(minutes: Sequence[Minute]) -> tuple[int, int]:
+    """Tasks that failed, and all that reached an end."""
+    failed = sum(minute.failed for minute in minutes)
+    return failed, failed + sum(minute.succeeded for minute in minutes)
+
+
+def _of_master(facts: Facts) -> Iterator[Problem]:
+    ours = facts.master.pid if facts.master else None
+    if not facts.master_ticks and facts.ledger_holder not in (None, ours):
+        holder = f" (process {facts.ledger_holder})" if facts.ledger_holder else ""
+        sentence = f"another service has this ledger{holder}, and this one waits for it to leave"
+        advice = "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own."
+        yield Problem("other-service", Severity.ERROR, sentence, advice)
+    elif facts.master is None:
+        advice = "Start the service; if it was started, its log says why it ended."
+        yield Problem("not-running", Severity.ERROR, "the master is not running", advice)
+    elif not facts.master_ticks:
+        advice = "Restart the service: nothing that was bought is lost."
+        yield Problem("master-hangs", Severity.ERROR, "the master does not make its rounds", advice)
+    for record in facts.overrun:
+        advice = "The master replaces it within seconds; restart the service if this stays."
+        yield Problem("deadline", Severity.ERROR, f"slot {record.slot} has overrun its deadline", advice)
+
+
+def _of_phase(facts: Facts, settings: Settings) -> Iterator[Problem]:
+    """Starting and draining: told only of a master that is there."""
+    if facts.master is None:
+        return
+    if facts.master.state is State.DRAINING:
+        advice = "It ends when the calls in flight are done, or their grace is over."
+        yield Problem("draining", Severity.PENDING, "draining: the service is being stopped", advice)
+        return
+    for role, wanted in ((Role.RELAY, settings.relay_processes), (Role.WORKER, settings.concurrency_limit)):
+        there = [child for child in facts.children if role_of(child.slot) is role]
+        if all(child.state in _NOT_AT_WORK for child in there):
+            yield Problem("starting", Severity.PENDING, f"starting: no {role.value} is at work yet", _WAIT)
+        elif len(there) < wanted:
+            sentence = f"{len(there)} of {counted(wanted, role.value)} are there"
+            yield Problem("processes", Severity.WARNING, sentence, "The master starts the others again.")
+
+
+def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
+    if ledger.disk_free < DISK_RESERVE_BYTES:
+        sentence = f"the disk that holds the ledger is nearly full: {ledger.disk_free // 2**20} MB are free"
+        advice = "Make room where RATE_LIMIT_STORAGE_PATH is: no new work is taken until then."
+        yield Problem("disk", Severity.FAULT, sentence, advice)
+    if ledger.paused:
+        yield Problem("paused", Severity.PENDING, "paused by an operator", "`aitp resume` goes on.")
+    for processor in sorted(ledger.paused_processors):
+        sentence = f"the processor of {processor} is paused after several bugs in a row: see the log"
+        advice = "It goes on by itself after a while, and at each restart."
+        yield Problem("processor", Severity.FAULT, sentence, advice)
+    for model in ledger.unpriced:
+        sentence = f"{model} has no price, and while a budget is in force its tasks wait"
+        yield Problem("price", Severity.FAULT, sentence, "Give it one in the file that PRICES names, and reload (HUP).")
+    if ledger.dead:
+        sentence = f"{counted(ledger.dead, 'result')} refused by the task API: dead letters"
+        advice = "`aitp dead list` says why; then `aitp dead retry` or `drop`."
+        yield Problem("dead-letters", Severity.WARNING, sentence, advice)
+    if ledger.finished and ledger.oldest_finished_age > OUTBOX_SECONDS:
+        sentence = f"a result has been waiting for its delivery for {duration(ledger.oldest_finished_age)}"
+        advice = "It is tried again by itself; see the last errors and the breakers of api and oauth."
+        yield Problem("outbox", Severity.WARNING, sentence, advice)
+    if ledger.unreadable:
+        sentence = f"{counted(ledger.unreadable, 'document')} of the task API cannot be read: left pending there"
+        advice = "The log names each once; a newer release may know their type."
+        yield Problem("unreadable", Severity.WARNING, sentence, advice)
+
+
+def _of_services(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
+    """Breakers, polls, quarantines, cooldowns. A provider is missed only if no other can stand in for it."""
+    providers = providers_of(settings)
+    opened = {name: breaker for name, breaker in ledger.breakers.items() if breaker.state != "closed"}
+    nobody_left = all(provider in opened for provider in providers)
+    for service, breaker in opened.items():
+        needed = service in (Service.API, Service.OAUTH) or (nobody_left and service in providers)
+        reason = f": {breaker.reason}" if breaker.reason else ""
+        advice = f"It is probed by itself; until it is well, another answers or what needs it waits. {_CHECK}"
+        missed = needed and not _is_idle(breaker, ledger, service)
+        severity = Severity.FAULT if missed else Severity.WARNING
+        yield Problem(f"breaker-{service}", severity, f"Circuit breaker is open for {service}{reason}", advice)
+    told = {opened[service].reason for service in (Service.API, Service.OAUTH) if service in opened}
+    if ledger.last_poll_problem and ledger.last_poll_problem not in told:
+        yield Problem("poll", Severity.FAULT, f"the last poll: {ledger.last_poll_problem}", _CHECK)
+    elif ledger.last_poll_at is None and not ledger.last_poll_problem:
+        yield Problem("poll", Severity.PENDING, "the task API has not been polled yet", _WAIT)
+    for quarantine in ledger.quarantines:
+        # Where another provider can stand in for this one, its tasks go there.
+        needed = quarantine.provider == providers[-1] or quarantine.provider not in providers
+        yield _of_quarantine(quarantine, Severity.FAULT if needed else Severity.WARNING)
+    for profile in ledger.profiles:
+        left_out = ", ".join(profile.left_out)
+        sentence = f"requests for {profile.model} ({profile.provider}) do without {left_out}: {profile.reason}"
+        advice = "Nothing needs to be done: it is tried again after a day, or with other settings."
+        yield Problem("request", Severity.NOTE, sentence, advice)
+    for pause in ledger.cooldowns:
+        what = f"{pause.model} of {pause.provider}" if pause.model else pause.provider
+        wait = pause.until - ledger.taken_at
+        advice = f"They go on in {duration(wait)}; what needs them waits, and nothing is lost."
+        yield Problem("cooldown", _of_wait(wait), f"calls to {what} pause: {pause.reason}", advice)
+
+
+def _is_idle(breaker: BreakerView, ledger: Snapshot, service: str) -> bool:
+    """With nothing to do nobody probes a provider: once a probe is due, the next task will be served."""
+    due = breaker.probe_at is not None and breaker.probe_at <= ledger.taken_at
+    busy = ledger.ready or ledger.waiting or ledger.claimed
+    return due and not busy and service not in (Service.API, Service.OAUTH)
+
+
+def _of_quarantine(quarantine: QuarantineView, severity: Severity) -> Problem:
+    whose = f"{quarantine.type} by {quarantine.model} ({quarantine.provider})"
+    advice = _ABOUT_MODELS.get(quarantine.culprit, _PROBED + _CHECK)
+    return Problem("quarantine", severity, f"tasks of {whose} wait: {quarantine.reason}", advice)
+
+
+def _of_room(ledger: Snapshot) -> Iterator[Problem]:
+    """Which limits and budgets have no room, and when there is some again."""
+    for period, use in ledger.limits.items():
+        if use.remaining == 0:
+            wait = 0.0 if use.frees_at is None else use.frees_at - ledger.taken_at
+            room = "when a call ends" if use.frees_at is None else f"in {duration(wait)}"
+            used = f"{use.current:,} of {use.limit:,}"
+            sentence = f"the limit per {period} is used up ({used}): there is room again {room}"
+            advice = f"{_NONE_LOST} To go on now, raise RATE_LIMIT_PER_{period.upper()} and reload (HUP)."
+            yield Problem("limit", _of_wait(wait), sentence, advice)
+    for period, budget in ledger.budgets.items():
+        if budget.frees_at is not None and budget.allowed_nano is not None:
+            wait = budget.frees_at - ledger.taken_at
+            spent = f"{amount(budget.spent_nano)} of {amount(budget.allowed_nano)} {budget.currency} spent"
+            sentence = f"the budget of the {period} keeps tasks back ({spent}): there is room again in {duration(wait)}"
+            advice = f"{_NONE_LOST} To go on now, raise BUDGET_PER_{period.upper()} and reload (HUP)."
+            yield Problem("budget", _of_wait(wait), sentence, advice)
+
+
+def _of_wait(seconds: float) -> Severity:
+    return Severity.NOTE if seconds < LONG_WAIT_SECONDS else Severity.WARNING
+
+
+def _of_models(facts: Facts, settings: Settings) -> Iterator[Problem]:
+    """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
+    for each in facts.retirements:
+        if each.is_near(facts.now):
+            advice = f"{each.advice}, and reload (HUP)."
+            yield Problem("retirement", Severity.WARNING, each.told(facts.now), advice)
+    if not uses_models(settings):
+        return
+    replaceable = len(providers_of(settings)) > 1
+    severity = Severity.WARNING if replaceable else Severity.FAULT
+    stead = " OpenAI answers in its place." if replaceable else ""
+    if facts.inventory is None:
+        yield Problem("models", Severity.PENDING, "the models of Ollama have not been looked for yet", _WAIT)
+        return
+    if facts.inventory.problem:
+        sentence = f"Ollama cannot be asked for its models: {facts.inventory.problem}"
+        advice = f"See whether Ollama runs at OLLAMA_BASE_URL; it is asked again by itself.{stead}"
+        yield Problem("models", severity, sentence, advice)
+        return
+    for name in settings.supported_models:
+        state = facts.inventory.models.get(name, ModelState(Stage.MISSING))
+        if state.stage is Stage.FAILED:
+            sentence = f"the model {name} could not be pulled: {state.reason}"
+            advice = f"See SUPPORTED_MODELS for its name; `aitp models pull` tries again at once.{stead}"
+            yield Problem("model", severity, sentence, advice)
+        elif state.stage is not Stage.PRESENT and (not replaceable or state.arrival is Availability.COMING):
+            pulling = f"is being pulled: {state.percent} %"
+            phase = pulling if state.stage is Stage.PULLING else "is missing, and is to be pulled"
+            yield Problem("model", Severity.PENDING, f"the model {name} {phase}", "Wait until it is there.")
+
+
+def providers_of(settings: Settings) -> tuple[Service, ...]:
+    """Who answers, in the order in which they are asked."""
+    if settings.processing_mode == "openai":
+        return (Service.OPENAI,)
+    if settings.processing_mode == "hybrid" and settings.hybrid_fallback and settings.openai_api_key is not None:
+        return (Service.OLLAMA, Service.OPENAI)
+    return (Service.OLLAMA,)
