@@ -76,9 +76,6 @@ class MeteredProvider:
             answered(answer)
         return answer
 
-    def reset(self) -> None:
-        self._provider.reset()
-
     def close(self) -> None:
         self._provider.close()
 

@@ -122,9 +122,6 @@ class Provider(Protocol):
         InputTooLong: the messages are longer than the model reads; `aitp.processors.structured` cuts the task's text.
         """
 
-    def reset(self) -> None:
-        """Throw the client away. The next call makes another."""
-
     def close(self) -> None:
         """Close connections. The provider may be used again: it then makes a new client."""
 

@@ -49,9 +49,6 @@ class MockProvider:
         usage = Usage.estimate([message.content for message in question.messages], text)
         return Reply(text, usage, mock=True)
 
-    def reset(self) -> None:
-        """Nothing to throw away."""
-
     def close(self) -> None:
         """Nothing to close."""
 

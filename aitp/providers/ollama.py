@@ -117,10 +117,6 @@ class OllamaProvider:
             client.headers["Authorization"] = f"Bearer {settings.ollama_api_key.get_secret_value()}"
         return client
 
-    def reset(self) -> None:
-        # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.
-        self._client = None
-
     def close(self) -> None:
         if self._client is not None:
             self._client.close()

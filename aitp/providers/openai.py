@@ -125,10 +125,6 @@ class OpenAIProvider:
             default_headers=PLAIN,
         )
 
-    def reset(self) -> None:
-        # Not closed: the timer may have fired with a lock of the connection pool held. Let go of, its sockets close.
-        self._client = None
-
     def close(self) -> None:
         if self._client is not None:
             self._client.close()

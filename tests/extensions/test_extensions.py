@@ -58,7 +58,6 @@ class Acme:
     def __init__(self, settings): self.name = "acme"
     def embed(self, texts, model, dimensions=None): raise NotImplementedError
     def ask(self, question, model): raise NotImplementedError
-    def reset(self): pass
     def close(self): pass
 def build(settings): return Acme(settings)
 build.models = ("acme-1", "acme-2")

@@ -46,8 +46,6 @@ class Scripted:
         assert isinstance(said, Usage)
         return Reply("{}", said, tier=self.tier)
 
-    def reset(self) -> None: ...
-
     def close(self) -> None: ...
 
 

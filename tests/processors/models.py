@@ -45,8 +45,6 @@ class ScriptedModel:
     ) -> Embeddings:
         raise AssertionError("a chat model was asked for vectors")
 
-    def reset(self) -> None: ...
-
     def close(self) -> None: ...
 
 

@@ -211,6 +211,4 @@ class LeavingOut:
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         return self._provider.ask(question, model, self._left_out)
 
-    def reset(self) -> None: ...
-
     def close(self) -> None: ...

@@ -313,7 +313,7 @@ def test_calls_share_one_connection_that_close_ends() -> None:
         provider.close()
         assert not open_connections(server.port, "01")
         provider.embed([TEXT], NOMIC)
-        provider.reset()
+        provider.close()
         assert not open_connections(server.port, "01")
 
     assert [request.connection for request in server.requests] == [1, 1, 1, 2]

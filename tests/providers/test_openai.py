@@ -198,19 +198,16 @@ def test_an_answer_is_freed_at_once_without_the_garbage_collector() -> None:
             provider.close()
 
 
-def test_a_closed_or_reset_provider_makes_a_new_client() -> None:
+def test_a_closed_provider_makes_a_new_client() -> None:
     with scripted(reply(200, answer(item(0, as_base64([1.0]))))) as server:
         provider = provider_at(server.url)
         provider.embed([TEXT], SMALL)
         provider.close()
         provider.embed([TEXT], SMALL)
-        provider.reset()
-        assert not open_connections(server.port, "01")
-        provider.embed([TEXT], SMALL)
         provider.close()
         assert not open_connections(server.port, "01")
 
-    assert [request.connection for request in server.requests] == [1, 2, 3]
+    assert [request.connection for request in server.requests] == [1, 2]
 
 
 def test_a_connection_that_the_server_closed_while_idle_is_not_used_again() -> None:

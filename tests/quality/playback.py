@@ -90,8 +90,5 @@ class RecordedProvider:
     ) -> Embeddings:
         raise NonRetryableError("no embeddings were recorded")
 
-    def reset(self) -> None:
-        """Nothing to throw away."""
-
     def close(self) -> None:
         """Nothing to close."""

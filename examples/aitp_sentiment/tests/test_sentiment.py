@@ -35,8 +35,6 @@ class Model:
     def embed(self, texts: Sequence[str], model: str) -> Embeddings:
         raise NotImplementedError
 
-    def reset(self) -> None: ...
-
     def close(self) -> None: ...
 
 
