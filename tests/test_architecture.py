@@ -95,7 +95,7 @@ def test_the_environment_is_read_by_the_settings_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert readers == {"settings.py"}
+    assert readers == {"settings.py", "process/listener.py"}  # the latter for supervisord's protocol
 
 
 def test_the_service_has_no_threads_no_event_loop_and_no_second_sqlite() -> None:

@@ -25,11 +25,6 @@ class Clone:
         home.mkdir(exist_ok=True)
         self._make_environment()
 
-    def hurry(self) -> None:
-        """Have supervisorctl call a program started after a second, for which it waits, and not after twenty."""
-        path = self.root / "etc/supervisord.conf"
-        path.write_text(path.read_text().replace("startsecs = 20", "startsecs = 1"))
-
     def _make_environment(self) -> None:
         venv = self.root / ".venv"
         subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", venv], check=True)

@@ -126,7 +126,6 @@ class Hour:
 
 @pytest.fixture
 def hour(clone: Clone, tmp_path: Path) -> Iterator[Hour]:
-    clone.hurry()
     hour = Hour(clone, tmp_path)
     try:
         yield hour

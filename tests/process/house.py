@@ -123,13 +123,8 @@ class Stage(House):
         stage = f"{sys.executable} -m tests.process.stage"
         text = text.replace('"%(here)s/../bin/aitp" listen', f"{stage} listen")
         text = text.replace('"%(here)s/../bin/aitp"', f"{stage} {directory}")
-        text = text.replace("startretries = 5", "startretries = 2")
         assert "bin/aitp" not in text
         self.configuration.write_text(text)
-
-    def hurry(self) -> None:
-        """Have supervisorctl call a program started after a second, for which it waits, and not after twenty."""
-        self.configuration.write_text(self.configuration.read_text().replace("startsecs = 20", "startsecs = 1"))
 
     RUN = (sys.executable, "-m", "tests.process.stage", "run")
 

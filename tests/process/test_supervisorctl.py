@@ -25,7 +25,6 @@ def test_status_names_every_program_and_its_state(stage: Stage) -> None:
 
 
 def test_a_program_can_be_stopped_and_started_while_the_others_go_on(stage: Stage) -> None:
-    stage.hurry()
     run = stage.run()
     stage.await_service()
     children = list(stage.pids().values())
@@ -42,7 +41,6 @@ def test_a_program_can_be_stopped_and_started_while_the_others_go_on(stage: Stag
 
 
 def test_a_restart_replaces_every_process_of_the_master(stage: Stage) -> None:
-    stage.hurry()
     stage.run()
     stage.await_service()
     before = {*stage.starts("master"), *stage.pids().values()}

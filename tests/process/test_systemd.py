@@ -128,7 +128,6 @@ def test_a_socket_that_nobody_reads_holds_nobody_up(house: House, journal: Journ
 
 
 def test_a_stop_of_the_service_is_told_and_one_of_the_master_is_not(stage: Stage, journal: Journal) -> None:
-    stage.hurry()
     stage.surroundings = journal.environment
     run = stage.run()
     journal.await_count("READY", 1)
