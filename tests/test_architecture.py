@@ -88,6 +88,10 @@ def test_sql_lives_in_the_ledger_alone() -> None:
     assert not lines_with(r"\b(SELECT .* FROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b", outside="ledger/")
 
 
+def test_the_library_of_the_ledger_s_engine_is_named_in_one_module() -> None:
+    assert not lines_with(r"\bapsw\b", outside="ledger/sqlite.py")
+
+
 def test_the_environment_is_read_by_the_settings_alone() -> None:
     readers = {
         str(path.relative_to(ROOT / "aitp"))

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from aitp.errors import LedgerError
-from aitp.ledger.engine import Connection, Database
+from aitp.ledger.engine import Database
 
 MOST_ROWS = 10_000
 MOST_BYTES = 65_536  # of one value
@@ -51,10 +51,16 @@ class Cache:
             now = self._database.clock()
             connection.executemany(
                 # A replaced row gets a new number: numbers tell who was written last.
-                "INSERT OR REPLACE INTO cache (key, value, stored_at, expires_at) VALUES (?, ?, ?, ?)",
+                "INSERT INTO cache (number, key, value, stored_at, expires_at)"
+                " VALUES ((SELECT COALESCE(MAX(number), 0) + 1 FROM cache), ?, ?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET number = excluded.number, value = excluded.value,"
+                " stored_at = excluded.stored_at, expires_at = excluded.expires_at",
                 [(key, value, now, now + seconds) for key, value in fitting],
             )
-            _bound(connection, self._most_rows)
+            # Numbers rise by one with each row written, so this leaves so many at most without counting any.
+            connection.execute(
+                "DELETE FROM cache WHERE number <= (SELECT MAX(number) FROM cache) - ?", (self._most_rows,)
+            )
 
     def through(self, place: str, kind: str, names: Sequence[str], fetch: Fetch) -> dict[str, Any]:
         """The values of `names`, of that kind and from that place: from here, else by `fetch`.
@@ -73,8 +79,3 @@ class Cache:
             except LedgerError:
                 pass  # what cannot be kept is looked up again
         return values
-
-
-def _bound(connection: Connection, most_rows: int) -> None:
-    """Numbers rise by one with each row written, so this leaves `most_rows` at most without counting any."""
-    connection.execute("DELETE FROM cache WHERE number <= (SELECT MAX(number) FROM cache) - ?", (most_rows,))
