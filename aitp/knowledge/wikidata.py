@@ -65,7 +65,7 @@ class Wikidata(Knowledge):
         self._language = settings.result_language
         # Where pageviews are counted: the first that has an article.
         self._wikis = {f"{each}wiki": f"{each}.wikipedia" for each in (self._language.partition("-")[0], "en")}
-        self.close = self._api.reset
+        self.close = self._api.close
 
     def is_well(self) -> bool:
         return self._services.is_well(WIKIDATA)
@@ -172,10 +172,10 @@ class Api:
         path = f"{VIEWS}/{project}/all-access/user/{quote(title.replace(' ', '_'), safe='')}/daily/{first}/{last}"
         return self._ask(VIEW_HOSTS.get(self._base_url, self._base_url), path, read, b'{"items": []}')
 
-    def reset(self) -> None:
-        """Throw the connections away."""
-        while self._wires:
-            self._wires.popitem()[1].close()
+    def close(self) -> None:
+        """End the connections."""
+        for wire in self._wires.values():
+            wire.close()
 
     def _ask(self, host: str, target: str, read: Callable[[bytes], T], absent: bytes = b"") -> T:
         with self._gate():
@@ -201,9 +201,6 @@ class Api:
             raise Oversized(f"Wikidata {failure}") from None
         except NoAnswer as failure:
             raise ServiceFault(WIKIDATA, f"Wikidata {failure}: look at WIKIDATA_BASE_URL") from None
-        except BaseException:
-            self.reset()
-            raise
 
 
 def _error(answer: requests.Response, body: bytes) -> AitpError | None:

@@ -177,4 +177,4 @@ def test_wikidata(server: ScriptedServer, answer: bytes) -> None:
     api = Api(knowledge_settings(f"http://127.0.0.1:{server.port}"), nullcontext, lambda seconds: nullcontext())
     api._wait_for_turn = lambda: None
     attempt(server, answer, lambda: api.query(lambda body: orjson.loads(body)["search"], action="wbsearchentities"))
-    api.reset()
+    api.close()

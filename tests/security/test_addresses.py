@@ -145,7 +145,7 @@ def test_no_title_of_wikidata_leaves_the_path_of_page_views(article: str) -> Non
             api.pageviews(wikidata.read_views, article, "20260101", "20260130")
         except AitpError:
             pass  # no answer to such a question is fine too
-        api.reset()
+        api.close()
 
     for request in server.requests:
         method, target, _ = request.line.split(" ")
@@ -207,7 +207,7 @@ def test_a_redirect_of_wikidata_is_no_answer(trap: Trap) -> None:
         api = Api(settings, nullcontext, lambda seconds: nullcontext())
         with pytest.raises(ServiceFault):
             api.query(json.loads, action="query", meta="siteinfo")
-        api.reset()
+        api.close()
 
     assert trap.sprung() == 0
 

@@ -106,7 +106,7 @@ def list_models(settings: Settings) -> None:
 def look_up(settings: Settings) -> None:
     api = Api(settings, nullcontext, lambda seconds: nullcontext())
     api.query(orjson.loads, action="query", meta="siteinfo")
-    api.reset()
+    api.close()
 
 
 CALLS: list[tuple[str, Callable[[Settings], None]]] = [
