@@ -53,14 +53,14 @@ class QueueKey:
 class NewTask:
     """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed.
 
-    `digest` is what it shares with its duplicates (`ledger.duplicates.fingerprint`), None if it is to have none.
+    `fingerprint` is what it shares with its duplicates (`ledger.duplicates.fingerprint`), None if it is to have none.
     """
 
     id: str
     queue: QueueKey
     content: bytes
     invalid: str | None = None
-    digest: bytes | None = None
+    fingerprint: bytes | None = None
 
 
 class Task(NamedTuple):

@@ -73,12 +73,12 @@ class Ledger:
     def __init__(self, database: Database, rules: LedgerConfig) -> None:
         self._database = database
         breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
-        twins = Duplicates(rules.reuse_seconds)
+        duplicates = Duplicates(rules.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
-        self.inbox = Inbox(database, breakers, self.limits, twins, rules)
+        self.inbox = Inbox(database, breakers, self.limits, duplicates, rules)
         self.claims = Claims(database, breakers, self.limits, rules)
-        self.outbox = Outbox(database, breakers, twins, rules)
+        self.outbox = Outbox(database, breakers, duplicates, rules)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
         self.services = Services(database, breakers)

@@ -349,7 +349,7 @@ class Claims:
             self._budgets.reserve(connection, search.slot, budget.currency, reserved)
         if batch.turn is not None:
             connection.execute(
-                "UPDATE kinds SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (batch.turn, number)
+                "UPDATE queues SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (batch.turn, number)
             )
         self._own(connection, search.slot, provider, gate, world, rows)
         return _Found(route, queue, rows, gate.probe, batch.more, reserved, world)
@@ -452,25 +452,25 @@ def _queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
 
 
 _READY_QUEUES = f"""
-    WITH RECURSIVE waiting (kind) AS (
-        SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE}
+    WITH RECURSIVE waiting (queue) AS (
+        SELECT MIN(queue) FROM tasks WHERE {CLAIMABLE}
         UNION ALL
-        SELECT (SELECT MIN(kind) FROM tasks WHERE {CLAIMABLE} AND kind > waiting.kind)
-        FROM waiting WHERE waiting.kind IS NOT NULL
+        SELECT (SELECT MIN(queue) FROM tasks WHERE {CLAIMABLE} AND queue > waiting.queue)
+        FROM waiting WHERE waiting.queue IS NOT NULL
     )
-    SELECT kinds.id, type, model, failed_at FROM waiting JOIN kinds ON kinds.id = waiting.kind
+    SELECT queues.id, type, model, failed_at FROM waiting JOIN queues ON queues.id = waiting.queue
 """
-_CLAIMED_BY_QUEUE = f"SELECT kind, COUNT(*) FROM tasks WHERE {CLAIMED} GROUP BY kind"
+_CLAIMED_BY_QUEUE = f"SELECT queue, COUNT(*) FROM tasks WHERE {CLAIMED} GROUP BY queue"
 # Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
 _NONE = 2**62
 _OLDEST = "SELECT " + ", ".join(
-    f"COALESCE((SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND kind = ?1 AND is_suspect = {suspect}), {_NONE})"
+    f"COALESCE((SELECT MIN(seq) FROM tasks WHERE {CLAIMABLE} AND queue = ?1 AND is_suspect = {suspect}), {_NONE})"
     for suspect in (0, 1)
 )
 
 
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
-_READY = f"{CLAIMABLE} AND kind = ?1"
+_READY = f"{CLAIMABLE} AND queue = ?1"
 _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
 # A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails.
 _PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
@@ -481,8 +481,8 @@ _SUSPECTS = f"{_READY} AND is_suspect = 1"
 # Whether suspects wait, whether a batch of them is in flight, and whether it was they who went last.
 _TURN = (
     f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {_SUSPECTS}),"
-    f" EXISTS (SELECT 1 FROM tasks WHERE kind = ?1 AND {CLAIMED} AND is_suspect = 1), suspects_last"
-    " FROM kinds WHERE id = ?1"
+    f" EXISTS (SELECT 1 FROM tasks WHERE queue = ?1 AND {CLAIMED} AND is_suspect = 1), suspects_last"
+    " FROM queues WHERE id = ?1"
 )
 # All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
 # failed beside it once. Only those with the same bound go together.

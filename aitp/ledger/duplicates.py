@@ -1,10 +1,10 @@
-"""Twins: tasks of equal type, model and content, of which only the first is bought.
+"""Duplicates: tasks of equal type, model and content, of which only the first, the original, is bought.
 
-The task API makes a second task for the same text when the first takes over five minutes. A twin of a task that is
-still to be run waits for it (`twin_of`), and is finished with its result; should that task fail or go, the oldest twin
-takes its place. A twin of a task that was run lately gets that result at once: from the outbox, or from `answers`,
-where a result stays for a while after its delivery. What is bought under other settings (another mode, another
-prompt, mock mode) is not reused. Everything runs inside a transaction of the caller's.
+The task API makes a second task for the same text when the first takes over five minutes. A duplicate of a task that is
+still to be run waits for it (`duplicate_of`), and is finished with its result; should that task fail or go, the oldest
+duplicate takes its place. A duplicate of a task that was run lately gets that result at once: from the outbox, or from
+`answers`, where a result stays for a while after its delivery. What is bought under other settings (another mode,
+another prompt, mock mode) is not reused. Everything runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from aitp.ledger.engine import Connection, Row, these
-from aitp.tasks import QueueKey
+from aitp.ledger.queue import CLAIMED, FINISHED, READY
+from aitp.tasks import QueueKey, TaskStatus
 
 # 26 MB of vectors. Who is listed later than that many others is bought again.
 MOST_ANSWERS = 2_000
 MOST_BYTES = 65_536  # of one result
 EXPIRED_AT_ONCE = 200
+
+_SUCCEEDED = f"status = '{TaskStatus.SUCCEEDED}'"
+# Whether there are any: the usual case is none. For a select list, served by tasks_duplicates.
+ANY_DUPLICATES = "EXISTS (SELECT 1 FROM tasks WHERE duplicate_of IS NOT NULL)"
 
 
 def fingerprint(queue: QueueKey, content: bytes) -> bytes:
@@ -33,7 +38,7 @@ def fingerprint(queue: QueueKey, content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Reused:
-    """A task that got the result of its twin `of`, an id."""
+    """A task that got the result that was bought for its original `of`, an id."""
 
     id: str
     type: str
@@ -41,57 +46,61 @@ class Reused:
 
 
 class Duplicates:
-    """What is known of equal tasks. `seconds`: how long a result may be reused (0: there are no twins at all)."""
+    """What is known of equal tasks. `seconds`: how long a result may be reused (0: nothing is a duplicate)."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def original(self, connection: Connection, digest: bytes | None) -> int | None:
-        """The task that is still to be run, and that tasks of this digest wait for. Served by tasks_digest."""
-        if digest is None or not self._seconds:
+    def original(self, connection: Connection, fingerprint: bytes | None) -> int | None:
+        """The task that is still to be run, and that tasks of this fingerprint wait for."""
+        if fingerprint is None or not self._seconds:
             return None
         found = connection.execute(
-            "SELECT seq FROM tasks WHERE digest = ? AND twin_of IS NULL AND state IN ('ready', 'claimed') LIMIT 1",
-            (digest,),
+            # Served by tasks_fingerprint.
+            f"SELECT seq FROM tasks WHERE fingerprint = ? AND duplicate_of IS NULL AND ({READY} OR {CLAIMED}) LIMIT 1",
+            (fingerprint,),
         ).get
         return None if found is None else int(found)
 
-    def answer(self, connection: Connection, digest: bytes | None, task_id: str, now: float) -> Row | None:
+    def answer(self, connection: Connection, fingerprint: bytes | None, task_id: str, now: float) -> Row | None:
         """(body, id of the task it was bought for) of a result that a new task may have; None if there is none.
 
         Not the one that was bought for this very task: who lists it again wants it to be run again.
         """
-        if digest is None or not self._seconds:
+        if fingerprint is None or not self._seconds:
             return None
         oldest = now - self._seconds
         row: Row | None = connection.execute(
-            # Served by tasks_digest. Results that other settings led to are older than `reuse_after`.
+            # Served by tasks_fingerprint. Results that other settings led to are older than `reuse_after`.
             "SELECT body, tasks.id FROM tasks JOIN results ON results.seq = tasks.seq"
-            " WHERE digest = ? AND status = 'succeeded' AND finished_at > ?"
+            f" WHERE fingerprint = ? AND {_SUCCEEDED} AND finished_at > ?"
             " AND tasks.seq > (SELECT reuse_after FROM ledger) LIMIT 1",
-            (digest, oldest),
+            (fingerprint, oldest),
         ).fetchone()
         if row is None:
-            # Served by the unique index on digest.
+            # Served by the unique index on fingerprint.
             row = connection.execute(
-                "SELECT body, task_id FROM answers WHERE digest = ? AND task_id <> ? AND finished_at > ?",
-                (digest, task_id, oldest),
+                "SELECT body, task_id FROM answers WHERE fingerprint = ? AND task_id <> ? AND finished_at > ?",
+                (fingerprint, task_id, oldest),
             ).fetchone()
         return row
 
     def keep(self, connection: Connection, seq: int) -> None:
-        """Before a delivered task is removed: keep the result that was bought for it."""
+        """Before a delivered task is removed: keep the result that was bought for it, with the highest number."""
         if not self._seconds:
             return
         connection.execute(
             # A provider is written at the first claim: without one the result is itself a reused one.
-            "INSERT OR REPLACE INTO answers (digest, task_id, body, finished_at)"
-            " SELECT digest, tasks.id, body, finished_at FROM tasks JOIN results ON results.seq = tasks.seq"
-            " WHERE tasks.seq = ? AND digest IS NOT NULL AND provider IS NOT NULL AND status = 'succeeded'"
-            " AND LENGTH(body) <= ? AND tasks.seq > (SELECT reuse_after FROM ledger)",
+            "INSERT INTO answers (number, fingerprint, task_id, body, finished_at)"
+            " SELECT COALESCE((SELECT MAX(number) FROM answers), 0) + 1, fingerprint, tasks.id, body, finished_at"
+            " FROM tasks JOIN results ON results.seq = tasks.seq"
+            f" WHERE tasks.seq = ? AND fingerprint IS NOT NULL AND provider IS NOT NULL AND {_SUCCEEDED}"
+            " AND LENGTH(body) <= ? AND tasks.seq > (SELECT reuse_after FROM ledger)"
+            " ON CONFLICT (fingerprint) DO UPDATE SET number = excluded.number, task_id = excluded.task_id,"
+            " body = excluded.body, finished_at = excluded.finished_at",
             (seq, MOST_BYTES),
         )
-        # A replaced row gets a new number. They rise by one, so this leaves MOST_ANSWERS at most without counting any.
+        # Numbers rise by one, so this leaves MOST_ANSWERS at most without counting any.
         connection.execute("DELETE FROM answers WHERE number <= (SELECT MAX(number) FROM answers) - ?", (MOST_ANSWERS,))
 
     def expire(self, connection: Connection, now: float) -> None:
@@ -108,51 +117,46 @@ class Duplicates:
         )
 
 
-# Whether there are any: the usual case is none. For a select list, served by tasks_twins.
-ANY_TWINS = "EXISTS (SELECT 1 FROM tasks WHERE twin_of IS NOT NULL)"
-
-
-def settle_twins(connection: Connection, seqs: Sequence[int], now: float) -> tuple[Reused, ...]:
-    """These tasks have their results: so have their twins, if they succeeded; else the oldest twins go on."""
+def settle_duplicates(connection: Connection, seqs: Sequence[int], now: float) -> tuple[Reused, ...]:
+    """These tasks have their results: so have their duplicates, if they succeeded; else the oldest of those go on."""
     are_these, bound = these(seqs)
     connection.execute(
         "INSERT INTO results (seq, status, body, finished_at)"
-        " SELECT tasks.seq, status, body, ? FROM tasks JOIN results ON results.seq = twin_of"
-        f" WHERE status = 'succeeded' AND twin_of {are_these}",
+        " SELECT tasks.seq, status, body, CAST(? AS DOUBLE PRECISION)"
+        f" FROM tasks JOIN results ON results.seq = duplicate_of WHERE {_SUCCEEDED} AND duplicate_of {are_these}",
         (now, *bound),
     )
     rows: list[Row] = connection.execute(
-        "SELECT tasks.seq, tasks.id, type, original.id FROM tasks JOIN kinds ON kinds.id = tasks.kind"
-        " JOIN tasks AS original ON original.seq = tasks.twin_of JOIN results ON results.seq = tasks.seq"
-        f" WHERE tasks.twin_of {are_these} ORDER BY tasks.seq",
+        "SELECT tasks.seq, tasks.id, type, original.id FROM tasks JOIN queues ON queues.id = tasks.queue"
+        " JOIN tasks AS original ON original.seq = tasks.duplicate_of JOIN results ON results.seq = tasks.seq"
+        f" WHERE tasks.duplicate_of {are_these} ORDER BY tasks.seq",
         bound,
     ).fetchall()
     are_settled, settled = these(row[0] for row in rows)
-    connection.execute(f"UPDATE tasks SET state = 'finished', twin_of = NULL WHERE seq {are_settled}", settled)
+    connection.execute(f"UPDATE tasks SET {FINISHED}, duplicate_of = NULL WHERE seq {are_settled}", settled)
     hand_on(connection, seqs)
     return tuple(Reused(task_id, type_, original) for _, task_id, type_, original in rows)
 
 
 def hand_on(connection: Connection, seqs: Sequence[int]) -> None:
-    """Nothing more is to be expected of these tasks: of each one's twins the oldest is run, the others wait for it."""
-    if not connection.execute(f"SELECT {ANY_TWINS}").get:
+    """Nothing more is to be expected of these tasks: the oldest duplicate of each is run, the others wait for it."""
+    if not connection.execute(f"SELECT {ANY_DUPLICATES}").get:
         return
     are_these, bound = these(seqs)
     heirs: list[Row] = connection.execute(
-        f"SELECT twin_of, MIN(seq) FROM tasks WHERE twin_of {are_these} GROUP BY twin_of", bound
+        f"SELECT duplicate_of, MIN(seq) FROM tasks WHERE duplicate_of {are_these} GROUP BY duplicate_of", bound
     ).fetchall()
     for original, oldest in heirs:
-        connection.execute("UPDATE tasks SET twin_of = NULL WHERE seq = ?", (oldest,))
-        connection.execute("UPDATE tasks SET twin_of = ? WHERE twin_of = ?", (oldest, original))
+        connection.execute("UPDATE tasks SET duplicate_of = NULL WHERE seq = ?", (oldest,))
+        connection.execute("UPDATE tasks SET duplicate_of = ? WHERE duplicate_of = ?", (oldest, original))
 
 
 def forget_answers(connection: Connection, scope: str) -> None:
     """Settings that decide what results look like are now `scope`: if that is new, no earlier result is reused."""
-    changed = connection.execute(
+    connection.execute(
         "UPDATE ledger SET reuse_scope = ?1,"
-        " reuse_after = COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'tasks'), 0)"
-        " WHERE reuse_scope <> ?1 RETURNING 1",
+        " reuse_after = COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'tasks'), 0) WHERE reuse_scope <> ?1",
         (scope,),
-    ).fetchall()
-    if changed:
+    )
+    if connection.changes():
         connection.execute("DELETE FROM answers")

@@ -73,7 +73,7 @@ class Judgement(NamedTuple):
 
 
 # For select lists. A task that has failed, or whose process has died; and whether all is as it should be.
-ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND kind > 0)"  # the index begins with the kind
+ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND queue > 0)"  # the index begins with the kind
 NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 
 

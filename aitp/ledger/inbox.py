@@ -36,14 +36,14 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What one part of a page brought: tasks that are new, and ids of unreadable documents never seen before.
+    """What one part of a page brought: tasks that are new, and ids of malformed documents never seen before.
 
     `reused`: those of the tasks whose result was there already.
     """
 
     tasks: int
     left_out: int
-    unreadable: tuple[Malformed, ...]
+    malformed: tuple[Malformed, ...]
     reused: tuple[Reused, ...] = ()
 
 
@@ -51,12 +51,12 @@ class Inbox:
     """Polls and admissions."""
 
     def __init__(
-        self, database: Database, breakers: Breakers, limits: Limits, twins: Duplicates, rules: LedgerConfig
+        self, database: Database, breakers: Breakers, limits: Limits, duplicates: Duplicates, rules: LedgerConfig
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
-        self._twins = twins
+        self._duplicates = duplicates
         self._inbox_limit = rules.inbox_limit
         self._threshold = rules.breaker_threshold
 
@@ -91,7 +91,7 @@ class Inbox:
             sequence, uptime = self._database.next_sequence(), self._database.uptime()
             return _begin(connection, slot, sequence, facts, terms.concurrency, uptime)
 
-    def admit(self, poll: Poll, tasks: Iterable[NewTask], unreadable: Iterable[Malformed] = ()) -> Admitted:
+    def admit(self, poll: Poll, tasks: Iterable[NewTask], malformed: Iterable[Malformed] = ()) -> Admitted:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
         with self._database.transaction() as connection:
             now = self._database.clock()
@@ -108,7 +108,7 @@ class Inbox:
                 reused += self._enter(connection, task, poll, now)
                 room -= 1
                 entered += 1
-            return Admitted(entered, left_out, tuple(_set_aside(connection, unreadable)), tuple(reused))
+            return Admitted(entered, left_out, tuple(_set_aside(connection, malformed)), tuple(reused))
 
     def end_poll(
         self,
@@ -139,7 +139,7 @@ class Inbox:
             prune_worlds(connection)
             prune_minutes(connection, now)
             prune_queues(connection)
-            self._twins.expire(connection, now)
+            self._duplicates.expire(connection, now)
             return dropped
 
     def fail_poll(self, poll: Poll, problem: str) -> None:
@@ -151,25 +151,25 @@ class Inbox:
                 _forget_seen(connection)
 
     def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
-        """Enter one new task: to be run, to wait for its twin, or finished already."""
-        answer = self._twins.answer(connection, task.digest, task.id, now)
-        original = None if answer else self._twins.original(connection, task.digest)
+        """Enter one new task: to be run, to wait for its duplicate, or finished already."""
+        answer = self._duplicates.answer(connection, task.fingerprint, task.id, now)
+        original = None if answer else self._duplicates.original(connection, task.fingerprint)
         state = "ready" if task.invalid is None and answer is None else "finished"
         seq = connection.execute(
-            "INSERT INTO tasks (id, kind, state, size, digest, twin_of, entered_sequence, entered_at)"
+            "INSERT INTO tasks (id, queue, state, size, fingerprint, duplicate_of, entered_sequence, entered_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
             (
                 task.id,
                 queue_id(connection, task.queue),
                 state,
                 len(task.content),
-                task.digest,
+                task.fingerprint,
                 original,
                 poll.began_sequence,
                 now,
             ),
         ).get
-        connection.execute("DELETE FROM unreadable WHERE id = ?", (task.id,))
+        connection.execute("DELETE FROM malformed WHERE id = ?", (task.id,))
         if answer is not None:
             body, of = answer
             connection.execute(
@@ -200,14 +200,14 @@ def _is_known(connection: Connection, task_id: str, poll: Poll) -> bool:
     return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
 
 
-def _set_aside(connection: Connection, unreadable: Iterable[Malformed]) -> Iterable[Malformed]:
-    for document in unreadable:
+def _set_aside(connection: Connection, malformed: Iterable[Malformed]) -> Iterable[Malformed]:
+    for document in malformed:
         if document.id is None:
             yield document
             continue
         connection.execute("INSERT OR IGNORE INTO temp.seen (id) VALUES (?)", (document.id,))
         new = connection.execute(
-            "INSERT INTO unreadable (id, reason) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
+            "INSERT INTO malformed (id, reason) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
             (document.id, document.reason),
         ).fetchall()
         if new:
@@ -239,9 +239,9 @@ def _drop_missing(connection: Connection, poll: Poll) -> int:
     seqs = [row[0] for row in gone]
     delete_tasks(connection, seqs)
     hand_on(connection, seqs)
-    connection.execute("UPDATE unreadable SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM temp.seen)")
-    connection.execute("UPDATE unreadable SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
-    connection.execute("DELETE FROM unreadable WHERE missed >= ?", (PAGES_MISSED,))
+    connection.execute("UPDATE malformed SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM temp.seen)")
+    connection.execute("UPDATE malformed SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
+    connection.execute("DELETE FROM malformed WHERE missed >= ?", (PAGES_MISSED,))
     return len(gone)
 
 
@@ -311,7 +311,7 @@ def _poll_facts(
         began_at=began_at,
         regular_at=regular_at,
         failures=failures,
-        # What is there can't be taken in while the inbox is full, of twins that wait for one another for instance.
+        # What is there can't be taken in while the inbox is full, of duplicates that wait for one another for instance.
         more_there=bool(more_there) and waiting_count(connection) < inbox_limit,
         delivered_since=bool(delivered_since),
         ready=ready_count(connection),
@@ -333,8 +333,7 @@ def _begin(connection: Connection, slot: int, sequence: int, facts: PollFacts, c
     held = int(
         # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
         connection.execute(
-            "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM unreadable)"
-            " + (SELECT COUNT(*) FROM tombstones)"
+            "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM malformed) + (SELECT COUNT(*) FROM tombstones)"
         ).get
     )
     limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
@@ -383,5 +382,5 @@ def ready_count(connection: Connection) -> int:
 
 def waiting_count(connection: Connection) -> int:
     """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
-    twins = connection.execute("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL").get
-    return ready_count(connection) + int(twins)
+    duplicates = connection.execute("SELECT COUNT(*) FROM tasks WHERE duplicate_of IS NOT NULL").get
+    return ready_count(connection) + int(duplicates)

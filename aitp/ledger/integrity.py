@@ -62,9 +62,9 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))",
     ),
     (
-        "twins wait for a task that is not going to be run",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE twin_of IS NOT NULL AND twin_of NOT IN"
-        " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND twin_of IS NULL)",
+        "duplicates wait for a task that is not going to be run",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE duplicate_of IS NOT NULL AND duplicate_of NOT IN"
+        " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND duplicate_of IS NULL)",
     ),
     (
         # Limits count by the difference of two ids.
@@ -146,7 +146,7 @@ MIRROR = (
     "   WHERE completed_at >= unixepoch(window_start) AND completed_at < unixepoch(window_end))"
 )
 
-COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "unreadable", "cache")
+COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "malformed", "cache")
 
 
 @dataclass(frozen=True, slots=True)

@@ -397,18 +397,18 @@ class _Saving:
         Tasks that are still to be run are not brought over: the task API lists them again.
         """
         damaged = self._damaged
-        for queue in damaged.numbered("kinds", self._columns("kinds"), "id"):
-            self._enter("kinds", queue)
+        for queue in damaged.numbered("queues", self._columns("queues"), "id"):
+            self._enter("queues", queue)
         tasks = {task["seq"]: task for task in damaged.numbered("tasks", self._columns("tasks"), "seq")}
         # What an index remembers of rows that cannot be read: of a task, its id is enough to deliver its result.
         ids: dict[int, str] = dict(damaged.index("tasks", "sqlite_autoindex_tasks_1", "seq, id"))
         bought: set[int] = set()
         for result in damaged.numbered("results", self._columns("results"), "seq"):
             seq = result["seq"]
-            task = {"seq": seq, "id": ids.get(seq), "kind": None, "entered_sequence": 0, "entered_at": self._now}
+            task = {"seq": seq, "id": ids.get(seq), "queue": None, "entered_sequence": 0, "entered_at": self._now}
             task |= tasks.get(seq, {})
             dead = task.get("state") == "dead" and result.get("refusal") and result.get("refused_at")
-            task |= {"state": "dead" if dead else "finished", "slot": None, "world": None, "twin_of": None}
+            task |= {"state": "dead" if dead else "finished", "slot": None, "world": None, "duplicate_of": None}
             task |= {"is_suspect": 0}
             if self._enter_result(task, result):
                 bought.add(seq)
@@ -423,9 +423,9 @@ class _Saving:
         """A result and its task, both or neither."""
         if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result["body"])):
             return False
-        if not self._new.execute("SELECT 1 FROM kinds WHERE id = ?", (task["kind"],)).get:
-            self._enter("kinds", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
-            task["kind"] = self._new.execute("SELECT id FROM kinds WHERE type = ?", (UNKNOWN,)).get
+        if not self._new.execute("SELECT 1 FROM queues WHERE id = ?", (task["queue"],)).get:
+            self._enter("queues", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
+            task["queue"] = self._new.execute("SELECT id FROM queues WHERE type = ?", (UNKNOWN,)).get
         if not self._enter("tasks", task):
             return False
         if not self._enter("results", result):

@@ -91,13 +91,13 @@ class Outbox:
         self,
         database: Database,
         breakers: Breakers,
-        twins: Duplicates,
+        duplicates: Duplicates,
         rules: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
-        self._twins = twins
+        self._duplicates = duplicates
         self._rules = rules
         self._draw = draw
 
@@ -164,7 +164,7 @@ class Outbox:
         self, connection: Connection, delivery: Delivery, verdict: DeliveryOutcome, refusal: str, now: float
     ) -> None:
         if verdict is DeliveryOutcome.DELIVERED:
-            self._twins.keep(connection, delivery.seq)
+            self._duplicates.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
         elif verdict is DeliveryOutcome.REFUSED:
             connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
@@ -217,7 +217,7 @@ class Outbox:
 
 _FOUND = (
     "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries, conflicts FROM tasks"
-    " JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind WHERE state = 'finished'"
+    " JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue WHERE state = 'finished'"
 )
 # Served by tasks_finished, and by tasks_later.
 _FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?"
@@ -361,7 +361,7 @@ class DeadLetters:
         # A walk over what is held: asked by a person, now and then.
         rows = self._database.read(
             "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
-            f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN kinds ON kinds.id = kind"
+            f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue"
             f" WHERE state = 'dead'{condition} ORDER BY tasks.seq",
             bindings,
         )

@@ -27,7 +27,7 @@ from aitp.ledger.breakers import (
     forget_bugs,
 )
 from aitp.ledger.budgets import Budgets
-from aitp.ledger.duplicates import ANY_TWINS, Reused, settle_twins
+from aitp.ledger.duplicates import ANY_DUPLICATES, Reused, settle_duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.limits import NEWEST_AT, Limits
@@ -79,7 +79,7 @@ class Report:
 class Settled:
     """What a finish or a release made of the tasks: blame and poison are decided.
 
-    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their twins.
+    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their duplicates.
     `frees_others`: others may go on now, or money came back that they wait for. `told`: for a person to hear of.
     """
 
@@ -105,7 +105,7 @@ class _Look(NamedTuple):
 
 
 _CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
-_LOOK = f"SELECT {_CALM}, {ANY_TWINS}, {ANY_BUGS}, {NEWEST_AT}"
+_LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {NEWEST_AT}"
 
 
 class _Attempt:
@@ -204,7 +204,7 @@ class Outcomes:
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
             "SELECT provider, world, seq, tasks.id, type, model, failed_at, attempts, crashes FROM tasks"
-            f" JOIN kinds ON kinds.id = kind WHERE {CLAIMED} AND slot = ? ORDER BY seq",
+            f" JOIN queues ON queues.id = queue WHERE {CLAIMED} AND slot = ? ORDER BY seq",
             (slot,),
         ).fetchall()
         if not rows:
@@ -255,7 +255,7 @@ class Outcomes:
         _store_results(attempt, delivered)
         reused: tuple[Reused, ...] = ()
         if attempt.seen.has_duplicates:
-            reused = settle_twins(attempt.connection, [outcome.task.seq for outcome in delivered], attempt.now)
+            reused = settle_duplicates(attempt.connection, [outcome.task.seq for outcome in delivered], attempt.now)
         retry_at = self._put_back(attempt, returned, judgement, model, cooldown) if returned else None
         return Settled(judgement.outcomes, judgement.breaker, retry_at, None, reused, judgement.cleared, judgement.told)
 
@@ -295,7 +295,7 @@ class Outcomes:
                     due_at = now + POSTPONE_SECONDS * spread
             connection.execute(
                 f"UPDATE tasks SET {READY}, slot = NULL, due_at = ?, attempts = attempts + ?,"
-                " is_suspect = is_suspect | ?, batch_limit = COALESCE(?, batch_limit), kind = COALESCE(?, kind)"
+                " is_suspect = is_suspect | ?, batch_limit = COALESCE(?, batch_limit), queue = COALESCE(?, queue)"
                 " WHERE seq = ?",
                 (due_at, tried, suspect, bound, queue, task.seq),
             )

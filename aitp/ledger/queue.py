@@ -49,18 +49,18 @@ MOST_QUEUES = 200
 def queue_id(connection: Connection, queue: QueueKey) -> int:
     """The row of a queue, made if need be."""
     facts = (queue.type, queue.model, queue.failed_at)
-    found = connection.execute("SELECT id FROM kinds WHERE type = ? AND model = ? AND failed_at = ?", facts).get
+    found = connection.execute("SELECT id FROM queues WHERE type = ? AND model = ? AND failed_at = ?", facts).get
     if found is None:
         found = connection.execute(
-            "INSERT INTO kinds (type, model, failed_at) VALUES (?, ?, ?) RETURNING id", facts
+            "INSERT INTO queues (type, model, failed_at) VALUES (?, ?, ?) RETURNING id", facts
         ).get
     return int(found)
 
 
 def prune_queues(connection: Connection) -> None:
     """Forget queues without tasks: models are named by the API's users, and each misspelt one is a queue."""
-    if int(connection.execute("SELECT COUNT(*) FROM kinds").get) > MOST_QUEUES:
-        connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM tasks)")
+    if int(connection.execute("SELECT COUNT(*) FROM queues").get) > MOST_QUEUES:
+        connection.execute("DELETE FROM queues WHERE id NOT IN (SELECT queue FROM tasks)")
 
 
 # States by name, as conditions and as assignments alike.
@@ -68,7 +68,7 @@ READY, CLAIMED, FINISHED, DEAD = (f"state = '{state}'" for state in TaskState)
 Waiting = Literal[TaskState.READY, TaskState.FINISHED]
 
 # What a worker may claim: exactly the rows in tasks_ready. A duplicate is ready as well, but waits for its original.
-CLAIMABLE = f"{READY} AND due_at IS NULL AND twin_of IS NULL"
+CLAIMABLE = f"{READY} AND due_at IS NULL AND duplicate_of IS NULL"
 
 # When the next row of a state is due, NULL if none waits for its time; for a select list. One search in tasks_later.
 _NEXT_DUE = "(SELECT MIN(due_at) FROM tasks WHERE due_at IS NOT NULL AND state = {})"

@@ -28,7 +28,7 @@ CREATE TABLE ledger (
 ) STRICT;
 INSERT INTO ledger (one, version) VALUES (1, 13);
 
-CREATE TABLE kinds (
+CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
     type TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -37,11 +37,11 @@ CREATE TABLE kinds (
     UNIQUE (type, model, failed_at)
 ) STRICT;
 
--- A task with twin_of waits for the result of its like: it is ready, but not to be claimed.
+-- A task with duplicate_of waits for the result of its like: it is ready, but not to be claimed.
 CREATE TABLE tasks (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    kind INTEGER NOT NULL REFERENCES kinds (id),
+    queue INTEGER NOT NULL REFERENCES queues (id),
     state TEXT NOT NULL CHECK (state IN ('ready', 'claimed', 'finished', 'dead')),
     slot INTEGER,
     due_at REAL,
@@ -53,21 +53,21 @@ CREATE TABLE tasks (
     entered_sequence INTEGER NOT NULL,
     entered_at REAL NOT NULL,
     missed INTEGER NOT NULL DEFAULT 0,
-    digest BLOB,
-    twin_of INTEGER CHECK (twin_of IS NULL OR state = 'ready'),
+    fingerprint BLOB,
+    duplicate_of INTEGER CHECK (duplicate_of IS NULL OR state = 'ready'),
     world INTEGER,
     is_suspect INTEGER NOT NULL DEFAULT 0 CHECK (is_suspect IN (0, 1)),
     CHECK ((state = 'claimed') <= (slot IS NOT NULL)),
     CHECK ((state IN ('ready', 'dead')) <= (slot IS NULL))
 ) STRICT;
-CREATE INDEX tasks_ready ON tasks (kind, is_suspect, seq, due_at, batch_limit, twin_of, state)
-    WHERE state = 'ready' AND due_at IS NULL AND twin_of IS NULL;
-CREATE INDEX tasks_suspect ON tasks (kind, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
+CREATE INDEX tasks_ready ON tasks (queue, is_suspect, seq, due_at, batch_limit, duplicate_of, state)
+    WHERE state = 'ready' AND due_at IS NULL AND duplicate_of IS NULL;
+CREATE INDEX tasks_suspect ON tasks (queue, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
 CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_claimed ON tasks (slot, kind) WHERE state = 'claimed';
+CREATE INDEX tasks_claimed ON tasks (slot, queue) WHERE state = 'claimed';
 CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
-CREATE INDEX tasks_digest ON tasks (digest) WHERE digest IS NOT NULL;
-CREATE INDEX tasks_twins ON tasks (twin_of, seq) WHERE twin_of IS NOT NULL;
+CREATE INDEX tasks_fingerprint ON tasks (fingerprint) WHERE fingerprint IS NOT NULL;
+CREATE INDEX tasks_duplicates ON tasks (duplicate_of, seq) WHERE duplicate_of IS NOT NULL;
 
 CREATE TABLE contents (
     seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
@@ -98,7 +98,7 @@ CREATE TABLE tombstones (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tombstones_sequence ON tombstones (sequence);
 
-CREATE TABLE unreadable (
+CREATE TABLE malformed (
     id TEXT PRIMARY KEY,
     reason TEXT NOT NULL,
     missed INTEGER NOT NULL DEFAULT 0
@@ -184,7 +184,7 @@ CREATE TABLE cache (
 
 CREATE TABLE answers (
     number INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL UNIQUE,
+    fingerprint BLOB NOT NULL UNIQUE,
     task_id TEXT NOT NULL,
     finished_at REAL NOT NULL,
     body BLOB NOT NULL

@@ -36,9 +36,11 @@ from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import Ending, Outcome, QueueKey
 
-# Tasks that are ready, but not before a moment that is set or before their twin, are called waiting; the table has one
-# state for all.
-SHOWN_STATE = "CASE WHEN state = 'ready' AND (due_at IS NOT NULL OR twin_of IS NOT NULL) THEN 'waiting' ELSE state END"
+# Tasks that are ready, but not before a moment that is set or before their original, are called waiting; the table
+# has one state for all.
+SHOWN_STATE = (
+    "CASE WHEN state = 'ready' AND (due_at IS NOT NULL OR duplicate_of IS NOT NULL) THEN 'waiting' ELSE state END"
+)
 
 
 MINUTES_SHOWN = 60
@@ -173,7 +175,7 @@ def queues_in_use(path: Path) -> list[QueueInUse]:
     """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
     with reading(path) as (connection, _):
         found = connection.execute(
-            "SELECT type, model, failed_at, id IN (SELECT kind FROM tasks) FROM kinds ORDER BY id"
+            "SELECT type, model, failed_at, id IN (SELECT queue FROM tasks) FROM queues ORDER BY id"
         )
         return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
 
@@ -217,7 +219,7 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
             )
         ),
         **counts,
-        unreadable=int(connection.execute("SELECT COUNT(*) FROM unreadable").get),
+        unreadable=int(connection.execute("SELECT COUNT(*) FROM malformed").get),
         oldest_ready_age=max(0.0, now - (oldest_ready or now)),
         oldest_finished_age=max(0.0, now - (oldest_finished or now)),
         last_poll_at=polled_at,
@@ -414,7 +416,7 @@ def held_tasks(path: Path, states: Sequence[str], types: Sequence[str], most: in
         rows: list[Row] = connection.execute(
             f"SELECT COUNT(*) OVER (), tasks.id, type, model, {SHOWN_STATE}, attempts, crashes, provider, slot,"
             " entered_at, due_at, COALESCE(refusal, reason, '')"
-            " FROM tasks JOIN kinds ON kinds.id = kind LEFT JOIN results ON results.seq = tasks.seq"
+            " FROM tasks JOIN queues ON queues.id = queue LEFT JOIN results ON results.seq = tasks.seq"
             f" WHERE {' AND '.join(conditions)} ORDER BY tasks.seq LIMIT ?",
             (*bindings, most),
         ).fetchall()

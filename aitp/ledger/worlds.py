@@ -83,7 +83,7 @@ class Worlds:
             return True
         calls = int(
             # Served by tasks_claimed; only while something is wrong, or new.
-            connection.execute(f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND kind = ?", (number,)).get
+            connection.execute(f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND queue = ?", (number,)).get
         )
         if calls and world.row + calls >= max(self._threshold, 1):
             return False

@@ -111,7 +111,7 @@ def _task(task_id: str, type_: str, content: object, settings: Settings | None) 
     try:
         known = processor.parse(content, settings)
         queue, text = QueueKey(type_, known.model), known.to_json()
-        return NewTask(task_id, queue, text, digest=fingerprint(queue, text))
+        return NewTask(task_id, queue, text, fingerprint=fingerprint(queue, text))
     except NonRetryableError as error:
         return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
@@ -197,7 +197,7 @@ class Harvest:
         self.entered += admitted.tasks
         self.left_out += admitted.left_out
         tell_of_reuse(admitted.reused, self._metrics)
-        for document in admitted.unreadable:
+        for document in admitted.malformed:
             log.warning("Document cannot be read, it stays pending", task_id=document.id, reason=document.reason)
 
 

@@ -162,7 +162,7 @@ def _ledger(path: Path) -> tuple[dict[str, str], dict[str, str], list[str]]:
                 " WHERE state = 'dead'"
             )
         )
-        unreadable = [str(task_id) for (task_id,) in connection.execute("SELECT id FROM unreadable")]
+        unreadable = [str(task_id) for (task_id,) in connection.execute("SELECT id FROM malformed")]
         return held, dead, unreadable
     finally:
         connection.close()
@@ -186,7 +186,7 @@ def _truth(path: Path, offset: float) -> dict[str, float]:
             ),
             "aitp_outbox_results": count("SELECT COUNT(*) FROM tasks WHERE state = 'finished'"),
             "aitp_dead_letters": count("SELECT COUNT(*) FROM tasks WHERE state = 'dead'"),
-            "aitp_unreadable_documents": count("SELECT COUNT(*) FROM unreadable"),
+            "aitp_unreadable_documents": count("SELECT COUNT(*) FROM malformed"),
         }
         for service, state in connection.execute("SELECT service, state FROM breakers"):
             truth[f'circuit_breaker_state{{service="{service}"}}'] = {"closed": 0.0, "open": 1.0}.get(state, 2.0)

@@ -33,9 +33,9 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def twins_wait_for_the_same(self) -> None:
-        waiting = dict(self.world.rows("SELECT a.id, b.id FROM tasks AS a JOIN tasks AS b ON b.seq = a.twin_of"))
+        waiting = dict(self.world.rows("SELECT a.id, b.id FROM tasks AS a JOIN tasks AS b ON b.seq = a.duplicate_of"))
         assert waiting == {name: known.twin_of for name, known in self.model.tasks.items() if known.twin_of}
-        kept = self.world.rows("SELECT digest, task_id, finished_at, body FROM answers")
+        kept = self.world.rows("SELECT fingerprint, task_id, finished_at, body FROM answers")
         assert {bytes(text).decode(): (of, at, bytes(body)) for text, of, at, body in kept} == {
             text: (each.of, each.finished_at, result_of(text)) for text, each in self.model.kept.items()
         }

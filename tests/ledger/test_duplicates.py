@@ -214,7 +214,7 @@ def test_waiting_twins_take_room_in_the_inbox_but_are_not_called_ready(create: C
     admitted = enter(world, "c", "d")
 
     assert (admitted.tasks, admitted.left_out) == (1, 1)
-    assert world.value("SELECT COUNT(*) FROM tasks WHERE twin_of IS NOT NULL") == 2
+    assert world.value("SELECT COUNT(*) FROM tasks WHERE duplicate_of IS NOT NULL") == 2
 
 
 def test_other_settings_use_none_of_the_results_of_before(world: World) -> None:
@@ -261,7 +261,7 @@ def test_a_reused_result_is_no_origin_of_others(world: World) -> None:
 def test_results_are_kept_for_so_many_tasks_only(world: World) -> None:
     poll = world.poll()
     texts = [b'"%d"' % number for number in range(MOST_ANSWERS + 10)]
-    tasks = [NewTask(f"t{n}", SMALL, text, digest=fingerprint(SMALL, text)) for n, text in enumerate(texts)]
+    tasks = [NewTask(f"t{n}", SMALL, text, fingerprint=fingerprint(SMALL, text)) for n, text in enumerate(texts)]
     world.ledger.inbox.admit(poll, tasks)
     while isinstance(claim := world.ledger.claims.claim(WORKER, terms(batch=500)), Claim):
         world.finish(claim)

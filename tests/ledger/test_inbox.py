@@ -299,20 +299,20 @@ def test_a_clock_that_steps_back_keeps_no_tombstone_for_long(world: World) -> No
 
 def test_an_unreadable_document_is_told_once_kept_as_an_id_and_forgotten_with_the_api(world: World) -> None:
     odd = [Malformed("x", "unknown type"), Malformed(None, "not an object")]
-    assert [document.id for document in world.listing(unreadable=odd)[0].unreadable] == ["x", None]
-    assert [document.id for document in world.listing(unreadable=odd)[0].unreadable] == [None]
-    assert world.rows("SELECT id FROM unreadable") == [("x",)]
+    assert [document.id for document in world.listing(unreadable=odd)[0].malformed] == ["x", None]
+    assert [document.id for document in world.listing(unreadable=odd)[0].malformed] == [None]
+    assert world.rows("SELECT id FROM malformed") == [("x",)]
     world.listing()
     world.listing()
 
-    assert world.rows("SELECT id FROM unreadable") == []
+    assert world.rows("SELECT id FROM malformed") == []
 
 
 def test_a_document_that_becomes_readable_is_a_task(world: World) -> None:
     world.listing(unreadable=[Malformed("x", "unknown type")])
 
     assert world.listing("x")[0].tasks == 1
-    assert world.rows("SELECT id FROM unreadable") == []
+    assert world.rows("SELECT id FROM malformed") == []
 
 
 def test_ids_and_texts_may_be_anything(world: World) -> None:

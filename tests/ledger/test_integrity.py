@@ -61,7 +61,7 @@ def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
         ("INSERT INTO spending VALUES ('USD', 0, 86400, -1)", "1 amounts of money are less than nothing"),
         ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
         ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
-        ("DELETE FROM kinds", "of tasks belongs to no row of kinds"),
+        ("DELETE FROM queues", "of tasks belongs to no row of queues"),
         ("UPDATE rate_limits SET current_count = 7 WHERE time_period = 'month'", "1 counts of rate_limits are wrong"),
     ],
 )

@@ -141,7 +141,7 @@ class Life(Agreement):
     def admit(self, page: list[str]) -> None:
         assert self.listing is not None
         poll, listed = self.listing
-        tasks = [NewTask(name, SMALL, b"{}", digest=TEXTS[name].encode() or None) for name in page]
+        tasks = [NewTask(name, SMALL, b"{}", fingerprint=TEXTS[name].encode() or None) for name in page]
         try:
             admitted = self.hands.attempt(poll.slot, lambda ledger: ledger.inbox.admit(poll, tasks))
         except Died:

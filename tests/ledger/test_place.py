@@ -165,8 +165,8 @@ def test_a_damaged_database_of_another_program_is_not_called_theirs(folder: Path
         "ALTER TABLE ledger RENAME TO ledges",
         "ALTER TABLE ledger RENAME COLUMN version TO wersion",
         # One definition that is ours is left.
-        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = sql || ' ' WHERE name = 'kinds';"
-        " UPDATE sqlite_schema SET sql = replace(sql, ' INTEGER', ' INT') WHERE name NOT IN ('kinds')",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = sql || ' ' WHERE name = 'queues';"
+        " UPDATE sqlite_schema SET sql = replace(sql, ' INTEGER', ' INT') WHERE name NOT IN ('queues')",
     ],
 )
 def test_a_ledger_that_lost_its_own_table_is_damaged_and_recovered(folder: Path, template: Path, harm: str) -> None:

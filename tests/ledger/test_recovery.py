@@ -107,7 +107,7 @@ def test_an_inner_page_that_is_lost_costs_what_is_below_it_alone(folder: Path, t
     world = lived(folder, template)
     world.change(
         "WITH RECURSIVE number (n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM number WHERE n < 1999)"
-        " INSERT INTO tasks (seq, id, kind, state, entered_sequence, entered_at)"
+        " INSERT INTO tasks (seq, id, queue, state, entered_sequence, entered_at)"
         " SELECT n, 'more' || n, 1, 'finished', 1, 1 FROM number"
     )
     world.change(
@@ -249,8 +249,8 @@ def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> N
 
 def test_no_table_is_forgotten(damaged: Path) -> None:
     found = {name for (name,) in rows(damaged, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    saved = {"ledger", "kinds", "tasks", "results", "task_completions", "spending", "reservations", *KEPT}
-    listed_again_by_the_task_api = {"contents", "polls", "unreadable"}
+    saved = {"ledger", "queues", "tasks", "results", "task_completions", "spending", "reservations", *KEPT}
+    listed_again_by_the_task_api = {"contents", "polls", "malformed"}
     published_at_each_start = {"limits", "budgets", "unpriced"}
     found_out_anew = {"breakers", "cooldowns", "processors", "habits", "request_profiles"}
     gathered_anew = {"worlds", "evidence", "failures", "rate_limits", "minutes", "recent_errors"}
@@ -287,7 +287,9 @@ def test_what_a_later_release_made_is_not_recovered_by_this_one(folder: Path, te
     assert not list(folder.glob("*damaged*"))
 
 
-@pytest.mark.parametrize(("table", "other"), [("ledger", "kinds"), ("task_completions", "kinds"), ("tasks", "results")])
+@pytest.mark.parametrize(
+    ("table", "other"), [("ledger", "queues"), ("task_completions", "queues"), ("tasks", "results")]
+)
 def test_pages_in_each_other_s_place_are_rows_that_make_no_sense(
     damaged: Path, clock: Clock, table: str, other: str
 ) -> None:

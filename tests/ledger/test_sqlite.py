@@ -202,7 +202,7 @@ def test_an_error_in_the_middle_of_a_transaction_leaves_no_trace_and_no_lock(wor
 
 def test_a_violated_constraint_is_a_bug_not_the_machine_s_fault(world: World) -> None:
     with pytest.raises(apsw.ConstraintError):
-        world.change("INSERT INTO kinds (id, type, model) VALUES (1, NULL, NULL)")
+        world.change("INSERT INTO queues (id, type, model) VALUES (1, NULL, NULL)")
 
 
 # The log

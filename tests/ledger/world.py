@@ -159,7 +159,7 @@ class World:
         """A poll that lists these tasks; (what it admitted, how many tasks it dropped). `twins`: of one another."""
         poll = self.poll()
         digest = fingerprint(queue, content) if twins else None
-        tasks = [NewTask(name, queue, content, digest=digest) for name in ids]
+        tasks = [NewTask(name, queue, content, fingerprint=digest) for name in ids]
         admitted = self.ledger.inbox.admit(poll, tasks, unreadable)
         dropped = self.ledger.inbox.end_poll(
             poll,

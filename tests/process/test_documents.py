@@ -101,7 +101,7 @@ def test_half_an_emoji_is_replaced_and_costs_its_task_nothing(text: bytes) -> No
     task = read_document(raw)
     assert isinstance(task, NewTask)
     assert task.invalid is None
-    assert task.digest is not None
+    assert task.fingerprint is not None
     loaded = PROCESSORS["text_embedding"].load(task.content)
     assert "\ufffd" in loaded.text
     assert ("\U0001f600" in loaded.text) is ("whole" in text.decode(errors="replace"))

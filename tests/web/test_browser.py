@@ -128,8 +128,8 @@ def lose_the_master(world: World) -> None:
 
 
 def bury_a_result(world: World) -> None:
-    change(world, "INSERT INTO kinds (id, type, model, failed_at) VALUES (9, 'text_embedding', 'm', '')")
-    change(world, "INSERT INTO tasks (id, kind, state, entered_sequence, entered_at) VALUES ('d', 9, 'dead', 1, 1.0)")
+    change(world, "INSERT INTO queues (id, type, model, failed_at) VALUES (9, 'text_embedding', 'm', '')")
+    change(world, "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('d', 9, 'dead', 1, 1.0)")
 
 
 Story = Callable[[World], None]
