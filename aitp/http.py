@@ -17,15 +17,7 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import (
-    HTTPError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    SSLError,
-    TimeoutError,
-)
+from urllib3 import exceptions as urllib3
 
 from aitp import __version__
 from aitp.tls import Trust
@@ -38,13 +30,13 @@ FINISH_SECONDS = 5.0
 BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
 WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((requests.exceptions.ProxyError, ProxyError), "could not be reached through the proxy"),
-    ((requests.exceptions.SSLError, SSLError), f"{BY_TLS} (is its certificate valid?)"),
-    ((NameResolutionError,), "could not be found: its name does not resolve"),
-    ((NewConnectionError,), "could not be connected to"),
-    ((requests.Timeout, TimeoutError), "did not answer within REQUEST_TIMEOUT"),
+    ((requests.exceptions.ProxyError, urllib3.ProxyError), "could not be reached through the proxy"),
+    ((requests.exceptions.SSLError, urllib3.SSLError), f"{BY_TLS} (is its certificate valid?)"),
+    ((urllib3.NameResolutionError,), "could not be found: its name does not resolve"),
+    ((urllib3.NewConnectionError,), "could not be connected to"),
+    ((requests.Timeout, urllib3.TimeoutError), "did not answer within REQUEST_TIMEOUT"),
 )
-FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
+FAILURES = (requests.RequestException, urllib3.HTTPError, OSError, ValueError)
 
 
 class NoAnswer(Exception):
@@ -202,7 +194,7 @@ class _Adapter(HTTPAdapter):
 def _hung_up(error: requests.ConnectionError) -> bool:
     """Whether the connection ended before an answer began."""
     reason = error.args[0] if error.args else None
-    return isinstance(reason, ProtocolError) and isinstance(reason.args[-1], ConnectionError)
+    return isinstance(reason, urllib3.ProtocolError) and isinstance(reason.args[-1], ConnectionError)
 
 
 def _no_answer(error: Exception) -> NoAnswer:
