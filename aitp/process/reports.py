@@ -65,7 +65,7 @@ def report_of_answer(claim: Claim, answer: Answer) -> Report:
     """The provider answered: each task has its result, or an error of its own."""
     outcomes = [_outcome(task, result) for task, result in zip(claim.tasks, answer.results, strict=True)]
     useless = [outcome for outcome in outcomes if outcome.ending is Ending.RETRY]
-    if len(useless) < len(outcomes):
+    if len(useless) < len(outcomes) or not outcomes:
         return Report(outcomes)
     return Report(outcomes, Failure(Culprit.ANSWER, useless[0].reason))
 

@@ -32,8 +32,8 @@ from aitp.process.reports import (
     warn_of_idleness,
     with_fallback,
 )
-from aitp.processors import PROCESSORS, Content, Context, Processor
-from aitp.providers import build
+from aitp.processors import PROCESSORS, Answer, Content, Context, Processor
+from aitp.providers import Usage, build
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LEDGER_RETRY_SECONDS = 1.0
+NO_ANSWER = Answer([], Usage(0, 0, 0))  # where nothing could be asked
 
 T = TypeVar("T")
 
@@ -90,55 +91,64 @@ class Worker:
             self._process.wake_workers(1)
         if fallback_from := claim.route.fallback_from:
             self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
-        started = time.monotonic()
-        report = dataclasses.replace(self._run(claim), seconds=time.monotonic() - started)
-        settled = self._record(claim, report)
-        self._tell(claim, settled, time.monotonic() - started)
-        self._tasks_left -= len(claim.tasks)
-        return claim
 
-    def _run(self, claim: Claim) -> Report:
-        """One provider call for all tasks of the claim, whatever comes of it."""
-        processor, provider, route = PROCESSORS[claim.queue.type], self._providers[claim.provider], claim.route
-        contents, malformed = self._load(claim, processor)
-        if not contents:
-            return Report(malformed)
+        processor, provider = PROCESSORS[claim.queue.type], self._providers[claim.provider]
+        readable, contents, malformed = self._load(claim, processor)
         provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
         self.task_id = claim.tasks[0].id
-        claim = dataclasses.replace(claim, tasks=tuple(contents))
+        started = time.monotonic()
         try:
             if processor.looks_up:
                 self._context.knowledge.ready()  # before anything is bought that could not be used
-            answer = processor.run(list(contents.values()), provider, self._context_of(claim, processor))
-            report = report_of_answer(claim, answer)
+            answer = processor.run(contents, provider, self._context_of(claim, processor)) if contents else NO_ANSWER
+            report = report_of_answer(readable, answer)
             self._learn_length(claim, processor, report)
-        except Exception as error:
-            if isinstance(error, MemoryError | OSError):
-                log.error("This machine is in trouble, tasks go back", reason=type(error).__name__)
-            elif not isinstance(error, AitpError):
-                log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
-            stranger = isinstance(error, ModelGone) and self._is_stranger(route.model)
-            report = report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
-        optional = () if report.failure is None else provider.optional(route.model, chat=not processor.batched)
-        outcomes = [*malformed, *report.outcomes]
-        report = dataclasses.replace(report, outcomes=outcomes, bill=provider.bill(), optional=optional)
-        # The next claim of these tasks is routed past the provider that failed for them.
-        others = any(option.provider != route.provider for option in self._terms.routes(claim.queue))
-        return with_fallback(report) if others and not claim.queue.failed_at else report
+        except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
+            report = self._report_of(readable, provider, error)
+        seconds = time.monotonic() - started
+        optional = () if report.failure is None else provider.optional(claim.route.model, chat=not processor.batched)
+        report = self._with_fallback(claim, report)
+        report = dataclasses.replace(
+            report,
+            outcomes=[*malformed, *report.outcomes],
+            seconds=seconds,
+            bill=provider.bill(),
+            optional=optional,
+        )
 
-    def _load(self, claim: Claim, processor: Processor[Any]) -> tuple[dict[Task, Content], list[Outcome]]:
-        """What is asked for each task, by the name of the model that is asked; and those that cannot be read."""
-        contents, malformed = dict[Task, Content](), list[Outcome]()
+        settled = self._record(claim, report)
+        self._tell(claim, settled, seconds)
+        self._tasks_left -= len(claim.tasks)
+        return claim
+
+    def _load(self, claim: Claim, processor: Processor[Any]) -> tuple[Claim, list[Content], list[Outcome]]:
+        """The claim without the tasks that cannot be read, what is asked for each of the others, and what becomes of
+        the former. By the name of the model that is asked."""
+        tasks, contents, malformed = list[Task](), list[Content](), list[Outcome]()
         for task in claim.tasks:
             log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
             try:
                 content = processor.load(task.content)
             except NonRetryableError as error:  # stored by a release that took it
                 malformed.append(Outcome(task, Ending.FAILED, reason=str(error)))
-            else:
-                as_named = claim.route.model == claim.queue.model
-                contents[task] = content if as_named else content.model_copy(update={"model": claim.route.model})
-        return contents, malformed
+                continue
+            as_named = claim.route.model == claim.queue.model
+            tasks.append(task)
+            contents.append(content if as_named else content.model_copy(update={"model": claim.route.model}))
+        return dataclasses.replace(claim, tasks=tuple(tasks)), contents, malformed
+
+    def _report_of(self, claim: Claim, provider: MeteredProvider, error: Exception) -> Report:
+        if isinstance(error, MemoryError | OSError):
+            log.error("This machine is in trouble, tasks go back", reason=type(error).__name__)
+        elif not isinstance(error, AitpError):
+            log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
+        stranger = isinstance(error, ModelGone) and self._is_stranger(claim.route.model)
+        return report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
+
+    def _with_fallback(self, claim: Claim, report: Report) -> Report:
+        """The next claim of these tasks is routed past the provider that failed for them, if there is another."""
+        others = any(option.provider != claim.provider for option in self._terms.routes(claim.queue))
+        return with_fallback(report) if others and not claim.queue.failed_at else report
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
         """A stand-in's vectors are to be as long as those of the model that it stands in for."""
