@@ -11,7 +11,7 @@ nonsense as results. Task content is never put into a prompt (`aitp.processors.s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -84,8 +84,4 @@ def _check_variables(template: Template) -> None:
     if not template.is_valid():
         raise ValueError("has a $ that stands for nothing; write $$ for a dollar sign")
     if unknown := sorted(set(template.get_identifiers()) - VARIABLES):
-        raise ValueError(f"names ${unknown[0]}, which is none of {_listed(f'${name}' for name in sorted(VARIABLES))}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+        raise ValueError(f"names ${unknown[0]}, which is none of ${', $'.join(sorted(VARIABLES))}")

@@ -202,40 +202,32 @@ def refusal_of(
     content = response.content
     try:
         body: Any = orjson.loads(content)
-        is_json = isinstance(body, dict | list)
     except orjson.JSONDecodeError:
-        body, is_json = content.decode("utf-8", "replace"), False
+        body = content.decode("utf-8", "replace")
+    is_json = isinstance(body, dict | list)
     page = not is_json and ("html" in response.headers.get("content-type", "") or content.lstrip()[:1] == b"<")
-    said: dict[str, list[str]] = {}
+    said: list[tuple[str, str]] = []
     delays: list[float] = []
     for key, value in _values("" if page else body):
         if delay := _delay(key, value):
             delays.append(delay)
-        elif isinstance(value, str):
-            said.setdefault(key, []).append(value)
-        elif key in _CODES:
-            said.setdefault(key, []).append(str(value))
-    words = " ".join(each for found in said.values() for each in found)[: MOST_WORDS + sum(map(len, texts))]
+        elif isinstance(value, str) or key in _CODES:
+            said.append((key, str(value)))
+    words = " ".join(word for _, word in said)[: MOST_WORDS + sum(map(len, texts))]
     for text in texts:
         if len(text) >= LEAST_QUOTED:
             words = words.replace(text, " ")
     message = " ".join(words.lower().split())[:MOST_WORDS]
-    codes = [each for key in _CODES for each in said.get(key, ())]
-    kind = next(iter(said.get("type", ())), "")
+
+    def first(*keys: str, names: bool = False) -> str:
+        found = [word for key in keys for name, word in said if name == key and not (names and word.isdecimal())]
+        return next(filter(None, found), "")
+
+    kind = first("type")
+    told = _told_delay(response.headers, kind, delays, message)
+    code, param = first(*_CODES, names=True), first(*_PARAMETERS)
     return Refusal(
-        service,
-        response.status_code,
-        model,
-        code=next((code for code in codes if not code.isdecimal()), ""),
-        type=kind,
-        param=next((each for key in _PARAMETERS for each in said.get(key, ()) if each), ""),
-        message=message,
-        page=page,
-        is_json=is_json,
-        delay=_told_delay(response.headers, kind, delays, message),
-        batch=batch,
-        sent=tuple(sent),
-        tier=tier,
+        service, response.status_code, model, code, kind, param, message, page, is_json, told, batch, tuple(sent), tier
     )
 
 

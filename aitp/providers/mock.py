@@ -59,11 +59,36 @@ SNIPPET_WORDS = 12
 
 
 def fake_answer(question: Question, seed: str = "") -> str:
-    """An answer to `question`, as JSON. Nothing in it is true."""
+    """An answer to `question`, as JSON, the same in every run. Nothing in it is true.
+
+    Names are words that the text spells with a capital, so that what is checked against the text holds; closed lists
+    are kept to. The demo's servers give it where their script has no answer.
+    """
     text = text_of(question)
     source = random.Random(f"{seed}\0{question.name}\0{text}")
     names = list(dict.fromkeys(_NAME.findall(text))) or text.split()[:1] or ["?"]
-    return orjson.dumps(_Faker(source, names, " ".join(text.split()[:SNIPPET_WORDS])).value(question.schema)).decode()
+    snippet = " ".join(text.split()[:SNIPPET_WORDS])
+
+    def value(schema: Mapping[str, Any], field: str = "", name: str = "") -> Any:
+        if options := schema.get("enum"):
+            return source.choice(options)
+        if branches := schema.get("anyOf"):
+            return value(next(b for b in branches if b.get("type") != "null"), field, name)
+        match schema.get("type"):
+            case "object":
+                name = source.choice(names)
+                return {key: value(part, key, name) for key, part in schema["properties"].items()}
+            case "array":
+                return [value(schema["items"], field, name) for _ in range(min(len(names), source.randint(1, 2)))]
+            case "number":
+                return round(source.uniform(0.5, 1.0), 2)
+            case "integer":
+                return source.randint(1, 10)
+            case "boolean":
+                return source.random() < 0.5
+        return name if field in _NAMES else snippet
+
+    return orjson.dumps(value(question.schema)).decode()
 
 
 def text_of(question: Question) -> str:
@@ -74,31 +99,3 @@ def text_of(question: Question) -> str:
     except orjson.JSONDecodeError:
         return said
     return str(document.get("text", said)) if isinstance(document, dict) else said
-
-
-class _Faker:
-    def __init__(self, source: random.Random, names: Sequence[str], snippet: str) -> None:
-        self._source = source
-        self._names = names
-        self._snippet = snippet
-
-    def value(self, schema: Mapping[str, Any], field: str = "", name: str = "") -> Any:
-        if options := schema.get("enum"):
-            return self._source.choice(options)
-        if branches := schema.get("anyOf"):
-            return self.value(next(b for b in branches if b.get("type") != "null"), field, name)
-        match schema.get("type"):
-            case "object":
-                name = self._source.choice(self._names)
-                return {key: self.value(part, key, name) for key, part in schema["properties"].items()}
-            case "array":
-                count = min(len(self._names), self._source.randint(1, 2))
-                return [self.value(schema["items"], field, name) for _ in range(count)]
-            case "number":
-                return round(self._source.uniform(0.5, 1.0), 2)
-            case "integer":
-                return self._source.randint(1, 10)
-            case "boolean":
-                return self._source.random() < 0.5
-            case _:
-                return name if field in _NAMES else self._snippet

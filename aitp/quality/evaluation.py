@@ -21,6 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
+from itertools import product
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,36 +71,58 @@ class EvaluationStoppedError(errors.AitpError):
     """Nothing more can be learnt from this provider now; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Case:
-    """One text through one processor. `usage`: of all replies that came, also of those that could not be used."""
+    """One text through one processor, for which it asks the provider, and counts all replies: useless ones cost too."""
 
     task_type: str
     text: LabelledText
+    provider: Provider
     score: Score | None = None
-    failure: Failure | None = None
-    reason: str = ""
+    error: errors.RetryableError | errors.NonRetryableError | None = None
     calls: int = 0
     usage: Usage = NOTHING
     mock: bool = False
 
-
-class Meter:
-    """A provider as processors of chat models know it: counts what another one is asked, and its tokens."""
-
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-        self.name = provider.name
-        self.calls = 0
-        self.usage = NOTHING
-        self.mock = False
+    def attempt(self, context: Context, model: str | None) -> None:
+        """Leaves either a score or an error."""
+        processor, trial = PROCESSORS[self.task_type], TRIALS[self.task_type]
+        self.error = None
+        try:
+            content = processor.parse({**trial.content(self.text, context), "model": model})
+            (result,) = processor.run([content], cast(Provider, self), context).results
+            if isinstance(result, bytes):
+                self.score = trial.score(orjson.loads(result), self.text)
+            else:
+                self.error = result
+        except (errors.RetryableError, errors.NonRetryableError) as error:
+            self.error = error
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
+        """All that processors over a chat model want of a provider."""
         self.calls += 1
-        reply = self._provider.ask(question, model, leave_out)
+        reply = self.provider.ask(question, model, leave_out)
         self.usage += reply.usage
         self.mock |= reply.mock
         return reply
+
+    @property
+    def failure(self) -> Failure | None:
+        match self.error:
+            case None:
+                return None
+            case errors.ModelRefused():
+                return Failure.REFUSED
+            case errors.AnswerCut():
+                return Failure.CUT
+            case errors.UselessAnswer() | errors.RequestRefused() | errors.NonRetryableError():
+                return Failure.UNUSABLE
+        return Failure.UNANSWERED
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long the service wants to be left alone."""
+        return self.error.seconds if isinstance(self.error, errors.CooldownRequired) else 0.0
 
 
 def wait(seconds: float) -> None:
@@ -120,49 +143,17 @@ def evaluate(
     EvaluationStoppedError: credentials or quota are refused, or `OUTAGE` cases in a row had no answer.
     """
     unanswered = 0
-    for text in texts:
-        for task_type in task_types:
-            case, error = _tried(text, task_type, provider, context, model)
-            if isinstance(error, errors.CooldownRequired) and error.seconds <= LONGEST_PAUSE_SECONDS:
-                pause(error.seconds)
-                again, error = _tried(text, task_type, provider, context, model)
-                case = replace(again, calls=case.calls + again.calls, usage=case.usage + again.usage)
-            yield case
-            unanswered = unanswered + 1 if case.failure is Failure.UNANSWERED else 0
-            no_quota = isinstance(error, errors.CooldownRequired) and error.seconds > LONGEST_PAUSE_SECONDS
-            if isinstance(error, errors.CredentialsRefused) or no_quota or unanswered == OUTAGE:
-                raise EvaluationStoppedError(case.reason) from error
-
-
-def _tried(
-    text: LabelledText, task_type: str, provider: Provider, context: Context, model: str | None
-) -> tuple[Case, errors.AitpError | None]:
-    processor, trial, meter = PROCESSORS[task_type], TRIALS[task_type], Meter(provider)
-    score: Score | None = None
-    problem: errors.RetryableError | errors.NonRetryableError | None = None
-    try:
-        content = processor.parse({**trial.content(text, context), "model": model})
-        (result,) = processor.run([content], cast(Provider, meter), context).results
-        if isinstance(result, bytes):
-            score = trial.score(orjson.loads(result), text)
-        else:
-            problem = result
-    except (errors.RetryableError, errors.NonRetryableError) as error:
-        problem = error
-    failure, reason = (None, "") if problem is None else (_kind(problem), str(problem))
-    return Case(task_type, text, score, failure, reason, meter.calls, meter.usage, meter.mock), problem
-
-
-def _kind(error: errors.RetryableError | errors.NonRetryableError) -> Failure:
-    match error:
-        case errors.ModelRefused():
-            return Failure.REFUSED
-        case errors.AnswerCut():
-            return Failure.CUT
-        case errors.RetryableError() if not isinstance(error, errors.UselessAnswer | errors.RequestRefused):
-            return Failure.UNANSWERED
-        case _:
-            return Failure.UNUSABLE
+    for text, task_type in product(texts, task_types):
+        case = Case(task_type, text, provider)
+        case.attempt(context, model)
+        if 0 < case.pause_seconds <= LONGEST_PAUSE_SECONDS:
+            pause(case.pause_seconds)
+            case.attempt(context, model)
+        yield case
+        unanswered = unanswered + 1 if case.failure is Failure.UNANSWERED else 0
+        hopeless = isinstance(case.error, errors.CredentialsRefused) or case.pause_seconds > LONGEST_PAUSE_SECONDS
+        if hopeless or unanswered == OUTAGE:
+            raise EvaluationStoppedError(str(case.error)) from case.error
 
 
 @contextmanager
@@ -254,7 +245,7 @@ class Report:
                 for row in self.rows()
             ],
             "failures": [
-                {"text": case.text.id, "task_type": case.task_type, "kind": case.failure, "reason": case.reason}
+                {"text": case.text.id, "task_type": case.task_type, "kind": case.failure, "reason": str(case.error)}
                 for case in self.failed
             ],
         }
@@ -282,7 +273,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print()
     for case in report.failed:
         # Not markup: a reason may hold brackets.
-        console.print(Text(f"{case.text.id} {case.task_type}: {case.failure}: {case.reason}"))
+        console.print(Text(f"{case.text.id} {case.task_type}: {case.failure}: {case.error}"))
     if report.stopped:
         console.print(Text(f"Stopped after {len(report.cases)} tasks: {report.stopped}", style="bold red"))
 

@@ -106,7 +106,7 @@ def test_failures_calls_and_tokens_are_counted_apart_from_figures(
 
 
 def test_each_failure_is_told_with_its_text_and_reason(report: Report) -> None:
-    told = {(case.text.id, case.task_type): case.reason for case in report.failed}
+    told = {(case.text.id, case.task_type): str(case.error) for case in report.failed}
 
     assert set(told) == {
         ("en-05", "identifying_data"),
