@@ -17,11 +17,11 @@ from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
 from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import CLAIMABLE, LedgerConfig, follow_clock, prune_queues, queue_id
+from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, follow_clock, prune_queues, queue_id
 from aitp.ledger.stats import note_error, prune_minutes
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
-from aitp.tasks import Ending, NewTask, Service, TaskStatus
+from aitp.tasks import Ending, NewTask, Service, TaskState, TaskStatus
 
 PAGES_MISSED = 2
 
@@ -45,204 +45,6 @@ class Admitted:
     left_out: int
     malformed: tuple[Malformed, ...]
     reused: tuple[Reused, ...] = ()
-
-
-class Inbox:
-    """Polls and admissions."""
-
-    def __init__(
-        self, database: Database, breakers: Breakers, limits: Limits, duplicates: Duplicates, rules: LedgerConfig
-    ) -> None:
-        self._database = database
-        self._breakers = breakers
-        self._limits = limits
-        self._duplicates = duplicates
-        self._inbox_limit = rules.inbox_limit
-        self._threshold = rules.breaker_threshold
-
-    def begin_poll(self, slot: int, terms: PollOptions, *, asked: bool = False) -> Poll | NotYet:
-        """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
-
-        A slot does one thing at a time: a poll or delivery that it had not closed is given up.
-        """
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            let_go(connection, self._breakers, slot, now)
-            if connection.execute("SELECT paused FROM ledger").get:
-                return NotYet(None, IdleReason.PAUSED)
-            if self._database.short_of_disk():
-                return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)
-            if _is_underway(connection):
-                # Whoever polls knows better when the next one is due, but may be busy delivering by then.
-                return NotYet(now + max(terms.interval, SHORTEST_PAUSE_SECONDS), IdleReason.UNDERWAY)
-            gate = self._breakers.gate(connection, API_SERVICES, now)
-            if not gate.passes:
-                return NotYet(gate.until, IdleReason.BREAKER)
-            if (until := quiet_until(connection, now)) is not None:
-                return NotYet(until, IdleReason.COOLDOWN)
-            awaited = poll_is_awaited(connection, self._threshold)
-            facts = _poll_facts(connection, terms, now, self._limits, self._inbox_limit, asked=asked, awaited=awaited)
-            # A probe of the task API is due whatever else is: deliveries wait for it.
-            due_at = now if gate.probe else next_poll_at(facts)
-            if due_at > now:
-                return NotYet(due_at)
-            _forget_seen(connection)
-            self._breakers.begin_probe(connection, API_SERVICES, slot)
-            sequence, uptime = self._database.next_sequence(), self._database.uptime()
-            return _begin(connection, slot, sequence, facts, terms.concurrency, uptime)
-
-    def admit(self, poll: Poll, tasks: Iterable[NewTask], malformed: Iterable[Malformed] = ()) -> Admitted:
-        """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            room = 0 if self._database.short_of_disk() else self._inbox_limit - waiting_count(connection)
-            entered = left_out = 0
-            reused: list[Reused] = []
-            for task in tasks:
-                connection.execute("INSERT OR IGNORE INTO temp.seen (id) VALUES (?)", (task.id,))
-                if _is_known(connection, task.id, poll):
-                    continue
-                if room <= 0:
-                    left_out += 1
-                    continue
-                reused += self._enter(connection, task, poll, now)
-                room -= 1
-                entered += 1
-            return Admitted(entered, left_out, tuple(_set_aside(connection, malformed)), tuple(reused))
-
-    def end_poll(
-        self,
-        poll: Poll,
-        *,
-        complete: bool,
-        more_there: bool,
-        regular_at: float,
-        documents: int = 0,
-        problem: str | None = None,
-    ) -> int:
-        """Close a poll that got its answer; return how many tasks were dropped because the API no longer lists them.
-
-        `complete`: the page held everything pending. `more_there`: tasks were left out, of the page or of the inbox.
-        `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
-        """
-        with self._database.transaction() as connection:
-            if not _is_current(connection, poll):
-                return 0
-            now = self._database.clock()
-            # What was missing and is there again was hidden, not gone: the server caps at less than it did.
-            longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
-            dropped = _drop_missing(connection, poll) if complete else 0
-            _forget_seen(connection)
-            clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
-            _end(connection, now, longest_page, more_there, regular_at, problem)
-            prune_completions(connection, now)
-            prune_worlds(connection)
-            prune_minutes(connection, now)
-            prune_queues(connection)
-            self._duplicates.expire(connection, now)
-            return dropped
-
-    def fail_poll(self, poll: Poll, problem: str) -> None:
-        """Close a poll that got no whole answer; what it brought before stays."""
-        with self._database.transaction() as connection:
-            if _is_current(connection, poll):
-                _fail(connection, problem)
-                note_error(connection, self._database.clock(), Service.API, "poll failed", problem)
-                _forget_seen(connection)
-
-    def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
-        """Enter one new task: to be run, to wait for its duplicate, or finished already."""
-        answer = self._duplicates.answer(connection, task.fingerprint, task.id, now)
-        original = None if answer else self._duplicates.original(connection, task.fingerprint)
-        state = "ready" if task.invalid is None and answer is None else "finished"
-        seq = connection.execute(
-            "INSERT INTO tasks (id, queue, state, size, fingerprint, duplicate_of, entered_sequence, entered_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
-            (
-                task.id,
-                queue_id(connection, task.queue),
-                state,
-                len(task.content),
-                task.fingerprint,
-                original,
-                poll.began_sequence,
-                now,
-            ),
-        ).get
-        connection.execute("DELETE FROM malformed WHERE id = ?", (task.id,))
-        if answer is not None:
-            body, of = answer
-            connection.execute(
-                "INSERT INTO results (seq, status, body, finished_at) VALUES (?, ?, ?, ?)",
-                (seq, TaskStatus.SUCCEEDED.value, body, now),
-            )
-            return [Reused(task.id, task.queue.type, of)]
-        if task.invalid is None:
-            connection.execute("INSERT INTO contents (seq, content) VALUES (?, ?)", (seq, task.content))
-        else:
-            connection.execute(
-                "INSERT INTO results (seq, status, reason, finished_at) VALUES (?, ?, ?, ?)",
-                (seq, TaskStatus.FAILED.value, task.invalid, now),
-            )
-            note_error(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.queue.type, [task.id])
-        return []
-
-
-def _forget_seen(connection: Connection) -> None:
-    # What this poll has listed so far: of use to this process only, so it needs no place in the file.
-    connection.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID")
-    connection.execute("DELETE FROM temp.seen")
-
-
-def _is_known(connection: Connection, task_id: str, poll: Poll) -> bool:
-    if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task_id,)).get is not None:
-        return True
-    return is_stale_news(connection, task_id, poll.began_sequence, poll.began_at, poll.began_uptime)
-
-
-def _set_aside(connection: Connection, malformed: Iterable[Malformed]) -> Iterable[Malformed]:
-    for document in malformed:
-        if document.id is None:
-            yield document
-            continue
-        connection.execute("INSERT OR IGNORE INTO temp.seen (id) VALUES (?)", (document.id,))
-        new = connection.execute(
-            "INSERT INTO malformed (id, reason) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1",
-            (document.id, document.reason),
-        ).fetchall()
-        if new:
-            yield document
-
-
-# A provider is written at the first claim, so its absence means that the task was never attempted.
-_UNTOUCHED = "state = 'ready' AND provider IS NULL"
-
-
-def _found_again(connection: Connection) -> bool:
-    """Whether the page lists a task that a complete one before it did not. A walk over what is held, once a poll."""
-    connection.execute(
-        f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {_UNTOUCHED} AND id IN (SELECT id FROM temp.seen)"
-    )
-    return connection.changes() > 0
-
-
-def _drop_missing(connection: Connection, poll: Poll) -> int:
-    """Drop what two complete pages in a row did not list. A walk over what is held, once a poll."""
-    connection.execute(
-        f"UPDATE tasks SET missed = missed + 1 WHERE {_UNTOUCHED} AND entered_sequence < ?"
-        " AND id NOT IN (SELECT id FROM temp.seen)",
-        (poll.began_sequence,),
-    )
-    gone: list[Row] = connection.execute(
-        f"SELECT seq FROM tasks WHERE missed >= ? AND {_UNTOUCHED}", (PAGES_MISSED,)
-    ).fetchall()
-    seqs = [row[0] for row in gone]
-    delete_tasks(connection, seqs)
-    hand_on(connection, seqs)
-    connection.execute("UPDATE malformed SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM temp.seen)")
-    connection.execute("UPDATE malformed SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM temp.seen)")
-    connection.execute("DELETE FROM malformed WHERE missed >= ?", (PAGES_MISSED,))
-    return len(gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,69 +83,186 @@ class NotYet:
     because: IdleReason | None = None
 
 
-def _poll_facts(
-    connection: Connection,
-    terms: PollOptions,
-    now: float,
-    limits: Limits,
-    inbox_limit: int,
-    *,
-    asked: bool,
-    awaited: bool,
-) -> PollFacts:
-    """What the polling decision rests on."""
-    full = list(limits.full(connection, now))
-    room_times = [use.frees_at for use in full if use.frees_at is not None]
-    began_at = connection.execute("SELECT began_at FROM polls").get
-    if began_at is not None and began_at > now:
-        # From before the clock was set back: else polls, and all that waits, would wait for that time to return.
-        connection.execute("UPDATE polls SET began_at = ?", (now,))
-        follow_clock(connection, began_at - now, now)
-    began_at, regular_at, failures, more_there, delivered_since = connection.execute(
-        # Served by tombstones_sequence.
-        "SELECT began_at, regular_at, failures, more_there,"
-        " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
-    ).get
-    recent = completions_since(connection, now - 60.0)
-    return PollFacts(
-        now=now,
-        interval=terms.interval,
-        began_at=began_at,
-        regular_at=regular_at,
-        failures=failures,
-        # What is there can't be taken in while the inbox is full, of duplicates that wait for one another for instance.
-        more_there=bool(more_there) and waiting_count(connection) < inbox_limit,
-        delivered_since=bool(delivered_since),
-        ready=ready_count(connection),
-        low_water=terms.concurrency * terms.batch_size,
-        appetite=appetite(recent / 60.0, terms.interval, terms.concurrency, terms.batch_size),
-        inbox_limit=inbox_limit,
-        full=bool(full),
-        room_at=max(room_times) if len(room_times) == len(full) and full else None,
-        asked=asked,
-        awaited=awaited,
-    )
+class Inbox:
+    """Polls and admissions."""
 
+    def __init__(
+        self, database: Database, breakers: Breakers, limits: Limits, duplicates: Duplicates, config: LedgerConfig
+    ) -> None:
+        self._database = database
+        self._breakers = breakers
+        self._limits = limits
+        self._duplicates = duplicates
+        self._inbox_limit = config.inbox_limit
+        self._threshold = config.breaker_threshold
 
-def _begin(connection: Connection, slot: int, sequence: int, facts: PollFacts, concurrency: int, uptime: float) -> Poll:
-    """Take the poll for `slot`. Closed by `end` or `fail`, or by the end of the slot's process."""
-    connection.execute(
-        "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, facts.now)
-    )
-    held = int(
-        # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
-        connection.execute(
-            "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM malformed) + (SELECT COUNT(*) FROM tombstones)"
+    def begin_poll(self, slot: int, options: PollOptions, *, asked: bool = False) -> Poll | NotYet:
+        """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
+
+        Closed by `end_poll` or `fail_poll`, or by the end of the slot's process. A slot does one thing at a time: a
+        poll or delivery that it had not closed is given up.
+        """
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            let_go(connection, self._breakers, slot, now)
+            if connection.execute("SELECT paused FROM ledger").get:
+                return NotYet(None, IdleReason.PAUSED)
+            if self._database.short_of_disk():
+                return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)
+            if connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get:
+                # Whoever polls knows better when the next one is due, but may be busy delivering by then.
+                return NotYet(now + max(options.interval, SHORTEST_PAUSE_SECONDS), IdleReason.UNDERWAY)
+            gate = self._breakers.gate(connection, API_SERVICES, now)
+            if not gate.passes:
+                return NotYet(gate.until, IdleReason.BREAKER)
+            if (until := quiet_until(connection, now)) is not None:
+                return NotYet(until, IdleReason.COOLDOWN)
+            facts = self._facts(connection, options, now, asked=asked)
+            # A probe of the task API is due whatever else is: deliveries wait for it.
+            due_at = now if gate.probe else next_poll_at(facts)
+            if due_at > now:
+                return NotYet(due_at)
+            _forget_seen(connection)
+            self._breakers.begin_probe(connection, API_SERVICES, slot)
+            sequence = self._database.next_sequence()
+            connection.execute(
+                "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, now)
+            )
+            # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
+            held, longest_page = connection.execute(
+                "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM malformed)"
+                " + (SELECT COUNT(*) FROM tombstones), longest_page FROM polls"
+            ).get
+            limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, options.concurrency)
+            return Poll(slot, sequence, now, limit, self._database.uptime(), longest_page)
+
+    def _facts(self, connection: Connection, options: PollOptions, now: float, *, asked: bool) -> PollFacts:
+        """What the polling decision rests on."""
+        full = self._limits.full(connection, now)
+        room_times = [use.frees_at for use in full if use.frees_at is not None]
+        began_at = connection.execute("SELECT began_at FROM polls").get
+        if began_at is not None and began_at > now:
+            # From before the clock was set back: else polls, and all that waits, would wait for that time to return.
+            connection.execute("UPDATE polls SET began_at = ?", (now,))
+            follow_clock(connection, began_at - now, now)
+        began_at, regular_at, failures, more_there, delivered_since = connection.execute(
+            # Served by tombstones_sequence.
+            "SELECT began_at, regular_at, failures, more_there,"
+            " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
         ).get
-    )
-    limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, concurrency)
-    longest_page = int(connection.execute("SELECT longest_page FROM polls").get)
-    return Poll(slot, sequence, facts.now, limit, uptime, longest_page)
+        ready, waiting = _held(connection)
+        return PollFacts(
+            now=now,
+            interval=options.interval,
+            began_at=began_at,
+            regular_at=regular_at,
+            failures=failures,
+            # What is there can't be taken in while the inbox is full, of duplicates that wait for one another say.
+            more_there=bool(more_there) and waiting < self._inbox_limit,
+            delivered_since=bool(delivered_since),
+            ready=ready,
+            low_water=options.concurrency * options.batch_size,
+            appetite=appetite(
+                completions_since(connection, now - 60.0) / 60.0,
+                options.interval,
+                options.concurrency,
+                options.batch_size,
+            ),
+            inbox_limit=self._inbox_limit,
+            full=bool(full),
+            room_at=max(room_times) if len(room_times) == len(full) and full else None,
+            asked=asked,
+            awaited=poll_is_awaited(connection, self._threshold),
+        )
 
+    def admit(self, poll: Poll, tasks: Iterable[NewTask], malformed: Iterable[Malformed] = ()) -> Admitted:
+        """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
+        with self._database.transaction() as connection:
+            now = self._database.clock()
+            _, waiting = _held(connection)
+            room = 0 if self._database.short_of_disk() else self._inbox_limit - waiting
+            entered = left_out = 0
+            reused: list[Reused] = []
+            for task in tasks:
+                connection.execute(_SEEN, (task.id,))
+                if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task.id,)).get or is_stale_news(
+                    connection, task.id, poll.began_sequence, poll.began_at, poll.began_uptime
+                ):
+                    continue
+                if room <= 0:
+                    left_out += 1
+                    continue
+                reused += self._enter(connection, task, poll, now)
+                room -= 1
+                entered += 1
+            return Admitted(entered, left_out, tuple(_set_aside(connection, malformed)), tuple(reused))
 
-def _is_underway(connection: Connection) -> bool:
-    """Whether someone polls now."""
-    return connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get is not None
+    def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
+        """Enter one new task: to be run, to wait for its original, or finished already."""
+        answer = self._duplicates.answer(connection, task.fingerprint, task.id, now)
+        original = None if answer else self._duplicates.original(connection, task.fingerprint)
+        state = TaskState.READY if task.invalid is None and answer is None else TaskState.FINISHED
+        queue, size = queue_id(connection, task.queue), len(task.content)
+        seq = connection.execute(
+            "INSERT INTO tasks (id, queue, state, size, fingerprint, duplicate_of, entered_sequence, entered_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+            (task.id, queue, state, size, task.fingerprint, original, poll.began_sequence, now),
+        ).get
+        connection.execute("DELETE FROM malformed WHERE id = ?", (task.id,))
+        if answer is not None:
+            body, of = answer
+            connection.execute(_RESULT, (seq, TaskStatus.SUCCEEDED, body, "", now))
+            return [Reused(task.id, task.queue.type, of)]
+        if task.invalid is None:
+            connection.execute("INSERT INTO contents (seq, content) VALUES (?, ?)", (seq, task.content))
+        else:
+            connection.execute(_RESULT, (seq, TaskStatus.FAILED, None, task.invalid, now))
+            note_error(connection, now, Service.API, Ending.FAILED.value, task.invalid, task.queue.type, [task.id])
+        return []
+
+    def end_poll(
+        self,
+        poll: Poll,
+        *,
+        complete: bool,
+        more_there: bool,
+        regular_at: float,
+        documents: int = 0,
+        problem: str | None = None,
+    ) -> int:
+        """Close a poll that got its answer; return how many tasks were dropped because the API no longer lists them.
+
+        `complete`: the page held everything pending. `more_there`: tasks were left out, of the page or of the inbox.
+        `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
+        """
+        with self._database.transaction() as connection:
+            if not _is_current(connection, poll):
+                return 0
+            now = self._database.clock()
+            # What was missing and is there again was hidden, not gone: the server caps at less than it did.
+            longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
+            dropped = _drop_missing(connection, poll) if complete else 0
+            _forget_seen(connection)
+            clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
+            connection.execute(
+                "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
+                " more_there = ?, problem = ?",
+                (regular_at, now, longest_page, more_there, problem),
+            )
+            prune_completions(connection, now)
+            prune_worlds(connection)
+            prune_minutes(connection, now)
+            prune_queues(connection)
+            self._duplicates.expire(connection, now)
+            return dropped
+
+    def fail_poll(self, poll: Poll, problem: str) -> None:
+        """Close a poll that got no whole answer; what it brought before stays."""
+        with self._database.transaction() as connection:
+            if _is_current(connection, poll):
+                connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
+                note_error(connection, self._database.clock(), Service.API, "poll failed", problem)
+                _forget_seen(connection)
 
 
 def _is_current(connection: Connection, poll: Poll) -> bool:
@@ -354,33 +273,66 @@ def _is_current(connection: Connection, poll: Poll) -> bool:
     return owner.get is not None
 
 
-def _end(
-    connection: Connection, now: float, longest_page: int, more_there: bool, regular_at: float, problem: str | None
-) -> None:
-    """Close a poll that got its answer."""
+def _held(connection: Connection) -> tuple[int, int]:
+    """Tasks that may be claimed, now or later; and those and their duplicates, which INBOX_LIMIT bounds.
+
+    Counted in tasks_ready, tasks_later and tasks_duplicates: no row is read.
+    """
+    ready, duplicates = connection.execute(
+        f"SELECT (SELECT COUNT(*) FROM tasks WHERE {CLAIMABLE})"
+        f" + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND {READY}),"
+        " (SELECT COUNT(*) FROM tasks WHERE duplicate_of IS NOT NULL)"
+    ).get
+    return ready, ready + duplicates
+
+
+_RESULT = "INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)"
+_SEEN = "INSERT INTO seen (id) VALUES (?) ON CONFLICT DO NOTHING"
+
+
+def _forget_seen(connection: Connection) -> None:
+    # What this poll has listed so far: of use to this process only, so it needs no place in the file.
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY)")
+    connection.execute("DELETE FROM seen")
+
+
+def _set_aside(connection: Connection, malformed: Iterable[Malformed]) -> Iterable[Malformed]:
+    """Those that were never seen before."""
+    for document in malformed:
+        if document.id is not None:
+            connection.execute(_SEEN, (document.id,))
+            connection.execute(
+                "INSERT INTO malformed (id, reason) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (document.id, document.reason),
+            )
+        if document.id is None or connection.changes():
+            yield document
+
+
+# A provider is written at the first claim, so its absence means that the task was never attempted.
+_UNTOUCHED = f"{READY} AND provider IS NULL"
+
+
+def _found_again(connection: Connection) -> bool:
+    """Whether the page lists a task that a complete one before it did not. A walk over what is held, once a poll."""
+    connection.execute(f"UPDATE tasks SET missed = 0 WHERE missed > 0 AND {_UNTOUCHED} AND id IN (SELECT id FROM seen)")
+    return connection.changes() > 0
+
+
+def _drop_missing(connection: Connection, poll: Poll) -> int:
+    """Drop what two complete pages in a row did not list. A walk over what is held, once a poll."""
     connection.execute(
-        "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
-        " more_there = ?, problem = ?",
-        (regular_at, now, longest_page, more_there, problem),
+        f"UPDATE tasks SET missed = missed + 1 WHERE {_UNTOUCHED} AND entered_sequence < ?"
+        " AND id NOT IN (SELECT id FROM seen)",
+        (poll.began_sequence,),
     )
-
-
-def _fail(connection: Connection, problem: str) -> None:
-    """Close a poll that got no whole answer."""
-    connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
-
-
-def ready_count(connection: Connection) -> int:
-    """Tasks that may be claimed, now or later. Counted in tasks_ready and tasks_later, no row is read."""
-    return int(
-        connection.execute(
-            f"SELECT (SELECT COUNT(*) FROM tasks WHERE {CLAIMABLE})"
-            " + (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL AND state = 'ready')"
-        ).get
-    )
-
-
-def waiting_count(connection: Connection) -> int:
-    """What INBOX_LIMIT bounds: all that is still to be run, and those that wait for it. Counted in indexes."""
-    duplicates = connection.execute("SELECT COUNT(*) FROM tasks WHERE duplicate_of IS NOT NULL").get
-    return ready_count(connection) + int(duplicates)
+    gone: list[Row] = connection.execute(
+        f"SELECT seq FROM tasks WHERE missed >= ? AND {_UNTOUCHED}", (PAGES_MISSED,)
+    ).fetchall()
+    seqs = [row[0] for row in gone]
+    delete_tasks(connection, seqs)
+    hand_on(connection, seqs)
+    connection.execute("UPDATE malformed SET missed = 0 WHERE missed > 0 AND id IN (SELECT id FROM seen)")
+    connection.execute("UPDATE malformed SET missed = missed + 1 WHERE id NOT IN (SELECT id FROM seen)")
+    connection.execute("DELETE FROM malformed WHERE missed >= ?", (PAGES_MISSED,))
+    return len(gone)
