@@ -7,7 +7,6 @@ SQLite keeps no checksums.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,6 @@ from aitp.ledger.sqlite import (
     open_to_check,
     our_definitions,
 )
-from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import Service
 from aitp.validators import zone_name
 
@@ -93,30 +91,6 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
     ),
     (
-        "tasks that have failed are no suspects",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE is_suspect = 0 AND state IN ('ready', 'claimed')"
-        " AND (attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL)",
-    ),
-    (
-        "suspects are not to be run any more",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE is_suspect = 1 AND state NOT IN ('ready', 'claimed')",
-    ),
-    (
-        "tasks have evidence against them and are no suspects",
-        "SELECT COUNT(*), MIN(seq) FROM evidence WHERE seq NOT IN (SELECT seq FROM tasks WHERE is_suspect = 1)",
-    ),
-    (
-        "rows name worlds that are not there",
-        "SELECT COUNT(*), NULL FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL SELECT world"
-        " FROM evidence UNION ALL SELECT world FROM failures) AS those WHERE world NOT IN (SELECT id FROM worlds)",
-    ),
-    (
-        # Nobody else would be sent there for as long as that process lives.
-        "worlds are probed by slots that have nothing claimed, or without being paused",
-        "SELECT COUNT(*), MIN(id) FROM worlds WHERE probe_slot IS NOT NULL AND (paused_until IS NULL"
-        " OR probe_slot NOT IN (SELECT slot FROM tasks WHERE state = 'claimed'))",
-    ),
-    (
         "money is reserved for slots that have nothing claimed",
         "SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN"
         " (SELECT slot FROM tasks WHERE state = 'claimed')",
@@ -137,13 +111,6 @@ PROMISES: tuple[tuple[str, str], ...] = (
         "rows are missing in the tables of one row, ledger and polls",
         "SELECT 2 - (SELECT COUNT(*) FROM ledger) - (SELECT COUNT(*) FROM polls), NULL",
     ),
-)
-
-# The mirror of the calendar windows, where no pruning can have come between.
-MIRROR = (
-    "SELECT COUNT(*), NULL FROM rate_limits WHERE window_start >= ? AND current_count <>"
-    " (SELECT COUNT(*) FROM task_completions"
-    "   WHERE completed_at >= unixepoch(window_start) AND completed_at < unixepoch(window_end))"
 )
 
 COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "malformed", "cache")
@@ -212,9 +179,7 @@ def _look_at_rows(connection: Any, size: int) -> Checkup:
     if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
         problems = [f"{name} is not defined as this release defines it" for name in unlike]
         return Checkup(version, tuple(problems), {}, size)
-    oldest = time.strftime("%Y-%m-%d", time.gmtime(time.time() - LONGEST_WINDOW_SECONDS + 86_400))
     problems = [_broken(connection, *promise) for promise in PROMISES]
-    problems.append(_broken(connection, "counts of rate_limits are wrong", MIRROR, oldest))
     problems += [_uncounted(connection, *index) for index in _indexes(connection)]
     try:
         zone_name(str(connection.execute("SELECT timezone FROM ledger").get))
@@ -226,8 +191,8 @@ def _look_at_rows(connection: Any, size: int) -> Checkup:
     return Checkup(version, tuple(problem for problem in problems if problem), rows, size)
 
 
-def _broken(connection: Connection, promise: str, query: str, *bindings: str) -> str:
-    count, first = connection.execute(query, bindings).fetchone() or (0, None)
+def _broken(connection: Connection, promise: str, query: str) -> str:
+    count, first = connection.execute(query).fetchone() or (0, None)
     if not count:
         return ""
     return f"{count} {promise}" + ("" if first is None else f" (row {first} first)")

@@ -9,6 +9,21 @@ from aitp.ledger.limits import use_of_limits
 from tests.ledger.life_model import TEXTS, Listed, Model, result_of
 from tests.ledger.world import World
 
+# What no row may be, of suspects and worlds: of these the service depends on none, but each would be a bug.
+NEVER = (
+    # Tasks that have failed are suspects, and only those that are still to be run.
+    "SELECT * FROM tasks WHERE is_suspect = 0 AND state IN ('ready', 'claimed')"
+    " AND (attempts > 0 OR crashes > 0 OR batch_limit IS NOT NULL)",
+    "SELECT * FROM tasks WHERE is_suspect = 1 AND state NOT IN ('ready', 'claimed')",
+    "SELECT * FROM evidence WHERE seq NOT IN (SELECT seq FROM tasks WHERE is_suspect = 1)",
+    # Rows name worlds that are there.
+    "SELECT * FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL SELECT world FROM evidence"
+    " UNION ALL SELECT world FROM failures) WHERE world NOT IN (SELECT id FROM worlds)",
+    # Nobody else would be sent there for as long as that process lives.
+    "SELECT * FROM worlds WHERE probe_slot IS NOT NULL AND (paused_until IS NULL"
+    " OR probe_slot NOT IN (SELECT slot FROM tasks WHERE state = 'claimed'))",
+)
+
 
 class Agreement(RuleBasedStateMachine):
     """`listing`: the poll underway, in both."""
@@ -54,6 +69,11 @@ class Agreement(RuleBasedStateMachine):
         assert self.world.value("SELECT COUNT(*) FROM contents WHERE seq NOT IN (SELECT seq FROM tasks)") == 0
         to_be_run = "SELECT COUNT(*) FROM tasks WHERE state IN ('ready', 'claimed') AND seq NOT IN"
         assert self.world.value(f"{to_be_run} (SELECT seq FROM contents)") == 0
+
+    @invariant()
+    def suspects_and_worlds_are_in_order(self) -> None:
+        for never in NEVER:
+            assert self.world.rows(never) == []
 
     @invariant()
     def every_attempt_counts_once(self) -> None:

@@ -45,24 +45,10 @@ def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
         ("DELETE FROM breakers", "5 breakers of services are missing"),
         ("DELETE FROM breakers WHERE service = 'wikidata'", "1 breakers of services are missing"),
         ("UPDATE breakers SET state = 'half-open' WHERE service = 'api'", "1 breakers are half-open without a probe"),
-        ("UPDATE tasks SET attempts = 1 WHERE id = 'new9'", "1 tasks that have failed are no suspects"),
-        ("UPDATE tasks SET is_suspect = 1 WHERE seq = 60", "1 suspects are not to be run any more (row 60 first)"),
-        (
-            "INSERT INTO evidence VALUES (340, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)",
-            "1 tasks have evidence against them and are no suspects (row 340 first)",
-        ),
-        ("UPDATE tasks SET world = 99 WHERE seq = 340", "1 rows name worlds that are not there"),
-        ("INSERT INTO failures (provider, world, culprit, tasks) VALUES ('', 99, '', '')", "1 rows name worlds"),
-        ("UPDATE worlds SET probe_slot = 101", "1 worlds are probed by slots that have nothing claimed, or without"),
-        (
-            "UPDATE worlds SET probe_slot = 102, paused_since = 1, paused_until = 2",
-            "1 worlds are probed by slots that have nothing claimed",
-        ),
         ("INSERT INTO spending VALUES ('USD', 0, 86400, -1)", "1 amounts of money are less than nothing"),
         ("UPDATE ledger SET sequence = 1", "rows are ahead of the ledger's own sequence"),
         ("DELETE FROM polls", "1 rows are missing in the tables of one row"),
         ("DELETE FROM queues", "of tasks belongs to no row of queues"),
-        ("UPDATE rate_limits SET current_count = 7 WHERE time_period = 'month'", "1 counts of rate_limits are wrong"),
     ],
 )
 def test_each_broken_promise_is_found(
