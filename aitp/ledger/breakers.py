@@ -17,16 +17,15 @@ call that it was claimed for (Wikidata), passes through `Services`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
 import pybreaker
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.ledger.engine import Connection, Database, Row
-from aitp.tasks import Health, Service
+from aitp.ledger.engine import Connection, Database
+from aitp.tasks import BreakerState, Health, Service
 
 # What a poll and a delivery need, in the order in which they need it: a token comes before the call.
 API_SERVICES = (Service.OAUTH.value, Service.API.value)
@@ -58,75 +57,14 @@ class _Fault(Exception):
     """How a fault is put to pybreaker."""
 
 
-class _Row(pybreaker.CircuitBreakerStorage):
-    """One row of `breakers`, read in this transaction, as pybreaker's storage. `write` puts it back."""
-
-    def __init__(self, connection: Connection, service: str, now: float) -> None:
-        super().__init__(service)
-        self._connection = connection
-        self._now = now
-        self._state, self._counter, self._opened_at, self.probe_slot = connection.execute(
-            "SELECT state, failures, opened_at, probe_slot FROM breakers WHERE service = ?", (service,)
-        ).get
-        self._successes = 0
-        self.reason = ""
-
-    @property
-    def state(self) -> str:
-        return str(self._state)
-
-    @state.setter
-    def state(self, state: str) -> None:
-        self._state = state
-
-    @property
-    def counter(self) -> int:
-        return int(self._counter)
-
-    def increment_counter(self) -> None:
-        self._counter += 1
-
-    def reset_counter(self) -> None:
-        self._counter = 0
-
-    @property
-    def success_counter(self) -> int:
-        return self._successes
-
-    def increment_success_counter(self) -> None:
-        self._successes += 1
-
-    def reset_success_counter(self) -> None:
-        self._successes = 0
-
-    @property
-    def opened_at(self) -> datetime | None:
-        return None
-
-    @opened_at.setter
-    def opened_at(self, instant: datetime) -> None:
-        # pybreaker reads its own clock; the ledger goes by the one it was given.
-        self._opened_at = self._now
-
-    def write(self) -> None:
-        self._connection.execute(
-            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?"
-            " WHERE service = ?",
-            (
-                self._state,
-                self._counter,
-                None if self._state == pybreaker.STATE_CLOSED else self._opened_at,
-                self.reason,
-                self.name,
-            ),
-        )
-
+# States by name, as conditions and as assignments alike.
+_CLOSED, _OPEN, _HALF_OPEN = (f"state = '{state}'" for state in BreakerState)
 
 # What every gate is while ALL_CLOSED, which is for a select list.
 WIDE_OPEN = Gate(True)
-ALL_CLOSED = "NOT EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
+ALL_CLOSED = f"NOT EXISTS (SELECT 1 FROM breakers WHERE NOT {_CLOSED})"
 # Whether a service's breaker is closed and nothing has failed lately: a healthy call then says nothing new.
-IS_CALM = "EXISTS (SELECT 1 FROM breakers WHERE service = ? AND state = 'closed' AND failures = 0)"
+IS_CALM = f"EXISTS (SELECT 1 FROM breakers WHERE service = ? AND {_CLOSED} AND failures = 0)"
 
 
 class Breakers:
@@ -143,9 +81,9 @@ class Breakers:
             state, opened_at = connection.execute(
                 "SELECT state, opened_at FROM breakers WHERE service = ?", (service,)
             ).get
-            if state == pybreaker.STATE_HALF_OPEN:
+            if state == BreakerState.HALF_OPEN:
                 return Gate(False, service=service)
-            if state == pybreaker.STATE_OPEN:
+            if state == BreakerState.OPEN:
                 if opened_at > now:
                     # The clock was set back: as if it had opened now, or the probe would wait for that time to return.
                     opened_at = now
@@ -158,7 +96,7 @@ class Breakers:
     def begin_probe(self, connection: Connection, services: Sequence[str], slot: int) -> None:
         """Move the open ones among `services` to half-open, with `slot` as the only one that may call them."""
         connection.executemany(
-            "UPDATE breakers SET state = 'half-open', probe_slot = ? WHERE service = ? AND state = 'open'",
+            f"UPDATE breakers SET {_HALF_OPEN}, probe_slot = ? WHERE service = ? AND {_OPEN}",
             [(slot, service) for service in services],
         )
 
@@ -169,30 +107,36 @@ class Breakers:
 
         Outcomes of calls that were already under way when the breaker opened say nothing: only the probe's counts then.
         """
-        row = _Row(connection, service, now)
-        before = row.state
-        probing = before == pybreaker.STATE_HALF_OPEN and row.probe_slot == slot
-        if not (before == pybreaker.STATE_CLOSED or probing):
+        before, failures, opened_at, prober = connection.execute(
+            "SELECT state, failures, opened_at, probe_slot FROM breakers WHERE service = ?", (service,)
+        ).get
+        probing = before == BreakerState.HALF_OPEN and prober == slot
+        if not (before == BreakerState.CLOSED or probing):
             return None
         if health is Health.UNKNOWN:
             if probing:
                 self._put_off(connection, service, now)
             return None
-        if health is Health.HEALTHY and before == pybreaker.STATE_CLOSED and row.counter == 0:
+        if health is Health.HEALTHY and before == BreakerState.CLOSED and failures == 0:
             return None
-        row.reason = "" if health is Health.HEALTHY else reason
-        breaker = pybreaker.CircuitBreaker(
-            fail_max=self._threshold, state_storage=row, name=service, throw_new_error_on_trip=False
-        )
+        row = pybreaker.CircuitMemoryStorage(before)
+        for _ in range(failures):
+            row.increment_counter()
+        breaker = pybreaker.CircuitBreaker(self._threshold, state_storage=row, throw_new_error_on_trip=False)
         if health is Health.REFUSED:
             breaker.open()
         else:
-            try:
+            with suppress(_Fault):
                 breaker.call(_replay, health)
-            except _Fault:
-                pass
-        row.write()
-        return None if row.state == before else BreakerChange(service, row.state, row.reason, before)
+        if row.opened_at is not None:
+            opened_at = now  # pybreaker reads its own clock; the ledger goes by the one it was given
+        reason = "" if health is Health.HEALTHY else reason
+        connection.execute(
+            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?"
+            " WHERE service = ?",
+            (row.state, row.counter, None if row.state == BreakerState.CLOSED else opened_at, reason, service),
+        )
+        return None if row.state == before else BreakerChange(service, row.state, reason, before)
 
     def tell_probe(
         self, connection: Connection, service: str, slot: int, now: float, reason: str
@@ -210,16 +154,16 @@ class Breakers:
     def is_closed(self, connection: Connection, service: str) -> bool:
         """Whether nothing is known against `service`."""
         state = connection.execute("SELECT state FROM breakers WHERE service = ?", (service,)).get
-        return bool(state == pybreaker.STATE_CLOSED)
+        return bool(state == BreakerState.CLOSED)
 
     def release(self, connection: Connection, slot: int) -> None:
         """A dead slot's probes end without an outcome: the next process may probe at once."""
-        connection.execute("UPDATE breakers SET state = 'open', probe_slot = NULL WHERE probe_slot = ?", (slot,))
+        connection.execute(f"UPDATE breakers SET {_OPEN}, probe_slot = NULL WHERE probe_slot = ?", (slot,))
 
     def _put_off(self, connection: Connection, service: str, now: float) -> None:
         opened_at = now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS)
         connection.execute(
-            "UPDATE breakers SET state = 'open', probe_slot = NULL, opened_at = ? WHERE service = ?",
+            f"UPDATE breakers SET {_OPEN}, probe_slot = NULL, opened_at = ? WHERE service = ?",
             (opened_at, service),
         )
 
@@ -305,6 +249,15 @@ def cooling(connection: Connection, provider: str, model: str, now: float) -> Co
     return None if row is None else Cooling(float(row[0]), bool(row[1]))
 
 
+def quiet_until(connection: Connection, now: float) -> float | None:
+    """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
+    until = connection.execute(_QUIET_UNTIL, (*API_SERVICES, now)).get
+    return None if until is None else float(until)
+
+
+_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"
+
+
 BUGS_IN_A_ROW = 5
 PAUSE_SECONDS = 3_600.0
 
@@ -315,12 +268,12 @@ ANY_BUGS = "EXISTS (SELECT 1 FROM processors)"
 
 def count_bugs(connection: Connection, task_type: str, bugs: int, now: float) -> bool:
     """Add tasks that met a bug; whether that pauses the processor of `task_type`."""
-    rows: list[Row] = connection.execute(
-        "INSERT INTO processors (type, bugs) VALUES (?1, ?2)"
-        " ON CONFLICT DO UPDATE SET bugs = bugs + excluded.bugs RETURNING bugs",
+    in_a_row = connection.execute(
+        "INSERT INTO processors (type, bugs) VALUES (?, ?)"
+        " ON CONFLICT (type) DO UPDATE SET bugs = processors.bugs + excluded.bugs RETURNING bugs",
         (task_type, bugs),
-    ).fetchall()
-    if rows[0][0] < BUGS_IN_A_ROW:
+    ).get
+    if in_a_row < BUGS_IN_A_ROW:
         return False
     connection.execute("UPDATE processors SET paused_until = ? WHERE type = ?", (now + PAUSE_SECONDS, task_type))
     return True
@@ -328,7 +281,7 @@ def count_bugs(connection: Connection, task_type: str, bugs: int, now: float) ->
 
 def forget_bugs(connection: Connection, task_type: str | None = None) -> None:
     """A processor (None: every one) starts afresh."""
-    connection.execute("DELETE FROM processors WHERE ?1 IS NULL OR type = ?1", (task_type,))
+    connection.execute("DELETE FROM processors WHERE CAST(?1 AS TEXT) IS NULL OR type = ?1", (task_type,))
 
 
 def paused_until(connection: Connection, task_type: str, now: float) -> float | None:
@@ -350,7 +303,7 @@ class Services:
 
     def is_well(self, service: str) -> bool:
         """Whether `service` may be called by anyone: breaker closed, no cooldown. Reads only."""
-        return self._state(service)[0] == pybreaker.STATE_CLOSED and self._cooling(service) is None
+        return self._state(service)[0] == BreakerState.CLOSED and self._cooling(service) is None
 
     @contextmanager
     def call(self, service: str, slot: int, observe: Callable[[BreakerChange], None]) -> Iterator[None]:
@@ -386,7 +339,7 @@ class Services:
             )
         state, prober, _ = self._state(service)
         # Half-open for this very slot: a claim let it probe.
-        if state == pybreaker.STATE_CLOSED or (state == pybreaker.STATE_HALF_OPEN and prober == slot):
+        if state == BreakerState.CLOSED or (state == BreakerState.HALF_OPEN and prober == slot):
             return
         with self._database.transaction() as connection:
             now = self._database.clock()
@@ -402,7 +355,7 @@ class Services:
     ) -> BreakerChange | None:
         if cooldown is None and health in (Health.HEALTHY, Health.UNKNOWN):
             state, _, failures = self._state(service)
-            if state == pybreaker.STATE_CLOSED and (failures == 0 or health is Health.UNKNOWN):
+            if state == BreakerState.CLOSED and (failures == 0 or health is Health.UNKNOWN):
                 return None
         with self._database.transaction() as connection:
             now = self._database.clock()
@@ -421,12 +374,3 @@ class Services:
         with self._database.reading() as connection:
             found = cooling(connection, service, "", self._database.clock())
             return None if found is None else found.until
-
-
-def quiet_until(connection: Connection, now: float) -> float | None:
-    """Until when the task API or the authorization server has asked all processes to be quiet (429)."""
-    until = connection.execute(_QUIET_UNTIL, (*API_SERVICES, now)).get
-    return None if until is None else float(until)
-
-
-_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"
