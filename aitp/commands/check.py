@@ -1,36 +1,89 @@
-"""Everything in its order: settings, what is registered, this machine, the running service, the servers, the clock."""
+"""`aitp check`: what is wrong with settings, machine, service and servers, and what to do; as a table, JSON, exit code.
+
+Its findings are `Problem`s, like those of a running service (`aitp.web.health`), which are among them; what servers
+answer is judged in `probes`. Safe beside a running service: nothing is claimed, bought, locked or written, and whatever
+cannot be looked at is a finding as well.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import dataclasses
+import errno
+import os
+import pwd
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
-from aitp.commands import answers, clock, money, verdicts
-from aitp.commands.asking import Answered, Asking
-from aitp.commands.findings import Finding
-from aitp.commands.machine import look_around
-from aitp.errors import AitpError, ConfigurationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aitp.commands.printing import print_json, show, visible
+from aitp.commands.probes import of_servers
+from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
+from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.schema import VERSION
+from aitp.ledger.sqlite import refuse_network_file_system, version_of
+from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
+from aitp.prices import amount
 from aitp.process.dispatch import terms_of
-from aitp.process.models import asked_of_openai, known_kinds, retiring
+from aitp.process.scoreboard import living_master
+from aitp.process.start import (
+    descriptors_needed,
+    most_descriptors,
+    refuse_few_descriptors,
+    refuse_long_socket_path,
+)
 from aitp.processors.base import PROCESSORS, Registered, registered
-from aitp.providers.inventory import OPENAI_URL, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings, load_settings
-from aitp.taskapi.token import Grant
 from aitp.tasks import QueueKey
+from aitp.validators import addresses, is_near, trouble_at
+from aitp.web.health import Facts, Problem, Severity, problems, read_facts
+
+EXIT_FINE, EXIT_FAULT, EXIT_CONFIGURATION = 0, 1, 78
+COMFORTABLE_BYTES = 2**30
+TYPICAL_BYTES = 2_000  # of a task's content: a page
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+CLEARED = "\r\x1b[K"  # the line, for what comes next
+STYLES = {
+    Severity.OK: "green",
+    Severity.NOTE: "cyan",
+    Severity.WARNING: "bold yellow",
+    Severity.FAULT: "bold red",
+    Severity.ERROR: "bold red",
+}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Report:
     """All findings; `settings` and `registered` are None if they cannot be used."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Problem, ...]
     settings: Settings | None = None
     registered: Registered | None = None
 
 
+def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
+    """Check everything, and print what was found; the exit code."""
+    with _waiting() as told:
+        report = check(offline=offline, told=told)
+    code = exit_code(report.findings, strict=strict)
+    if as_json:
+        print_json(_document(report, code))
+        return code
+    said = f"\n{summary(report.findings)}{'' if code == 0 else f' (exit code {code})'}"
+    show(_table(report.findings), Text(said, style="bold"))
+    return code
+
+
 def check(
-    environ: Mapping[str, str] | None = None, *, offline: bool, told: Callable[[str], None] = lambda subject: None
+    environ: Mapping[str, str] | None = None, *, offline: bool, told: Callable[[str], None] = lambda server: None
 ) -> Report:
     """Look at everything, with the settings of this process or of `environ`; `told` hears who is asked next.
 
@@ -40,69 +93,92 @@ def check(
         settings = load_settings(environ)
         found = registered(settings)
     except ConfigurationError as error:
-        return Report(tuple(verdicts.of_unusable_settings(error)))
-    findings = [*verdicts.of_settings(settings), *verdicts.of_inventory(found, settings)]
-    findings += [*money.of_prices(settings, paid_models(settings)), *_of_machine(settings)]
+        return Report(tuple(of_unusable_settings(error)))
+    findings = [*of_settings(settings), *of_registered(found, settings), *of_prices(settings, paid_models(settings))]
+    findings += [*_of_machine(settings), *_of_service(settings)]
     if not offline:
-        findings += _of_servers(settings, told)
+        findings += of_servers(settings, told)
     return Report(tuple(findings), settings, found)
 
 
-def _of_machine(settings: Settings) -> Iterator[Finding]:
-    machine = look_around(settings)
-    yield from verdicts.of_ledger(machine, settings)
-    yield verdicts.of_disk(machine.disk_free, machine.disk_size)
-    yield verdicts.of_runtime_dir(settings.runtime_dir, machine.runtime_dir_problem)
-    host, port = settings.metrics_host, settings.metrics_port
-    yield verdicts.of_port(machine.port, host, port, machine.supervisor_pid)
-    yield verdicts.of_descriptors(machine.descriptors, settings)
-    yield from verdicts.of_service(machine, settings)
+def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
+    """78 if the service would not start, 1 if something keeps it from its work (`strict`: or is a warning), else 0."""
+    found = {finding.severity for finding in findings}
+    if Severity.ERROR in found:
+        return EXIT_CONFIGURATION
+    if Severity.FAULT in found or (strict and Severity.WARNING in found):
+        return EXIT_FAULT
+    return EXIT_FINE
 
 
-def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Finding]:
-    asking = Asking(settings)
-    ahead: dict[str, float] = {}
-
-    def compare(server: str, url: str, answer: object) -> None:
-        if not isinstance(answer, AitpError) and (seconds := asking.ahead(url)) is not None:
-            ahead[server] = seconds
-
-    told("the authorization server")
-    grant = asking.token()
-    yield answers.of_token(grant, settings, asking.seconds)
-    compare("authorization server", settings.token_url, grant)
-    if isinstance(grant, Grant):
-        told("the task API")
-        pending = asking.pending(grant)
-        yield answers.of_task_api(pending, settings, asking.seconds)
-        compare("task API", settings.api_base_url, pending)
-    yield from _of_providers(settings, asking, told, compare)
-    if settings.wikidata_enabled:
-        told("Wikidata")
-        about = asking.wikidata()
-        yield answers.of_wikidata(about, settings.wikidata_base_url, asking.seconds)
-        compare("Wikidata server", settings.wikidata_base_url, about)
-    yield from clock.of_clocks(ahead)
+def summary(findings: Sequence[Problem]) -> str:
+    """All of them in one line: how many there are of each that is worth a look."""
+    counts = []
+    for severity in (Severity.ERROR, Severity.FAULT, Severity.WARNING):
+        if count := sum(finding.severity is severity for finding in findings):
+            counts.append(f"{count} {severity.value}{'s' if count > 1 else ''}")
+    return ", ".join(counts) or "All is well"
 
 
-def _of_providers(
-    settings: Settings, asking: Asking, told: Callable[[str], None], compare: Callable[[str, str, object], None]
-) -> Iterator[Finding]:
-    hybrid = settings.processing_mode == "hybrid"
-    if uses_openai(settings):
-        told("OpenAI")
-        offered = asking.openai_models()
-        yield answers.of_openai(offered, asked_of_openai(settings), settings.openai_base_url, asking.seconds)
-        if isinstance(offered, Answered) and offered.status == 200:
-            now = time.time()
-            known = known_kinds(settings)
-            yield from answers.of_shutdowns(retiring(settings, shutdowns_in(offered.document), known, now), now)
-        compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
-    if uses_models(settings):
-        told("Ollama")
-        missing = asking.missing_models()
-        replaceable = hybrid and uses_openai(settings) and settings.hybrid_fallback
-        yield answers.of_ollama(missing, settings, replaceable=replaceable, seconds=asking.seconds)
+# ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def of_unusable_settings(error: ConfigurationError) -> Iterator[Problem]:
+    """Settings that cannot be loaded: one finding for each line. The service does not start with them."""
+    advice = "Correct it in the environment or in the file of settings, then run `aitp check` again"
+    for problem in error.problems:
+        yield Problem("settings", Severity.ERROR, problem, advice)
+    yield from _of_warnings(error.warnings)
+
+
+def _of_warnings(warnings: Iterable[str]) -> Iterator[Problem]:
+    for warning in warnings:
+        yield _taken_apart("settings", Severity.WARNING, warning, "Correct it, or leave it out")
+
+
+def _taken_apart(code: str, severity: Severity, sentence: str, advice: str = "") -> Problem:
+    """From one of the settings' sentences: `what is wrong; what to do`, or only the former."""
+    what, _, said = sentence.partition("; ")
+    return Problem(code, severity, what, said[:1].upper() + said[1:] or advice)
+
+
+def of_settings(settings: Settings) -> Iterator[Problem]:
+    """Settings that can be loaded."""
+    where = f"the environment and {settings.env_file}" if settings.env_file else "the environment"
+    mode, host = settings.processing_mode, settings.metrics_host
+    yield Problem("settings", Severity.OK, f"usable, from {where}; mode {mode}")
+    yield from _of_warnings(settings.warnings)
+    if settings.mock:
+        near = is_near(settings.api_base_url)
+        sentence = (
+            "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, and delivered as if they were real"
+        )
+        advice = "Set a real OPENAI_API_KEY, or PROCESSING_MODE=ollama"
+        yield Problem("mock mode", Severity.WARNING if near else Severity.FAULT, sentence, advice)
+    if mode != "openai" and not settings.supported_models:
+        sentence = f"SUPPORTED_MODELS is empty: in mode {mode} no task is ever sent to Ollama"
+        advice = "List Ollama's models in it, or set PROCESSING_MODE=openai"
+        yield Problem("models", Severity.WARNING, sentence, advice)
+    if mode == "hybrid" and settings.hybrid_fallback and settings.openai_api_key is None:
+        sentence = "OPENAI_API_KEY is not set: nothing stands in for Ollama while it fails"
+        yield Problem("models", Severity.NOTE, sentence, "Set a key, if OpenAI is to stand in")
+    if settings.metrics_token is None and host not in LOOPBACK:
+        sentence = f"METRICS_HOST={host} without a METRICS_TOKEN: whoever reaches that port reads /metrics and the page"
+        yield Problem("metrics", Severity.NOTE, sentence, "Set METRICS_TOKEN, or METRICS_HOST=127.0.0.1")
+    if not settings.rate_limits:
+        sentence = "no rate limit is in force: nothing bounds how much is bought"
+        advice = "Set RATE_LIMIT_ENABLED=true and RATE_LIMIT_PER_… if that is not meant"
+        yield Problem("limits", Severity.NOTE, sentence, advice)
+
+
+def of_registered(found: Registered, settings: Settings) -> Iterator[Problem]:
+    """All task types, and by name what is not aitp's own."""
+    yield Problem("task types", Severity.OK, ", ".join(entry.name for entry in found.task_types))
+    for entry in found.task_types:
+        if not entry.module.startswith("aitp."):
+            yield Problem("extension", Severity.OK, f"{entry.name}: {entry.processor} of {entry.module}")
+        if settings.prompts_dir is not None and str(settings.prompts_dir) in entry.prompt:
+            yield Problem("prompt", Severity.OK, f"{entry.name}: {entry.prompt}")
+    for name, models in found.providers.items():
+        yield Problem("extension", Severity.OK, f"provider {name}: {', '.join(models)}")
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
@@ -117,3 +193,262 @@ def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
             for route in routes(QueueKey(name, model)):
                 found[route.provider, route.model] = found.get((route.provider, route.model)) or not processor.batched
     return [(provider, model, answers) for (provider, model), answers in found.items()]
+
+
+def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> Iterator[Problem]:
+    """Models that nobody has a price for, budgets that no task fits in. `models`: those in use, by `paid_models`."""
+    prices = settings.prices
+    if prices is None:
+        return
+    said = f"{prices.path}: {len(prices.models)} in {prices.currency}"
+    if settings.mock:
+        yield Problem("prices", Severity.NOTE, f"{said}; in mock mode nothing is bought, and nothing counted")
+        return
+    yield Problem("prices", Severity.OK, said)
+    consequence = "its tasks wait while a budget is in force" if settings.budgets else "what it costs is not counted"
+    for provider, model, _ in models:
+        if prices.of(provider, model) is None:
+            sentence = f"PRICES={prices.path} has no price for {model} of {provider}: {consequence}"
+            advice = f'Add [{provider}."{model}"] with input and output, of a million tokens; "*" is for all others'
+            yield Problem("prices", Severity.FAULT if settings.budgets else Severity.WARNING, sentence, advice)
+    for period, budget in settings.budgets.items():
+        name, currency = f"BUDGET_PER_{period.upper()}", prices.currency
+        fits = True
+        for provider, model, answers in models:
+            pricing = Pricing(prices.of(provider, model), answers)
+            needed = 0 if pricing.price is None else estimate(pricing, FIRST_USAGE, [TYPICAL_BYTES])
+            if needed > budget:
+                fits = False
+                cost = f"less than one task of {model} may cost ({amount(needed)})"
+                sentence = f"{name}={amount(budget)} {currency} is {cost}: such tasks would wait for ever"
+                yield Problem("budget", Severity.FAULT, sentence, f"Raise {name}, or correct the model's price")
+        if fits:
+            yield Problem("budget", Severity.OK, f"{name}: {amount(budget)} {currency}, by the calendar")
+
+
+# ── this machine ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def _of_machine(settings: Settings) -> Iterator[Problem]:
+    runs = _master(read_facts(settings)) != 0
+    disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
+    yield of_ledger(settings.ledger_path)
+    yield of_disk(disk.free, disk.total)
+    yield of_runtime_dir(settings.runtime_dir)
+    yield of_port(settings.metrics_host, settings.metrics_port, runs=runs)
+
+
+def of_ledger(path: Path) -> Problem:
+    """Where the ledger is, and whether it can be used there."""
+    try:
+        refuse_network_file_system(path.parent, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+        if problem := _unwritable(path.parent, path):
+            advice = "Give the service's user the folder, or set RATE_LIMIT_STORAGE_PATH to a place of its own"
+            return Problem("ledger", Severity.ERROR, f"{path}: {problem}", advice)
+        return _of_version(path, version_of(path))
+    except ConfigurationError as error:
+        return _taken_apart("ledger", Severity.ERROR, error.problems[0], "Put it on a local disk")
+    except MisplacedLedger as error:
+        return _taken_apart("ledger", Severity.ERROR, str(error), "Correct the setting")
+    except AitpError as error:
+        advice = "Restore a backup, or move it aside; a new one knows nothing of what was used of the limits"
+        return Problem("ledger", Severity.ERROR, str(error), advice)
+
+
+def _of_version(path: Path, version: int | None) -> Problem:
+    if version is None:
+        return Problem("ledger", Severity.OK, f"{path}: not there yet, made when the service first starts")
+    if version == 0:
+        return Problem("ledger", Severity.OK, f"{path}: empty, made when the service next starts")
+    if version > VERSION:
+        advice = "Install the newer release again, or restore the ledger's backup from before the upgrade"
+        return Problem("ledger", Severity.ERROR, f"{path} has version {version}, this release knows {VERSION}", advice)
+    if version < VERSION:
+        return Problem("ledger", Severity.OK, f"{path}: of an earlier release, brought up to date at the next start")
+    return Problem("ledger", Severity.OK, f"{path}")
+
+
+def of_disk(free: int, size: int) -> Problem:
+    """The room beside the ledger, in bytes."""
+    reserve = DISK_RESERVE_BYTES // 2**20
+    said = f"{free // 2**20:,} MB are free beside the ledger, of {size // 2**20:,}"
+    if free >= COMFORTABLE_BYTES:
+        return Problem("disk", Severity.OK, said)
+    severity = Severity.WARNING if free >= DISK_RESERVE_BYTES else Severity.FAULT
+    advice = "Make room, or move the ledger (RATE_LIMIT_STORAGE_PATH) while the service is stopped"
+    return Problem("disk", severity, f"{said}: below {reserve} MB nothing is polled and claimed any more", advice)
+
+
+def of_runtime_dir(path: Path) -> Problem:
+    """Where token, scoreboard, metrics files and supervisord's socket are to be."""
+    if problem := _unwritable(path):
+        advice = "Give the service's user the directory, or set RUNTIME_DIR to a place of its own"
+        return Problem("runtime", Severity.ERROR, f"RUNTIME_DIR={path}: {problem}", advice)
+    try:
+        refuse_long_socket_path(path)
+    except ConfigurationError as error:
+        return _taken_apart("runtime", Severity.ERROR, error.problems[0], "Choose a shorter one")
+    return Problem("runtime", Severity.OK, f"{path}")
+
+
+def of_port(host: str, number: int, *, runs: bool) -> Problem:
+    """The address of /metrics, /health, /ready and the page: bound, as the metrics process does, and let go at once.
+
+    `runs`: the service does, and would not for long if it could not be served.
+    """
+    address = f"METRICS_HOST={host}, METRICS_PORT={number}"
+    try:
+        trouble = trouble_at(addresses(host, number))
+    except ValueError:
+        advice = "Set METRICS_HOST to an address of this machine, or 0.0.0.0 for all of them"
+        return Problem("port", Severity.ERROR, f"{address}: that name leads to no address", advice)
+    except socket.gaierror as error:
+        sentence = f"{address}: that name cannot be looked up now ({error.strerror or error})"
+        advice = "Mend the machine's name resolution, or set METRICS_HOST to an address, which needs none"
+        return Problem("port", Severity.FAULT, sentence, advice)
+    if trouble == 0:
+        return Problem("port", Severity.OK, f"{address}: free")
+    if trouble != errno.EADDRINUSE:
+        advice = "Set METRICS_HOST to an address of this machine, METRICS_PORT to 1024 or more unless root starts it"
+        return Problem("port", Severity.FAULT, f"{address}: {os.strerror(trouble)}", advice)
+    if runs:
+        return Problem("port", Severity.OK, f"{address}: served by the running service")
+    advice = f"`ss -ltnp sport = :{number}` says by whom: stop that, or set METRICS_PORT"
+    return Problem("port", Severity.FAULT, f"{address}: taken, and the service stops when it cannot be served", advice)
+
+
+def of_descriptors(most: int, settings: Settings) -> Problem:
+    """How many files a process may open, and how many the master needs for so many children."""
+    try:
+        refuse_few_descriptors(settings, most)
+    except ConfigurationError as error:
+        return _taken_apart("files", Severity.ERROR, error.problems[0])
+    said = "enough" if most > 1 << 40 else f"{most:,}"
+    return Problem("files", Severity.OK, f"{said} may be open, about {descriptors_needed(settings):,} are needed")
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest above it that is there."""
+    while not _exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there, as far as this user may look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def _unwritable(folder: Path, *files: Path) -> str:
+    """Why this user could not make or change files in `folder`, which may have to be made; empty if nothing would."""
+    there = _existing(folder)
+    if not there.is_dir():
+        return f"{there} is not a directory"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{_user()} may not write in {there}"
+    for file in files:
+        if _exists(file) and not os.access(file, os.R_OK | os.W_OK):
+            return f"{_user()} may not write to {file}"
+    return ""
+
+
+def _user() -> str:
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"user {os.geteuid()}"
+
+
+# ── the running service ──────────────────────────────────────────────────────────────────────────────────────────────
+def _master(facts: Facts) -> int:
+    """The pid of the living master, 0 if there is none."""
+    living = living_master([facts.master]) if facts.master else None
+    return living.pid if living else 0
+
+
+def _of_service(settings: Settings) -> Iterator[Problem]:
+    facts = read_facts(settings)
+    master = _master(facts)
+    try:
+        descriptors = most_descriptors(master)
+    except OSError:
+        descriptors = most_descriptors()
+    yield of_descriptors(descriptors, settings)
+    yield from of_service(facts, settings, master)
+
+
+def of_service(facts: Facts, settings: Settings, master: int) -> Iterator[Problem]:
+    """What the running service is told of by /ready, and whether it runs with these settings. `master`: its pid."""
+    found = problems(facts, settings)
+    if not master:
+        # What it has learned of models is in its ledger.
+        yield from (_started(problem) for problem in found if problem.code in ("quarantine", "request"))
+        if facts.hidden:
+            sentence = "whether it runs is not for this user to see, and what is said of port and ledger may be wrong"
+            advice = "Check as the service's user: `sudo aitp check` where bin/install installed it"
+            yield Problem("service", Severity.WARNING, sentence, advice)
+        else:
+            advice = "`aitp run`, or systemctl start aitp"
+            yield Problem("service", Severity.NOTE, "it is not running: nothing is polled, run or delivered", advice)
+        return
+    yield from map(_started, found)
+    ledger = facts.ledger
+    if ledger is not None and {period: use.limit for period, use in ledger.limits.items()} != settings.rate_limits:
+        sentence = "it has other rate limits in force than these settings say"
+        yield Problem("service", Severity.WARNING, sentence, "Reload it: systemctl reload aitp, or HUP to `aitp run`")
+    if not any(problem.severity.at_least(Severity.PENDING) for problem in found):
+        yield Problem("service", Severity.OK, f"running and ready (master: pid {master})")
+
+
+def _started(problem: Problem) -> Problem:
+    """What a running service is not ready for keeps it from its work; it has started all the same."""
+    severity = Severity.FAULT if problem.severity.at_least(Severity.PENDING) else problem.severity
+    return dataclasses.replace(problem, severity=severity)
+
+
+# ── how it is shown ──────────────────────────────────────────────────────────────────────────────────────────────────
+def _table(findings: tuple[Problem, ...]) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for finding, following in zip_longest(findings, findings[1:]):
+        text = Text(visible(finding.sentence))
+        # What several in a row have in common is said once, below the last of them.
+        if finding.advice and (following is None or finding.advice != following.advice):
+            text.append("\nDo:  ", style="bold").append(visible(finding.advice))
+        made.add_row(Text(finding.severity.value, style=STYLES[finding.severity]), Text(finding.code), text)
+    return made
+
+
+def _document(report: Report, code: int) -> dict[str, Any]:
+    settings, found = report.settings, report.registered
+    env_file = settings.env_file if settings is not None else None
+    return {
+        "ok": code == 0,
+        "exit_code": code,
+        "mock": settings is not None and settings.mock,
+        "env_file": None if env_file is None else str(env_file),
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],
+        "providers": {} if found is None else found.providers,
+    }
+
+
+@contextmanager
+def _waiting() -> Iterator[Callable[[str], None]]:
+    """Says on a terminal who is being waited for, and takes it back in the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda server: None
+        return
+
+    def told(server: str) -> None:
+        sys.stderr.write(f"{CLEARED}asking {server} …\r" if server else CLEARED)
+        sys.stderr.flush()
+
+    try:
+        yield told
+    finally:
+        told("")

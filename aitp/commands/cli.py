@@ -262,7 +262,7 @@ def check(offline: bool, strict: bool, as_json: bool) -> None:
     Safe beside a running service: no task is claimed, nothing is bought, nothing is written. Each server is asked
     once or twice, for REQUEST_TIMEOUT or 10 seconds at most.
     """
-    from aitp.commands.findings_shown import show_findings
+    from aitp.commands.check import show_findings
 
     sys.exit(show_findings(offline=offline, strict=strict, as_json=as_json))
 

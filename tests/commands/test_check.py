@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from aitp.commands.check import Report, check
-from aitp.commands.findings import Finding, Severity, exit_code
-from aitp.commands.machine import Holder, Port, try_port
+from aitp.commands.check import Report, check, exit_code
 from aitp.demo.command import free_port
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world import World
 from aitp.settings import EMBEDDING_MODEL
-from tests.waiting import wait_until
+from aitp.web.health import Problem, Severity
 
 Change = Callable[[World], dict[str, str] | None]
 
@@ -38,8 +32,8 @@ def looked(world: World, folder: Path, environ: Mapping[str, str] | None = None,
     return check({**settings, **(environ or {})}, offline=offline)
 
 
-def about(report: Report, subject: str) -> Finding:
-    [found] = [finding for finding in report.findings if finding.subject == subject]
+def about(report: Report, subject: str) -> Problem:
+    [found] = [finding for finding in report.findings if finding.code == subject]
     return found
 
 
@@ -47,11 +41,11 @@ def test_where_all_is_well_nothing_else_is_said(demo: World, tmp_path: Path) -> 
     report = looked(demo, tmp_path)
 
     assert exit_code(report.findings, strict=True) == 0
-    assert {finding.subject for finding in report.findings if finding.severity is Severity.OK} >= {
+    assert {finding.code for finding in report.findings if finding.severity is Severity.OK} >= {
         *("settings", "task types", "ledger", "disk", "runtime", "port", "files"),
         *("token", "task API", "openai", "ollama", "wikidata", "clock"),
     }
-    assert "20 or more" in about(report, "task API").what
+    assert "20 or more" in about(report, "task API").sentence
 
 
 def test_nothing_is_taken_bought_pulled_or_written(demo: World, tmp_path: Path) -> None:
@@ -174,9 +168,8 @@ def test_what_is_wrong_is_found_and_explained(demo: World, tmp_path: Path, wrong
     found = about(looked(demo, tmp_path, change(demo)), subject)
 
     assert found.severity is severity
-    assert what in found.what
-    assert do in found.do
-    assert found.why
+    assert what in found.sentence
+    assert do in found.advice
     for secret in (demo.authorization.client_secret, demo.openai_api.key, "ory_at_"):
         assert secret not in repr(found)
 
@@ -189,49 +182,18 @@ def test_a_wrong_clock_is_told_from_a_server_with_a_wrong_one(demo: World, tmp_p
     all_of_them = about(looked(demo, tmp_path), "clock")
 
     assert (one.severity, all_of_them.severity) == (Severity.NOTE, Severity.WARNING)
-    assert "authorization server alone" in one.what
-    assert "s ahead" in all_of_them.what
+    assert "authorization server alone" in one.sentence
+    assert "s ahead" in all_of_them.sentence
 
 
-def test_a_port_that_something_else_has_is_told_with_its_holder(demo: World, tmp_path: Path) -> None:
-    port = free_port()
-    holder = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"])
-    try:
-        found = wait_until(lambda: taken(looked(demo, tmp_path, {"METRICS_PORT": str(port)}, offline=True)))
-    finally:
-        holder.terminate()
-        holder.wait()
+def test_a_port_that_something_else_has_is_told_with_how_to_look_for_it(demo: World, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        found = about(looked(demo, tmp_path, {"METRICS_PORT": str(port)}, offline=True), "port")
 
-    assert found is not None
     assert found.severity is Severity.FAULT
-    assert f"process {holder.pid} (" in found.what
-    assert "http.server" in found.what
-
-
-@pytest.mark.parametrize("beside_the_master", [True, False])
-def test_the_metrics_process_beside_the_master_is_known_though_its_descriptors_are_closed(
-    monkeypatch: pytest.MonkeyPatch, beside_the_master: bool
-) -> None:
-    def closed(path: object) -> str:
-        raise PermissionError
-
-    monkeypatch.setattr("os.readlink", closed)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        # Under these words anything may run.
-        holder = subprocess.Popen(["sh", "-c", "read line", "aitp metrics"], stdin=subprocess.PIPE)
-        try:
-            found = try_port("127.0.0.1", port, os.getpid() if beside_the_master else 1)
-        finally:
-            holder.communicate()
-
-    expected = Holder(holder.pid, os.getpid(), "sh -c read line aitp metrics") if beside_the_master else Holder()
-    assert found == Port(errno.EADDRINUSE, expected)
-
-
-def taken(report: Report) -> Finding | None:
-    found = about(report, "port")
-    return None if found.severity is Severity.OK else found
+    assert "taken" in found.sentence
+    assert f"ss -ltnp sport = :{port}" in found.advice
 
 
 def test_settings_that_cannot_be_used_are_all_there_is_to_say(demo: World, tmp_path: Path) -> None:
@@ -247,7 +209,7 @@ def test_a_misspelt_name_is_a_warning_beside_what_is_wrong(demo: World, tmp_path
 
     [wrong, odd] = report.findings
     assert (wrong.severity, odd.severity) == (Severity.ERROR, Severity.WARNING)
-    assert (odd.what, odd.do) == (
+    assert (odd.sentence, odd.advice) == (
         "CONCURENCY_LIMIT is not a setting and is ignored",
         "Did you mean CONCURRENCY_LIMIT?",
     )
@@ -259,4 +221,4 @@ def test_a_folder_that_cannot_be_written_is_an_error(demo: World, tmp_path: Path
     report = looked(demo, tmp_path, offline=True)
 
     assert about(report, "ledger").severity is Severity.ERROR
-    assert "is not a directory" in about(report, "ledger").what
+    assert "is not a directory" in about(report, "ledger").sentence

@@ -60,10 +60,10 @@ def test_who_may_not_look_is_told_so_by_check(shut: Desk) -> None:
     run = as_somebody_else(shut, "check", "--offline", "--json")
 
     assert run.stderr == ""
-    found = {finding["subject"]: finding for finding in json.loads(run.stdout)["findings"]}
-    assert "may not write" in found["ledger"]["what"]
+    found = {finding["code"]: finding for finding in json.loads(run.stdout)["findings"]}
+    assert "may not write" in found["ledger"]["sentence"]
     assert found["service"]["severity"] == "warning"
-    assert "sudo aitp check" in found["service"]["do"]
+    assert "sudo aitp check" in found["service"]["advice"]
 
 
 @pytest.mark.parametrize("command", ["tasks", "limits", "pause", "ledger check", "dead list", "dead retry --all"])

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aitp.commands.check import paid_models
-from aitp.commands.findings import Finding, Severity
-from aitp.commands.money import of_prices
+from aitp.commands.check import of_prices, paid_models
 from aitp.settings import Settings, load_settings
+from aitp.web.health import Problem, Severity
 from tests.settings.complete import COMPLETE
 
 SMALL = "[openai.text-embedding-3-small]\ninput = 0.02\noutput = 0\n"
@@ -22,7 +21,7 @@ def settings(folder: Path, models: str = SMALL + CHAT, **environ: str) -> Settin
     return load_settings({**COMPLETE, "AITP_ENV_FILE": "", "PROCESSING_MODE": "openai", "PRICES": str(path), **environ})
 
 
-def found(told: Settings) -> list[Finding]:
+def found(told: Settings) -> list[Problem]:
     return list(of_prices(told, paid_models(told)))
 
 
@@ -33,17 +32,17 @@ def test_nothing_is_said_without_prices() -> None:
 def test_prices_without_a_budget_are_fine(tmp_path: Path) -> None:
     [finding] = found(settings(tmp_path))
 
-    assert (finding.severity, finding.what) == (Severity.OK, f"{tmp_path}/prices.toml: 2 in USD")
+    assert (finding.severity, finding.sentence) == (Severity.OK, f"{tmp_path}/prices.toml: 2 in USD")
 
 
 @pytest.mark.parametrize(("budget", "severity"), [("0", Severity.WARNING), ("5", Severity.FAULT)])
 def test_a_model_in_use_without_a_price_is_named(tmp_path: Path, budget: str, severity: Severity) -> None:
     told = settings(tmp_path, SMALL, BUDGET_PER_DAY=budget)
-    [missing] = [finding for finding in found(told) if "has no price" in finding.what]
+    [missing] = [finding for finding in found(told) if "has no price" in finding.sentence]
 
     assert missing.severity is severity
-    assert missing.what.endswith("has no price for gpt-6.1-terra of openai")
-    assert '[openai."gpt-6.1-terra"]' in missing.do
+    assert missing.sentence.partition(" has ")[2].startswith("no price for gpt-6.1-terra of openai: ")
+    assert '[openai."gpt-6.1-terra"]' in missing.advice
 
 
 def test_in_mode_hybrid_the_fallbacks_need_prices_and_ollama_s_models_do_not(tmp_path: Path) -> None:
@@ -51,18 +50,16 @@ def test_in_mode_hybrid_the_fallbacks_need_prices_and_ollama_s_models_do_not(tmp
         tmp_path, PROCESSING_MODE="hybrid", FALLBACK_MODELS='{"nomic-embed-text": "text-embedding-3-large"}'
     )
 
-    assert [f.what.rpartition("for ")[2] for f in found(told) if "has no price" in f.what] == [
-        "text-embedding-3-large of openai"
-    ]
+    assert [
+        f.sentence.rpartition("for ")[2].partition(":")[0] for f in found(told) if "has no price" in f.sentence
+    ] == ["text-embedding-3-large of openai"]
 
 
 def test_a_budget_that_no_task_fits_in_is_a_fault(tmp_path: Path) -> None:
-    small = [
-        f for f in found(settings(tmp_path, BUDGET_PER_DAY="0.01", BUDGET_PER_MONTH="10")) if f.subject == "budget"
-    ]
+    small = [f for f in found(settings(tmp_path, BUDGET_PER_DAY="0.01", BUDGET_PER_MONTH="10")) if f.code == "budget"]
 
     assert [finding.severity for finding in small] == [Severity.FAULT, Severity.OK]
-    assert small[0].what.startswith("BUDGET_PER_DAY=0.01000 USD is less than one task of gpt-6.1-terra may cost")
+    assert small[0].sentence.startswith("BUDGET_PER_DAY=0.01000 USD is less than one task of gpt-6.1-terra may cost")
 
 
 def test_in_mock_mode_nothing_is_spent(tmp_path: Path) -> None:

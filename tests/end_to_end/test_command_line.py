@@ -22,7 +22,7 @@ def test_check_and_status_know_the_service_that_runs(service: Service) -> None:
     code, report = ask(service, "check", "--strict")
     status_code, status = ask(service, "status")
 
-    found = {finding["subject"]: (finding["severity"], finding["what"]) for finding in report["findings"]}
+    found = {finding["code"]: (finding["severity"], finding["sentence"]) for finding in report["findings"]}
     assert code == 0, report
     assert found["service"][1].startswith("running and ready")
     assert "served by the running service" in found["port"][1]
@@ -39,7 +39,7 @@ def test_limits_that_were_changed_and_not_loaded_are_found(service: Service) -> 
 
     _, report = ask(service, "check", "--offline")
 
-    [what] = [finding["what"] for finding in report["findings"] if finding["severity"] == "warning"]
+    [what] = [finding["sentence"] for finding in report["findings"] if finding["severity"] == "warning"]
     assert what == "it has other rate limits in force than these settings say"
 
 

@@ -104,7 +104,7 @@ def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
     lines = run.stdout.splitlines()
     assert lines[0] == f"ok       settings    usable, from the environment and {file}; mode hybrid"
     assert lines[1] == "warning  settings    OLLAMA_URL is not a setting and is ignored"
-    assert lines[3].strip() == "Do:  Did you mean OLLAMA_BASE_URL?"
+    assert lines[2].strip() == "Do:  Did you mean OLLAMA_BASE_URL?"
     assert any(line.startswith("warning  mock mode   MOCK MODE: OPENAI_API_KEY is the placeholder") for line in lines)
 
 
@@ -118,8 +118,8 @@ def test_check_speaks_json() -> None:
     assert (report["ok"], report["exit_code"], report["mock"], report["env_file"]) == (True, 0, False, None)
     assert {finding["severity"] for finding in report["findings"]} <= {"ok", "note"}
     [finding] = json.loads(wrong.stdout)["findings"]
-    assert finding["what"] == "METRICS_PORT=0: must be a whole number from 1 to 65,535"
-    assert set(finding) == {"severity", "subject", "what", "why", "do"}
+    assert finding["sentence"] == "METRICS_PORT=0: must be a whole number from 1 to 65,535"
+    assert set(finding) == {"code", "severity", "sentence", "advice"}
 
 
 def test_numerical_libraries_are_told_to_start_no_threads() -> None:

@@ -182,7 +182,7 @@ def test_it_cannot_have_us_go_on_for_ever_with_nothing_of_its_own() -> None:
 def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> None:
     """Where a new one appears, somebody has to think about where its host comes from."""
     known = {
-        "aitp/commands/asking.py",
+        "aitp/commands/probes.py",
         "aitp/knowledge/wikidata.py",
         "aitp/providers/ollama.py",
         "aitp/providers/openai.py",

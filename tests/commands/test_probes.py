@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from aitp.commands import answers
-from aitp.commands.asking import Answered
-from aitp.commands.findings import Severity
+from aitp.commands import probes
+from aitp.commands.probes import Answered, ahead_of, of_clocks
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.http import BY_TLS
 from aitp.providers.inventory import Retirement
 from aitp.settings import load_settings
 from aitp.taskapi.token import Grant
+from aitp.web.health import Severity
 from tests.settings.complete import COMPLETE
 
 SETTINGS = load_settings(COMPLETE)
@@ -31,19 +32,19 @@ SILENT = ServiceFault("x", "did not answer within REQUEST_TIMEOUT")
     ],
 )
 def test_a_token(answer: Grant | AitpError, severity: Severity, do: str) -> None:
-    found = answers.of_token(answer, SETTINGS, 10.0)
+    found = probes.of_token(answer, SETTINGS, 10.0)
 
     assert found.severity is severity
-    assert do in found.do
+    assert do in found.advice
     assert "ory_at_token" not in repr(found)
 
 
 def test_an_address_that_is_no_token_endpoints_is_told_what_one_looks_like() -> None:
     settings = load_settings({**COMPLETE, "OAUTH2_TOKEN_URL": "https://x.projects.oryapis.com"})
 
-    found = answers.of_token(ServiceFault("oauth", "answered 404"), settings, 10.0)
+    found = probes.of_token(ServiceFault("oauth", "answered 404"), settings, 10.0)
 
-    assert "Ory Hydra's ends in /oauth2/token" in found.do
+    assert "Ory Hydra's ends in /oauth2/token" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -57,32 +58,32 @@ def test_an_address_that_is_no_token_endpoints_is_told_what_one_looks_like() -> 
     ],
 )
 def test_the_task_api(answer: int | AitpError, severity: Severity, words: str) -> None:
-    found = answers.of_task_api(answer, SETTINGS, 10.0)
+    found = probes.of_task_api(answer, SETTINGS, 10.0)
 
     assert found.severity is severity
-    assert words in found.what
+    assert words in found.sentence
 
 
 def test_what_cannot_be_spoken_to_by_tls_has_no_valid_certificate_or_no_tls_at_all() -> None:
     fault = ServiceFault("x", f"{BY_TLS} (is its certificate valid?)")
 
-    for found in (answers.of_token(fault, SETTINGS, 10.0), answers.of_task_api(fault, SETTINGS, 10.0)):
-        assert "See that it has a valid certificate" in found.do
+    for found in (probes.of_token(fault, SETTINGS, 10.0), probes.of_task_api(fault, SETTINGS, 10.0)):
+        assert "See that it has a valid certificate" in found.advice
 
 
 def test_api_at_the_end_of_the_address_is_to_be_taken_off() -> None:
     settings = load_settings({**COMPLETE, "API_BASE_URL": "https://api.example/api"})
 
-    found = answers.of_task_api(ServiceFault("api", "answered 404"), settings, 10.0)
+    found = probes.of_task_api(ServiceFault("api", "answered 404"), settings, 10.0)
 
-    assert found.do.startswith("Take /api off the end of API_BASE_URL=https://api.example/api")
+    assert found.advice.startswith("Take /api off the end of API_BASE_URL=https://api.example/api")
 
 
 @pytest.mark.parametrize(("error", "doubted"), [("", True), ("invalid_client", False)])
 def test_whoever_refuses_without_a_word_may_be_no_authorization_server(error: str, doubted: bool) -> None:
-    found = answers.of_token(CredentialsRefused("oauth", "401", error=error), SETTINGS, 10.0)
+    found = probes.of_token(CredentialsRefused("oauth", "401", error=error), SETTINGS, 10.0)
 
-    assert ("another server altogether" in found.do) == doubted
+    assert ("another server altogether" in found.advice) == doubted
 
 
 MODELS = {"data": [{"id": "o3-mini"}, {"id": "text-embedding-3-small"}]}
@@ -106,24 +107,24 @@ QUOTA = {"error": {"code": "insufficient_quota"}}
     ],
 )
 def test_openai(answer: Answered | AitpError, severity: Severity, words: str) -> None:
-    found = answers.of_openai(
+    found = probes.of_openai(
         answer, {"o3-mini": "MODEL_ALIASES", "text-embedding-3-small": "DEFAULT_EMBEDDING_MODEL"}, None, 10.0
     )
 
     assert found.severity is severity
-    assert words in found.what
-    assert ("DEFAULT_EMBEDDING_MODEL" in found.do) == ("does not offer" in words)
+    assert words in found.sentence
+    assert ("DEFAULT_EMBEDDING_MODEL" in found.advice) == ("does not offer" in words)
 
 
 def test_a_model_that_ends_is_told_of_two_months_before_with_the_setting_that_replaces_it() -> None:
     now, day = 1_800_000_000.0, 86_400.0
     ends = {"over": -1, "soon": 59, "far": 61}
-    found = list(answers.of_shutdowns([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
+    found = list(probes.of_shutdowns([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
 
     assert [finding.severity for finding in found] == [Severity.FAULT, Severity.WARNING]
-    assert "has shut the model over down on 14 January 2027" in found[0].what
-    assert "shuts the model soon down on 15 March 2027" in found[1].what
-    assert all("X_MODEL" in finding.do for finding in found)
+    assert "has shut the model over down on 14 January 2027" in found[0].sentence
+    assert "shuts the model soon down on 15 March 2027" in found[1].sentence
+    assert all("X_MODEL" in finding.advice for finding in found)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,10 @@ def test_a_model_that_ends_is_told_of_two_months_before_with_the_setting_that_re
     ],
 )
 def test_ollama(answer: Any, replaceable: bool, severity: Severity) -> None:
-    found = answers.of_ollama(answer, SETTINGS, replaceable=replaceable, seconds=10.0)
+    found = probes.of_ollama(answer, SETTINGS, replaceable=replaceable, seconds=10.0)
 
     assert found.severity is severity
-    assert severity is Severity.OK or found.do
+    assert severity is Severity.OK or found.advice
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,51 @@ def test_ollama(answer: Any, replaceable: bool, severity: Severity) -> None:
     ],
 )
 def test_wikidata(answer: Answered | AitpError, severity: Severity, do: str) -> None:
-    found = answers.of_wikidata(answer, "https://www.wikidata.org", 10.0)
+    found = probes.of_wikidata(answer, "https://www.wikidata.org", 10.0)
 
     assert found.severity is severity
-    assert do in found.do
+    assert do in found.advice
+
+
+NOON = 1_753_963_200.0
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "received_at", "ahead"),
+    [
+        (NOON, NOON + 0.2, 0.0),
+        (NOON - 3, NOON + 3, 0.0),  # a slow answer tells less
+        (NOON + 0.9, NOON + 0.95, 0.0),  # the header leaves fractions out
+        (NOON + 61, NOON + 62, 60.0),
+        (NOON - 120, NOON - 119, -119.0),
+    ],
+)
+def test_what_cannot_be_explained_by_the_call_itself_is_a_difference(
+    sent_at: float, received_at: float, ahead: float
+) -> None:
+    assert ahead_of(formatdate(NOON, usegmt=True), sent_at, received_at) == ahead
+
+
+@pytest.mark.parametrize("header", [None, "", "yesterday", "Thu, 99 Foo 2025 12:00:00 GMT"])
+def test_no_date_is_no_difference(header: str | None) -> None:
+    assert ahead_of(header, NOON, NOON) is None
+
+
+@pytest.mark.parametrize(
+    ("ahead", "severity", "words"),
+    [
+        ({"task API": 0.0, "OpenAI server": -29.0}, Severity.OK, "agrees with that of task API, OpenAI server"),
+        ({"task API": 90.0}, Severity.WARNING, "90 s ahead of that of task API"),
+        ({"task API": -4000.0, "OpenAI server": -4001.0}, Severity.WARNING, "4,001 s behind"),
+        ({"task API": 90.0, "OpenAI server": 0.0}, Severity.NOTE, "of that of the task API alone"),
+    ],
+)
+def test_if_all_servers_agree_it_is_ours(ahead: dict[str, float], severity: Severity, words: str) -> None:
+    [finding] = of_clocks(ahead)
+
+    assert finding.severity is severity
+    assert words in finding.sentence
+
+
+def test_nobody_asked_is_nothing_found() -> None:
+    assert list(of_clocks({})) == []
