@@ -70,15 +70,15 @@ __all__ = [
 class Ledger:
     """One process's hold of the ledger. Not for threads; not to be carried over fork."""
 
-    def __init__(self, database: Database, rules: LedgerConfig) -> None:
+    def __init__(self, database: Database, config: LedgerConfig) -> None:
         self._database = database
-        breakers = Breakers(rules.breaker_threshold, rules.breaker_recovery)
-        duplicates = Duplicates(rules.reuse_seconds)
+        breakers = Breakers(config.breaker_threshold, config.breaker_recovery)
+        duplicates = Duplicates(config.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
-        self.inbox = Inbox(database, breakers, self.limits, duplicates, rules)
-        self.claims = Claims(database, breakers, self.limits, rules)
-        self.outbox = Outbox(database, breakers, duplicates, rules)
+        self.inbox = Inbox(database, breakers, self.limits, duplicates, config)
+        self.claims = Claims(database, breakers, self.limits, config)
+        self.outbox = Outbox(database, breakers, duplicates, config)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
         self.services = Services(database, breakers)
@@ -87,7 +87,7 @@ class Ledger:
     def open(
         cls,
         path: Path,
-        rules: LedgerConfig,
+        config: LedgerConfig,
         *,
         clock: Callable[[], float] = time.time,
         uptime: Callable[[], float] = seconds_up,
@@ -104,7 +104,7 @@ class Ledger:
         except BaseException:
             database.close()
             raise
-        return cls(database, rules)
+        return cls(database, config)
 
     def close(self) -> None:
         self._database.close()

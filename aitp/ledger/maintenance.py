@@ -415,13 +415,13 @@ class _Saving:
                 self.saved["dead letters" if dead else "results"] += 1
         for seq in (tasks.keys() | ids.keys()) - bought:
             self.lost["results" if tasks.get(seq, {}).get("state") in ("finished", "dead") else "tasks"] += 1
-        claimed = {seq for seq, task in tasks.items() if task["state"] == "claimed"}
+        claimed = {seq for seq, task in tasks.items() if task.get("state") == "claimed"}
         claimed.update(seq for (seq,) in damaged.index("tasks", "tasks_claimed", "seq"))
         return len(claimed - bought)
 
     def _enter_result(self, task: Record, result: Record) -> bool:
         """A result and its task, both or neither."""
-        if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result["body"])):
+        if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result.get("body"))):
             return False
         if not self._new.execute("SELECT 1 FROM queues WHERE id = ?", (task["queue"],)).get:
             self._enter("queues", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
