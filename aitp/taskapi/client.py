@@ -176,7 +176,7 @@ def acknowledges(body: bytes, task_id: str) -> bool:
     if leading and leading[1].decode(errors="replace").casefold() == task_id.casefold():
         return True
     document = json_object(body)
-    if document is None:
+    if not document:
         return False
     named = document.get("_id", document.get("id"))
     if named is None:

@@ -187,6 +187,7 @@ NOT_ACKNOWLEDGED = {
     "text": reply(200, "OK"),
     "no JSON": reply(200, b"OK"),
     "null": reply(200, None),
+    "nothing in it": reply(200, {}),
     "error": reply(200, {"error": "sign in"}),
     "error form": reply(200, {"statusCode": 401, "message": "sign in"}),
     "cut before the id": raw(b'HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"_id":"65f'),
