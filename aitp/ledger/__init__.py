@@ -25,7 +25,7 @@ from aitp.ledger.limits import Exceeded, Limits, LimitUse
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Report, Settled
-from aitp.ledger.queue import LedgerConfig
+from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.sqlite import SQLiteDatabase, migrate, seconds_up
 from aitp.ledger.worlds import World, publish_setups
 
@@ -125,8 +125,8 @@ class Ledger:
     def owners(self) -> list[int]:
         """Slots that own tasks, a poll or a probe."""
         rows = self._database.read(
-            "SELECT slot FROM tasks WHERE state = 'claimed'"
-            " UNION SELECT slot FROM tasks WHERE state = 'finished' AND due_at IS NULL AND slot IS NOT NULL"
+            f"SELECT slot FROM tasks WHERE {CLAIMED}"
+            f" UNION SELECT slot FROM tasks WHERE {FINISHED} AND due_at IS NULL AND slot IS NOT NULL"
             " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
             " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
             " UNION SELECT probe_slot FROM worlds WHERE probe_slot IS NOT NULL"

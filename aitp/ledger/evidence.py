@@ -16,6 +16,7 @@ import pybreaker
 
 from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
 from aitp.ledger.engine import Connection, Row, these
+from aitp.ledger.queue import READY
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
@@ -438,7 +439,7 @@ def _return_all(case: _Case, *, whole_provider: bool) -> None:
     connection.execute(
         # Spread by their numbers, so that they don't return all at once.
         "UPDATE tasks SET due_at = ?1 + ?2 * ((seq * 37) % 100) / 100.0"
-        f" WHERE state = 'ready' AND due_at > ?1 + ?2 AND seq IN ({failed.replace('?', '?3')})",
+        f" WHERE {READY} AND due_at > ?1 + ?2 AND seq IN ({failed.replace('?', '?3')})",
         (case.now, RETURN_SECONDS, bound),
     )
     connection.execute(
@@ -543,7 +544,7 @@ def _write_profile(
     worlds = "SELECT id FROM worlds WHERE provider = ? AND model = ?"
     bound = (case.provider, case.model)
     connection.execute(
-        "UPDATE tasks SET due_at = ? WHERE state = 'ready' AND due_at > ?"
+        f"UPDATE tasks SET due_at = ? WHERE {READY} AND due_at > ?"
         f" AND seq IN (SELECT seq FROM evidence WHERE world IN ({worlds}))",
         (case.now, case.now, *bound),
     )

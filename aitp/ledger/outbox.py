@@ -27,12 +27,12 @@ from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown
 from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import LedgerConfig, next_due, promote_stranded
+from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due, promote_stranded
 from aitp.ledger.stats import note_error, reading
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.policy.retry import SPREAD, retry_delay
-from aitp.tasks import Health, Service, TaskState, TaskStatus
+from aitp.tasks import BreakerState, Health, Service, TaskState, TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Outbox:
             )
 
     def settle(
-        self, delivery: Delivery, verdict: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
+        self, delivery: Delivery, outcome: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
     ) -> BreakerChange | None:
         """Record how a delivery ended, and what it says of the services; return the breaker that moved, if one did.
 
@@ -140,12 +140,12 @@ class Outbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            _note(connection, delivery, verdict, refusal, fault, now)
+            _note(connection, delivery, outcome, refusal, fault, now)
             if fault is not None and fault.service == Service.API.value and fault.health is Health.FAULTY:
                 fault = self._weigh(connection, delivery, fault)
             if _is_owned(connection, delivery):
-                self._settle(connection, delivery, verdict, refusal, now)
-            said_nothing = verdict is DeliveryOutcome.RETURNED and fault is None
+                self._settle(connection, delivery, outcome, refusal, now)
+            said_nothing = outcome is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
             return self._judge(connection, delivery.slot, fault, otherwise, now)
 
@@ -161,23 +161,23 @@ class Outbox:
         return poll_is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
-        self, connection: Connection, delivery: Delivery, verdict: DeliveryOutcome, refusal: str, now: float
+        self, connection: Connection, delivery: Delivery, outcome: DeliveryOutcome, refusal: str, now: float
     ) -> None:
-        if verdict is DeliveryOutcome.DELIVERED:
+        if outcome is DeliveryOutcome.DELIVERED:
             self._duplicates.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
-        elif verdict is DeliveryOutcome.REFUSED:
-            connection.execute("UPDATE tasks SET state = 'dead', slot = NULL WHERE seq = ?", (delivery.seq,))
+        elif outcome is DeliveryOutcome.REFUSED:
+            connection.execute(f"UPDATE tasks SET {DEAD}, slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
-        elif verdict in (DeliveryOutcome.LATER, DeliveryOutcome.CONFLICT):
+        elif outcome in (DeliveryOutcome.LATER, DeliveryOutcome.CONFLICT):
             delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute(
-                "UPDATE results SET unwitnessed = MAX(unwitnessed, deliveries = 0), deliveries = deliveries + 1,"
-                " conflicts = conflicts + ? WHERE seq = ?",
-                (verdict is DeliveryOutcome.CONFLICT, delivery.seq),
+                "UPDATE results SET unwitnessed = CASE WHEN deliveries = 0 THEN 1 ELSE unwitnessed END,"
+                " deliveries = deliveries + 1, conflicts = conflicts + ? WHERE seq = ?",
+                (int(outcome is DeliveryOutcome.CONFLICT), delivery.seq),
             )
         else:
             # Due now, but still behind those that never failed.
@@ -209,15 +209,15 @@ class Outbox:
             else:
                 told = self._breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
-        if change is not None and change.state == "closed":
+        if change is not None and change.state == BreakerState.CLOSED:
             # Served by tasks_later. What failed while nothing worked would else wait for up to an hour.
-            connection.execute("UPDATE tasks SET due_at = ?1 WHERE state = 'finished' AND due_at > ?1", (now,))
+            connection.execute(f"UPDATE tasks SET due_at = ?1 WHERE {FINISHED} AND due_at > ?1", (now,))
         return change
 
 
 _FOUND = (
     "SELECT tasks.seq, tasks.id, type, status, body, reason, deliveries, conflicts FROM tasks"
-    " JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue WHERE state = 'finished'"
+    f" JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue WHERE {FINISHED}"
 )
 # Served by tasks_finished, and by tasks_later.
 _FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?"
@@ -238,20 +238,20 @@ def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
 def _note(
     connection: Connection,
     delivery: Delivery,
-    verdict: DeliveryOutcome,
+    outcome: DeliveryOutcome,
     refusal: str,
     fault: Fault | None,
     now: float,
 ) -> None:
     if fault is not None:
         note_error(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
-    elif verdict is DeliveryOutcome.REFUSED:
+    elif outcome is DeliveryOutcome.REFUSED:
         note_error(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
 
 
 def _is_owned(connection: Connection, delivery: Delivery) -> bool:
     found = connection.execute(
-        "SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND state = 'finished'", (delivery.seq, delivery.slot)
+        f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}", (delivery.seq, delivery.slot)
     )
     return found.get is not None
 
@@ -264,7 +264,9 @@ def bury(connection: Connection, seq: int, task_id: str, sequence: int, now: flo
     """Remove a task that was dealt with, and remember that it was, at `sequence`."""
     delete_tasks(connection, [seq])
     connection.execute(
-        "INSERT OR REPLACE INTO tombstones (id, sequence, delivered_at, delivered_uptime) VALUES (?, ?, ?, ?)",
+        "INSERT INTO tombstones (id, sequence, delivered_at, delivered_uptime) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, delivered_at = excluded.delivered_at,"
+        " delivered_uptime = excluded.delivered_uptime",
         (task_id, sequence, now, uptime),
     )
 
@@ -335,10 +337,10 @@ class DeadLetters:
     def retry(self, task_id: str) -> bool:
         """Deliver it once more; False if there is none of that id."""
         with self._database.transaction() as connection:
-            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            seq = _dead(connection, task_id)
             if seq is None:
                 return False
-            connection.execute("UPDATE tasks SET state = 'finished', due_at = NULL WHERE seq = ?", (seq,))
+            connection.execute(f"UPDATE tasks SET {FINISHED}, due_at = NULL WHERE seq = ?", (seq,))
             connection.execute(
                 "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0, conflicts = 0, unwitnessed = 0"
                 " WHERE seq = ?",
@@ -349,12 +351,12 @@ class DeadLetters:
     def drop(self, task_id: str) -> bool:
         """Throw it away, result and all; False if there is none of that id."""
         with self._database.transaction(durable=True) as connection:
-            seq = connection.execute("SELECT seq FROM tasks WHERE id = ? AND state = 'dead'", (task_id,)).get
+            seq = _dead(connection, task_id)
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
             now, uptime = self._database.clock(), self._database.uptime()
-            bury(connection, int(seq), task_id, self._database.next_sequence(), now, uptime)
+            bury(connection, seq, task_id, self._database.next_sequence(), now, uptime)
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
@@ -362,7 +364,7 @@ class DeadLetters:
         rows = self._database.read(
             "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
             f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue"
-            f" WHERE state = 'dead'{condition} ORDER BY tasks.seq",
+            f" WHERE {DEAD}{condition} ORDER BY tasks.seq",
             bindings,
         )
         return [
@@ -371,11 +373,16 @@ class DeadLetters:
         ]
 
 
+def _dead(connection: Connection, task_id: str) -> int | None:
+    seq = connection.execute(f"SELECT seq FROM tasks WHERE id = ? AND {DEAD}", (task_id,)).get
+    return None if seq is None else int(seq)
+
+
 def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]:
     """Ids of dead letters of the ledger at `path` that begin so, for a shell to complete. Reads only; LedgerError."""
     with reading(path) as (connection, _):
         rows: builtins.list[Row] = connection.execute(
-            "SELECT id FROM tasks WHERE state = 'dead' AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
+            f"SELECT id FROM tasks WHERE {DEAD} AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
             (beginning, most),
         ).fetchall()
     return [str(task_id) for (task_id,) in rows]
@@ -384,7 +391,7 @@ def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]
 def poll_is_awaited(connection: Connection, threshold: int) -> bool:
     """Whether deliveries wait for a poll, which is to tell if the task API or their results are at fault."""
     failures = connection.execute(
-        "SELECT failures FROM breakers, ledger WHERE service = ? AND state = 'closed' AND failures > 0 AND NOT paused",
-        (Service.API.value,),
+        "SELECT failures FROM breakers, ledger WHERE service = ? AND state = ? AND failures > 0 AND paused = 0",
+        (Service.API.value, BreakerState.CLOSED),
     ).get
     return failures is not None and awaits_poll(failures, threshold)

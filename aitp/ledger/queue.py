@@ -96,7 +96,8 @@ def promote_stranded(connection: Connection, state: Waiting, now: float) -> None
 def follow_clock(connection: Connection, seconds: float, now: float) -> None:
     """The clock was set back by about so much: what waits, for whatever, is due as much sooner."""
     connection.execute(
-        f"UPDATE tasks SET due_at = MAX(due_at - ?1, ?2) WHERE due_at > ?2 AND ({READY} OR {FINISHED})",
+        "UPDATE tasks SET due_at = CASE WHEN due_at - ?1 > ?2 THEN due_at - ?1 ELSE ?2 END"
+        f" WHERE due_at > ?2 AND ({READY} OR {FINISHED})",
         (seconds, now),
     )
 
