@@ -88,7 +88,7 @@ class Timings:
     slack_seconds: float = 5.0  # from a deadline to the kill
     young_seconds: float = 10.0  # whoever dies before is held back
     longest_hold_back_seconds: float = 30.0
-    grace_margin_seconds: float = 2.0  # before the grace ends, relays bring out what is there, and leave
+    grace_margin_seconds: float = 2.0  # before the grace ends, calls are given up, and relays bring out what is there
     takeover_seconds: float = 5.0  # beyond the grace, for another master to leave
     prepare_seconds: float = 900.0  # migrations and integrity checks read the whole ledger
     orphan_seconds: float = 900.0  # for a dead master's child to go, on top of what its calls may take

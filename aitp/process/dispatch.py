@@ -29,10 +29,51 @@ from aitp.tasks import QueueKey, Service
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-log = get_logger(__name__)
-
 # How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
 CANARY_SECONDS = 1.0
+# What requests depend on besides who and where we are.
+REQUEST_SETTINGS = (
+    "embedding_dimensions",
+    "openai_timeout",
+    "openai_service_tier",
+    "openai_reasoning_effort",
+    "ollama_timeout",
+    "ollama_options",
+    "ollama_think",
+)
+MARGIN_SECONDS = 60.0
+# Whatever decides who answers, what is asked, and what an answer looks like.
+DECISIVE = (
+    "processing_mode",
+    "mock",
+    "supported_models",
+    "openai_base_url",
+    "ollama_base_url",
+    "ollama_options",
+    "hybrid_fallback",
+    "fallback_models",
+    "default_embedding_model",
+    "default_chat_model",
+    "model_aliases",
+    "embedding_dimensions",
+    "embedding_overflow",
+    "result_language",
+    "result_country",
+    "wikidata_enabled",
+    "wikidata_base_url",
+    "personality_classes",
+)
+KNOWN = {
+    "nomic-embed-text:latest": 768,
+    "nomic-embed-text:v1.5": 768,
+    "mxbai-embed-large:latest": 1024,
+    "bge-m3:latest": 1024,
+    "all-minilm:latest": 384,
+    "dengcao/qwen3-embedding-0.6b:q8_0": 1024,
+}
+KEPT_SECONDS = 90 * 86_400.0
+
+log = get_logger(__name__)
 
 
 def terms_of(settings: Settings) -> ClaimOptions:
@@ -77,18 +118,6 @@ def terms_of(settings: Settings) -> ClaimOptions:
         setup=cache(partial(setup_of, settings)),
         canary_seconds=CANARY_SECONDS,
     )
-
-
-# What requests depend on besides who and where we are.
-REQUEST_SETTINGS = (
-    "embedding_dimensions",
-    "openai_timeout",
-    "openai_service_tier",
-    "openai_reasoning_effort",
-    "ollama_timeout",
-    "ollama_options",
-    "ollama_think",
-)
 
 
 def setup_of(settings: Settings, service: str) -> str:
@@ -140,9 +169,6 @@ def routing_of(settings: Settings) -> Routing:
     )
 
 
-MARGIN_SECONDS = 60.0
-
-
 class ModelAvailability:
     """One process's view of that file. A look costs one `stat`, unless it was replaced since."""
 
@@ -183,45 +209,10 @@ class ModelAvailability:
         self._known = {canonical(name): state.arrival for name, state in stock.models.items()}
 
 
-# Whatever decides who answers, what is asked, and what an answer looks like.
-DECISIVE = (
-    "processing_mode",
-    "mock",
-    "supported_models",
-    "openai_base_url",
-    "ollama_base_url",
-    "ollama_options",
-    "hybrid_fallback",
-    "fallback_models",
-    "default_embedding_model",
-    "default_chat_model",
-    "model_aliases",
-    "embedding_dimensions",
-    "embedding_overflow",
-    "result_language",
-    "result_country",
-    "wikidata_enabled",
-    "wikidata_base_url",
-    "personality_classes",
-)
-
-
 def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:
     """A name for all that decides what results look like: none of another scope is used again."""
     facts = [(name, repr(getattr(settings, name))) for name in DECISIVE]
     return blake2b(repr((facts, sorted(prompt or "" for prompt in prompts))).encode(), digest_size=8).hexdigest()
-
-
-KNOWN = {
-    "nomic-embed-text:latest": 768,
-    "nomic-embed-text:v1.5": 768,
-    "mxbai-embed-large:latest": 1024,
-    "bge-m3:latest": 1024,
-    "all-minilm:latest": 384,
-    "dengcao/qwen3-embedding-0.6b:q8_0": 1024,
-}
-
-KEPT_SECONDS = 90 * 86_400.0
 
 
 class EmbeddingDimensions:

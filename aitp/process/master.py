@@ -296,9 +296,9 @@ class Children:
             self._kill(child, Cause.DEADLINE)
         return again
 
-    def give_up(self) -> None:
-        """Kill all who are left when the grace is over."""
-        for child in self:
+    def give_up(self, children: Iterable[ChildRecord]) -> None:
+        """Kill those who are left when the grace is over."""
+        for child in children:
             if child.killed is None:
                 task_id = self._board.read(child.slot).task_id
                 text = "Grace is over, child is killed: what it had in hand goes back and may be bought again"
@@ -561,18 +561,20 @@ class Master:
                 self._notifier.notify(child.slot)
 
     def _drain(self) -> None:
-        """Workers leave first, so that relays can deliver the last results."""
+        """Workers leave first, and have a little less than the grace, so that relays can deliver the last results."""
         now = time.monotonic()
-        if now >= self._kill_at:
-            self._children.give_up()
-            self._helpers.end(signal.SIGKILL, "prepare")
         workers = [child for child in self._children if child.role is Role.WORKER]
         margin = min(self._timings.grace_margin_seconds, self._settings.shutdown_grace_seconds / 4)
-        relays_leave_at = self._kill_at - margin
+        workers_end_at = self._kill_at - margin
         # Told again in each round: a signal that comes just before a system call interrupts nothing.
-        for child in list(self._children) if not workers or now >= relays_leave_at else workers:
+        for child in list(self._children) if not workers or now >= workers_end_at else workers:
             self._children.tell(child, signal.SIGTERM)
-        for moment in (self._kill_at, relays_leave_at):
+        if now >= workers_end_at:
+            self._children.give_up(workers)
+        if now >= self._kill_at:
+            self._children.give_up(self._children)
+            self._helpers.end(signal.SIGKILL, "prepare")
+        for moment in (self._kill_at, workers_end_at):
             self._expect(moment if moment > now else math.inf)
         if self._children or self._helpers:
             return

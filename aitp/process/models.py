@@ -54,11 +54,17 @@ if TYPE_CHECKING:
     from aitp.providers.ollama_models import OllamaModels, Progress
     from aitp.settings import Settings
 
-log = get_logger(__name__)
-
 NAME = "look after models"
-
 IDLE_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
+STALL_SHARE = 10
+WRITE_SECONDS = 1.0
+LOG_PERCENT = 10
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
+Told = Callable[[str, ModelState], None]
+DAY_SECONDS = 86_400.0
+ASKING_SECONDS = 10.0
+
+log = get_logger(__name__)
 
 
 class ModelPuller:
@@ -119,17 +125,6 @@ class ModelPuller:
 
 def _look(settings: Settings, anew: bool) -> bool:
     return look_after_models(settings, anew=anew) is Look.ALL_THERE
-
-
-STALL_SHARE = 10
-
-WRITE_SECONDS = 1.0
-
-LOG_PERCENT = 10
-
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
-
-Told = Callable[[str, ModelState], None]
 
 
 class Look(Enum):
@@ -320,11 +315,6 @@ class _Following:
         self._round.progressed(self._name, self.state)
         if time.monotonic() > self._ends:
             raise ServiceFault(Service.OLLAMA, f"it took longer than {self._seconds:g} s in all, and goes on later")
-
-
-DAY_SECONDS = 86_400.0
-
-ASKING_SECONDS = 10.0
 
 
 def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:

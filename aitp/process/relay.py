@@ -59,17 +59,24 @@ from aitp.tasks import Health, NewTask, QueueKey, Service
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-log = get_logger(__name__)
-
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
 TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-
-TYPE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-
 # Where Mongo puts it: at the beginning. For documents of which more cannot be read, or is not there.
 LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
-
 UNKNOWN_MODEL = "unknown"
+# Few, so that a slow task API keeps no result waiting behind another relay's.
+CHUNK = 8
+# Documents entered in one transaction: more would keep claims waiting.
+PART = 200
+# A page of everything that is pending may be 500 MB: it is bounded by its silence (REQUEST_TIMEOUT) and by this.
+POLL_SECONDS = 900.0
+JITTER = (0.9, 1.0)
+# Documents that cannot be read before a page is suspected to be of a kind that this release does not know.
+FEWEST_USELESS = 10
+# A call may need a token first, and be made twice with a fresh one.
+REQUESTS_IN_A_CALL = 4
+
+log = get_logger(__name__)
 
 
 def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Malformed:
@@ -126,25 +133,7 @@ def _task_id(value: object) -> str | None:
 def _shown(type_: object) -> str:
     if not isinstance(type_, str):
         return type(type_).__name__
-    return type_ if TYPE_NAME.fullmatch(type_) else "no name of a type"
-
-
-# Few, so that a slow task API keeps no result waiting behind another relay's.
-CHUNK = 8
-
-# Documents entered in one transaction: more would keep claims waiting.
-PART = 200
-
-# A page of everything that is pending may be 500 MB: it is bounded by its drain (REQUEST_TIMEOUT) and by this.
-POLL_SECONDS = 900.0
-
-JITTER = (0.9, 1.0)
-
-# Documents that cannot be read before a page is suspected to be of a kind that this release does not know.
-FEWEST_USELESS = 10
-
-# A call may need a token first, and be made twice with a fresh one.
-REQUESTS_IN_A_CALL = 4
+    return type_ if TASK_ID.fullmatch(type_) else "no name of a type"
 
 
 class Harvest:

@@ -52,13 +52,14 @@ from aitp.tasks import Culprit, Ending, Outcome, Task
 if TYPE_CHECKING:
     from aitp.metrics import Metrics
 
-log = get_logger(__name__)
-
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
-
 # What another provider may stand in for.
 REPLACEABLE = frozenset({Culprit.SERVICE, Culprit.ACCOUNT, Culprit.ANSWER})
+# A disk may be filled and emptied again and again around the bound: one pair of lines a minute tells that as well.
+QUIET_SECONDS = 60.0
+
+log = get_logger(__name__)
 
 
 def report_of_answer(claim: Claim, answer: Answer) -> Report:
@@ -150,10 +151,6 @@ def _failed(claim: Claim, failure: Failure, times: int = 1) -> Report:
 
 def _all(claim: Claim, ending: Ending, reason: str, cooldown: Cooldown | None = None) -> Report:
     return Report([Outcome(task, ending, reason=reason) for task in claim.tasks], None, cooldown)
-
-
-# A disk may be filled and emptied again and again around the bound: one pair of lines a minute tells that as well.
-QUIET_SECONDS = 60.0
 
 
 def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:

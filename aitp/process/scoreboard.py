@@ -29,13 +29,18 @@ from pathlib import Path
 from typing import Self
 
 from aitp.hardening import PR_SET_NAME, prctl
-from aitp.logs import get_logger
-
-log = get_logger(__name__)
 
 MASTER = 0
-
 LAST_SLOT = 1100
+MAGIC = b"aitpsb01"
+# number, pid, state, started, since, deadline, tasks done, length of the task id, task id, number again
+RECORD = struct.Struct("=IiB7xdddQB64s3xI")
+RECORD_BYTES = 128
+NUMBER = struct.Struct("=I")
+TRIES = 10  # of a reader that comes into the middle of a write, which takes less than a microsecond
+_STATE_AT = 8
+SIZE = RECORD_BYTES * (LAST_SLOT + 2)  # the header takes a record's place
+SLACK_SECONDS = 5.0  # between a deadline and its being overrun
 
 
 class Role(StrEnum):
@@ -45,17 +50,14 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
-_FIRST = {Role.RELAY: 1, Role.WORKER: 101}
-
-_LAST = {Role.RELAY: 99, Role.WORKER: LAST_SLOT}
+SLOTS = {Role.RELAY: range(1, 100), Role.WORKER: range(101, LAST_SLOT + 1)}
 
 
 def slots_of(role: Role, count: int) -> range:
     """The slots of the first `count` children of a role. Raises ValueError if there are not that many."""
-    first = _FIRST[role]
-    if not 0 <= count <= _LAST[role] - first + 1:
-        raise ValueError(f"there are slots for {_LAST[role] - first + 1} {role}s, not for {count}")
-    return range(first, first + count)
+    if not 0 <= count <= len(SLOTS[role]):
+        raise ValueError(f"there are slots for {len(SLOTS[role])} {role}s, not for {count}")
+    return SLOTS[role][:count]
 
 
 def name_process(name: str) -> None:
@@ -66,30 +68,10 @@ def name_process(name: str) -> None:
 
 def role_of(slot: int) -> Role:
     """The role that a slot is for. Raises ValueError for the master's and for numbers outside."""
-    for role, first in _FIRST.items():
-        if first <= slot <= _LAST[role]:
+    for role, slots in SLOTS.items():
+        if slot in slots:
             return role
     raise ValueError(f"slot {slot} belongs to no role")
-
-
-MAGIC = b"aitpsb01"
-
-HEADER = struct.Struct("=8sd")  # magic, end of a stop's grace (monotonic; 0: no stop)
-
-# number, pid, state, started, since, deadline, tasks done, length of the task id, task id, number again
-RECORD = struct.Struct("=IiB7xdddQB64s3xI")
-
-RECORD_BYTES = 128
-
-NUMBER = struct.Struct("=I")
-
-TRIES = 10  # of a reader that comes into the middle of a write, which takes less than a microsecond
-
-_STATE_AT = 8
-
-SIZE = RECORD_BYTES * (LAST_SLOT + 2)  # the header takes a record's place
-
-SLACK_SECONDS = 5.0  # between a deadline and its being overrun
 
 
 class State(IntEnum):
@@ -145,7 +127,7 @@ class Scoreboard:
         try:
             # Allocated now: a full disk behind a mapped page would kill the process that writes there (SIGBUS).
             os.posix_fallocate(descriptor, 0, SIZE)
-            os.pwrite(descriptor, HEADER.pack(MAGIC, 0.0), 0)
+            os.pwrite(descriptor, MAGIC, 0)
         finally:
             os.close(descriptor)
         draft.rename(path)
@@ -176,20 +158,6 @@ class Scoreboard:
     def state(self, slot: int) -> int:
         """A slot's state alone: what a waker needs of many slots."""
         return self._map[_offset(slot) + _STATE_AT]
-
-    def records(self) -> list[Record]:
-        """All slots that are in use, the master's first."""
-        return [record for slot in range(LAST_SLOT + 1) if (record := self.read(slot)).state is not State.GONE]
-
-    @property
-    def grace_ends(self) -> float:
-        """When calls in hand must be given up (monotonic); 0 while nobody stops the service."""
-        ends: float = HEADER.unpack_from(self._map, 0)[1]
-        return ends
-
-    @grace_ends.setter
-    def grace_ends(self, monotonic: float) -> None:
-        HEADER.pack_into(self._map, 0, MAGIC, monotonic)
 
     def close(self) -> None:
         self._map.close()
@@ -267,7 +235,7 @@ def _finite(number: float) -> float:
 
 
 class Notifier:
-    """The bells of all slots. Grows in the master; children know the bells that were there when they were forked."""
+    """One eventfd a slot. Grows in the master; children know those that were there when they were forked."""
 
     def __init__(self) -> None:
         self._descriptors: dict[int, int] = {}
@@ -278,7 +246,7 @@ class Notifier:
             self._descriptors[slot] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def descriptor(self, slot: int) -> int:
-        """The descriptor that becomes readable when `slot` is rung."""
+        """The descriptor that becomes readable when `slot` is notified."""
         return self._descriptors[slot]
 
     def notify(self, slot: int) -> None:
@@ -286,14 +254,14 @@ class Notifier:
         os.eventfd_write(self._descriptors[slot], 1)
 
     def drain(self, slot: int) -> int:
-        """How often `slot` was rung since the last time."""
+        """How often `slot` was notified since the last time."""
         try:
             return os.eventfd_read(self._descriptors[slot])
         except BlockingIOError:
             return 0
 
     def notify_idle(self, role: Role, count: int, board: Scoreboard, but: int = -1) -> int:
-        """Ring up to `count` idle children of a role, `but` excepted; how many were idle and stayed so."""
+        """Notify up to `count` idle children of a role, `but` excepted; how many were idle and stayed so."""
         woken = 0
         for slot in self._descriptors:
             if woken >= count:
@@ -309,7 +277,14 @@ def living_master(records: Sequence[Record]) -> Record | None:
     """The master's record, if it is alive and does its rounds, whomever it belongs to."""
     if not master_ticks(list(records), time.monotonic()):
         return None
-    return next((record for record in records if record.slot == MASTER and _is_alive(record.pid)), None)
+    master = next(record for record in records if record.slot == MASTER)
+    try:
+        os.kill(master.pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # another user's
+    return master
 
 
 def signal_master(scoreboard: Path, number: int) -> bool:
@@ -321,16 +296,6 @@ def signal_master(scoreboard: Path, number: int) -> bool:
         os.kill(master.pid, number)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
     return True
 
 

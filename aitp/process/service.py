@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, SlotLocks, prepare
@@ -31,19 +31,14 @@ from aitp.settings import Settings, load_settings
 from aitp.taskapi import connect
 from aitp.tasks import Service
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-log = get_logger(__name__)
-
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
-
 # Giving memory back costs as much as half a task: not after each of a trickle.
-TASKS_BEFORE_GIVING_BACK = 16
+STEPS_BEFORE_GIVING_BACK = 8
+M_TRIM_THRESHOLD = -1  # mallopt(3)
+KEPT_BYTES = 65_536
 
-# A relay's step is a poll or a chunk of deliveries.
-STEPS_BEFORE_GIVING_BACK = 3
+log = get_logger(__name__)
 
 
 def roles(settings: Settings) -> Roles:
@@ -128,45 +123,27 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     settings = settings.without_oauth_secret()
     ledger, metrics = _open(child, settings, cause)
     worker = worker_for(child, ledger, metrics, settings, missing=lambda model: child.miss_model())
-    kept = 0
 
     def step() -> float | None:
-        nonlocal kept
         found = worker.step()
-        if not isinstance(found, Idle):
-            kept += len(found.tasks)
-            return time.time()
-        if kept >= TASKS_BEFORE_GIVING_BACK:
-            kept = 0
-            _give_back(ledger)
-        return found.until
+        return found.until if isinstance(found, Idle) else time.time()
 
-    while not child.leaving and not worker.spent:
-        _step_or_rest(child, step)
+    _work(child, ledger, step, lambda: not child.leaving and not worker.spent)
 
 
 def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A relay's whole life. Told to leave, it first brings out what is finished."""
     settings = settings.without_provider_secrets()
     ledger, metrics = _open(child, settings, cause)
-    # The one before may have died between bringing tasks and ringing: nobody else would, and all would sleep on.
+    # The one before may have died between bringing tasks and telling: nobody else would, and all would sleep on.
     child.wake_workers(settings.concurrency_limit)
     relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
 
-    steps = 0
-
     def step() -> float | None:
-        nonlocal steps
         asked, child.poll_asked = child.poll_asked, False
-        until = relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
-        steps += 1
-        if steps > STEPS_BEFORE_GIVING_BACK and (until is None or until > time.time()):
-            steps = 0
-            _give_back(ledger)
-        return until
+        return relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
 
-    while not child.leaving:
-        _step_or_rest(child, step)
+    _work(child, ledger, step, lambda: not child.leaving)
     relay.empty_outbox()
 
 
@@ -180,37 +157,35 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     return ledger, metrics
 
 
-def _give_back(ledger: Ledger) -> None:
-    """Before a rest, after some work: the pages that the ledger remembers, and what the C library keeps."""
-    ledger.forget_pages()
-    give_back()
+def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going: Callable[[], bool]) -> None:
+    """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of."""
+    steps = 0
+    while going():
+        try:
+            until = step()
+        except LedgerError as error:
+            log.error("Ledger cannot be used, work waits", reason=str(error))
+            until = time.time() + LEDGER_PAUSE_SECONDS
+        steps += 1
+        if until is None or until > time.time():
+            if steps >= STEPS_BEFORE_GIVING_BACK:
+                steps = 0
+                ledger.forget_pages()
+                give_back()
+            child.wait(until)
 
 
-def _step_or_rest(child: Child, step: Callable[[], float | None]) -> None:
-    """One step, then sleep until there is something to do. A ledger that fails is waited for, never died of."""
-    try:
-        until = step()
-    except LedgerError as error:
-        log.error("Ledger cannot be used, work waits", reason=str(error))
-        until = time.time() + LEDGER_PAUSE_SECONDS
-    if until is None or until > time.time():
-        child.wait(until)
-
-
-M_TRIM_THRESHOLD = -1  # mallopt(3)
-
-KEPT_BYTES = 65_536
-
-_libc = ctypes.CDLL(None)
+# What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch
+# takes a megabyte for a moment, and glibc keeps up to twice its largest block so far. With another library, nothing.
 
 
 def keep_little() -> None:
     """Once, before forking: children have the setting from their master."""
-    if hasattr(_libc, "mallopt"):
-        _libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_back() -> None:
     """Before a rest, after some work. Takes a few tenths of a millisecond."""
-    if hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(0)
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -17,14 +17,14 @@ from aitp.ledger import SlotLocks
 from aitp.logs import get_logger
 from aitp.settings import Settings
 
-log = get_logger(__name__)
-
 LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
-
 # ENOENT: of a file system that lets nobody make directories, like /proc.
 NOT_MENDED_BY_TIME = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ELOOP}
 )
+OTHER_DESCRIPTORS = 100  # beside a descriptor for each child: files, pipes, what libraries open
+
+log = get_logger(__name__)
 
 
 def own_directory(path: Path) -> None:
@@ -75,9 +75,6 @@ def open_locks(ledger: Path) -> SlotLocks:
         return SlotLocks(ledger)
     except OSError as error:
         blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
-
-
-OTHER_DESCRIPTORS = 100  # beside a descriptor for each child: files, pipes, what libraries open
 
 
 def descriptors_needed(settings: Settings) -> int:

@@ -39,12 +39,13 @@ from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-log = get_logger(__name__)
-
 LEDGER_RETRY_SECONDS = 1.0
 NO_ANSWER = Answer([], Usage(0, 0, 0))  # where nothing could be asked
-
 T = TypeVar("T")
+# On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
+MARGIN_SECONDS = 5.0
+
+log = get_logger(__name__)
 
 
 class Worker:
@@ -248,10 +249,6 @@ def _facts_of(route: Route) -> dict[str, str]:
         "fallback_reason": route.reason,
         "fallback_model": route.model,
     }
-
-
-# On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
-MARGIN_SECONDS = 5.0
 
 
 def worker_for(
