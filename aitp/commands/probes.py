@@ -103,8 +103,6 @@ class OneToken:
     def replace(self, refused: str) -> str:
         raise CredentialsRefused(Service.API.value, REFUSED_AGAIN)
 
-    def forget(self) -> None: ...
-
 
 class Asking:
     """The questions, with these settings. `seconds`: the bound on each of them."""
