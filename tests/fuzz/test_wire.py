@@ -167,7 +167,7 @@ streams = lines.map(lambda told: b"\n".join(json.dumps(line).encode() for line i
 def test_pulls_of_models(server: ScriptedServer, answer: bytes, pull: bool) -> None:
     models = OllamaModels(f"http://127.0.0.1:{server.port}", stall_seconds=2.0, pause_seconds=0.0)
     told: list[object] = []
-    attempt(server, answer, lambda: models._pull_once("m", told.append) if pull else models.missing(["m"]))
+    attempt(server, answer, lambda: models.pull("m", told.append) if pull else models.missing(["m"]))
     models.close()
 
 
