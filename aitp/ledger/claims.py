@@ -487,7 +487,7 @@ _TURN = (
 # All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
 # failed beside it once. Only those with the same bound go together.
 _BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
-_SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS ?2 ORDER BY attempts, seq LIMIT ?3"
+_SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS NOT DISTINCT FROM ?2 ORDER BY attempts, seq LIMIT ?3"
 
 
 def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:

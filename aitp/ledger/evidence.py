@@ -8,7 +8,7 @@ transaction of the caller's.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,6 +73,9 @@ class Judgement(NamedTuple):
     cleared: bool = False
 
 
+# Failures that a world keeps a tally of, in the order of its columns; all others are nobody's but ours.
+COUNTED = (Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER)
+
 # For select lists. A task that has failed, or whose process has died; and whether all is as it should be.
 ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND queue > 0)"  # the index begins with the kind
 NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
@@ -80,25 +83,44 @@ NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 
 @dataclass(slots=True)
 class _Case:
-    """One call to be judged, and what has been found out about it so far."""
+    """One call to be judged, and what has been found out about it so far. `probing`: this slot, the paused world."""
 
     connection: Connection
     now: float
     slot: int
+    tally: Tally
     world: int
     provider: str
     model: str
     type: str
     setup: str
     left_out: str
-    tally: Tally
     proven: bool
     pauses: int
     paused: bool
-    probing: bool  # this slot, the paused world
-    told: list[Notice] = field(default_factory=list)
+    probing: bool
+    notices: list[Notice] = field(default_factory=list)
     tries: dict[int, int] = field(default_factory=dict)
     limits: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, connection: Connection, slot: int, world: int | None, now: float) -> _Case | None:
+        """None: the world is recovered, or from before there were any, and nothing is known of it."""
+        row = connection.execute(
+            "SELECT id, provider, model, type, setup, left_out, proven, pauses, paused_until IS NOT NULL,"
+            " COALESCE(probe_slot = ?, 0), good, service, account, input, answer FROM worlds WHERE id = ?",
+            (slot, world),
+        ).fetchone()
+        return None if row is None else cls(connection, now, slot, Tally(*row[10:]), *row[:10])
+
+    def tell(self, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> None:
+        """A person is to hear of it."""
+        self.notices.append(Notice(what, self.provider, self.model, self.type, reason, parameter, until))
+
+    def judgement(
+        self, outcomes: Iterable[Outcome], breaker: BreakerChange | None = None, *, cleared: bool = False
+    ) -> Judgement:
+        return Judgement(tuple(outcomes), self.tries, self.limits, breaker, tuple(self.notices), cleared)
 
 
 class Judge:
@@ -128,8 +150,8 @@ class Judge:
         `failure`: how it failed as a whole. `optional`: the parameters that it was sent with, and could do without.
         `health`: what it says of the provider where it says nothing of its tasks.
         """
-        case = _open_case(connection, slot, world, now)
-        if case is None:  # recovered, or from before there were any: nothing is known of it
+        case = _Case.open(connection, slot, world, now)
+        if case is None:
             change = self._breakers.tell(connection, provider, health, slot, now)
             return Judgement(tuple(outcomes), breaker=change)
         if case.probing:
@@ -172,7 +194,7 @@ class Judge:
         if cleared:
             moved(connection)
         if case.paused:
-            case.told.append(_notice(case, "Tasks of this model go on", ""))
+            case.tell("Tasks of this model go on", "")
         # The provider has spoken about each of these by itself, batch or not.
         judged = [
             self._judged(case, outcome, outcome.culprit, alone=True, counted=0)
@@ -180,7 +202,7 @@ class Judge:
             else outcome
             for outcome in outcomes
         ]
-        return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared)
+        return case.judgement(judged, change, cleared=cleared)
 
     # A call that failed
 
@@ -191,14 +213,13 @@ class Judge:
         if failure.culprit in (Culprit.INPUT, Culprit.REQUEST) and not is_as_now:
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
             change = self._breakers.tell(connection, case.provider, Health.UNKNOWN, case.slot, case.now)
-            return Judgement(tuple(_ready(outcome) for outcome in outcomes), breaker=change)
+            return case.judgement(map(_ready, outcomes), change)
         if failure.culprit is Culprit.MODEL and failure.stranger and not _has_answered(case):
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
-            return Judgement(
-                tuple(_failed(outcome, reason) for outcome in outcomes), breaker=self._speak(case, failure)
-            )
+            failed = [_failed(outcome, reason) for outcome in outcomes]
+            return case.judgement(failed, self._speak(case, failure))
         failed = [outcome for outcome in outcomes if outcome.ending in (Ending.RETRY, Ending.FALLBACK)]
-        counted = failure.culprit in (Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER)
+        counted = failure.culprit in COUNTED
         if counted:
             case.tally = case.tally.more(failure.culprit)
             column = failure.culprit.value
@@ -216,19 +237,14 @@ class Judge:
         elif not can_leave_out:
             changed = self._restore(case, profile, failure, futile=situation.row_is_ill or situation.insists)
         if changed and failure.culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
-            return Judgement(
-                tuple(_ready(outcome) for outcome in outcomes),
-                told=tuple(case.told),
-                cleared=True,
-                breaker=self._speak(case, failure, heard=True),
-            )
+            return case.judgement(map(_ready, outcomes), self._speak(case, failure, heard=True), cleared=True)
         judged = self._judge_each(case, outcomes, failure) if counted else [_ready_later(o) for o in outcomes]
         change = self._speak(case, failure, opened=asked is Remedy.OPEN)
         if asked is Remedy.PAUSE or case.probing:
             self._pause(case, failure, profile)
         elif counted:
             moved(connection)  # the row is longer
-        return Judgement(tuple(judged), case.tries, case.limits, change, tuple(case.told), cleared=counted)
+        return case.judgement(judged, change, cleared=counted)
 
     def _situation(
         self,
@@ -316,14 +332,15 @@ class Judge:
             (outcome.task.seq,),
         ).fetchone()
         if row is None or row[0] != case.world:  # its first failure here
-            before, own = case.tally, {Culprit.SERVICE: 0, Culprit.ACCOUNT: 0, Culprit.INPUT: 0, Culprit.ANSWER: 0}
+            before, own = case.tally, dict.fromkeys(COUNTED, 0)
         else:
             before = Tally(*row[1:6]).more(culprit, counted)
-            own = dict(zip((Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER), row[6:], strict=True))
+            own = dict(zip(COUNTED, row[6:], strict=True))
         if alone:
             own[culprit] += outcome.times
+        case.connection.execute("DELETE FROM evidence WHERE seq = ?", (outcome.task.seq,))
         case.connection.execute(
-            "INSERT OR REPLACE INTO evidence (seq, world, good_before, service_before, account_before, input_before,"
+            "INSERT INTO evidence (seq, world, good_before, service_before, account_before, input_before,"
             " answer_before, service, account, input, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (outcome.task.seq, case.world, *before, *own.values()),
         )
@@ -364,23 +381,25 @@ class Judge:
         since = case.now
         if name == "service_tier":  # a tier that has no room now may have some soon
             since += TIER_SECONDS - PROFILE_SECONDS
-        _write_profile(case, [*profile.left_out, name], guessed, profile.kept, tasks, failure.reason, since)
-        case.told.append(_notice(case, "Parameter is refused and left out", failure.reason, parameter=name))
+        _adopt(case, _Profile([*profile.left_out, name], guessed, profile.kept, tasks, failure.reason), since)
+        case.tell("Parameter is refused and left out", failure.reason, parameter=name)
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, *, futile: bool) -> bool:
         """Take back what was left out by guess, if that was `futile`, and whatever has made the answers useless."""
-        back = []
-        if failure.culprit is Culprit.REQUEST and failure.parameter in profile.left_out:
+        back: list[str] = []
+        needed = failure.culprit is Culprit.REQUEST
+        if needed and failure.parameter in profile.left_out:
             back = [failure.parameter]
         elif failure.culprit in (Culprit.INPUT, Culprit.SERVICE) and futile and not case.proven:
-            back = list(profile.guessed)
+            back = profile.guessed
         if not back:
             return False
-        left_out = [name for name in profile.left_out if name not in back]
-        guessed = [name for name in profile.guessed if name not in back]
-        needed = failure.culprit is Culprit.REQUEST
-        kept = [*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)]
-        _write_profile(case, left_out, guessed, kept, profile.tasks, profile.reason, case.now)
+        without = profile._replace(
+            left_out=[name for name in profile.left_out if name not in back],
+            guessed=[name for name in profile.guessed if name not in back],
+            kept=[*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)],
+        )
+        _adopt(case, without, case.now)
         return True
 
     # A world is paused
@@ -397,7 +416,7 @@ class Judge:
         )
         moved(case.connection)
         if not case.paused:
-            case.told.append(_notice(case, "Tasks of this model wait", reason, until=until))
+            case.tell("Tasks of this model wait", reason, until=until)
 
     def _put_off(self, case: _Case) -> None:
         """The probe said nothing of its world."""
@@ -406,21 +425,6 @@ class Judge:
             (case.now, case.now + self._recovery, case.world),
         )
         moved(case.connection)
-
-
-def _open_case(connection: Connection, slot: int, world: int | None, now: float) -> _Case | None:
-    row = connection.execute(
-        "SELECT provider, model, type, setup, left_out, good, service, account, input, answer, proven, pauses,"
-        " paused_until IS NOT NULL, probe_slot IS ? FROM worlds WHERE id = ?",
-        (slot, world),
-    ).fetchone()
-    if row is None or world is None:
-        return None
-    provider, model, type_, setup, left_out, *tally, proven, pauses, paused, probing = row
-    return _Case(
-        connection, now, slot, world, provider, model, type_, setup, left_out, Tally(*tally), bool(proven), pauses,
-        bool(paused), bool(probing),
-    )  # fmt: skip
 
 
 def _row(connection: Connection, condition: str, bound: str | int) -> list[frozenset[int]]:
@@ -514,42 +518,24 @@ def _doubt_guesses(case: _Case, served: Collection[int]) -> None:
         )
 
 
-def _write_profile(
-    case: _Case,
-    left_out: Sequence[str],
-    guessed: Sequence[str],
-    kept: Sequence[str],
-    tasks: Sequence[int],
-    reason: str,
-    since: float,
-) -> None:
+def _adopt(case: _Case, profile: _Profile, since: float) -> None:
     """From now on requests are others: what failed before is due at once, and its evidence counts no more."""
-    connection = case.connection
+    connection, model = case.connection, (case.provider, case.model)
+    connection.execute("DELETE FROM request_profiles WHERE provider = ? AND model = ?", model)
+    names = (" ".join(each) for each in (profile.left_out, profile.guessed, profile.kept))
     connection.execute(
-        "INSERT OR REPLACE INTO request_profiles"
-        " (provider, model, setup, left_out, guessed, kept, tasks, reason, since)"
+        "INSERT INTO request_profiles (provider, model, setup, left_out, guessed, kept, tasks, reason, since)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            case.provider,
-            case.model,
-            case.setup,
-            " ".join(left_out),
-            " ".join(guessed),
-            " ".join(kept),
-            json.dumps(list(tasks)),
-            reason,
-            since,
-        ),
+        (*model, case.setup, *names, json.dumps(profile.tasks), profile.reason, since),
     )
     worlds = "SELECT id FROM worlds WHERE provider = ? AND model = ?"
-    bound = (case.provider, case.model)
     connection.execute(
         f"UPDATE tasks SET due_at = ? WHERE {READY} AND due_at > ?"
         f" AND seq IN (SELECT seq FROM evidence WHERE world IN ({worlds}))",
-        (case.now, case.now, *bound),
+        (case.now, case.now, *model),
     )
-    connection.execute(f"DELETE FROM evidence WHERE world IN ({worlds})", bound)
-    connection.execute(f"DELETE FROM failures WHERE world IN ({worlds})", bound)
+    connection.execute(f"DELETE FROM evidence WHERE world IN ({worlds})", model)
+    connection.execute(f"DELETE FROM failures WHERE world IN ({worlds})", model)
     moved(connection)
 
 
@@ -563,7 +549,3 @@ def _ready_later(outcome: Outcome) -> Outcome:
 
 def _failed(outcome: Outcome, reason: str) -> Outcome:
     return outcome._replace(ending=Ending.FAILED, reason=reason)
-
-
-def _notice(case: _Case, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> Notice:
-    return Notice(what, case.provider, case.model, case.type, reason, parameter, until)

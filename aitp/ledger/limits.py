@@ -141,9 +141,7 @@ class Limits:
         known = self.room_at_least(now, basis)
         if known is not None and known > enough:
             return Room(known)
-        if basis.newest_at is not None and basis.newest_at > now:
-            _restamp(connection, now)
-        tally = _tally(connection, now, basis)
+        tally = _tally(connection, now, basis, mend=True)
         room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
         self._reach = (None, 0.0, 0) if room is None else (basis.cut, now, room + basis.used)
         if room is None or room > 0:
@@ -189,7 +187,8 @@ class Limits:
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        return [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
+        tally = _tally(connection, now, present_basis(connection), mend=True)
+        return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
@@ -218,7 +217,10 @@ class _Tally:
     rows: list[tuple[Period, int, int, int, float]]
 
 
-def _tally(connection: Connection, now: float, basis: Basis) -> _Tally:
+def _tally(connection: Connection, now: float, basis: Basis, *, mend: bool = False) -> _Tally:
+    """`mend`: what is from the future, because the clock was set back, happens now."""
+    if mend and basis.newest_at is not None and basis.newest_at > now:
+        _restamp(connection, now)
     strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
     rolling = strategy is Strategy.ROLLING
     windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period]
