@@ -17,8 +17,10 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from pathlib import PurePath
 from traceback import walk_tb
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 from urllib.parse import quote_plus
 
@@ -26,15 +28,24 @@ import orjson
 
 from aitp.errors import AitpError
 
-# structlog imports rich, if it is there, for tracebacks that show local variables, which we never show: 5 MB and a
-# fifth of a second of CPU, in each of four programs. A test sees to it that rich stays out.
-if "rich" not in sys.modules:
-    sys.modules["rich"] = cast("Any", None)
-    import structlog
 
-    del sys.modules["rich"]
-else:
-    import structlog
+class _Later(ModuleType):
+    """A module that is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self.__name__), name)
+
+
+# structlog imports asyncio, for methods that nobody calls here, and rich, if it is there, for tracebacks that show what
+# local variables hold, which we never show: 8 MB and a quarter of a second of CPU in each program that needs neither.
+# So it finds stand-ins while it is imported, and whoever else wants them the real ones. A test sees that they stay out.
+_stand_ins: dict[str, Any] = {"asyncio": _Later("asyncio"), "rich": None}
+_stand_ins = {name: module for name, module in _stand_ins.items() if name not in sys.modules}
+sys.modules.update(_stand_ins)
+import structlog  # noqa: E402
+
+for _name in _stand_ins:
+    del sys.modules[_name]
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

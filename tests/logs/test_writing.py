@@ -138,6 +138,10 @@ def test_by_default_lines_go_to_standard_output() -> None:
     assert json.loads(run.stdout)["event"] == "hello"
 
 
-def test_structlog_brings_no_rich_along_and_whoever_wants_it_has_it() -> None:
-    program = "import sys; from aitp import logs; assert 'rich' not in sys.modules; import rich.table"
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_structlog_brings_neither_rich_nor_asyncio_along_and_whoever_wants_them_has_them() -> None:
+    program = (
+        "import sys; from aitp import logs; assert not {'rich', 'asyncio'} & {*sys.modules}\n"
+        "import asyncio, rich.table, structlog\n"
+        "asyncio.run(structlog.stdlib.BoundLogger(structlog.PrintLogger(), [lambda *_: 'hello'], {}).ainfo('x'))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"hello\n"
