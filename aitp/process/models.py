@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,8 @@ class ModelPuller:
         anew, self._anew, self._due = self._anew, False, math.inf
         if uses_models(settings) or uses_openai(settings):
             seconds = longest_pull_seconds(settings)
-            self._helpers.send(NAME, seconds, lambda: _look(settings, anew), self._ended)
+            look = partial(look_after_models, settings, anew=anew)
+            self._helpers.send(NAME, seconds, lambda: look() is Look.ALL_THERE, self._ended)
         return math.inf
 
     def _ended(self, exit_code: int) -> None:
@@ -121,10 +123,6 @@ class ModelPuller:
         # What was asked for meanwhile was asked for the sake of what this look may have found already.
         if not self._anew:
             self._due = min(max(self._due, self._not_before), monotonic)
-
-
-def _look(settings: Settings, anew: bool) -> bool:
-    return look_after_models(settings, anew=anew) is Look.ALL_THERE
 
 
 class Look(Enum):
@@ -187,12 +185,13 @@ class _Round:
         self._settings = settings
         self._told = told
         self._clock = clock
-        self._total_seconds = settings.ollama_model_download_timeout
-        before = read_inventory(settings.runtime_dir) or Inventory({})
-        self._before: Mapping[str, ModelState] = {} if anew else before.models
+        self._names = settings.supported_models
+        self._seconds = settings.ollama_model_download_timeout
+        found = read_inventory(settings.runtime_dir) or Inventory({})
+        self._before: Mapping[str, ModelState] = {} if anew else found.models
         models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
-        self._stock = replace(before, models=models, problem="", at=clock())
-        self._models = self._connect()
+        self._inventory = replace(found, models=models, problem="", at=clock())
+        self._server = self._connect()
         self._written = -math.inf
 
     def _connect(self) -> OllamaModels:
@@ -200,30 +199,26 @@ class _Round:
 
         return OllamaModels(
             self._settings.ollama_base_url,
-            stall_seconds=self._total_seconds / STALL_SHARE,
+            stall_seconds=self._seconds / STALL_SHARE,
             trust=self._settings.trust,
             api_key=self._settings.ollama_api_key,
         )
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self._settings.supported_models
-
     def go(self) -> bool:
         """Whether all are there in the end."""
         try:
-            missing = self._models.missing(self._names)
+            missing = self._server.missing(self._names)
         except RetryableError as error:
             log.warning("Ollama cannot be asked for its models", reason=str(error))
-            write_inventory(self._settings.runtime_dir, replace(self._stock, problem=str(error)))
+            write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
             return False
         for name in self._names:
             self._note(name, self._found(name, there=name not in missing))
         for name in missing:
-            if self._stock.models[name].stage is Stage.MISSING:
+            if self._inventory.models[name].stage is Stage.MISSING:
                 self._pull(name)
-        self._models.close()
-        return all(state.stage is Stage.PRESENT for state in self._stock.models.values())
+        self._server.close()
+        return all(state.stage is Stage.PRESENT for state in self._inventory.models.values())
 
     def _found(self, name: str, *, there: bool) -> ModelState:
         last = self._before.get(name, ModelState(Stage.MISSING))
@@ -243,78 +238,53 @@ class _Round:
         return ModelState(Stage.MISSING, vanished=vanished, failures=last.failures)
 
     def _pull(self, name: str) -> None:
-        log.info("Model is being pulled", model=name, timeout_seconds=self._total_seconds)
-        started = time.monotonic()
-        following = _Following(self, name, self._stock.models[name], self._total_seconds)
-        self._note(name, following.state)
+        log.info("Model is being pulled", model=name, timeout_seconds=self._seconds)
+        started, logged, first = time.monotonic(), 0, 0
+        state = replace(self._inventory.models[name], stage=Stage.PULLING)
+
+        def follow(progress: Progress) -> None:
+            nonlocal state, logged, first
+            if progress.completed:  # a pull that is gone on with begins by knowing of none
+                first = first or progress.completed
+                state = replace(state, completed=progress.completed, total=progress.total)
+            if state.percent >= logged + LOG_PERCENT:
+                logged = state.percent - state.percent % LOG_PERCENT
+                facts = {"percent": state.percent, "bytes": progress.completed, "total": progress.total}
+                log.info("Model is being pulled", model=name, **facts)
+            # Not of every line: there are many a second.
+            self._note(name, state, write=time.monotonic() - self._written >= WRITE_SECONDS)
+            if time.monotonic() - started > self._seconds:
+                raise ServiceFault(Service.OLLAMA, f"it took longer than {self._seconds:g} s in all, and goes on later")
+
+        self._note(name, state)
         try:
-            self._models.pull(name, following)
+            self._server.pull(name, follow)
         except (RetryableError, NonRetryableError) as error:
-            self._models.close()  # it may be in the middle of an answer
-            self._models = self._connect()
-            self._failed(name, following, str(error))
+            self._server.close()  # it may be in the middle of an answer
+            self._server = self._connect()
+            self._failed(name, state, str(error), brought=0 < first < state.completed)
         except KeyboardInterrupt:
-            self._failed(name, following, "it was interrupted")
+            self._failed(name, state, "it was interrupted", brought=0 < first < state.completed)
             raise
         else:
-            state = following.state
             log.info("Model is there", model=name, bytes=state.total, seconds=round(time.monotonic() - started, 1))
             self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total, failures=0))
 
-    def _failed(self, name: str, following: _Following, reason: str) -> None:
+    def _failed(self, name: str, state: ModelState, reason: str, *, brought: bool) -> None:
         """What brought bytes may go on at the next look; what brought none waits, each time for twice as long."""
-        before = following.state
-        failures = 1 if following.brought else before.failures + 1
-        pause = 0.0 if following.brought else min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
+        failures = 1 if brought else state.failures + 1
+        pause = 0.0 if brought else min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
         pull_at = self._clock() + pause if pause else 0.0
-        state = replace(before, stage=Stage.FAILED, reason=reason, failures=failures, pull_at=pull_at)
+        state = replace(state, stage=Stage.FAILED, reason=reason, failures=failures, pull_at=pull_at)
         log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent, again_in_seconds=pause)
         self._note(name, state)
 
-    def _note(self, name: str, state: ModelState) -> None:
+    def _note(self, name: str, state: ModelState, *, write: bool = True) -> None:
         self._told(name, state)
-        self._write(name, state)
-
-    def _write(self, name: str, state: ModelState) -> None:
-        self._stock = self._stock.having(name, state, self._clock())
-        write_inventory(self._settings.runtime_dir, self._stock)
-        self._written = time.monotonic()
-
-    def progressed(self, name: str, state: ModelState) -> None:
-        """Tell of bytes that have come, but not of every line: there are many a second."""
-        self._told(name, state)
-        if time.monotonic() - self._written >= WRITE_SECONDS:
-            self._write(name, state)
-
-
-class _Following:
-    """What a pull's progress is told to."""
-
-    def __init__(self, round_: _Round, name: str, before: ModelState, seconds: float) -> None:
-        self._seconds, self._ends = seconds, time.monotonic() + seconds
-        self.state = replace(before, stage=Stage.PULLING)
-        self._round = round_
-        self._name = name
-        self._logged = 0
-        self._first: int | None = None
-
-    @property
-    def brought(self) -> bool:
-        """Whether any bytes have come that were not there when it began."""
-        return self._first is not None and self.state.completed > self._first
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.completed and self._first is None:
-            self._first = progress.completed
-        if progress.completed:  # a pull that is gone on with begins by knowing of none
-            self.state = replace(self.state, completed=progress.completed, total=progress.total)
-        if self.state.percent >= self._logged + LOG_PERCENT:
-            self._logged = self.state.percent - self.state.percent % LOG_PERCENT
-            facts = {"percent": self.state.percent, "bytes": progress.completed, "total": progress.total}
-            log.info("Model is being pulled", model=self._name, **facts)
-        self._round.progressed(self._name, self.state)
-        if time.monotonic() > self._ends:
-            raise ServiceFault(Service.OLLAMA, f"it took longer than {self._seconds:g} s in all, and goes on later")
+        if write:
+            self._inventory = self._inventory.having(name, state, self._clock())
+            write_inventory(self._settings.runtime_dir, self._inventory)
+            self._written = time.monotonic()
 
 
 def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:
