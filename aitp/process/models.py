@@ -288,39 +288,28 @@ class _Round:
 
 
 def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict[str, str]:
-    """The models that OpenAI is asked for by these settings, and for tasks of `kinds`: the setting to change by name.
+    """The models that OpenAI is asked for by these settings, and for tasks of `queues`: the setting to change by name.
 
     Those that no setting names are named by tasks, and MODEL_ALIASES has others asked for in their place.
     """
-    routes, aliases, found = terms_of(settings).routes, settings.model_aliases, dict[str, str]()
-
-    def note(queue: QueueKey, setting: str) -> None:
-        for route in routes(queue):
-            if route.provider != Service.OPENAI:
-                continue
-            if route.fallback_from:
-                instead = route.model in settings.fallback_models.values()
-                found.setdefault(route.model, "FALLBACK_MODELS" if instead else _default_setting(queue.type))
-            else:
-                found.setdefault(route.model, setting if route.model == queue.model else "MODEL_ALIASES")
-
-    for name, processor in PROCESSORS.items():
-        note(QueueKey(name, processor.default_model(settings)), _default_setting(name))
-        for model in settings.supported_models if settings.processing_mode == "hybrid" else ():
-            note(QueueKey(name, model), "FALLBACK_MODELS")
-        for model in aliases:
-            note(QueueKey(name, model), "MODEL_ALIASES")
-    for queue in queues:
-        if queue.type in PROCESSORS:
-            note(queue, "MODEL_ALIASES")
-    return found
+    routes, setting_of = terms_of(settings).routes, _settings_by_model(settings)
+    fall_back = settings.supported_models if settings.processing_mode == "hybrid" else ()
+    by_settings = [
+        QueueKey(name, model)
+        for name, processor in PROCESSORS.items()
+        for model in (processor.default_model(settings), *fall_back, *settings.model_aliases)
+    ]
+    known = (queue for queue in (*by_settings, *queues) if queue.type in PROCESSORS)
+    asked = {route.model for queue in known for route in routes(queue) if route.provider == Service.OPENAI}
+    return {model: setting_of.get(model, "MODEL_ALIASES") for model in sorted(asked)}
 
 
-def _default_setting(task_type: str) -> str:
-    processor = PROCESSORS[task_type]
-    if processor.content.default_model:
-        return "MODEL_ALIASES"
-    return "DEFAULT_EMBEDDING_MODEL" if processor.batched else "DEFAULT_CHAT_MODEL"
+def _settings_by_model(settings: Settings) -> dict[str, str]:
+    return {
+        **dict.fromkeys(settings.fallback_models.values(), "FALLBACK_MODELS"),
+        settings.default_chat_model: "DEFAULT_CHAT_MODEL",
+        settings.default_embedding_model: "DEFAULT_EMBEDDING_MODEL",
+    }
 
 
 def retiring(

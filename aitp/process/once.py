@@ -12,15 +12,13 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from aitp.errors import LedgerError
 from aitp.ledger import DISK_RESERVE_BYTES, Cause, Idle, IdleReason, Ledger, LedgerConfig
-from aitp.ledger.locks import SlotLocks
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.metrics import open_metrics
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 90.0
 LONGEST_SLEEP_SECONDS = 1.0
 SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
+(RELAY,), (WORKER,) = slots_of(Role.RELAY, 1), slots_of(Role.WORKER, 1)
 
 IN_USE = "{ledger} is in use: a service runs on this ledger, which does what `once` would do"
 
@@ -121,50 +120,34 @@ def run_once(settings: Settings) -> int:
     own_directory(settings.runtime_dir)
     # Held to the end, and before anything of these settings is published: they may be others than those that a service
     # has in force, and none may start in between.
-    locks = _masters_place(settings.ledger_path)
-    try:
+    with open_locks(settings.ledger_path) as locks:
+        if not all(locks.acquire(slot, 0) for slot in (MASTER, RELAY, WORKER)):
+            raise LedgerError(IN_USE.format(ledger=settings.ledger_path))
         try:
             prepare_service(settings, locks)
         except OSError as error:
             blame_setting("RATE_LIMIT_STORAGE_PATH", settings.ledger_path, error)
         look_after_models(settings, anew=True)
-        ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings), locks=locks)
-        try:
+        with closing(Ledger.open(settings.ledger_path, LedgerConfig.of(settings), locks=locks)) as ledger:
             return _Run(ledger, settings).drive()
-        finally:
-            ledger.close()
-    finally:
-        locks.close()
-
-
-def _masters_place(ledger: Path) -> SlotLocks:
-    """The locks of this process, with the master's among them. Raises LedgerError if a master has `ledger`."""
-    locks = open_locks(ledger)
-    if not locks.acquire(MASTER, 0):
-        locks.close()
-        raise LedgerError(IN_USE.format(ledger=ledger))
-    return locks
 
 
 class _Run:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
-        (relay_slot,), (worker_slot,) = slots_of(Role.RELAY, 1), slots_of(Role.WORKER, 1)
-        if not all(ledger.locks.acquire(slot, 0) for slot in (MASTER, relay_slot, worker_slot)):
-            raise LedgerError(IN_USE.format(ledger=settings.ledger_path))
-        for slot in (relay_slot, worker_slot):
+        for slot in (RELAY, WORKER):
             tell_of_release(slot, ledger.claims.release(slot, Cause.STOPPED))
         for slot, settled in ledger.release_ownerless().items():
             tell_of_release(slot, settled)
         self._settings = settings
         self._mark, self._marked_at = (0, 0), time.monotonic()
-        self._process = OnceContext(worker_slot)
-        relay_context = OnceContext(relay_slot)
+        self._process = OnceContext(WORKER)
+        relay_context = OnceContext(RELAY)
         self._contexts = (self._process, relay_context)
         directory, models = metrics_directory(settings), labelled_models(settings)
-        metrics = open_metrics(directory, relay_slot, models)
+        metrics = open_metrics(directory, RELAY, models)
         api = connect(settings.without_provider_secrets(), metrics)
         self._relay = Relay(relay_context, ledger, api, metrics, settings)
-        self._worker = worker_for(self._process, ledger, open_metrics(directory, worker_slot, models), settings)
+        self._worker = worker_for(self._process, ledger, open_metrics(directory, WORKER, models), settings)
 
     def drive(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
