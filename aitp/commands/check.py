@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aitp.commands.printing import print_json, show, visible
+from aitp.commands.console import print_json, show, visible
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger import DISK_RESERVE_BYTES

@@ -291,7 +291,7 @@ def status(settings: Settings, watch: bool, interval: float, as_json: bool) -> N
         from aitp.commands.watch import watch_status
 
         sys.exit(watch_status(settings, interval, as_json=as_json))
-    from aitp.commands.status import show_status
+    from aitp.commands.watch import show_status
 
     sys.exit(show_status(settings, as_json=as_json))
 
@@ -322,7 +322,7 @@ def tasks(settings: Settings, states: tuple[str, ...], types: tuple[str, ...], l
     ready: to be claimed. waiting: for a moment that has been set. claimed: being run. finished: being delivered.
     dead: refused by the task API (`aitp dead`).
     """
-    from aitp.commands.operations import list_tasks
+    from aitp.commands.console import list_tasks
 
     list_tasks(settings, states, types, limit, as_json=as_json)
 
@@ -340,7 +340,7 @@ def limits(settings: Settings, as_json: bool) -> None:
     With a file of prices (PRICES) also what was spent today and this month, what calls in hand may cost, and what the
     budgets leave. With --json amounts are whole nano-units: 1,000,000,000 of them are 1 of the currency.
     """
-    from aitp.commands.operations import show_limits
+    from aitp.commands.console import show_limits
 
     show_limits(settings, as_json=as_json)
 
@@ -357,7 +357,7 @@ def limits(settings: Settings, as_json: bool) -> None:
 @json_option
 def pause(settings: Settings, as_json: bool) -> None:
     """Stop polling and claiming, across restarts, until `aitp resume`. Calls in flight finish and are delivered."""
-    from aitp.commands.operations import pause as pause_service
+    from aitp.commands.console import pause as pause_service
 
     pause_service(settings, paused=True, as_json=as_json)
 
@@ -371,7 +371,7 @@ def pause(settings: Settings, as_json: bool) -> None:
 @json_option
 def resume(settings: Settings, as_json: bool) -> None:
     """Go on after `aitp pause`."""
-    from aitp.commands.operations import pause as pause_service
+    from aitp.commands.console import pause as pause_service
 
     pause_service(settings, paused=False, as_json=as_json)
 
@@ -385,7 +385,7 @@ def resume(settings: Settings, as_json: bool) -> None:
 @json_option
 def poll(settings: Settings, as_json: bool) -> None:
     """Have the running service poll the task API now."""
-    from aitp.commands.operations import ask_for_poll
+    from aitp.commands.console import ask_for_poll
 
     ask_for_poll(settings, as_json=as_json)
 
@@ -400,7 +400,7 @@ def dead() -> None:
 
 def _complete_dead_letters(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Ids of dead letters, for the shell."""
-    from aitp.commands.operations import ids_beginning
+    from aitp.commands.console import ids_beginning
 
     return ids_beginning(incomplete)
 
@@ -417,7 +417,7 @@ _all_option = click.option("--all", "of_all", is_flag=True, help="All that there
 @json_option
 def dead_list(settings: Settings, as_json: bool) -> None:
     """List them, oldest first."""
-    from aitp.commands.operations import list_dead_letters
+    from aitp.commands.console import list_dead_letters
 
     list_dead_letters(settings, as_json=as_json)
 
@@ -434,7 +434,7 @@ def dead_list(settings: Settings, as_json: bool) -> None:
 @json_option
 def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
     """Show one, with the beginning of its result; with all of it as JSON."""
-    from aitp.commands.operations import show_dead_letter
+    from aitp.commands.console import show_dead_letter
 
     show_dead_letter(settings, task_id, as_json=as_json)
 
@@ -452,7 +452,7 @@ def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
 @json_option
 def dead_retry(settings: Settings, task_ids: tuple[str, ...], of_all: bool, as_json: bool) -> None:
     """Deliver them once more. Nothing is bought again."""
-    from aitp.commands.operations import retry_dead_letters
+    from aitp.commands.console import retry_dead_letters
 
     sys.exit(retry_dead_letters(settings, _ids(task_ids, of_all), as_json=as_json))
 
@@ -474,7 +474,7 @@ def dead_drop(settings: Settings, task_ids: tuple[str, ...], of_all: bool, yes: 
 
     A task that the task API still lists as pending is then run, and bought, anew: end it there first.
     """
-    from aitp.commands.operations import drop_dead_letters
+    from aitp.commands.console import drop_dead_letters
 
     chosen = _ids(task_ids, of_all)
     if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
@@ -513,7 +513,7 @@ def models() -> None:
 @json_option
 def models_pull(settings: Settings, as_json: bool) -> None:
     """Pull the models of SUPPORTED_MODELS that the Ollama server lacks. The service does so by itself, too."""
-    from aitp.commands.operations import pull_models
+    from aitp.commands.console import pull_models
 
     sys.exit(pull_models(settings, as_json=as_json))
 
@@ -539,7 +539,7 @@ def ledger() -> None:
 @json_option
 def ledger_check(settings: Settings, quick: bool, as_json: bool) -> None:
     """Check the file, and what its rows promise each other; also while the service runs."""
-    from aitp.commands.operations import check_ledger
+    from aitp.commands.console import check_ledger
 
     sys.exit(check_ledger(settings, quick=quick, as_json=as_json))
 
@@ -562,7 +562,7 @@ def ledger_backup(settings: Settings, file: Path, force: bool, as_json: bool) ->
     To restore it: stop the service, remove the ledger with its -wal and -shm, put FILE in its place. What was finished
     since may be bought again.
     """
-    from aitp.commands.operations import back_up_ledger
+    from aitp.commands.console import back_up_ledger
 
     back_up_ledger(settings, file, overwrite=force, as_json=as_json)
 
@@ -579,7 +579,7 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
 
     The service must be stopped. A sound ledger stays as it is; nothing of a damaged one is changed or removed.
     """
-    from aitp.commands.operations import recover_ledger
+    from aitp.commands.console import recover_ledger
 
     recover_ledger(settings, as_json=as_json)
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from aitp.commands.printing import duration, size, visible
-from aitp.commands.status import UsageBar
-from aitp.commands.watch import Pace
+from aitp.commands.console import size, visible
+from aitp.commands.watch import Pace, UsageBar
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import PROJECT_ROOT, surroundings
+from aitp.web.health import duration
 from tests.commands.desk import Desk
 from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal
 from tests.ledger.conftest import Create

@@ -1,6 +1,9 @@
-"""What the commands of an operator do: tasks, limits, dead letters, pause and poll, models, the ledger file.
+"""What an operator's commands do: tasks, limits, dead letters, pause and poll, models, the ledger file; and how all
+commands print: JSON for programs, tables for people, on any terminal or none.
 
-Each prints JSON for programs or lines for people, and raises click's exception or LedgerError where it cannot.
+Ids, reasons and names come from elsewhere. Whatever is in them, it is shown and never obeyed: control characters are
+escaped, markup is text. On a terminal tables keep to its width; in a pipe or file no cell is ever cut. What a command
+cannot do it says by click's exception or LedgerError.
 """
 
 from __future__ import annotations
@@ -9,15 +12,18 @@ import dataclasses
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 import click
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from aitp.commands.printing import duration, facts, moment, print_json, screen, show, table, visible
 from aitp.errors import AitpError
 from aitp.ledger import Ledger, LedgerConfig
 from aitp.ledger.integrity import check
@@ -25,6 +31,7 @@ from aitp.ledger.maintenance import Allowance, back_up, recover
 from aitp.ledger.outbox import DeadLetter, dead_letter_ids
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
+from aitp.web.health import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -32,6 +39,84 @@ if TYPE_CHECKING:
     from aitp.providers.inventory import ModelState
     from aitp.settings import Settings
 
+WIDE = 1_000  # columns, where there is no terminal to tell
+
+
+def visible(text: str) -> str:
+    """`text` with everything unprintable escaped, so that it can neither move a cursor nor turn a line around."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def screen(file: IO[str] | None = None) -> Console:
+    """Where people read."""
+    console = Console(file=file, highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=file, highlight=False, emoji=False, markup=False, width=WIDE)
+    return console
+
+
+def show(*parts: RenderableType) -> None:
+    """One below the other. In a pipe or file no line ends in the spaces that fill a table's last column."""
+    console = screen()
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def print_json(document: object) -> None:
+    """For programs."""
+    print(json.dumps(document, indent=2))
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[RenderableType]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
+) -> Table:
+    """A table without lines. Columns named in `right` hold numbers, never folded; those in `cut` lose their ends if
+    there is no room, all others keep their words whole.
+    """
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in head:
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        made.add_column(
+            name, justify=justify, no_wrap=name in (*cut, *right), overflow="ellipsis" if name in cut else "fold"
+        )
+    for row in rows:
+        made.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def facts(pairs: Mapping[str, str]) -> Table:
+    """Names and values, one pair a line."""
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs.items():
+        made.add_row(Text(name), Text(visible(value)))
+    return made
+
+
+def moment(instant: float | None) -> str:
+    """A point in time, in this machine's time zone."""
+    return "" if instant is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instant))
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{amount:.1f} {unit}"
+
+
+# ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 ROOMY = 110  # columns, from which on there is room for models and reasons
 SHOWN_SIGNS = 300
 COMPLETED_AT_MOST = 50
@@ -97,7 +182,7 @@ def _row(task: HeldTask, now: float) -> list[str]:
 
 def show_limits(settings: Settings, *, as_json: bool) -> None:
     """The limits and budgets in force."""
-    from aitp.commands.status import budgets_table, limits_table
+    from aitp.commands.watch import budgets_table, limits_table
 
     seen = snapshot(settings.ledger_path)
     if as_json:
