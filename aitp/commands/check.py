@@ -32,7 +32,7 @@ from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import refuse_network_file_system, version_of
 from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
 from aitp.prices import amount
-from aitp.process.dispatch import terms_of
+from aitp.process.dispatch import claim_options
 from aitp.process.scoreboard import living_master
 from aitp.process.start import (
     descriptors_needed,
@@ -184,7 +184,7 @@ def of_registered(found: Registered, settings: Settings) -> Iterator[Problem]:
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
     """(provider, model, answers) of what is asked for where a task names no model: `answers` are paid for as well."""
     found: dict[tuple[str, str], bool] = {}
-    routes = terms_of(settings).routes
+    routes = claim_options(settings).routes
     for name, processor in PROCESSORS.items():
         models = [processor.default_model(settings)]
         if settings.processing_mode != "openai":

@@ -20,7 +20,7 @@ from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.http import BY_TLS, USER_AGENT, NoAnswer, Wire, finish, whole_body
-from aitp.process.models import asked_of_openai, known_kinds, retiring
+from aitp.process.models import asked_of_openai, known_queues, retiring
 from aitp.providers.inventory import OPENAI_URL, Retirement, ask_for_models, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.taskapi.client import TaskApi
@@ -77,7 +77,7 @@ def of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Prob
         if isinstance(offered, Answered) and offered.status == 200:
             now = time.time()
             shutdowns = shutdowns_in(offered.document)
-            yield from of_shutdowns(retiring(settings, shutdowns, known_kinds(settings), now), now)
+            yield from of_shutdowns(retiring(settings, shutdowns, known_queues(settings), now), now)
         compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
     if uses_models(settings):
         told("Ollama")

@@ -76,7 +76,7 @@ KEPT_SECONDS = 90 * 86_400.0
 log = get_logger(__name__)
 
 
-def terms_of(settings: Settings) -> ClaimOptions:
+def claim_options(settings: Settings) -> ClaimOptions:
     """The terms of all workers under `settings`."""
     routing = routing_of(settings)
     unknown: set[str] = set()
@@ -175,7 +175,7 @@ class ModelAvailability:
     def __init__(self, settings: Settings) -> None:
         self._runtime_dir = settings.runtime_dir
         self._used = uses_models(settings)
-        pause = Timings().longest_tend_pause_seconds
+        pause = Timings().longest_look_pause_seconds
         self._good_for = max(settings.ollama_model_download_timeout, pause) + MARGIN_SECONDS
         self._file: tuple[int, int] | None = None
         self._at = 0.0
@@ -186,27 +186,23 @@ class ModelAvailability:
         if not self._used or route.provider != Service.OLLAMA:
             return Availability.UNKNOWN
         self._look()
-        if not 0.0 <= time.time() - self._at <= self._good_for:
-            return Availability.UNKNOWN
-        return self._known.get(canonical(route.model), Availability.UNKNOWN)
+        known = self._known if 0.0 <= time.time() - self._at <= self._good_for else {}
+        return known.get(canonical(route.model), Availability.UNKNOWN)
 
     def _look(self) -> None:
         try:
             found = os.stat(self._runtime_dir / FILE_NAME)
+            file = (found.st_ino, found.st_mtime_ns)
         except OSError:
-            self._file, self._known = None, {}
-            return
-        file = (found.st_ino, found.st_mtime_ns)
+            file = None
         if file == self._file:
             return
-        stock = read_inventory(self._runtime_dir)
-        self._file = file
+        self._file, self._known = file, {}
+        inventory = read_inventory(self._runtime_dir)
         # Of a server that cannot be asked nothing is known: its breaker speaks for it.
-        if stock is None or stock.problem:
-            self._known = {}
-            return
-        self._at = stock.at
-        self._known = {canonical(name): state.arrival for name, state in stock.models.items()}
+        if inventory is not None and not inventory.problem:
+            self._at = inventory.at
+            self._known = {canonical(name): state.arrival for name, state in inventory.models.items()}
 
 
 def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:

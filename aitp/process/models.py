@@ -4,7 +4,7 @@ One process at a time does it: under a master a one-shot helper, while relays an
 sends it (`ModelPuller`) at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as
 long as one is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a
 minute, and then ever more seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and
-it apart. What is known is told by a file (`aitp.providers.stock`) and by the log.
+it apart. What is known is told by a file (`aitp.providers.inventory`) and by the log.
 
 OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
 at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next helper.
@@ -33,7 +33,7 @@ from aitp.http import NoAnswer
 from aitp.ledger.stats import QueueInUse, queues_in_use
 from aitp.logs import get_logger
 from aitp.process.child import Timings
-from aitp.process.dispatch import terms_of
+from aitp.process.dispatch import claim_options
 from aitp.processors import PROCESSORS
 from aitp.providers.inventory import (
     Inventory,
@@ -53,7 +53,6 @@ from aitp.tasks import QueueKey, Service
 if TYPE_CHECKING:
     from aitp.process.master import Helpers
     from aitp.providers.ollama_models import OllamaModels, Progress
-    from aitp.settings import Settings
 
 NAME = "look after models"
 IDLE_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
@@ -78,7 +77,7 @@ class ModelPuller:
         self._due = math.inf
         self._not_before = 0.0
         self._anew = False
-        self._pause = timings.tend_again_seconds
+        self._pause = timings.look_again_seconds
 
     def ask(self) -> None:
         """A worker misses a model: have somebody look, soon, however often this is asked for."""
@@ -88,7 +87,7 @@ class ModelPuller:
         """Have it done at once, with other settings, or by another master than before."""
         self._due = 0.0
         self._anew = True
-        self._pause = self._timings.tend_again_seconds
+        self._pause = self._timings.look_again_seconds
         self.stop()
 
     def stop(self) -> None:
@@ -111,13 +110,13 @@ class ModelPuller:
     def _ended(self, exit_code: int) -> None:
         self._tell()
         now = time.monotonic()
-        self._not_before = now + self._timings.tend_again_seconds
+        self._not_before = now + self._timings.look_again_seconds
         if exit_code == 0:
-            self._pause = self._timings.tend_again_seconds
+            self._pause = self._timings.look_again_seconds
             self._wait_until(now + IDLE_SECONDS)
             return
         self._wait_until(now + self._pause)
-        self._pause = min(2 * self._pause, self._timings.longest_tend_pause_seconds)
+        self._pause = min(2 * self._pause, self._timings.longest_look_pause_seconds)
 
     def _wait_until(self, monotonic: float) -> None:
         # What was asked for meanwhile was asked for the sake of what this look may have found already.
@@ -292,7 +291,7 @@ def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict
 
     Those that no setting names are named by tasks, and MODEL_ALIASES has others asked for in their place.
     """
-    routes, setting_of = terms_of(settings).routes, _settings_by_model(settings)
+    routes, setting_of = claim_options(settings).routes, _settings_by_model(settings)
     fall_back = settings.supported_models if settings.processing_mode == "hybrid" else ()
     by_settings = [
         QueueKey(name, model)
@@ -328,7 +327,7 @@ def retiring(
     return sorted(kept, key=lambda each: (each.at, each.model))
 
 
-def known_kinds(settings: Settings) -> list[QueueInUse]:
+def known_queues(settings: Settings) -> list[QueueInUse]:
     """What the ledger knows of tasks; nothing if it cannot be read, which others say."""
     try:
         return queues_in_use(settings.ledger_path)
@@ -349,7 +348,7 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
     if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
         asked = _dates(settings)
     shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
-    found = tuple(retiring(settings, shutdowns, known_kinds(settings), now)) if shutdowns else ()
+    found = tuple(retiring(settings, shutdowns, known_queues(settings), now)) if shutdowns else ()
     if asked is not None or found != before.retirements:
         write_inventory(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
     for each in found if asked is not None else ():

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -55,9 +55,6 @@ from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.taskapi import PendingPage, TaskApi
 from aitp.tasks import Health, NewTask, QueueKey, Service
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
 TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

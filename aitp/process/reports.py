@@ -12,7 +12,6 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aitp.errors import (
     CooldownRequired,
@@ -49,9 +48,6 @@ from aitp.process.scoreboard import role_of
 from aitp.processors import Answer
 from aitp.tasks import Culprit, Ending, Outcome, Task
 
-if TYPE_CHECKING:
-    from aitp.metrics import Metrics
-
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
 # What another provider may stand in for.
@@ -77,7 +73,7 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
     `stranger`: no setting names the model that was asked for.
     """
     report = _report(claim, error, stranger)
-    if sent or not any(outcome.ending in (Ending.POSTPONED,) for outcome in report.outcomes):
+    if sent or not any(outcome.ending is Ending.POSTPONED for outcome in report.outcomes):
         return report
     outcomes = [outcome._replace(ending=Ending.UNSENT) for outcome in report.outcomes]
     return dataclasses.replace(report, outcomes=outcomes)

@@ -22,7 +22,7 @@ from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.routing import Route
 from aitp.process.child import ProcessContext
-from aitp.process.dispatch import EmbeddingDimensions, routing_of, strangers_of, terms_of
+from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of, strangers_of
 from aitp.process.metering import MeteredProvider
 from aitp.process.reports import (
     DiskWatch,
@@ -65,7 +65,7 @@ class Worker:
         self._providers = providers
         self._metrics = metrics
         self._context = context
-        self._terms = terms_of(settings)
+        self._terms = claim_options(settings)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
         self._disk = DiskWatch(settings.ledger_path, "task processing")

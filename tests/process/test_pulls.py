@@ -265,7 +265,7 @@ def test_a_master_has_models_pulled_while_its_crew_is_at_work(house: House, olla
 
 def test_a_worker_that_misses_a_model_has_it_pulled_again(house: House, ollama_api: OllamaApi) -> None:
     use_ollama(house, ollama_api)
-    master = house.start(tend_again_seconds=0.2)
+    master = house.start(look_again_seconds=0.2)
     wait_until(lambda: stage_in(house) is Stage.PRESENT)
     ollama_api.present = set()
     house.order("miss model")
@@ -278,7 +278,7 @@ def test_workers_that_miss_a_model_again_and_again_have_it_pulled_no_more_often(
 ) -> None:
     ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: 503"
     use_ollama(house, ollama_api)
-    master = house.start(tend_again_seconds=0.05)
+    master = house.start(look_again_seconds=0.05)
     wait_until(lambda: stage_in(house) is Stage.FAILED)
 
     def looks() -> int:
@@ -296,7 +296,7 @@ def test_a_master_looks_again_until_the_server_is_up(house: House, ollama_api: O
     ollama_api.present = set()
     ollama_api.stop()
     use_ollama(house, ollama_api)
-    house.start(tend_again_seconds=0.2)
+    house.start(look_again_seconds=0.2)
     wait_until(lambda: "cannot be asked for its models" in house.log())
     ollama_api.start()
     wait_until(lambda: stage_in(house) is Stage.PRESENT)
