@@ -244,7 +244,7 @@ def listen() -> None:
     examples={
         "aitp check": "everything, before the first start and whenever something is wrong",
         "aitp check --offline": "settings and this machine alone, without a request to anyone",
-        "aitp check --json": "for programs: every finding with what, why and what to do",
+        "aitp check --json": "for programs: each finding with code, severity, sentence, advice",
     },
     exits={
         0: "the service can start and work; there may be warnings",
@@ -257,7 +257,7 @@ def listen() -> None:
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
 @json_option
 def check(offline: bool, strict: bool, as_json: bool) -> None:
-    """Find what is wrong with settings, machine and services; say why it matters and what to do.
+    """Find what is wrong with settings, machine and services; say what to do.
 
     Safe beside a running service: no task is claimed, nothing is bought, nothing is written. Each server is asked
     once or twice, for REQUEST_TIMEOUT or 10 seconds at most.
