@@ -108,7 +108,7 @@ class _Case:
         """None: the world is recovered, or from before there were any, and nothing is known of it."""
         row = connection.execute(
             "SELECT id, provider, model, type, setup, left_out, proven, pauses, paused_until IS NOT NULL,"
-            " COALESCE(probe_slot = ?, 0), good, service, account, input, answer FROM worlds WHERE id = ?",
+            " COALESCE(probe_slot, -1) = ?, good, service, account, input, answer FROM worlds WHERE id = ?",
             (slot, world),
         ).fetchone()
         return None if row is None else cls(connection, now, slot, Tally(*row[10:]), *row[:10])

@@ -92,13 +92,13 @@ class Outbox:
         database: Database,
         breakers: Breakers,
         duplicates: Duplicates,
-        rules: LedgerConfig,
+        config: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._duplicates = duplicates
-        self._rules = rules
+        self._config = config
         self._draw = draw
 
     def take(self, slot: int, most: int, *, may_probe: bool = True) -> tuple[Delivery, ...] | Nothing:
@@ -158,7 +158,7 @@ class Outbox:
 
     def _awaits_poll(self, connection: Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
-        return poll_is_awaited(connection, self._rules.breaker_threshold) and not self._database.short_of_disk()
+        return poll_is_awaited(connection, self._config.breaker_threshold) and not self._database.short_of_disk()
 
     def _settle(
         self, connection: Connection, delivery: Delivery, outcome: DeliveryOutcome, refusal: str, now: float
@@ -172,7 +172,7 @@ class Outbox:
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
         elif outcome in (DeliveryOutcome.LATER, DeliveryOutcome.CONFLICT):
-            delay = retry_delay(delivery.tries + 1, self._rules.backoff_factor, self._draw(*SPREAD))
+            delay = retry_delay(delivery.tries + 1, self._config.backoff_factor, self._draw(*SPREAD))
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute(
                 "UPDATE results SET unwitnessed = CASE WHEN deliveries = 0 THEN 1 ELSE unwitnessed END,"
