@@ -185,6 +185,7 @@ def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> 
         "aitp/commands/probes.py",
         "aitp/knowledge/wikidata.py",
         "aitp/providers/ollama.py",
+        "aitp/providers/ollama_models.py",
         "aitp/providers/openai.py",
         "aitp/providers/inventory.py",
         "aitp/taskapi/client.py",
@@ -195,7 +196,7 @@ def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> 
         if "demo" in path.parts or path.match("aitp/http.py") or path.match("providers/client.py"):
             continue
         text = path.read_text()
-        if "Wire(" in text or "http_client(" in text or "urlopen" in text or "requests.get" in text:
+        if any(call in text for call in ("Wire(", "http_client(", "ollama.Client(", "urlopen", "requests.get")):
             speaking.add(str(path.relative_to(PROJECT_ROOT)))
 
     assert speaking == known
