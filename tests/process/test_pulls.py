@@ -232,7 +232,7 @@ def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
         b"",
         good[:-2],
         b"[]",
-        b'{"models": {}}',
+        b'{"models": []}',
         good.replace(b"pulling", b"flying"),
         good.replace(b"1,", b'"x",'),
     ):
