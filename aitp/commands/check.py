@@ -42,11 +42,10 @@ from aitp.process.start import (
 )
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
-from aitp.tasks import QueueKey
+from aitp.tasks import ExitCode, QueueKey
 from aitp.validators import addresses, is_near, trouble_at
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 
-EXIT_FINE, EXIT_FAULT, EXIT_CONFIGURATION = 0, 1, 78
 COMFORTABLE_BYTES = 2**30
 TYPICAL_BYTES = 2_000  # of a task's content: a page
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -105,10 +104,10 @@ def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
     """78 if the service would not start, 1 if something keeps it from its work (`strict`: or is a warning), else 0."""
     found = {finding.severity for finding in findings}
     if Severity.ERROR in found:
-        return EXIT_CONFIGURATION
+        return ExitCode.MISCONFIGURED
     if Severity.FAULT in found or (strict and Severity.WARNING in found):
-        return EXIT_FAULT
-    return EXIT_FINE
+        return ExitCode.FAILED
+    return ExitCode.FINE
 
 
 def summary(findings: Sequence[Problem]) -> str:

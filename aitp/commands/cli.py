@@ -15,7 +15,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from aitp import __version__
-from aitp.commands.help import EXIT_CONFIGURATION, Command, Group, json_option, manual_page
+from aitp.commands.help import Command, Group, json_option, manual_page
+from aitp.tasks import ExitCode
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -124,7 +125,7 @@ def demo(
     exits={
         0: "measured",
         1: "stopped before its end, or no text was answered",
-        EXIT_CONFIGURATION: "the provider's settings cannot be used",
+        ExitCode.MISCONFIGURED: "the provider's settings cannot be used",
     },
     needs_settings=False,
 )
@@ -249,7 +250,7 @@ def listen() -> None:
     exits={
         0: "the service can start and work; there may be warnings",
         1: "it starts, but something keeps it from its work (or --strict: there is a warning)",
-        EXIT_CONFIGURATION: "it would not start: the settings cannot be used",
+        ExitCode.MISCONFIGURED: "it would not start: the settings cannot be used",
     },
     needs_settings=False,
 )

@@ -17,8 +17,8 @@ import click
 
 from aitp import __version__
 from aitp.errors import ConfigurationError, LedgerError
+from aitp.tasks import ExitCode
 
-EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 USAGE = "the command line is wrong"
 CONFIGURATION = "the settings cannot be used: every fault is named on standard error"
 FILES = {
@@ -55,7 +55,7 @@ class Failure(click.ClickException):
 class UnusableSettings(Failure):
     """The same, where it is the settings."""
 
-    exit_code = EXIT_CONFIGURATION
+    exit_code = ExitCode.MISCONFIGURED
 
 
 class Command(click.Command):
@@ -75,7 +75,9 @@ class Command(click.Command):
         super().__init__(*arguments, **attributes)
         self.examples = dict(examples)
         self.needs_settings = needs_settings
-        shared = {2: USAGE} | ({EXIT_CONFIGURATION: CONFIGURATION} if needs_settings else {})
+        shared: dict[int, str] = {ExitCode.USAGE: USAGE}
+        if needs_settings:
+            shared[ExitCode.MISCONFIGURED] = CONFIGURATION
         self.exits = dict(sorted({**shared, **exits}.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -108,7 +110,7 @@ class Command(click.Command):
         with formatter.section("Examples"):
             formatter.write_dl(list(self.examples.items()), col_max=44)
         with formatter.section("Exit codes"):
-            formatter.write_dl([(str(code), meaning) for code, meaning in self.exits.items()])
+            formatter.write_dl([(str(int(code)), meaning) for code, meaning in self.exits.items()])
 
 
 class Group(click.Group):
@@ -162,7 +164,7 @@ def _page(root: click.Group, context: click.Context) -> Iterator[str]:
     yield f".SH SIGNALS\nTo the master, or to \\fBaitp run\\fR:\n{_terms(SIGNALS)}"
     yield f".SH FILES\n{_terms(FILES)}"
     yield ".SH EXIT STATUS\nEach command says what its own exit codes mean. All of them share these:"
-    yield _terms({"0": "all is well", "2": USAGE, str(EXIT_CONFIGURATION): CONFIGURATION})
+    yield _exits({ExitCode.FINE: "all is well", ExitCode.USAGE: USAGE, ExitCode.MISCONFIGURED: CONFIGURATION})
     yield ".SH SEE ALSO\nsupervisorctl(1), systemctl(1)"
 
 
@@ -183,7 +185,7 @@ def _command(command: Command, path: str, parent: click.Context) -> str:
         _paragraphs(command.help or ""),
         _options(command, context),
         f".PP\nExamples:\n{_terms(command.examples)}",
-        f".PP\nExit codes:\n{_terms({str(code): meaning for code, meaning in command.exits.items()})}",
+        f".PP\nExit codes:\n{_exits(command.exits)}",
     )
     return "\n".join(filter(None, parts))
 
@@ -197,6 +199,10 @@ def _options(command: click.Command, context: click.Context) -> str:
 
 def _terms(terms: Mapping[str, str]) -> str:
     return "\n".join(f".TP\n\\fB{_text(term)}\\fR\n{_text(meaning)}" for term, meaning in terms.items())
+
+
+def _exits(codes: Mapping[int, str]) -> str:
+    return _terms({str(int(code)): meaning for code, meaning in codes.items()})
 
 
 def _paragraphs(text: str) -> str:

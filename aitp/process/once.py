@@ -202,9 +202,9 @@ class _Run:
             wait = None if until is None else round(until - time.time())
             poll = state.last_poll_problem
             log.warning("Work is left for the next run", **facts, due_in_seconds=wait, poll=poll, reason=reason)
-            return 1
+            return ExitCode.FAILED
         if reason is not None:
             log.warning("Work may be left for the next run, the task API was not polled", **facts, reason=reason)
-            return 1
+            return ExitCode.FAILED
         log.info("Nothing is left to do", **facts)
-        return 0
+        return ExitCode.FINE

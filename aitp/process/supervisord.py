@@ -30,6 +30,7 @@ from aitp.process.listener import exit_code_path
 from aitp.process.start import own_directory, refuse_few_descriptors, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import set_aside, surroundings, withheld
+from aitp.tasks import ExitCode
 from aitp.validators import addresses, trouble_at
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     refuse_long_socket_path(settings.runtime_dir)
     if _is_served(settings.runtime_dir / SOCKET):
         log.error("A service runs in this RUNTIME_DIR already", runtime_dir=str(settings.runtime_dir))
-        return 1
+        return ExitCode.FAILED
     if _is_taken(settings.metrics_host, settings.metrics_port):
         log.error(
             "METRICS_HOST and METRICS_PORT cannot be listened on",
@@ -80,7 +81,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
             host=settings.metrics_host,
             port=settings.metrics_port,
         )
-        return 1
+        return ExitCode.FAILED
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
     clear_sockets(settings.runtime_dir)
@@ -93,13 +94,13 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         supervisord.main(["-c", f"/proc/self/fd/{CONFIGURED}"])
     except SystemExit as refusal:
         log.error("supervisord could not start", exit_code=refusal.code)
-        return 1
+        return ExitCode.FAILED
     try:
         return int(exit_code.read_text())
     except FileNotFoundError:
-        return 0  # stopped from outside
+        return ExitCode.FINE  # stopped from outside
     except ValueError:
-        return 1  # the disk was full
+        return ExitCode.FAILED  # the disk was full
 
 
 def configured(configuration: Path, settings: Settings) -> str:

@@ -24,12 +24,12 @@ from aitp import logs
 from aitp.errors import ConfigurationError
 from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
+from aitp.tasks import ExitCode
 from aitp.validators import addresses
 from aitp.web.app import Application, build_app
 
 log = logs.get_logger(__name__)
 
-EXIT_FAILED, EXIT_CONFIGURATION = 1, 78
 MOST_CONNECTIONS = 100
 IDLE_SECONDS = 30
 HEAD_BYTES = 8_192
@@ -59,7 +59,7 @@ def run_metrics(settings: Settings) -> int:
     except SystemExit:
         pass  # the signal came before waitress was in its loop
     log.info("Metrics server stopped")
-    return 0
+    return ExitCode.FINE
 
 
 def listen(application: Callable[..., Any], host: str, port: int) -> Any:
@@ -113,9 +113,9 @@ def _refusal(settings: Settings, error: OSError | ValueError) -> int:
     facts = {"host": settings.metrics_host, "port": settings.metrics_port}
     if isinstance(error, OSError):
         log.error("METRICS_HOST and METRICS_PORT cannot be listened on", reason=error.strerror or str(error), **facts)
-        return EXIT_FAILED
+        return ExitCode.FAILED
     log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **facts)
-    return EXIT_CONFIGURATION
+    return ExitCode.MISCONFIGURED
 
 
 def _install_signals(application: Application) -> None:
