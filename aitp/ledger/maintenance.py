@@ -4,9 +4,10 @@ Whatever has a backup's name is whole and sound: SQLite's online backup is looke
 
 `recover` must be alone with the ledger. Nothing of the damaged one is changed or thrown away: it keeps its rows, and
 its log, under a dated name. From a copy, SQLite reads what it can of each table, around the pages that it cannot read,
-into a new ledger: what was bought first, what was delivered, what waits to be run. What cannot be known counts as used
-up: completions that are missing count as late as they can have been, and budgets whose spending is unclear until they
-end. The rest (breakers, pauses, statistics, what is known of servers) comes back by itself.
+into a new ledger: what was bought first, then what was delivered. Tasks that were not run yet are the task API's to list
+again. What cannot be known counts as used up: completions that are missing count as late as they can have been, and
+budgets whose spending is unclear until they end. The rest (breakers, cooldowns, statistics, what is known of servers)
+comes back by itself.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ UNKNOWN = "unknown"
 PAGE_BYTES = 4_096
 PAGE_COUNT = slice(28, 32)  # of the file's header (sqlite.org/fileformat2.html)
 
-# Results for twins, and what was bought and could not be used yet.
+# Results for duplicates, and what was bought and could not be used yet.
 KEPT = ("tombstones", "cache", "answers")
 
 

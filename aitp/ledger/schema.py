@@ -215,8 +215,7 @@ CREATE TABLE recent_errors (
 ) STRICT;
 
 -- Money, in whole nano-units of a currency: budgets in force (allowed NULL: only counted), what was spent on each day,
--- what calls in hand may cost, how much chats took lately, models that are not called for want of a price, and how fast
--- it is spent: a row a minute of the last day, for forecasts.
+-- what calls in hand may cost, how much chats took lately, models that are not called for want of a price.
 CREATE TABLE budgets (
     period TEXT PRIMARY KEY CHECK (period IN ('day', 'month')),
     currency TEXT NOT NULL,

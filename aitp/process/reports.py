@@ -213,10 +213,10 @@ class DiskWatch:
 
 
 def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:
-    """A line for each task that got the result of its twin, and its place in the counts."""
+    """A line for each task that got the result of another, and its place in the counts."""
     for task in reused:
         metrics.result_reused(task.type)
-        log.info("Result reused", task_id=task.id, task_type=task.type, twin=task.of)
+        log.info("Result reused", task_id=task.id, task_type=task.type, duplicate_of=task.of)
 
 
 def tell_of_release(slot: int, settled: Settled) -> None:

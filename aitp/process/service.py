@@ -27,7 +27,7 @@ from aitp.processors import PROCESSORS
 from aitp.processors.base import registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders
-from aitp.settings import Settings, load_settings
+from aitp.settings import SECRETS, Settings, load_settings
 from aitp.taskapi import connect
 from aitp.tasks import Service
 
@@ -63,7 +63,7 @@ def prepare_to_fork(settings: Settings) -> None:
 
 def keep_out_of_logs(settings: Settings) -> None:
     """Never let the secrets of `settings` appear in a log line of this process or of its children."""
-    conceal(settings.oauth2_client_secret, settings.openai_api_key, settings.metrics_token)
+    conceal(*(getattr(settings, name.lower()) for name in SECRETS))
 
 
 def _load() -> Settings:

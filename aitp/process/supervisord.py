@@ -77,7 +77,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     if _is_taken(settings.metrics_host, settings.metrics_port):
         log.error(
             "METRICS_HOST and METRICS_PORT cannot be listened on",
-            reason="another process does: stop it (aitp check says which it is), or set METRICS_PORT",
+            reason="another process does: stop it (`ss -ltnp` shows which it is), or set METRICS_PORT",
             host=settings.metrics_host,
             port=settings.metrics_port,
         )

@@ -315,7 +315,7 @@ def run_evaluation(options: Options) -> int:
     from rich.console import Console
 
     settings = load_settings(defaults=NO_TASK_API)
-    conceal(settings.openai_api_key)
+    conceal(settings.openai_api_key, settings.ollama_api_key)
     # Standard output is the report's.
     configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
     texts = load_labels(options.labels)

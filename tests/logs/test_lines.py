@@ -15,7 +15,10 @@ from pydantic import BaseModel, SecretStr
 from aitp import logs
 from aitp.errors import ServiceFault
 from aitp.logs import LINE_BYTES, as_json, as_text, fitted, plain
+from aitp.process.service import keep_out_of_logs
+from aitp.settings import SECRETS, load_settings
 from tests.logs.conftest import Piped
+from tests.settings.complete import COMPLETE
 
 SECRET = "s3cr3t:+/%&"
 log = logs.get_logger("aitp.test")
@@ -156,3 +159,13 @@ def test_too_short_a_secret_masks_nothing(piped: Piped) -> None:
     logs.conceal("", "a")
     log.info("a banana")
     assert piped.facts()[0]["event"] == "a banana"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_of_the_settings_is_kept_out_of_the_service_s_log(piped: Piped, name: str) -> None:
+    piped.configure()
+    keep_out_of_logs(load_settings({**COMPLETE, "OLLAMA_BASE_URL": "https://models.example", name: "a-secret-of-ours"}))
+
+    log.info("A server repeats it", reason="no such key: a-secret-of-ours")
+
+    assert b"a-secret-of-ours" not in piped.lines()[0]
