@@ -4,10 +4,10 @@ Whatever has a backup's name is whole and sound: SQLite's online backup is looke
 
 `recover` must be alone with the ledger. Nothing of the damaged one is changed or thrown away: it keeps its rows, and
 its log, under a dated name. From a copy, SQLite reads what it can of each table, around the pages that it cannot read,
-into a new ledger: what was bought first, then what was delivered. Tasks that were not run yet are the task API's to list
-again. What cannot be known counts as used up: completions that are missing count as late as they can have been, and
-budgets whose spending is unclear until they end. The rest (breakers, cooldowns, statistics, what is known of servers)
-comes back by itself.
+into a new ledger: what was bought first, then what was delivered. Tasks that were not run yet are for the task API to
+list again. What cannot be known counts as used up: completions that are missing count as late as they can have been,
+and budgets whose spending is unclear until they end. The rest (breakers, cooldowns, statistics, what is known of
+servers) comes back by itself.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Content(BaseModel):
         return {**given, "model": info.context} if given.get("model") is None and info.context else given
 
     def to_json(self) -> bytes:
-        """The known fields, always in one order: for the ledger, where `Processor.load` reads it; duplicates share it."""
+        """The known fields, always in one order: what the ledger keeps, and fingerprints are made of."""
         return self.model_dump_json().encode()
 
 
