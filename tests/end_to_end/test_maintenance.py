@@ -35,7 +35,7 @@ def test_check_and_backup_beside_a_service_and_recovery_without_it(service: Serv
     assert "is damaged:" in said
     code, said = service.ask("ledger", "recover")
     assert code == 0
-    assert "lost: nothing that is known of" in said
+    assert "results" not in said.partition("lost:")[2]  # tasks that were not run yet are listed by the task API again
     assert len(list(service.ledger_path.parent.glob("*.damaged-*"))) == 1
     assert service.ask("ledger", "check")[0] == 0
 
