@@ -135,7 +135,7 @@ class Budgets:
         """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
         connection.execute(
             "INSERT INTO unpriced (provider, model) SELECT CAST(? AS TEXT), CAST(? AS TEXT)"
-            " WHERE (SELECT COUNT(*) FROM unpriced) < ? ON CONFLICT DO NOTHING",
+            " WHERE (SELECT COUNT(*) FROM unpriced) < ? ON CONFLICT (provider, model) DO NOTHING",
             (route.provider, route.model, MOST_UNPRICED),
         )
         return connection.changes() > 0

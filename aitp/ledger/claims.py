@@ -475,7 +475,7 @@ _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
 # A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails.
 _PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
 _FRESH = f"{_READY} AND is_suspect = 0"
-_COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2)"
+_COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2) AS fresh"
 _FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
 # Whether suspects wait, whether a batch of them is in flight, and whether it was they who went last.

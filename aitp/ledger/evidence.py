@@ -75,6 +75,8 @@ class Judgement(NamedTuple):
 
 # Failures that a world keeps a tally of, in the order of its columns; all others are nobody's but ours.
 COUNTED = (Culprit.SERVICE, Culprit.ACCOUNT, Culprit.INPUT, Culprit.ANSWER)
+# Of these, what is a whole provider's, not one model's.
+_OF_PROVIDERS = f"'{Culprit.SERVICE}', '{Culprit.ACCOUNT}'"
 
 # For select lists. A task that has failed, or whose process has died; and whether all is as it should be.
 ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND queue > 0)"  # the index begins with the kind
@@ -256,7 +258,7 @@ class Judge:
         setting: bool,
     ) -> Situation:
         row = _row(case.connection, "world = ?", case.world)
-        of_provider = _row(case.connection, "provider = ? AND culprit IN ('service', 'account')", case.provider)
+        of_provider = _row(case.connection, f"provider = ? AND culprit IN ({_OF_PROVIDERS})", case.provider)
         detached = case.connection.execute(
             "SELECT 1 FROM failures WHERE world = ? AND provider = ''", (case.world,)
         ).get
@@ -436,7 +438,7 @@ def _row(connection: Connection, condition: str, bound: str | int) -> list[froze
 
 def _return_all(case: _Case, *, whole_provider: bool) -> None:
     """The world is well again: what failed in that row is due at once, within a few seconds."""
-    worlds = "SELECT id FROM worlds WHERE provider = ?" if whole_provider else "SELECT ?"
+    worlds = "SELECT id FROM worlds WHERE provider = ?" if whole_provider else "SELECT CAST(? AS BIGINT)"
     bound = case.provider if whole_provider else case.world
     connection = case.connection
     failed = f"SELECT seq FROM evidence WHERE failed_in_row = 1 AND world IN ({worlds})"

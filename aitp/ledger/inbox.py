@@ -287,7 +287,7 @@ def _held(connection: Connection) -> tuple[int, int]:
 
 
 _RESULT = "INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)"
-_SEEN = "INSERT INTO seen (id) VALUES (?) ON CONFLICT DO NOTHING"
+_SEEN = "INSERT INTO seen (id) VALUES (?) ON CONFLICT (id) DO NOTHING"
 
 
 def _forget_seen(connection: Connection) -> None:
@@ -302,7 +302,7 @@ def _set_aside(connection: Connection, malformed: Iterable[Malformed]) -> Iterab
         if document.id is not None:
             connection.execute(_SEEN, (document.id,))
             connection.execute(
-                "INSERT INTO malformed (id, reason) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO malformed (id, reason) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
                 (document.id, document.reason),
             )
         if document.id is None or connection.changes():

@@ -15,6 +15,7 @@ from typing import Any
 from aitp.errors import LedgerError
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.locks import refuse_no_file
+from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import (
     CORRUPTION,
@@ -29,31 +30,30 @@ from aitp.ledger.sqlite import (
     open_to_check,
     our_definitions,
 )
-from aitp.tasks import Service
+from aitp.tasks import BreakerState, Service
 from aitp.validators import zone_name
 
 _SERVICES = ", ".join(f"'{service}'" for service in Service)
 
-# What must be empty: what it would mean if it were not, and a query for (how many, a row's number).
+# What must be empty: what it would mean if it were not, and a query for (how many, a row's number). The queries are
+# common SQL; further down, PRAGMA, sqlite_schema and INDEXED BY ask SQLite about its own file.
 PROMISES: tuple[tuple[str, str], ...] = (
     (
         "ready or claimed tasks have no content",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('ready', 'claimed')"
-        " AND seq NOT IN (SELECT seq FROM contents)",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq NOT IN (SELECT seq FROM contents)",
     ),
     (
         "finished tasks or dead letters have no result",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('finished', 'dead')"
-        " AND seq NOT IN (SELECT seq FROM results)",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({FINISHED} OR {DEAD}) AND seq NOT IN (SELECT seq FROM results)",
     ),
     (
         "tasks have a result but are not finished",
-        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE state IN ('ready', 'claimed') AND seq IN (SELECT seq FROM results)",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq IN (SELECT seq FROM results)",
     ),
     (
         "dead letters have no reason",
         "SELECT COUNT(*), MIN(results.seq) FROM results JOIN tasks ON tasks.seq = results.seq"
-        " WHERE state = 'dead' AND (refusal IS NULL OR refused_at IS NULL)",
+        f" WHERE {DEAD} AND (refusal IS NULL OR refused_at IS NULL)",
     ),
     (
         "results are no JSON",
@@ -62,7 +62,7 @@ PROMISES: tuple[tuple[str, str], ...] = (
     (
         "duplicates wait for a task that is not going to be run",
         "SELECT COUNT(*), MIN(seq) FROM tasks WHERE duplicate_of IS NOT NULL AND duplicate_of NOT IN"
-        " (SELECT seq FROM tasks WHERE state IN ('ready', 'claimed') AND duplicate_of IS NULL)",
+        f" (SELECT seq FROM tasks WHERE ({READY} OR {CLAIMED}) AND duplicate_of IS NULL)",
     ),
     (
         # Limits count by the difference of two ids.
@@ -88,12 +88,11 @@ PROMISES: tuple[tuple[str, str], ...] = (
     ),
     (
         "breakers are half-open without a probe, or have a probe without being half-open",
-        "SELECT COUNT(*), NULL FROM breakers WHERE (state = 'half-open') <> (probe_slot IS NOT NULL)",
+        f"SELECT COUNT(*), NULL FROM breakers WHERE (state = '{BreakerState.HALF_OPEN}') <> (probe_slot IS NOT NULL)",
     ),
     (
         "money is reserved for slots that have nothing claimed",
-        "SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN"
-        " (SELECT slot FROM tasks WHERE state = 'claimed')",
+        f"SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN (SELECT slot FROM tasks WHERE {CLAIMED})",
     ),
     (
         # They would let others be spent twice.

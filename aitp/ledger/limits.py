@@ -128,7 +128,7 @@ class Limits:
             for period, limit in allowed.items():
                 if limit > 0:
                     connection.execute(
-                        "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                        "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT (period) DO NOTHING",
                         (Period(period).value, limit),
                     )
             _mirror_windows(connection, self._database.clock(), zone)
@@ -178,7 +178,8 @@ class Limits:
             _restamp(connection, now)
         connection.execute(
             "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
-            " SELECT ?, ?, value, CASE WHEN key = 0 THEN 1 ELSE 0 END FROM json_each(?) AS each",
+            " SELECT CAST(? AS DOUBLE PRECISION), CAST(? AS TEXT), value, CASE WHEN key = 0 THEN 1 ELSE 0 END"
+            " FROM json_each(?) AS each",
             (now, task_type, orjson.dumps(task_ids).decode()),
         )
         connection.execute(_MIRROR_MORE, (len(task_ids), now))

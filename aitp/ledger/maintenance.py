@@ -50,6 +50,7 @@ from aitp.ledger.sqlite import (
     refuse_misplaced,
 )
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
+from aitp.tasks import TaskState
 
 # Backups
 
@@ -133,6 +134,8 @@ def _beside(path: Path, end: str) -> Path:
 
 
 # Recovery
+#
+# Of a file of SQLite's, by SQLite's own means: tables of its own, NOT INDEXED and INDEXED BY to go around what is torn.
 
 Record = dict[str, Any]
 """A row by its columns' names, its values as they were found."""
@@ -377,7 +380,7 @@ class _Saving:
         self._new.execute("BEGIN IMMEDIATE")
         for record in self._damaged.all("ledger", self._columns("ledger")):
             self._refuse_newer(record.get("version"))
-            self._enter("ledger", record | {"version": VERSION}, "OR REPLACE")
+            self._enter_facts(record | {"version": VERSION})
         in_hand = self._bring_results()
         self._bring_completions(in_hand)
         for table in KEPT:
@@ -387,8 +390,9 @@ class _Saving:
                     (self.saved if saved else self.lost)[table] += 1
         self._bring_money()
         self._new.execute(
-            "UPDATE ledger SET sequence = MAX(sequence, (SELECT MAX(number) FROM (SELECT entered_sequence AS number"
-            " FROM tasks UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT 0)))"
+            "UPDATE ledger SET sequence = (SELECT MAX(number) FROM (SELECT sequence AS number FROM ledger"
+            " UNION ALL SELECT entered_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones"
+            " UNION ALL SELECT 0) AS those)"
         )
         self._new.execute("COMMIT")
 
@@ -408,15 +412,16 @@ class _Saving:
             seq = result["seq"]
             task = {"seq": seq, "id": ids.get(seq), "queue": None, "entered_sequence": 0, "entered_at": self._now}
             task |= tasks.get(seq, {})
-            dead = task.get("state") == "dead" and result.get("refusal") and result.get("refused_at")
-            task |= {"state": "dead" if dead else "finished", "slot": None, "world": None, "duplicate_of": None}
-            task |= {"is_suspect": 0}
+            dead = task.get("state") == TaskState.DEAD and result.get("refusal") and result.get("refused_at")
+            task |= {"state": TaskState.DEAD if dead else TaskState.FINISHED, "slot": None, "world": None}
+            task |= {"duplicate_of": None, "is_suspect": 0}
             if self._enter_result(task, result):
                 bought.add(seq)
                 self.saved["dead letters" if dead else "results"] += 1
         for seq in (tasks.keys() | ids.keys()) - bought:
-            self.lost["results" if tasks.get(seq, {}).get("state") in ("finished", "dead") else "tasks"] += 1
-        claimed = {seq for seq, task in tasks.items() if task.get("state") == "claimed"}
+            was_run = tasks.get(seq, {}).get("state") in (TaskState.FINISHED, TaskState.DEAD)
+            self.lost["results" if was_run else "tasks"] += 1
+        claimed = {seq for seq, task in tasks.items() if task.get("state") == TaskState.CLAIMED}
         claimed.update(seq for (seq,) in damaged.index("tasks", "tasks_claimed", "seq"))
         return len(claimed - bought)
 
@@ -425,7 +430,8 @@ class _Saving:
         if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result.get("body"))):
             return False
         if not self._new.execute("SELECT 1 FROM queues WHERE id = ?", (task["queue"],)).get:
-            self._enter("queues", {"type": UNKNOWN, "model": UNKNOWN}, "OR IGNORE")
+            unknown = {"type": UNKNOWN, "model": UNKNOWN}
+            self._enter("queues", unknown, "ON CONFLICT (type, model, failed_at) DO NOTHING")
             task["queue"] = self._new.execute("SELECT id FROM queues WHERE type = ?", (UNKNOWN,)).get
         if not self._enter("tasks", task):
             return False
@@ -477,10 +483,16 @@ class _Saving:
     def _columns(self, table: str) -> list[str]:
         return [name for (name,) in self._new.execute("SELECT name FROM pragma_table_info(?)", (table,))]
 
+    def _enter_facts(self, record: Record) -> None:
+        """The row of the table `ledger`, instead of the new one's: what it does not say is as in a new ledger."""
+        said = {name: value for name, value in record.items() if value is not None}
+        updates = ", ".join(f"{name} = excluded.{name}" for name in self._columns("ledger") if name != "one")
+        self._enter("ledger", said, f"ON CONFLICT (one) DO UPDATE SET {updates}")
+
     def _enter(self, table: str, record: Record, otherwise: str = "") -> bool:
         """Whether the new ledger took it."""
         marks = ", ".join("?" for _ in record)
-        insert = f"INSERT {otherwise} INTO {table} ({', '.join(record)}) VALUES ({marks})"
+        insert = f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks}) {otherwise}"
         try:
             self._new.execute(insert, tuple(record.values()))
         except SENSELESS:

@@ -355,7 +355,7 @@ def let_go(connection: Connection, breakers: Breakers, slot: int, now: float) ->
     # Served by tasks_finished. What had failed before is due, but still behind those that never failed.
     connection.execute(
         "UPDATE tasks SET slot = NULL,"
-        " due_at = (SELECT ?2 FROM results WHERE results.seq = tasks.seq AND deliveries > 0)"
+        " due_at = (SELECT CAST(?2 AS DOUBLE PRECISION) FROM results WHERE results.seq = tasks.seq AND deliveries > 0)"
         f" WHERE {FINISHED} AND due_at IS NULL AND slot = ?1",
         (slot, now),
     )

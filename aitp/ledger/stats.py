@@ -21,6 +21,7 @@ from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.integrity import check
 from aitp.ledger.limits import LimitUse, use_of_limits
+from aitp.ledger.queue import FINISHED, READY
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import (
     as_ledger_error,
@@ -34,13 +35,12 @@ from aitp.ledger.sqlite import (
 )
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.tasks import Ending, Outcome, QueueKey
+from aitp.tasks import Ending, Outcome, QueueKey, TaskState
 
 # Tasks that are ready, but not before a moment that is set or before their original, are called waiting; the table
 # has one state for all.
-SHOWN_STATE = (
-    "CASE WHEN state = 'ready' AND (due_at IS NOT NULL OR duplicate_of IS NOT NULL) THEN 'waiting' ELSE state END"
-)
+_WAITING = "waiting"
+SHOWN_STATE = f"CASE WHEN {READY} AND (due_at IS NOT NULL OR duplicate_of IS NOT NULL) THEN '{_WAITING}' ELSE state END"
 
 
 MINUTES_SHOWN = 60
@@ -184,11 +184,11 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
     strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
     polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
-    counts = dict.fromkeys(("ready", "waiting", "claimed", "finished", "dead"), 0)
+    counts = dict.fromkeys((*(state.value for state in TaskState), _WAITING), 0)
     counts |= dict(connection.execute(f"SELECT {SHOWN_STATE} AS shown, COUNT(*) FROM tasks GROUP BY shown"))
-    oldest_ready = connection.execute("SELECT MIN(entered_at) FROM tasks WHERE state = 'ready'").get
+    oldest_ready = connection.execute(f"SELECT MIN(entered_at) FROM tasks WHERE {READY}").get
     oldest_finished = connection.execute(
-        "SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE state = 'finished'"
+        f"SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE {FINISHED}"
     ).get
     return Snapshot(
         taken_at=now,

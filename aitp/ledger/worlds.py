@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from aitp.ledger.engine import Connection
 from aitp.ledger.queue import CLAIMED
 from aitp.policy.routing import Route
+from aitp.tasks import BreakerState
 
 # What a server does not take of a request is believed for so long.
 PROFILE_SECONDS = 86_400.0
@@ -142,7 +143,9 @@ def publish_setups(connection: Connection, setups: Mapping[str, str], now: float
         connection.execute("UPDATE breakers SET setup = ? WHERE service = ? AND setup <> ?", (setup, service, setup))
         if not connection.changes():
             continue
-        connection.execute("UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = 'open'", (service,))
+        connection.execute(
+            "UPDATE breakers SET opened_at = 0 WHERE service = ? AND state = ?", (service, BreakerState.OPEN)
+        )
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(
