@@ -329,18 +329,18 @@ class Judge:
         """
         named = named or outcome.named
         row = case.connection.execute(
-            "SELECT world, good_before, service_before, account_before, input_before, answer_before, service, account,"
-            " input, answer FROM evidence WHERE seq = ?",
-            (outcome.task.seq,),
+            "SELECT good_before, service_before, account_before, input_before, answer_before, service, account, input,"
+            " answer FROM evidence WHERE seq = ? AND world = ?",
+            (outcome.task.seq, case.world),
         ).fetchone()
-        if row is None or row[0] != case.world:  # its first failure here
+        if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             before, own = case.tally, dict.fromkeys(COUNTED, 0)
         else:
-            before = Tally(*row[1:6]).more(culprit, counted)
-            own = dict(zip(COUNTED, row[6:], strict=True))
+            before = Tally(*row[:5]).more(culprit, counted)
+            own = dict(zip(COUNTED, row[5:], strict=True))
         if alone:
             own[culprit] += outcome.times
-        case.connection.execute("DELETE FROM evidence WHERE seq = ?", (outcome.task.seq,))
+        case.connection.execute("DELETE FROM evidence WHERE seq = ? AND world = ?", (outcome.task.seq, case.world))
         case.connection.execute(
             "INSERT INTO evidence (seq, world, good_before, service_before, account_before, input_before,"
             " answer_before, service, account, input, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -300,7 +300,7 @@ CREATE TABLE failures (
 ) STRICT;
 
 CREATE TABLE evidence (
-    seq INTEGER PRIMARY KEY REFERENCES tasks (seq),
+    seq INTEGER NOT NULL REFERENCES tasks (seq),
     world INTEGER NOT NULL,
     good_before INTEGER NOT NULL,
     service_before INTEGER NOT NULL,
@@ -311,8 +311,9 @@ CREATE TABLE evidence (
     account INTEGER NOT NULL DEFAULT 0,
     input INTEGER NOT NULL DEFAULT 0,
     answer INTEGER NOT NULL DEFAULT 0,
-    failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1))
-) STRICT;
+    failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1)),
+    PRIMARY KEY (seq, world)
+) STRICT, WITHOUT ROWID;
 CREATE INDEX evidence_world ON evidence (world, failed_in_row);
 """
 

@@ -26,6 +26,7 @@ from aitp.ledger import (
 )
 from aitp.ledger.evidence import GUESS_SECONDS, RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
+from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.conftest import Create
 from tests.ledger.world import (
@@ -269,6 +270,23 @@ def test_how_often_a_task_fails_alone_until_it_is_to_blame(
         assert world.rows("SELECT id, reason FROM results JOIN tasks USING (seq) WHERE status = 'failed'") == [
             ("a", f"failed {tries} times alone, last: the {culprit} said no")
         ]
+
+
+@pytest.mark.parametrize("culprit", OF_TASKS)
+def test_what_a_task_did_in_one_world_is_not_forgotten_in_another(world: World, culprit: Culprit) -> None:
+    """As in mode hybrid, where tasks go to and fro between providers: each counts its own."""
+    elsewhere = dataclasses.replace(ONE, routes=lambda queue: (Route("ollama", queue.model),))
+    serve(world)
+    world.admit("a")
+    ending = Ending.RETRY
+    for options in (ONE, elsewhere) * 8:
+        if ending is Ending.RETRY:
+            world.clock.now = world.value("SELECT due_at FROM tasks WHERE id = 'a'") or world.clock.now
+            [outcome] = fail(world, world.claim(terms=options), culprit).outcomes
+            ending = outcome.ending
+            serve(world)
+
+    assert ending is Ending.FAILED
 
 
 @pytest.mark.parametrize("culprit", [SERVICE, ACCOUNT, INPUT])
