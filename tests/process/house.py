@@ -67,7 +67,7 @@ class House:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         try:
-            lines = (self.directory / "events").read_text().splitlines()
+            *lines, _ = (self.directory / "events").read_text().split("\n")  # the last one may not be whole yet
         except FileNotFoundError:
             return []
         return [told for line in lines if (told := json.loads(line))["event"] == event]
