@@ -25,6 +25,8 @@ from aitp.tasks import Culprit, Ending, Health, Outcome
 # A guess that may have been none, as another task than the refused ones was served: whether it was is soon tried again.
 GUESS_SECONDS = 900.0
 MOST_GUESSED = 100
+# What was left out in vain may not have been, had the server not been ill then: guesses are made anew after so long.
+FUTILE_SECONDS = 14_400.0
 # What is left out because a tier has no room is tried again sooner than anything else.
 TIER_SECONDS = 900.0
 # A queue that a world's success brings back comes back within these seconds.
@@ -229,7 +231,7 @@ class Judge:
             if not (failure.culprit is Culprit.INPUT and failure.named and case.proven):
                 # A provider that serves others and names the text speaks of that text alone, however many there are.
                 self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
-        can_leave_out = [name for name in optional if name not in profile.kept and name not in profile.needed]
+        can_leave_out = [name for name in optional if not profile.keeps(name, failure.culprit)]
         situation = self._situation(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
         asked = remedy(situation)
         changed = asked is Remedy.LEAVE_OUT
@@ -378,7 +380,8 @@ class Judge:
     def _leave_out(self, case: _Case, profile: _Profile, name: str, failure: Failure, seqs: Sequence[int]) -> None:
         """`seqs`: the tasks of the call. A guess is right if it serves one of them; that a service is well again is
         no proof of one."""
-        guessed = profile.guessed if failure.parameter == name else [*profile.guessed, name]
+        guess = name + FOR_SERVICE if failure.culprit is Culprit.SERVICE else name
+        guessed = profile.guessed if failure.parameter == name else [*profile.guessed, guess]
         tasks = [] if failure.culprit is Culprit.SERVICE else [*profile.tasks, *seqs][-MOST_GUESSED:]
         since = case.now
         if name == "service_tier":  # a tier that has no room now may have some soon
@@ -387,21 +390,26 @@ class Judge:
         case.tell("Parameter is refused and left out", failure.reason, parameter=name)
 
     def _restore(self, case: _Case, profile: _Profile, failure: Failure, *, futile: bool) -> bool:
-        """Take back what was left out by guess, if that was `futile`, and whatever has made the answers useless."""
-        back: list[str] = []
+        """Take back what was left out by guess, if that was `futile`, and whatever has made the answers useless.
+
+        That a service fails says nothing against what was left out because requests were refused.
+        """
         needed = failure.culprit is Culprit.REQUEST
-        if needed and failure.parameter in profile.left_out:
-            back = [failure.parameter]
+        guesses: list[str] = []
+        if needed:
+            guesses = [name for name in profile.left_out if name == failure.parameter]
         elif failure.culprit in (Culprit.INPUT, Culprit.SERVICE) and futile and not case.proven:
-            back = profile.guessed
-        if not back:
+            by_service = failure.culprit is Culprit.SERVICE
+            guesses = [name for name in profile.guessed if not by_service or name.endswith(FOR_SERVICE)]
+        if not guesses:
             return False
+        back = {_bare(guess) for guess in guesses}
         without = profile._replace(
             left_out=[name for name in profile.left_out if name not in back],
-            guessed=[name for name in profile.guessed if name not in back],
-            kept=[*profile.kept, *(f"{name}{NEEDED}" if needed else name for name in back)],
+            guessed=[name for name in profile.guessed if _bare(name) not in back],
+            kept=[*profile.kept, *(name + NEEDED if needed else name for name in guesses)],
         )
-        _adopt(case, without, case.now)
+        _adopt(case, without, case.now if needed else case.now + FUTILE_SECONDS - PROFILE_SECONDS)
         return True
 
     # A world is paused
@@ -478,12 +486,25 @@ class _Profile(NamedTuple):
         """What cannot be left out: without it no answer is what a setting wants."""
         return [name.removesuffix(NEEDED) for name in self.kept if name.endswith(NEEDED)]
 
+    def keeps(self, name: str, culprit: Culprit) -> bool:
+        """Whether `name` is not to be left out because of a failure of `culprit`."""
+        marks = ("", NEEDED, FOR_SERVICE) if culprit is Culprit.SERVICE else ("", NEEDED)
+        return any(name + mark in self.kept for mark in marks)
+
     def settings(self) -> str:
         """The settings that stand behind what cannot be left out."""
         return ", ".join(SETTINGS[name] for name in self.needed if name in SETTINGS)
 
 
-NEEDED = "!"  # behind a name in `kept`
+# Behind a name in `kept`; and behind one, there or in `guessed`, that was left out because the service failed.
+NEEDED = "!"
+FOR_SERVICE = "~"
+
+
+def _bare(guess: str) -> str:
+    return guess.removesuffix(FOR_SERVICE)
+
+
 # Which settings say where a provider is, and who we are there.
 ACCESS = {"openai": "OPENAI_API_KEY and OPENAI_BASE_URL", "ollama": "OLLAMA_BASE_URL and OLLAMA_API_KEY"}
 # Which setting puts a parameter into a request.

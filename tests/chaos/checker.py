@@ -210,12 +210,16 @@ def never_more_calls_than_workers(record: Record) -> Iterator[str]:
 def an_open_breaker_lets_one_probe_through(record: Record) -> Iterator[str]:
     """By the ledger's own moves there is one probe at a time, and by the provider's record no other call."""
     states: dict[str, str] = {}
+    moved: dict[str, float] = {}
     opened: dict[str, float] = {}
     spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in record.journal:
         if line["step"] != "breaker":
             continue
         service, state = line["service"], line["state"]
+        if _any_in(record.power_cuts, moved.get(service, line["at"]), line["at"]):
+            states.pop(service, None)  # the disk may not have kept the last move
+        moved[service] = line["at"]
         if line["by"] == "begin_probe" and states.get(service, "closed") == "half-open":
             yield f"{service}: slot {line['slot']} began a probe while another was under way"
         if state == "open" and states.get(service, "closed") == "closed":

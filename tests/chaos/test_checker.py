@@ -407,6 +407,15 @@ EXCUSES: dict[str, Record] = {
             moved(6.7, "closed", "tell"),
         ],
     ),
+    "a probe whose beginning was lost with the power": forged(
+        power_cuts=[6.05],
+        journal=[
+            *KEPT.journal,
+            moved(5.0, "open", "tell"),
+            moved(6.0, "half-open", "begin_probe", 101),
+            moved(7.0, "half-open", "begin_probe", 102),
+        ],
+    ),
     "a twin that is delivered without a call": forged(
         documents=[*KEPT.documents, Sent("twin", "text a")],
         patches=[*KEPT.patches, patch(5.0, "twin")],

@@ -24,7 +24,7 @@ from aitp.ledger import (
     Settled,
     prepare,
 )
-from aitp.ledger.evidence import GUESS_SECONDS, RETURN_SECONDS
+from aitp.ledger.evidence import FUTILE_SECONDS, GUESS_SECONDS, RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, PROFILE_SECONDS, prune_worlds
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
@@ -980,6 +980,55 @@ def test_a_parameter_that_makes_a_service_fail_is_found_by_the_tries_of_one_task
     assert left_out(world) == ("json_schema",)
     assert [outcome.ending for outcome in settled.outcomes] == [Ending.RETRY]
     world.finish(world.claim())
+
+
+def insist(world: World, optional: Sequence[str], name: str = "a") -> Settled:
+    """The service fails at one task alone until it has been tried as often as it may be."""
+    for _ in range(world.rules.max_retries + 1):
+        world.clock.now = world.value("SELECT due_at FROM tasks WHERE id = ?", name) or world.clock.now
+        settled = fail(world, world.claim(), SERVICE, optional=optional)
+    return settled
+
+
+def test_an_outage_takes_back_nothing_that_was_left_out_because_it_was_refused(world: World) -> None:
+    """A server refuses a parameter, and goes away before it has served anyone without it."""
+    world.admit("a")
+    fail(world, world.claim(), INPUT, optional=["json_schema"])
+    insist(world, ())
+    world.clock.go(AN_HOUR)
+
+    claim = world.claim()
+    assert claim.world.left_out == ("json_schema",)
+    assert world.finish(claim).outcomes[0].ending is Ending.SUCCEEDED
+
+
+def test_what_an_outage_was_found_not_to_hang_on_may_still_be_refused(world: World) -> None:
+    """It failed with and without the parameter; when it is back it refuses that."""
+    world.admit("a")
+    insist(world, ["json_schema"])
+    assert left_out(world) == ("json_schema",)
+    insist(world, ())
+    assert left_out(world) == ()
+    world.clock.go(AN_HOUR)
+
+    assert [o.ending for o in fail(world, world.claim(), INPUT, optional=["json_schema"]).outcomes] == [Ending.ADAPTED]
+    claim = world.claim()
+    assert claim.world.left_out == ("json_schema",)
+    assert world.finish(claim).outcomes[0].ending is Ending.SUCCEEDED
+
+
+def test_guesses_that_were_in_vain_are_made_anew_within_hours(world: World) -> None:
+    """Something refused every request for a while; the server behind it refuses one parameter."""
+    world.admit("a")
+    fail(world, world.claim(), INPUT, optional=["json_schema"])
+    refuse_all(world, ())
+    assert left_out(world) == ()
+    world.clock.go(FUTILE_SECONDS - 1.0)
+    fail(world, world.claim(), INPUT, optional=["json_schema"])
+    assert left_out(world) == ()
+    world.clock.go(FUTILE_SECONDS)
+    fail(world, world.claim(), INPUT, optional=["json_schema"])
+    assert left_out(world) == ("json_schema",)
 
 
 def test_a_text_that_is_asked_to_wait_again_and_again_lets_others_go_first(world: World) -> None:
