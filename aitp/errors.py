@@ -46,6 +46,12 @@ class ServiceFault(RetryableError):
         self.service = service
 
 
+class NotConnected(ServiceFault):
+    """No connection to a service came about: what would have been sent is not to blame."""
+
+    bought_nothing = True
+
+
 class CredentialsRefused(ServiceFault):
     """A service refuses our credentials (401, 403): the account's fault, never the task's; tasks wait.
 

@@ -26,7 +26,7 @@ from aitp.tasks import Culprit, Ending, Health, Outcome
 GUESS_SECONDS = 900.0
 MOST_GUESSED = 100
 # What was left out in vain may not have been, had the server not been ill then: guesses are made anew after so long.
-FUTILE_SECONDS = 14_400.0
+FUTILE_SECONDS = 21_600.0
 # What is left out because a tier has no room is tried again sooner than anything else.
 TIER_SECONDS = 900.0
 # A queue that a world's success brings back comes back within these seconds.
@@ -38,7 +38,7 @@ class Failure:
     """How a call failed as a whole. `named`: the server itself says whose fault it is.
 
     `parameter`: of our request, that it names, or that a setting of ours stands behind. `stranger`: the model is one
-    that no setting names.
+    that no setting names. `sent`: the request may have reached the server, so that it may be what failed there.
     """
 
     culprit: Culprit
@@ -46,6 +46,7 @@ class Failure:
     named: bool = False
     parameter: str = ""
     stranger: bool = False
+    sent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +232,14 @@ class Judge:
             if not (failure.culprit is Culprit.INPUT and failure.named and case.proven):
                 # A provider that serves others and names the text speaks of that text alone, however many there are.
                 self._note_row(case, failure.culprit, [outcome.task.seq for outcome in failed])
-        can_leave_out = [name for name in optional if not profile.keeps(name, failure.culprit)]
+        can_leave_out = [name for name in optional if failure.sent and not profile.keeps(name, failure.culprit)]
         situation = self._situation(case, failure, outcomes, can_leave_out, setting=bool(profile.settings()))
         asked = remedy(situation)
         changed = asked is Remedy.LEAVE_OUT
         if changed:
             name = failure.parameter if failure.parameter in can_leave_out else can_leave_out[0]
             self._leave_out(case, profile, name, failure, [outcome.task.seq for outcome in failed])
-        elif not can_leave_out:
+        elif failure.sent and not can_leave_out:
             changed = self._restore(case, profile, failure, futile=situation.row_is_ill or situation.insists)
         if changed and failure.culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
             return case.judgement(map(_ready, outcomes), self._speak(case, failure, heard=True), cleared=True)
@@ -409,7 +410,8 @@ class Judge:
             guessed=[name for name in profile.guessed if _bare(name) not in back],
             kept=[*profile.kept, *(name + NEEDED if needed else name for name in guesses)],
         )
-        _adopt(case, without, case.now if needed else case.now + FUTILE_SECONDS - PROFILE_SECONDS)
+        refused = failure.culprit is Culprit.INPUT  # a guess costs one send there, and all its tries of a service
+        _adopt(case, without, case.now + (FUTILE_SECONDS - PROFILE_SECONDS if refused else 0.0))
         return True
 
     # A world is paused

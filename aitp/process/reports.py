@@ -23,6 +23,7 @@ from aitp.errors import (
     ModelRefused,
     NonRetryableError,
     NoRoom,
+    NotConnected,
     RequestRefused,
     RetryableError,
     ServiceFault,
@@ -93,7 +94,7 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
             )
             return _all(claim, Ending.POSTPONED, reason, pause)
         case ServiceFault():
-            return _failed(claim, Failure(Culprit.SERVICE, reason))
+            return _failed(claim, Failure(Culprit.SERVICE, reason, sent=not isinstance(error, NotConnected)))
         case ModelGone():
             return _failed(claim, Failure(Culprit.MODEL, reason, named=True, stranger=stranger))
         case SettingRefused():

@@ -28,6 +28,7 @@ from aitp.errors import (
     InputTooLong,
     ModelGone,
     ModelMissing,
+    NotConnected,
     RequestRefused,
     ServiceFault,
     SettingRefused,
@@ -495,6 +496,4 @@ def no_answer(service: str, error: BaseException) -> AitpError:
     else:
         # Its words only where they are the system's: others quote what was sent.
         said = f"{service} gave no answer ({f'{name}: {error}' if name == 'ConnectError' else name})"
-    fault = ServiceFault(service, said)
-    fault.bought_nothing = name in NEVER_SENT
-    return fault
+    return NotConnected(service, said) if name in NEVER_SENT else ServiceFault(service, said)

@@ -1017,6 +1017,15 @@ def test_what_an_outage_was_found_not_to_hang_on_may_still_be_refused(world: Wor
     assert world.finish(claim).outcomes[0].ending is Ending.SUCCEEDED
 
 
+def test_a_request_that_never_left_has_nothing_to_leave_out(world: World) -> None:
+    world.admit("a")
+    for _ in range(world.rules.max_retries + 2):
+        world.clock.now = world.value("SELECT due_at FROM tasks WHERE id = 'a'") or world.clock.now
+        fail(world, world.claim(), SERVICE, optional=["json_schema"], sent=False)
+
+    assert left_out(world) == ()
+
+
 def test_guesses_that_were_in_vain_are_made_anew_within_hours(world: World) -> None:
     """Something refused every request for a while; the server behind it refuses one parameter."""
     world.admit("a")

@@ -162,31 +162,36 @@ def worlds(
     refused: tuple[tuple[str, Manner], ...] = ()
     length = LENGTH
     if not only_poison:
-        trouble = draw(st.sampled_from(("none", "outage", "account", "parameter", "mute", "parameter", "none", "gone")))
+        troubles = [
+            draw(st.sampled_from(("none", "outage", "account", "parameter", "mute", "parameter", "none", "gone")))
+        ]
+        if troubles == ["parameter"]:  # and that while the server is not well: neither hides the other for good
+            troubles.append(draw(st.sampled_from(("none", "outage", "account"))))
         if lasting:
-            trouble = draw(st.sampled_from(("account", "gone", "mute", "length", "outage")))
+            troubles = [draw(st.sampled_from(("account", "gone", "mute", "length", "outage")))]
         until = float("inf") if lasting else draw(st.sampled_from((20.0, 200.0, 1500.0)))
-        match trouble:
-            case "outage":
-                start = 0.0 if lasting else draw(st.sampled_from((0.0, 3.0)))
-                outages = (Refusing(draw(manners(SERVERS_FAULT + TEMPORARY)), start, start + until),)
-            case "account":
-                manner = draw(manners((400, 401, 402, 403, 404, 418, 422), rude=False))
-                account = Refusing(manner, until=until)
-            case "gone":
-                manner = draw(manners((400, 403, 404, 410), queue.model, rude=False))
-                gone = ((queue.model, Refusing(manner, until=until)),)
-            case "mute":
-                mute = draw(useless)
-            case "parameter":
-                names = ["temperature", "json_schema", "json_object"] if chat else ["encoding_format", "dimensions"]
-                chosen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
-                refused = tuple((name, draw(manners((400, 415, 422, 501), name, rude=False))) for name in chosen)
-            case "length":
-                queue = EMBEDDINGS
-                refused = (("dimensions", draw(manners((400, 422), "dimensions", rude=False))),)
-                length = LENGTH * 2
-        if trouble == "length" and chat:
+        start = 0.0 if lasting else draw(st.sampled_from((0.0, 0.5, 1.0, 3.0)))
+        for trouble in troubles:
+            match trouble:
+                case "outage":
+                    outages = (Refusing(draw(manners(SERVERS_FAULT + TEMPORARY)), start, start + until),)
+                case "account":
+                    manner = draw(manners((400, 401, 402, 403, 404, 418, 422), rude=False))
+                    account = Refusing(manner, start if len(troubles) > 1 else 0.0, start + until)
+                case "gone":
+                    manner = draw(manners((400, 403, 404, 410), queue.model, rude=False))
+                    gone = ((queue.model, Refusing(manner, until=until)),)
+                case "mute":
+                    mute = draw(useless)
+                case "parameter":
+                    names = ["temperature", "json_schema", "json_object"] if chat else ["encoding_format", "dimensions"]
+                    chosen = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
+                    refused = tuple((name, draw(manners((400, 415, 422, 501), name, rude=False))) for name in chosen)
+                case "length":
+                    queue = EMBEDDINGS
+                    refused = (("dimensions", draw(manners((400, 422), "dimensions", rude=False))),)
+                    length = LENGTH * 2
+        if troubles == ["length"] and chat:
             poison, bad = None, frozenset()
     else:
         until = 0.0

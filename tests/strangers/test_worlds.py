@@ -118,9 +118,10 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
     for text, ended in house.found.items():
         if ended.status is TaskStatus.SUCCEEDED and world.queue == EMBEDDINGS:
             assert same_vector(ended.result, expected(text, world.queue.model))
-    # What a request could do without is left out by guess, and put back; and whatever was ill is tried when it is well.
-    passing = world.nature.settles_at or world.nature.flaky or world.nature.refused
-    allowed = sends_allowed(house.elapsed, world.batch) + (12 if passing else 4)
+    # What a request could do without is left out by guess, and put back: of a service that fails, that costs all tries
+    # anew. And whatever was ill is tried when it is well.
+    adapting = (MAX_RETRIES + 1) * (2 if world.queue == EMBEDDINGS else 4)
+    allowed = sends_allowed(house.elapsed, world.batch) + adapting + 4
     most = max(stranger.refused_sends().values(), default=0)
     assert most <= allowed, f"{most} sends of one task, {allowed} allowed in {house.elapsed:.0f} s"
     if left_texts(house, world):
@@ -135,7 +136,8 @@ def has_witness(stranger: Stranger, world: Strange) -> bool:
 
 def good_ones_fail_by_chance(world: Strange) -> bool:
     """Where every answer is useless, fewer than five texts tell nothing of the model."""
-    return world.nature.flaky >= FLAKY or (world.nature.mute is not None and len(world.texts) < 5)
+    met = sum(len(texts) for at, texts in world.waves if at < world.nature.mute_until)
+    return world.nature.flaky >= FLAKY or (world.nature.mute is not None and met < 5)
 
 
 def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> None:
