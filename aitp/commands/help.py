@@ -1,4 +1,4 @@
-"""What `aitp` tells of itself: each command's help with examples and exit codes, and the manual page made of the same.
+"""What all commands of `aitp` have in common: how they end, how their help is laid out, and the manual page made of it.
 
 A command that cannot do its part ends in one way: a ConfigurationError with 78, which neither supervisord nor systemd
 answers with a restart, anything else that it says with 1. Each problem is a line on standard error, and with --json a
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -19,21 +19,13 @@ from aitp import __version__
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.tasks import ExitCode
 
-USAGE = "the command line is wrong"
-CONFIGURATION = "the settings cannot be used: every fault is named on standard error"
-FILES = {
-    ".env": "Settings, in the current directory, unless AITP_ENV_FILE names another file or is empty.",
-    "data/rate_limits.db": "The ledger, unless RATE_LIMIT_STORAGE_PATH says otherwise.",
-    "run/": "Token, scoreboard, metrics files and supervisord's socket, unless RUNTIME_DIR says otherwise.",
-}
-SIGNALS = {
-    "TERM, INT": "Stop within SHUTDOWN_GRACE_SECONDS.",
-    "QUIT": "Stop at once.",
-    "HUP": "Load the settings again; invalid ones change nothing.",
-    "USR1": "Poll now.",
-}
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs; of what went wrong, too.")
+EXITS = (
+    "All commands exit with 2 if the command line is wrong, and with 78 if the settings cannot be used: every fault is "
+    "then named on standard error."
+)
+JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs; of what went wrong, too.")
+PAGE_WIDTH = 80
+HELP_NAMES = ["-h", "--help"]
 
 
 class Failure(click.ClickException):
@@ -59,26 +51,19 @@ class UnusableSettings(Failure):
 
 
 class Command(click.Command):
-    """`examples`: command lines and what they are for. `exits`: what exit codes mean, those apart that all share.
+    """Its function returns an exit code, or None for 0. `section`: the heading that it is listed under.
 
-    `needs_settings`: whether its function takes `settings`, so that it ends with 78 for those that cannot be used.
+    `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
+    has --json.
     """
 
     def __init__(
-        self,
-        *arguments: Any,
-        examples: Mapping[str, str],
-        exits: Mapping[int, str],
-        needs_settings: bool = True,
-        **attributes: Any,
+        self, *arguments: Any, section: str = "Commands", needs_settings: bool = True, prints: bool = True, **more: Any
     ) -> None:
-        super().__init__(*arguments, **attributes)
-        self.examples = dict(examples)
-        self.needs_settings = needs_settings
-        shared: dict[int, str] = {ExitCode.USAGE: USAGE}
-        if needs_settings:
-            shared[ExitCode.MISCONFIGURED] = CONFIGURATION
-        self.exits = dict(sorted({**shared, **exits}.items()))
+        super().__init__(*arguments, **more)
+        self.section, self.needs_settings = section, needs_settings
+        if prints:
+            self.params.append(JSON)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; not for help or completion, which load nothing."""
@@ -95,7 +80,7 @@ class Command(click.Command):
         try:
             if self.needs_settings:
                 ctx.params["settings"] = load_settings()
-            return super().invoke(ctx)
+            ctx.exit(super().invoke(ctx) or ExitCode.FINE)
         except ConfigurationError as error:
             raise UnusableSettings(error.problems, error.warnings, as_json=as_json) from error
         except LedgerError as error:
@@ -105,111 +90,78 @@ class Command(click.Command):
         except click.ClickException as error:
             raise Failure([error.message], as_json=as_json) from error
 
+    def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
+        """Its first sentence whole, in shells' completion as well."""
+        return super().get_short_help_str(limit)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """After the options: examples, then exit codes."""
-        with formatter.section("Examples"):
-            formatter.write_dl(list(self.examples.items()), col_max=44)
-        with formatter.section("Exit codes"):
-            formatter.write_dl([(str(int(code)), meaning) for code, meaning in self.exits.items()])
+        """What all share."""
+        formatter.write_paragraph()
+        formatter.write_text(EXITS)
 
 
 class Group(click.Group):
-    """A group of such commands, and of groups of them. `sections`: names by heading, in the order of the help."""
+    """A group of such commands, and of groups of them, listed in the order in which they were declared."""
 
     command_class = Command
     group_class = type
 
-    def __init__(self, *arguments: Any, sections: Mapping[str, Sequence[str]] | None = None, **attributes: Any) -> None:
-        super().__init__(*arguments, **attributes)
-        self.sections = sections or {}
+    def __init__(self, *arguments: Any, section: str = "", **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.section = section
+
+    def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
+        return super().get_short_help_str(limit)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Under headings, if there are any."""
-        if not self.sections:
-            super().format_commands(ctx, formatter)
+        """Under their headings."""
         width = max(map(len, self.commands))
-        for heading, names in self.sections.items():
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            if isinstance(command, Command | Group) and not command.hidden:
+                told = (name.ljust(width), command.get_short_help_str())
+                sections.setdefault(command.section, []).append(told)
+        for heading, rows in sections.items():
             with formatter.section(heading):
-                told = [(name.ljust(width), self.commands[name].get_short_help_str(70)) for name in names]
-                formatter.write_dl(told)
+                formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Where there is more to learn; the outermost group says so itself."""
-        if not self.sections:
-            more = f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes."
-            formatter.write_paragraph()
-            formatter.write_text(more)
+        """Where there is more to learn."""
+        formatter.write_paragraph()
+        formatter.write_text(f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes.")
 
 
 def manual_page(root: click.Group) -> str:
-    """The manual page aitp(1) in man(7)'s language: `root` and all commands below it that are not hidden.
+    """The manual page aitp(1) in man(7)'s language: the help of `root` and of all commands below it, as it stands.
 
     Pure: no date, no path of this machine, so that it is the same wherever it is made.
     """
-    context = click.Context(root, info_name=root.name, **root.context_settings)
-    return "\n".join(_page(root, context)) + "\n"
-
-
-def _page(root: click.Group, context: click.Context) -> Iterator[str]:
     name = str(root.name)
-    summary, _, description = (root.help or "").partition("\n")
-    yield f'.TH {name.upper()} 1 "" "{name} {__version__}" "User Commands"'
-    yield f".SH NAME\n{name} \\- {_text(summary.rstrip('.'))}"
-    yield f".SH SYNOPSIS\n.B {name}\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR]"
-    yield f".SH DESCRIPTION\n{_paragraphs(description)}"
-    yield f".SH OPTIONS\n{_options(root, context)}"
-    yield ".SH COMMANDS"
-    for command, path in _commands(root, context, name):
-        yield _command(command, path, context)
-    yield f".SH SIGNALS\nTo the master, or to \\fBaitp run\\fR:\n{_terms(SIGNALS)}"
-    yield f".SH FILES\n{_terms(FILES)}"
-    yield ".SH EXIT STATUS\nEach command says what its own exit codes mean. All of them share these:"
-    yield _exits({ExitCode.FINE: "all is well", ExitCode.USAGE: USAGE, ExitCode.MISCONFIGURED: CONFIGURATION})
-    yield ".SH SEE ALSO\nsupervisorctl(1), systemctl(1)"
+    lines = [f'.TH {name.upper()} 1 "" "{name} {__version__}" "User Commands"']
+    lines += [".SH NAME", f"{name} \\- AI Task Processor", ".SH DESCRIPTION", _help(root, name), ".SH COMMANDS"]
+    for command, path in _commands(root, name):
+        lines += [f".SS {_text(path)}", _help(command, path)]
+    lines += [".SH EXIT STATUS", _text(EXITS), ".SH SEE ALSO", "supervisorctl(1), systemctl(1)"]
+    return "\n".join(lines) + "\n"
 
 
-def _commands(group: click.Group, context: click.Context, path: str) -> Iterator[tuple[Command, str]]:
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
+def _commands(group: click.Group, path: str) -> Iterator[tuple[click.Command, str]]:
+    for name, command in group.commands.items():
         if isinstance(command, click.Group):
-            yield from _commands(command, context, f"{path} {name}")
-        elif isinstance(command, Command) and not command.hidden:
+            yield from _commands(command, f"{path} {name}")
+        elif not command.hidden:
             yield command, f"{path} {name}"
 
 
-def _command(command: Command, path: str, parent: click.Context) -> str:
-    context = click.Context(command, info_name=path, parent=parent)
-    usage = " ".join(command.collect_usage_pieces(context))
-    parts = (
-        f".SS {_text(path)} {_text(usage)}",
-        _paragraphs(command.help or ""),
-        _options(command, context),
-        f".PP\nExamples:\n{_terms(command.examples)}",
-        f".PP\nExit codes:\n{_exits(command.exits)}",
-    )
-    return "\n".join(filter(None, parts))
-
-
-def _options(command: click.Command, context: click.Context) -> str:
-    """Those that have something to say; --help is said once, at the top."""
-    parameters = [each for each in command.get_params(context) if "--help" not in each.opts or context.parent is None]
-    records = [each.get_help_record(context) for each in parameters]
-    return _terms({term: meaning for term, meaning in filter(None, records) if meaning})
-
-
-def _terms(terms: Mapping[str, str]) -> str:
-    return "\n".join(f".TP\n\\fB{_text(term)}\\fR\n{_text(meaning)}" for term, meaning in terms.items())
-
-
-def _exits(codes: Mapping[int, str]) -> str:
-    return _terms({str(int(code)): meaning for code, meaning in codes.items()})
-
-
-def _paragraphs(text: str) -> str:
-    return "\n".join(f".PP\n{_text(' '.join(each.split()))}" for each in text.strip().split("\n\n"))
+def _help(command: click.Command, path: str) -> str:
+    context = click.Context(command, info_name=path, terminal_width=PAGE_WIDTH, help_option_names=HELP_NAMES)
+    return f".nf\n{_text(command.get_help(context))}\n.fi"
 
 
 def _text(text: str) -> str:
     """Plain text, with what roff would take for its own language made harmless."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq")
-    return f"\\&{escaped}" if escaped.startswith(".") else escaped
+    return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in escaped.splitlines())

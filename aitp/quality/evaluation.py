@@ -18,16 +18,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import reduce
-from itertools import product
-from operator import add
+from itertools import groupby, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
+from click import BadParameter
 
 from aitp import errors
 from aitp.knowledge import Knowledge
@@ -39,7 +38,7 @@ from aitp.processors import PROCESSORS, Context
 from aitp.providers import Provider, Question, Reply, Usage, build
 from aitp.providers.base import plugin_models
 from aitp.quality.labels import LabelledText, load_labels
-from aitp.quality.scoring import TRIALS, Figures, Score
+from aitp.quality.scoring import TRIALS, Figures, Score, figures
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -181,19 +180,19 @@ def _tell(change: BreakerChange) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`texts` that were tried; `failures`: how many of them have no score, by kind. `figures`: empty without any."""
+    """`texts` that were tried, those with a score, and how many have none, by kind. `figures`: empty without any."""
 
     task_type: str
     language: str
     texts: int
-    failures: Mapping[Failure, int]
+    scored: int
+    failures: Mapping[str, int]
     figures: Figures
     calls: int
-    usage: Usage
-
-    @property
-    def failed(self) -> int:
-        return sum(self.failures.values())
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    tokens_estimated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,32 +222,28 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as values that JSON knows."""
+        failures = [
+            {"text": case.text.id, "task_type": case.task_type, "kind": case.failure, "reason": str(case.error)}
+            for case in self.failed
+        ]
         return {
             "provider": self.provider,
             "model": self.model,
             "mock": self.mock,
             "stopped": self.stopped or None,
-            "rows": [
-                {
-                    "task_type": row.task_type,
-                    "language": row.language,
-                    "texts": row.texts,
-                    "scored": row.texts - row.failed,
-                    "failures": {kind.value: row.failures.get(kind, 0) for kind in Failure},
-                    "figures": {name.lower().replace(" ", "_"): figure for name, figure in row.figures.items()},
-                    "calls": row.calls,
-                    "prompt_tokens": row.usage.prompt_tokens,
-                    "completion_tokens": row.usage.completion_tokens,
-                    "total_tokens": row.usage.total_tokens,
-                    "tokens_estimated": row.usage.estimated,
-                }
-                for row in self.rows()
-            ],
-            "failures": [
-                {"text": case.text.id, "task_type": case.task_type, "kind": case.failure, "reason": str(case.error)}
-                for case in self.failed
-            ],
+            "rows": [asdict(row) for row in self.rows()],
+            "failures": failures,
         }
+
+
+def _row(task_type: str, language: str, cases: Sequence[Case]) -> Row:
+    scores = [case.score for case in cases if case.score is not None]
+    failures = Counter(case.failure for case in cases)
+    kinds = {kind.value: failures[kind] for kind in Failure}
+    usage = sum((case.usage for case in cases), NOTHING)
+    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.estimated)
+    calls = sum(case.calls for case in cases)
+    return Row(task_type, language, len(cases), len(scores), kinds, figures(scores), calls, *tokens)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -258,17 +253,18 @@ def print_report(report: Report, console: Console) -> None:
 
     if report.mock:
         console.print(Text("MOCK MODE: the answers are invented, the figures say nothing", style="bold red"))
-    rows = list(report.rows())
-    for task_type in dict.fromkeys(row.task_type for row in rows):
-        mine = [row for row in rows if row.task_type == task_type]
-        names = max((list(row.figures) for row in mine), key=len)
+    for task_type, group in groupby(report.rows(), lambda row: row.task_type):
+        rows = list(group)
+        names = max((list(row.figures) for row in rows), key=len)
         table = Table(title=task_type, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for head in ("language", "texts", "failed", *names, "calls", "tokens"):
-            table.add_column(head, justify="left" if head == "language" else "right")
-        for row in mine:
-            shown = [_shown(row.figures.get(name)) for name in names]
-            tokens = f"{'~' if row.usage.estimated else ''}{row.usage.total_tokens}"
-            table.add_row(row.language, str(row.texts), str(row.failed or ""), *shown, str(row.calls), tokens)
+            table.add_column(head.replace("_", " "), justify="left" if head == "language" else "right")
+        for row in rows:
+            values = [row.figures.get(name) for name in names]
+            shown = ["–" if value is None else f"{value:.2f}" for value in values]
+            tokens = f"{'~' if row.tokens_estimated else ''}{row.total_tokens}"
+            failed = str(row.texts - row.scored or "")
+            table.add_row(row.language, str(row.texts), failed, *shown, str(row.calls), tokens)
         console.print(table)
         console.print()
     for case in report.failed:
@@ -278,75 +274,45 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"Stopped after {len(report.cases)} tasks: {report.stopped}", style="bold red"))
 
 
-def _row(task_type: str, language: str, cases: Sequence[Case]) -> Row:
-    scores = [case.score for case in cases if case.score is not None]
-    return Row(
-        task_type,
-        language,
-        len(cases),
-        Counter(case.failure for case in cases if case.failure),
-        reduce(add, scores).figures() if scores else {},
-        sum(case.calls for case in cases),
-        sum((case.usage for case in cases), NOTHING),
-    )
+def run_evaluation(
+    types: str, limit: int | None, model: str | None, labels: str | None, *, wikidata: bool, as_json: bool
+) -> int:
+    """0: all texts were tried, and some had an answer; else 1. ConfigurationError: it cannot begin.
 
-
-def _shown(figure: float | None) -> str:
-    return "–" if figure is None else f"{figure:.2f}"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """`limit`: of texts; None means all. `model`: None means the default for chats.
-
-    `wikidata`: look people and subjects up, as the service does.
+    `types`: with commas between, or all; `limit`: of texts; `labels`: their directory; `wikidata`: look people and
+    subjects up, as the service does. None is the default of each.
     """
-
-    task_types: Sequence[str] = tuple(TRIALS)
-    limit: int | None = None
-    model: str | None = None
-    labels: Path = LABELS
-    wikidata: bool = False
-    as_json: bool = False
-
-
-def run_evaluation(options: Options) -> int:
-    """0: all texts were tried, and some had an answer; else 1. ConfigurationError: it cannot begin."""
     from rich.console import Console
 
+    chosen = list(TRIALS) if types == ALL else [name.strip() for name in types.split(",")]
+    if unknown := [name for name in chosen if name not in TRIALS]:
+        raise BadParameter(f"{unknown[0]!r} is none of all, {', '.join(TRIALS)}", param_hint="--types")
     settings = load_settings(defaults=NO_TASK_API)
     conceal(settings.openai_api_key, settings.ollama_api_key)
     # Standard output is the report's.
     configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
-    texts = load_labels(options.labels)
-    options = replace(options, model=options.model or settings.default_chat_model)
-    provider = _configured(settings, options.model or "")
-    with wikidata_of(settings) if options.wikidata else nullcontext(Knowledge()) as knowledge:
-        context = Context.of(settings, knowledge)
-        report = _report(texts[: options.limit], provider, context, options, Console(stderr=True))
+    texts = load_labels(Path(labels) if labels else LABELS)[:limit]
+    model = model or settings.default_chat_model
+    provider, console = _configured(settings, model), Console(stderr=True)
+    cases: list[Case] = []
+    stopped, total = "", len(texts) * len(chosen)
+    with wikidata_of(settings) if wikidata else nullcontext(Knowledge()) as knowledge:
+        try:
+            for case in evaluate(texts, chosen, provider, Context.of(settings, knowledge), model):
+                cases.append(case)  # what has been paid for is shown, also if it is not all
+                if console.is_terminal:
+                    console.print(f"{len(cases)} of {total}: {case.text.id} {case.task_type:<24}", end="\r")
+        except EvaluationStoppedError as error:
+            stopped = str(error)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
     provider.close()
-    if options.as_json:
+    report = Report(provider.name, model, cases, stopped)
+    if as_json:
         Console(soft_wrap=True, highlight=False).out(json.dumps(report.as_json(), indent=2))
     else:
         print_report(report, Console())
-    return int(bool(report.stopped) or len(report.failed) == len(report.cases))
-
-
-def _report(
-    texts: Sequence[LabelledText], provider: Provider, context: Context, options: Options, console: Console
-) -> Report:
-    cases: list[Case] = []
-    stopped, total = "", len(texts) * len(options.task_types)
-    try:
-        for case in evaluate(texts, options.task_types, provider, context, options.model):
-            cases.append(case)  # what has been paid for is shown, also if it is not all
-            if console.is_terminal:
-                console.print(f"{len(cases)} of {total}: {case.text.id} {case.task_type:<24}", end="\r")
-    except EvaluationStoppedError as error:
-        stopped = str(error)
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    return Report(provider.name, options.model, cases, stopped)
+    return int(bool(stopped) or len(report.failed) == len(cases))
 
 
 def _configured(settings: Settings, model: str) -> Provider:

@@ -1,14 +1,15 @@
 """What each task type is tried with, and how its result is judged: a `Trial` a type, and the arithmetic. Pure.
 
-Names are compared folded (without case and accents), and a thing may go by several. A score adds up over texts, and
-answers with figures; a figure is None where there is nothing to divide by, which is neither 0 nor 1.
+Names are compared folded (without case and accents), and a thing may go by several. Scores add up over texts, to
+figures; a figure is None where there is nothing to divide by, which is neither 0 nor 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any, Self, get_args
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from aitp.processors import Context
 from aitp.processors.defining_severity import Level
@@ -22,95 +23,55 @@ LEVELS: Sequence[str] = get_args(Level)
 Names = Sequence[str]
 """What one thing is called: any of these."""
 
+Score = Mapping[str, tuple[int, int]]
+"""Of one text, or added up over many: by figure, what is to be divided, and by what."""
+
 Figures = Mapping[str, float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What was counted over so many `texts`."""
-
-    texts: int = 0
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))
-
-    def figures(self) -> Figures:
-        """What is shown of it, in that order."""
-        raise NotImplementedError
+def figures(scores: Iterable[Score]) -> Figures:
+    """What is shown of them all together, in the order of the scores."""
+    parts: dict[str, int] = {}
+    wholes: Counter[str] = Counter()
+    for score in scores:
+        for name, (part, whole) in score.items():
+            parts[name] = parts.get(name, 0) + part
+            wholes[name] += whole
+    return {name: part / wholes[name] if wholes[name] else None for name, part in parts.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class SetScore(Score):
-    """`hits`: things that were expected and found; `exact`: texts with all that was expected and nothing else."""
+def compare_sets(found: Sequence[Names], expected: Sequence[Names], optional: Sequence[Names] = ()) -> Score:
+    """One text. What is `optional` is neither missed nor held against anybody; a thing found twice is wrong once.
 
-    exact: int = 0
-    hits: int = 0
-    found: int = 0
-    expected: int = 0
-
-    def figures(self) -> Figures:
-        return {
-            "precision": _share(self.hits, self.found),
-            "recall": _share(self.hits, self.expected),
-            "F1": _share(2 * self.hits, self.found + self.expected),
-            "exact": _share(self.exact, self.texts),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceScore(Score):
-    """`agreed`: texts with the choice that was expected; `accepted`: with that one, or another that will do."""
-
-    agreed: int = 0
-    accepted: int = 0
-
-    def figures(self) -> Figures:
-        return {"agreement": _share(self.agreed, self.texts), "accepted": _share(self.accepted, self.texts)}
-
-
-@dataclass(frozen=True, slots=True)
-class LevelScore(Score):
-    """`off`: levels between what was found and what was expected, added up; `higher`: the same, with a sign."""
-
-    agreed: int = 0
-    within_one: int = 0
-    off: int = 0
-    higher: int = 0
-
-    def figures(self) -> Figures:
-        return {
-            "agreement": _share(self.agreed, self.texts),
-            "within one": _share(self.within_one, self.texts),
-            "mean distance": _share(self.off, self.texts),
-            "mean bias": _share(self.higher, self.texts),
-        }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def compare_sets(found: Sequence[Names], expected: Sequence[Names], optional: Sequence[Names] = ()) -> SetScore:
-    """One text. What is `optional` is neither missed nor held against anybody; a thing found twice is wrong once."""
+    `exact`: texts with all that was expected and nothing else.
+    """
     matched = _pairs(found, expected)
     rest = [names for number, names in enumerate(found) if number not in matched]
-    counted = len(found) - len(_pairs(rest, optional))
-    exact = len(matched) == counted == len(expected)
-    return SetScore(1, int(exact), len(matched), counted, len(expected))
+    counted, hits = len(found) - len(_pairs(rest, optional)), len(matched)
+    return {
+        "precision": (hits, counted),
+        "recall": (hits, len(expected)),
+        "f1": (2 * hits, counted + len(expected)),
+        "exact": (int(hits == counted == len(expected)), 1),
+    }
 
 
-def compare_choice(chosen: str, expected: str, others: Sequence[str] = ()) -> ChoiceScore:
-    """One text."""
+def compare_choice(chosen: str, expected: str, others: Sequence[str] = ()) -> Score:
+    """One text: the choice that was expected; that one, or another that will do."""
     agreed = folded(chosen) == folded(expected)
-    accepted = agreed or folded(chosen) in map(folded, others)
-    return ChoiceScore(1, int(agreed), int(accepted))
+    return {"agreement": (int(agreed), 1), "accepted": (int(agreed or folded(chosen) in map(folded, others)), 1)}
 
 
-def compare_levels(found: str, expected: str) -> LevelScore:
-    """One text. `higher` is positive where the level found is more severe than expected."""
+def compare_levels(found: str, expected: str) -> Score:
+    """One text. The bias is positive where the level found is more severe than expected."""
     higher = LEVELS.index(expected) - LEVELS.index(found)
     off = abs(higher)
-    return LevelScore(1, int(off == 0), int(off <= 1), off, higher)
+    return {
+        "agreement": (int(off == 0), 1),
+        "within_one": (int(off <= 1), 1),
+        "mean_distance": (off, 1),
+        "mean_bias": (higher, 1),
+    }
 
 
 def _pairs(found: Sequence[Names], expected: Sequence[Names]) -> set[int]:

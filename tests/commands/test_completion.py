@@ -121,7 +121,7 @@ def test_fish_completes_commands_options_and_files_and_says_all_of_what_each_is_
         lines = said_by("fish", "-c", f"complete --do-complete '{words}'", home=home).splitlines()
         return {name: told for name, _, told in (line.partition("\t") for line in lines)}
 
-    assert offered("aitp st") == {"status": "what the service is doing now; --watch: live"}
+    assert offered("aitp st") == {"status": "Show what the service is doing now; with --watch, live."}
     assert offered("aitp tasks --state fin") == {"finished": ""}
     # With the comma in it.
     assert offered("aitp dead ")["list"] == "List them, oldest first."

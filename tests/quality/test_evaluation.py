@@ -10,6 +10,7 @@ import pytest
 from aitp.errors import AitpError, AnswerCut, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.quality.evaluation import LABELS, OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
 from aitp.quality.labels import LabelledText, load_labels
+from aitp.quality.scoring import figures
 from tests.processors.models import USAGE, Encyclopedia, ScriptedModel, context, person
 
 NOBODY: dict[str, list[object]] = {"personalities": []}
@@ -83,7 +84,7 @@ def test_severity_is_given_what_was_expected_of_the_others() -> None:
     assert asked["impact_area"]["name"] == "Environment"
     assert ("standing", ["Q1"]) in [(name, list(what)) for name, what in knowledge.calls if name == "standing"]
     assert case.score is not None
-    assert case.score.figures()["agreement"] == 1.0
+    assert figures([case.score])["agreement"] == 1.0
 
 
 def test_an_area_is_asked_for_with_the_closed_list() -> None:
@@ -93,7 +94,7 @@ def test_an_area_is_asked_for_with_the_closed_list() -> None:
 
     assert len(json.loads(model.questions[0].messages[1].content)["options"]) == 12
     assert case.score is not None
-    assert case.score.figures() == {"agreement": 1.0, "accepted": 1.0}
+    assert figures([case.score]) == {"agreement": 1.0, "accepted": 1.0}
 
 
 def test_the_right_words_for_the_wrong_person_are_wrong() -> None:
@@ -103,7 +104,7 @@ def test_the_right_words_for_the_wrong_person_are_wrong() -> None:
     (case,) = evaluate([labelled("en-05")], ["identifying_data"], model, context(), None)
 
     assert case.score is not None
-    assert case.score.figures()["precision"] == 0.0
+    assert figures([case.score])["precision"] == 0.0
 
 
 def test_a_person_may_go_by_a_name_that_wikidata_knows() -> None:
@@ -116,4 +117,4 @@ def test_a_person_may_go_by_a_name_that_wikidata_knows() -> None:
     (case,) = evaluate([labelled("en-05")], ["identifying_data"], model, knowledge, None)
 
     assert case.score is not None
-    assert case.score.figures()["precision"] == 1.0
+    assert figures([case.score])["precision"] == 1.0
