@@ -20,12 +20,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError, NonRetryableError, RetryableError, ServiceFault
@@ -111,17 +110,14 @@ class ModelPuller:
         self._tell()
         now = time.monotonic()
         self._not_before = now + self._timings.look_again_seconds
-        if exit_code == 0:
+        pause, longest = IDLE_SECONDS, self._timings.longest_look_pause_seconds
+        if exit_code != 0:
+            pause, self._pause = self._pause, min(2 * self._pause, longest)
+        else:
             self._pause = self._timings.look_again_seconds
-            self._wait_until(now + IDLE_SECONDS)
-            return
-        self._wait_until(now + self._pause)
-        self._pause = min(2 * self._pause, self._timings.longest_look_pause_seconds)
-
-    def _wait_until(self, monotonic: float) -> None:
         # What was asked for meanwhile was asked for the sake of what this look may have found already.
         if not self._anew:
-            self._due = min(max(self._due, self._not_before), monotonic)
+            self._due = min(max(self._due, self._not_before), now + pause)
 
 
 class Look(Enum):
@@ -147,34 +143,21 @@ def look_after_models(
 ) -> Look:
     """Pull what is missing, unless another process does; before that, learn which of OpenAI's are to be shut down.
 
-    `anew`: forget what has been before. Otherwise a model that vanished, was pulled again and vanished once more is
-    left alone: somebody removes it on purpose.
+    `anew`: forget what has been before, and how long a pull that has failed is to wait.
     """
     if not (uses_models(settings) or uses_openai(settings)):
         return Look.ALL_THERE
-    with _alone(settings.runtime_dir) as alone:
-        if not alone:
+    descriptor = os.open(settings.runtime_dir / "models.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "rb") as lock:  # which ends with the process, however that ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             log.info("Another process looks after the models")
             return Look.ELSEWHERE
         look_for_retirements(settings, anew=anew)
-        if not uses_models(settings):
+        if not uses_models(settings) or _Round(settings, anew, told, clock).go():
             return Look.ALL_THERE
-        return Look.ALL_THERE if _Round(settings, anew, told, clock).go() else Look.SOME_MISSING
-
-
-@contextmanager
-def _alone(runtime_dir: Path) -> Iterator[bool]:
-    """Whether nobody else is at it. The lock ends with the process, however that ends."""
-    descriptor = os.open(runtime_dir / "models.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+        return Look.SOME_MISSING
 
 
 class _Round:
@@ -190,53 +173,36 @@ class _Round:
         self._before: Mapping[str, ModelState] = {} if anew else found.models
         models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
         self._inventory = replace(found, models=models, problem="", at=clock())
-        self._server = self._connect()
         self._written = -math.inf
-
-    def _connect(self) -> OllamaModels:
-        from aitp.providers.ollama_models import OllamaModels
-
-        return OllamaModels(
-            self._settings.ollama_base_url,
-            stall_seconds=self._seconds / STALL_SHARE,
-            trust=self._settings.trust,
-            api_key=self._settings.ollama_api_key,
-        )
 
     def go(self) -> bool:
         """Whether all are there in the end."""
-        try:
-            missing = self._server.missing(self._names)
-        except RetryableError as error:
-            log.warning("Ollama cannot be asked for its models", reason=str(error))
-            write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
-            return False
-        for name in self._names:
-            self._note(name, self._found(name, there=name not in missing))
-        for name in missing:
-            if self._inventory.models[name].stage is Stage.MISSING:
-                self._pull(name)
-        self._server.close()
+        from aitp.providers.ollama_models import OllamaModels
+
+        url, trust, key = self._settings.ollama_base_url, self._settings.trust, self._settings.ollama_api_key
+        stall_seconds = self._seconds / STALL_SHARE
+        with closing(OllamaModels(url, stall_seconds=stall_seconds, trust=trust, api_key=key)) as server:
+            try:
+                missing = server.missing(self._names)
+            except RetryableError as error:
+                log.warning("Ollama cannot be asked for its models", reason=str(error))
+                write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
+                return False
+            for name in self._names:
+                self._note(name, self._lacking(name) if name in missing else ModelState(Stage.PRESENT))
+            for name in missing:
+                if self._inventory.models[name].stage is Stage.MISSING:
+                    self._pull(name, server)
         return all(state.stage is Stage.PRESENT for state in self._inventory.models.values())
 
-    def _found(self, name: str, *, there: bool) -> ModelState:
+    def _lacking(self, name: str) -> ModelState:
         last = self._before.get(name, ModelState(Stage.MISSING))
-        if there:
-            return ModelState(Stage.PRESENT, vanished=last.vanished)
-        vanished = last.vanished + (last.stage is Stage.PRESENT)
-        if vanished > 1:
-            reason = "it was pulled again and vanished again; `aitp models pull` gets it back"
-            if last.stage is Stage.PRESENT:
-                log.error("Model vanished again and is left alone", model=name, reason=reason)
-            return ModelState(Stage.FAILED, reason=reason, vanished=vanished, failures=last.failures)
-        if last.stage is Stage.PRESENT:
-            log.warning("Model vanished, pulling it again", model=name)
         # A clock that was set back puts nothing off for longer than that.
         if last.stage is Stage.FAILED and 0 < last.pull_at - self._clock() <= LONGEST_PAUSE_SECONDS:
             return last
-        return ModelState(Stage.MISSING, vanished=vanished, failures=last.failures)
+        return ModelState(Stage.MISSING, failures=last.failures)
 
-    def _pull(self, name: str) -> None:
+    def _pull(self, name: str, server: OllamaModels) -> None:
         log.info("Model is being pulled", model=name, timeout_seconds=self._seconds)
         started, logged, first = time.monotonic(), 0, 0
         state = replace(self._inventory.models[name], stage=Stage.PULLING)
@@ -257,10 +223,8 @@ class _Round:
 
         self._note(name, state)
         try:
-            self._server.pull(name, follow)
+            server.pull(name, follow)
         except (RetryableError, NonRetryableError) as error:
-            self._server.close()  # it may be in the middle of an answer
-            self._server = self._connect()
             self._failed(name, state, str(error), brought=0 < first < state.completed)
         except KeyboardInterrupt:
             self._failed(name, state, "it was interrupted", brought=0 < first < state.completed)

@@ -7,7 +7,6 @@ counts as not there.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
@@ -29,9 +27,7 @@ DAY_SECONDS = 86_400.0
 WARNED_DAYS = 60  # before a model is shut down
 OPENAI_URL = "https://api.openai.com/v1"
 BODY_BYTES = 4 * 2**20
-MOST_SHUTDOWNS = 1_000
-# OpenAI's; LiteLLM's; OpenRouter's; Azure's, an object with a date each for fine-tuning and for `inference`.
-FIELDS = ("shutdown_date", "deprecation_date", "expiration_date", "deprecation")
+MOST_MODELS = 10_000
 
 
 class Stage(StrEnum):
@@ -40,12 +36,12 @@ class Stage(StrEnum):
     PRESENT = "present"
     MISSING = "missing"  # and its turn to be pulled has not come yet
     PULLING = "pulling"
-    FAILED = "failed"  # `reason` says why; it is tried again later, unless that says otherwise
+    FAILED = "failed"  # `reason` says why; it is tried again later
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model. `completed` of `total` bytes have come; `vanished`: how often it was there and then was not.
+    """One model. `completed` of `total` bytes have come.
 
     `failures`: pulls that have failed since it was last there, or since one last brought something. `pull_at`: it is
     not pulled again before (UTC seconds).
@@ -55,7 +51,6 @@ class ModelState:
     completed: int = 0
     total: int = 0
     reason: str = ""
-    vanished: int = 0
     failures: int = 0
     pull_at: float = 0.0
 
@@ -182,24 +177,10 @@ def shutdowns_in(document: object) -> dict[str, float]:
     """When each model of a list of models is shut down (UTC seconds), of those of which the list tells."""
     listed = document.get("data") if isinstance(document, dict) else None
     found: dict[str, float] = {}
-    for model in listed if isinstance(listed, list) else ():
-        if isinstance(model, dict) and isinstance(name := model.get("id"), str) and len(found) < MOST_SHUTDOWNS:
-            moments = [moment for field in FIELDS if (moment := _moment(model.get(field))) is not None]
-            if moments:
-                found[name] = moments[0]
+    for model in listed[:MOST_MODELS] if isinstance(listed, list) else ():
+        try:
+            day = datetime.fromisoformat(model["shutdown_date"])
+            found[str(model["id"])] = (day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, LookupError, TypeError, OverflowError):
+            continue  # most have none
     return found
-
-
-def _moment(told: Any) -> float | None:
-    """A day (which begins in UTC), a moment, or seconds of the epoch."""
-    if isinstance(told, dict):
-        return _moment(told.get("inference"))
-    try:
-        if isinstance(told, str):
-            moment = datetime.fromisoformat(told.strip())
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        if isinstance(told, int | float) and not isinstance(told, bool) and math.isfinite(told) and told > 0:
-            return datetime.fromtimestamp(told, UTC).timestamp()
-    except (ValueError, OverflowError, OSError):
-        pass
-    return None

@@ -87,7 +87,7 @@ def test_a_token_file_holds_a_plausible_token_or_none(folder: Path, data: bytes)
     assert token is None or token.use_until <= token.fetched_at + LONGEST_LIFETIME_SECONDS
 
 
-MODEL = {"stage": "pulling", "completed": 1, "total": 2, "reason": "", "vanished": 0, "failures": 0}
+MODEL = {"stage": "pulling", "completed": 1, "total": 2, "reason": "", "failures": 0}
 
 
 @cases(4_000)

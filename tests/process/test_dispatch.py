@@ -31,7 +31,6 @@ TABLE = [
     ("when it is there", stock(ModelState(Stage.PRESENT)), Availability.UNKNOWN),
     ("when a pull has failed", stock(ModelState(Stage.FAILED, failures=1)), Availability.GIVEN_UP),
     ("when it is pulled once more", stock(ModelState(Stage.PULLING, failures=1)), Availability.GIVEN_UP),
-    ("when it is left alone", stock(ModelState(Stage.FAILED, vanished=2)), Availability.GIVEN_UP),
     ("of a server that is away", stock(ModelState(Stage.PULLING), "connection refused"), Availability.UNKNOWN),
     ("from one who is gone", stock(ModelState(Stage.PULLING), age=86_400.0), Availability.UNKNOWN),
     ("from a clock that was set back", stock(ModelState(Stage.PULLING), age=-86_400.0), Availability.UNKNOWN),
