@@ -35,7 +35,16 @@ class ConfigurationError(AitpError):
 
 
 class RetryableError(AitpError):
-    """The attempt failed, the task may succeed later. Not the service's fault as far as its breaker is concerned."""
+    """The attempt failed, the task may succeed later. Not the service's fault as far as its breaker is concerned.
+
+    `named`: the service itself says whose fault it is, and is believed at once. `parameter`: what it names of the
+    request. `sent`: whether there was one. `answers`: how many useless ones this attempt was given.
+    """
+
+    named = False
+    sent = True
+    parameter = ""
+    answers = 1
 
 
 class ServiceFault(RetryableError):
@@ -50,6 +59,7 @@ class NotConnected(ServiceFault):
     """No connection to a service came about: what would have been sent is not to blame."""
 
     bought_nothing = True
+    sent = False
 
 
 class CredentialsRefused(ServiceFault):
@@ -86,6 +96,8 @@ class ModelMissing(CooldownRequired):
 class ModelGone(RetryableError):
     """A service says that it has no such `model` for us: retired, not allowed, of another kind. Its tasks wait."""
 
+    named = True
+
     def __init__(self, service: str, message: str, *, model: str) -> None:
         super().__init__(message)
         self.service = service
@@ -95,10 +107,12 @@ class ModelGone(RetryableError):
 class SettingRefused(RetryableError):
     """A service cannot do what a `setting` of ours asks for, whatever the text is: tasks of this kind wait for it."""
 
+    named = True
+
     def __init__(self, service: str, message: str, *, setting: str) -> None:
         super().__init__(message)
         self.service = service
-        self.setting = setting
+        self.setting = self.parameter = setting
 
 
 class RequestRefused(RetryableError):
@@ -114,6 +128,8 @@ class RequestRefused(RetryableError):
 
 class InputRefused(RequestRefused):
     """The provider itself says that it is the text that it does not take. Of a batch, one of its texts."""
+
+    named = True
 
 
 class InputTooLong(InputRefused):
@@ -144,6 +160,8 @@ class AnswerCut(UselessAnswer):
 
 class ModelRefused(UselessAnswer):
     """The model declined to answer this text (`message.refusal`, a content filter): it names the input itself."""
+
+    named = True
 
 
 class NoRoom(RetryableError):

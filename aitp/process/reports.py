@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
-    InputRefused,
     LedgerError,
     ModelGone,
     ModelMissing,
-    ModelRefused,
     NonRetryableError,
     NoRoom,
-    NotConnected,
     RequestRefused,
     RetryableError,
     ServiceFault,
     SettingRefused,
-    UselessAnswer,
 )
 from aitp.ledger import (
     DISK_RESERVE_BYTES,
@@ -51,6 +47,15 @@ from aitp.tasks import Culprit, Ending, Outcome, Task
 
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
+# Whose fault a failed call is presumed to be; the first that fits.
+CULPRITS: Sequence[tuple[type[RetryableError], Culprit]] = (
+    (CredentialsRefused, Culprit.ACCOUNT),
+    (ServiceFault, Culprit.SERVICE),
+    (ModelGone, Culprit.MODEL),
+    (SettingRefused, Culprit.REQUEST),
+    (RequestRefused, Culprit.INPUT),
+    (RetryableError, Culprit.ANSWER),
+)
 # What another provider may stand in for.
 REPLACEABLE = frozenset({Culprit.SERVICE, Culprit.ACCOUNT, Culprit.ANSWER})
 # A disk may be filled and emptied again and again around the bound: one pair of lines a minute tells that as well.
@@ -86,30 +91,23 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
         case CooldownRequired() | ServiceFault() if error.service != claim.provider:
             # What the answer needs besides the provider (Wikidata): neither the task's fault nor the provider's.
             return _all(claim, Ending.POSTPONED, reason)
-        case CredentialsRefused():
-            return _failed(claim, Failure(Culprit.ACCOUNT, reason, named=error.named))
         case CooldownRequired():
             pause = Cooldown(
                 error.seconds, error.model, reason, awaited=isinstance(error, ModelMissing), guessed=not error.told
             )
             return _all(claim, Ending.POSTPONED, reason, pause)
-        case ServiceFault():
-            return _failed(claim, Failure(Culprit.SERVICE, reason, sent=not isinstance(error, NotConnected)))
-        case ModelGone():
-            return _failed(claim, Failure(Culprit.MODEL, reason, named=True, stranger=stranger))
-        case SettingRefused():
-            parameter = PARAMETERS.get(error.setting, error.setting)
-            return _failed(claim, Failure(Culprit.REQUEST, reason, named=True, parameter=parameter))
-        case RequestRefused():
-            says_input = isinstance(error, InputRefused)
-            return _failed(claim, Failure(Culprit.INPUT, reason, named=says_input, parameter=error.parameter))
-        case UselessAnswer():
-            says_input = isinstance(error, ModelRefused)
-            return _failed(claim, Failure(Culprit.ANSWER, reason, named=says_input), times=error.answers)
         case NoRoom():
             return _all(claim, Ending.POSTPONED, reason)
         case RetryableError():
-            return _failed(claim, Failure(Culprit.ANSWER, reason))
+            culprit = next(culprit for kind, culprit in CULPRITS if isinstance(error, kind))
+            parameter = PARAMETERS.get(error.parameter, error.parameter)
+            failure = Failure(
+                culprit, reason, named=error.named, parameter=parameter, stranger=stranger, sent=error.sent
+            )
+            outcomes = [
+                Outcome(task, Ending.RETRY, reason=reason, culprit=culprit, times=error.answers) for task in claim.tasks
+            ]
+            return Report(outcomes, failure)
         case NonRetryableError():
             return _all(claim, Ending.FAILED, reason)
         case MemoryError() | OSError() | LedgerError():
@@ -135,15 +133,7 @@ def _outcome(task: Task, result: bytes | RetryableError | NonRetryableError) -> 
         return Outcome(task, Ending.SUCCEEDED, result)
     if isinstance(result, NonRetryableError):
         return Outcome(task, Ending.FAILED, reason=str(result))
-    named = isinstance(result, InputRefused | ModelRefused)
-    return Outcome(task, Ending.RETRY, reason=str(result), culprit=Culprit.ANSWER, named=named)
-
-
-def _failed(claim: Claim, failure: Failure, times: int = 1) -> Report:
-    outcomes = [
-        Outcome(task, Ending.RETRY, reason=failure.reason, culprit=failure.culprit, times=times) for task in claim.tasks
-    ]
-    return Report(outcomes, failure)
+    return Outcome(task, Ending.RETRY, reason=str(result), culprit=Culprit.ANSWER, named=result.named)
 
 
 def _all(claim: Claim, ending: Ending, reason: str, cooldown: Cooldown | None = None) -> Report:

@@ -275,81 +275,22 @@ def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], 
 
 
 Condition = Callable[[Refusal], bool]
-Maker = Callable[[Refusal, str], AitpError]
-
-
-def _fault(refusal: Refusal, said: str) -> AitpError:
-    return ServiceFault(refusal.service, said)
-
-
-def _credentials(refusal: Refusal, said: str) -> AitpError:
-    return CredentialsRefused(refusal.service, said)
-
-
-def _kept_out(refusal: Refusal, said: str) -> AitpError:
-    return CredentialsRefused(refusal.service, said, named=False)
-
-
-def _no_credit(refusal: Refusal, said: str) -> AitpError:
-    return CooldownRequired(refusal.service, said, seconds=LONG_PAUSE_SECONDS, model=None)
-
-
-def _capped(refusal: Refusal, said: str) -> AitpError:
-    seconds = LONG_PAUSE_SECONDS if refusal.delay is None else refusal.pause_seconds
-    return CooldownRequired(refusal.service, said, seconds=seconds, model=refusal.model)
-
-
-def _rate(refusal: Refusal, said: str) -> AitpError:
-    # OpenAI counts by model; of Ollama it is a proxy in front that does.
-    model = refusal.model if refusal.service == OPENAI else None
-    told = refusal.delay is not None
-    return CooldownRequired(refusal.service, said, seconds=refusal.pause_seconds, model=model, told=told)
-
-
-def _missing(refusal: Refusal, said: str) -> AitpError:
-    return ModelMissing(refusal.service, said, seconds=MISSING_PAUSE_SECONDS, model=refusal.model)
-
-
-def _gone(refusal: Refusal, said: str) -> AitpError:
-    return ModelGone(refusal.service, said, model=refusal.model)
-
-
-def _options(refusal: Refusal, said: str) -> AitpError:
-    return SettingRefused(refusal.service, said, setting="OLLAMA_OPTIONS")
-
-
-def _tier(refusal: Refusal, said: str) -> AitpError:
-    return RequestRefused(said, parameter="service_tier")
-
-
-def _parameter(refusal: Refusal, said: str) -> AitpError:
-    return RequestRefused(said, parameter=refusal.parameter)
-
-
-def _request(refusal: Refusal, said: str) -> AitpError:
-    return RequestRefused(said)
-
-
-def _input(refusal: Refusal, said: str) -> AitpError:
-    return InputRefused(said)
-
-
-def _too_long(refusal: Refusal, said: str) -> AitpError:
-    return InputTooLong(said, tokens=refusal.tokens)
+Facts = Callable[[Refusal], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """An answer with one of `statuses` (any, if there are none) of which `holds` is true: `what` it is, in words.
 
-    `makes` the error, whose message is the status and `advice`.
+    It `becomes` the error, with these `facts`, whose message is the status and `advice`.
     """
 
     statuses: tuple[int, ...]
     what: str
     holds: Condition
-    makes: Maker
+    becomes: type[AitpError]
     advice: str = ""
+    facts: Facts = lambda refusal: {}
 
     @property
     def name(self) -> str:
@@ -360,7 +301,9 @@ class Row:
 
     def error(self, refusal: Refusal) -> AitpError:
         advice = self.advice.format(model=refusal.model, parameter=refusal.parameter)
-        return self.makes(refusal, f"{refusal}: {advice}" if advice else f"{refusal}")
+        said = f"{refusal}: {advice}" if advice else f"{refusal}"
+        service = () if issubclass(self.becomes, RequestRefused) else (refusal.service,)
+        return self.becomes(*service, said, **self.facts(refusal))
 
 
 def _whatever(refusal: Refusal) -> bool:
@@ -406,75 +349,109 @@ def _saying(*words: str) -> Condition:
     return lambda refusal: refusal.says(*words)
 
 
+def _model(refusal: Refusal) -> Mapping[str, Any]:
+    return {"model": refusal.model}
+
+
+def _parameter(refusal: Refusal) -> Mapping[str, Any]:
+    return {"parameter": refusal.parameter}
+
+
+def _unnamed(refusal: Refusal) -> Mapping[str, Any]:
+    return {"named": False}
+
+
+def _tokens(refusal: Refusal) -> Mapping[str, Any]:
+    return {"tokens": refusal.tokens}
+
+
+def _rate(refusal: Refusal) -> Mapping[str, Any]:
+    # OpenAI counts by model; of Ollama it is a proxy in front that does.
+    model = refusal.model if refusal.service == OPENAI else None
+    return {"seconds": refusal.pause_seconds, "model": model, "told": refusal.delay is not None}
+
+
+def _cap(refusal: Refusal) -> Mapping[str, Any]:
+    seconds = LONG_PAUSE_SECONDS if refusal.delay is None else refusal.pause_seconds
+    return {"seconds": seconds, "model": refusal.model}
+
+
 _TOO_LONG_ADVICE = "the text is longer than what {model} reads at once"
 _PARAMETER_ADVICE = "{model} takes no {parameter} there"
 _INPUT_ADVICE = "it refuses the input"
 _REQUEST_ADVICE = "it refuses the request, and does not name what of it"
 
 OPENAI_ROWS: Sequence[Row] = (
-    Row((), "a refusal that names the account's credit", _is_out_of_credit, _no_credit,
-        "the account has no credit left; look at its billing and limits"),
-    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, _tier,
-        "the tier of OPENAI_SERVICE_TIER has no room"),
-    Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit, _request,
-        "one request asks for more than the limits of {model} ever allow"),
-    Row((429,), "", _whatever, _rate, "the rate limit of {model} is reached"),
-    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, _too_long, _TOO_LONG_ADVICE),
+    Row((), "a refusal that names the account's credit", _is_out_of_credit, CooldownRequired,
+        "the account has no credit left; look at its billing and limits",
+        lambda r: {"seconds": LONG_PAUSE_SECONDS, "model": None}),
+    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, RequestRefused,
+        "the tier of OPENAI_SERVICE_TIER has no room", lambda r: {"parameter": "service_tier"}),
+    Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit,
+        RequestRefused, "one request asks for more than the limits of {model} ever allow"),
+    Row((429,), "", _whatever, CooldownRequired, "the rate limit of {model} is reached", _rate),
+    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, InputTooLong, _TOO_LONG_ADVICE, _tokens),
     # Some servers fail at what they do not know.
     Row((400, 403, 404, 405, 409, 413, 415, 422, 500, 501), "a parameter by its name", lambda r: bool(r.parameter),
-        _parameter, _PARAMETER_ADVICE),
+        RequestRefused, _PARAMETER_ADVICE, _parameter),
     Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
-        _gone, "it has no model {model} for us and this type of task; has it been retired?"),
-    Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input, _input,
+        ModelGone, "it has no model {model} for us and this type of task; has it been retired?", _model),
+    Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input, InputRefused,
         _INPUT_ADVICE),
-    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, _credentials,
+    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, CredentialsRefused,
         "look at OPENAI_API_KEY and what its project may do"),
-    Row((401, 402, 403), "a page", lambda r: r.page, _kept_out),
-    Row((401, 402, 403), "not a word of the key", _whatever, _kept_out,
-        "look at OPENAI_API_KEY, and at what stands in front of it"),
-    Row((404, 405, 410), "the address", _whatever, _fault, "and not because of the model: look at OPENAI_BASE_URL"),
-    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, _request, _REQUEST_ADVICE),
-    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, _fault),
+    Row((401, 402, 403), "a page", lambda r: r.page, CredentialsRefused, facts=_unnamed),
+    Row((401, 402, 403), "not a word of the key", _whatever, CredentialsRefused,
+        "look at OPENAI_API_KEY, and at what stands in front of it", _unnamed),
+    Row((404, 405, 410), "the address", _whatever, ServiceFault,
+        "and not because of the model: look at OPENAI_BASE_URL"),
+    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, RequestRefused, _REQUEST_ADVICE),
+    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, ServiceFault),
 )  # fmt: skip
 
 # Ollama names no codes: an error is a status and a sentence. A missing model and a missing path are both 404. Models
 # that run in its cloud are refused one by one (a cap, a subscription, a sign-in), and no local one with them.
 OLLAMA_ROWS: Sequence[Row] = (
     # 400 on /api/embed, 500 elsewhere, 413 from some versions' runners.
-    Row((400, 413, 422, 500), "longer than the context", lambda r: r.is_too_long, _too_long, _TOO_LONG_ADVICE),
-    Row((400, 422, 500), "a parameter by its name", lambda r: bool(r.parameter), _parameter, _PARAMETER_ADVICE),
-    Row((), "a model of another kind, whatever the status", _saying("does not support"), _gone,
-        "{model} is no model for this type of task"),
-    Row((404,), "the model", lambda r: r.says("not found") and r.says("model"), _missing,
-        "it has no model {model}; its tasks wait until that has been pulled"),
-    Row((404,), "the address", _whatever, _fault, "and not because of the model: look at OLLAMA_BASE_URL"),
-    Row((429,), "a model of the cloud", _is_of_the_cloud, _capped,
-        "the account's cap for {model} is reached; other models go on"),
-    Row((429,), "", _whatever, _rate, "it, or a proxy in front of it, wants fewer requests"),
-    Row((401, 402, 403), "a model of the cloud", _is_of_the_cloud, _gone,
+    Row((400, 413, 422, 500), "longer than the context", lambda r: r.is_too_long, InputTooLong, _TOO_LONG_ADVICE,
+        _tokens),
+    Row((400, 422, 500), "a parameter by its name", lambda r: bool(r.parameter), RequestRefused, _PARAMETER_ADVICE,
+        _parameter),
+    Row((), "a model of another kind, whatever the status", _saying("does not support"), ModelGone,
+        "{model} is no model for this type of task", _model),
+    Row((404,), "the model", lambda r: r.says("not found") and r.says("model"), ModelMissing,
+        "it has no model {model}; its tasks wait until that has been pulled",
+        lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
+    Row((404,), "the address", _whatever, ServiceFault, "and not because of the model: look at OLLAMA_BASE_URL"),
+    Row((429,), "a model of the cloud", _is_of_the_cloud, CooldownRequired,
+        "the account's cap for {model} is reached; other models go on", _cap),
+    Row((429,), "", _whatever, CooldownRequired, "it, or a proxy in front of it, wants fewer requests", _rate),
+    Row((401, 402, 403), "a model of the cloud", _is_of_the_cloud, ModelGone,
         "{model} runs in Ollama's cloud, and needs a sign-in (ollama signin, OLLAMA_API_KEY) or a subscription; other "
-        "models go on"),
-    Row((401, 403), "the key by its name", _is_of_the_key, _credentials, "look at OLLAMA_API_KEY and OLLAMA_BASE_URL"),
-    Row((401, 403), "not a word of the key", _whatever, _kept_out,
-        "it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS"),
+        "models go on", _model),
+    Row((401, 403), "the key by its name", _is_of_the_key, CredentialsRefused,
+        "look at OLLAMA_API_KEY and OLLAMA_BASE_URL"),
+    Row((401, 403), "not a word of the key", _whatever, CredentialsRefused,
+        "it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS", _unnamed),
     # 400 or 500, by version and path.
-    Row((400, 500), "options", _saying('option "', "invalid option", "invalid duration", "in duration"), _options,
-        "it does not take its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE"),
+    Row((400, 500), "options", _saying('option "', "invalid option", "invalid duration", "in duration"), SettingRefused,
+        "it does not take its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE",
+        lambda r: {"setting": "OLLAMA_OPTIONS"}),
     Row((400, 500), "a name that is none", _saying("invalid model name", "unqualified name", "model is required"),
-        _gone, "{model} is no name of a model; look at SUPPORTED_MODELS"),
-    Row((500,), "memory", _saying("more system memory", "out of memory"), _fault,
+        ModelGone, "{model} is no name of a model; look at SUPPORTED_MODELS", _model),
+    Row((500,), "memory", _saying("more system memory", "out of memory"), ServiceFault,
         "its machine has too little memory to load {model}"),
     # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder.
-    Row((400, 500), "NaN", _saying("unsupported value: nan", "unsupported value: +inf", "nan or inf"), _input,
+    Row((400, 500), "NaN", _saying("unsupported value: nan", "unsupported value: +inf", "nan or inf"), InputRefused,
         _INPUT_ADVICE),
     # /api/embed answers 400 even then: seen with 0.17.4, whose runner was killed within a batch.
     Row((400, 500), "its runner is gone",
         _saying("embedding request:", "embed response", "runner", "running the model", "server status",
                 "server not responding", "connection refused", "no slots available", "failed to acquire"),
-        _fault, "the process that runs {model} died or does not answer; its machine may lack memory"),
-    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, _request, _REQUEST_ADVICE),
-    Row((503,), "", _whatever, _fault, "its queue is full or it is overloaded"),
-    Row((), "405, 408, 409, 5xx, redirects, anything else", _whatever, _fault),
+        ServiceFault, "the process that runs {model} died or does not answer; its machine may lack memory"),
+    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, RequestRefused, _REQUEST_ADVICE),
+    Row((503,), "", _whatever, ServiceFault, "its queue is full or it is overloaded"),
+    Row((), "405, 408, 409, 5xx, redirects, anything else", _whatever, ServiceFault),
 )  # fmt: skip
 
 
