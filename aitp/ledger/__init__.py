@@ -169,17 +169,15 @@ def prepare(
     reuse_scope: str = "",
     setups: Mapping[str, str] = MappingProxyType({}),
     clock: Callable[[], float] = time.time,
-    locks: SlotLocks | None = None,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
     `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
     `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
-    `locks`: this process's, if it has them open already.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(path)
-    database = SQLiteDatabase(path, clock, locks=locks)
+    database = SQLiteDatabase(path, clock)
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)

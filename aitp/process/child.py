@@ -16,10 +16,10 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, SlotLocks
@@ -35,28 +35,6 @@ LONGEST_WAIT_SECONDS = 60.0
 CALLS_OF_A_CLAIM = 3  # with a repair, and a text that is cut and sent again
 
 log = get_logger(__name__)
-
-
-class ProcessContext(Protocol):
-    """What the work of a relay or a worker needs of the process that it is done in.
-
-    `Child` is one under a master; `aitp once` brings its own, which has nobody to wake and no master to hear from.
-    """
-
-    @property
-    def slot(self) -> int: ...
-
-    def idle(self) -> None: ...
-
-    def recording(self) -> None: ...
-
-    def call(self, task_id: str, seconds: float) -> AbstractContextManager[Any]: ...
-
-    def wake_workers(self, count: int = 1) -> None: ...
-
-    def wake_relays(self, count: int = 1) -> None: ...
-
-    def count_done(self, count: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A relay: delivers finished results to the task API, and polls it for new tasks.
 
 `step` says what comes first: deliver what is finished, then poll if a poll is due. A relay never waits for a provider,
-and holds none of its keys. `aitp once` uses the same steps without a master.
+and holds none of its keys.
 
 Documents are read one by one, and tolerantly: fields may be missing or new at any time, and one odd document never
 costs the others anything. What is not understood (an unknown type, no id) stays pending in the API for a later release;
@@ -49,7 +49,7 @@ from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
-from aitp.process.child import ProcessContext
+from aitp.process.child import Child
 from aitp.process.reports import DiskWatch, tell_of_reuse
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
@@ -188,14 +188,9 @@ class Harvest:
 
 
 class Relay:
-    """One relay's tools.
+    """One relay's tools."""
 
-    `held_up`: what kept the last poll that might have been made from being made (None: nothing but that it is not due).
-    """
-
-    def __init__(
-        self, process: ProcessContext, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings
-    ) -> None:
+    def __init__(self, process: Child, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings) -> None:
         self._process = process
         self._ledger = ledger
         self._api = api
@@ -209,7 +204,6 @@ class Relay:
         self._delivered_last = False
         self._problem_told = False
         self._disk = DiskWatch(settings.ledger_path, "polling")
-        self.held_up: IdleReason | None = None
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known.
@@ -226,8 +220,7 @@ class Relay:
             poll = self._ledger.inbox.begin_poll(self._process.slot, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
             self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
-            self.held_up = None if isinstance(poll, Poll) else poll.because
-            self._disk.heed(self.held_up, time.monotonic())
+            self._disk.heed(poll.because if isinstance(poll, NotYet) else None, time.monotonic())
             if isinstance(poll, Poll):
                 self._delivered_last = False
                 self._poll(poll)

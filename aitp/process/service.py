@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, SlotLocks, prepare
+from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.logs import conceal, get_logger
 from aitp.metrics import Metrics, open_metrics, prepare_directory
 from aitp.process.child import Child, Roles
@@ -77,11 +77,8 @@ def metrics_directory(settings: Settings) -> Path:
     return settings.runtime_dir / "metrics"
 
 
-def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
-    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files.
-
-    `locks`: this process's, if it has them open already.
-    """
+def prepare_service(settings: Settings) -> None:
+    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
@@ -99,7 +96,6 @@ def prepare_service(settings: Settings, locks: SlotLocks | None = None) -> None:
         providers=plugin_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
         setups={service: setup_of(settings, service) for service in (*Service, *plugin_builders())},
-        locks=locks,
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(

@@ -1,7 +1,7 @@
 """A worker: claims tasks, runs them through a provider, records how that ended. One call at a time, nothing else.
 
 `step` is the life of a claim on one screen: claim, run, finish. A worker never waits for the task API, and holds none
-of its secrets. `aitp once` uses the same steps without a master.
+of its secrets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aitp.ledger import BreakerChange, Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.routing import Route
-from aitp.process.child import ProcessContext
+from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of, strangers_of
 from aitp.process.metering import MeteredProvider
 from aitp.process.reports import (
@@ -53,7 +53,7 @@ class Worker:
 
     def __init__(
         self,
-        process: ProcessContext,
+        process: Child,
         ledger: Ledger,
         providers: Mapping[str, MeteredProvider],
         metrics: Metrics,
@@ -252,7 +252,7 @@ def _facts_of(route: Route) -> dict[str, str]:
 
 
 def worker_for(
-    process: ProcessContext,
+    process: Child,
     ledger: Ledger,
     metrics: Metrics,
     settings: Settings,

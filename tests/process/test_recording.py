@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,20 +14,21 @@ from aitp.ledger import Claim, prepare
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
-from aitp.process.once import OnceContext
 from aitp.process.scoreboard import State
 from aitp.process.worker import Worker, worker_for
 from tests.ledger.world import WORKER, World
+from tests.process.alone import Alone
 from tests.process.house import House
 from tests.taskapi.desk import settings_for
 from tests.waiting import wait_until
 
 
-@dataclass(slots=True)
-class Hands(OnceContext):
+class Hands(Alone):
     """Notes what is said of this process, to the scoreboard and to relays."""
 
-    said: list[str] = field(default_factory=list)
+    def __init__(self, slot: int) -> None:
+        super().__init__(slot)
+        self.said: list[str] = []
 
     def idle(self) -> None:
         self.said.append("idle")

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.metrics import Metrics
+from aitp.process.child import Child
 from aitp.process.worker import Worker, worker_for
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
@@ -168,7 +169,7 @@ class House:
         stranger.clock = self.clock
         self._residents = [_Resident(self, FIRST_WORKER + n) for n in range(settings.concurrency_limit)]
         for resident in self._residents:
-            resident.worker = worker_for(_Hands(resident), self.ledger, metrics, settings)
+            resident.worker = worker_for(cast(Child, _Hands(resident)), self.ledger, metrics, settings)
             resident.thread = threading.Thread(target=resident.live, daemon=True)
             resident.thread.start()
             resident.wakes_at = self.clock.now
