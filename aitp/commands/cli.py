@@ -209,14 +209,6 @@ def metrics(settings: Settings) -> int:
     return run_metrics(settings)
 
 
-@commands.command(hidden=True, needs_settings=False, prints=False)
-def listen() -> int:
-    """Be supervisord's event listener."""
-    from aitp.process.listener import listen as run_listener
-
-    return run_listener()
-
-
 # Look at it
 
 
