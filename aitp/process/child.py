@@ -141,6 +141,7 @@ class Child:
         signal.signal(signal.SIGHUP, self._leave)
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(EXIT_QUIT))
         signal.signal(signal.SIGUSR1, self._poll_now)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, see `call`
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     # What we tell others
@@ -162,13 +163,15 @@ class Child:
         """`with child.call(id, seconds):` bounds a call to another service as a whole. Not nested.
 
         Sockets' time-outs end what is silent. What trickles is ended by the master, and this process with it, soon
-        after `seconds`: nothing that runs here is ever interrupted half-way.
+        after `seconds`, or by the kernel where no master is left: nothing that runs here is ever interrupted half-way.
         """
         self._write(State.BUSY, task_id=task_id, allow=seconds)
         self._pass_on(self._notifier.drain(self.slot))  # they were meant for someone with time
+        signal.setitimer(signal.ITIMER_REAL, seconds + 2 * (self._timings.slack_seconds + self._timings.tick_seconds))
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
             self._write(State.BUSY)
 
     def wake_workers(self, count: int = 1) -> None:

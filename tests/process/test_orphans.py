@@ -86,6 +86,17 @@ def test_an_orphan_that_is_stuck_is_killed_in_the_end(house: House) -> None:
     assert "is stuck and is killed" in house.log()
 
 
+def test_an_orphan_s_call_ends_soon_after_its_deadline_although_nobody_is_left_to_kill_it(house: House) -> None:
+    """Or a page that trickles would keep the poll of the next master waiting for a quarter of an hour."""
+    first = house.start(slack_seconds=0.2, tick_seconds=0.3)
+    house.order("call", "600 0.5")
+    first.send_signal(signal.SIGUSR1)
+    orphan = house.await_events("call begins")[0]
+    first.kill()
+    wait_until(lambda: not alive(orphan["pid"]))
+    assert not house.events("call done")
+
+
 def test_an_orphan_in_a_call_has_the_time_that_calls_may_take(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, OPENAI_TIMEOUT=1, OLLAMA_TIMEOUT=60, REQUEST_TIMEOUT=1)
     first = house.start()
