@@ -16,7 +16,7 @@ import pybreaker
 
 from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
 from aitp.ledger.engine import Connection, Row, these
-from aitp.ledger.queue import READY
+from aitp.ledger.queue import CLAIMED, READY
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
@@ -337,7 +337,8 @@ class Judge:
             (outcome.task.seq, case.world),
         ).fetchone()
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
-            before, own = case.tally, dict.fromkeys(COUNTED, 0)
+            # What is in flight already began before this failure, and is no witness of what the world is like since.
+            before, own = case.tally.more(None, _in_flight(case)), dict.fromkeys(COUNTED, 0)
         else:
             before = Tally(*row[:5]).more(culprit, counted)
             own = dict(zip(COUNTED, row[5:], strict=True))
@@ -437,6 +438,14 @@ class Judge:
             (case.now, case.now + self._recovery, case.world),
         )
         moved(case.connection)
+
+
+def _in_flight(case: _Case) -> int:
+    """Calls of other slots in this world. Served by tasks_claimed."""
+    found = case.connection.execute(
+        f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?", (case.world, case.slot)
+    )
+    return int(found.get)
 
 
 def _row(connection: Connection, condition: str, bound: str | int) -> list[frozenset[int]]:

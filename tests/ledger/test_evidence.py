@@ -340,6 +340,23 @@ def test_a_witness_was_served_since_the_first_failure(world: World) -> None:
     assert [fail_again(world).ending for _ in range(9)] == [Ending.RETRY] * 9
 
 
+def test_a_call_that_began_before_the_first_failure_is_no_witness(world: World) -> None:
+    """It shows what the world was like before: a moment later it may be out."""
+    world.admit("a", "other")
+    for name in ("a", "other"):
+        claim = world.claim(WORKER if name == "a" else OTHER_WORKER, ONE)
+        assert ids(claim) == [name]
+        if name == "a":
+            first = claim
+    fail(world, first)
+    world.finish(claim)
+    for _ in range(20):
+        assert fail_again(world).ending is Ending.RETRY
+
+    serve(world)
+    assert fail_again(world).ending is Ending.FAILED
+
+
 def test_nobody_is_failed_for_what_a_batch_did(world: World) -> None:
     serve(world)
     world.admit("a", "b")
