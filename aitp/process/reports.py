@@ -42,7 +42,7 @@ from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.prices import amount
 from aitp.process.scoreboard import role_of
-from aitp.processors import Answer
+from aitp.processors import Result
 from aitp.tasks import Culprit, Ending, Outcome, Task
 
 # Parameters that a setting puts into a request, by the setting.
@@ -64,9 +64,9 @@ QUIET_SECONDS = 60.0
 log = get_logger(__name__)
 
 
-def report_of_answer(claim: Claim, answer: Answer) -> Report:
+def report_of_results(claim: Claim, results: Sequence[Result]) -> Report:
     """The provider answered: each task has its result, or an error of its own."""
-    outcomes = [_outcome(task, result) for task, result in zip(claim.tasks, answer.results, strict=True)]
+    outcomes = [_outcome(task, result) for task, result in zip(claim.tasks, results, strict=True)]
     useless = [outcome for outcome in outcomes if outcome.ending is Ending.RETRY]
     if len(useless) < len(outcomes) or not outcomes:
         return Report(outcomes)
@@ -128,7 +128,7 @@ def with_fallback(report: Report) -> Report:
     return dataclasses.replace(report, outcomes=outcomes)
 
 
-def _outcome(task: Task, result: bytes | RetryableError | NonRetryableError) -> Outcome:
+def _outcome(task: Task, result: Result) -> Outcome:
     if isinstance(result, bytes):
         return Outcome(task, Ending.SUCCEEDED, result)
     if isinstance(result, NonRetryableError):

@@ -26,21 +26,20 @@ from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of
 from aitp.process.metering import MeteredProvider
 from aitp.process.reports import (
     DiskWatch,
-    report_of_answer,
     report_of_failure,
+    report_of_results,
     tell_of_reuse,
     warn_of_idleness,
     with_fallback,
 )
-from aitp.processors import PROCESSORS, Answer, Content, Context, Processor
-from aitp.providers import Usage, build
+from aitp.processors import PROCESSORS, Content, Context, Processor
+from aitp.providers import build
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
 LEDGER_RETRY_SECONDS = 1.0
-NO_ANSWER = Answer([], Usage(0, 0, 0))  # where nothing could be asked
 T = TypeVar("T")
 # On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
 MARGIN_SECONDS = 5.0
@@ -101,8 +100,8 @@ class Worker:
         try:
             if processor.looks_up:
                 self._context.knowledge.ready()  # before anything is bought that could not be used
-            answer = processor.run(contents, provider, self._context_of(claim, processor)) if contents else NO_ANSWER
-            report = report_of_answer(readable, answer)
+            results = processor.run(contents, provider, self._context_of(claim, processor)) if contents else ()
+            report = report_of_results(readable, results)
             self._learn_length(claim, processor, report)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             report = self._report_of(readable, provider, error)

@@ -11,8 +11,8 @@ from aitp.processors import (  # each registers itself
     identifying_data,
     text_embedding,
 )
-from aitp.processors.base import PROCESSORS, Answer, Content, Context, Processor, Result, processor
+from aitp.processors.base import PROCESSORS, Content, Context, Processor, Result, processor
 
-__all__ = ["PROCESSORS", "Answer", "Content", "Context", "Processor", "Result", "processor"]
+__all__ = ["PROCESSORS", "Content", "Context", "Processor", "Result", "processor"]
 
 del defining_impact_area, defining_severity, defining_topics, identifying_data, text_embedding

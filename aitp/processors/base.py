@@ -2,7 +2,7 @@
 
 A processor turns a task's content into a provider's answer into the JSON that the task API stores. It keeps no state
 between tasks and does no I/O but through the provider and the context it is given. Errors of one task of a batch are
-values in its `Answer`; errors of the call as a whole are raised. What it says of a content never repeats the content.
+values among its results; errors of the call as a whole are raised. What it says of a content never repeats the content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
 from aitp.knowledge import Knowledge
 from aitp.processors.prompts import Prompt, load_prompts
-from aitp.providers import Provider, Usage
+from aitp.providers import Provider
 from aitp.providers.base import plugin_builders
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
 
@@ -129,15 +129,6 @@ Result = bytes | RetryableError | NonRetryableError
 C = TypeVar("C", bound=Content)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one call brought: a result or an error for each content, in order, and what it cost. `mock`: invented."""
-
-    results: list[Result]
-    usage: Usage
-    mock: bool = False
-
-
 class Processor(ABC, Generic[C]):
     """One task type. `batched`: contents of one model may share a call; otherwise `run` is given one at a time.
 
@@ -174,8 +165,8 @@ class Processor(ABC, Generic[C]):
             raise NonRetryableError("content: expected valid JSON in UTF-8") from None
 
     @abstractmethod
-    def run(self, contents: Sequence[C], provider: Provider, context: Context) -> Answer:
-        """Buy the results of `contents`, all of one model, in as few calls as may be.
+    def run(self, contents: Sequence[C], provider: Provider, context: Context) -> Sequence[Result]:
+        """Buy the results of `contents`, all of one model, in as few calls as may be; one for each, in order.
 
         Raises what the provider and the context's knowledge do.
         """

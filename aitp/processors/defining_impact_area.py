@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from aitp.errors import RetryableError
 from aitp.knowledge import Entity
-from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor
 from aitp.processors.linking import folded, linked_subjects
 from aitp.processors.structured import Inquiry, Output, ask, narrowed, schema_of
 from aitp.providers import Provider
@@ -54,7 +54,7 @@ class DefiningImpactAreaProcessor(Processor[ImpactAreaContent]):
     content = ImpactAreaContent
     prompt = Path(__file__).parent / "prompts" / "defining_impact_area.md"
 
-    def run(self, contents: Sequence[ImpactAreaContent], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[ImpactAreaContent], provider: Provider, context: Context) -> Sequence[Result]:
         (content,) = contents
         if not content.options:
             context.knowledge.ready()  # before anything is bought that could not be used

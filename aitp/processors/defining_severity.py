@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from aitp.knowledge import MOST_LINKS, Knowledge, Standing
-from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 
@@ -69,7 +69,7 @@ class DefiningSeverityProcessor(Processor[SeverityContent]):
     content = SeverityContent
     prompt = Path(__file__).parent / "prompts" / "defining_severity.md"
 
-    def run(self, contents: Sequence[SeverityContent], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[SeverityContent], provider: Provider, context: Context) -> Sequence[Result]:
         (content,) = contents
         data = _data(content, context.knowledge)
         inquiry = Inquiry("defining_severity", context.prompt(self.task_type), data, Severity)

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from aitp.errors import UselessAnswer
-from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor
 from aitp.processors.linking import first_of_each, linked_subjects
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
@@ -43,7 +43,7 @@ class DefiningTopicsProcessor(Processor[Content]):
     content = Content
     prompt = Path(__file__).parent / "prompts" / "defining_topics.md"
 
-    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Sequence[Result]:
         (content,) = contents
         inquiry = Inquiry("defining_topics", context.prompt(self.task_type), {"text": content.text}, Topics)
         found = ask(provider, content.model, inquiry, context)

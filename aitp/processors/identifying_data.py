@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from aitp.knowledge import Entity
-from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor
 from aitp.processors.linking import first_of_each, linked_people, occurs
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
@@ -47,7 +47,7 @@ class IdentifyingDataProcessor(Processor[Content]):
     content = Content
     prompt = Path(__file__).parent / "prompts" / "identifying_data.md"
 
-    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Sequence[Result]:
         (content,) = contents
         inquiry = _inquiry(content.text, context.prompt(self.task_type))
         found = ask(provider, content.model, inquiry, context)

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Answer, Context, Memory
-from aitp.providers import Message, Provider, Question, Reply, Usage
+from aitp.processors.base import Context, Memory, Result
+from aitp.providers import Message, Provider, Question, Reply
 from aitp.providers.request_profile import BOUNDS
 
 MOST_FAULTS = 5
@@ -55,17 +55,16 @@ Check = Callable[[M], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Structured(Generic[M]):
-    """A valid answer, and what all calls for it cost. `text`: its words, `key`: its question's name in a memory."""
+    """A valid answer. `text`: its words, `key`: its question's name in a memory. `mock`: it was invented."""
 
     value: M
-    usage: Usage
     mock: bool
     text: str
     key: str
 
-    def answer(self, result: object) -> Answer:
+    def answer(self, result: object) -> Sequence[Result]:
         """The processor's answer for one task: what it made of `value`."""
-        return Answer([orjson.dumps(result)], self.usage, self.mock)
+        return [orjson.dumps(result)]
 
     @contextmanager
     def kept(self, memory: Memory | None) -> Iterator[None]:
@@ -131,10 +130,9 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
     for said in context.memory.get([key]).values() if context.memory is not None else ():
         value, faults = inquiry.judge(said.decode(), last=True)
         if value is not None and not faults:
-            return Structured(value, Usage(0, 0, 0), False, said.decode(), key)
+            return Structured(value, False, said.decode(), key)
     data = sent = inquiry.data
     later: list[Message] = []
-    usage, mock = Usage(0, 0, 0), False
     while True:
         question = inquiry.question(data, later)
         try:
@@ -151,10 +149,9 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
         if data is not sent:
             _tell_of_cut(inquiry, model, data, reply)
             sent = data
-        usage, mock = usage + reply.usage, mock or reply.mock
         value, faults = inquiry.judge(reply.text, last=bool(later))
         if value is not None and not faults:
-            return Structured(value, usage, mock, reply.text, key)
+            return Structured(value, reply.mock, reply.text, key)
         if later:
             why = f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}"
             raise UselessAnswer(why, answers=2)

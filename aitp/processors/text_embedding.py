@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from aitp.errors import InputTooLong
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Answer, Content, Context, Processor, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor
 from aitp.providers import Provider
 
 _log = get_logger(__name__)
@@ -25,7 +25,7 @@ class TextEmbeddingProcessor(Processor[Content]):
     batched = True
     content = Content
 
-    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[Content], provider: Provider, context: Context) -> Sequence[Result]:
         model, texts = contents[0].model, [content.text for content in contents]
         whole = texts
         while True:
@@ -46,4 +46,4 @@ class TextEmbeddingProcessor(Processor[Content]):
                 kept_characters=len(texts[0]),
                 kept_tokens=found.usage.prompt_tokens,
             )
-        return Answer(found.vectors, found.usage, found.mock)
+        return found.vectors

@@ -89,7 +89,7 @@ class Case:
         self.error = None
         try:
             content = processor.parse({**trial.content(self.text, context), "model": model})
-            (result,) = processor.run([content], cast(Provider, self), context).results
+            (result,) = processor.run([content], cast(Provider, self), context)
             if isinstance(result, bytes):
                 self.score = trial.score(orjson.loads(result), self.text)
             else:

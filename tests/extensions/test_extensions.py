@@ -12,14 +12,13 @@ from tests.extensions.packages import install, run
 
 EXAMPLE = PROJECT_ROOT / "examples" / "aitp_sentiment"
 PROCESSOR = """
-from aitp.processors import Answer, Content, Processor, processor
-from aitp.providers import Usage
+from aitp.processors import Content, Processor, processor
 
 @processor({name!r})
 class ShoutingProcessor(Processor[Content]):
     content = Content
     def run(self, contents, provider, context):
-        return Answer([b'"LOUD"'] * len(contents), Usage(0, 0, 0))
+        return [b'"LOUD"'] * len(contents)
 """
 TYPES = "from aitp.processors import PROCESSORS; print(sorted(PROCESSORS))"
 OWN = ["defining_impact_area", "defining_severity", "defining_topics", "identifying_data", "text_embedding"]

@@ -113,6 +113,6 @@ def context(knowledge: Knowledge | None = None, memory: Notebook | None = None, 
 def result_of(task_type: str, document: object, model: ScriptedModel, given: Context | None = None) -> Any:
     """The result of one task, as a value. Raises what the processor does."""
     processor = PROCESSORS[task_type]
-    (result,) = processor.run([processor.parse(document)], model, given or context()).results
+    (result,) = processor.run([processor.parse(document)], model, given or context())
     assert isinstance(result, bytes)
     return orjson.loads(result)

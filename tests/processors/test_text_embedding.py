@@ -119,9 +119,7 @@ def test_a_batch_is_one_call_and_results_keep_the_order() -> None:
     answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider, CONTEXT)
 
     assert provider.calls == [(texts, SMALL)]
-    assert answer.results == MockProvider(8).embed(texts, SMALL).vectors
-    assert answer.mock
-    assert answer.usage.estimated
+    assert answer == MockProvider(8).embed(texts, SMALL).vectors
 
 
 def test_a_text_over_the_models_context_is_cut_and_the_log_has_the_numbers(capfd: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +127,7 @@ def test_a_text_over_the_models_context_is_cut_and_the_log_has_the_numbers(capfd
     long = "palavra " * 1_000
     for reads, kept in (((2_000, 1_000), 0.95 * 0.5), (None, 0.75**3)):
         provider = Reader(4_000, reads)
-        (result,) = EMBEDDING.run([EMBEDDING.parse(long)], provider, CONTEXT).results
+        (result,) = EMBEDDING.run([EMBEDDING.parse(long)], provider, CONTEXT)
 
         (sent, _) = provider.calls[-1]
         assert long.startswith(sent[0])
@@ -171,7 +169,7 @@ def test_a_type_has_one_processor() -> None:
 
 
 def test_a_result_is_the_bare_array() -> None:
-    (result,) = EMBEDDING.run([EMBEDDING.parse("x")], MockProvider(8), CONTEXT).results
+    (result,) = EMBEDDING.run([EMBEDDING.parse("x")], MockProvider(8), CONTEXT)
 
     assert isinstance(result, bytes)
     assert len(orjson.loads(result)) == 8

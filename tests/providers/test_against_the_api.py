@@ -46,13 +46,11 @@ def test_each_text_gets_its_own_vector_bit_by_bit(openai_api: OpenAIApi) -> None
 
     answer = EMBEDDING.run([EMBEDDING.parse(text) for text in texts], provider_of(openai_api), CONTEXT)
 
-    for text, result in zip(texts, answer.results, strict=True):
+    for text, result in zip(texts, answer, strict=True):
         assert isinstance(result, bytes)
         assert struct.pack("<1024f", *orjson.loads(result)) == struct.pack("<1024f", *openai_api.expected(text))
     wait_until(lambda: openai_api.times_bought().total() == 32)  # written down once the answer is out
     assert len(openai_api.exchanges) == 1
-    assert answer.usage.prompt_tokens > 0
-    assert not answer.usage.estimated
 
 
 def test_without_dimensions_the_models_own_length_is_taken(openai_api: OpenAIApi) -> None:
@@ -84,12 +82,12 @@ def test_the_longest_texts_that_fit_a_batch_are_within_the_apis_limits(openai_ap
     answer = EMBEDDING.run(contents[:count], provider_of(openai_api), CONTEXT)
 
     assert count == 29
-    assert all(isinstance(result, bytes) for result in answer.results)
+    assert all(isinstance(result, bytes) for result in answer)
 
 
 def chat(task_type: str, text: str, api: OpenAIApi, **more: object) -> Any:
     kind = PROCESSORS[task_type]
-    (result,) = kind.run([kind.parse({"text": text, **more})], provider_of(api), CONTEXT).results
+    (result,) = kind.run([kind.parse({"text": text, **more})], provider_of(api), CONTEXT)
     assert isinstance(result, bytes)
     return orjson.loads(result)
 
@@ -159,7 +157,7 @@ def test_an_answer_without_a_schema_to_bind_it_is_as_good(openai_api: OpenAIApi)
     provider = provider_of(openai_api)
     for left_out in ([], ["schema_bounds"], ["json_schema"], ["json_schema", "json_object"]):
         kind = PROCESSORS["defining_severity"]
-        (result,) = kind.run([kind.parse("x")], LeavingOut(provider, left_out), CONTEXT).results
+        (result,) = kind.run([kind.parse("x")], LeavingOut(provider, left_out), CONTEXT)
         assert isinstance(result, bytes)
         assert orjson.loads(result)["severity"]
 

@@ -42,7 +42,7 @@ def test_a_text_has_a_sentiment() -> None:
     model = Model({"sentiment": "positive", "share": 0.9})
     answer = SENTIMENT.run([SENTIMENT.parse("Que dia lindo!")], model, CONTEXT)
 
-    assert [json.loads(result) for result in answer.results if isinstance(result, bytes)] == [json.loads(model.said)]
+    assert [json.loads(result) for result in answer if isinstance(result, bytes)] == [json.loads(model.said)]
     assert "readers in Brazil" in model.asked[0].messages[0].content
 
 

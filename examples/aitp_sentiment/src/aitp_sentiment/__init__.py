@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aitp.processors import Answer, Content, Context, Processor, processor
+from aitp.processors import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 
@@ -34,7 +34,7 @@ class DefiningSentimentProcessor(Processor[SentimentContent]):
     content = SentimentContent
     prompt = Path(__file__).parent / "prompts" / "defining_sentiment.md"
 
-    def run(self, contents: Sequence[SentimentContent], provider: Provider, context: Context) -> Answer:
+    def run(self, contents: Sequence[SentimentContent], provider: Provider, context: Context) -> Sequence[Result]:
         (content,) = contents  # not `batched`: one at a time
         inquiry = Inquiry(self.task_type, context.prompt(self.task_type), {"text": content.text}, Sentiment)
         found = ask(provider, content.model, inquiry, context)
