@@ -14,17 +14,11 @@ MOST_LINKS = 500  # what one call lists; for more than that it stands, too
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One hit of a search by name. `id`: Q and digits; the texts are empty where there are none in that language."""
-
-    id: str
-    label: str = ""
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Entity:
-    """One thing. `instance_of`: the ids of its P31, without deprecated ones; `url`: its page, for people to open."""
+    """One thing. `id`: Q and digits; texts are empty where there are none in that language.
+
+    `instance_of`: the ids of its P31, without deprecated ones; `url`: its page, for people to open.
+    """
 
     id: str
     url: str
@@ -63,8 +57,8 @@ class Knowledge:
     def ready(self) -> None:
         """Before anything is bought: raise if look-ups are refused now."""
 
-    def find(self, name: str, language: str) -> Sequence[Candidate]:
-        """What goes by that name, best first. Empty: nothing does."""
+    def find(self, name: str, language: str) -> Sequence[str]:
+        """The ids of what goes by that name, best first. Empty: nothing does."""
         return ()
 
     def entities(self, ids: Sequence[str], language: str) -> Mapping[str, Entity | None]:

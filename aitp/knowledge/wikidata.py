@@ -25,7 +25,7 @@ from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
-from aitp.knowledge import MOST_LINKS, Candidate, Entity, Knowledge, Standing
+from aitp.knowledge import MOST_LINKS, Entity, Knowledge, Standing
 from aitp.ledger import BreakerChange, Ledger
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
@@ -75,12 +75,13 @@ class Wikidata(Knowledge):
         if not self.is_well():
             self._api.query(lambda body: orjson.loads(body)["query"], action="query", meta="siteinfo")
 
-    def find(self, name: str, language: str) -> Sequence[Candidate]:
+    def find(self, name: str, language: str) -> Sequence[str]:
         name = " ".join(name.encode(errors="replace").decode().split())
         if not name or len(name) > LONGEST_NAME:
             return ()
         fetch = partial(self._search, language=language, uselang=language)
-        return [Candidate(**hit) for hit in self._look_up(f"search {language}", [name], fetch)[name]]
+        found: list[str] = self._look_up(f"hits {language}", [name], fetch)[name]
+        return found
 
     def entities(self, ids: Sequence[str], language: str) -> Mapping[str, Entity | None]:
         def entity(item: Mapping[str, Any]) -> Entity:
@@ -102,7 +103,7 @@ class Wikidata(Knowledge):
         return {id_: standing(item) if item else Standing() for id_, item in items.items()}
 
     def _search(self, names: list[str], **call: str) -> Iterator[Mapping[str, Any]]:
-        return ({name: self._api.query(read_candidates, search=name, **SEARCH, **call)} for name in names)
+        return ({name: self._api.query(read_hits, search=name, **SEARCH, **call)} for name in names)
 
     def _items(self, ids: Sequence[str], language: str) -> dict[str, Any]:
         """What is kept of each. What can be no id is no item: for one such, Wikidata would refuse a whole batch."""
@@ -226,10 +227,9 @@ def _error(answer: requests.Response, body: bytes) -> AitpError | None:
 # None. Shapes: doc.wikimedia.org/Wikibase, "JSON".
 
 
-def read_candidates(body: bytes) -> list[dict[str, str]]:
-    """Of wbsearchentities: `{id, label, description}`, best first."""
-    texts = {"id": None, "label": "", "description": ""}
-    return [{t: _a(str, hit.get(t, texts[t])) for t in texts} for hit in _a(list, orjson.loads(body)["search"])]
+def read_hits(body: bytes) -> list[str]:
+    """Of wbsearchentities: the ids, best first."""
+    return [_a(str, hit["id"]) for hit in _a(list, orjson.loads(body)["search"])]
 
 
 def read_items(

@@ -11,7 +11,8 @@ SHORTEST_PAUSE_SECONDS = 1.0  # a service that says 0 wants a pause all the same
 LONGEST_PAUSE_SECONDS = 3_600.0
 
 SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]*)?")
-_UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "milli": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,12})?(?:ms|us|µs|[dhms]))+")
 _AMOUNT = (
     r"\d{1,9}(?:\.\d{1,9})?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 )
@@ -39,10 +40,12 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 def delay_in_words(text: str) -> float | None:
     """Seconds to wait by a sentence in lower case: "try again in 1m26.4s", "please retry after 20 seconds"."""
-    if (found := _IN_WORDS.search(text)) is None:
-        return None
-    amounts = re.findall(r"([\d.]+)\s*(milli|ms|[smhd])", found[1])
-    return sum(float(number) * _UNITS[unit] for number, unit in amounts)
+    return _sum(found[1]) if (found := _IN_WORDS.search(text)) else None
+
+
+def _sum(amounts: str) -> float:
+    found = re.findall(r"([\d.]+)\s*(milli|ms|us|µs|[smhd])", amounts)
+    return sum(float(number) * _UNITS[unit] for number, unit in found)
 
 
 def pause_seconds(value: str | None, now: float) -> float:
@@ -53,19 +56,12 @@ def pause_seconds(value: str | None, now: float) -> float:
     return min(max(wanted, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
 
 
-_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000_001, "µs": 0.000_001}
-_PART = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)(ms|us|µs|d|h|m|s)")
-
-
 def parse_duration(text: str | None) -> float | None:
     """Seconds in `text`, None where it is no duration. A plain number counts as seconds."""
     text = (text or "").strip()
     if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
         return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return _sum(text) if _DURATION.fullmatch(text) else None
 
 
 # Waiting before another try

@@ -1,15 +1,13 @@
 """What claims need of the settings: how many workers share, which tasks share a call, and who runs them as what.
 
-Whether a model that Ollama lacks is worth waiting for is read from the file of whoever pulls models. What is older than
-a pull may last, or the pause between two looks, is no knowledge: its writer is gone, and the server's own answer is to
-tell. How long the vectors of Ollama's models are is remembered, so that OpenAI can be asked for as many numbers when it
-stands in: vectors of two lengths in one index break it.
+Whether a model that Ollama lacks is worth waiting for is read from the file of whoever pulls models. How long the
+vectors of Ollama's models are is remembered, so that OpenAI can be asked for as many numbers when it stands in: vectors
+of two lengths in one index break it.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from hashlib import blake2b
@@ -19,7 +17,6 @@ from aitp.ledger import ClaimOptions
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Mode, Route, Routing, canonical
-from aitp.process.child import Timings
 from aitp.processors import PROCESSORS
 from aitp.processors.base import Memory
 from aitp.providers.base import plugin_models
@@ -41,7 +38,6 @@ REQUEST_SETTINGS = (
     "ollama_options",
     "ollama_think",
 )
-MARGIN_SECONDS = 60.0
 # Whatever decides who answers, what is asked, and what an answer looks like.
 DECISIVE = (
     "processing_mode",
@@ -175,10 +171,7 @@ class ModelAvailability:
     def __init__(self, settings: Settings) -> None:
         self._runtime_dir = settings.runtime_dir
         self._used = uses_models(settings)
-        pause = Timings().longest_look_pause_seconds
-        self._good_for = max(settings.ollama_model_download_timeout, pause) + MARGIN_SECONDS
         self._file: tuple[int, int] | None = None
-        self._at = 0.0
         self._known: Mapping[str, Availability] = {}
 
     def __call__(self, route: Route) -> Availability:
@@ -186,8 +179,7 @@ class ModelAvailability:
         if not self._used or route.provider != Service.OLLAMA:
             return Availability.UNKNOWN
         self._look()
-        known = self._known if 0.0 <= time.time() - self._at <= self._good_for else {}
-        return known.get(canonical(route.model), Availability.UNKNOWN)
+        return self._known.get(canonical(route.model), Availability.UNKNOWN)
 
     def _look(self) -> None:
         try:
@@ -201,7 +193,6 @@ class ModelAvailability:
         inventory = read_inventory(self._runtime_dir)
         # Of a server that cannot be asked nothing is known: its breaker speaks for it.
         if inventory is not None and not inventory.problem:
-            self._at = inventory.at
             self._known = {canonical(name): state.arrival for name, state in inventory.models.items()}
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.logs import conceal, get_logger
-from aitp.metrics import Metrics, open_metrics, prepare_directory
+from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
+from aitp.prices import ALL_OTHERS
 from aitp.process.child import Child, Roles
 from aitp.process.dispatch import openai_names, reuse_scope, setup_of
-from aitp.process.metering import labelled_models, priced_models
 from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
 from aitp.process.scoreboard import Role
 from aitp.process.worker import worker_for
 from aitp.processors import PROCESSORS
-from aitp.processors.base import registered
+from aitp.processors.base import default_models, registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders
 from aitp.settings import SECRETS, Settings, load_settings
@@ -35,6 +35,8 @@ from aitp.tasks import Service
 LEDGER_PAUSE_SECONDS = 5.0
 # Giving memory back costs as much as half a task: not after each of a trickle.
 STEPS_BEFORE_GIVING_BACK = 8
+# Of the models with a price so many have labels of their own: a file may list all that there are.
+MOST_LABELS = 20
 M_TRIM_THRESHOLD = -1  # mallopt(3)
 KEPT_BYTES = 65_536
 
@@ -75,6 +77,32 @@ def _load() -> Settings:
 def metrics_directory(settings: Settings) -> Path:
     """Where the slots' metrics files are."""
     return settings.runtime_dir / "metrics"
+
+
+def labelled_models(settings: Settings) -> tuple[str, ...]:
+    """The models that get a label of their own in metrics."""
+    priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
+    return known_models(
+        (
+            *settings.supported_models,
+            *settings.fallback_models.values(),
+            *settings.model_aliases.values(),
+            *default_models(settings),
+            *priced[:MOST_LABELS],
+        )
+    )
+
+
+def priced_models(settings: Settings) -> set[tuple[str, str, str]]:
+    """(provider, model, currency) of the series of costs that can be known before anything is bought."""
+    if settings.prices is None:
+        return set()
+    prices, labelled = settings.prices, labelled_models(settings)
+    return {
+        (provider, model if model in labelled else OTHER, prices.currency)
+        for (provider, model), price in prices.models.items()
+        if not price.is_nothing
+    }
 
 
 def prepare_service(settings: Settings) -> None:

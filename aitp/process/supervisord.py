@@ -172,16 +172,14 @@ def _is_taken(host: str, port: int) -> bool:
         found = addresses(host, port)
     except (OSError, ValueError):
         return False
-    if trouble_at(found) != errno.EADDRINUSE:
-        return False
     # The metrics process of a supervisord that was killed is told of that, and leaves.
-    log.info("Waiting for METRICS_PORT, which another process has", port=port)
+    if taken := trouble_at(found) == errno.EADDRINUSE:
+        log.info("Waiting for METRICS_PORT, which another process has", port=port)
     give_up = time.monotonic() + ORPHAN_SECONDS
-    while trouble_at(found) == errno.EADDRINUSE:
-        if time.monotonic() > give_up:
-            return True
+    while taken and time.monotonic() < give_up:
         select.select([], [], [], LOOK_AGAIN_SECONDS)
-    return False
+        taken = trouble_at(found) == errno.EADDRINUSE
+    return taken
 
 
 class Service:

@@ -57,7 +57,7 @@ def linked_subjects(names: Iterable[str], knowledge: Knowledge, language: str) -
 
 
 def _linked(names: Iterable[str], knowledge: Knowledge, language: str, choice: Choice) -> dict[str, Entity | None]:
-    hits = {name: [hit.id for hit in knowledge.find(name, language)][:MOST_CANDIDATES] for name in names}
+    hits = {name: knowledge.find(name, language)[:MOST_CANDIDATES] for name in names}
     ids = list(dict.fromkeys(id_ for found in hits.values() for id_ in found))
     entities = knowledge.entities(ids, language) if ids else {}
     return {name: choice(name, [e for id_ in found if (e := entities.get(id_))]) for name, found in hits.items()}

@@ -107,15 +107,10 @@ class Tokens:
         """
         if self._known is not None and self._is_usable(self._known):
             return self._known.value
-        with locked(self._path) as waited_seconds:
-            kept = self._kept()
-            if kept is None or not self._is_usable(kept):
-                kept = self._fetch(waited_seconds, 0.0 if kept is None else kept.replaced_at)
-            self._known = kept
-            return kept.value
+        return self.replace("")
 
     def replace(self, refused: str) -> str:
-        """Another token for one that the task API refused, by whichever process gets there first.
+        """Another token for one that the task API `refused`, by whichever process gets there first.
 
         Raises CredentialsRefused of the service `api` if a token was replaced within the last minute: it is not the
         token that is wrong then. Raises what `current` raises.

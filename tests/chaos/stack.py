@@ -110,8 +110,7 @@ def install() -> None:
     from aitp.ledger.inbox import Inbox
     from aitp.ledger.outbox import Nothing, Outbox
     from aitp.ledger.sqlite import SQLiteDatabase
-    from aitp.process.metering import MeteredProvider
-    from aitp.process.worker import Worker
+    from aitp.process.worker import MeteredProvider, Worker
     from aitp.taskapi import TaskApi
 
     def claimed(claim: Any, *_: Any) -> dict[str, Any] | None:

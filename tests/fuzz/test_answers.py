@@ -127,7 +127,7 @@ def test_wikidata(answer: Any, question: str) -> None:
     try:
         match question:
             case "candidates":
-                found: Any = wikidata.read_candidates(body)
+                found: Any = wikidata.read_hits(body)
             case "items":
                 found = wikidata.read_items(body, ["Q5"], "pt", {"ptwiki": "pt.wikipedia.org"})
             case "links":

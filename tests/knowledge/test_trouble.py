@@ -43,7 +43,7 @@ NONSENSE = (
     ),
     *('{"entities": {}}', '{"entities": []}', '{"entities": {"Q937": {}}}', '{"entities": {"Q42": {"id": "Q42"}}}'),
     '{"entities": {"Q937": {"id": "Q937", "claims": {"P31": [{"mainsnak": {}}]}}}}',
-    '{"search": [{"id": "Q1", "label": 5}], "entities": {"Q937": {"id": "Q937", "claims": {}, "labels": {"pt": "x"}}}}',
+    '{"search": [{"id": 5}], "entities": {"Q937": {"id": "Q937", "claims": {}, "labels": {"pt": "x"}}}}',
     '{"query": {"pages": {}}, "items": {}}',
     '{"query": {"pages": []}, "items": {}}',
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ def settings_in(directory: Path, mode: str = "hybrid") -> Settings:
     return settings(processing_mode=mode, supported_models=NOMIC, runtime_dir=str(directory))
 
 
-def stock(state: ModelState, problem: str = "", age: float = 0.0) -> Inventory:
-    return Inventory({NOMIC: state}, problem, time.time() - age)
+def stock(state: ModelState, problem: str = "") -> Inventory:
+    return Inventory({NOMIC: state}, problem)
 
 
 TABLE = [
@@ -32,8 +31,6 @@ TABLE = [
     ("when a pull has failed", stock(ModelState(Stage.FAILED, failures=1)), Availability.GIVEN_UP),
     ("when it is pulled once more", stock(ModelState(Stage.PULLING, failures=1)), Availability.GIVEN_UP),
     ("of a server that is away", stock(ModelState(Stage.PULLING), "connection refused"), Availability.UNKNOWN),
-    ("from one who is gone", stock(ModelState(Stage.PULLING), age=86_400.0), Availability.UNKNOWN),
-    ("from a clock that was set back", stock(ModelState(Stage.PULLING), age=-86_400.0), Availability.UNKNOWN),
 ]
 
 

@@ -12,7 +12,8 @@ from aitp.errors import AitpError, DeadlineExceeded, InputRefused, ServiceFault
 from aitp.metrics import Metrics
 from aitp.policy.costs import Bill
 from aitp.prices import Price, Prices
-from aitp.process.metering import MeteredProvider, labelled_models
+from aitp.process.service import labelled_models
+from aitp.process.worker import MeteredProvider
 from aitp.providers import Embeddings, Question, Reply, Usage
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, load_settings
 from tests.process.house import House

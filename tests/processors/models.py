@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from aitp.errors import AitpError
-from aitp.knowledge import Candidate, Entity, Knowledge, Standing
+from aitp.knowledge import Entity, Knowledge, Standing
 from aitp.processors import PROCESSORS, Context
 from aitp.processors.linking import folded
 from aitp.processors.prompts import load_prompts
@@ -66,10 +66,10 @@ class Encyclopedia(Knowledge):
         if self.down is not None:
             raise self.down
 
-    def find(self, name: str, language: str) -> Sequence[Candidate]:
+    def find(self, name: str, language: str) -> Sequence[str]:
         self._called("find", name)
         return [
-            Candidate(entity.id, entity.label)
+            entity.id
             for entity in self._entities.values()
             if any(folded(each).startswith(folded(name)) for each in (entity.label, *entity.aliases))
         ]
