@@ -11,6 +11,7 @@ from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.ollama_api import OllamaApi
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.task_api import TaskApi
+from tests import forkserver
 
 # Started in the background or by nohup, all that is started here would ignore them, as Ctrl-C and a closed terminal.
 for number, usual in (
@@ -20,6 +21,16 @@ for number, usual in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+
+
+forkserver.install()
+
+
+@pytest.fixture
+def own_interpreter() -> Iterator[None]:
+    """Every process is started from the file, none forked from a Python that has its modules already."""
+    with forkserver.switched_off():
+        yield
 
 
 @pytest.fixture

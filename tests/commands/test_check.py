@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from aitp.commands.check import Report, check, exit_code
-from aitp.demo.command import free_port
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.world import World
 from aitp.settings import EMBEDDING_MODEL
 from aitp.web.health import Problem, Severity
+from tests.ports import free_port
 
 Change = Callable[[World], dict[str, str] | None]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from aitp.demo.command import free_port
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.docs.clone import Clone
 from tests.docs.text import DOCUMENTS, commands
 from tests.packaging.test_command import aitp
+from tests.ports import free_port
 from tests.settings.complete import COMPLETE
 from tests.waiting import wait_until
 

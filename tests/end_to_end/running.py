@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -25,6 +23,7 @@ import pytest
 from aitp.demo.world_process import WorldProcess
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, role_of
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -324,16 +323,6 @@ def private_megabytes(pid: int) -> float:
     except PermissionError:
         pytest.skip("only root can look into the memory of aitp's processes (aitp/hardening.py)")
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
-
-
-def free_port() -> int:
-    """One that stays free: none of those that the kernel gives to whoever asks for any (ip(7))."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(first // 2, first)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 def _sessions_of_all() -> list[tuple[int, int]]:

@@ -26,6 +26,8 @@ from aitp.process.scoreboard import Role
 from tests.end_to_end.running import Service
 from tests.services import a_task
 
+pytestmark = pytest.mark.usefixtures("own_interpreter")
+
 CLIENT_SECRET = "plantedclientsecret+/%&?=:ü"
 API_KEY = "sk-plantedapikey-0123456789"
 TOKEN_PREFIX = "ory_at_"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aitp.process.scoreboard import Role, State
 from tests.end_to_end.running import Service, private_megabytes
+
+pytestmark = pytest.mark.usefixtures("own_interpreter")
+
 
 BATCHES, BATCH = 20, 32
 CHUNK = 8  # of a relay

@@ -17,7 +17,7 @@ from typing import Any
 
 from aitp.settings import PROJECT_ROOT
 from tests.docs.text import commands
-from tests.end_to_end.running import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

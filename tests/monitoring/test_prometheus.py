@@ -17,8 +17,9 @@ import pytest
 
 from aitp.demo.faults import Fault
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
-from tests.end_to_end.running import Service, free_port
+from tests.end_to_end.running import Service
 from tests.monitoring.prometheus import Prometheus, documented_steps, hurried, watching
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 DASHBOARD = json.loads((PROJECT_ROOT / "docker/grafana/dashboards/aitp.json").read_text())

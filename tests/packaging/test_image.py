@@ -12,8 +12,8 @@ import pytest
 
 from aitp.demo.world_process import WorldProcess
 from aitp.settings import PLACEHOLDER_KEY
-from tests.end_to_end.running import free_port
 from tests.packaging.image import Image
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 

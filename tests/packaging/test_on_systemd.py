@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from aitp.demo.world_process import WorldProcess
-from tests.end_to_end.running import free_port
 from tests.packaging.debian import Debian, reason_against
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.process.scoreboard import MASTER, Record, State, glance
-from tests.end_to_end.running import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

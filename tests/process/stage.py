@@ -7,21 +7,24 @@ import signal
 import sys
 from pathlib import Path
 
-from aitp.errors import ConfigurationError
-from aitp.process.listener import listen
-from aitp.process.supervisord import run_supervised
-from aitp.settings import load_settings
+# Imports are made where they are needed: supervisord starts this many times, and mostly for a toy that needs none.
 
 
 def main() -> int:
     match sys.argv[1:]:
         case ["run", configuration]:
+            from aitp.errors import ConfigurationError
+            from aitp.process.supervisord import run_supervised
+            from aitp.settings import load_settings
+
             try:
                 return run_supervised(load_settings(), Path(configuration))
             except ConfigurationError as error:
                 print(*error.problems, sep="\n", file=sys.stderr)
                 return 78
         case ["listen"]:
+            from aitp.process.listener import listen
+
             return listen()
         case [directory, "metrics"]:
             with (Path(directory) / "starts of metrics").open("a") as starts:

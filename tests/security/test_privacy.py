@@ -19,6 +19,8 @@ from aitp.settings import load_settings
 from tests.end_to_end.running import Service, alive
 from tests.settings.complete import COMPLETE
 
+pytestmark = pytest.mark.usefixtures("own_interpreter")
+
 SECRETS = {
     "OAUTH2_CLIENT_SECRET": "planted-client-secret-0123456789",
     "OPENAI_API_KEY": "sk-planted-provider-key-0123456789",

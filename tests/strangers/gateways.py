@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.end_to_end.running import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 LOGIN_PAGE = "<!doctype html><title>Sign in</title><form method=post><input name=user></form>"

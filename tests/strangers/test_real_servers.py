@@ -20,7 +20,7 @@ import requests
 from pydantic import SecretStr
 
 from aitp.tasks import QueueKey, TaskStatus
-from tests.end_to_end.running import free_port
+from tests.ports import free_port
 from tests.providers.real_ollama import real_ollama
 from tests.providers.tiny_models import EMBEDDING_CONTEXT, WIDTH, chat_model, embedding_model
 from tests.strangers.house import House

@@ -6,19 +6,22 @@ Tests that need one skip where there is none (Debian: apt-get install chromium c
 from __future__ import annotations
 
 import base64
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.waiting import wait_until
+from tests.ports import free_port
+from tests.waiting import patience, wait_until
 
 MISSING = [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
 needs_browser = pytest.mark.skipif(
@@ -39,11 +42,14 @@ class Browser:
         wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", **capabilities}}}
         self._http = requests.Session()
         self._http.trust_env = False
-        started = self._http.post(f"{driver}/session", json=wanted, timeout=60).json()["value"]
+        started = self._http.post(f"{driver}/session", json=wanted, timeout=patience(60)).json()["value"]
         self._url = f"{driver}/session/{started['sessionId']}"
 
     def close(self) -> None:
-        self._http.delete(self._url, timeout=30)
+        try:
+            self._http.delete(self._url, timeout=patience(30))
+        except requests.RequestException:
+            pass  # it hangs; its driver is ended next
         self._http.close()
 
     def open(self, url: str) -> None:
@@ -87,7 +93,7 @@ class Browser:
         return self._ask("goog/cdp/execute", cmd=method, params=parameters)
 
     def _ask(self, command: str, **body: Any) -> Any:
-        answer = self._http.post(f"{self._url}/{command}", json=body, timeout=60)
+        answer = self._http.post(f"{self._url}/{command}", json=body, timeout=patience(60))
         value = answer.json()["value"]
         assert answer.ok, value
         return value
@@ -97,9 +103,10 @@ class Browser:
 def chromium() -> Iterator[Browser]:
     """A browser with an empty profile, gone afterwards with all its processes."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        port = _free_port()
+        port = free_port()
         command = ["chromedriver", f"--port={port}", "--allowed-ips=127.0.0.1"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        nothing = subprocess.DEVNULL
+        with subprocess.Popen(command, stdout=nothing, stderr=nothing, start_new_session=True) as driver:
             try:
                 wait_until(lambda: _listens(port), timeout=30)
                 browser = Browser(f"http://127.0.0.1:{port}", Path(profile))
@@ -109,12 +116,38 @@ def chromium() -> Iterator[Browser]:
                     browser.close()
             finally:
                 driver.terminate()
+                try:
+                    driver.wait(20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(driver.pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Window:
+    """One browser for many tests. One that has died or hangs is replaced: it costs the test it failed, and no other."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._browser: Browser | None = None
+
+    def fresh(self, width: int, height: int) -> Browser:
+        """As just opened: of that size, by day, with scripts, and with an empty console."""
+        try:
+            return self._prepared(width, height)
+        except (requests.RequestException, AssertionError):
+            self.close()
+            return self._prepared(width, height)
+
+    def _prepared(self, width: int, height: int) -> Browser:
+        self._browser = self._browser or self._stack.enter_context(chromium())
+        self._browser.size(width, height)
+        self._browser.prefer(color_scheme="light")
+        self._browser.scripts(True)
+        self._browser.console()
+        return self._browser
+
+    def close(self) -> None:
+        self._browser = None
+        self._stack.close()
 
 
 def _listens(port: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,12 +13,9 @@ from pathlib import Path
 
 import waitress  # type: ignore[import-untyped]
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.world import World, environment_in
-
-PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.serve import run_metrics; " + (
-    "sys.exit(run_metrics(load_settings()))"
-)
 
 
 @contextmanager
@@ -29,7 +25,8 @@ def served(folder: Path, more: Mapping[str, str] | None = None, port: int = 0) -
     environment = (
         dict(os.environ) | environment_in(folder) | {"METRICS_PORT": str(port), "AITP_ENV_FILE": ""} | dict(more or {})
     )
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "aitp", "metrics"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: answers(port), timeout=30)
             yield f"http://127.0.0.1:{port}/"
@@ -59,9 +56,3 @@ def answers(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,14 +17,15 @@ from aitp.metrics import known_models, open_metrics
 from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
+from tests.ports import free_port
 from tests.waiting import wait_until
-from tests.web.browser import Browser, chromium, needs_browser
+from tests.web.browser import Browser, Window, needs_browser
 from tests.web.hour import Hour
-from tests.web.serving import free_port, served, served_here
+from tests.web.serving import served, served_here
 from tests.web.test_spending import A_DAY_LONG
 from tests.web.world import WORKER, World
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.xdist_group("browser")]  # one browser, however many processes test
 
 CREW = {"CONCURRENCY_LIMIT": "1", "RELAY_PROCESSES": "1"}
 MOCK = CREW | {"OPENAI_API_KEY": "your_openai_api_key_here"}
@@ -61,21 +62,19 @@ CONTRAST = """(() => {
 
 
 @pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+def window() -> Iterator[Window]:
+    window = Window()
+    yield window
+    window.close()
 
 
 @pytest.fixture
-def browser(window: Browser) -> Iterator[Browser]:
+def browser(window: Window) -> Iterator[Browser]:
     """As a new one on a desktop; what it logged is judged at the end."""
-    window.size(*DESKTOP)
-    window.prefer(color_scheme="light")
-    window.scripts(True)
-    window.console()
-    yield window
-    logged = window.console()
-    window.open("about:blank")
+    browser = window.fresh(*DESKTOP)
+    yield browser
+    logged = browser.console()
+    browser.open("about:blank")
     assert logged == []
 
 

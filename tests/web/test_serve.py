@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.world import World, environment_in
 
@@ -32,12 +33,6 @@ socket.getaddrinfo = fails
 """
 # A parent that starts the metrics process, tells its pid, and waits to be killed.
 PARENT = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True); input()"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(world: World, port: int) -> dict[str, str]:
@@ -56,7 +51,7 @@ class Running:
         self.port = free_port()
         self.log_path = world.settings.runtime_dir / "log"
         with self.log_path.open("wb") as log:
-            command = [sys.executable, "-c", PROGRAM]
+            command = [sys.executable, "-m", "aitp", "metrics"]
             self.process = subprocess.Popen(command, env=environment(world, self.port), stdout=log, stderr=log)
         wait_until(self.has_said("Metrics server started"), timeout=30)
 
