@@ -170,6 +170,7 @@ EARLY: dict[str, Callable[[int], bool]] = {
 }
 
 
+@pytest.mark.usefixtures("own_interpreter")
 def test_ctrl_c_before_a_command_has_begun_is_quiet_as_well(place: Path) -> None:
     with started(place) as demo:
         wait_until(lambda: "pydantic_core" in Path(f"/proc/{demo.pid}/maps").read_text(), timeout=30, every=0.001)
@@ -180,6 +181,7 @@ def test_ctrl_c_before_a_command_has_begun_is_quiet_as_well(place: Path) -> None
     assert (out, err) == ("", "")
 
 
+@pytest.mark.usefixtures("own_interpreter")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", EARLY)
 def test_a_signal_while_it_starts_ends_it_quietly(moment: str, number: signal.Signals, place: Path) -> None:

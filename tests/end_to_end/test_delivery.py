@@ -9,6 +9,7 @@ import pytest
 
 from aitp.demo.faults import Fault
 from tests.end_to_end.running import Service, threads
+from tests.waiting import patience
 
 LATENCY = 0.1
 
@@ -142,6 +143,5 @@ def test_a_new_task_for_an_idle_service_is_delivered_within_an_interval(service:
         [delivery] = [d for d in world.deliveries() if d.task_id == task_id]
         waits.append(delivery.received_monotonic - added)
 
-    # 1.2 s on a machine that is ours alone; the tests share this one.
-    assert statistics.median(waits) <= 1.2 + LATENCY, waits
-    assert max(waits) <= 2.0 + LATENCY, waits
+    assert statistics.median(waits) <= patience(1.2 + LATENCY), waits
+    assert max(waits) <= patience(2.0 + LATENCY), waits

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
 
 from aitp.ledger import DeliveryOutcome, LedgerConfig
-from tests.ledger.world import RELAY, WORKER, World, terms
+from tests.ledger.world import RELAY, WORKER, Clock, World, terms
 
 PAGE = 4_096
 READY, FINISHED, DEAD, DELIVERED = 300, 300, 20, 15
@@ -16,6 +19,16 @@ READY, FINISHED, DEAD, DELIVERED = 300, 300, 20, 15
 
 def lived(folder: Path, template: Path) -> World:
     """300 ready, 4 claimed, 300 finished, 20 dead letters, 15 tombstones; a completion for each that was run."""
+    kept, clock = _kept(template)
+    world = World(copy_of(kept, "ledger.db", folder), replace(clock))
+    world.open()
+    return world
+
+
+@functools.cache
+def _kept(template: Path) -> tuple[Path, Clock]:
+    """It takes a second to live so much: once for all that begin with this template."""
+    folder = Path(tempfile.mkdtemp(dir=template.parent))
     world = World.create(folder, template, LedgerConfig(), month=10_000)
     world.admit(*(f"run{number}" for number in range(FINISHED + DEAD + DELIVERED)))
     for _ in range(FINISHED + DEAD + DELIVERED):
@@ -28,7 +41,9 @@ def lived(folder: Path, template: Path) -> World:
     world.admit(*(f"new{number}" for number in range(READY + 4)))
     world.claim(WORKER, terms(batch=4))
     assert world.take(RELAY, 3)
-    return world
+    kept = copy_of(world.path, "kept.db")
+    world.close()
+    return kept, world.clock
 
 
 def closed(world: World) -> Path:
@@ -62,9 +77,9 @@ def overwrite(path: Path, page: int, content: bytes = b"\xaa" * PAGE) -> None:
         file.write(content)
 
 
-def copy_of(path: Path, name: str) -> Path:
-    """The file under another name, with its log."""
-    copy = path.with_name(name)
+def copy_of(path: Path, name: str, folder: Path | None = None) -> Path:
+    """The file under another name (or elsewhere), with its log."""
+    copy = (folder or path.parent) / name
     for end in ("", "-wal"):
         if (file := path.with_name(path.name + end)).exists():
             shutil.copy(file, copy.with_name(copy.name + end))

@@ -15,7 +15,7 @@ from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.processes import Gate, Process
 from tests.ledger.world import ALONE, POLLING, RELAY, START, WORKER, World, ids, names, terms
-from tests.waiting import wait_until
+from tests.waiting import patience, wait_until
 
 FOUR = range(WORKER, WORKER + 4)
 
@@ -315,8 +315,8 @@ def test_writers_queue_fairly(world: World) -> None:
     results = [process.result() for process in processes]
     counts = [written for written, _ in results]
 
-    assert max(longest for _, longest in results) < 0.5
-    assert min(counts) > 0.4 * sum(counts) / len(counts)
+    assert max(longest for _, longest in results) < patience(0.5)
+    assert min(counts) > 0.4 * sum(counts) / len(counts) / patience(1.0)
 
 
 def test_a_writer_outside_the_queue_is_waited_for(world: World) -> None:

@@ -18,6 +18,7 @@ from aitp.process.scoreboard import Notifier, Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
 from tests.process.forks import in_child
 from tests.process.house import House
+from tests.waiting import patience
 
 
 @pytest.fixture
@@ -52,16 +53,16 @@ def waits(child: Child, seconds: float) -> float:
 
 
 def test_a_wait_ends_at_its_time_and_not_before(child: Child) -> None:
-    assert 0.2 <= waits(child, 0.2) < 1
+    assert 0.2 <= waits(child, 0.2) < patience(1)
 
 
 def test_a_wait_for_a_moment_that_is_past_does_not_sleep(child: Child) -> None:
-    assert waits(child, -5) < 0.1
+    assert waits(child, -5) < patience(0.1)
 
 
 def test_a_ring_before_the_wait_is_not_lost_and_rings_once(child: Child, inherited: Inherited) -> None:
     inherited.notifier.notify(101)
-    assert waits(child, 10) < 1
+    assert waits(child, 10) < patience(1)
     assert waits(child, 0.2) >= 0.2
 
 
@@ -136,7 +137,7 @@ def test_a_call_shows_on_the_scoreboard(child: Child, inherited: Inherited) -> N
 def test_the_masters_death_wakes_and_asks_to_leave(child: Child, inherited: Inherited) -> None:
     assert not child.leaving
     os.close(inherited.death_pipe_end)
-    assert waits(child, 10) < 1
+    assert waits(child, 10) < patience(1)
     assert child.leaving
 
 
@@ -151,7 +152,7 @@ def test_a_signal_to_leave_ends_the_sleep(child: Child, signum: int) -> None:
     def sleeps() -> list[Any]:
         child.listen()
         os.kill(os.getpid(), signum)
-        return [waits(child, 10) < 1, waits(child, 10) < 1, child.leaving]
+        return [waits(child, 10) < patience(1), waits(child, 10) < patience(1), child.leaving]
 
     assert in_child(sleeps) == [True, True, True]
 
@@ -160,7 +161,7 @@ def test_a_signal_to_poll_ends_the_sleep_once(child: Child) -> None:
     def sleeps() -> list[Any]:
         child.listen()
         os.kill(os.getpid(), signal.SIGUSR1)
-        return [waits(child, 10) < 1, waits(child, 0.2) >= 0.2, child.poll_asked, child.leaving]
+        return [waits(child, 10) < patience(1), waits(child, 0.2) >= 0.2, child.poll_asked, child.leaving]
 
     assert in_child(sleeps) == [True, True, True, False]
 

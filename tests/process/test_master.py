@@ -14,7 +14,7 @@ import pytest
 
 from aitp.process.scoreboard import State
 from tests.process.house import House, alive
-from tests.waiting import wait_until
+from tests.waiting import patience, wait_until
 
 
 def test_it_fills_all_slots_and_leaves_nobody_behind(house: House) -> None:
@@ -89,7 +89,7 @@ def test_quit_stops_at_once_with_calls_in_hand(house: House) -> None:
     started = time.monotonic()
     master.send_signal(signal.SIGQUIT)
     assert master.wait(10) == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < patience(2)
     assert not any(map(alive, pids.values()))
 
 
@@ -118,7 +118,7 @@ def test_a_call_that_outlasts_the_grace_is_ended_in_time_and_what_it_had_goes_ba
     started = time.monotonic()
     master.terminate()
     assert master.wait(10) == 0
-    assert 0.9 < time.monotonic() - started < 2
+    assert 0.9 < time.monotonic() - started < patience(2)
     assert not house.events("call done")
     assert house.events("sweep")[-1]["wanted"] == []
     assert "may be bought again" in house.log()
@@ -133,7 +133,7 @@ def test_a_deaf_child_is_killed_at_the_graces_end_and_swept(house: House) -> Non
     started = time.monotonic()
     master.terminate()
     assert master.wait(10) == 0
-    assert 0.9 < time.monotonic() - started < 2.5
+    assert 0.9 < time.monotonic() - started < patience(2.5)
     assert not alive(pid)
     assert house.events("sweep")[-1]["wanted"] == []
     assert house.events("sweep")[-1]["causes"]["101"] == "stopped"
@@ -332,13 +332,13 @@ def test_claims_that_a_former_owner_still_holds_are_swept_again(house: House) ->
     assert first["wanted"] == [1, 101, 102]
 
 
-def test_a_thousand_restarts_leak_no_descriptor(house: House) -> None:
+def test_hundreds_of_restarts_leak_no_descriptor(house: House) -> None:
     house.settings(CONCURRENCY_LIMIT=8, RELAY_PROCESSES=1)
     master = house.start("worker=returns_at_once", ready=False)
     descriptors = Path(f"/proc/{master.pid}/fd")
     house.await_events("started", 20)
     before = len(list(descriptors.iterdir()))
-    house.await_events("started", 1000, timeout=60)
+    house.await_events("started", 300, timeout=60)
     assert len(list(descriptors.iterdir())) == before
 
 

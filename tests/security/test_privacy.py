@@ -19,7 +19,7 @@ from aitp.settings import load_settings
 from tests.end_to_end.running import Service, alive
 from tests.settings.complete import COMPLETE
 
-pytestmark = pytest.mark.usefixtures("own_interpreter")
+started_from_the_file = pytest.mark.usefixtures("own_interpreter")
 
 SECRETS = {
     "OAUTH2_CLIENT_SECRET": "planted-client-secret-0123456789",
@@ -74,6 +74,7 @@ def memory_of(pid: int) -> Iterator[bytes]:
                 yield memory.read(end - begin)
 
 
+@started_from_the_file
 def test_no_process_shows_a_secret_and_metrics_never_has_those_of_others(contained: Contained) -> None:
     contained.start("run")
     contained.await_states(succeeded=5)  # with what was withheld nothing is missing
@@ -129,6 +130,7 @@ def would_dump(directory: Path) -> bool:
     return os.WCOREDUMP(status)
 
 
+@started_from_the_file
 def test_no_process_leaves_a_core_dump(contained: Contained) -> None:
     before = resource.getrlimit(resource.RLIMIT_CORE)
     try:

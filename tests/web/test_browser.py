@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,23 @@ def browser(window: Window) -> Iterator[Browser]:
     browser = window.fresh(*DESKTOP)
     yield browser
     logged = browser.console()
-    browser.open("about:blank")
+    browser.open("about:blank")  # from wherever it is
     assert logged == []
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World.create(tmp_path, **CREW)
+
+
+@contextmanager
+def visited(browser: Browser, server: AbstractContextManager[str]) -> Iterator[str]:
+    """The page's address; the browser leaves it before the server does, or the console would tell of that."""
+    with server as url:
+        try:
+            yield url
+        finally:
+            browser.open("about:blank")
 
 
 def change(world: World, statement: str, *values: object) -> None:
@@ -153,7 +164,7 @@ def test_five_seconds_tell_whether_all_is_well(browser: Browser, tmp_path: Path,
     settings, story, level, sentence, point = STATES[state]
     world = World.create(tmp_path, **settings)
     story(world)
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         browser.open(url)
 
         assert browser.text("#verdict") == sentence
@@ -179,7 +190,7 @@ def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: Worl
     change(world, "UPDATE polls SET problem = ?", ATTACK)
     change(world, "INSERT INTO recent_errors VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
     change(world, "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e300")
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         for size in (DESKTOP, PHONE):
             browser.size(*size)
             browser.open(url)
@@ -203,7 +214,7 @@ def test_much_money_has_room_on_every_screen_and_stands_below_the_limits(browser
     metrics.tokens("openai", "text-embedding-3-large", "completion_tokens", 2_345_678_901)
     metrics.cost("openai", "text-embedding-3-large", "USD", 12_345.67)
     metrics.close()
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         for size in (DESKTOP, PHONE):
             browser.size(*size)
             browser.open(url)
@@ -227,7 +238,7 @@ def test_all_text_can_be_read_by_day_and_by_night(browser: Browser, tmp_path: Pa
     change(world, refuse_the_key_of)
     bury_a_result(world)
     browser.prefer(color_scheme=scheme)
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         browser.open(url)
         browser.run("document.querySelector('details').open = true")
         contrast, text = browser.run(CONTRAST)
@@ -239,7 +250,7 @@ def test_all_text_can_be_read_by_day_and_by_night(browser: Browser, tmp_path: Pa
 
 def test_it_is_built_to_be_heard(browser: Browser, world: World) -> None:
     """Landmarks, headings, captions, and one region that speaks up."""
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         browser.open(url)
 
         def count(selector: str) -> Any:
@@ -261,7 +272,7 @@ def test_it_is_built_to_be_heard(browser: Browser, world: World) -> None:
 @pytest.mark.parametrize(("wish", "transition"), [("reduce", "all"), ("no-preference", "opacity")])
 def test_nothing_moves_for_who_wants_it_still(browser: Browser, world: World, wish: str, transition: str) -> None:
     browser.prefer(reduced_motion=wish)
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         browser.open(url)
         browser.run("document.documentElement.classList.add('lost')")
 
@@ -271,7 +282,7 @@ def test_nothing_moves_for_who_wants_it_still(browser: Browser, world: World, wi
 def test_without_script_it_is_whole_and_loads_itself_again(browser: Browser, world: World) -> None:
     Hour(world).close()
     browser.scripts(False)
-    with served_here(world) as url:
+    with visited(browser, served_here(world)) as url:
         browser.open(url)
 
         assert browser.text("#verdict") == "All is well."
@@ -280,7 +291,7 @@ def test_without_script_it_is_whole_and_loads_itself_again(browser: Browser, wor
 
 
 def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_path: Path) -> None:
-    with served(tmp_path, CREW) as url:
+    with visited(browser, served(tmp_path, CREW)) as url:
         browser.open(url)
         browser.run("window.kept = document.getElementById('verdict')")
         browser.run("document.querySelector('details').open = true")
@@ -303,7 +314,7 @@ def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_p
 def test_parts_that_come_or_go_bring_the_whole_page_anew(browser: Browser, world: World, tmp_path: Path) -> None:
     aside = tmp_path / "aside.db"
     world.settings.ledger_path.rename(aside)
-    with served(tmp_path, CREW) as url:
+    with visited(browser, served(tmp_path, CREW)) as url:
         browser.open(url)
         assert browser.text("#limits") == ""
 
@@ -332,7 +343,7 @@ def test_a_service_that_does_not_answer_is_not_shown_as_well(browser: Browser, w
 
 def test_with_a_token_the_browser_asks_once_and_stays_live(browser: Browser, world: World, tmp_path: Path) -> None:
     settings = CREW | {"METRICS_TOKEN": "a-token-of-some-length"}
-    with served(tmp_path, settings) as url:
+    with visited(browser, served(tmp_path, settings)) as url:
         browser.open(url.replace("://", "://operator:a-token-of-some-length@"))
         assert browser.text("#verdict") == "All is well."
 
@@ -343,7 +354,7 @@ def test_with_a_token_the_browser_asks_once_and_stays_live(browser: Browser, wor
 
 def test_a_script_that_got_in_would_not_run(browser: Browser, world: World, tmp_path: Path) -> None:
     """And would be found by every other test here: the console tells of it."""
-    with served(tmp_path, CREW) as url:
+    with visited(browser, served(tmp_path, CREW)) as url:
         browser.open(url)
         browser.run("document.body.append(Object.assign(document.createElement('script'), {text: 'window.hurt = 1'}))")
 
