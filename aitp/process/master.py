@@ -343,7 +343,7 @@ class Master:
         self._parent = Parent(supervised=under_supervisord())
         self._started = time.time()
         self._phase = Phase.PREPARING
-        self._reload_again = False  # HUP came while there was a preparation
+        self._reload_asked = False
         self._exit_code: int | None = None
         # All monotonic.
         self._sweep_due = math.inf
@@ -412,7 +412,10 @@ class Master:
             self._stop(max(self._settings.shutdown_grace_seconds - self._timings.tick_seconds, 0.0))
         if self._phase in STOPPING:
             self._drain()
-        elif self._phase is not Phase.PREPARING:
+            return
+        if self._phase is Phase.WORKING and self._reload_asked:
+            self._reload()
+        if self._phase is not Phase.PREPARING:
             self._expect(self._children.fill(self._settings))
             self._expect(self._puller.send_if_due(self._settings))
             self._sweep_if_due()
@@ -430,21 +433,23 @@ class Master:
 
     # Taking settings over: prepare (a helper) → adopt. At the start and at a reload alike
 
+    def _ask_for_reload(self) -> None:
+        """HUP: take new settings over, as soon as none are being prepared."""
+        self._reload_asked = True
+
     def _reload(self) -> None:
-        """HUP: take new settings over, if they are good; children leave at leisure and come back with them."""
-        if self._phase in (Phase.PREPARING, Phase.RELOADING):
-            self._reload_again = True
-        elif self._phase is Phase.WORKING:
-            self._systemd.reloading(time.monotonic())
-            try:
-                settings = self._roles.load()
-                self._refuse_moves(settings)
-                refuse_few_descriptors(settings)
-            except ConfigurationError as error:
-                self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
-                return
-            self._phase = Phase.RELOADING
-            self._prepare(settings)
+        """New settings, if they are good; children leave at leisure and come back with them."""
+        self._reload_asked = False
+        self._systemd.reloading(time.monotonic())
+        try:
+            settings = self._roles.load()
+            self._refuse_moves(settings)
+            refuse_few_descriptors(settings)
+        except ConfigurationError as error:
+            self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
+            return
+        self._phase = Phase.RELOADING
+        self._prepare(settings)
 
     def _prepare(self, settings: Settings) -> None:
         work, ended = partial(self._roles.prepare, settings), partial(self._prepared, settings)
@@ -461,10 +466,6 @@ class Master:
         else:
             log.error("The ledger cannot be prepared", exit_code=exit_code)
             self._exit_code = exit_code if exit_code == ExitCode.MISCONFIGURED else ExitCode.FAILED
-            return
-        if self._reload_again:
-            self._reload_again = False
-            self._reload()
 
     def _adopt(self, settings: Settings) -> None:
         if self._phase is Phase.RELOADING:
@@ -591,7 +592,7 @@ SIGNALS: Mapping[signal.Signals, Callable[[Master], None]] = {
     signal.SIGTERM: Master._stop_gracefully,
     signal.SIGINT: Master._stop_gracefully,
     signal.SIGQUIT: Master._quit,
-    signal.SIGHUP: Master._reload,
+    signal.SIGHUP: Master._ask_for_reload,
     signal.SIGUSR1: Master._poll_now,
     signal.SIGUSR2: Master._look_after_models,
 }

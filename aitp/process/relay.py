@@ -50,7 +50,7 @@ from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.child import Child
-from aitp.process.reports import DiskWatch, tell_of_reuse
+from aitp.process.reports import DiskWatch, tell_of_breaker, tell_of_reuse
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.taskapi import PendingPage, TaskApi
@@ -365,10 +365,7 @@ class Relay:
     def _tell(self, change: BreakerChange | None) -> None:
         if change is None:
             return
-        if change.state == "open":
-            log.error("Circuit breaker is open", service=change.service, reason=change.reason)
-        else:
-            log.info(f"Circuit breaker is {change.state}", service=change.service)
+        tell_of_breaker(change)
         # What the others sleep until has changed.
         self._process.wake_relays(99)
 

@@ -28,6 +28,7 @@ from aitp.errors import (
 )
 from aitp.ledger import (
     DISK_RESERVE_BYTES,
+    BreakerChange,
     Claim,
     Cooldown,
     Failure,
@@ -43,7 +44,7 @@ from aitp.metrics import Metrics
 from aitp.prices import amount
 from aitp.process.scoreboard import role_of
 from aitp.processors import Result
-from aitp.tasks import Culprit, Ending, Outcome, Task
+from aitp.tasks import BreakerState, Culprit, Ending, Outcome, Task
 
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
@@ -201,6 +202,12 @@ class DiskWatch:
         elif self._stopped:
             self._stopped = False
             log.info("Ledger's disk has room again", goes_on=self._what)
+
+
+def tell_of_breaker(change: BreakerChange) -> None:
+    """A line for a breaker that opened, closed or lets a probe through."""
+    tell = log.error if change.state == BreakerState.OPEN else log.info
+    tell(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
 
 
 def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:

@@ -30,6 +30,7 @@ from aitp.process.reports import (
     DiskWatch,
     report_of_failure,
     report_of_results,
+    tell_of_breaker,
     tell_of_reuse,
     warn_of_idleness,
     with_fallback,
@@ -296,12 +297,7 @@ class Worker:
         tell_of_reuse(settled.reused, self._metrics)
         self._process.count_done(ended)
         if change := settled.breaker:
-            opened = change.state == "open"
-            (log.error if opened else log.info)(
-                "Circuit breaker is open" if opened else f"Circuit breaker is {change.state}",
-                service=change.service,
-                reason=change.reason,
-            )
+            tell_of_breaker(change)
         if settled.paused_processor:
             log.error("Processor paused after unexpected errors in a row", processor=processor.label)
         if ended:
@@ -369,7 +365,7 @@ def worker_for(
         return process.call(worker.task_id, seconds)
 
     def observe(change: BreakerChange) -> None:
-        log.warning(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
+        tell_of_breaker(change)
         process.wake_workers(settings.concurrency_limit)
 
     providers = {

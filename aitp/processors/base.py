@@ -20,10 +20,13 @@ from pydantic_core import PydanticCustomError
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
 from aitp.knowledge import Knowledge
+from aitp.logs import get_logger
 from aitp.processors.prompts import Prompt, load_prompts
 from aitp.providers import Provider
 from aitp.providers.base import plugin_builders
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
+
+_log = get_logger(__name__)
 
 
 def _not_blank(text: str) -> str:
@@ -210,6 +213,12 @@ class Registry(MutableMapping[str, Processor[Any]]):
 
 
 PROCESSORS = Registry()
+
+
+def tell_of_cut(model: str, whole: str, kept: str, **facts: object) -> None:
+    """A text was longer than its model reads, and what was `kept` of it was sent."""
+    lengths = {"characters": len(whole), "kept_characters": len(kept)}
+    _log.warning("Text too long for its model, cut", model=model, cut_by="characters", **lengths, **facts)
 
 
 def default_models(settings: Settings) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Context, Memory, Result
-from aitp.providers import Message, Provider, Question, Reply
+from aitp.processors.base import Context, Memory, Result, tell_of_cut
+from aitp.providers import Message, Provider, Question
 from aitp.providers.request_profile import BOUNDS
 
 MOST_FAULTS = 5
@@ -147,7 +147,8 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
             error.answers += bool(later)  # the first one was useless as well
             raise
         if data is not sent:
-            _tell_of_cut(inquiry, model, data, reply)
+            facts = {"schema": inquiry.name, "prompt_tokens": reply.usage.prompt_tokens}
+            tell_of_cut(model, inquiry.data["text"], data["text"], **facts)
             sent = data
         value, faults = inquiry.judge(reply.text, last=bool(later))
         if value is not None and not faults:
@@ -172,18 +173,6 @@ def _shorter(text: object, question: Question, error: InputTooLong) -> str | Non
     written = len(orjson.dumps(text).decode())
     around = (sum(len(message.content) for message in question.messages) - written) * len(text) // written
     return shortened(text, error.tokens, around)
-
-
-def _tell_of_cut(inquiry: Inquiry[Any], model: str, data: Mapping[str, Any], reply: Reply) -> None:
-    _log.warning(
-        "Text too long for its model, cut",
-        model=model,
-        schema=inquiry.name,
-        cut_by="characters",
-        characters=len(inquiry.data["text"]),
-        kept_characters=len(data["text"]),
-        prompt_tokens=reply.usage.prompt_tokens,
-    )
 
 
 def _told(error: ValidationError) -> list[str]:

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aitp.errors import InputTooLong
-from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Content, Context, Processor, Result, processor
+from aitp.processors.base import Content, Context, Processor, Result, processor, tell_of_cut
 from aitp.providers import Provider
-
-_log = get_logger(__name__)
 
 
 @processor("text_embedding")
@@ -38,12 +35,5 @@ class TextEmbeddingProcessor(Processor[Content]):
                     raise
                 texts = [shorter]
         if texts is not whole:
-            _log.warning(
-                "Text too long for its model, cut",
-                model=model,
-                cut_by="characters",
-                characters=len(whole[0]),
-                kept_characters=len(texts[0]),
-                kept_tokens=found.usage.prompt_tokens,
-            )
+            tell_of_cut(model, whole[0], texts[0], kept_tokens=found.usage.prompt_tokens)
         return found.vectors

@@ -53,18 +53,14 @@ class OpenAIProvider:
     name = OPENAI
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.openai_api_key is not None
-        self._key = settings.openai_api_key
+        self._settings = settings
         self._base_url = settings.openai_base_url or OPENAI_URL
-        self._timeout_seconds = settings.openai_timeout
-        self._dimensions = settings.embedding_dimensions
         self._effort = settings.openai_reasoning_effort
         # Other servers know no tiers, most of them, and "default" is what they have: some refuse what they don't know.
         own = urlsplit(self._base_url).hostname == urlsplit(OPENAI_URL).hostname
         tier = settings.openai_service_tier or ""
         self._tier = tier if own or tier != "default" else ""
-        self._trust = settings.trust
-        self._bound = BodyBound(OPENAI, self._timeout_seconds + CALL_MARGIN_SECONDS)
+        self._bound = BodyBound(OPENAI, settings.openai_timeout + CALL_MARGIN_SECONDS)
         self._client: openai.OpenAI | None = None
 
     def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
@@ -75,7 +71,7 @@ class OpenAIProvider:
     def embed(
         self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
     ) -> Embeddings:
-        length = (dimensions or self._dimensions) if accepts_dimensions(model) else None
+        length = (dimensions or self._settings.embedding_dimensions) if accepts_dimensions(model) else None
         wanted = {"encoding_format": "base64", "dimensions": length}
         held = {name: value for name, value in wanted.items() if value is not None and name not in leave_out}
         limit_bytes = EMBEDDINGS_BYTES + EMBEDDING_BYTES * len(texts)
@@ -116,12 +112,14 @@ class OpenAIProvider:
         raise failure
 
     def _connect(self) -> openai.OpenAI:
+        seconds, key = self._settings.openai_timeout, self._settings.openai_api_key
+        assert key is not None
         return openai.OpenAI(
-            api_key=self._key.get_secret_value(),
+            api_key=key.get_secret_value(),
             base_url=self._base_url,
             max_retries=0,
-            timeout=self._timeout_seconds,
-            http_client=http_client(self._bound, self._timeout_seconds, self._trust),
+            timeout=seconds,
+            http_client=http_client(self._bound, seconds, self._settings.trust),
             default_headers=PLAIN,
         )
 
