@@ -19,6 +19,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,15 +39,13 @@ from aitp.errors import (
 )
 from aitp.policy.routing import Why
 from aitp.settings import keep_metrics_in
-from aitp.tasks import Ending, TaskStatus, TaskType
+from aitp.tasks import Ending, Period, TaskStatus, TaskType
 
 OTHER = "other"  # the label value of everything that is not on a known list
 NO_ANSWER = "none"  # status_code of a request that got no answer at all
 
 PENDING_ENDPOINT = "/api/ai-tasks/pending"
 TASK_ENDPOINT = "/api/ai-tasks/:id"
-PERIODS = ("minute", "hour", "day", "week", "month")
-BUDGET_PERIODS = ("day", "month")
 TOKEN_TYPES = ("prompt_tokens", "completion_tokens", "total_tokens")
 DELIVERY_OUTCOMES = ("delivered", "refused", "deferred")
 ROLES = ("relay", "worker")
@@ -90,6 +89,9 @@ _STATUS_OF_ERROR: tuple[tuple[type[BaseException], CallStatus], ...] = (
 )
 
 
+FamilyType = Literal["counter", "gauge", "histogram"]
+
+
 class Source(StrEnum):
     """Where a scrape finds the values of a metric, in the words of docs/METRICS.md."""
 
@@ -104,7 +106,7 @@ class Family:
     """One metric: its name as Prometheus shows it, its type, its labels in order, where its values come from."""
 
     name: str
-    type: Literal["counter", "gauge", "histogram"]
+    type: FamilyType
     help: str
     labels: tuple[str, ...] = ()
     source: Source = Source.COUNTED
@@ -124,174 +126,126 @@ Labels = tuple[str | Enum, ...]  # values, in the order of a family's labels
 FAMILIES: dict[str, Family] = {}
 
 
-def _declare(
-    type: Literal["counter", "gauge", "histogram"], name: str, help: str, *labels: str, source: Source | None = None
-) -> Family:
-    source = source or (Source.LEDGER if type == "gauge" else Source.COUNTED)
+def _declare(type: FamilyType, source: Source, name: str, help: str, *labels: str) -> Family:
     family = FAMILIES[name] = Family(name, type, help, labels, source)
     return family
 
 
+_counter, _histogram = partial(_declare, "counter", Source.COUNTED), partial(_declare, "histogram", Source.COUNTED)
+_of_ledger, _of_models = partial(_declare, "gauge", Source.LEDGER), partial(_declare, "gauge", Source.MODELS)
+_of_service = partial(_declare, "gauge", Source.SERVICE)
+
 # ── counted by relays and workers ────────────────────────────────────────────────────────────────────────────────────
-TASKS_PROCESSED = _declare("counter", "ai_tasks_processed_total", "Tasks that reached an end.", "task_type", "status")
-TASK_DURATION = _declare(
-    "histogram", "ai_task_processing_duration_seconds", "Time from claim to end of a task.", "task_type"
+TASKS_PROCESSED = _counter("ai_tasks_processed_total", "Tasks that reached an end.", "task_type", "status")
+TASK_DURATION = _histogram("ai_task_processing_duration_seconds", "Time from claim to end of a task.", "task_type")
+TASK_ATTEMPTS = _counter("aitp_task_attempts_total", "Attempts at tasks, by how they ended.", "task_type", "ending")
+RESULTS_REUSED = _counter(
+    "ai_results_reused_total", "Tasks that got the result of an equal one, without a call.", "task_type"
 )
-TASK_ATTEMPTS = _declare(
-    "counter", "aitp_task_attempts_total", "Attempts at tasks, by how they ended.", "task_type", "ending"
+API_REQUESTS = _counter("api_requests_total", "Requests to the task API.", "endpoint", "method", "status_code")
+API_DURATION = _histogram("api_request_duration_seconds", "Duration of requests to the task API.", "endpoint", "method")
+DELIVERIES = _counter("aitp_deliveries_total", "Attempts to deliver a result, by outcome.", "outcome")
+TOKEN_REQUESTS = _counter("oauth_token_requests_total", "Requests for an access token.", "status")
+LIMIT_EXCEEDED = _counter("rate_limit_exceeded_total", "Times that a rate limit kept tasks waiting.", "period")
+FALLBACKS = _counter(
+    "ai_provider_fallbacks_total", "Calls to another provider than the first choice.", "from", "to", "reason"
 )
-RESULTS_REUSED = _declare(
-    "counter", "ai_results_reused_total", "Tasks that got the result of an equal one, without a call.", "task_type"
-)
-API_REQUESTS = _declare(
-    "counter", "api_requests_total", "Requests to the task API.", "endpoint", "method", "status_code"
-)
-API_DURATION = _declare(
-    "histogram", "api_request_duration_seconds", "Duration of requests to the task API.", "endpoint", "method"
-)
-DELIVERIES = _declare("counter", "aitp_deliveries_total", "Attempts to deliver a result, by outcome.", "outcome")
-TOKEN_REQUESTS = _declare("counter", "oauth_token_requests_total", "Requests for an access token.", "status")
-LIMIT_EXCEEDED = _declare(
-    "counter", "rate_limit_exceeded_total", "Times that a rate limit kept tasks waiting.", "period"
-)
-FALLBACKS = _declare(
-    "counter",
-    "ai_provider_fallbacks_total",
-    "Calls to another provider than the first choice.",
-    "from",
-    "to",
-    "reason",
-)
-COST = _declare(
-    "counter",
+COST = _counter(
     "aitp_cost_total",
     "What calls cost by the prices of PRICES and the usage that providers reported, in the currency's own unit.",
     "provider",
     "model",
     "currency",
 )
-BUDGET_EXCEEDED = _declare(
-    "counter", "aitp_budget_exceeded_total", "Times that a budget kept tasks waiting: once a window.", "period"
+BUDGET_EXCEEDED = _counter(
+    "aitp_budget_exceeded_total", "Times that a budget kept tasks waiting: once a window.", "period"
 )
-CHILD_EXITS = _declare("counter", "aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
-OPENAI_REQUESTS = _declare("counter", "openai_requests_total", "Calls to OpenAI.", "model", "status")
-OPENAI_TOKENS = _declare("counter", "openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
-OPENAI_DURATION = _declare("histogram", "openai_request_duration_seconds", "Duration of calls to OpenAI.", "model")
-OLLAMA_REQUESTS = _declare("counter", "ollama_requests_total", "Calls to Ollama.", "model", "status")
-OLLAMA_TOKENS = _declare("counter", "ollama_tokens_used_total", "Tokens that Ollama counted.", "model", "type")
-OLLAMA_DURATION = _declare("histogram", "ollama_request_duration_seconds", "Duration of calls to Ollama.", "model")
+CHILD_EXITS = _counter("aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
+OPENAI_REQUESTS = _counter("openai_requests_total", "Calls to OpenAI.", "model", "status")
+OPENAI_TOKENS = _counter("openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
+OPENAI_DURATION = _histogram("openai_request_duration_seconds", "Duration of calls to OpenAI.", "model")
+OLLAMA_REQUESTS = _counter("ollama_requests_total", "Calls to Ollama.", "model", "status")
+OLLAMA_TOKENS = _counter("ollama_tokens_used_total", "Tokens that Ollama counted.", "model", "type")
+OLLAMA_DURATION = _histogram("ollama_request_duration_seconds", "Duration of calls to Ollama.", "model")
 
 # ── read at scrape time: from the ledger ─────────────────────────────────────────────────────────────────────────────
-TASKS_IN_FLIGHT = _declare("gauge", "ai_tasks_in_flight", "Tasks that a worker has claimed.")
-LIMIT_USAGE = _declare("gauge", "rate_limit_current_usage", "Tasks counted in the current window.", "period")
-LIMIT_MAX = _declare("gauge", "rate_limit_max_allowed", "Tasks allowed in a window.", "period")
-LIMIT_REMAINING = _declare("gauge", "rate_limit_remaining", "Tasks that the current window has room for.", "period")
-LIMIT_ROOM = _declare(
-    "gauge",
+TASKS_IN_FLIGHT = _of_ledger("ai_tasks_in_flight", "Tasks that a worker has claimed.")
+LIMIT_USAGE = _of_ledger("rate_limit_current_usage", "Tasks counted in the current window.", "period")
+LIMIT_MAX = _of_ledger("rate_limit_max_allowed", "Tasks allowed in a window.", "period")
+LIMIT_REMAINING = _of_ledger("rate_limit_remaining", "Tasks that the current window has room for.", "period")
+LIMIT_ROOM = _of_ledger(
     "rate_limit_room_timestamp_seconds",
     "When a used-up limit has room again; 0 while it has room, or will have as soon as a call ends.",
     "period",
 )
-LIMIT_WINDOW_END = _declare(
-    "gauge",
+LIMIT_WINDOW_END = _of_ledger(
     "rate_limit_window_end_timestamp_seconds",
     "When the current calendar window of a fixed limit ends; 0 for a rolling one, which has no end.",
     "period",
 )
-BUDGET_SPENT = _declare(
-    "gauge", "aitp_budget_spent", "What was spent in the current calendar window.", "period", "currency"
+BUDGET_SPENT = _of_ledger("aitp_budget_spent", "What was spent in the current calendar window.", "period", "currency")
+BUDGET_RESERVED = _of_ledger("aitp_budget_reserved", "What calls in hand may cost, by estimate.", "period", "currency")
+BUDGET_MAX = _of_ledger("aitp_budget_max", "The budget of a window.", "period", "currency")
+BUDGET_REMAINING = _of_ledger(
+    "aitp_budget_remaining", "What the budget of the current window has left.", "period", "currency"
 )
-BUDGET_RESERVED = _declare(
-    "gauge", "aitp_budget_reserved", "What calls in hand may cost, by estimate.", "period", "currency"
-)
-BUDGET_MAX = _declare("gauge", "aitp_budget_max", "The budget of a window.", "period", "currency")
-BUDGET_REMAINING = _declare(
-    "gauge", "aitp_budget_remaining", "What the budget of the current window has left.", "period", "currency"
-)
-BUDGET_ROOM = _declare(
-    "gauge",
+BUDGET_ROOM = _of_ledger(
     "aitp_budget_room_timestamp_seconds",
     "When a budget that keeps tasks back has room again; 0 while it keeps none back.",
     "period",
     "currency",
 )
-BUDGET_WINDOW_END = _declare(
-    "gauge",
+BUDGET_WINDOW_END = _of_ledger(
     "aitp_budget_window_end_timestamp_seconds",
     "When the current calendar window of a budget ends.",
     "period",
     "currency",
 )
-UNPRICED_MODELS = _declare(
-    "gauge", "aitp_unpriced_models", "Models whose tasks wait because they have no price while a budget is in force."
+UNPRICED_MODELS = _of_ledger(
+    "aitp_unpriced_models", "Models whose tasks wait because they have no price while a budget is in force."
 )
-BREAKER_STATE = _declare("gauge", "circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "service")
-BREAKER_FAILURES = _declare("gauge", "aitp_breaker_failures", "Failures in a row that a breaker counts.", "service")
-COOLDOWNS = _declare("gauge", "aitp_cooldowns", "Pauses in force that a service asked for.", "service")
-QUEUE_TASKS = _declare(
-    "gauge", "aitp_queue_tasks", "Tasks that wait for a worker, or first for their next try.", "state"
+BREAKER_STATE = _of_ledger("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "service")
+BREAKER_FAILURES = _of_ledger("aitp_breaker_failures", "Failures in a row that a breaker counts.", "service")
+COOLDOWNS = _of_ledger("aitp_cooldowns", "Pauses in force that a service asked for.", "service")
+QUEUE_TASKS = _of_ledger("aitp_queue_tasks", "Tasks that wait for a worker, or first for their next try.", "state")
+QUEUE_AGE = _of_ledger("aitp_queue_oldest_age_seconds", "Age of the oldest waiting task.")
+OUTBOX_RESULTS = _of_ledger("aitp_outbox_results", "Results that wait for delivery.")
+OUTBOX_AGE = _of_ledger("aitp_outbox_oldest_age_seconds", "Age of the oldest undelivered result.")
+DEAD_LETTERS = _of_ledger("aitp_dead_letters", "Results that the task API refused, kept for a person to see.")
+UNREADABLE = _of_ledger("aitp_unreadable_documents", "Task documents left pending because they cannot be read.")
+LAST_POLL = _of_ledger("aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
+DISK_FREE = _of_ledger("aitp_disk_free_bytes", "Free space where the ledger lies.")
+PAUSED = _of_ledger("aitp_paused", "1 while claims are paused by an operator.")
+QUARANTINES = _of_ledger(
+    "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
 )
-QUEUE_AGE = _declare("gauge", "aitp_queue_oldest_age_seconds", "Age of the oldest waiting task.")
-OUTBOX_RESULTS = _declare("gauge", "aitp_outbox_results", "Results that wait for delivery.")
-OUTBOX_AGE = _declare("gauge", "aitp_outbox_oldest_age_seconds", "Age of the oldest undelivered result.")
-DEAD_LETTERS = _declare("gauge", "aitp_dead_letters", "Results that the task API refused, kept for a person to see.")
-UNREADABLE = _declare("gauge", "aitp_unreadable_documents", "Task documents left pending because they cannot be read.")
-LAST_POLL = _declare("gauge", "aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
-DISK_FREE = _declare("gauge", "aitp_disk_free_bytes", "Free space where the ledger lies.")
-PAUSED = _declare("gauge", "aitp_paused", "1 while claims are paused by an operator.")
-QUARANTINES = _declare(
-    "gauge", "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
-)
-PAUSED_PROCESSORS = _declare("gauge", "aitp_paused_processors", "Processors paused after bugs in a row.")
-LEDGER_READABLE = _declare("gauge", "aitp_ledger_readable", "1 if this scrape could read the ledger.")
+PAUSED_PROCESSORS = _of_ledger("aitp_paused_processors", "Processors paused after bugs in a row.")
+LEDGER_READABLE = _of_ledger("aitp_ledger_readable", "1 if this scrape could read the ledger.")
 
 # ── read at scrape time: from the file of whoever looks after models ─────────────────────────────────────────────────
-MODEL_PRESENT = _declare("gauge", "ollama_model_present", "1 if Ollama has the model.", "model", source=Source.MODELS)
-MODEL_PULL_BYTES = _declare(
-    "gauge",
-    "ollama_model_pull_bytes",
-    "Bytes of the last pull of a model: completed, and in total.",
-    "model",
-    "kind",
-    source=Source.MODELS,
+MODEL_PRESENT = _of_models("ollama_model_present", "1 if Ollama has the model.", "model")
+MODEL_PULL_BYTES = _of_models(
+    "ollama_model_pull_bytes", "Bytes of the last pull of a model: completed, and in total.", "model", "kind"
 )
-MODEL_SHUTDOWN = _declare(
-    "gauge",
+MODEL_SHUTDOWN = _of_models(
     "aitp_model_shutdown_timestamp_seconds",
     "When OpenAI shuts a model down that settings or tasks name, if it has said so.",
     "model",
-    source=Source.MODELS,
 )
 
 # ── read at scrape time: from the scoreboard, the settings, the metrics process ──────────────────────────────────────
-PROCESSES = _declare(
-    "gauge", "aitp_processes", "Children by what they are doing.", "role", "state", source=Source.SERVICE
-)
-MASTER_RUNNING = _declare("gauge", "aitp_master_running", "1 while the master ticks.", source=Source.SERVICE)
-DEADLINES_OVERRUN = _declare(
-    "gauge", "aitp_deadlines_overrun", "Children that should have moved on by now.", source=Source.SERVICE
-)
-READY = _declare("gauge", "aitp_ready", "1 while /ready finds no reason against.", source=Source.SERVICE)
-POLLING_INTERVAL = _declare(
-    "gauge",
+PROCESSES = _of_service("aitp_processes", "Children by what they are doing.", "role", "state")
+MASTER_RUNNING = _of_service("aitp_master_running", "1 while the master ticks.")
+DEADLINES_OVERRUN = _of_service("aitp_deadlines_overrun", "Children that should have moved on by now.")
+READY = _of_service("aitp_ready", "1 while /ready finds no reason against.")
+POLLING_INTERVAL = _of_service(
     "aitp_polling_interval_seconds",
     "POLLING_INTERVAL_SECONDS: how far apart polls are while nothing else asks for one.",
-    source=Source.SERVICE,
 )
-MOCK = _declare("gauge", "aitp_mock", "1 in mock mode: results are made up.", source=Source.SERVICE)
-BUILD_INFO = _declare(
-    "gauge",
-    "aitp_build_info",
-    "Always 1; the labels tell the versions.",
-    "version",
-    "python",
-    source=Source.SERVICE,
-)
+MOCK = _of_service("aitp_mock", "1 in mock mode: results are made up.")
+BUILD_INFO = _of_service("aitp_build_info", "Always 1; the labels tell the versions.", "version", "python")
 SCRAPE_FAILURES = _declare(
-    "counter",
-    "aitp_scrape_failures_total",
-    "Scrapes that could not read the metrics files.",
-    source=Source.SERVICE,
+    "counter", Source.SERVICE, "aitp_scrape_failures_total", "Scrapes that could not read the metrics files."
 )
 
 
@@ -334,9 +288,9 @@ def known_label_sets(
         (API_DURATION, API_CALLS),
         (DELIVERIES, product(DELIVERY_OUTCOMES)),
         (TOKEN_REQUESTS, product(("success", "failure"))),
-        (LIMIT_EXCEEDED, product(PERIODS)),
+        (LIMIT_EXCEEDED, product(Period)),
         (FALLBACKS, (("ollama", "openai", reason) for reason in Why)),
-        (BUDGET_EXCEEDED, product(BUDGET_PERIODS)),
+        (BUDGET_EXCEEDED, product((Period.DAY, Period.MONTH))),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
     ]
     for provider in (_OPENAI, _OLLAMA):
@@ -361,7 +315,7 @@ _KNOWN = "known"  # the "slot" whose files hold a 0 for every label set that can
 class Metrics:
     """What one process counts, in the files of its slot. Not for threads; one live process a slot.
 
-    Without `directory` it counts nothing. `types`: those whose files there are.
+    Without `directory` it counts nothing.
     """
 
     def __init__(
@@ -369,11 +323,9 @@ class Metrics:
         directory: Path | None = None,
         slot: int | str = 0,
         models: Collection[str] = (),
-        types: Collection[str] = (),
     ) -> None:
         self._directory = directory
         self._values: Any = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-        self._types = frozenset(types)
         self._models = frozenset(models)
         self._families: dict[str, Counter | Histogram] = {}
         self._children: dict[tuple[str, Labels], Any] = {}
@@ -452,7 +404,7 @@ class Metrics:
 
     def close(self) -> None:
         """Give the files back. Counting afterwards is ignored."""
-        self._types = frozenset()
+        self._directory = None
         self._families.clear()
         self._children.clear()
         self._values.close_all_files()
@@ -470,7 +422,7 @@ class Metrics:
 
     def _child(self, family: Family, labels: Labels) -> Any:
         """None if it cannot be counted: the file cannot be had or cannot grow, and a task must not fail for that."""
-        if family.type not in self._types:
+        if self._directory is None:
             return None
         try:
             return self._children.get((family.name, labels)) or self.introduce(family, labels)
@@ -480,14 +432,12 @@ class Metrics:
 
 def open_metrics(directory: Path, slot: int | str, models: Collection[str] = DEFAULT_MODELS) -> Metrics:
     """The files of `slot`, continued or made. Never raises: what cannot be written is not counted."""
-    types = []
-    for type in _FILED_TYPES:
-        try:
+    try:
+        for type in _FILED_TYPES:
             allocate(directory / f"{type}_{slot}.db", _FILE_BYTES)
-            types.append(type)
-        except OSError:
-            continue
-    return Metrics(directory, slot, models, types)
+    except OSError:
+        return Metrics()
+    return Metrics(directory, slot, models)
 
 
 def prepare_directory(

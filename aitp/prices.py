@@ -12,13 +12,14 @@ millionth of the currency) and rounded up; no float takes part. Called by the se
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 NANO = 10**9
 MILLION = 10**6
@@ -26,7 +27,6 @@ MOST = 1_000_000  # of a million tokens
 FILE_BYTES = 1_048_576
 ALL_OTHERS = "*"
 FREE_UNLESS_PRICED = "ollama"
-TIERS = ("flex", "priority")  # service tiers that may have prices of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,56 +96,45 @@ def read_prices(path: Path) -> Prices:
         raise ValueError("is not UTF-8 text; it must be a TOML file of prices") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{error}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
-    currency = document.pop("currency", None)
-    problems = []
-    if not isinstance(currency, str) or not re.fullmatch("[A-Z]{3}", currency):
-        problems.append('currency: must be three capital letters, like "USD"')
-    models: dict[tuple[str, str], Price] = {}
-    for provider, entries in document.items():
-        if not isinstance(entries, dict) or not re.fullmatch("[A-Za-z0-9_-]+", provider):
-            problems.append(f'{_short(provider)}: must be a table of models, like [openai."gpt-6.1-terra"]')
-            continue
-        for model, entry in entries.items():
-            faults = list(_faults(entry))
-            if faults:
-                problems += [f"[{_short(provider)}.{_short(model)}] {fault}" for fault in faults]
-            else:
-                models[provider, model] = _price(entry)
-    if not models and not problems:
-        problems.append(
+    try:
+        found = _Document.model_validate(document)
+    except ValidationError as error:
+        raise ValueError("; ".join(map(_fault, error.errors(include_url=False, include_input=False)))) from None
+    entries = found.model_extra or {}
+    models = {(provider, model): entry.price() for provider in entries for model, entry in entries[provider].items()}
+    if not models:
+        raise ValueError(
             'it has no price; a model has one like this: [openai."gpt-6.1-terra"] input = 1.00, output = 5.00'
         )
-    if problems:
-        raise ValueError("; ".join(problems))
-    return Prices(path, str(currency), models)
+    return Prices(path, found.currency, models)
 
 
-def _price(entry: Mapping[str, Any]) -> Price:
-    tiers = {name: _price(each) for name, each in entry.items() if isinstance(each, dict)}
-    return Price(nano(entry["input"]), nano(entry["output"]), tiers)
+class _Terms(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    input: Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
+    output: Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
 
 
-def _faults(entry: Any, tiers: Sequence[str] = TIERS) -> Iterator[str]:
-    if not isinstance(entry, dict):
-        yield "must be a table with input and output, each the price of a million tokens"
-        return
-    for name in sorted(entry.keys() - {"input", "output", *tiers}):
-        allowed = ", ".join(["input", "output", *tiers])
-        yield f"{_short(name)}: is not known here; allowed are {allowed}"
-    for name in ("input", "output"):
-        value = entry.get(name)
-        if name not in entry:
-            yield f"{name}: is missing; write 0 if such tokens cost nothing"
-        elif isinstance(value, bool) or not isinstance(value, int | Decimal) or not _is_price(Decimal(value)):
-            yield f"{name}: must be a number from 0 to {MOST:,}, the price of a million tokens"
-    for name in tiers:
-        if name in entry:
-            yield from (f"{name}: {fault}" for fault in _faults(entry[name], ()))
+class _Entry(_Terms):
+    flex: _Terms | None = None
+    priority: _Terms | None = None
+
+    def price(self) -> Price:
+        tiers = {"flex": self.flex, "priority": self.priority}
+        own = {name: Price(nano(terms.input), nano(terms.output)) for name, terms in tiers.items() if terms}
+        return Price(nano(self.input), nano(self.output), own)
 
 
-def _is_price(value: Decimal) -> bool:
-    return value.is_finite() and 0 <= value <= MOST
+class _Document(BaseModel):
+    """The rest of it is a table of models for each provider."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, _Entry]]
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:60]}…"
+def _fault(details: Mapping[str, Any]) -> str:
+    """One of pydantic's errors: `[provider.model] what: what is wrong`."""
+    provider, model, *rest = (str(part)[:60] for part in (*details["loc"], ""))
+    where = f"[{provider}.{model}] {'.'.join(filter(None, rest))}" if model else provider
+    return f"{where.rstrip()}: {details['msg']}"

@@ -23,6 +23,7 @@ from aitp.errors import ConfigurationError
 from aitp.hardening import blot_out
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
+from aitp.tasks import Period
 from aitp.tls import Trust, unusable
 from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
@@ -32,7 +33,6 @@ WITHHELD = "withheld-from-this-process"  # stands where a secret is that a proce
 EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
 # Humans, public companies, online newspapers, governments.
 PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
-PERIODS = ("minute", "hour", "day", "week", "month")
 
 
 class Settings(BaseModel):
@@ -286,7 +286,7 @@ class Settings(BaseModel):
     @property
     def rate_limits(self) -> dict[str, int]:
         """The limits in force, by period, shortest first."""
-        limits = {period: int(getattr(self, f"rate_limit_per_{period}")) for period in PERIODS}
+        limits = {period.value: int(getattr(self, f"rate_limit_per_{period}")) for period in Period}
         return {period: limit for period, limit in limits.items() if limit and self.rate_limit_enabled}
 
     @property

@@ -14,6 +14,7 @@ import re
 import socket
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
@@ -294,20 +295,28 @@ def addresses(host: str, port: int) -> list[Address]:
     return list({address: (family, kind, protocol, address) for family, kind, protocol, _, address in found}.values())
 
 
+def bound(found: Iterable[Address]) -> list[socket.socket]:
+    """A socket at each, for TCP, to listen with. Raises OSError if one cannot be had; then there are none."""
+    sockets = []
+    with ExitStack() as opened:
+        for family, kind, protocol, address in found:
+            sockets.append(opened.enter_context(socket.socket(family, kind, protocol)))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Beside whoever has the port of IPv4: `::` would stand for that as well.
+                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockets[-1].bind(address)
+        opened.pop_all()
+    return sockets
+
+
 def trouble_at(found: Iterable[Address]) -> int:
-    """The errno of the first that cannot be listened on, 0 if all can be: each is bound, as waitress binds it, and let
-    go of at once.
-    """
-    for family, kind, protocol, address in found:
-        try:
-            with socket.socket(family, kind, protocol) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    # Beside whoever has the port of IPv4: `::` would stand for that as well.
-                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                trial.bind(address)
-        except OSError as error:
-            return error.errno or errno.EINVAL
+    """The errno of what cannot be listened on, 0 if all can be: each is bound, and let go of at once."""
+    try:
+        for each in bound(found):
+            each.close()
+    except OSError as error:
+        return error.errno or errno.EINVAL
     return 0
 
 

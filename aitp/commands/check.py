@@ -10,21 +10,17 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import pwd
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from aitp.commands.console import print_json, show, visible
+from aitp.commands.console import grid, print_json, show
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger import DISK_RESERVE_BYTES
@@ -43,13 +39,12 @@ from aitp.process.start import (
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
-from aitp.validators import addresses, is_near, trouble_at
+from aitp.validators import addresses, is_near, printable, trouble_at
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 
 COMFORTABLE_BYTES = 2**30
 TYPICAL_BYTES = 2_000  # of a task's content: a page
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-CLEARED = "\r\x1b[K"  # the line, for what comes next
 STYLES = {
     Severity.OK: "green",
     Severity.NOTE: "cyan",
@@ -70,14 +65,14 @@ class Report:
 
 def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
     """Check everything, and print what was found; the exit code."""
-    with _waiting() as told:
-        report = check(offline=offline, told=told)
+    with Console(stderr=True).status("looking") as waiting:
+        report = check(offline=offline, told=lambda server: waiting.update(f"asking {server}"))
     code = exit_code(report.findings, strict=strict)
     if as_json:
         print_json(_document(report, code))
         return code
     said = f"\n{summary(report.findings)}{'' if code == 0 else f' (exit code {code})'}"
-    show(_table(report.findings), Text(said, style="bold"))
+    show(grid(_rows(report.findings)), Text(said, style="bold"))
     return code
 
 
@@ -94,10 +89,13 @@ def check(
     except ConfigurationError as error:
         return Report(tuple(of_unusable_settings(error)))
     findings = [*of_settings(settings), *of_registered(found, settings), *of_prices(settings, paid_models(settings))]
-    findings += [*_of_machine(settings), *_of_service(settings)]
+    facts = read_facts(settings)
+    living = living_master([facts.master]) if facts.master else None
+    master = living.pid if living else 0
+    findings += [*_of_machine(settings, master), *of_service(facts, settings, master)]
     if not offline:
         findings += of_servers(settings, told)
-    return Report(tuple(findings), settings, found)
+    return Report(tuple(dict.fromkeys(findings)), settings, found)
 
 
 def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
@@ -226,13 +224,17 @@ def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> It
 
 
 # ── this machine ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def _of_machine(settings: Settings) -> Iterator[Problem]:
-    runs = _master(read_facts(settings)) != 0
+def _of_machine(settings: Settings, master: int) -> Iterator[Problem]:
+    """`master`: the pid of the running one, 0 if there is none."""
     disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
     yield of_ledger(settings.ledger_path)
     yield of_disk(disk.free, disk.total)
     yield of_runtime_dir(settings.runtime_dir)
-    yield of_port(settings.metrics_host, settings.metrics_port, runs=runs)
+    yield of_port(settings.metrics_host, settings.metrics_port, runs=master != 0)
+    try:
+        yield of_descriptors(most_descriptors(master), settings)
+    except OSError:  # somebody else's
+        yield of_descriptors(most_descriptors(), settings)
 
 
 def of_ledger(path: Path) -> Problem:
@@ -253,16 +255,16 @@ def of_ledger(path: Path) -> Problem:
 
 
 def _of_version(path: Path, version: int | None) -> Problem:
-    if version is None:
-        return Problem("ledger", Severity.OK, f"{path}: not there yet, made when the service first starts")
-    if version == 0:
-        return Problem("ledger", Severity.OK, f"{path}: empty, made when the service next starts")
-    if version > VERSION:
+    if version is not None and version > VERSION:
         advice = "Install the newer release again, or restore the ledger's backup from before the upgrade"
         return Problem("ledger", Severity.ERROR, f"{path} has version {version}, this release knows {VERSION}", advice)
-    if version < VERSION:
-        return Problem("ledger", Severity.OK, f"{path}: of an earlier release, brought up to date at the next start")
-    return Problem("ledger", Severity.OK, f"{path}")
+    ages = {None: ": not there yet, made when the service first starts", VERSION: ""}
+    ages[0] = ": empty, made when the service next starts"
+    return Problem(
+        "ledger",
+        Severity.OK,
+        f"{path}{ages.get(version, ': of an earlier release, brought up to date at the next start')}",
+    )
 
 
 def of_disk(free: int, size: int) -> Problem:
@@ -325,56 +327,25 @@ def of_descriptors(most: int, settings: Settings) -> Problem:
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest above it that is there."""
-    while not _exists(path) and path != path.parent:
+    """`path`, or the nearest above it that is there, as far as this user may look."""
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path
 
 
-def _exists(path: Path) -> bool:
-    """Whether it is there, as far as this user may look."""
-    try:
-        return path.exists()
-    except PermissionError:
-        return False
-
-
 def _unwritable(folder: Path, *files: Path) -> str:
     """Why this user could not make or change files in `folder`, which may have to be made; empty if nothing would."""
-    there = _existing(folder)
+    there, who = _existing(folder), f"this user (uid {os.geteuid()})"
     if not there.is_dir():
         return f"{there} is not a directory"
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"{_user()} may not write in {there}"
-    for file in files:
-        if _exists(file) and not os.access(file, os.R_OK | os.W_OK):
-            return f"{_user()} may not write to {file}"
-    return ""
-
-
-def _user() -> str:
-    try:
-        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
-    except KeyError:
-        return f"user {os.geteuid()}"
+        return f"{who} may not write in {there}"
+    barred = (file for file in files if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK))
+    return next((f"{who} may not write to {file}" for file in barred), "")
 
 
 # ── the running service ──────────────────────────────────────────────────────────────────────────────────────────────
-def _master(facts: Facts) -> int:
-    """The pid of the living master, 0 if there is none."""
-    living = living_master([facts.master]) if facts.master else None
-    return living.pid if living else 0
-
-
-def _of_service(settings: Settings) -> Iterator[Problem]:
-    facts = read_facts(settings)
-    master = _master(facts)
-    try:
-        descriptors = most_descriptors(master)
-    except OSError:
-        descriptors = most_descriptors()
-    yield of_descriptors(descriptors, settings)
-    yield from of_service(facts, settings, master)
+_STOPPED = {"not-running": Severity.NOTE, "hidden": Severity.WARNING}  # no fault of what is looked at
 
 
 def of_service(facts: Facts, settings: Settings, master: int) -> Iterator[Problem]:
@@ -383,13 +354,9 @@ def of_service(facts: Facts, settings: Settings, master: int) -> Iterator[Proble
     if not master:
         # What it has learned of models is in its ledger.
         yield from (_started(problem) for problem in found if problem.code in ("quarantine", "request"))
-        if facts.hidden:
-            sentence = "whether it runs is not for this user to see, and what is said of port and ledger may be wrong"
-            advice = "Check as the service's user: `sudo aitp check` where bin/install installed it"
-            yield Problem("service", Severity.WARNING, sentence, advice)
-        else:
-            advice = "`aitp run`, or systemctl start aitp"
-            yield Problem("service", Severity.NOTE, "it is not running: nothing is polled, run or delivered", advice)
+        for problem in found:
+            if problem.code in _STOPPED:
+                yield dataclasses.replace(problem, code="service", severity=_STOPPED[problem.code])
         return
     yield from map(_started, found)
     ledger = facts.ledger
@@ -407,18 +374,13 @@ def _started(problem: Problem) -> Problem:
 
 
 # ── how it is shown ──────────────────────────────────────────────────────────────────────────────────────────────────
-def _table(findings: tuple[Problem, ...]) -> Table:
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    made.add_column(no_wrap=True)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
+def _rows(findings: tuple[Problem, ...]) -> Iterator[tuple[Text, Text, Text]]:
     for finding, following in zip_longest(findings, findings[1:]):
-        text = Text(visible(finding.sentence))
+        text = Text(printable(finding.sentence))
         # What several in a row have in common is said once, below the last of them.
         if finding.advice and (following is None or finding.advice != following.advice):
-            text.append("\nDo:  ", style="bold").append(visible(finding.advice))
-        made.add_row(Text(finding.severity.value, style=STYLES[finding.severity]), Text(finding.code), text)
-    return made
+            text.append("\nDo:  ", style="bold").append(printable(finding.advice))
+        yield Text(finding.severity.value, style=STYLES[finding.severity]), Text(finding.code), text
 
 
 def _document(report: Report, code: int) -> dict[str, Any]:
@@ -433,21 +395,3 @@ def _document(report: Report, code: int) -> dict[str, Any]:
         "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],
         "providers": {} if found is None else found.providers,
     }
-
-
-@contextmanager
-def _waiting() -> Iterator[Callable[[str], None]]:
-    """Says on a terminal who is being waited for, and takes it back in the end."""
-    console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield lambda server: None
-        return
-
-    def told(server: str) -> None:
-        sys.stderr.write(f"{CLEARED}asking {server} …\r" if server else CLEARED)
-        sys.stderr.flush()
-
-    try:
-        yield told
-    finally:
-        told("")

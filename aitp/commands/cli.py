@@ -1,4 +1,4 @@
-"""The command `aitp`: one function a command, each of which imports what it needs when it runs, and little else.
+"""The command `aitp`: one function a command; what it does is imported when it runs (`later` does that by itself).
 
 Its docstring is its help: what it does, examples, its own exit codes (what all share is in `help`). Promises:
 `aitp --version` and any `--help` load none of the service (a test counts imports); a usage error exits 2.
@@ -14,6 +14,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from aitp import __version__
+from aitp import commands as later
 from aitp.commands.help import HELP_NAMES, Group, manual_page
 
 if TYPE_CHECKING:
@@ -234,9 +235,7 @@ def check(offline: bool, strict: bool, as_json: bool) -> int:
           a warning)
       78  it would not start: the settings cannot be used
     """
-    from aitp.commands.check import show_findings
-
-    return show_findings(offline=offline, strict=strict, as_json=as_json)
+    return later.check.show_findings(offline=offline, strict=strict, as_json=as_json)
 
 
 @commands.command(section=LOOK)
@@ -261,9 +260,9 @@ def status(settings: Settings, watch: bool, interval: float, as_json: bool) -> i
       0  the service is running (with --watch: you ended it)
       1  it is not running, or not for this user to see
     """
-    from aitp.commands.watch import show_status, watch_status
-
-    return watch_status(settings, interval, as_json=as_json) if watch else show_status(settings, as_json=as_json)
+    if watch:
+        return later.watch.watch_status(settings, interval, as_json=as_json)
+    return later.watch.show_status(settings, as_json=as_json)
 
 
 @commands.command(section=LOOK)
@@ -294,9 +293,7 @@ def tasks(settings: Settings, states: tuple[str, ...], types: tuple[str, ...], l
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
     """
-    from aitp.commands.console import list_tasks
-
-    list_tasks(settings, states, types, limit, as_json=as_json)
+    later.console.list_tasks(settings, states, types, limit, as_json=as_json)
 
 
 @commands.command(section=LOOK)
@@ -317,9 +314,7 @@ def limits(settings: Settings, as_json: bool) -> None:
       0  shown
       1  there is no ledger yet, or it cannot be used
     """
-    from aitp.commands.console import show_limits
-
-    show_limits(settings, as_json=as_json)
+    later.console.show_limits(settings, as_json=as_json)
 
 
 # Steer it
@@ -341,9 +336,7 @@ def pause(settings: Settings, as_json: bool) -> None:
       0  paused
       1  there is no ledger yet, or it cannot be used
     """
-    from aitp.commands.console import pause as pause_service
-
-    pause_service(settings, paused=True, as_json=as_json)
+    later.console.pause(settings, paused=True, as_json=as_json)
 
 
 @commands.command(section=STEER)
@@ -359,9 +352,7 @@ def resume(settings: Settings, as_json: bool) -> None:
       0  resumed
       1  there is no ledger yet, or it cannot be used
     """
-    from aitp.commands.console import pause as pause_service
-
-    pause_service(settings, paused=False, as_json=as_json)
+    later.console.pause(settings, paused=False, as_json=as_json)
 
 
 @commands.command(section=STEER)
@@ -377,9 +368,7 @@ def poll(settings: Settings, as_json: bool) -> None:
       0  the service was asked
       1  it is not running, or belongs to another user
     """
-    from aitp.commands.console import ask_for_poll
-
-    ask_for_poll(settings, as_json=as_json)
+    later.console.ask_for_poll(settings, as_json=as_json)
 
 
 @commands.group(section=STEER)
@@ -392,9 +381,7 @@ def dead() -> None:
 
 def _complete_dead_letters(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Ids of dead letters, for the shell."""
-    from aitp.commands.console import ids_beginning
-
-    return ids_beginning(incomplete)
+    return later.console.ids_beginning(incomplete)
 
 
 _some_tasks = click.argument("task_ids", nargs=-1, shell_complete=_complete_dead_letters)
@@ -415,9 +402,7 @@ def dead_list(settings: Settings, as_json: bool) -> None:
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
     """
-    from aitp.commands.console import list_dead_letters
-
-    list_dead_letters(settings, as_json=as_json)
+    later.console.list_dead_letters(settings, as_json=as_json)
 
 
 @dead.command("show")
@@ -435,9 +420,7 @@ def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
       0  shown
       1  there is none of that id, or no ledger that can be used
     """
-    from aitp.commands.console import show_dead_letter
-
-    show_dead_letter(settings, task_id, as_json=as_json)
+    later.console.show_dead_letter(settings, task_id, as_json=as_json)
 
 
 @dead.command("retry")
@@ -456,9 +439,7 @@ def dead_retry(settings: Settings, task_ids: tuple[str, ...], of_all: bool, as_j
       0  all of them are to be delivered
       1  there is none of an id that was given, or no ledger that can be used
     """
-    from aitp.commands.console import retry_dead_letters
-
-    return retry_dead_letters(settings, _ids(task_ids, of_all), as_json=as_json)
+    return later.console.retry_dead_letters(settings, _ids(task_ids, of_all), as_json=as_json)
 
 
 @dead.command("drop")
@@ -481,12 +462,10 @@ def dead_drop(settings: Settings, task_ids: tuple[str, ...], of_all: bool, yes: 
       1  there is none of an id that was given, or no ledger that can be used, or
          you said no
     """
-    from aitp.commands.console import drop_dead_letters
-
     chosen = _ids(task_ids, of_all)
     if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
         raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
-    return drop_dead_letters(settings, chosen, as_json=as_json)
+    return later.console.drop_dead_letters(settings, chosen, as_json=as_json)
 
 
 def _ids(task_ids: tuple[str, ...], of_all: bool) -> tuple[str, ...] | None:
@@ -525,9 +504,7 @@ def models_pull(settings: Settings, as_json: bool) -> int:
       0  all of them are there
       1  one is missing in the end, or the service is pulling already
     """
-    from aitp.commands.console import pull_models
-
-    return pull_models(settings, as_json=as_json)
+    return later.console.pull_models(settings, as_json=as_json)
 
 
 # Keep it
@@ -558,9 +535,7 @@ def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
       0  it is sound
       1  it is damaged: every problem is named; or there is none
     """
-    from aitp.commands.console import check_ledger
-
-    return check_ledger(settings, quick=quick, as_json=as_json)
+    return later.console.check_ledger(settings, quick=quick, as_json=as_json)
 
 
 @ledger.command("backup")
@@ -582,9 +557,7 @@ def ledger_backup(settings: Settings, file: Path, force: bool, as_json: bool) ->
       0  written, and found sound
       1  the ledger is damaged, or FILE cannot be written
     """
-    from aitp.commands.console import back_up_ledger
-
-    back_up_ledger(settings, file, overwrite=force, as_json=as_json)
+    later.console.back_up_ledger(settings, file, overwrite=force, as_json=as_json)
 
 
 @ledger.command("recover")
@@ -603,9 +576,7 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
       0  recovered as far as can be, or it was sound
       1  it is in use, there is none, or the disk is full
     """
-    from aitp.commands.console import recover_ledger
-
-    recover_ledger(settings, as_json=as_json)
+    later.console.recover_ledger(settings, as_json=as_json)
 
 
 # Around it

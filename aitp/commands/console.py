@@ -13,8 +13,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
@@ -31,22 +31,16 @@ from aitp.ledger.maintenance import Allowance, back_up, recover
 from aitp.ledger.outbox import DeadLetter, dead_letter_ids
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
+from aitp.settings import Settings, load_settings
+from aitp.validators import printable
 from aitp.web.health import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from aitp.providers.inventory import ModelState
-    from aitp.settings import Settings
 
 WIDE = 1_000  # columns, where there is no terminal to tell
-
-
-def visible(text: str) -> str:
-    """`text` with everything unprintable escaped, so that it can neither move a cursor nor turn a line around."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def screen(file: IO[str] | None = None) -> Console:
@@ -74,6 +68,11 @@ def print_json(document: object) -> None:
     print(json.dumps(document, indent=2))
 
 
+def tell(document: object, text: str, *, as_json: bool) -> None:
+    """The one for programs, or the other for people."""
+    print(json.dumps(document, indent=2) if as_json else text)
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[RenderableType]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
 ) -> Table:
@@ -87,17 +86,18 @@ def table(
             name, justify=justify, no_wrap=name in (*cut, *right), overflow="ellipsis" if name in cut else "fold"
         )
     for row in rows:
-        made.add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in row))
+        made.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
     return made
 
 
-def facts(pairs: Mapping[str, str]) -> Table:
-    """Names and values, one pair a line."""
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, value in pairs.items():
-        made.add_row(Text(name), Text(visible(value)))
+def grid(rows: Iterable[Sequence[Text]]) -> Table:
+    """A table without a head, whose last column alone is folded."""
+    made = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        for _ in row[len(made.columns) :]:
+            made.add_column(no_wrap=True)
+        made.add_row(*row)
+    made.columns[-1].no_wrap, made.columns[-1].overflow = False, "fold"
     return made
 
 
@@ -131,15 +131,10 @@ MEANINGS = {
 }
 
 
-@contextmanager
-def _open_ledger(settings: Settings) -> Iterator[Ledger]:
+def _open_ledger(settings: Settings) -> closing[Ledger]:
     """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
     snapshot(settings.ledger_path)  # says so clearly, and makes none
-    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings))
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+    return closing(Ledger.open(settings.ledger_path, LedgerConfig.of(settings)))
 
 
 def _wake(settings: Settings) -> bool:
@@ -191,13 +186,9 @@ def show_limits(settings: Settings, *, as_json: bool) -> None:
         )
         print_json({"at": seen.taken_at, "strategy": seen.strategy, "limits": limits, "budgets": budgets})
         return
-    if seen.limits:
-        show(limits_table(seen))
-    else:
-        print("No limits are in force")
+    show(limits_table(seen) if seen.limits else Text("No limits are in force"))
     if seen.budgets:
-        print()
-        show(budgets_table(seen.budgets))
+        show(Text(), budgets_table(seen.budgets))
 
 
 # Steer it
@@ -209,10 +200,8 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
         ledger.pause(paused)
     if not paused:
         _wake(settings)
-    if as_json:
-        print_json({"paused": paused})
-    else:
-        print("Paused: calls in flight finish and are delivered" if paused else "Resumed")
+    said = "Paused: calls in flight finish and are delivered" if paused else "Resumed"
+    tell({"paused": paused}, said, as_json=as_json)
 
 
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
@@ -220,10 +209,8 @@ def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     if not _wake(settings):
         raise click.ClickException("the service is not running, or belongs to another user: see `aitp status`")
     paused = snapshot(settings.ledger_path).paused
-    if as_json:
-        print_json({"asked": True, "paused": paused})
-    else:
-        print("Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked")
+    said = "Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked"
+    tell({"asked": True, "paused": paused}, said, as_json=as_json)
 
 
 def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
@@ -244,7 +231,7 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
     with _open_ledger(settings) as ledger:
         letter = ledger.dead.show(task_id)
     if letter is None:
-        raise click.ClickException(f"there is no dead letter of task {visible(task_id)}")
+        raise click.ClickException(f"there is no dead letter of task {printable(task_id)}")
     result = None if letter.result is None else json.loads(letter.result)
     if as_json:
         print_json(_document(letter) | {"result": result})
@@ -259,7 +246,7 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
         "Reason": letter.refusal,
         "Result": _beginning(result),
     }
-    show(facts(shown))
+    show(grid((Text(name, style="bold"), Text(printable(value))) for name, value in shown.items()))
 
 
 def _document(letter: DeadLetter) -> dict[str, Any]:
@@ -291,29 +278,23 @@ def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_
 
 
 def _each(
-    ledger: Ledger, wanted: Sequence[str] | None, act: Callable[[str], bool], done: str, said: str, *, as_json: bool
+    ledger: Ledger, wanted: Sequence[str] | None, act: Callable[[str], bool], done: str, told: str, *, as_json: bool
 ) -> int:
     task_ids = wanted if wanted is not None else [letter.id for letter in ledger.dead.list()]
     acted: list[str] = []
     missing: list[str] = []
     for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
         (acted if act(task_id) else missing).append(task_id)
-    if as_json:
-        print_json({done: acted, "missing": missing})
-    else:
-        for task_id in acted:
-            print(f"{visible(task_id)}: {said}")
-        if not task_ids:
-            print("There are no dead letters")
+    said = [f"{printable(task_id)}: {told}" for task_id in acted] if task_ids else ["There are no dead letters"]
+    if as_json or said:
+        tell({done: acted, "missing": missing}, "\n".join(said), as_json=as_json)
     if missing:
-        print(f"aitp: no dead letter of: {', '.join(map(visible, missing))}", file=sys.stderr)
+        print(f"aitp: no dead letter of: {', '.join(map(printable, missing))}", file=sys.stderr)
     return 1 if missing else 0
 
 
 def ids_beginning(incomplete: str) -> list[str]:
     """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
-    from aitp.settings import load_settings
-
     try:
         return dead_letter_ids(load_settings().ledger_path, incomplete, COMPLETED_AT_MOST)
     except AitpError:
@@ -343,7 +324,7 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
         report = {name: dataclasses.asdict(state) for name, state in states.items()}
         print_json({"models": report, "problem": stock.problem if stock else ""})
     elif stock and stock.problem:
-        raise click.ClickException(visible(stock.problem))
+        raise click.ClickException(printable(stock.problem))
     else:
         rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
         show(table(("MODEL", "STATE", "REASON"), rows))
@@ -363,7 +344,7 @@ def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
 
         def told(name: str, state: ModelState) -> None:
             if state.stage is Stage.PULLING and name not in bars:
-                bars[name] = progress.add_task(visible(name), total=None)
+                bars[name] = progress.add_task(printable(name), total=None)
             if name in bars:
                 progress.update(bars[name], completed=state.completed, total=state.total or None)
 
@@ -377,15 +358,13 @@ def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
     path = settings.ledger_path
     found = check(path, quick=quick)
-    if as_json:
-        print_json({"ok": found.sound, "path": str(path), **dataclasses.asdict(found)})
-    elif found.sound:
-        print(f"{path} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}")
+    if found.sound:
+        said = f"{path} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}"
     else:
-        print(f"{path} is damaged:")
-        for problem in found.problems:
-            print(f"  {problem}")
-        print("Stop the service, then `aitp ledger recover` sets it aside and saves what can be read.")
+        listed = "".join(f"  {problem}\n" for problem in found.problems)
+        advice = "Stop the service, then `aitp ledger recover` sets it aside and saves what can be read."
+        said = f"{path} is damaged:\n{listed}{advice}"
+    tell({"ok": found.sound, "path": str(path), **dataclasses.asdict(found)}, said, as_json=as_json)
     return 0 if found.sound else 1
 
 
@@ -393,10 +372,9 @@ def back_up_ledger(settings: Settings, file: Path, *, overwrite: bool, as_json: 
     """Write it to `file`."""
     path = settings.ledger_path
     found = back_up(path, file, overwrite=overwrite)
-    if as_json:
-        print_json({"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows})
-    else:
-        print(f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}")
+    said = f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}"
+    document = {"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows}
+    tell(document, said, as_json=as_json)
 
 
 def recover_ledger(settings: Settings, *, as_json: bool) -> None:
@@ -405,18 +383,17 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     currency = settings.prices.currency if settings.prices is not None else ""
     zone = ZoneInfo(settings.rate_limit_timezone)
     outcome = recover(path, Allowance(currency, settings.budgets, zone, settings.rate_limits))
-    if as_json:
-        set_aside = outcome.set_aside and str(outcome.set_aside)
-        print_json({"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside})
-    elif outcome.set_aside is None:
-        print(f"{path} is sound: there is nothing to recover")
-    else:
-        print(f"The damaged ledger is now {outcome.set_aside} ({outcome.problems[0]})")
-        print(f"saved: {_counts('', outcome.saved) or 'nothing'}")
-        print(f"lost: {_counts('', outcome.lost) or 'nothing that is known of'}")
-        for what, meaning in MEANINGS.items():
-            if outcome.lost.get(what):
-                print(f"  {what}: {meaning}")
+    said = [f"{path} is sound: there is nothing to recover"]
+    if outcome.set_aside is not None:
+        said = [
+            f"The damaged ledger is now {outcome.set_aside} ({outcome.problems[0]})",
+            f"saved: {_counts('', outcome.saved) or 'nothing'}",
+            f"lost: {_counts('', outcome.lost) or 'nothing that is known of'}",
+            *(f"  {what}: {meaning}" for what, meaning in MEANINGS.items() if outcome.lost.get(what)),
+        ]
+    set_aside = outcome.set_aside and str(outcome.set_aside)
+    document = {"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside}
+    tell(document, "\n".join(said), as_json=as_json)
 
 
 def _counts(before: str, rows: Mapping[str, int]) -> str:

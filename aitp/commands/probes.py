@@ -7,7 +7,8 @@ works here works there. The judgements are pure, one function a server, from an 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -16,17 +17,18 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
+from requests import Response
 from requests.structures import CaseInsensitiveDict
 
-from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
 from aitp.http import BY_TLS, USER_AGENT, NoAnswer, Wire, finish, whole_body
 from aitp.process.models import asked_of_openai, known_queues, retiring
-from aitp.providers.inventory import OPENAI_URL, Retirement, ask_for_models, shutdowns_in, uses_models, uses_openai
+from aitp.providers.inventory import OPENAI_URL, ask_for_models, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
 from aitp.tasks import Service
-from aitp.web.health import Problem, Severity
+from aitp.web.health import Problem, Severity, of_retirements
 
 MOST_SECONDS = 10.0
 LISTED_AT_MOST = 20  # documents of a list that may be half a gigabyte long
@@ -77,7 +79,7 @@ def of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Prob
         if isinstance(offered, Answered) and offered.status == 200:
             now = time.time()
             shutdowns = shutdowns_in(offered.document)
-            yield from of_shutdowns(retiring(settings, shutdowns, known_queues(settings), now), now)
+            yield from of_retirements(retiring(settings, shutdowns, known_queues(settings), now), now)
         compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
     if uses_models(settings):
         told("Ollama")
@@ -113,30 +115,22 @@ class Asking:
 
     def token(self) -> Grant | AitpError:
         """A token for the task API. It is used for `pending` and then forgotten: the relays keep theirs."""
-        return self._bounded(partial(ask_for_token, self._settings))
+        return _answer(partial(ask_for_token, self._settings))
 
     def pending(self, grant: Grant) -> int | AitpError:
         """How many tasks are listed, up to LISTED_AT_MOST; the rest is not read."""
         api = TaskApi(self._settings, OneToken(grant.value), lambda endpoint, method, code, seconds: None)
 
         def ask() -> int:
-            page = api.pending(1)
-            try:
+            with closing(api.pending(1)) as page:
                 return sum(1 for _ in islice(page, LISTED_AT_MOST))
-            finally:
-                page.close()
 
-        try:
-            return self._bounded(ask)
-        finally:
-            api.close()
+        with closing(api):
+            return _answer(ask)
 
     def openai_models(self) -> Answered | AitpError:
         """OpenAI's list of models, with our key (OpenAI API reference, models: no charge)."""
-        try:
-            return self._bounded(lambda: Answered(*ask_for_models(self._settings, self.seconds)))
-        except NoAnswer as failure:
-            return ServiceFault(Service.OPENAI.value, str(failure))
+        return _answer(lambda: Answered(*ask_for_models(self._settings, self.seconds)))
 
     def missing_models(self) -> list[str] | AitpError:
         """Those of SUPPORTED_MODELS that the Ollama server lacks."""
@@ -146,58 +140,48 @@ class Asking:
         models = OllamaModels(
             given.ollama_base_url, stall_seconds=self.seconds, trust=given.trust, api_key=given.ollama_api_key
         )
-        try:
-            return self._bounded(lambda: models.missing(self._settings.supported_models))
-        finally:
-            models.close()
+        with closing(models):
+            return _answer(lambda: models.missing(given.supported_models))
 
     def wikidata(self) -> Answered | AitpError:
         """Wikidata's description of itself."""
         base = self._settings.wikidata_base_url.rstrip("/")
         contact = self._settings.wikidata_contact or "its operator has set no contact"
         url = f"{base}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
-        return self._get(Service.WIKIDATA, url, {"User-Agent": f"{USER_AGENT} ({contact})"})
+
+        def read(answer: Response) -> Answered:
+            return Answered(answer.status_code, _json(whole_body(answer, BODY_BYTES, self.seconds)))
+
+        return self._get(url, {"Accept": "application/json", "User-Agent": f"{USER_AGENT} ({contact})"}, read)
 
     def ahead(self, url: str) -> float | None:
         """Seconds that our clock is ahead of the server's at `url`; None if it tells no time. Without credentials."""
-        wire = Wire(url, self.seconds, self._settings.trust)
+        sent_at = time.time()
 
-        def ask() -> float | None:
-            sent_at = time.time()
-            answer = wire.send("GET", url, CaseInsensitiveDict({"User-Agent": USER_AGENT, "Connection": "close"}))
+        def read(answer: Response) -> float | None:
             received_at = time.time()
             finish(answer)
             return ahead_of(answer.headers.get("Date"), sent_at, received_at)
 
-        try:
-            found = self._bounded(ask)
-        except NoAnswer:
-            return None
-        finally:
-            wire.close()
+        found = self._get(url, {"User-Agent": USER_AGENT}, read)
         return None if isinstance(found, AitpError) else found
 
-    def _get(self, service: Service, url: str, headers: dict[str, str]) -> Answered | AitpError:
-        wire = Wire(url, self.seconds, self._settings.trust)
+    def _get(self, url: str, headers: dict[str, str], read: Callable[[Response], T]) -> T | AitpError:
+        def ask() -> T:
+            with closing(Wire(url, self.seconds, self._settings.trust)) as wire:
+                return read(wire.send("GET", url, CaseInsensitiveDict({**headers, "Connection": "close"})))
 
-        def ask() -> Answered:
-            sent = {"User-Agent": USER_AGENT, "Accept": "application/json", "Connection": "close", **headers}
-            answer = wire.send("GET", url, CaseInsensitiveDict(sent))
-            return Answered(answer.status_code, _json(whole_body(answer, BODY_BYTES, self.seconds)))
+        return _answer(ask)
 
-        try:
-            return self._bounded(ask)
-        except NoAnswer as failure:
-            return ServiceFault(service.value, str(failure))
-        finally:
-            wire.close()
 
-    def _bounded(self, ask: Callable[[], T]) -> T | AitpError:
-        """Its answer, or the failure that it ended with."""
-        try:
-            return ask()
-        except AitpError as error:
-            return error
+def _answer(ask: Callable[[], T]) -> T | AitpError:
+    """What a question came to: an answer, or the failure that it ended with."""
+    try:
+        return ask()
+    except AitpError as error:
+        return error
+    except NoAnswer as failure:
+        return AitpError(str(failure))
 
 
 def _json(body: bytes) -> object:
@@ -310,14 +294,6 @@ def _of_models(document: Any, wanted: Mapping[str, str], server: str) -> Problem
     return Problem("openai", Severity.OK, f"{server} takes the key, and has {', '.join(sorted(wanted)) or 'models'}")
 
 
-def of_shutdowns(retirements: Iterable[Retirement], now: float) -> Iterator[Problem]:
-    """The models that are asked for, and that OpenAI shuts down before long, or has: their tasks wait from then on."""
-    for each in retirements:
-        if each.is_near(now):
-            severity = Severity.FAULT if each.is_over(now) else Severity.WARNING
-            yield Problem("openai models", severity, each.told(now), each.advice)
-
-
 def of_ollama(answer: list[str] | AitpError, settings: Settings, *, replaceable: bool, seconds: float) -> Problem:
     """The models that Ollama lacks, or why it could not be asked. `replaceable`: OpenAI stands in for it."""
     base = settings.ollama_base_url
@@ -373,18 +349,18 @@ def of_clocks(ahead: Mapping[str, float]) -> Iterator[Problem]:
     wrong = {server: seconds for server, seconds in ahead.items() if abs(seconds) > TOLERATED_SECONDS}
     if ahead and not wrong:
         yield Problem("clock", Severity.OK, f"agrees with that of {', '.join(ahead)}")
-    elif ahead and len(wrong) == len(ahead):
-        worst = _amount(max(wrong.values(), key=abs))
-        said = f"this machine's clock is {worst} of that of {', '.join(wrong)}: calendar limits go by it"
-        yield Problem("clock", Severity.WARNING, said, "Have it set by NTP: timedatectl set-ntp true")
-    else:
-        for server, seconds in wrong.items():
-            said = f"this machine's clock is {_amount(seconds)} of that of the {server} alone: that one is wrong"
-            yield Problem("clock", Severity.NOTE, said, "Tell those who run it")
+    elif wrong:
+        ours = len(wrong) == len(ahead)
+        told = " and ".join(f"{_amount(seconds)} that of {server}" for server, seconds in wrong.items())
+        advice = "Have it set by NTP: timedatectl set-ntp true" if ours else "Tell those who run that server"
+        sentence = (
+            f"this machine's clock is {told}: {'calendar limits go by it' if ours else 'the others agree with ours'}"
+        )
+        yield Problem("clock", Severity.WARNING if ours else Severity.NOTE, sentence, advice)
 
 
 def _amount(seconds: float) -> str:
-    return f"{abs(seconds):,.0f} s {'ahead' if seconds > 0 else 'behind'}"
+    return f"{abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _said(error: AitpError, seconds: float) -> str:

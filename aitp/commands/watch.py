@@ -15,31 +15,28 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.bar import Bar
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.measure import Measurement
 from rich.text import Text
 
 from aitp import __version__
-from aitp.commands.console import moment, print_json, screen, show, size, table, visible
+from aitp.commands.console import moment, print_json, screen, show, size, table
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
-from aitp.process.master import wait_for_signal
 from aitp.process.scoreboard import Role, State, living_master, role_of
-from aitp.web.health import Facts, Problem, duration, problems, read_facts
+from aitp.settings import Settings
+from aitp.validators import printable
+from aitp.web.health import Facts, duration, problems, read_facts
 
-if TYPE_CHECKING:
-    from aitp.settings import Settings
-
-BAR_SIGNS, FEWEST_BAR_SIGNS = 20, 4
+BAR_SIGNS = 20
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
 ALMOST_USED_UP = 0.9
-NOT_FOR_THIS_USER = "whether the service runs is not for this user to see"
-AS_ITS_USER = "ask as the service's user, or by sudo"
 
 
 def show_status(settings: Settings, *, as_json: bool) -> int:
@@ -75,28 +72,24 @@ def document(facts: Facts, settings: Settings) -> dict[str, Any]:
 def picture(facts: Facts, settings: Settings, *, pace: float | None = None, lines: int | None = None) -> Group:
     """One look, for people. `pace`: tasks a second, if it was measured; `lines`: how many there is room for."""
     parts: list[RenderableType] = [_headline(facts, settings, pace)]
-    running = is_running(facts)
     if settings.mock:
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
-    if running:
-        told = [problem for problem in problems(facts, settings) if not _is_missed_by_nobody(problem, facts)]
-        parts += [Text(f"! {visible(problem.sentence)}", style="yellow") for problem in told]
-    elif facts.hidden:
-        parts.append(Text(visible(f"{NOT_FOR_THIS_USER} (RUNTIME_DIR={settings.runtime_dir}): {AS_ITS_USER}")))
-    elif facts.ledger is None:
-        parts.append(Text(visible(facts.ledger_problem)))
-    below = [] if facts.ledger is None else list(_state(facts.ledger))
-    if running:
+    ledger = facts.ledger
+    idle = ledger is None or not (ledger.ready or ledger.waiting)
+    for problem in problems(facts, settings):
+        if not (idle and problem.code in ("limit", "budget")):  # room that no task waits for
+            parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
+    below = [] if ledger is None else _queue(ledger)
+    if ledger is not None and ledger.limits:
+        below += [Text(), limits_table(ledger)]
+    if ledger is not None and ledger.budgets:
+        below += [Text(), budgets_table(ledger.budgets)]
+    if facts.children:
         # What is below comes first: a queue is told in one line, a thousand workers are not.
-        room = MOST_PROCESSES if lines is None else max(3, lines - len(parts) - 3 - _height(below))
+        height = sum(getattr(part, "row_count", 0) + 1 for part in below)
+        room = MOST_PROCESSES if lines is None else max(3, lines - len(parts) - 3 - height)
         parts += [Text(), _processes(facts, room)]
     return Group(*parts, *below)
-
-
-def _is_missed_by_nobody(problem: Problem, facts: Facts) -> bool:
-    """Room that no task waits for."""
-    waiting = facts.ledger is not None and bool(facts.ledger.ready or facts.ledger.waiting)
-    return problem.code in ("limit", "budget") and not waiting
 
 
 def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:
@@ -141,42 +134,17 @@ def _processes(facts: Facts, room: int) -> RenderableType:
     return Group(made, Text(f"and {', '.join(f'{count} {state}' for state, count in sorted(left_over.items()))}"))
 
 
-def _state(ledger: Snapshot) -> Iterator[RenderableType]:
-    """Everything that the ledger knows, each table with an empty line before it."""
-    yield Text()
+def _queue(ledger: Snapshot) -> list[RenderableType]:
     queue = (ledger.ready, ledger.waiting, ledger.claimed, ledger.finished, ledger.dead, ledger.unreadable)
     head = ("READY", "WAITING", "CLAIMED", "OUTBOX", "DEAD LETTERS", "UNREADABLE")
-    yield table(head, [[f"{count:,}" for count in queue]], right=head)
-    yield Text(_ages(ledger), style="dim")
-    if ledger.limits:
-        yield Text()
-        yield limits_table(ledger)
-    if ledger.budgets:
-        yield Text()
-        yield budgets_table(ledger.budgets)
-    yield Text()
-    yield from _breakers(ledger)
-    for pause in ledger.cooldowns:
-        until, whose = moment(pause.until), f"{pause.provider} {pause.model or '(all models)'}"
-        yield Text(visible(f"Cooldown: {whose} until {until}: {pause.reason}"), style="yellow")
-    for each in ledger.quarantines:
-        whose = f"{each.type} by {each.model} of {each.provider}"
-        yield Text(visible(f"Tasks wait: {whose}, probed from {moment(each.until)}: {each.reason}"), style="yellow")
-    for profile in ledger.profiles:
-        left_out = ", ".join(profile.left_out)
-        yield Text(visible(f"Left out of requests for {profile.model} of {profile.provider}: {left_out}"))
-    for processor, until_ in sorted(ledger.paused_processors.items()):
-        yield Text(visible(f"Processor paused: {processor} until {moment(until_)}, after several bugs in a row"))
-
-
-def _ages(ledger: Snapshot) -> str:
-    parts = []
+    ages = []
     if ledger.ready or ledger.waiting:
-        parts.append(f"oldest task {duration(ledger.oldest_ready_age)}")
+        ages.append(f"oldest task {duration(ledger.oldest_ready_age)}")
     if ledger.finished:
-        parts.append(f"oldest result {duration(ledger.oldest_finished_age)}")
+        ages.append(f"oldest result {duration(ledger.oldest_finished_age)}")
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
-    return ", ".join((*parts, f"last poll {polled}", f"{size(ledger.disk_free)} free"))
+    told = ", ".join((*ages, f"last poll {polled}", f"{size(ledger.disk_free)} free"))
+    return [Text(), table(head, [[f"{count:,}" for count in queue]], right=head), Text(told, style="dim")]
 
 
 def limits_table(ledger: Snapshot) -> RenderableType:
@@ -187,7 +155,7 @@ def limits_table(ledger: Snapshot) -> RenderableType:
             f"{use.current:,}",
             f"{use.limit:,}",
             f"{use.remaining:,}",
-            UsageBar(use.current, use.limit),
+            usage_bar(use.current, use.limit),
             moment(use.frees_at),
         )
         for period, use in ledger.limits.items()
@@ -205,7 +173,7 @@ def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
             amount(use.reserved_nano),
             "" if use.allowed_nano is None else amount(use.allowed_nano),
             "" if use.remaining_nano is None else amount(use.remaining_nano),
-            "" if use.allowed_nano is None else UsageBar(use.spent_nano + use.reserved_nano, use.allowed_nano),
+            "" if use.allowed_nano is None else usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
             moment(use.frees_at),
         )
         for period, use in budgets.items()
@@ -215,44 +183,12 @@ def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
     return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class UsageBar:
-    """How much of a limit is used; as long as there is room for, on a narrow terminal."""
-
-    current: int
-    limit: int
-    longest: int = BAR_SIGNS
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(min(FEWEST_BAR_SIGNS, options.max_width), min(self.longest, options.max_width))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        used = min(1.0, self.current / self.limit)
-        length = min(self.longest, options.max_width)
-        full = round(used * length)
-        bar = Text("█" * full, style="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green")
-        yield bar.append("·" * (length - full), style="dim")
-
-
-def _breakers(ledger: Snapshot) -> Iterator[RenderableType]:
-    troubled = [(name, view) for name, view in sorted(ledger.breakers.items()) if view.state != "closed"]
-    if not troubled:
-        yield Text("Breakers: all closed", style="dim")
-        return
-    rows = [
-        (name, Text(view.state, style="bold red"), f"{view.failures:,}", _time(view.probe_at), view.reason)
-        for name, view in troubled
-    ]
-    yield table(("BREAKER", "STATE", "FAILURES", "PROBE AT", "REASON"), rows, right=("FAILURES",))
-
-
-def _time(instant: float | None) -> str:
-    return "" if instant is None else time.strftime("%H:%M:%S", time.localtime(instant))
-
-
-def _height(parts: Sequence[RenderableType]) -> int:
-    """Lines that `parts` take, where none of them is folded."""
-    return sum(part.row_count + 1 if hasattr(part, "row_count") else 1 for part in parts)
+def usage_bar(current: int, limit: int) -> Bar:
+    """How much of a limit is used."""
+    used = current / limit
+    return Bar(
+        1, 0, used, width=BAR_SIGNS, color="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green"
+    )
 
 
 # ── again and again ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -279,57 +215,37 @@ class Pace:
 
 def watch_status(settings: Settings, interval: float, *, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
-    console = screen()
+    from aitp.process.master import wait_for_signal
+
+    console, pace = screen(), Pace()
+    on_screen = console.is_terminal and not console.is_dumb_terminal and not as_json
+    live = Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") if on_screen else None
+    heard = ENDS | OF_THE_SCREEN if on_screen else ENDS
     # Blocked, and waited for: no look is ever cut in two by a signal.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     try:
-        if as_json:
-            _lines(settings, interval)
-        elif console.is_terminal and not console.is_dumb_terminal:
-            signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_SCREEN)
-            _live(settings, interval, console)
-        else:
-            _snapshots(settings, interval)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)  # what is left in the buffer has nowhere to go
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return 0
-
-
-def _live(settings: Settings, interval: float, console: Console) -> None:
-    pace = Pace()
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            facts = read_facts(settings)
-            shown = picture(facts, settings, pace=_pace(pace, facts), lines=console.height - 2)
-            hint = Text(f"\n{moment(facts.now)}, every {interval:g} s. Ctrl-C ends this", style="dim")
-            live.update(Group(shown, hint), refresh=True)
-            match wait_for_signal(ENDS | OF_THE_SCREEN, interval):
-                case signal.SIGTSTP:
+        with live or nullcontext():
+            while True:
+                facts = read_facts(settings)
+                measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
+                if as_json:
+                    print(json.dumps(document(facts, settings)))
+                elif live:
+                    hint = Text(f"\n{moment(facts.now)}, every {interval:g} s. Ctrl-C ends this", style="dim")
+                    shown = picture(facts, settings, pace=measured, lines=console.height - 2)
+                    live.update(Group(shown, hint), refresh=True)
+                else:
+                    show(Text(f"--- {moment(facts.now)}"), picture(facts, settings, pace=measured), Text())
+                sys.stdout.flush()
+                told = wait_for_signal(heard, interval)
+                if live and told is signal.SIGTSTP:
                     live.stop()
                     os.kill(os.getpid(), signal.SIGSTOP)
                     live.start(refresh=True)
-                case number if number in ENDS:
-                    return
-
-
-def _snapshots(settings: Settings, interval: float) -> None:
-    pace = Pace()
-    while True:
-        facts = read_facts(settings)
-        show(Text(f"--- {moment(facts.now)}"), picture(facts, settings, pace=_pace(pace, facts)), Text())
-        sys.stdout.flush()
-        if wait_for_signal(ENDS, interval):
-            return
-
-
-def _lines(settings: Settings, interval: float) -> None:
-    while True:
-        print(json.dumps(document(read_facts(settings), settings)), flush=True)
-        if wait_for_signal(ENDS, interval):
-            return
-
-
-def _pace(pace: Pace, facts: Facts) -> float | None:
-    return pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
+                elif told in ENDS:
+                    return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)  # what is left in the buffer has nowhere to go
+        return 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -220,8 +220,15 @@ def _of_master(facts: Facts) -> Iterator[Problem]:
         sentence = f"another service has this ledger{holder}, and this one waits for it to leave"
         advice = "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own."
         yield Problem("other-service", Severity.ERROR, sentence, advice)
+    elif facts.hidden:
+        sentence = (
+            "whether the service runs is not for this user to see, and what is said of port and ledger may be wrong"
+        )
+        yield Problem(
+            "hidden", Severity.ERROR, sentence, "Ask as the service's user: `sudo aitp status`, `sudo aitp check`."
+        )
     elif facts.master is None:
-        advice = "Start the service; if it was started, its log says why it ended."
+        advice = "Start it (`aitp run`, or systemctl start aitp); if it was started, its log says why it ended."
         yield Problem("not-running", Severity.ERROR, "the master is not running", advice)
     elif not facts.master_ticks:
         advice = "Restart the service: nothing that was bought is lost."
@@ -347,10 +354,7 @@ def _of_wait(seconds: float) -> Severity:
 
 def _of_models(facts: Facts, settings: Settings) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
-    for each in facts.retirements:
-        if each.is_near(facts.now):
-            advice = f"{each.advice}, and reload (HUP)."
-            yield Problem("retirement", Severity.WARNING, each.told(facts.now), advice)
+    yield from of_retirements(facts.retirements, facts.now)
     if not uses_models(settings):
         return
     replaceable = len(providers_of(settings)) > 1
@@ -374,6 +378,13 @@ def _of_models(facts: Facts, settings: Settings) -> Iterator[Problem]:
             pulling = f"is being pulled: {state.percent} %"
             phase = pulling if state.stage is Stage.PULLING else "is missing, and is to be pulled"
             yield Problem("model", Severity.PENDING, f"the model {name} {phase}", "Wait until it is there.")
+
+
+def of_retirements(retirements: Iterable[Retirement], now: float) -> Iterator[Problem]:
+    """Models that are asked for, and that OpenAI shuts down before long, or has: their tasks wait from then on."""
+    for each in retirements:
+        if each.is_near(now):
+            yield Problem("retirement", Severity.WARNING, each.told(now), f"{each.advice}, and reload (HUP).")
 
 
 def providers_of(settings: Settings) -> tuple[Service, ...]:

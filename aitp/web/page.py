@@ -3,8 +3,8 @@
 It is whole without its script, which only asks for it again and puts the parts that changed in place; nothing is loaded
 but the page itself. Style and script are files beside this one, sent within it, and named to the browser by their
 hashes. The markup is `page.html`, by jinja2: every value is escaped, whoever wrote it, and made fit to be seen. What
-stands here is what the markup needs beside the facts: the level and its sentence, the two plots of the last hour, and
-what the models were used for. Called by `aitp.web.app`.
+stands here is what the markup needs beside the facts: the level and its sentence, how values are shown, and what the
+models were used for. Called by `aitp.web.app`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,21 +26,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import SecretStr
 
-from aitp import SERVICE_NAME, __version__
-from aitp.ledger.stats import History, Minute
+from aitp import SERVICE_NAME, __version__, metrics
+from aitp.ledger.stats import History
 from aitp.logs import masked
-from aitp.metrics import (
-    COST,
-    OLLAMA_REQUESTS,
-    OLLAMA_TOKENS,
-    OPENAI_REQUESTS,
-    OPENAI_TOKENS,
-    UNREADABLE_FILES,
-    CallStatus,
-)
-from aitp.metrics import (
-    counted as counts_in,
-)
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
@@ -51,7 +40,6 @@ SCRIPT = Path(__file__).with_name("page.js").read_text()
 
 LONGEST_TEXT = 300
 PROCESSES_SHOWN = 40
-PLOT_HEIGHT, PLOT_STEP = 88, 10  # a minute is a step wide
 
 
 class Level(StrEnum):
@@ -116,7 +104,8 @@ def render(sight: Sight) -> bytes:
         ledger=facts.ledger,
         many_failed=many_failed(minutes),
         minutes=minutes,
-        plots=(throughput(minutes), latency(minutes)),
+        busiest=_ceiling(max((minute.succeeded + minute.failed for minute in minutes), default=0)),
+        slowest=max((minute.slowest for minute in minutes), default=0.0),
         errors=sight.history.errors,
         problems=sight.problems,
         processes=_at_work(facts),
@@ -196,6 +185,12 @@ def _width(share: float) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.1f}"
 
 
+def _ceiling(highest: int) -> int:
+    """The next of 5, 10, 20, 50, 100, …, so that the scale does not move with each task."""
+    scales = (digit * 10**power for power in range(30) for digit in (5, 10, 20))
+    return int(next(scale for scale in scales if scale >= highest))
+
+
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -207,92 +202,17 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {
     "amount": amount,
+    "call_time": call_time,
     "cost": _cost,
+    "counted": counted,
     "duration": duration,
     "instant": instant,
     "sentence": _sentence,
+    "shown": shown,
     "tokens": _tokens,
     "width": _width,
 }
 _TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "State": State}
-
-
-# ── the last hour ────────────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One of the two. `marks`: for each minute what is told under the pointer, its x, and (class, y, height) of its
-    bars; `label` tells in words what it shows.
-    """
-
-    title: str
-    top: str
-    label: str
-    marks: Sequence[tuple[str, int, Sequence[tuple[str, str, str]]]]
-
-
-def throughput(minutes: Sequence[Minute]) -> Plot:
-    """Tasks that ended in each minute: succeeded, and failed on top of them."""
-    highest = _ceiling(max((minute.succeeded + minute.failed for minute in minutes), default=0))
-
-    def told(minute: Minute) -> str:
-        failed = f", {minute.failed:,} failed" if minute.failed else ""
-        returned = f", {minute.returned:,} put back" if minute.returned else ""
-        return f"{minute.succeeded:,} succeeded{failed}{returned}"
-
-    succeeded, failed = sum(minute.succeeded for minute in minutes), sum(minute.failed for minute in minutes)
-    return Plot(
-        "Tasks a minute",
-        f"{highest:,}",
-        f"Tasks a minute in the last hour: {succeeded:,} succeeded, {failed:,} failed; the scale ends at {highest:,}",
-        _marks(minutes, highest, told, lambda minute: [("done", minute.succeeded), ("failed", minute.failed)], 1),
-    )
-
-
-def latency(minutes: Sequence[Minute]) -> Plot:
-    """How long calls took: the mean of each minute, and the slowest one behind it."""
-    highest = max((minute.slowest for minute in minutes), default=0.0)
-
-    def mean(minute: Minute) -> float:
-        return minute.seconds / minute.calls if minute.calls else 0.0
-
-    def told(minute: Minute) -> str:
-        took = f"mean {call_time(mean(minute))}, slowest {call_time(minute.slowest)}"
-        return f"{counted(minute.calls, 'call')}, {took}"
-
-    took = call_time(highest)
-    return Plot(
-        "Duration of a call: mean, slowest",
-        took,
-        f"Duration of calls in the last hour: mean and slowest of each minute; the slowest took {took}",
-        _marks(minutes, highest, told, lambda minute: [("slowest", minute.slowest), ("mean", mean(minute))], 0),
-    )
-
-
-def _marks(
-    minutes: Sequence[Minute],
-    highest: float,
-    told: Callable[[Minute], str],
-    values: Callable[[Minute], Sequence[tuple[str, float]]],
-    stacked: int,
-) -> list[tuple[str, int, list[tuple[str, str, str]]]]:
-    marks = []
-    for place, minute in enumerate(minutes):
-        bottom, bars = 0.0, []
-        for kind, value in values(minute):
-            # Anything above 0 can be seen.
-            height = max(1.5, PLOT_HEIGHT * value / highest) if value > 0 and highest > 0 else 0.0
-            if height > 0:
-                bars.append((kind, f"{PLOT_HEIGHT - bottom - height:.1f}", f"{height:.1f}"))
-            bottom += stacked * height
-        if minute.calls:
-            marks.append((f"{instant(minute.at, '%H:%M')}: {told(minute)}", PLOT_STEP * place, bars))
-    return marks
-
-
-def _ceiling(highest: int) -> int:
-    """The next of 5, 10, 20, 50, 100, …, so that the scale does not move with each task."""
-    scales = (digit * 10**power for power in range(30) for digit in (5, 10, 20))
-    return int(next(scale for scale in scales if scale >= highest))
 
 
 # ── processes, models, settings ──────────────────────────────────────────────────────────────────────────────────────
@@ -309,20 +229,21 @@ class Line:
 def _at_work(facts: Facts) -> tuple[list[Line], str]:
     """Who does what, by slot; of very many, those that are at something come first, and the others are summed up."""
     everyone = [record for record in (facts.master, *facts.children) if record is not None]
-    by_work = sorted(everyone, key=lambda one: (one not in facts.overrun, one.state is State.IDLE, one.slot))
+    everyone.sort(key=lambda one: (one not in facts.overrun, one.state is State.IDLE, one.slot))
     lines = []
-    for record in sorted(by_work[:PROCESSES_SHOWN], key=lambda one: one.slot):
-        name = "master" if record.slot == MASTER else f"{role_of(record.slot).value} {record.slot}"
-        counts = record.slot != MASTER and role_of(record.slot) is Role.WORKER
-        lines.append(Line(name, record, record in facts.overrun, counts))
-    rest: dict[str, int] = {}
-    for record in by_work[PROCESSES_SHOWN:]:
-        rest[record.state.name.lower()] = rest.get(record.state.name.lower(), 0) + 1
+    for record in sorted(everyone[:PROCESSES_SHOWN], key=lambda one: one.slot):
+        role = None if record.slot == MASTER else role_of(record.slot)
+        name = f"{role.value} {record.slot}" if role else "master"
+        lines.append(Line(name, record, record in facts.overrun, role is Role.WORKER))
+    rest = Counter(record.state.name.lower() for record in everyone[PROCESSES_SHOWN:])
     return lines, ", ".join(f"{number:,} {state}" for state, number in rest.items())
 
 
-_PROVIDERS = {"openai": (OPENAI_REQUESTS, OPENAI_TOKENS), "ollama": (OLLAMA_REQUESTS, OLLAMA_TOKENS)}
-_FAMILIES = {family.name: provider for provider, families in _PROVIDERS.items() for family in families}
+_FAMILIES = {
+    family.name: provider
+    for provider in ("openai", "ollama")
+    for family in (metrics.PROVIDERS[provider].requests, metrics.PROVIDERS[provider].tokens)
+}
 
 
 @dataclass(slots=True)
@@ -344,23 +265,20 @@ def read_usage(directory: Path) -> list[ModelUse] | None:
     """
     uses: dict[tuple[str, str], ModelUse] = {}
     try:
-        samples = [
-            sample for metric in counts_in(directory, "counter") for sample in metric.samples if sample.value > 0
-        ]
-        for sample in samples:
-            provider = sample.labels["provider"] if sample.name == COST.name else _FAMILIES.get(sample.name)
-            if provider is None:
+        for sample in (sample for metric in metrics.counted(directory, "counter") for sample in metric.samples):
+            labels, count = sample.labels, int(sample.value)
+            provider = labels["provider"] if sample.name == metrics.COST.name else _FAMILIES.get(sample.name)
+            if provider is None or sample.value <= 0:
                 continue
-            model = sample.labels["model"]
-            use = uses.setdefault((provider, model), ModelUse(provider, model))
-            if sample.name == COST.name:
-                use.cost[sample.labels["currency"]] = sample.value
-            elif "type" in sample.labels:
-                use.tokens[sample.labels["type"]] = int(sample.value)
+            use = uses.setdefault((provider, labels["model"]), ModelUse(provider, labels["model"]))
+            if sample.name == metrics.COST.name:
+                use.cost[labels["currency"]] = sample.value
+            elif "type" in labels:
+                use.tokens[labels["type"]] = count
             else:
-                use.calls += int(sample.value)
-                use.unanswered += int(sample.value) if sample.labels["status"] != CallStatus.SUCCESS else 0
-    except UNREADABLE_FILES:
+                use.calls += count
+                use.unanswered += count if labels["status"] != metrics.CallStatus.SUCCESS else 0
+    except metrics.UNREADABLE_FILES:
         return None
     return sorted(uses.values(), key=lambda use: (-use.calls, use.provider, use.model))
 
@@ -374,22 +292,17 @@ def _values(settings: Settings) -> Iterator[tuple[str, str, bool]]:
 
 
 def _value(value: Any) -> str:
-    match value:
-        case SecretStr():
-            return (
-                f"{PLACEHOLDER_KEY} (mock mode)" if value.get_secret_value() == PLACEHOLDER_KEY else "set, never shown"
-            )
-        case None:
-            return "not set"
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:g}"
-        case Authorities() | Prices():
-            return str(value.path)
-        case tuple():
-            return ", ".join(map(str, value))
-        case Mapping():
-            return ", ".join(f"{key}: {entry}" for key, entry in value.items()) or "none"
-        case _:
-            return str(value) or "empty"
+    if isinstance(value, SecretStr):
+        is_placeholder = value.get_secret_value() == PLACEHOLDER_KEY
+        return f"{PLACEHOLDER_KEY} (mock mode)" if is_placeholder else "set, never shown"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {entry}" for key, entry in value.items()) or "none"
+    if isinstance(value, Authorities | Prices):
+        value = value.path
+    return "not set" if value is None else str(value) or "empty"

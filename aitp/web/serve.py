@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,7 +24,7 @@ from aitp.errors import ConfigurationError
 from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
 from aitp.tasks import ExitCode
-from aitp.validators import addresses
+from aitp.validators import addresses, bound
 from aitp.web.app import Application, build_app
 
 log = logs.get_logger(__name__)
@@ -66,14 +65,7 @@ def listen(application: Callable[..., Any], host: str, port: int) -> Any:
     """waitress on `host` and `port`, one thread; `run` serves. Raises OSError if that cannot be (for now, if it is a
     gaierror), and ValueError if there is no such host."""
     # Bound here: waitress takes every failure to resolve a name for a wrong one.
-    sockets = []
-    for family, kind, protocol, address in addresses(host, port):
-        sockets.append(socket.socket(family, kind, protocol))
-        sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # Beside whoever has the port of IPv4: `::` would stand for that as well.
-            sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sockets[-1].bind(address)
+    sockets = bound(addresses(host, port))
     return create_server(
         application,
         map=Places(),

@@ -149,7 +149,7 @@ WRONG: dict[str, tuple[Change, str, Severity, str, str]] = {
     ),
     "openai ends": (
         model_ends,
-        "openai models",
+        "retirement",
         Severity.WARNING,
         "shuts the model text-embedding-3-small down",
         "DEFAULT_EMB",
@@ -182,7 +182,7 @@ def test_a_wrong_clock_is_told_from_a_server_with_a_wrong_one(demo: World, tmp_p
     all_of_them = about(looked(demo, tmp_path), "clock")
 
     assert (one.severity, all_of_them.severity) == (Severity.NOTE, Severity.WARNING)
-    assert "authorization server alone" in one.sentence
+    assert "ahead of that of authorization server: the others agree with ours" in one.sentence
     assert "s ahead" in all_of_them.sentence
 
 

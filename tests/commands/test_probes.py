@@ -14,7 +14,7 @@ from aitp.http import BY_TLS
 from aitp.providers.inventory import Retirement
 from aitp.settings import load_settings
 from aitp.taskapi.token import Grant
-from aitp.web.health import Severity
+from aitp.web.health import Severity, of_retirements
 from tests.settings.complete import COMPLETE
 
 SETTINGS = load_settings(COMPLETE)
@@ -119,9 +119,9 @@ def test_openai(answer: Answered | AitpError, severity: Severity, words: str) ->
 def test_a_model_that_ends_is_told_of_two_months_before_with_the_setting_that_replaces_it() -> None:
     now, day = 1_800_000_000.0, 86_400.0
     ends = {"over": -1, "soon": 59, "far": 61}
-    found = list(probes.of_shutdowns([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
+    found = list(of_retirements([Retirement(n, now + days * day, "X_MODEL") for n, days in ends.items()], now))
 
-    assert [finding.severity for finding in found] == [Severity.FAULT, Severity.WARNING]
+    assert [finding.severity for finding in found] == [Severity.WARNING, Severity.WARNING]
     assert "has shut the model over down on 14 January 2027" in found[0].sentence
     assert "shuts the model soon down on 15 March 2027" in found[1].sentence
     assert all("X_MODEL" in finding.advice for finding in found)
@@ -188,9 +188,9 @@ def test_no_date_is_no_difference(header: str | None) -> None:
     ("ahead", "severity", "words"),
     [
         ({"task API": 0.0, "OpenAI server": -29.0}, Severity.OK, "agrees with that of task API, OpenAI server"),
-        ({"task API": 90.0}, Severity.WARNING, "90 s ahead of that of task API"),
+        ({"task API": 90.0}, Severity.WARNING, "90 s ahead of that of task API: calendar"),
         ({"task API": -4000.0, "OpenAI server": -4001.0}, Severity.WARNING, "4,001 s behind"),
-        ({"task API": 90.0, "OpenAI server": 0.0}, Severity.NOTE, "of that of the task API alone"),
+        ({"task API": 90.0, "OpenAI server": 0.0}, Severity.NOTE, "90 s ahead of that of task API: the others"),
     ],
 )
 def test_if_all_servers_agree_it_is_ours(ahead: dict[str, float], severity: Severity, words: str) -> None:

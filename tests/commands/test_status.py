@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rich.bar import Bar
 from rich.console import Console
 
-from aitp.commands.console import size, visible
-from aitp.commands.watch import Pace, UsageBar
+from aitp.commands.console import size
+from aitp.commands.watch import Pace, usage_bar
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import PROJECT_ROOT, surroundings
+from aitp.validators import printable
 from aitp.web.health import duration
 from tests.commands.desk import Desk
 from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal
@@ -211,18 +213,18 @@ def test_sizes(count: int, words: str) -> None:
 
 @pytest.mark.parametrize(("current", "limit", "full"), [(0, 10, 0), (5, 10, 10), (10, 10, 20), (99, 10, 20)])
 def test_bars(current: int, limit: int, full: int) -> None:
-    assert drawn(UsageBar(current, limit), columns=80) == "█" * full + "·" * (20 - full)
+    assert drawn(usage_bar(current, limit), columns=80) == "█" * full
 
 
 def test_a_bar_is_shorter_where_there_is_no_room_for_it_and_never_folded() -> None:
-    assert drawn(UsageBar(5, 10), columns=8) == "████····"
+    assert drawn(usage_bar(5, 10), columns=8) == "████"
 
 
-def drawn(bar: UsageBar, columns: int) -> str:
+def drawn(bar: Bar, columns: int) -> str:
     console = Console(width=columns)
     with console.capture() as captured:
         console.print(bar)
-    return captured.get().rstrip("\n")
+    return captured.get().rstrip()
 
 
 @pytest.mark.parametrize(
@@ -230,4 +232,4 @@ def drawn(bar: UsageBar, columns: int) -> str:
     [("São Paulo", "São Paulo"), ("a\x1b[2J", "a\\x1b[2J"), ("\u202eabc", "\\u202eabc"), ("a\nb\tc", "a\\nb\\tc")],
 )
 def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert printable(text) == shown

@@ -19,7 +19,7 @@ from aitp import metrics
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
 from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
-from aitp.tasks import Ending, Service, TaskStatus, TaskType
+from aitp.tasks import Ending, Period, Service, TaskStatus, TaskType
 from aitp.validators import allowed
 
 NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
@@ -66,7 +66,7 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "method": ("HTTP method", "`GET`, `PATCH`, `other`"),
     "model": ("which model", _MODELS),
     "outcome": ("what became of an attempt to deliver", _words(*metrics.DELIVERY_OUTCOMES)),
-    "period": ("which rate limit or budget", _words(*metrics.PERIODS) + "; those that are switched off have no gauges"),
+    "period": ("which rate limit or budget", _words(*Period) + "; those that are switched off have no gauges"),
     "provider": ("whose model was called", "`openai`, `ollama`, and those of other packages"),
     "python": ("version of Python", "like `3.11.2`"),
     "reason": ("why a call went to the second choice", _words(*Why)),

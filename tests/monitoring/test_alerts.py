@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from aitp.metrics import FAMILIES, PERIODS
+from aitp.metrics import FAMILIES
 from aitp.settings import PROJECT_ROOT
-from aitp.tasks import Service
+from aitp.tasks import Period, Service
 
 RULES = PROJECT_ROOT / "docker/alerts.yml"
 CASES = PROJECT_ROOT / "tests/monitoring/alerts_test.yml"
@@ -80,6 +80,6 @@ def test_alerts_ask_for_metrics_and_labels_that_exist(alert: dict[str, Any]) -> 
 
 @EVERY_ALERT
 def test_alerts_ask_for_values_of_labels_that_exist(alert: dict[str, Any]) -> None:
-    for label, known in (("period", PERIODS), ("service", tuple(Service)), ("role", ("relay", "worker"))):
+    for label, known in (("period", tuple(Period)), ("service", tuple(Service)), ("role", ("relay", "worker"))):
         for values in re.findall(rf'\b{label}=~?"([^"]+)"', alert["expr"]):
             assert set(values.split("|")) <= set(known)
