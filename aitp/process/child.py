@@ -72,8 +72,7 @@ class Timings:
     orphan_seconds: float = 900.0  # for a dead master's child to go, on top of what its calls may take
     sweep_seconds: float = 5.0
     sweep_again_seconds: float = 60.0
-    look_again_seconds: float = 10.0  # first pause between looks at the models while one is missing
-    longest_look_pause_seconds: float = 300.0
+    look_again_seconds: float = 30.0  # between looks at the models while one is missing
 
     def patience_with_orphans(self, settings: Settings) -> float:
         """Seconds that a dead master's child has to end what it has in hand: answers that it waits for are paid for."""

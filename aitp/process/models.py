@@ -1,8 +1,8 @@
 """Looking after models: Ollama's that are missing are pulled, OpenAI's that are to be shut down are told of.
 
 One process at a time does it: under a master a one-shot helper, while relays and workers do their work. The master
-sends it (`ModelPuller`) at start, at a reload, whenever a worker misses a model (USR2), each hour, and more often as
-long as one is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a
+sends it (`ModelPuller`) at start, at a reload, whenever a worker misses a model (USR2), each hour, and each half minute
+as long as one is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a
 minute, and then ever more seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and
 it apart. What is known is told by a file (`aitp.providers.inventory`) and by the log.
 
@@ -76,7 +76,6 @@ class ModelPuller:
         self._due = math.inf
         self._not_before = 0.0
         self._anew = False
-        self._pause = timings.look_again_seconds
 
     def ask(self) -> None:
         """A worker misses a model: have somebody look, soon, however often this is asked for."""
@@ -86,7 +85,6 @@ class ModelPuller:
         """Have it done at once, with other settings, or by another master than before."""
         self._due = 0.0
         self._anew = True
-        self._pause = self._timings.look_again_seconds
         self.stop()
 
     def stop(self) -> None:
@@ -110,14 +108,10 @@ class ModelPuller:
         self._tell()
         now = time.monotonic()
         self._not_before = now + self._timings.look_again_seconds
-        pause, longest = IDLE_SECONDS, self._timings.longest_look_pause_seconds
-        if exit_code != 0:
-            pause, self._pause = self._pause, min(2 * self._pause, longest)
-        else:
-            self._pause = self._timings.look_again_seconds
         # What was asked for meanwhile was asked for the sake of what this look may have found already.
         if not self._anew:
-            self._due = min(max(self._due, self._not_before), now + pause)
+            soon = exit_code != 0 or self._due < math.inf
+            self._due = self._not_before if soon else now + IDLE_SECONDS
 
 
 class Look(Enum):
@@ -172,6 +166,7 @@ class _Round:
         found = read_inventory(settings.runtime_dir) or Inventory({})
         self._before: Mapping[str, ModelState] = {} if anew else found.models
         models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
+        self._problem = found.problem
         self._inventory = replace(found, models=models, problem="", at=clock())
         self._written = -math.inf
 
@@ -185,7 +180,8 @@ class _Round:
             try:
                 missing = server.missing(self._names)
             except RetryableError as error:
-                log.warning("Ollama cannot be asked for its models", reason=str(error))
+                if str(error) != self._problem:
+                    log.warning("Ollama cannot be asked for its models", reason=str(error))
                 write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
                 return False
             for name in self._names:

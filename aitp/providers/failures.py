@@ -149,20 +149,6 @@ class Refusal:
         return ""
 
     @property
-    def names_the_key(self) -> bool:
-        return bool(_KEY.search(self.message))
-
-    @property
-    def names_the_credit(self) -> bool:
-        """An account without money; where a pause is told, it is a rate in the same words."""
-        return self.delay is None and bool(_CREDIT.search(self.message))
-
-    @property
-    def is_too_long(self) -> bool:
-        """It says that the text has more tokens than the model reads; not one of its other limits."""
-        return bool(_TOO_LONG.search(self.message)) and not _ANOTHER_LIMIT.search(self.message)
-
-    @property
     def names_the_input(self) -> bool:
         """A policy on contents, or `param` is the text itself."""
         return bool(_POLICY.search(self.message)) or bool(re.match(r"\W*(?:input|messages|prompt)\b", self.param))
@@ -312,8 +298,11 @@ def _whatever(refusal: Refusal) -> bool:
 
 def _is_out_of_credit(refusal: Refusal) -> bool:
     codes = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
-    named = refusal.status in (400, 402, 403, 429) and refusal.names_the_credit
-    return bool(codes & {refusal.code, refusal.type}) or named or (refusal.status == 402 and refusal.is_json)
+    if codes & {refusal.code, refusal.type} or (refusal.status == 402 and refusal.is_json):
+        return True
+    # Where a pause is told, it is a rate in the same words.
+    words = refusal.status in (400, 402, 403, 429) and refusal.delay is None
+    return words and bool(_CREDIT.search(refusal.message))
 
 
 def _has_no_room_in_its_tier(refusal: Refusal) -> bool:
@@ -327,12 +316,14 @@ def _is_above_the_limit(refusal: Refusal) -> bool:
 
 
 def _is_over_the_context(refusal: Refusal) -> bool:
+    """It says that the text has more tokens than the model reads; not one of its other limits."""
     codes = {"context_length_exceeded", "exceed_context_size_error"}
-    return bool(codes & {refusal.code, refusal.type}) or refusal.is_too_long
+    words = bool(_TOO_LONG.search(refusal.message)) and not _ANOTHER_LIMIT.search(refusal.message)
+    return bool(codes & {refusal.code, refusal.type}) or words
 
 
 def _is_of_the_key(refusal: Refusal) -> bool:
-    return refusal.names_the_key or (refusal.status == 401 and refusal.is_json)
+    return bool(_KEY.search(refusal.message)) or (refusal.status == 401 and refusal.is_json)
 
 
 def _is_of_the_cloud(refusal: Refusal) -> bool:
@@ -413,7 +404,7 @@ OPENAI_ROWS: Sequence[Row] = (
 # that run in its cloud are refused one by one (a cap, a subscription, a sign-in), and no local one with them.
 OLLAMA_ROWS: Sequence[Row] = (
     # 400 on /api/embed, 500 elsewhere, 413 from some versions' runners.
-    Row((400, 413, 422, 500), "longer than the context", lambda r: r.is_too_long, InputTooLong, _TOO_LONG_ADVICE,
+    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, InputTooLong, _TOO_LONG_ADVICE,
         _tokens),
     Row((400, 422, 500), "a parameter by its name", lambda r: bool(r.parameter), RequestRefused, _PARAMETER_ADVICE,
         _parameter),
