@@ -11,6 +11,7 @@ is started as ever.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import importlib
 import io
@@ -21,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from typing import Any
 from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
-FORKED = frozenset({"aitp", "aitp.demo", "tests.process.toys", "tests.process.stage"})
+FORKED = frozenset({"aitp", "aitp.demo", "tests.process.toys", "tests.process.stage", "tests.snippet"})
 PRELOADED = (
     "aitp.commands.check",
     "aitp.commands.cli",
@@ -92,7 +94,18 @@ class _Popen(_exec):  # type: ignore[misc, valid-type]
         p2cread, _, _, c2pwrite, _, errwrite, _, gid, gids, uid, umask, start_new_session, process_group = rest
         env = dict(os.environ) if env is None else {str(name): str(value) for name, value in env.items()}
         words = [os.fspath(word) for word in args] if isinstance(args, list | tuple) else []
-        unusual = (executable, preexec_fn, pass_fds, shell, gid, gids, uid, umask != -1, process_group != -1)
+        terminal = preexec_fn is take_terminal
+        unusual = (
+            executable,
+            preexec_fn and not terminal,
+            pass_fds,
+            shell,
+            gid,
+            gids,
+            uid,
+            umask != -1,
+            process_group != -1,
+        )
         if _off or any(unusual) or not close_fds or not _is_forked(words, env):
             super()._execute_child(*given)
             return
@@ -102,6 +115,7 @@ class _Popen(_exec):  # type: ignore[misc, valid-type]
             "environment": env,
             "directory": os.fspath(cwd) if cwd is not None else str(Path.cwd()),
             "session": bool(start_new_session),
+            "terminal": terminal,
         }
         files = [own if given_ == -1 else given_ for own, given_ in enumerate((p2cread, c2pwrite, errwrite))]
         self.pid = _server().fork(request, files)
@@ -131,6 +145,11 @@ def _server() -> _Server:
 def install() -> None:
     """From now on `subprocess` forks what it can."""
     subprocess.Popen = _Popen  # type: ignore[misc]
+
+
+def take_terminal() -> None:
+    """For `preexec_fn`, which can be nothing else if it is to be forked: standard input is the session's terminal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
@@ -176,6 +195,8 @@ def _become(request: Mapping[str, Any], files: list[int]) -> None:
     spare = [os.dup(file) for file in files]  # above 2, whatever came
     for standard, file in enumerate(spare):
         os.dup2(file, standard)
+    if request["terminal"]:
+        take_terminal()
     os.closerange(3, max(spare) + 1)  # all that the server had open
     os.chdir(request["directory"])
     os.environ.clear()

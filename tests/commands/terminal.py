@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from aitp.settings import PROJECT_ROOT, surroundings
+from tests.forkserver import take_terminal
 from tests.waiting import wait_until
 
 AITP = (sys.executable, "-m", "aitp")
@@ -37,7 +38,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(theirs)
 

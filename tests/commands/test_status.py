@@ -89,7 +89,7 @@ def test_a_limit_without_room_is_said_while_tasks_wait_for_it(create: Create) ->
     assert any("the limit per hour is used up (2 of 2): there is room again in" in line for line in said)
 
 
-def test_a_big_crew_is_summed_up_with_those_at_work_first(desk: Desk, board: Scoreboard) -> None:
+def test_many_children_are_summed_up_with_those_at_work_first(desk: Desk, board: Scoreboard) -> None:
     lines = desk.run("status").stdout.splitlines()
 
     assert sum("task-" in line for line in lines) == 28  # and the relay

@@ -24,7 +24,7 @@ def run(program: str, *places: Path, **environment: str) -> subprocess.Completed
     """A fresh Python with these directories on its path: what it prints, and how it ends."""
     path = ":".join(map(str, (PROJECT_ROOT, *places)))
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-m", "tests.snippet", program],
         env={**surroundings(), "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,

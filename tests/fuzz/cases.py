@@ -1,4 +1,4 @@
-"""How much the fuzz tests try, and what of: `bin/test --fuzz` says FUZZ=long, else it is a fortieth of that."""
+"""How much the fuzz tests try, and what of: `bin/test --fuzz` says FUZZ=long, else it is a hundredth of that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 LONG = os.environ.get("FUZZ") == "long"
-SHORT_PART = 40
+SHORT_PART = 100
 
 tried: Counter[str] = Counter()
 

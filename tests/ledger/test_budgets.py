@@ -123,7 +123,7 @@ def test_the_reservation_stays_until_the_last_task_of_a_claim_has_ended(create: 
     assert (use(world).spent_nano, use(world).reserved_nano) == (11, 0)
 
 
-def test_a_chat_reserves_what_its_kind_took_lately(create: Create) -> None:
+def test_a_chat_reserves_what_its_queue_took_lately(create: Create) -> None:
     world = budgeted(create, day=10**12)
     world.admit("a", "b", queue=TOPICS)
     chat = priced(CHAT, batch=1)
@@ -174,7 +174,7 @@ def test_days_of_a_month_add_up_and_those_before_do_not(create: Create) -> None:
     assert use(world, "day").spent_nano == 3
 
 
-def test_room_for_a_cheaper_kind_is_used_while_a_dear_one_waits(create: Create) -> None:
+def test_room_for_a_cheaper_queue_is_used_while_a_dear_one_waits(create: Create) -> None:
     world = budgeted(create, day=EACH)
     dear = Pricing(Price(10**12, 0))
     mixed = dataclasses.replace(PRICED, pricing=lambda queue, route: dear if queue == LARGE else EMBEDDING)

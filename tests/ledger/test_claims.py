@@ -15,7 +15,7 @@ from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER
 # What is taken
 
 
-def test_a_claim_takes_tasks_of_one_kind_oldest_first_with_all_that_a_call_needs(world: World) -> None:
+def test_a_claim_takes_tasks_of_one_queue_oldest_first_with_all_that_a_call_needs(world: World) -> None:
     world.admit("a", "b", content=b'{"text": "hello"}')
     world.admit("c", queue=LARGE)
     claim = world.claim()
@@ -57,7 +57,7 @@ def test_a_batch_is_no_larger_than_its_provider_takes_in_one_call(world: World) 
     assert claim.more
 
 
-def test_the_kind_with_the_fewest_claimed_tasks_goes_first_then_the_oldest(world: World) -> None:
+def test_the_queue_with_the_fewest_claimed_tasks_goes_first_then_the_oldest(world: World) -> None:
     world.admit(*names("small", 40))
     world.admit("large", queue=LARGE)
     world.admit("topic", queue=TOPICS)
@@ -109,7 +109,7 @@ def test_what_a_slot_still_had_claimed_goes_back_when_it_claims_again(world: Wor
     assert world.completions() == 2  # it may have been sent
 
 
-def test_a_kind_is_what_tasks_are_grouped_by(world: World) -> None:
+def test_a_queue_is_what_tasks_are_grouped_by(world: World) -> None:
     world.admit("a", queue=QueueKey("text_embedding", "x"))
     world.admit("b", queue=QueueKey("defining_topics", "x"))
 

@@ -38,7 +38,7 @@ def test_equal_tasks_are_of_one_type_model_and_content(queue: QueueKey, content:
     assert (fingerprint(queue, content) == fingerprint(SMALL, TEXT)) is equal
 
 
-def test_a_twin_waits_for_the_first_and_gets_its_result(world: World) -> None:
+def test_a_duplicate_waits_for_the_first_and_gets_its_result(world: World) -> None:
     enter(world, "a", "b")
     enter(world, "c")
     claim = world.claim()
@@ -53,7 +53,7 @@ def test_a_twin_waits_for_the_first_and_gets_its_result(world: World) -> None:
     assert sorted(world.deliver_all()) == ["a", "b", "c"]
 
 
-def test_a_twin_that_is_entered_while_the_first_is_run_waits_as_well(world: World) -> None:
+def test_a_duplicate_that_is_entered_while_the_first_is_run_waits_as_well(world: World) -> None:
     enter(world, "a")
     claim = world.claim()
     enter(world, "b")
@@ -77,7 +77,7 @@ def test_a_recent_result_is_used_again_without_a_call(world: World, delivered: b
     assert "b" in world.deliver_all()
 
 
-def test_the_twin_of_a_dead_letter_gets_its_result(world: World) -> None:
+def test_the_duplicate_of_a_dead_letter_gets_its_result(world: World) -> None:
     enter(world, "a")
     world.run()
     (delivery,) = world.take()
@@ -141,7 +141,7 @@ def test_a_task_that_is_listed_again_after_its_delivery_is_run_again(world: Worl
     assert ids(world.claim()) == ["a"]
 
 
-def test_if_the_first_fails_the_oldest_twin_is_run_and_the_others_wait_for_that_one(world: World) -> None:
+def test_if_the_first_fails_the_oldest_duplicate_is_run_and_the_others_wait_for_that_one(world: World) -> None:
     enter(world, "a", "b", "c")
     assert world.run(Ending.FAILED).reused == ()
     claim = world.claim()
@@ -161,7 +161,7 @@ def test_a_failure_is_not_used_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("ending", [Ending.RETRY, Ending.POSTPONED, Ending.FALLBACK, Ending.SPLIT, Ending.UNSENT])
-def test_twins_go_on_waiting_while_the_first_is_tried_again(world: World, ending: Ending) -> None:
+def test_duplicates_go_on_waiting_while_the_first_is_tried_again(world: World, ending: Ending) -> None:
     enter(world, "a", "b")
     world.run(ending, Health.UNKNOWN)
     world.clock.go(60)
@@ -171,7 +171,7 @@ def test_twins_go_on_waiting_while_the_first_is_tried_again(world: World, ending
     assert [task.id for task in world.finish(claim).reused] == ["b"]
 
 
-def test_twins_of_poison_are_run_alone_one_after_the_other(create: Create) -> None:
+def test_duplicates_of_poison_are_run_alone_one_after_the_other(create: Create) -> None:
     world = create(LedgerConfig(max_crashes=1))
     enter(world, "a", "b", "c")
     world.claim()
@@ -182,7 +182,7 @@ def test_twins_of_poison_are_run_alone_one_after_the_other(create: Create) -> No
     assert world.idle(OTHER_WORKER).because is IdleReason.NOTHING_READY
 
 
-def test_if_the_first_is_dealt_with_elsewhere_the_oldest_twin_is_run(world: World) -> None:
+def test_if_the_first_is_dealt_with_elsewhere_the_oldest_duplicate_is_run(world: World) -> None:
     enter(world, "a", "b", "c")
     for _ in range(2):
         world.listing("b", "c", twins=True, content=TEXT)
@@ -191,7 +191,7 @@ def test_if_the_first_is_dealt_with_elsewhere_the_oldest_twin_is_run(world: Worl
     assert ids(world.claim()) == ["b"]
 
 
-def test_twins_that_go_together_leave_nobody_waiting(world: World) -> None:
+def test_duplicates_that_go_together_leave_nobody_waiting(world: World) -> None:
     enter(world, "a", "b", "c")
     for _ in range(2):
         world.listing("c", twins=True, content=TEXT)
@@ -199,7 +199,7 @@ def test_twins_that_go_together_leave_nobody_waiting(world: World) -> None:
     assert ids(world.claim()) == ["c"]
 
 
-def test_a_batch_holds_no_two_twins_and_finishes_those_of_each(world: World) -> None:
+def test_a_batch_holds_no_two_duplicates_and_finishes_those_of_each(world: World) -> None:
     for text in (b'"1"', b'"2"', b'"3"'):
         enter(world, text.decode().strip('"') + "a", text.decode().strip('"') + "b", content=text)
     claim = world.claim()
@@ -208,7 +208,7 @@ def test_a_batch_holds_no_two_twins_and_finishes_those_of_each(world: World) -> 
     assert [task.id for task in world.finish(claim).reused] == ["1b", "2b", "3b"]
 
 
-def test_waiting_twins_take_room_in_the_inbox_but_are_not_called_ready(create: Create) -> None:
+def test_waiting_duplicates_take_room_in_the_inbox_but_are_not_called_ready(create: Create) -> None:
     world = create(LedgerConfig(inbox_limit=3))
     enter(world, "a", "b")
     admitted = enter(world, "c", "d")

@@ -134,7 +134,7 @@ def test_suspects_and_fresh_tasks_are_never_in_one_batch_and_one_batch_of_suspec
     assert ids(world.claim(THIRD_WORKER)) == ["a", "b"]
 
 
-def test_a_suspect_of_one_kind_keeps_no_other_kind_s_from_its_turn(world: World) -> None:
+def test_a_suspect_of_one_queue_keeps_no_other_queue_s_from_its_turn(world: World) -> None:
     world.admit("a")
     world.admit("l", queue=LARGE)
     for _ in range(2):

@@ -358,6 +358,6 @@ class Life(Agreement):
 
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
 Life.TestCase.settings = settings(
-    max_examples=1_500 if LONG else 100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=1_500 if LONG else 60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_the_life_of_tasks = Life.TestCase

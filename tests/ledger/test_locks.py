@@ -35,7 +35,7 @@ else:
 
 @contextmanager
 def another_process_holds(ledger: Path, what: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, str(ledger), what]
+    command = [sys.executable, "-m", "tests.snippet", HOLDER, str(ledger), what]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -87,7 +87,10 @@ def test_a_forked_child_does_not_inherit_and_its_end_takes_nothing_away(ledger: 
             os._exit(1 if obtained else 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         with subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(ledger), "7"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.snippet", HOLDER, str(ledger), "7"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as other:
             wait_until(lambda: locks_waited_for(other.pid))
             locks.release(7)

@@ -51,7 +51,7 @@ def test_the_next_poll_comes_at_once_while_more_is_there_but_not_within_a_second
     assert isinstance(begin(world), Poll)
 
 
-def test_an_inbox_full_of_twins_is_polled_for_at_the_regular_time_only(create: Create) -> None:
+def test_an_inbox_full_of_duplicates_is_polled_for_at_the_regular_time_only(create: Create) -> None:
     """Each page may be all that is pending, and none of it could be taken in."""
     world = create(LedgerConfig(inbox_limit=5))
     world.listing(*names("t", 5), twins=True, complete=False, more_there=True)

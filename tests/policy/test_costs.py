@@ -46,7 +46,7 @@ def test_what_is_affordable_stays_within_the_money_and_one_more_would_not(
         assert estimate(Pricing(price), FIRST_USAGE, contents[: count + 1]) > money
 
 
-def test_a_chat_is_taken_to_need_as_much_as_its_kind_needed_lately() -> None:
+def test_a_chat_is_taken_to_need_as_much_as_its_queue_needed_lately() -> None:
     habit = UsageEstimate(500, 1_000)
 
     assert estimate(CHAT, habit, [2_000]) == CHAT.price.cost(2_500, 1_000)  # type: ignore[union-attr]

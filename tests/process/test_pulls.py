@@ -248,7 +248,7 @@ def stage_in(house: House) -> Stage | None:
     return stock.models[NOMIC].stage if stock and not stock.problem else None
 
 
-def test_a_master_has_models_pulled_while_its_crew_is_at_work(house: House, ollama_api: OllamaApi) -> None:
+def test_a_master_has_models_pulled_while_its_children_are_at_work(house: House, ollama_api: OllamaApi) -> None:
     ollama_api.present, ollama_api.pull_seconds = set(), 60.0
     use_ollama(house, ollama_api)
     master = house.start()

@@ -107,7 +107,7 @@ def test_what_works_may_still_be_worth_a_look(moment: tuple[Facts, Settings], na
     assert all(problem.advice for problem in said.points)
 
 
-def test_a_crew_that_is_not_complete_is_said_so(moment: tuple[Facts, Settings]) -> None:
+def test_children_that_are_missing_are_said_so(moment: tuple[Facts, Settings]) -> None:
     facts, settings = moment
     more = settings.model_copy(update={"concurrency_limit": 3})
 
