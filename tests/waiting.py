@@ -18,7 +18,7 @@ def patience(seconds: float) -> float:
     return seconds * min(max(1.0, wanted), MOST_PATIENCE)
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, every: float = 0.01) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 10.0, every: float = 0.02) -> T:
     """Return the first true value of `condition`; fail after `timeout` seconds, more under load, and name it."""
     started = time.monotonic()
     while True:

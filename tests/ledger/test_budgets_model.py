@@ -22,6 +22,7 @@ from aitp.policy.costs import Bill, Pricing
 from aitp.policy.windows import fixed_window
 from aitp.prices import Price
 from aitp.tasks import Ending, Health, Period
+from tests.fuzz.cases import LONG
 from tests.ledger.world import START, WORKER, World, priced, report
 
 SLOTS = range(WORKER, WORKER + 4)
@@ -192,7 +193,7 @@ class Model:
                 assert spent + self.reserved <= self.budgets[period] + excess
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1_500 if LONG else 60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps, budgets, st.sampled_from(ZONES), st.floats(0, 3 * A_DAY))
 def test_several_workers_together_keep_within_their_budgets(
     template: Path, todo: list[tuple[str, int, int]], allowed: dict[str, int], zone: str, later: float

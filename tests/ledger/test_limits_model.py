@@ -26,6 +26,7 @@ from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_l
 from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Ending, Health, Period
+from tests.fuzz.cases import LONG
 from tests.ledger.world import START, WORKER, Clock, World, terms
 
 SLOTS = range(WORKER, WORKER + 3)
@@ -243,7 +244,7 @@ def a_model(template: Path, strategy: str, zone: str, start: float, limits: dict
 
 
 slow = settings(
-    max_examples=50,
+    max_examples=1_000 if LONG else 30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
