@@ -8,8 +8,7 @@ a short-lived process does before anyone else opens it. `views.snapshot` reads a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, fo
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
+from aitp.ledger.clock import Clock, MachineClock
 from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Database
 from aitp.ledger.evidence import Failure, Notice
@@ -26,7 +26,7 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
-from aitp.ledger.sqlite import SQLiteDatabase, migrate, seconds_up
+from aitp.ledger.sqlite import SQLiteDatabase, migrate
 from aitp.ledger.worlds import World, publish_setups
 
 __all__ = [
@@ -66,6 +66,8 @@ __all__ = [
     "prepare",
 ]
 
+MACHINE = MachineClock()
+
 
 class Ledger:
     """One process's hold of the ledger. Not for threads; not to be carried over fork."""
@@ -89,8 +91,7 @@ class Ledger:
         path: Path,
         config: LedgerConfig,
         *,
-        clock: Callable[[], float] = time.time,
-        uptime: Callable[[], float] = seconds_up,
+        clock: Clock = MACHINE,
         locks: SlotLocks | None = None,
     ) -> Ledger:
         """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
@@ -98,7 +99,7 @@ class Ledger:
         Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
         release.
         """
-        database = SQLiteDatabase(path, clock, locks=locks, uptime=uptime)
+        database = SQLiteDatabase(path, clock, locks=locks)
         try:
             database.refuse_other_version()
         except BaseException:
@@ -168,7 +169,7 @@ def prepare(
     providers: Iterable[str] = (),
     reuse_scope: str = "",
     setups: Mapping[str, str] = MappingProxyType({}),
-    clock: Callable[[], float] = time.time,
+    clock: Clock = MACHINE,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
@@ -189,7 +190,7 @@ def prepare(
                 "INSERT INTO breakers (service) VALUES (?) ON CONFLICT (service) DO NOTHING",
                 [(provider,) for provider in providers],
             )
-            publish_setups(connection, setups, clock())
+            publish_setups(connection, setups)
     finally:
         database.close()
     return found

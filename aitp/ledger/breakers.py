@@ -84,10 +84,6 @@ class Breakers:
             if state == BreakerState.HALF_OPEN:
                 return Gate(False, service=service)
             if state == BreakerState.OPEN:
-                if opened_at > now:
-                    # The clock was set back: as if it had opened now, or the probe would wait for that time to return.
-                    opened_at = now
-                    connection.execute("UPDATE breakers SET opened_at = ? WHERE service = ?", (now, service))
                 if opened_at + self._recovery > now:
                     return Gate(False, until=opened_at + self._recovery, service=service)
                 probe = True
@@ -186,12 +182,9 @@ class Cooling(NamedTuple):
     awaited: bool
 
 
-# A pause that began later than now is left over from before the clock was set back: it has ended.
-IN_FORCE = "since <= {0} AND until > {0}"
-
 # Whether any pause is in force at a moment; whether there was one of which nobody said how long; for a select list.
-ANY_COOLDOWNS = f"EXISTS (SELECT 1 FROM cooldowns WHERE {IN_FORCE})"
-ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed = 1)"
+ANY_COOLDOWNS = "EXISTS (SELECT 1 FROM cooldowns WHERE until > {})"
+ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed > 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,33 +209,31 @@ def cool_down(connection: Connection, provider: str, pause: Cooldown, now: float
     seconds, model = pause.seconds, pause.model or ""
     if pause.guessed:
         before = connection.execute(
-            "SELECT until - since FROM cooldowns WHERE provider = ? AND model = ? AND guessed = 1 AND since <= ?",
-            (provider, model, now),
+            "SELECT guessed FROM cooldowns WHERE provider = ? AND model = ?", (provider, model)
         ).get
         seconds = max(seconds, 2 * (before or 0.0))
-    until = now + min(max(seconds, MIN_COOLDOWN_SECONDS), MAX_COOLDOWN_SECONDS)
+    seconds = min(max(seconds, MIN_COOLDOWN_SECONDS), MAX_COOLDOWN_SECONDS)
+    guessed = seconds if pause.guessed else 0.0
     connection.execute(
-        # Of several answers that arrive together the longest pause counts, unless it is left over from before the
-        # clock was set back.
-        "INSERT INTO cooldowns (provider, model, since, until, reason, awaited, guessed) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (provider, model) DO UPDATE SET since = excluded.since, until = excluded.until,"
-        " reason = excluded.reason, awaited = excluded.awaited, guessed = excluded.guessed"
-        " WHERE cooldowns.until < excluded.until OR cooldowns.since > excluded.since",
-        (provider, model, now, until, pause.reason, int(pause.awaited), int(pause.guessed)),
+        # Of several answers that arrive together the longest pause counts.
+        "INSERT INTO cooldowns (provider, model, until, reason, awaited, guessed) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (provider, model) DO UPDATE SET until = excluded.until, reason = excluded.reason,"
+        " awaited = excluded.awaited, guessed = excluded.guessed WHERE cooldowns.until < excluded.until",
+        (provider, model, now + seconds, pause.reason, int(pause.awaited), guessed),
     )
 
 
 def forget_guesses(connection: Connection, provider: str, model: str) -> None:
     """The provider serves this model again: the next pause of which nobody says how long is short."""
     connection.execute(
-        "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed = 1", (provider, model)
+        "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed > 0", (provider, model)
     )
 
 
 def cooling(connection: Connection, provider: str, model: str, now: float) -> Cooling | None:
     """The pause of this provider's model, one that was asked for before one that is awaited. Reads only."""
     row = connection.execute(
-        f"SELECT until, awaited FROM cooldowns WHERE provider = ?1 AND model IN ('', ?2) AND {IN_FORCE.format('?3')}"
+        "SELECT until, awaited FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND until > ?"
         " ORDER BY awaited, until DESC LIMIT 1",
         (provider, model, now),
     ).fetchone()
@@ -255,7 +246,7 @@ def quiet_until(connection: Connection, now: float) -> float | None:
     return None if until is None else float(until)
 
 
-_QUIET_UNTIL = f"SELECT MAX(until) FROM cooldowns WHERE provider IN (?1, ?2) AND {IN_FORCE.format('?3')}"
+_QUIET_UNTIL = "SELECT MAX(until) FROM cooldowns WHERE provider IN (?, ?) AND until > ?"
 
 
 BUGS_IN_A_ROW = 5
@@ -286,10 +277,8 @@ def forget_bugs(connection: Connection, task_type: str | None = None) -> None:
 
 def paused_until(connection: Connection, task_type: str, now: float) -> float | None:
     """When the pause of a processor ends; None if there is none. Reads only."""
-    # One that reaches further than any may is left over from before the clock was set back: it has ended.
     until = connection.execute(
-        "SELECT paused_until FROM processors WHERE type = ? AND paused_until > ? AND paused_until <= ?",
-        (task_type, now, now + PAUSE_SECONDS),
+        "SELECT paused_until FROM processors WHERE type = ? AND paused_until > ?", (task_type, now)
     ).get
     return None if until is None else float(until)
 

@@ -90,7 +90,7 @@ class Budgets:
 
     def state(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
         """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
-        uses = {period: use for period, use in _uses(connection, now, zone, mend=True).items() if use.allowed_nano}
+        uses = {period: use for period, use in _uses(connection, now, zone).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
         return BudgetState(currency, left, uses)
@@ -184,7 +184,7 @@ def use_of_budgets(connection: Connection, now: float) -> dict[Period, BudgetUse
     return _uses(connection, now, zone)
 
 
-def _uses(connection: Connection, now: float, zone: ZoneInfo, *, mend: bool = False) -> dict[Period, BudgetUse]:
+def _uses(connection: Connection, now: float, zone: ZoneInfo) -> dict[Period, BudgetUse]:
     budgets: list[Row] = connection.execute(
         "SELECT period, currency, allowed, kept_back_until FROM budgets ORDER BY period"
     ).fetchall()
@@ -194,23 +194,18 @@ def _uses(connection: Connection, now: float, zone: ZoneInfo, *, mend: bool = Fa
     currency = budgets[0][1]
     rows: list[Row] = connection.execute(
         # Served by the primary key: a month's days, and a row for each call in hand.
-        "SELECT starts, ends, nano FROM spending WHERE currency = ?1 AND starts > ?2"
-        " UNION ALL SELECT NULL, NULL, CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM reservations WHERE currency = ?1",
+        "SELECT ends, nano FROM spending WHERE currency = ?1 AND starts > ?2"
+        " UNION ALL SELECT NULL, CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM reservations WHERE currency = ?1",
         (currency, windows[Period.MONTH].start - OVERLAP_SECONDS),
     ).fetchall()
-    *days, (_, _, reserved) = rows
-    ahead = sum(nano for starts, _, nano in days if starts > now)
-    if ahead and mend:
-        # The clock was set back: what was spent in the future was spent today.
-        connection.execute("DELETE FROM spending WHERE currency = ? AND starts > ?", (currency, now))
-        spend(connection, currency, ahead, now, zone)
+    *days, (_, reserved) = rows
     uses = {}
     for name, _, allowed, kept_back_until in budgets:
         period = Period(name)
         window = windows[period]
-        spent = sum(nano for _, ends, nano in days if ends > window.start)
+        spent = sum(nano for ends, nano in days if ends > window.start)
         remaining = None if allowed is None else max(0, allowed - spent - reserved)
-        kept_back = allowed is not None and now < kept_back_until <= window.end
+        kept_back = allowed is not None and kept_back_until == window.end
         frees_at = window.end if kept_back or remaining == 0 else None
         uses[period] = BudgetUse(currency, spent, reserved, allowed, remaining, frees_at, window.end)
     return uses
@@ -231,6 +226,16 @@ def spend(connection: Connection, currency: str, nano: int, now: float, zone: Zo
         " ends = CASE WHEN excluded.ends > spending.ends THEN excluded.ends ELSE spending.ends END",
         (currency, int(today.start), int(today.end), nano),
     )
+
+
+def spent_by_now(connection: Connection, now: float) -> None:
+    """The clock was set: what would be spent on days to come was spent today."""
+    ahead: list[Row] = connection.execute(
+        "DELETE FROM spending WHERE starts > ? RETURNING currency, nano", (now,)
+    ).fetchall()
+    _, zone = strategy_and_zone(connection)
+    for currency, nano in ahead:
+        spend(connection, currency, nano, now, zone)
 
 
 def left_nano(

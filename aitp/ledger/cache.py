@@ -1,8 +1,7 @@
 """Answers worth keeping for a while, shared by all processes: key → JSON, until a time.
 
-Bounded in rows, the longest-written go first; what is too large is not kept. An entry counts only between the instants
-it was written and expires at, so that a clock set back or forward makes it missing at worst, never older than it may
-be. Reads are no transactions; a write is one small one. Used by `aitp.knowledge`, for what is not there as well.
+Bounded in rows, the longest-written go first; what is too large is not kept. Reads are no transactions; a write is one
+small one. Used by `aitp.knowledge`, for what is not there as well.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ class Cache:
         now = self._database.clock()
         # Served by the unique index on key.
         rows = self._database.read(
-            "SELECT key, value FROM cache WHERE key IN (SELECT value FROM json_each(?) AS each)"
-            " AND stored_at <= ? AND expires_at > ?",
-            (orjson.dumps(list(keys)).decode(), now, now),
+            "SELECT key, value FROM cache WHERE key IN (SELECT value FROM json_each(?) AS each) AND expires_at > ?",
+            (orjson.dumps(list(keys)).decode(), now),
         )
         return dict(rows)
 
@@ -48,14 +46,14 @@ class Cache:
         if not fitting:
             return
         with self._database.transaction() as connection:
-            now = self._database.clock()
+            expires_at = self._database.clock() + seconds
             connection.executemany(
                 # A replaced row gets a new number: numbers tell who was written last.
-                "INSERT INTO cache (number, key, value, stored_at, expires_at)"
-                " VALUES ((SELECT COALESCE(MAX(number), 0) + 1 FROM cache), ?, ?, ?, ?)"
+                "INSERT INTO cache (number, key, value, expires_at)"
+                " VALUES ((SELECT COALESCE(MAX(number), 0) + 1 FROM cache), ?, ?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET number = excluded.number, value = excluded.value,"
-                " stored_at = excluded.stored_at, expires_at = excluded.expires_at",
-                [(key, value, now, now + seconds) for key, value in fitting],
+                " expires_at = excluded.expires_at",
+                [(key, value, expires_at) for key, value in fitting],
             )
             # Numbers rise by one with each row written, so this leaves so many at most without counting any.
             connection.execute(

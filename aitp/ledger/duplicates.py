@@ -104,12 +104,7 @@ class Duplicates:
         connection.execute("DELETE FROM answers WHERE number <= (SELECT MAX(number) FROM answers) - ?", (MOST_ANSWERS,))
 
     def expire(self, connection: Connection, now: float) -> None:
-        """Forget some of the answers that are too old by now.
-
-        One from the future (the clock was set back) is taken as having been bought now: it is not to be bought again,
-        and not to be used for longer than any other either. A walk over MOST_ANSWERS at most.
-        """
-        connection.execute("UPDATE answers SET finished_at = ?1 WHERE finished_at > ?1", (now,))
+        """Forget some of the answers that are too old by now."""
         connection.execute(
             "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
             " AND finished_at <= ?",

@@ -54,10 +54,7 @@ class Database(Protocol):
     def locks(self) -> SlotLocks: ...
 
     def clock(self) -> float:
-        """UTC seconds; may be set by people and machines. Read inside transactions only."""
-
-    def uptime(self) -> float:
-        """Seconds since the machine started: nobody sets them."""
+        """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
 
     def transaction(self, *, durable: bool = False) -> AbstractContextManager[Connection]:
         """A write transaction, entered in turn: committed at its end, rolled back on an exception.

@@ -177,7 +177,7 @@ class Judge:
         connection = case.connection
         case.tally = case.tally.more(None)
         connection.execute(
-            "UPDATE worlds SET good = good + 1, proven = 1, culprit = '', reason = '', pauses = 0, paused_since = NULL,"
+            "UPDATE worlds SET good = good + 1, proven = 1, culprit = '', reason = '', pauses = 0,"
             " paused_until = NULL, probe_slot = NULL WHERE id = ?",
             (case.world,),
         )
@@ -423,9 +423,9 @@ class Judge:
         if failure.culprit is Culprit.INPUT and (named := profile.settings()):
             reason += f"; nothing is left to leave out of the request: look at {named}"
         case.connection.execute(
-            "UPDATE worlds SET culprit = ?, reason = ?, pauses = pauses + 1, paused_since = ?, paused_until = ?,"
-            " probe_slot = NULL WHERE id = ?",
-            (failure.culprit.value, reason, case.now, until, case.world),
+            "UPDATE worlds SET culprit = ?, reason = ?, pauses = pauses + 1, paused_until = ?, probe_slot = NULL"
+            " WHERE id = ?",
+            (failure.culprit.value, reason, until, case.world),
         )
         moved(case.connection)
         if not case.paused:
@@ -434,8 +434,8 @@ class Judge:
     def _put_off(self, case: _Case) -> None:
         """The probe said nothing of its world."""
         case.connection.execute(
-            "UPDATE worlds SET probe_slot = NULL, paused_since = ?, paused_until = ? WHERE id = ?",
-            (case.now, case.now + self._recovery, case.world),
+            "UPDATE worlds SET probe_slot = NULL, paused_until = ? WHERE id = ?",
+            (case.now + self._recovery, case.world),
         )
         moved(case.connection)
 

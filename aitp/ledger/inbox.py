@@ -17,7 +17,7 @@ from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
 from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, follow_clock, prune_queues, queue_id
+from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, prune_queues, queue_id
 from aitp.ledger.stats import note_error, prune_minutes
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
@@ -60,15 +60,13 @@ class PollOptions:
 class Poll:
     """A poll that this slot may now make: ask for `limit` tasks. `began_sequence` orders it among deliveries.
 
-    `began_uptime`: `began_at` by the clock that nobody sets, see Database. `longest_page`: the most documents that a
-    page of this server has held.
+    `longest_page`: the most documents that a page of this server has held.
     """
 
     slot: int
     began_sequence: int
     began_at: float
     limit: int
-    began_uptime: float
     longest_page: int = 0
 
 
@@ -134,17 +132,12 @@ class Inbox:
                 " + (SELECT COUNT(*) FROM tombstones), longest_page FROM polls"
             ).get
             limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, options.concurrency)
-            return Poll(slot, sequence, now, limit, self._database.uptime(), longest_page)
+            return Poll(slot, sequence, now, limit, longest_page)
 
     def _facts(self, connection: Connection, options: PollOptions, now: float, *, asked: bool) -> PollFacts:
         """What the polling decision rests on."""
         full = self._limits.full(connection, now)
         room_times = [use.frees_at for use in full if use.frees_at is not None]
-        began_at = connection.execute("SELECT began_at FROM polls").get
-        if began_at is not None and began_at > now:
-            # From before the clock was set back: else polls, and all that waits, would wait for that time to return.
-            connection.execute("UPDATE polls SET began_at = ?", (now,))
-            follow_clock(connection, began_at - now, now)
         began_at, regular_at, failures, more_there, delivered_since = connection.execute(
             # Served by tombstones_sequence.
             "SELECT began_at, regular_at, failures, more_there,"
@@ -186,7 +179,7 @@ class Inbox:
             for task in tasks:
                 connection.execute(_SEEN, (task.id,))
                 if connection.execute("SELECT 1 FROM tasks WHERE id = ?", (task.id,)).get or is_stale_news(
-                    connection, task.id, poll.began_sequence, poll.began_at, poll.began_uptime
+                    connection, task.id, poll.began_sequence
                 ):
                     continue
                 if room <= 0:
@@ -243,7 +236,7 @@ class Inbox:
             longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
             dropped = _drop_missing(connection, poll) if complete else 0
             _forget_seen(connection)
-            clear_tombstones(connection, poll.began_sequence, now, self._database.uptime())
+            clear_tombstones(connection, poll.began_sequence, now)
             connection.execute(
                 "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
                 " more_there = ?, problem = ?",

@@ -141,7 +141,7 @@ class Limits:
         known = self.room_at_least(now, basis)
         if known is not None and known > enough:
             return Room(known)
-        tally = _tally(connection, now, basis, mend=True)
+        tally = _tally(connection, now, basis)
         room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
         self._reach = (None, 0.0, 0) if room is None else (basis.cut, now, room + basis.used)
         if room is None or room > 0:
@@ -174,8 +174,8 @@ class Limits:
         """
         if not task_ids:
             return
-        if newest_at is not None and newest_at > now:
-            _restamp(connection, now)
+        if newest_at is not None:
+            now = max(now, newest_at)  # set back by less than the ledger's clock takes note of
         connection.execute(
             "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
             " SELECT CAST(? AS DOUBLE PRECISION), CAST(? AS TEXT), value, CASE WHEN key = 0 THEN 1 ELSE 0 END"
@@ -188,7 +188,7 @@ class Limits:
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        tally = _tally(connection, now, present_basis(connection), mend=True)
+        tally = _tally(connection, now, present_basis(connection))
         return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
 
 
@@ -218,10 +218,7 @@ class _Tally:
     rows: list[tuple[Period, int, int, int, float]]
 
 
-def _tally(connection: Connection, now: float, basis: Basis, *, mend: bool = False) -> _Tally:
-    """`mend`: what is from the future, because the clock was set back, happens now."""
-    if mend and basis.newest_at is not None and basis.newest_at > now:
-        _restamp(connection, now)
+def _tally(connection: Connection, now: float, basis: Basis) -> _Tally:
     strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
     rolling = strategy is Strategy.ROLLING
     windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period]
@@ -243,16 +240,15 @@ def _uses(connection: Connection, tally: _Tally, now: float) -> dict[Period, Lim
     for period, limit, current, first, end in tally.rows:
         frees_at = None
         if current >= limit > tally.reserved:
-            frees_at = _leaves_at(connection, period, first + current - limit, now) if rolling else end
+            frees_at = _leaves_at(connection, period, first + current - limit) if rolling else end
         uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at, None if rolling else end)
     return uses
 
 
-def _leaves_at(connection: Connection, period: Period, number: int, now: float) -> float:
+def _leaves_at(connection: Connection, period: Period, number: int) -> float:
     """When a completion, and with it all before it, will have left the rolling window."""
     completed_at = connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get
-    # One from the future (the clock was set back) will be taken as having happened now.
-    return float(min(completed_at, now)) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
+    return float(completed_at) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
 def _is_news(connection: Connection, tally: _Tally, period: Period, now: float) -> bool:
@@ -260,9 +256,7 @@ def _is_news(connection: Connection, tally: _Tally, period: Period, now: float) 
     rolling = tally.strategy is Strategy.ROLLING
     quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, tally.zone).end
     connection.execute(
-        # A mark beyond what would be set now is left over from before the clock was set back.
-        "UPDATE limits SET warned_until = ?1 WHERE period = ?2 AND (warned_until <= ?3 OR warned_until > ?1)",
-        (quiet_until, period.value, now),
+        "UPDATE limits SET warned_until = ? WHERE period = ? AND warned_until <= ?", (quiet_until, period.value, now)
     )
     return connection.changes() > 0
 
@@ -288,10 +282,11 @@ def completions_since(connection: Connection, moment: float) -> int:
     return 0 if first is None else int(newest + 1 - first)
 
 
-def _restamp(connection: Connection, now: float) -> None:
-    """The clock was set back: completions from the future (there are some) happened now at the latest."""
+def completed_by_now(connection: Connection, now: float) -> None:
+    """The clock was set: completions that would lie in the future happened now, and other windows are present."""
     first = connection.execute(f"SELECT {_first_since('?')}", (math.nextafter(now, math.inf),)).get
-    connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
+    if first is not None:
+        connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
     _mirror_windows(connection, now, strategy_and_zone(connection)[1])
 
 

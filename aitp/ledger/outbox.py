@@ -10,8 +10,7 @@ did not, and says nothing of the API once that has done anything else well; and 
 breaker, deliveries wait for a poll, whose answer depends on no result. When the breaker closes, all that waits is due.
 
 Tombstones are there because the pending list lags. A task that is listed again is a real re-run only if the poll began
-after the acknowledgement, by the ledger's sequence and not by clocks, *and* the list can no longer be behind it: by the
-wall clock, and by the time since the machine started, because setting a wall clock forward makes no list newer.
+after the acknowledgement, by the ledger's sequence and not by clocks, *and* the list can no longer be behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown
 from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due, promote_stranded
+from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due
 from aitp.ledger.stats import note_error, reading
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
@@ -165,7 +164,7 @@ class Outbox:
     ) -> None:
         if outcome is DeliveryOutcome.DELIVERED:
             self._duplicates.keep(connection, delivery.seq)
-            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now, self._database.uptime())
+            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now)
         elif outcome is DeliveryOutcome.REFUSED:
             connection.execute(f"UPDATE tasks SET {DEAD}, slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
@@ -227,8 +226,6 @@ _FAILED_BEFORE = f"{_FOUND} AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_
 def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
     """What can be delivered now, in turn."""
     due_at = next_due(connection, TaskState.FINISHED)
-    if due_at is not None:
-        promote_stranded(connection, TaskState.FINISHED, now)
     rows: list[Row] = connection.execute(_FRESH, (most,)).fetchall()
     if len(rows) < most and due_at is not None and due_at <= now:
         rows += connection.execute(_FAILED_BEFORE, (now, most - len(rows))).fetchall()
@@ -260,42 +257,34 @@ def _is_owned(connection: Connection, delivery: Delivery) -> bool:
 LISTING_LAG_SECONDS = 30.0
 
 
-def bury(connection: Connection, seq: int, task_id: str, sequence: int, now: float, uptime: float) -> None:
+def bury(connection: Connection, seq: int, task_id: str, sequence: int, now: float) -> None:
     """Remove a task that was dealt with, and remember that it was, at `sequence`."""
     delete_tasks(connection, [seq])
     connection.execute(
-        "INSERT INTO tombstones (id, sequence, delivered_at, delivered_uptime) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, delivered_at = excluded.delivered_at,"
-        " delivered_uptime = excluded.delivered_uptime",
-        (task_id, sequence, now, uptime),
+        "INSERT INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, delivered_at = excluded.delivered_at",
+        (task_id, sequence, now),
     )
 
 
-def is_stale_news(
-    connection: Connection, task_id: str, began_sequence: int, began_at: float, began_uptime: float
-) -> bool:
-    """Whether a poll that began then lists a task only because the list lags. Reads only."""
-    row = connection.execute(
-        "SELECT sequence, delivered_at, delivered_uptime FROM tombstones WHERE id = ?", (task_id,)
-    ).fetchone()
-    if row is None:
-        return False
-    sequence, delivered_at, delivered_uptime = row
-    # The page is as old as the poll's beginning, however long its reading takes.
-    by_wall = began_at < delivered_at + LISTING_LAG_SECONDS
-    by_uptime = 0 <= began_uptime - delivered_uptime < LISTING_LAG_SECONDS  # below 0: the machine was started anew
-    return bool(began_sequence < sequence or by_wall or by_uptime)
+def is_stale_news(connection: Connection, task_id: str, began_sequence: int) -> bool:
+    """Whether the poll that began at this sequence lists a task only because the list lags. Reads only."""
+    stale = connection.execute(
+        # The page is as old as the poll's beginning, however long its reading takes. One of another poll than the
+        # present one brings no news.
+        "SELECT sequence > ?1 OR began_sequence <> ?1 OR began_at < delivered_at + ?2 FROM tombstones, polls"
+        " WHERE id = ?3",
+        (began_sequence, LISTING_LAG_SECONDS, task_id),
+    ).get
+    return bool(stale)
 
 
-def clear_tombstones(connection: Connection, began_sequence: int, now: float, uptime: float) -> None:
+def clear_tombstones(connection: Connection, began_sequence: int, now: float) -> None:
     """At the end of the poll that began at `began_sequence`: forget those that no later poll can need."""
     # Served by tombstones_sequence.
     connection.execute(
-        "DELETE FROM tombstones WHERE sequence < ? AND delivered_at < ? AND NOT delivered_uptime BETWEEN ? AND ?",
-        (began_sequence, now - LISTING_LAG_SECONDS, uptime - LISTING_LAG_SECONDS, uptime),
+        "DELETE FROM tombstones WHERE sequence < ? AND delivered_at < ?", (began_sequence, now - LISTING_LAG_SECONDS)
     )
-    # Left over from before the clock was set back. A walk, but over half a minute's deliveries only.
-    connection.execute("UPDATE tombstones SET delivered_at = ?1 WHERE delivered_at > ?1", (now,))
 
 
 def delete_tasks(connection: Connection, seqs: Sequence[int]) -> None:
@@ -355,8 +344,7 @@ class DeadLetters:
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
-            now, uptime = self._database.clock(), self._database.uptime()
-            bury(connection, seq, task_id, self._database.next_sequence(), now, uptime)
+            bury(connection, seq, task_id, self._database.next_sequence(), self._database.clock())
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from aitp.ledger.engine import Connection
-from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import QueueKey, TaskState
 
 if TYPE_CHECKING:
@@ -79,27 +78,9 @@ _NEXT_OF_STATE = f"SELECT {_NEXT_DUE.format('?')}"
 def promote_due(connection: Connection, now: float) -> None:
     """Tasks whose time has come may be claimed now. Searches in tasks_later.
 
-    Usually none waits, and to ask `next_due` first is cheaper than two updates of nothing.
+    Usually none waits, and to ask `next_due` first is cheaper than an update of nothing.
     """
     connection.execute(f"UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND {READY} AND due_at <= ?", (now,))
-    promote_stranded(connection, TaskState.READY, now)
-
-
-def promote_stranded(connection: Connection, state: Waiting, now: float) -> None:
-    """Rows of `state` that are due later than any delay reaches, from before the clock was set back, are due now."""
-    connection.execute(
-        "UPDATE tasks SET due_at = NULL WHERE due_at IS NOT NULL AND state = ? AND due_at > ?",
-        (state, now + LONGEST_DELAY_SECONDS),
-    )
-
-
-def follow_clock(connection: Connection, seconds: float, now: float) -> None:
-    """The clock was set back by about so much: what waits, for whatever, is due as much sooner."""
-    connection.execute(
-        "UPDATE tasks SET due_at = CASE WHEN due_at - ?1 > ?2 THEN due_at - ?1 ELSE ?2 END"
-        f" WHERE due_at > ?2 AND ({READY} OR {FINISHED})",
-        (seconds, now),
-    )
 
 
 def next_due(connection: Connection, state: Waiting) -> float | None:

@@ -7,7 +7,7 @@ live in tables of their own, because SQLite rewrites a whole row at each change 
 Life of a task: `ready → claimed → finished → (deleted, a tombstone stays a while) | dead`. A row with a slot is owned
 by the process that holds that slot's lock: claimed by a worker, or finished and being delivered by a relay.
 `due_at` is NULL for "now", so that the rows that can be claimed are exactly one partial index.
-All instants are UTC seconds since 1970 unless their name says sequence, or uptime (seconds since the machine started).
+All instants are UTC seconds since 1970. When the machine's clock is set they follow it, or stay (see clock.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ CREATE TABLE ledger (
     paused INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     reuse_scope TEXT NOT NULL DEFAULT '',
     reuse_after INTEGER NOT NULL DEFAULT 0,
-    worlds_version INTEGER NOT NULL DEFAULT 0
+    worlds_version INTEGER NOT NULL DEFAULT 0,
+    boot TEXT NOT NULL DEFAULT '',
+    clock_offset REAL
 ) STRICT;
 INSERT INTO ledger (one, version) VALUES (1, 13);
 
@@ -93,8 +95,7 @@ CREATE INDEX results_unwitnessed ON results (unwitnessed) WHERE unwitnessed = 1;
 CREATE TABLE tombstones (
     id TEXT PRIMARY KEY,
     sequence INTEGER NOT NULL,
-    delivered_at REAL NOT NULL,
-    delivered_uptime REAL NOT NULL DEFAULT 0
+    delivered_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tombstones_sequence ON tombstones (sequence);
 
@@ -154,16 +155,14 @@ CREATE TABLE breakers (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
 
--- since: one from the future was begun before the clock was set back. awaited: nobody asked for it, the model is on its
--- way. guessed: nobody said for how long.
+-- awaited: nobody asked for it, the model is on its way. guessed: the seconds, where nobody said for how long.
 CREATE TABLE cooldowns (
     provider TEXT NOT NULL,
     model TEXT NOT NULL,
     until REAL NOT NULL,
     reason TEXT NOT NULL,
     awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)),
-    since REAL NOT NULL DEFAULT 0,
-    guessed INTEGER NOT NULL DEFAULT 0 CHECK (guessed IN (0, 1)),
+    guessed REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (provider, model)
 ) STRICT, WITHOUT ROWID;
 
@@ -178,7 +177,6 @@ CREATE TABLE cache (
     number INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     value BLOB NOT NULL,
-    stored_at REAL NOT NULL,
     expires_at REAL NOT NULL
 ) STRICT;
 
@@ -272,7 +270,6 @@ CREATE TABLE worlds (
     culprit TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL DEFAULT '',
     pauses INTEGER NOT NULL DEFAULT 0,
-    paused_since REAL,
     paused_until REAL,
     probe_slot INTEGER,
     UNIQUE (provider, model, type, setup, left_out)

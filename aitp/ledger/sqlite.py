@@ -7,10 +7,10 @@ failure of SQLite arrives as LedgerError, with the transaction rolled back. Open
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import apsw
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
+from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
@@ -63,31 +64,19 @@ LOG_ALONE = "it is empty, but its write-ahead log is not"
 NO_TABLE = "its table ledger is lost, or is not what it was"
 
 
-def seconds_up() -> float:
-    """Since the machine started, while it was suspended too: a clock that nobody sets."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class SQLiteDatabase:
     """One connection and the lock file beside it. `locks` are closed by whoever opened them: here, if none are given.
 
-    `clock` gives UTC seconds, and may be set by people and machines; `uptime` gives seconds since the machine started,
-    and is not. Both are read inside transactions only.
+    When the machine's clock is set, the first transaction to find that has the ledger follow (`ledger.clock`).
     """
 
-    def __init__(
-        self,
-        path: Path,
-        clock: Callable[[], float],
-        *,
-        locks: SlotLocks | None = None,
-        uptime: Callable[[], float] = seconds_up,
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock, *, locks: SlotLocks | None = None) -> None:
         refuse_affected_sqlite(apsw.sqlite_lib_version())
         self.path = path
         self._folder = str(path.parent)
-        self.clock = clock
-        self.uptime = uptime
+        self._clock = clock
+        self._offset = math.nan  # of the ledger's clock, as far as this process knows: it differs from any
+        self._now = 0.0
         self.locks = locks if locks is not None else SlotLocks(path)
         self._locks_are_ours = locks is None
         self._log_file = -1
@@ -130,9 +119,11 @@ class SQLiteDatabase:
                 try:
                     # IMMEDIATE: a read that turns into a write fails at once when another process wrote in between.
                     connection.execute("BEGIN IMMEDIATE")
+                    self._begin_moment()
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
+                    self._offset = math.nan
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
@@ -144,6 +135,15 @@ class SQLiteDatabase:
                 self._checkpoint()
         except (apsw.Error, OSError) as error:
             _raise_ledger_error(self.path, error)
+
+    def clock(self) -> float:
+        """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
+        return self._now if self.connection.in_transaction else self._clock()
+
+    def _begin_moment(self) -> None:
+        self._now = self._clock()
+        if not abs(self._now - self._clock.uptime() - self._offset) <= TOLERANCE_SECONDS:
+            self._now, self._offset = follow(self.connection, self._clock)
 
     def flush(self) -> None:
         """Have the write-ahead log on disk, up to the last commit. What left it meanwhile was on disk before.

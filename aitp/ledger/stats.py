@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aitp.errors import LedgerError
-from aitp.ledger.breakers import IN_FORCE, PAUSE_SECONDS
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.integrity import check
@@ -198,7 +197,7 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
         limits=limits,
         breakers={
             service: BreakerView(
-                state, failures, opened_at, None if opened_at is None else min(opened_at, now) + recovery, reason
+                state, failures, opened_at, None if opened_at is None else opened_at + recovery, reason
             )
             for service, state, failures, opened_at, reason in connection.execute(
                 "SELECT service, state, failures, opened_at, reason FROM breakers"
@@ -207,16 +206,12 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
         cooldowns=tuple(
             CooldownView(*row)
             for row in connection.execute(
-                f"SELECT provider, model, until, reason FROM cooldowns WHERE {IN_FORCE.format('?1')}"
-                " ORDER BY provider, model",
+                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? ORDER BY provider, model",
                 (now,),
             )
         ),
         paused_processors=dict(
-            connection.execute(
-                "SELECT type, paused_until FROM processors WHERE paused_until > ? AND paused_until <= ?",
-                (now, now + PAUSE_SECONDS),
-            )
+            connection.execute("SELECT type, paused_until FROM processors WHERE paused_until > ?", (now,))
         ),
         **counts,
         unreadable=int(connection.execute("SELECT COUNT(*) FROM malformed").get),
@@ -344,9 +339,8 @@ def note_error(
 
 
 def prune_minutes(connection: Connection, now: float) -> None:
-    """Forget the minutes that nobody looks at any more, and those that a clock set back has put into the future."""
-    minute = int(now // 60)
-    connection.execute("DELETE FROM minutes WHERE minute < ? OR minute > ?", (minute - MINUTES_KEPT, minute))
+    """Forget the minutes that nobody looks at any more."""
+    connection.execute("DELETE FROM minutes WHERE minute < ?", (int(now // 60) - MINUTES_KEPT,))
 
 
 def read_history(path: Path, now: float | None = None) -> History:

@@ -34,7 +34,6 @@ class World:
     left_out: tuple[str, ...] = ()
     proven: bool = True
     row: int = 0
-    paused_since: float | None = None
     paused_until: float | None = None
     probe_slot: int | None = None
     expires_at: float = float("inf")
@@ -46,10 +45,7 @@ class World:
 
     def is_paused_at(self, now: float) -> bool:
         """Whether it may not be sent to: its time has not come, or its one probe is in flight."""
-        if self.paused_until is None or self.probe_slot is not None:
-            return self.paused_until is not None
-        # Of one that began later than now the clock was set back: it has ended.
-        return self.paused_since is not None and self.paused_since <= now < self.paused_until
+        return self.paused_until is not None and (self.probe_slot is not None or now < self.paused_until)
 
 
 class Worlds:
@@ -91,7 +87,7 @@ class Worlds:
         if world.proven or not canary:
             return True
         tried_at = connection.execute("SELECT tried_at FROM worlds WHERE id = ?", (world.id,)).get
-        if calls and now - canary < tried_at <= now:
+        if calls and now - canary < tried_at:
             return False
         connection.execute("UPDATE worlds SET tried_at = ? WHERE id = ?", (now, world.id))
         return True
@@ -104,7 +100,7 @@ class Worlds:
 
 _PROFILE = "SELECT left_out, since FROM request_profiles WHERE provider = ? AND model = ? AND setup = ? AND since > ?"
 _WORLD = (
-    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_since, paused_until, probe_slot"
+    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_until, probe_slot"
     " FROM worlds WHERE provider = ? AND model = ? AND type = ? AND setup = ? AND left_out = ?"
 )
 
@@ -118,8 +114,8 @@ def _find(connection: Connection, route: Route, type_: str, setup: str, now: flo
         connection.execute("INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key)
         row = connection.execute(_WORLD, key).fetchone()
         assert row is not None
-    number, proven, failures, since, until, prober = row
-    return World(number, tuple(left_out.split()), bool(proven), failures, since, until, prober, expires_at)
+    number, proven, failures, until, prober = row
+    return World(number, tuple(left_out.split()), bool(proven), failures, until, prober, expires_at)
 
 
 def moved(connection: Connection) -> None:
@@ -134,7 +130,7 @@ def release_probes(connection: Connection, slot: int) -> None:
         moved(connection)
 
 
-def publish_setups(connection: Connection, setups: Mapping[str, str], now: float) -> None:
+def publish_setups(connection: Connection, setups: Mapping[str, str]) -> None:
     """Services are now set up so (address, credentials): whatever is set up anew is tried at once.
 
     What was learned of an earlier set-up is forgotten.
@@ -149,7 +145,7 @@ def publish_setups(connection: Connection, setups: Mapping[str, str], now: float
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(
-            "UPDATE worlds SET paused_since = NULL, paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
+            "UPDATE worlds SET paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
             " WHERE provider = ? AND setup <> ?",
             (service, setup),
         )

@@ -1,6 +1,6 @@
 """What the suite and the processes under test share: one directory, outside the ledger's and with room of its own.
 
-clock           8 bytes: seconds by which the service's clock is ahead of the machine's
+clock           16 bytes: seconds by which the service's clock is ahead of the machine's, and its uptime
 armed/POINT     what is to happen when a process next comes to that fault point: kill, stop, memory, descriptors
 struck/POINT    it has happened: `at` (monotonic), pid
 nameless        while it is there, no name resolves
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CLOCK = struct.Struct("=d")
+CLOCK = struct.Struct("=dd")
 
 
 class Controls:
@@ -28,9 +28,10 @@ class Controls:
         self.directory = directory
         for name in ("armed", "struck"):
             (directory / name).mkdir(parents=True, exist_ok=True)
-        (directory / "clock").write_bytes(CLOCK.pack(0.0))
+        (directory / "clock").write_bytes(CLOCK.pack(0.0, 0.0))
         (directory / "journal").touch()
         self.steps: list[tuple[float, float]] = [(time.monotonic(), 0.0)]  # (monotonic, offset from then on)
+        self._passed = 0.0
 
     @property
     def offset(self) -> float:
@@ -40,8 +41,13 @@ class Controls:
         """Set the service's clock forward, or back if negative."""
         offset = self.offset + seconds
         with (self.directory / "clock").open("r+b") as file:
-            file.write(CLOCK.pack(offset))
+            file.write(CLOCK.pack(offset, self._passed))
         self.steps.append((time.monotonic(), offset))
+
+    def pass_time(self, seconds: float) -> None:
+        """Have so much time go by for the service, as if the machine had been suspended."""
+        self._passed += seconds
+        self.step_clock(seconds)
 
     def set_clock(self, instant: float) -> None:
         """Have the service's clock show this time, UTC seconds, from now on."""
@@ -105,6 +111,12 @@ class Probe:
     @property
     def offset(self) -> float:
         seconds: float = CLOCK.unpack_from(self._clock)[0]
+        return seconds
+
+    @property
+    def passed(self) -> float:
+        """Seconds that have gone by for the service alone."""
+        seconds: float = CLOCK.unpack_from(self._clock)[1]
         return seconds
 
     @property

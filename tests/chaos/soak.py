@@ -142,7 +142,7 @@ class _Soak:
         while (now := time.monotonic() - began) < seconds:
             self._feed()
             self._samples.append((now, self._look()))
-            self._stage.controls.step_clock(A_DAY)
+            self._stage.controls.pass_time(A_DAY)
             for deed, moment in due.items():
                 if now >= moment:
                     due[deed] = now + every[deed]

@@ -34,6 +34,15 @@ def _told_time() -> float:
 # Before anything of aitp is imported: some keep the function itself.
 time.time = _told_time
 
+_true_gettime = time.clock_gettime
+
+
+def _told_gettime(clock: int) -> float:
+    return _true_gettime(clock) + (PROBE.passed if clock == time.CLOCK_BOOTTIME else 0.0)
+
+
+time.clock_gettime = _told_gettime
+
 _true_getaddrinfo = socket.getaddrinfo
 
 

@@ -33,15 +33,19 @@ def settings_for(url: str, **more: str) -> Settings:
 
 
 class Clock:
-    """The wall clock, which tests may step."""
+    """The machine's clock, on which tests may have time go by."""
 
     def __init__(self) -> None:
         self.ahead_seconds = 0.0
+        self.boot = "this one"
 
     def __call__(self) -> float:
         return time.time() + self.ahead_seconds
 
-    def step(self, seconds: float) -> None:
+    def uptime(self) -> float:
+        return time.monotonic() + self.ahead_seconds
+
+    def go(self, seconds: float) -> None:
         self.ahead_seconds += seconds
 
 

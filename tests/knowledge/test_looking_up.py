@@ -143,7 +143,7 @@ def test_what_was_found_is_not_asked_for_again_by_anyone_for_a_day(desk: Desk) -
         os._exit(0 if look() == first else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len(desk.server.calls) == calls
-    desk.clock.step(86_401)
+    desk.clock.go(86_401)
     assert look() == first
     assert len(desk.server.calls) == 2 * calls
 
@@ -153,7 +153,7 @@ def test_that_there_is_nothing_is_kept_as_well_but_not_for_long(desk: Desk) -> N
         assert list(desk.wikidata.find("Xyzzy", "pt")) == []
         assert desk.wikidata.entities(["Q2147483640"], "pt") == {"Q2147483640": None}
     assert desk.server.kinds() == ["wbsearchentities", "wbgetentities"]
-    desk.clock.step(3_601)
+    desk.clock.go(3_601)
     desk.wikidata.find("Xyzzy", "pt")
     assert len(desk.server.calls) == 3
 

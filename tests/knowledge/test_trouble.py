@@ -100,7 +100,7 @@ def test_a_wikidata_that_refuses_connections_opens_the_breaker_which_then_saves_
     with pytest.raises(ServiceFault, match="breaker is open"):
         desk.wikidata.find("Brasil", "pt")
     assert not desk.server.exchanges
-    desk.clock.step(61)
+    desk.clock.go(61)
     assert desk.wikidata.find("Brasil", "pt")
     assert desk.breaker == "closed"
 
@@ -132,7 +132,7 @@ def test_a_pause_that_is_asked_for_is_kept_by_everyone(desk: Desk, status: int) 
     wait_until(lambda: desk.server.exchanges)
     assert len(desk.server.exchanges) == 1
     assert [cooldown.provider for cooldown in desk.seen().cooldowns] == ["wikidata"]
-    desk.clock.step(91)
+    desk.clock.go(91)
     assert desk.wikidata.find("Brasil", "pt")
     assert desk.breaker == "closed"
 
@@ -143,7 +143,7 @@ def test_a_lagging_database_is_given_the_time_it_asks_for(desk: Desk) -> None:
         desk.wikidata.find("Brasil", "pt")
     assert paused.value.seconds == 5
     desk.server.lag_seconds = 3
-    desk.clock.step(6)
+    desk.clock.go(6)
     assert desk.wikidata.find("Brasil", "pt")
     assert {call.maxlag for call in desk.server.calls} == {"5"}
 
@@ -275,7 +275,7 @@ def test_of_many_processes_exactly_one_makes_the_probe(desk: Desk) -> None:
 
 def _ready_after_an_hour(desk: Desk, slot: int, go: int) -> int:
     mine = Desk(desk.server, desk.path)
-    mine.clock.step(3_600)
+    mine.clock.go(3_600)
     select.select([go], [], [], 10)
     try:
         mine.opened(slot).ready()

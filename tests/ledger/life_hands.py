@@ -33,7 +33,7 @@ class Hands:
         if slot not in self._ledgers:
             clock = self._world.clock
             locks = self._world.ledger.locks  # a process has these once: another descriptor closed would drop them
-            ledger = Ledger.open(self._world.path, self._rules, clock=clock, uptime=clock.uptime, locks=locks)
+            ledger = Ledger.open(self._world.path, self._rules, clock=clock, locks=locks)
             for part in (ledger.outbox, ledger.claims._outcomes):
                 part._draw = middle
             self._ledgers[slot] = ledger

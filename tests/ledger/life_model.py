@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from aitp.ledger import Cause, LedgerConfig
+from aitp.ledger.clock import TOLERANCE_SECONDS
 from aitp.ledger.outbox import LISTING_LAG_SECONDS
-from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Culprit, Ending, Period
 from tests.ledger.world import Clock
@@ -70,11 +70,10 @@ class Called:
 
 @dataclass
 class Buried:
-    """A tombstone: when, by the order of polls and burials, by the wall clock, and by the one that nobody sets."""
+    """A tombstone: when, by the order of polls and burials, and by the clock."""
 
     order: int
     at: float
-    uptime: float
 
 
 @dataclass
@@ -91,7 +90,6 @@ class Listed:
 
     order: int
     began_at: float
-    uptime: float
     seen: set[str] = field(default_factory=set)
 
 
@@ -108,7 +106,7 @@ class Model:
         self.strategy, self.zone = "rolling", ZoneInfo("UTC")
         self._order = 0  # of polls and burials
         self._entered = 0
-        self._began_at = 0.0
+        self._unnoticed = 0.0
         self.world: list[Called] = []
         self.suspects_last = False  # in turn with fresh ones
 
@@ -123,39 +121,43 @@ class Model:
         return [name for name, known in self.in_state("claimed").items() if known.slot == slot]
 
     def promote(self, state: str) -> None:
-        """What is due is due now; so is what is further away than any delay, since the clock was set back."""
+        """What is due is due now."""
         for known in self.in_state(state).values():
-            if known.due_at <= self.now or known.due_at > self.now + LONGEST_DELAY_SECONDS:
+            if known.due_at <= self.now:
                 known.due_at = 0.0
 
-    def follow_clock(self, began_at: float) -> None:
-        """A poll began then. If the last one had begun later, the clock was set back, and so are all due times."""
-        back = self._began_at - began_at
-        self._began_at = began_at
-        for known in (*self.in_state("ready").values(), *self.in_state("finished").values()):
-            if back > 0 and known.due_at > began_at:
-                known.due_at = max(known.due_at - back, began_at)
+    def set_clock(self, seconds: float, listed: Listed | None) -> None:
+        """All that waits, or that is so old, is so still. What would have been sent in the future was sent now."""
+        self._unnoticed += seconds
+        if abs(self._unnoticed) <= TOLERANCE_SECONDS:
+            return
+        seconds, self._unnoticed = self._unnoticed, 0.0
+        for known in self.tasks.values():
+            known.due_at += seconds if known.due_at else 0.0
+            known.finished_at += seconds
+        for tombstone in self.buried.values():
+            tombstone.at += seconds
+        for kept in self.kept.values():
+            kept.finished_at += seconds
+        if listed is not None:
+            listed.began_at += seconds
+        self.completions = [min(instant, self.now) for instant in self.completions]
 
     # Limits
 
     def count(self, tasks: int) -> None:
         """Attempts that ended now."""
         if tasks:
-            self.stamp_anew()
-            self.completions += [self.now] * tasks
-
-    def stamp_anew(self) -> None:
-        """Whoever counts takes what is from the future as having happened now."""
-        self.completions = [min(instant, self.now) for instant in self.completions]
+            self.completions += [max([self.now, *self.completions[-1:]])] * tasks
 
     def used(self, period: str) -> int:
         """Tasks that count in the present window."""
         if self.strategy == "rolling":
             since = self.now - ROLLING_SECONDS[Period(period)]
-            ended = sum(min(instant, self.now) > since for instant in self.completions)
+            ended = sum(instant > since for instant in self.completions)
         else:
             start = fixed_window(Period(period), self.now, self.zone).start
-            ended = sum(min(instant, self.now) >= start for instant in self.completions)
+            ended = sum(instant >= start for instant in self.completions)
         return ended + len(self.in_state("claimed"))
 
     def room(self) -> int:
@@ -164,10 +166,8 @@ class Model:
     # In
 
     def begin_poll(self) -> Listed:
-        self.stamp_anew()
-        self.follow_clock(self.now)
         self._order += 1
-        return Listed(self._order, self.now, self._clock.uptime())
+        return Listed(self._order, self.now)
 
     def admit(self, page: Sequence[str], listed: Listed) -> tuple[list[str], dict[str, set[str]]]:
         """Enter the new ones of a page; who they are, and for those that have their results at once, whose."""
@@ -191,8 +191,7 @@ class Model:
         tombstone = self.buried.get(name)
         if tombstone is None:
             return False
-        before = listed.order < tombstone.order or listed.began_at < tombstone.at + LISTING_LAG_SECONDS
-        return before or 0 <= listed.uptime - tombstone.uptime < LISTING_LAG_SECONDS
+        return listed.order < tombstone.order or listed.began_at < tombstone.at + LISTING_LAG_SECONDS
 
     def _givers(self, name: str) -> set[str]:
         """Tasks whose recent result `name` may have: those that are still there, else the one that was kept."""
@@ -234,14 +233,9 @@ class Model:
             del self.tasks[name]
         for name in gone:
             self._hand_on(name)
-        uptime = self._clock.uptime()
         for name, tombstone in list(self.buried.items()):
-            by_uptime = uptime - LISTING_LAG_SECONDS <= tombstone.uptime <= uptime
-            if tombstone.order < listed.order and tombstone.at < self.now - LISTING_LAG_SECONDS and not by_uptime:
+            if tombstone.order < listed.order and tombstone.at < self.now - LISTING_LAG_SECONDS:
                 del self.buried[name]
-            tombstone.at = min(tombstone.at, self.now)
-        for kept in self.kept.values():
-            kept.finished_at = min(kept.finished_at, self.now)
         self.kept = {
             text: kept for text, kept in self.kept.items() if kept.finished_at > self.now - RULES.reuse_seconds
         }
@@ -402,4 +396,4 @@ class Model:
     def bury(self, name: str) -> None:
         del self.tasks[name]
         self._order += 1
-        self.buried[name] = Buried(self._order, self.now, self._clock.uptime())
+        self.buried[name] = Buried(self._order, self.now)

@@ -346,7 +346,9 @@ def test_a_paused_processor_keeps_its_type_waiting_and_no_other(world: World) ->
 def test_when_the_clock_steps_back_nothing_waits_longer_than_it_ever_may(world: World) -> None:
     world.admit("retried")
     world.run(Ending.RETRY)
-    world.clock.go(-86_400.0)
+    world.clock.step(-86_400.0)
+    assert world.idle().until == world.clock.now + 2.0
+    world.clock.go(2.0)
 
     assert ids(world.claim()) == ["retried"]
 
@@ -355,7 +357,6 @@ def test_when_the_clock_steps_back_an_hour_a_try_after_a_second_does_not_wait_fo
     world.admit("retried")
     world.run(Ending.RETRY)
     world.clock.step(-3_600.0)
-    world.admit()  # a poll, at which it shows
     world.clock.go(3.0)
 
     assert ids(world.claim()) == ["retried"]
@@ -363,7 +364,7 @@ def test_when_the_clock_steps_back_an_hour_a_try_after_a_second_does_not_wait_fo
 
 def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(world: World) -> None:
     world.fail_until_open()
-    world.clock.go(-86_400.0)
+    world.clock.step(-86_400.0)
     world.admit("a")
     back = world.clock.now
 
@@ -375,7 +376,7 @@ def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(worl
 
 
 @pytest.mark.parametrize("model", [SMALL.model, None])
-def test_when_the_clock_steps_back_a_cooldown_is_over(world: World, model: str | None) -> None:
+def test_when_the_clock_steps_back_a_cooldown_lasts_no_longer(world: World, model: str | None) -> None:
     world.admit("a")
     claim = world.claim()
     world.ledger.claims.finish(
@@ -383,7 +384,9 @@ def test_when_the_clock_steps_back_a_cooldown_is_over(world: World, model: str |
         Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=Cooldown(9e9, model, "429")),
     )
     assert world.idle().until == START + 3_600.0  # no cooldown is believed for longer
-    world.clock.go(-60.0)
+    world.clock.step(-60.0)
+    assert world.idle().until == START - 60.0 + 3_600.0
+    world.clock.go(3_600.0)
 
     assert ids(world.claim()) == ["a"]
 
@@ -393,6 +396,8 @@ def test_when_the_clock_steps_back_a_paused_processor_goes_on(world: World) -> N
         world.admit(f"t{number}")
         world.run(Ending.BUG, Health.UNKNOWN)
     world.admit("a")
-    world.clock.go(-86_400.0)
+    world.clock.step(-86_400.0)
+    assert world.idle().until == START - 86_400.0 + 3_600.0
+    world.clock.go(3_600.0)
 
     assert ids(world.claim()) == ["a"]

@@ -37,7 +37,7 @@ def test_the_mirror_follows_the_zone_and_a_clock_that_steps_back(world: World) -
     world.finish(world.claim(terms=terms(batch=1)))
     world.ledger.limits.publish("fixed", "America/Sao_Paulo", {})
     assert mirror(world)["day"] == (1, "2025-07-30 03:00:00", "2025-07-31 03:00:00")
-    world.clock.now = at("2025-07-29 12:00:00")
+    world.clock.step(at("2025-07-29 12:00:00") - world.clock.now)
     world.finish(world.claim(terms=terms(batch=1)))
 
     assert mirror(world)["day"] == (2, "2025-07-29 03:00:00", "2025-07-30 03:00:00")
@@ -48,7 +48,7 @@ def test_the_mirror_forgets_what_a_clock_that_steps_back_moved_out_of_its_window
     world.clock.now = at("2025-07-30 18:27:10")
     world.admit(*names("t", 5))
     world.finish(world.claim(terms=terms(batch=3)))
-    world.clock.now = at("2025-07-30 18:26:50")
+    world.clock.step(-20.0)
     claim = world.claim(terms=terms(batch=1))
     world.clock.now = at("2025-07-30 18:27:05")
     world.finish(claim)
@@ -86,9 +86,9 @@ def test_what_a_clock_set_far_forward_left_of_a_batch_counts_when_it_is_set_back
     world = create(month=2)
     world.admit("a", "b", "c", "d")
     world.finish(world.claim(terms=terms(batch=2)))
-    world.clock.go(40 * 86_400.0)
+    world.clock.step(40 * 86_400.0)
     world.listing("c", "d")
-    world.clock.go(-40 * 86_400.0 - 10)
+    world.clock.step(-40 * 86_400.0 - 10)
 
     claim = world.claim(terms=terms(batch=2))
     assert len(claim.tasks) == 1

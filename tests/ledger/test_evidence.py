@@ -806,10 +806,12 @@ def test_a_probe_that_says_nothing_of_its_world_is_made_again_later(world: World
     assert len(world.claim().tasks) == 1
 
 
-def test_when_the_clock_is_set_back_a_pause_has_ended(world: World) -> None:
+def test_when_the_clock_is_set_back_a_pause_lasts_no_longer(world: World) -> None:
     pause_world(world)
-    world.clock.go(-A_DAY)
+    world.clock.step(-A_DAY)
     world.admit("a")
+    assert world.value("SELECT paused_until FROM worlds") == world.clock.now + A_MINUTE
+    world.clock.go(A_MINUTE)
 
     assert ids(world.claim()) == ["a"]
 

@@ -123,9 +123,6 @@ class Life(Agreement):
         try:
             found = self.hands.attempt(slot, lambda ledger: ledger.inbox.begin_poll(slot, POLLING, asked=True))
         except Died:
-            if self.world.value("SELECT COALESCE(MAX(completed_at), 0) FROM task_completions") <= self.model.now:
-                self.model.stamp_anew()  # after the poll was written
-            self.model.follow_clock(self.world.value("SELECT began_at FROM polls"))
             self.succeed(slot, Cause.CRASHED)
             return
         self.give_up_poll(slot)
@@ -197,8 +194,6 @@ class Life(Agreement):
             assert found.because is IdleReason.PAUSED
             return
         room, could, turn = self.model.room(), self.model.claimable(), self.model.next_in_turn()
-        if could:
-            self.model.stamp_anew()
         if not isinstance(found, Claim):
             if not could:
                 assert (found.because, found.until) == (IdleReason.NOTHING_READY, self.model.next_due())
@@ -332,6 +327,9 @@ class Life(Agreement):
     @rule(seconds=st.sampled_from((-3_600.0, -31.0, -0.5, 0.5, 31.0, 3_600.0)))
     def set_clock(self, seconds: float) -> None:
         self.world.clock.step(seconds)
+        with self.world.database.transaction():
+            pass  # whoever comes first has the ledger follow
+        self.model.set_clock(seconds, self.listing and self.listing[1])
 
     @rule(paused=st.sampled_from((True, False, False, False)))
     def pause(self, paused: bool) -> None:

@@ -68,7 +68,6 @@ def test_claims(world: World) -> None:
     with recorded(world) as statements:
         world.claim()
         world.claim()  # what it still had goes back
-        world.clock.go(-1_000.0)
         world.ledger.claims.claim(WORKER + 1, ALONE)
         world.ledger.claims.claim(WORKER + 2, ALONE)
         world.clock.go(5_000.0)

@@ -12,17 +12,9 @@ import pytest
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
 from aitp.ledger.stats import snapshot
-from tests.ledger.world import file_of
+from tests.ledger.world import Clock, file_of
 
 RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Desk:

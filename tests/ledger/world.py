@@ -50,6 +50,7 @@ class Clock:
 
     now: float = START
     stepped: float = 0.0
+    boot: str = "the first"
 
     def __call__(self) -> float:
         return self.now
@@ -115,7 +116,7 @@ class World:
 
     def open(self, locks: SlotLocks | None = None) -> Ledger:
         """Open it (again, in a forked process)."""
-        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, uptime=self.clock.uptime, locks=locks)
+        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, locks=locks)
         for part in (self.ledger.outbox, self.ledger.claims._outcomes):
             part._draw = middle
         return self.ledger

@@ -21,6 +21,7 @@ from aitp.policy.routing import Route
 from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
 from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey
+from tests.ledger.world import Clock
 from tests.web.world import RELAY, WORKER, World
 
 UTC = ZoneInfo("UTC")
@@ -45,8 +46,8 @@ class Hour:
 
     def __init__(self, world: World, seed: int = 7) -> None:
         self.world = world
-        self.now = time.time() - 3600
-        self.ledger = Ledger.open(world.settings.ledger_path, LedgerConfig.of(world.settings), clock=lambda: self.now)
+        self._clock = Clock(time.time() - 3600)
+        self.ledger = Ledger.open(world.settings.ledger_path, LedgerConfig.of(world.settings), clock=self._clock)
         self._metrics = open_metrics(
             world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "o3-mini"))
         )
@@ -56,6 +57,14 @@ class Hour:
         if self._prices is not None:
             self._terms = dataclasses.replace(TERMS, pricing=self._tariff, currency=self._prices.currency)
             self.ledger.budgets.publish(self._prices.currency, world.settings.budgets)
+
+    @property
+    def now(self) -> float:
+        return self._clock.now
+
+    @now.setter
+    def now(self, moment: float) -> None:
+        self._clock.now = moment
 
     def spent_before(self, today: int, this_month: int) -> None:
         """What was spent before this hour, in nano-units; the month's with the day's in it."""
