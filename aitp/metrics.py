@@ -28,15 +28,7 @@ from prometheus_client import Counter, Histogram, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from aitp.errors import (
-    CooldownRequired,
-    CredentialsRefused,
-    DeadlineExceeded,
-    ModelGone,
-    ModelRefused,
-    RequestRefused,
-    SettingRefused,
-)
+from aitp import errors
 from aitp.policy.routing import Why
 from aitp.settings import keep_metrics_in
 from aitp.tasks import Ending, Period, TaskStatus, TaskType
@@ -73,20 +65,18 @@ class CallStatus(StrEnum):
     @classmethod
     def of(cls, error: BaseException | None) -> CallStatus:
         """The status for what a call raised; None is success."""
-        if error is None:
-            return cls.SUCCESS
-        for kind, status in _STATUS_OF_ERROR:
-            if isinstance(error, kind):
-                return status
+        match error:
+            case None:
+                return cls.SUCCESS
+            case errors.DeadlineExceeded():
+                return cls.TIMEOUT
+            case errors.CredentialsRefused():
+                return cls.UNAUTHORIZED
+            case errors.CooldownRequired():
+                return cls.RATE_LIMITED
+            case errors.RequestRefused() | errors.ModelRefused() | errors.ModelGone() | errors.SettingRefused():
+                return cls.REFUSED
         return cls.ERROR
-
-
-_STATUS_OF_ERROR: tuple[tuple[type[BaseException], CallStatus], ...] = (
-    (DeadlineExceeded, CallStatus.TIMEOUT),
-    (CredentialsRefused, CallStatus.UNAUTHORIZED),
-    (CooldownRequired, CallStatus.RATE_LIMITED),
-    *((kind, CallStatus.REFUSED) for kind in (RequestRefused, ModelRefused, ModelGone, SettingRefused)),
-)
 
 
 FamilyType = Literal["counter", "gauge", "histogram"]

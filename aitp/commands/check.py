@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aitp.commands.console import grid, print_json, show
+from aitp.commands.console import grid, tell
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger import DISK_RESERVE_BYTES
@@ -30,12 +30,7 @@ from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
 from aitp.prices import amount
 from aitp.process.dispatch import claim_options
 from aitp.process.scoreboard import living_master
-from aitp.process.start import (
-    descriptors_needed,
-    most_descriptors,
-    refuse_few_descriptors,
-    refuse_long_socket_path,
-)
+from aitp.process.start import descriptors_needed, most_descriptors, refuse_few_descriptors, refuse_long_socket_path
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
@@ -68,11 +63,8 @@ def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
     with Console(stderr=True).status("looking") as waiting:
         report = check(offline=offline, told=lambda server: waiting.update(f"asking {server}"))
     code = exit_code(report.findings, strict=strict)
-    if as_json:
-        print_json(_document(report, code))
-        return code
     said = f"\n{summary(report.findings)}{'' if code == 0 else f' (exit code {code})'}"
-    show(grid(_rows(report.findings)), Text(said, style="bold"))
+    tell(_document(report, code), grid(_rows(report.findings)), Text(said, style="bold"), as_json=as_json)
     return code
 
 

@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 import click
@@ -43,34 +43,30 @@ if TYPE_CHECKING:
 WIDE = 1_000  # columns, where there is no terminal to tell
 
 
-def screen(file: IO[str] | None = None) -> Console:
+def screen() -> Console:
     """Where people read."""
-    console = Console(file=file, highlight=False, emoji=False, markup=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, emoji=False, markup=False, width=WIDE)
+        console.width = WIDE
     return console
 
 
 def show(*parts: RenderableType) -> None:
-    """One below the other. In a pipe or file no line ends in the spaces that fill a table's last column."""
+    """One below the other, a text as it stands. In a pipe or file no line ends in the spaces that fill a table."""
     console = screen()
-    if console.is_terminal:
-        console.print(*parts, sep="\n")
-        return
-    with console.capture() as captured:
-        console.print(*parts, sep="\n")
-    for line in captured.get().splitlines():
+    with nullcontext() if console.is_terminal else console.capture() as captured:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    for line in captured.get().splitlines() if captured else ():
         print(line.rstrip())
 
 
-def print_json(document: object) -> None:
-    """For programs."""
-    print(json.dumps(document, indent=2))
-
-
-def tell(document: object, text: str, *, as_json: bool) -> None:
-    """The one for programs, or the other for people."""
-    print(json.dumps(document, indent=2) if as_json else text)
+def tell(document: object, *parts: RenderableType, as_json: bool) -> None:
+    """The one for programs, or the others for people."""
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show(*parts)
 
 
 def table(
@@ -106,16 +102,6 @@ def moment(instant: float | None) -> str:
     return "" if instant is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instant))
 
 
-def size(count: int) -> str:
-    """Bytes, for people."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{amount:.1f} {unit}"
-
-
 # ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 ROOMY = 110  # columns, from which on there is room for models and reasons
 SHOWN_SIGNS = 300
@@ -148,22 +134,17 @@ def _wake(settings: Settings) -> bool:
 def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], most: int, *, as_json: bool) -> None:
     """The oldest of them, as a table or as JSON."""
     found = held_tasks(settings.ledger_path, states, types, most)
-    if as_json:
-        tasks = [dataclasses.asdict(task) for task in found.tasks]
-        print_json({"at": found.now, "total": found.total, "tasks": tasks})
-        return
-    if not found.tasks:
-        print("No such task is held" if states or types else "No tasks are held")
-        return
     head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
     rows = [_row(task, found.now) for task in found.tasks]
     if screen().width >= ROOMY:
         head += ["MODEL", "REASON"]
         rows = [[*row, task.model, task.reason] for row, task in zip(rows, found.tasks, strict=True)]
-    show(table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)))
     shown = len(found.tasks)
-    more = f" of {found.total:,}: --limit shows more, --json is for programs"
-    print(f"{shown:,}{' in all' if shown == found.total else more}")
+    more = " in all" if shown == found.total else f" of {found.total:,}: --limit shows more, --json is for programs"
+    parts = (table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)), f"{shown:,}{more}")
+    none = "No such task is held" if states or types else "No tasks are held"
+    document = {"at": found.now, "total": found.total, "tasks": [dataclasses.asdict(task) for task in found.tasks]}
+    tell(document, *(parts if rows else (none,)), as_json=as_json)
 
 
 def _row(task: HeldTask, now: float) -> list[str]:
@@ -180,15 +161,14 @@ def show_limits(settings: Settings, *, as_json: bool) -> None:
     from aitp.commands.watch import budgets_table, limits_table
 
     seen = snapshot(settings.ledger_path)
-    if as_json:
-        limits, budgets = (
-            {period: dataclasses.asdict(use) for period, use in uses.items()} for uses in (seen.limits, seen.budgets)
-        )
-        print_json({"at": seen.taken_at, "strategy": seen.strategy, "limits": limits, "budgets": budgets})
-        return
-    show(limits_table(seen) if seen.limits else Text("No limits are in force"))
+    limits, budgets = (
+        {period: dataclasses.asdict(use) for period, use in uses.items()} for uses in (seen.limits, seen.budgets)
+    )
+    document = {"at": seen.taken_at, "strategy": seen.strategy, "limits": limits, "budgets": budgets}
+    parts = [limits_table(seen) if seen.limits else "No limits are in force"]
     if seen.budgets:
-        show(Text(), budgets_table(seen.budgets))
+        parts += ["", budgets_table(seen.budgets)]
+    tell(document, *parts, as_json=as_json)
 
 
 # Steer it
@@ -217,13 +197,9 @@ def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
     """Dead letters without their results."""
     with _open_ledger(settings) as ledger:
         letters = ledger.dead.list()
-    if as_json:
-        print_json([_document(letter) for letter in letters])
-    elif not letters:
-        print("There are no dead letters")
-    else:
-        rows = [(each.id, each.type, each.status.value, moment(each.refused_at), each.refusal) for each in letters]
-        show(table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows))
+    rows = [(each.id, each.type, each.status.value, moment(each.refused_at), each.refusal) for each in letters]
+    shown = table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows) if rows else "There are no dead letters"
+    tell([_document(letter) for letter in letters], shown, as_json=as_json)
 
 
 def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None:
@@ -233,9 +209,6 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
     if letter is None:
         raise click.ClickException(f"there is no dead letter of task {printable(task_id)}")
     result = None if letter.result is None else json.loads(letter.result)
-    if as_json:
-        print_json(_document(letter) | {"result": result})
-        return
     shown = {
         "Task": letter.id,
         "Type": letter.type,
@@ -246,7 +219,8 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
         "Reason": letter.refusal,
         "Result": _beginning(result),
     }
-    show(grid((Text(name, style="bold"), Text(printable(value))) for name, value in shown.items()))
+    rows = [(Text(name, style="bold"), Text(printable(value))) for name, value in shown.items()]
+    tell(_document(letter) | {"result": result}, grid(rows), as_json=as_json)
 
 
 def _document(letter: DeadLetter) -> dict[str, Any]:
@@ -319,15 +293,13 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
     if look is Look.ELSEWHERE:
         raise click.ClickException("the service is pulling models already: /ready and its log tell how far it is")
     stock = read_inventory(settings.runtime_dir)
-    states = dict(stock.models) if stock else {}
-    if as_json:
-        report = {name: dataclasses.asdict(state) for name, state in states.items()}
-        print_json({"models": report, "problem": stock.problem if stock else ""})
-    elif stock and stock.problem:
-        raise click.ClickException(printable(stock.problem))
-    else:
-        rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
-        show(table(("MODEL", "STATE", "REASON"), rows))
+    states, problem = (dict(stock.models), stock.problem) if stock else ({}, "")
+    if problem and not as_json:
+        raise click.ClickException(printable(problem))
+    document = {name: dataclasses.asdict(state) for name, state in states.items()}
+    rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
+    shown = table(("MODEL", "STATE", "REASON"), rows)
+    tell({"models": document, "problem": problem}, shown, as_json=as_json)
     return 0 if look is Look.ALL_THERE else 1
 
 

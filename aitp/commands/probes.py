@@ -16,19 +16,18 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-import orjson
 from requests import Response
 from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
-from aitp.http import BY_TLS, USER_AGENT, NoAnswer, Wire, finish, whole_body
+from aitp.http import BY_TLS, USER_AGENT, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.process.models import asked_of_openai, known_queues, retiring
 from aitp.providers.inventory import OPENAI_URL, ask_for_models, shutdowns_in, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
 from aitp.tasks import Service
-from aitp.web.health import Problem, Severity, of_retirements
+from aitp.web.health import Problem, Severity, of_retirements, providers_of
 
 MOST_SECONDS = 10.0
 LISTED_AT_MOST = 20  # documents of a list that may be half a gigabyte long
@@ -83,7 +82,7 @@ def of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Prob
         compare("OpenAI server", settings.openai_base_url or OPENAI_URL, offered)
     if uses_models(settings):
         told("Ollama")
-        replaceable = settings.processing_mode == "hybrid" and uses_openai(settings) and settings.hybrid_fallback
+        replaceable = len(providers_of(settings)) > 1
         yield of_ollama(asking.missing_models(), settings, replaceable=replaceable, seconds=asking.seconds)
     if settings.wikidata_enabled:
         told("Wikidata")
@@ -150,7 +149,7 @@ class Asking:
         url = f"{base}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
 
         def read(answer: Response) -> Answered:
-            return Answered(answer.status_code, _json(whole_body(answer, BODY_BYTES, self.seconds)))
+            return Answered(answer.status_code, json_object(whole_body(answer, BODY_BYTES, self.seconds)))
 
         return self._get(url, {"Accept": "application/json", "User-Agent": f"{USER_AGENT} ({contact})"}, read)
 
@@ -182,14 +181,6 @@ def _answer(ask: Callable[[], T]) -> T | AitpError:
         return error
     except NoAnswer as failure:
         return AitpError(str(failure))
-
-
-def _json(body: bytes) -> object:
-    try:
-        document: object = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return document
 
 
 # ── what the answers mean ────────────────────────────────────────────────────────────────────────────────────────────

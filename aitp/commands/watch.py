@@ -14,38 +14,39 @@ import os
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from rich.bar import Bar
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
 from aitp import __version__
-from aitp.commands.console import moment, print_json, screen, show, size, table
+from aitp.commands.console import moment, screen, show, table, tell
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
 from aitp.process.scoreboard import Role, State, living_master, role_of
 from aitp.settings import Settings
 from aitp.validators import printable
-from aitp.web.health import Facts, duration, problems, read_facts
+from aitp.web.health import Facts, at_work, duration, problems, read_facts
 
 BAR_SIGNS = 20
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
 ALMOST_USED_UP = 0.9
+# Problems, by their codes.
+ROOM = ("limit", "budget")
+OF_ITS_PROCESSES = ("token", "poll", "models", "model", "starting", "processes")
 
 
 def show_status(settings: Settings, *, as_json: bool) -> int:
     """One look; 0 if the master is there and does its rounds, else 1."""
     facts = read_facts(settings)
-    if as_json:
-        print_json(document(facts, settings))
-    else:
-        show(picture(facts, settings))
+    tell(document(facts, settings), picture(facts, settings), as_json=as_json)
     return 0 if is_running(facts) else 1
 
 
@@ -76,8 +77,10 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
     ledger = facts.ledger
     idle = ledger is None or not (ledger.ready or ledger.waiting)
+    # Room that no task waits for; and what is no wonder where nothing runs.
+    untold = (*(ROOM if idle else ()), *(() if is_running(facts) else OF_ITS_PROCESSES))
     for problem in problems(facts, settings):
-        if not (idle and problem.code in ("limit", "budget")):  # room that no task waits for
+        if problem.code not in untold:
             parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
     below = [] if ledger is None else _queue(ledger)
     if ledger is not None and ledger.limits:
@@ -111,13 +114,8 @@ def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:
 
 def _processes(facts: Facts, room: int) -> RenderableType:
     """One line each for up to `room` processes, the busy ones first; a sum for those left over."""
-    shown = list(facts.children)
-    left_over: Counter[str] = Counter()
-    if len(shown) > room:
-        # The order of slots says nothing to somebody who can't see all of them.
-        shown.sort(key=lambda record: (record.state is State.IDLE, record.slot))
-        left_over.update(record.state.name.lower() for record in shown[room - 1 :])
-        del shown[room - 1 :]
+    crowded = len(facts.children) > room
+    shown, rest = at_work(facts.children, facts.overrun, room - 1 if crowded else room)
     rows = [
         (
             f"{role_of(record.slot)} {record.slot}",
@@ -129,9 +127,7 @@ def _processes(facts: Facts, room: int) -> RenderableType:
         for record in shown
     ]
     made = table(("PROCESS", "STATE", "SINCE", "TASK", "DONE"), rows, right=("SINCE", "DONE"))
-    if not left_over:
-        return made
-    return Group(made, Text(f"and {', '.join(f'{count} {state}' for state, count in sorted(left_over.items()))}"))
+    return Group(made, Text(f"and {rest}")) if rest else made
 
 
 def _queue(ledger: Snapshot) -> list[RenderableType]:
@@ -143,7 +139,7 @@ def _queue(ledger: Snapshot) -> list[RenderableType]:
     if ledger.finished:
         ages.append(f"oldest result {duration(ledger.oldest_finished_age)}")
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
-    told = ", ".join((*ages, f"last poll {polled}", f"{size(ledger.disk_free)} free"))
+    told = ", ".join((*ages, f"last poll {polled}", f"{decimal(ledger.disk_free)} free"))
     return [Text(), table(head, [[f"{count:,}" for count in queue]], right=head), Text(told, style="dim")]
 
 

@@ -26,7 +26,7 @@ from aitp.logs import get_logger
 from aitp.settings import Settings
 from aitp.web.gauges import Scrape, gauges
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
-from aitp.web.page import CONTENT_SECURITY_POLICY, Sight, render
+from aitp.web.page import CONTENT_SECURITY_POLICY, render
 
 log = get_logger(__name__)
 
@@ -116,12 +116,7 @@ class Application:
     def _page(self) -> Answer:
         facts, history = read_facts(self.settings), read_past(self.settings)
         found = problems(facts, self.settings, history.minutes)
-        return Answer(OK, "text/html; charset=utf-8", render(Sight(facts, history, self.settings, found)))
-
-
-def build_app(settings: Settings) -> Application:
-    """The application for these settings. Opens nothing yet."""
-    return Application(settings)
+        return Answer(OK, "text/html; charset=utf-8", render(facts, history, self.settings, found))
 
 
 def may_see_all(authorization: str, token: SecretStr | None) -> bool:

@@ -119,22 +119,18 @@ def _of_budgets(budgets: Mapping[str, BudgetUse]) -> Iterator[Metric]:
 
 
 def _of_models(models: Mapping[str, ModelState]) -> Iterator[Metric]:
-    present: dict[tuple[str, ...], float] = {(name,): state.stage is Stage.PRESENT for name, state in models.items()}
-    yield reading(metrics.MODEL_PRESENT, present)
-    bytes_: dict[tuple[str, ...], float] = {}
-    for name, state in models.items():
-        bytes_[name, "completed"], bytes_[name, "total"] = state.completed, state.total
-    yield reading(metrics.MODEL_PULL_BYTES, bytes_)
+    yield reading(metrics.MODEL_PRESENT, {(name,): state.stage is Stage.PRESENT for name, state in models.items()})
+    kinds = ("completed", "total")
+    yield reading(
+        metrics.MODEL_PULL_BYTES,
+        {(name, kind): float(getattr(state, kind)) for name, state in models.items() for kind in kinds},
+    )
 
 
 def _of_processes(facts: Facts) -> Iterator[Metric]:
-    processes: dict[tuple[str, ...], float] = {
-        (role, state.name.lower()): 0 for role in metrics.ROLES for state in _CHILD_STATES
-    }
-    for child in facts.children:
-        if child.state in _CHILD_STATES:
-            processes[role_of(child.slot).value, child.state.name.lower()] += 1
-    yield reading(metrics.PROCESSES, processes)
+    there = Counter((role_of(child.slot).value, child.state.name.lower()) for child in facts.children)
+    known = [(role, state.name.lower()) for role in metrics.ROLES for state in _CHILD_STATES]
+    yield reading(metrics.PROCESSES, {labels: there[labels] for labels in known})
     yield _one(metrics.MASTER_RUNNING, facts.master_ticks)
     yield _one(metrics.DEADLINES_OVERRUN, len(facts.overrun))
 

@@ -9,7 +9,8 @@ rate limit that is used up is no fault: waiting for room is the job.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,15 +21,7 @@ from aitp.ledger.stats import BreakerView, History, Minute, QuarantineView, Snap
 from aitp.policy.routing import Availability
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, master_ticks, role_of
-from aitp.providers.inventory import (
-    Inventory,
-    ModelState,
-    Retirement,
-    Stage,
-    read_inventory,
-    uses_models,
-    uses_openai,
-)
+from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import Service
 
@@ -181,6 +174,13 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 result`, `2,000 results`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -> tuple[list[Record], str]:
+    """Who does what, by slot: `room` of them, the late and busy ones first to be chosen; and the others, summed up."""
+    by_work = sorted(records, key=lambda one: (one not in overrun, one.state is State.IDLE, one.slot))
+    rest = Counter(record.state.name.lower() for record in by_work[room:])
+    return sorted(by_work[:room], key=lambda one: one.slot), ", ".join(f"{n:,} {state}" for state, n in rest.items())
 
 
 def problems(facts: Facts, settings: Settings, minutes: Sequence[Minute] = ()) -> list[Problem]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +19,6 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -33,7 +31,7 @@ from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.tls import Authorities
-from aitp.web.health import Facts, Problem, Severity, counted, duration, many_failed
+from aitp.web.health import Facts, Problem, Severity, at_work, counted, duration, many_failed
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -43,19 +41,11 @@ PROCESSES_SHOWN = 40
 
 
 class Level(StrEnum):
-    """How well it is: form and colour of the mark."""
+    """How well it is; the mark's form and colour are the template's."""
 
     WELL = "well"
     LOOK = "look"
     BAD = "bad"
-
-
-_COLOURS = {Level.WELL: "#1a7f4b", Level.LOOK: "#c07a00", Level.BAD: "#c0272d"}
-_MARKS = {
-    Level.WELL: "M4.5 8.5l2.5 2.5 4.5-5.5",
-    Level.LOOK: "M8 4v5M8 11.6v.4",
-    Level.BAD: "M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6",
-}
 
 
 def _hash(content: str) -> str:
@@ -69,49 +59,28 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """All that there is to see."""
-
-    facts: Facts
-    history: History
-    settings: Settings
-    problems: Sequence[Problem]
-
-
-def render(sight: Sight) -> bytes:
+def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
-    facts, minutes = sight.facts, sight.history.minutes
-    level, sentence = judge(sight.problems, facts, sight.settings)
-    icon = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
-        f'<circle cx="8" cy="8" r="8" fill="{_COLOURS[level]}"/>'
-        f'<path fill="none" stroke="#fff" stroke-width="2" d="{_MARKS[level]}"/></svg>'
-    )
-    told = [f"aitp {__version__}, Python {platform.python_version()}"]
-    if facts.master is not None and facts.master.started > 0:
-        told.append(f"up {duration(facts.now - facts.master.started)}")
-    if facts.ledger is not None:
-        told.append(f"{facts.ledger.disk_free // 2**20:,} MB free on the ledger's disk")
+    minutes = history.minutes
+    level, sentence = judge(problems, facts, settings)
     page = _TEMPLATES.get_template("page.html").render(
         service=SERVICE_NAME,
-        about=" · ".join(told),
+        version=__version__,
+        python=platform.python_version(),
         level=level,
         sentence=sentence,
-        icon=f"data:image/svg+xml,{quote(icon)}",
-        mark=_MARKS[level],
         facts=facts,
         ledger=facts.ledger,
         many_failed=many_failed(minutes),
         minutes=minutes,
         busiest=_ceiling(max((minute.succeeded + minute.failed for minute in minutes), default=0)),
         slowest=max((minute.slowest for minute in minutes), default=0.0),
-        errors=sight.history.errors,
-        problems=sight.problems,
+        errors=history.errors,
+        problems=problems,
         processes=_at_work(facts),
-        uses=read_usage(sight.settings.runtime_dir / "metrics"),
-        settings=sight.settings,
-        values=list(_values(sight.settings)),
+        uses=read_usage(settings.runtime_dir / "metrics"),
+        settings=settings,
+        values=list(_values(settings)),
     )
     return page.encode("utf-8", "replace")
 
@@ -227,16 +196,14 @@ class Line:
 
 
 def _at_work(facts: Facts) -> tuple[list[Line], str]:
-    """Who does what, by slot; of very many, those that are at something come first, and the others are summed up."""
     everyone = [record for record in (facts.master, *facts.children) if record is not None]
-    everyone.sort(key=lambda one: (one not in facts.overrun, one.state is State.IDLE, one.slot))
+    shown, rest = at_work(everyone, facts.overrun, PROCESSES_SHOWN)
     lines = []
-    for record in sorted(everyone[:PROCESSES_SHOWN], key=lambda one: one.slot):
+    for record in shown:
         role = None if record.slot == MASTER else role_of(record.slot)
         name = f"{role.value} {record.slot}" if role else "master"
         lines.append(Line(name, record, record in facts.overrun, role is Role.WORKER))
-    rest = Counter(record.state.name.lower() for record in everyone[PROCESSES_SHOWN:])
-    return lines, ", ".join(f"{number:,} {state}" for state, number in rest.items())
+    return lines, rest
 
 
 _FAMILIES = {

@@ -25,7 +25,7 @@ from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, bound
-from aitp.web.app import Application, build_app
+from aitp.web.app import Application
 
 log = logs.get_logger(__name__)
 
@@ -42,7 +42,7 @@ def run_metrics(settings: Settings) -> int:
     settings = _needed(settings)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    application = build_app(settings)
+    application = Application(settings)
     # Blocked while waitress starts its thread, so that only this one is ever interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:

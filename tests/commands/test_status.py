@@ -14,7 +14,6 @@ import pytest
 from rich.bar import Bar
 from rich.console import Console
 
-from aitp.commands.console import size
 from aitp.commands.watch import Pace, usage_bar
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import PROJECT_ROOT, surroundings
@@ -204,11 +203,6 @@ def test_the_pace_is_measured_between_looks_and_begins_anew_with_the_service() -
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (79.5e9, "79.5 GB")])
-def test_sizes(count: int, words: str) -> None:
-    assert size(count) == words
 
 
 @pytest.mark.parametrize(("current", "limit", "full"), [(0, 10, 0), (5, 10, 10), (10, 10, 20), (99, 10, 20)])

@@ -11,7 +11,7 @@ from aitp import __version__, logs
 from aitp.ledger import Failure, Report
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
-from aitp.web.app import build_app
+from aitp.web.app import Application
 from tests.web.world import WORKER, World, ask, settings_in
 
 PATHS = ("/", "/health", "/ready", "/metrics")
@@ -177,7 +177,7 @@ def test_every_answer_is_guarded_against_browsers(world: World, path: str) -> No
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_at_all_is_there(tmp_path: Path, path: str) -> None:
-    response = ask(build_app(settings_in(tmp_path)), path)
+    response = ask(Application(settings_in(tmp_path)), path)
 
     assert response.status == (200 if path in ("/", "/metrics") else 503)
     assert list(tmp_path.iterdir()) == []
@@ -191,7 +191,7 @@ def test_garbage_in_every_file(tmp_path: Path, path: str, garbage: bytes) -> Non
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(garbage)
 
-    response = ask(build_app(settings), path)
+    response = ask(Application(settings), path)
 
     assert response.status == (200 if path in ("/", "/metrics") else 503)
     assert b"Traceback" not in response.body

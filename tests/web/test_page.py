@@ -17,7 +17,7 @@ from aitp.process.scoreboard import State
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Outcome
-from aitp.web.app import build_app
+from aitp.web.app import Application
 from tests.web.world import RELAY, WORKER, World, ask, settings_in
 
 ATTACK = "<script>alert('x')</script>&\"\u202e\x1b[31m"
@@ -224,7 +224,7 @@ def test_numbers_that_make_no_sense_do_not_break_it(world: World, damage: str) -
 
 
 def test_without_a_ledger_the_rest_is_still_shown(tmp_path: Path) -> None:
-    answer = ask(build_app(settings_in(tmp_path)), "/").body.decode()
+    answer = ask(Application(settings_in(tmp_path)), "/").body.decode()
 
     assert "The service is not running." in answer
     assert "There is no ledger at" in answer

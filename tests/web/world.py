@@ -15,7 +15,7 @@ from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
 from aitp.tasks import NewTask, QueueKey
-from aitp.web.app import Application, build_app
+from aitp.web.app import Application
 
 RELAY, WORKER = 1, 101
 KIND = QueueKey("text_embedding", "text-embedding-3-small")
@@ -95,7 +95,7 @@ class World:
 
     @property
     def app(self) -> Application:
-        return build_app(self.settings)
+        return Application(self.settings)
 
 
 @dataclass(frozen=True)
