@@ -42,41 +42,35 @@ def listen() -> int:
         return ExitCode.USAGE
     place = exit_code_path(Path(server.removeprefix("unix://")).parent)
     supervisor = os.getppid()
-    judge = Judge(environ)
+    ends: dict[str, list[float]] = defaultdict(list)
     while True:
         childutils.listener.ready(sys.stdout)
         event = _read(sys.stdin)
         if event is None or os.getppid() != supervisor:
             return ExitCode.FINE
-        code = judge.final_exit_code(event)
+        if event["processname"] == environ.get("SUPERVISOR_PROCESS_NAME"):
+            code = None
+        elif event["eventname"] != "PROCESS_STATE_FATAL" and event["expected"] == "1":
+            code = _exit_status(event, environ)
+        else:
+            code = ExitCode.FAILED if _is_given_up(event, ends[event["processname"]]) else None
         if code is not None:
             _record(place, code)
             os.kill(supervisor, signal.SIGTERM)
         childutils.listener.ok(sys.stdout)
 
 
-class Judge:
-    """What events say of the service as a whole."""
+def _is_given_up(event: Mapping[str, str], ends: list[float]) -> bool:
+    """Whether a program cannot be started, or ends again and again. `ends`: when it did so far."""
+    now = time.monotonic()
+    ends[:] = [*(at for at in ends if at > now - ENDS_SECONDS), now]
+    return event["eventname"] == "PROCESS_STATE_FATAL" or len(ends) >= MOST_ENDS
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._ends: dict[str, list[float]] = defaultdict(list)
 
-    def final_exit_code(self, event: Mapping[str, str]) -> int | None:
-        """The exit code with which the service ends after this event, or None if the program will be back."""
-        name, now = event["processname"], time.monotonic()
-        if name == self._environ.get("SUPERVISOR_PROCESS_NAME"):
-            return None
-        if event["eventname"] == "PROCESS_STATE_FATAL":
-            return ExitCode.FAILED
-        if event["expected"] == "1":
-            return self._exit_status(event)
-        self._ends[name] = [at for at in self._ends[name] if at > now - ENDS_SECONDS] + [now]
-        return ExitCode.FAILED if len(self._ends[name]) >= MOST_ENDS else None
-
-    def _exit_status(self, event: Mapping[str, str]) -> int:
-        supervisor: Any = childutils.getRPCInterface(self._environ)
-        return int(supervisor.supervisor.getProcessInfo(f"{event['groupname']}:{event['processname']}")["exitstatus"])
+def _exit_status(event: Mapping[str, str], environ: Mapping[str, str]) -> int:
+    """Of a program that supervisord will not start again."""
+    supervisor: Any = childutils.getRPCInterface(environ)
+    return int(supervisor.supervisor.getProcessInfo(f"{event['groupname']}:{event['processname']}")["exitstatus"])
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

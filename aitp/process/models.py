@@ -251,7 +251,12 @@ def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict
 
     Those that no setting names are named by tasks, and MODEL_ALIASES has others asked for in their place.
     """
-    routes, setting_of = claim_options(settings).routes, _settings_by_model(settings)
+    routes = claim_options(settings).routes
+    setting_of = {
+        **dict.fromkeys(settings.fallback_models.values(), "FALLBACK_MODELS"),
+        settings.default_chat_model: "DEFAULT_CHAT_MODEL",
+        settings.default_embedding_model: "DEFAULT_EMBEDDING_MODEL",
+    }
     fall_back = settings.supported_models if settings.processing_mode == "hybrid" else ()
     by_settings = [
         QueueKey(name, model)
@@ -261,14 +266,6 @@ def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict
     known = (queue for queue in (*by_settings, *queues) if queue.type in PROCESSORS)
     asked = {route.model for queue in known for route in routes(queue) if route.provider == Service.OPENAI}
     return {model: setting_of.get(model, "MODEL_ALIASES") for model in sorted(asked)}
-
-
-def _settings_by_model(settings: Settings) -> dict[str, str]:
-    return {
-        **dict.fromkeys(settings.fallback_models.values(), "FALLBACK_MODELS"),
-        settings.default_chat_model: "DEFAULT_CHAT_MODEL",
-        settings.default_embedding_model: "DEFAULT_EMBEDDING_MODEL",
-    }
 
 
 def retiring(

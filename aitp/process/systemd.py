@@ -58,7 +58,8 @@ class Systemd:
         news = self._new(_summary(children, wanted) + self._remark)
         if able and not self._ready and not self._reloading:
             self._ready = True
-            news = [*self._watchdog_again(), "READY=1", *news]
+            watchdog = [f"WATCHDOG_USEC={self._watchdog}"] if self._watchdog else []
+            news = [*watchdog, "READY=1", *news]
         if able:
             news.append("WATCHDOG=1")
         if news:
@@ -96,9 +97,6 @@ class Systemd:
     def service_stops(self) -> None:
         """The whole service is being stopped."""
         self._tell("STOPPING=1")
-
-    def _watchdog_again(self) -> list[str]:
-        return [f"WATCHDOG_USEC={self._watchdog}"] if self._watchdog else []
 
     def _new(self, status: str) -> list[str]:
         if status == self._status:
