@@ -332,9 +332,7 @@ class Judge:
         """
         named = named or outcome.named
         row = case.connection.execute(
-            "SELECT good_before, service_before, account_before, input_before, answer_before, service, account, input,"
-            " answer FROM evidence WHERE seq = ? AND world = ?",
-            (outcome.task.seq, case.world),
+            f"SELECT {', '.join(_TALLIES)} FROM evidence WHERE seq = ? AND world = ?", (outcome.task.seq, case.world)
         ).fetchone()
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             # What is in flight already began before this failure, and is no witness of what the world is like since.
@@ -344,12 +342,7 @@ class Judge:
             own = dict(zip(COUNTED, row[5:], strict=True))
         if alone:
             own[culprit] += outcome.times
-        case.connection.execute("DELETE FROM evidence WHERE seq = ? AND world = ?", (outcome.task.seq, case.world))
-        case.connection.execute(
-            "INSERT INTO evidence (seq, world, good_before, service_before, account_before, input_before,"
-            " answer_before, service, account, input, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (outcome.task.seq, case.world, *before, *own.values()),
-        )
+        case.connection.execute(_NOTE, (outcome.task.seq, case.world, *before, *own.values()))
         case.tries[outcome.task.seq] = max(1, sum(own.values())) if alone else 1
         ill = case.paused or not self._breakers.is_closed(case.connection, case.provider)
         if ill or not alone:
@@ -446,6 +439,15 @@ def _in_flight(case: _Case) -> int:
         f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?", (case.world, case.slot)
     )
     return int(found.get)
+
+
+# A task's evidence in one world: the world's tally then, and its own failures since.
+_TALLIES = (*(f"{field}_before" for field in Tally._fields), *COUNTED)
+_NOTE = (
+    f"INSERT INTO evidence (seq, world, {', '.join(_TALLIES)}) VALUES (?, ?{', ?' * len(_TALLIES)})"
+    f" ON CONFLICT (seq, world) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _TALLIES)},"
+    " failed_in_row = 1"
+)
 
 
 def _row(connection: Connection, condition: str, bound: str | int) -> list[frozenset[int]]:
