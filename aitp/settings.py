@@ -7,11 +7,14 @@ touches the process's environment; .env.example is checked against it by a test.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cache
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,9 +44,8 @@ class Settings(BaseModel):
     A setting's docstring is what messages and SETTINGS.md say of it.
     """
 
-    model_config = ConfigDict(
-        frozen=True, validate_default=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    # Not pydantic's use_attribute_docstrings: see `described`.
+    model_config = ConfigDict(frozen=True, validate_default=True, hide_input_in_errors=True)
 
     warnings: tuple[str, ...] = ()
     env_file: Path | None = None
@@ -334,12 +336,22 @@ class Settings(BaseModel):
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in ("warnings", "env_file")
 }
-for _field in FIELDS.values():
-    _field.description = " ".join((_field.description or "").split())
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
+
+
+@cache
+def described() -> Mapping[str, FieldInfo]:
+    """FIELDS with their docstrings as descriptions. Read from this file when somebody asks for them: else every program
+    would pay a tenth of a second of CPU for what only documents and few messages say.
+    """
+    (settings,) = (node for node in ast.parse(Path(__file__).read_text()).body if isinstance(node, ast.ClassDef))
+    for node, meaning in pairwise(settings.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(meaning, ast.Expr):
+            FIELDS[ast.unparse(node.target).upper()].description = " ".join(ast.literal_eval(meaning.value).split())
+    return FIELDS
 
 
 def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping[str, str] | None = None) -> Settings:
@@ -359,7 +371,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         settings = Settings.model_validate({**values, **_derived(values)})
     except ValidationError as error:
         # Several of one setting, as of a list's entries, would say the same.
-        wrong = (v.problem(values, FIELDS, SECRETS, details) for details in error.errors(include_url=False))
+        wrong = (v.problem(values, described(), SECRETS, details) for details in error.errors(include_url=False))
         problems += dict.fromkeys(wrong)
     else:
         if settings.http_trust_env:

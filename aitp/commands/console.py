@@ -31,14 +31,13 @@ from aitp.ledger.maintenance import Allowance, back_up, recover
 from aitp.ledger.outbox import DeadLetter, dead_letter_ids
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
+from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
 from aitp.settings import Settings, load_settings
 from aitp.validators import printable
 from aitp.web.health import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
-
-    from aitp.providers.inventory import ModelState
 
 WIDE = 1_000  # columns, where there is no terminal to tell
 
@@ -279,7 +278,6 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
     """Pull what Ollama lacks, with a progress bar for people; 0 if all is there."""
     from aitp.logs import configure
     from aitp.process.models import Look, look_after_models
-    from aitp.providers.inventory import read_inventory, uses_models
 
     if not uses_models(settings):
         raise click.ClickException("Ollama is not used: see PROCESSING_MODE, SUPPORTED_MODELS and OPENAI_API_KEY")
@@ -307,8 +305,6 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
 def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
     """One bar a model that is being pulled."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from aitp.providers.inventory import Stage
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}", markup=False), *columns) as progress:

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from aitp import metrics
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
-from aitp.settings import FIELDS, PROJECT_ROOT, SECRETS
+from aitp.settings import PROJECT_ROOT, SECRETS, described
 from aitp.tasks import Ending, Period, Service, TaskStatus, TaskType
 from aitp.validators import allowed
 
@@ -29,7 +29,7 @@ def documents() -> dict[Path, str]:
     """The generated documents: where each belongs, and what it should say."""
     return {
         PROJECT_ROOT / "docs/METRICS.md": metrics_document(),
-        PROJECT_ROOT / "docs/SETTINGS.md": settings_document(FIELDS, sections()),
+        PROJECT_ROOT / "docs/SETTINGS.md": settings_document(described(), sections()),
     }
 
 
