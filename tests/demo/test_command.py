@@ -23,6 +23,7 @@ from aitp.demo.sentences import text_of
 from aitp.demo.vectors import encoded_vector
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.demo.talking import basic, session
+from tests.end_to_end.running import see_that_programs_can_start
 from tests.packaging.test_command import aitp
 from tests.waiting import wait_until
 
@@ -30,9 +31,10 @@ from tests.waiting import wait_until
 @contextmanager
 def started(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """`aitp demo`, which makes its directory in `folder`."""
+    see_that_programs_can_start()
     process = subprocess.Popen(
         [sys.executable, "-m", "aitp", "demo", *arguments],
-        env={**surroundings(), "TMPDIR": str(folder), **environ},
+        env={**surroundings(), "AITP_VENV": sys.prefix, "TMPDIR": str(folder), **environ},
         cwd=PROJECT_ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -118,7 +120,7 @@ def test_a_terminal_that_is_closed_takes_the_service_with_it(place: Path) -> Non
     script = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     demo = subprocess.Popen(
         [sys.executable, "-c", script, sys.executable, "-m", "aitp", "demo"],
-        env={**surroundings(), "TMPDIR": str(place)},
+        env={**surroundings(), "AITP_VENV": sys.prefix, "TMPDIR": str(place)},
         cwd=PROJECT_ROOT,
         stdin=theirs,
         stdout=theirs,

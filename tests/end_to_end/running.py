@@ -141,12 +141,7 @@ class Service:
         return process
 
     def _see_that_programs_can_start(self) -> None:
-        """bin/aitp would install packages into an environment that it did not make; a test is not to do that."""
-        command = ["sh", "-c", '. "$root/bin/venv.sh"; installed requirements.txt']
-        installed = subprocess.run(command, env=self._environment() | {"root": str(ROOT)}, check=False)
-        assert installed.returncode == 0, (
-            f"{sys.prefix} was not made by bin/aitp or bin/test: run the tests by bin/test"
-        )
+        see_that_programs_can_start()
 
     def _environment(self) -> dict[str, str]:
         # The programs of `aitp run` are started by bin/aitp: they are to use these packages as well.
@@ -304,6 +299,14 @@ class Service:
             process.wait(10)
         if self._world is not None:
             self._world.close()
+
+
+def see_that_programs_can_start() -> None:
+    """bin/aitp would install packages into an environment that it did not make; a test is not to do that."""
+    command = ["sh", "-c", '. "$root/bin/venv.sh"; installed requirements.txt']
+    environment = {"PATH": os.environ["PATH"], "AITP_VENV": sys.prefix, "root": str(ROOT)}
+    installed = subprocess.run(command, env=environment, check=False)
+    assert installed.returncode == 0, f"{sys.prefix} was not made by bin/aitp or bin/test: run the tests by bin/test"
 
 
 def alive(pid: int) -> bool:

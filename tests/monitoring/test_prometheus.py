@@ -17,7 +17,7 @@ import pytest
 
 from aitp.demo.faults import Fault
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import Service, see_that_programs_can_start
 from tests.monitoring.prometheus import Prometheus, documented_steps, hurried, watching
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -59,6 +59,7 @@ def services(tmp_path: Path) -> Iterator[list[Service]]:
 @pytest.fixture
 def demo() -> Iterator[int]:
     """`aitp demo --keep`; the port of its metrics."""
+    see_that_programs_can_start()
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "aitp", "demo", "--keep", "--port", str(port), *PLAN],
