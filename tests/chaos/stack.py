@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -231,9 +232,7 @@ def main() -> int:
     """The command line is that of aitp."""
     command = sys.argv[1]
     if command not in ("run", "master"):
-        from aitp.commands.cli import main as aitp
-
-        aitp()
+        runpy.run_module("aitp", run_name="__main__")
     from aitp.errors import ConfigurationError
     from aitp.settings import load_settings, prepare_environment
 
