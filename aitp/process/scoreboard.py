@@ -195,11 +195,9 @@ def is_hidden(path: Path) -> bool:
 
 def master_ticks(records: list[Record], monotonic: float) -> bool:
     """Whether a master is there and does its rounds: its record's deadline is when it will have ticked again."""
-    for record in records:
-        if record.slot == MASTER:
-            # A deadline far ahead was written before the machine restarted, and its clock with it.
-            return not record.overdue(monotonic) and record.deadline < monotonic + 600
-    return False
+    # A deadline far ahead was written before the machine restarted, and its clock with it.
+    master = next((record for record in records if record.slot == MASTER), None)
+    return master is not None and not master.overdue(monotonic) and master.deadline < monotonic + 600
 
 
 def _offset(slot: int) -> int:
