@@ -352,6 +352,8 @@ class Claims:
                 "UPDATE queues SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (batch.turn, number)
             )
         self._own(connection, search.slot, provider, gate, world, rows)
+        if search.seen.has_suspects:
+            world = self._worlds.with_good(connection, world)
         return _Found(route, queue, rows, gate.probe, batch.more, reserved, world)
 
     def _service_stops(self, search: _Search, service: str, model: str) -> _Stop | None:

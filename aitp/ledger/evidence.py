@@ -104,19 +104,26 @@ class _Case:
     pauses: int
     paused: bool
     probing: bool
+    witnessed: int | None = None
     notices: list[Notice] = field(default_factory=list)
     tries: dict[int, int] = field(default_factory=dict)
     limits: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, connection: Connection, slot: int, world: int | None, now: float) -> _Case | None:
+    def open(
+        cls, connection: Connection, slot: int, world: int | None, now: float, witnessed: int | None
+    ) -> _Case | None:
         """None: the world is recovered, or from before there were any, and nothing is known of it."""
         row = connection.execute(
             "SELECT id, provider, model, type, setup, left_out, proven, pauses, paused_until IS NOT NULL,"
             " COALESCE(probe_slot, -1) = ?, good, service, account, input, answer FROM worlds WHERE id = ?",
             (slot, world),
         ).fetchone()
-        return None if row is None else cls(connection, now, slot, Tally(*row[10:]), *row[:10])
+        if row is None:
+            return None
+        case = cls(connection, now, slot, Tally(*row[10:]), *row[:10])
+        case.witnessed = witnessed
+        return case
 
     def tell(self, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> None:
         """A person is to hear of it."""
@@ -149,13 +156,14 @@ class Judge:
         now: float,
         *,
         health: Health,
+        witnessed: int | None = None,
     ) -> Judgement:
         """What is to become of the tasks of a call in `world`, and what it says of the world and of its provider.
 
         `failure`: how it failed as a whole. `optional`: the parameters that it was sent with, and could do without.
-        `health`: what it says of the provider where it says nothing of its tasks.
+        `health`: what it says of the provider where it says nothing of its tasks. `witnessed`: `World.good` as claimed.
         """
-        case = _Case.open(connection, slot, world, now)
+        case = _Case.open(connection, slot, world, now, witnessed)
         if case is None:
             change = self._breakers.tell(connection, provider, health, slot, now)
             return Judgement(tuple(outcomes), breaker=change)
@@ -347,7 +355,16 @@ class Judge:
         ill = case.paused or not self._breakers.is_closed(case.connection, case.provider)
         if ill or not alone:
             return outcome
-        if is_at_fault(culprit, own[culprit], case.tally, before, self._max_retries, named=named, proven=case.proven):
+        if is_at_fault(
+            culprit,
+            own[culprit],
+            case.tally,
+            before,
+            self._max_retries,
+            named=named,
+            proven=case.proven,
+            witnessed=case.witnessed,
+        ):
             return _failed(
                 outcome,
                 f"failed {own[culprit]} times alone, last: {outcome.reason}" if own[culprit] > 1 else outcome.reason,

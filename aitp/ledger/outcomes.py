@@ -162,7 +162,7 @@ class Outcomes:
             else:
                 judgement = self._judge.judge(
                     connection, slot, world.id, outcomes, report.failure, report.optional, route.provider, attempt.now,
-                    health=report.health,
+                    health=report.health, witnessed=world.good,
                 )  # fmt: skip
             settled = self._settle(attempt, judgement, route.model, report.cooldown)
             note_call(connection, attempt.now, route.provider, report.seconds, settled.outcomes)

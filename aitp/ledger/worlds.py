@@ -9,7 +9,7 @@ caller's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aitp.ledger.engine import Connection
 from aitp.ledger.queue import CLAIMED
@@ -28,6 +28,7 @@ class World:
 
     `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
     when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
+    `good`: the calls that it had served when this one began; known where there are suspects.
     """
 
     id: int
@@ -37,6 +38,7 @@ class World:
     paused_until: float | None = None
     probe_slot: int | None = None
     expires_at: float = float("inf")
+    good: int | None = None
 
     @property
     def is_well(self) -> bool:
@@ -91,6 +93,10 @@ class Worlds:
             return False
         connection.execute("UPDATE worlds SET tried_at = ? WHERE id = ?", (now, world.id))
         return True
+
+    def with_good(self, connection: Connection, world: World) -> World:
+        """The same, with what it has served so far."""
+        return replace(world, good=int(connection.execute("SELECT good FROM worlds WHERE id = ?", (world.id,)).get))
 
     def begin_probe(self, connection: Connection, world: World, slot: int) -> None:
         """Let `slot` alone be sent to a paused world whose time has come."""

@@ -66,11 +66,14 @@ def is_at_fault(
     *,
     named: bool = False,
     proven: bool = False,
+    witnessed: int | None = None,
 ) -> bool:
     """Whether a task that failed so `alone` times, this time included, is itself to blame, and is to be failed.
 
     `world`: the tally now; `before`: as it was at the task's first failure, with all failed calls in it that the task
-    was in, then and since, alone or not: what is left of the world's failures are those of others.
+    was in, then and since, alone or not: what is left of the world's failures are those of others. `witnessed`: the
+    world's good calls when the call that failed now began (None: all until now): what went well while it was under way
+    does not show that the world was well before.
     `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
     another task, ever), and else needs as many tries as a useless answer; or that it is the account, which is believed.
     """
@@ -78,10 +81,10 @@ def is_at_fault(
         return False
     if named:
         return alone >= (1 if proven else max_retries + 1)
-    good = world.good - before.good
     # A useless answer is the provider's word about this very task: it needs no other task as a witness.
-    if not good and culprit is not Culprit.ANSWER:
+    if (world.good if witnessed is None else witnessed) <= before.good and culprit is not Culprit.ANSWER:
         return False
+    good = max(0, world.good - before.good)
     if alone < _fewest_tries(culprit, max_retries):
         return False
     others = max(0, world.failures(culprit) - before.failures(culprit))

@@ -47,6 +47,8 @@ class Known:
     due_at: float = 0.0
     failures: int = 0
     first_failure: int | None = None  # of the world's calls so far, when it was
+    in_flight: int = 0  # other calls at that moment: none of them is a witness
+    witnessed: int = 0  # good calls of the world when its own began
     alone: dict[Culprit, int] = field(default_factory=dict)  # failures since
     is_suspect: bool = False
     crashes: int = 0
@@ -279,6 +281,7 @@ class Model:
 
     def take_hold(self, name: str, slot: int) -> None:
         known = self.tasks[name]
+        known.witnessed = sum(call.failure is None for call in self.world)
         assert (known.state, known.slot, known.twin_of) == ("ready", None, None)
         known.state, known.slot, known.attempted, known.missed, known.due_at = "claimed", slot, True, 0, 0.0
 
@@ -299,6 +302,7 @@ class Model:
         for name in names:
             known = self.tasks[name]
             ending = Ending.RETRY if cause is Cause.DEADLINE else Ending.ABANDONED
+            known.witnessed = sum(call.failure is None for call in self.world)  # when that call began, nobody knows
             if cause is Cause.CRASHED:
                 known.crashes += 1
                 known.most, known.is_suspect = 1, True
@@ -315,9 +319,11 @@ class Model:
         """By what befell others since its first failure."""
         known = self.tasks[name]
         since = self.world[known.first_failure :]
-        good = sum(call.failure is None for call in since)
+        good = max(0, sum(call.failure is None for call in since) - known.in_flight)
+        before = sum(call.failure is None for call in self.world[: known.first_failure]) + known.in_flight
+        has_witness = known.witnessed > before
         others = sum(call.failure is culprit and name not in call.tasks for call in since)
-        if known.alone[culprit] <= RULES.max_retries or not (good or culprit is Culprit.ANSWER):
+        if known.alone[culprit] <= RULES.max_retries or not (has_witness or culprit is Culprit.ANSWER):
             return False
         failed, called = {Culprit.ANSWER: (1, 20), Culprit.SERVICE: (1, 2)}[culprit]
         return bool(((others + failed) / (good + others + called)) ** known.alone[culprit] < IMPROBABLE)
@@ -325,13 +331,14 @@ class Model:
     def _end(self, name: str, ending: Ending, batch: int, culprit: Culprit) -> Ending:
         """What becomes of a task, and the ending once it is judged."""
         known = self.tasks[name]
-        known.slot = None
+        slot, known.slot = known.slot, None
         tries = 1
         if ending is Ending.RETRY:
             known.failures += 1
             known.is_suspect = True
             if known.first_failure is None:
                 known.first_failure = len(self.world)
+                known.in_flight = len({other.slot for other in self.in_state("claimed").values()} - {slot})
             if batch > 1:
                 known.most = batch // 2
             else:

@@ -70,6 +70,15 @@ def test_a_task_is_failed_by_what_befell_the_others_meanwhile(
     assert is_at_fault(culprit, alone, world, before, 3) is at_fault
 
 
+def test_what_went_well_while_a_call_was_under_way_is_no_witness_against_it() -> None:
+    """An outage ends: a call that began in it fails after others have been served already."""
+    before, world = Tally(good=100), Tally(good=103, input=4)
+
+    assert is_at_fault(Culprit.INPUT, 4, world, before, 3)
+    assert not is_at_fault(Culprit.INPUT, 4, world, before, 3, witnessed=100)
+    assert is_at_fault(Culprit.INPUT, 4, world, before, 3, witnessed=101)
+
+
 @pytest.mark.parametrize(
     ("alone", "proven", "at_fault"), [(1, True, True), (1, False, False), (3, False, False), (4, False, True)]
 )

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from aitp.ledger import IdleReason
+from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.providers import failures, ollama, openai
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
@@ -141,7 +142,9 @@ def good_ones_fail_by_chance(world: Strange) -> bool:
 
 
 def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> None:
-    house = play(opened, world, world.nature.settles_at + PATIENCE)
+    # What an outage was found not to hang on is believed for a day, and may be refused when it is over.
+    learned = PROFILE_SECONDS if world.nature.refused and world.nature.settles_at else 0.0
+    house = play(opened, world, world.nature.settles_at + learned + PATIENCE)
     see_to_the_promises(house, stranger, world)
     good = set(world.good)
     if not good_ones_fail_by_chance(world):
