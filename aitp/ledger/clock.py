@@ -57,12 +57,15 @@ STAYING = {
 }
 
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
 class Clock(Protocol):
     """Called, it gives UTC seconds, which people and machines may set."""
 
     @property
     def boot(self) -> str:
-        """Another one each time the machine starts."""
+        """Another one each time the machine starts; empty where that is not to be had."""
 
     def __call__(self) -> float: ...
 
@@ -81,31 +84,34 @@ class MachineClock:
 
     @property
     def boot(self) -> str:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        try:
+            return BOOT.read_text().strip()
+        except OSError:  # hidden from the service by its unit (ProcSubset=pid)
+            return ""
 
 
-def follow(connection: Connection, clock: Clock) -> tuple[float, float]:
+def follow(connection: Connection, clock: Clock, told: float) -> tuple[float, float]:
     """Have the ledger's instants follow the clock, if it was set, in the caller's transaction.
 
     Returns the present time, and by how much it is ahead of the time since the machine started, for the ledger. By that
-    the caller knows the next step; if the transaction comes to nothing, it knows nothing again.
+    the caller knows the next step, if the transaction comes to something. `told`: what this process was told last, not
+    a number if nothing.
     """
     boot, known = connection.execute("SELECT boot, clock_offset FROM ledger").get
     here = clock.boot
     now, offset = _read(clock)
-    if known is None:
-        delta = 0.0
-    elif boot == here:
+    if known is not None:
         delta = offset - known
         if abs(delta) <= TOLERANCE_SECONDS:
             return now, known  # another process found it
-    else:
-        # The machine was started anew, and how long it was off only its wall clock knows. But it cannot be earlier now
-        # than what has already happened.
-        latest = connection.execute(_LATEST).get
-        delta = 0.0 if latest is None else min(0.0, now - latest)
-    if delta:
-        _step(connection, delta, now)
+        # Who was told of this difference lives since then, and so does the machine.
+        if not abs(told - known) <= TOLERANCE_SECONDS and not (here and boot == here):
+            # It was started anew, or may have been, and how long it was off only its wall clock knows. But it cannot be
+            # earlier now than what has already happened.
+            latest = connection.execute(_LATEST).get
+            delta = 0.0 if latest is None else min(0.0, now - latest)
+        if delta:
+            _step(connection, delta, now)
     connection.execute("UPDATE ledger SET boot = ?, clock_offset = ?", (here, offset))
     return now, offset
 

@@ -116,6 +116,7 @@ class SQLiteDatabase:
             with self.locks.queue():
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")  # of one that a timer's exception left behind
+                offset = self._offset
                 try:
                     # IMMEDIATE: a read that turns into a write fails at once when another process wrote in between.
                     connection.execute("BEGIN IMMEDIATE")
@@ -123,7 +124,7 @@ class SQLiteDatabase:
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
-                    self._offset = math.nan
+                    self._offset = offset  # whatever was followed is not
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
@@ -143,7 +144,7 @@ class SQLiteDatabase:
     def _begin_moment(self) -> None:
         self._now = self._clock()
         if not abs(self._now - self._clock.uptime() - self._offset) <= TOLERANCE_SECONDS:
-            self._now, self._offset = follow(self.connection, self._clock)
+            self._now, self._offset = follow(self.connection, self._clock, self._offset)
 
     def flush(self) -> None:
         """Have the write-ahead log on disk, up to the last commit. What left it meanwhile was on disk before.

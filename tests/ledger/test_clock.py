@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -99,6 +100,29 @@ def test_a_clock_that_was_set_back_while_the_machine_was_off_is_known_by_what_ha
     world.open()
 
     assert world.idle().until == START - 3_600.0 + 2.0
+
+
+@pytest.mark.parametrize("seconds", [DAY, -DAY])
+def test_where_starts_of_the_machine_have_no_name_whoever_lived_before_the_step_knows_it(
+    world: World, seconds: float
+) -> None:
+    world.clock.boot = ""
+    world.admit("retried")
+    world.run(Ending.RETRY)
+    world.clock.step(seconds)
+    assert world.idle().until == world.clock.now + 2.0
+    world.close()
+    world.clock.stepped = START - 7.0  # the machine was started anew
+    world.clock.go(1.0)
+    world.open()
+
+    assert world.idle().until == world.clock.now + 1.0
+
+
+def test_a_service_that_may_not_see_the_name_of_the_machine_s_start_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitp.ledger.clock.BOOT", Path("/nowhere/boot_id"))
+
+    assert MachineClock().boot == ""
 
 
 def test_time_goes_by_while_the_machine_is_off(world: World) -> None:

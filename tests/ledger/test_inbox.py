@@ -236,7 +236,9 @@ def test_a_clock_that_is_set_forward_makes_no_list_newer(world: World) -> None:
 
 def test_after_a_restart_of_the_machine_the_wall_clock_alone_tells_how_old_a_list_may_be(world: World) -> None:
     deliver(world, "a")
+    world.close()
     world.clock.boot, world.clock.stepped = "the second", START + 500.0  # one clock counts from the start again
+    world.open()
     assert world.listing("a")[0].tasks == 0
     world.clock.go(30.0)
 
