@@ -140,7 +140,7 @@ class Child:
         signal.signal(signal.SIGHUP, self._leave)
         signal.signal(signal.SIGQUIT, lambda *_: os._exit(EXIT_QUIT))
         signal.signal(signal.SIGUSR1, self._poll_now)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, see `call`
+        signal.signal(signal.SIGALRM, self._end_orphan)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     # What we tell others
@@ -162,11 +162,13 @@ class Child:
         """`with child.call(id, seconds):` bounds a call to another service as a whole. Not nested.
 
         Sockets' time-outs end what is silent. What trickles is ended by the master, and this process with it, soon
-        after `seconds`, or by the kernel where no master is left: nothing that runs here is ever interrupted half-way.
+        after `seconds`, or by its own timer where no master is left: nothing that runs here is ever interrupted
+        half-way.
         """
         self._write(State.BUSY, task_id=task_id, allow=seconds)
         self._pass_on(self._notifier.drain(self.slot))  # they were meant for someone with time
-        signal.setitimer(signal.ITIMER_REAL, seconds + 2 * (self._timings.slack_seconds + self._timings.tick_seconds))
+        tick = self._timings.tick_seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds + 2 * (self._timings.slack_seconds + tick), tick)
         try:
             yield
         finally:
@@ -250,6 +252,11 @@ class Child:
 
     def _leave(self, signum: int, frame: FrameType | None) -> None:
         self._told_to_leave = True
+
+    def _end_orphan(self, signum: int, frame: FrameType | None) -> None:
+        # A living master judges by itself: it knows whether both of us were stopped, or the machine slept.
+        if self._death_pipe.poll(0):
+            os._exit(ExitCode.AGAIN)
 
     def _poll_now(self, signum: int, frame: FrameType | None) -> None:
         self.poll_asked = True
