@@ -210,7 +210,7 @@ class Service:
 
     def _gave_up(self, event: Any) -> None:
         """A program cannot be started. The listener ends the service then; if it is the listener, nobody else would."""
-        if event.process.config.name == "aitp-listener":
+        if event.process.config.name == "aitp-listener" and self._supervisor.options.mood == SupervisorStates.RUNNING:
             log.error("The programs of the service cannot be started")
             exit_code_path(Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent).write_text("1\n")
             SupervisorNamespaceRPCInterface(self._supervisor).shutdown()
