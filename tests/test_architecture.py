@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,8 +116,13 @@ SQLITE_S_OWN = {"schema.py", "sqlite.py", "integrity.py", "maintenance.py"}
 RELEASED = {"schema.py"}  # its names are compared with the enums in tests/ledger/test_names.py
 
 
-def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+@functools.cache
+def texts_of(path: Path) -> tuple[tuple[int, str], ...]:
     """(line, text) of the strings in a module but its docstrings, white space as one blank, `{}` for what is put in."""
+    return tuple(_texts_of(path))
+
+
+def _texts_of(path: Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text())
     apart = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -140,7 +140,7 @@ def test_windows_around_a_change_of_the_clocks_are_those_of_a_clock_on_the_wall(
 moments = st.floats(utc("1995-01-01"), utc("2035-01-01"))
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.sampled_from(ZONES), st.sampled_from(Period), moments)
 def test_windows_follow_each_other_without_gap_or_overlap(zone: ZoneInfo, period: Period, now: float) -> None:
     window = fixed_window(period, now, zone)
