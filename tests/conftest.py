@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -24,6 +25,12 @@ for number, usual in (
 
 
 forkserver.install()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests stay until the end: no collection of garbage is to look through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
