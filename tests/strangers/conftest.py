@@ -15,6 +15,7 @@ from aitp.metrics import Metrics
 from aitp.settings import Settings, load_settings
 from tests.ledger.world import make_template
 from tests.strangers.house import House
+from tests.strangers.natures import TOPICS
 from tests.strangers.server import LENGTH, Nature, Stranger
 
 REAL_TIMEOUT_SECONDS = 0.4  # what a hang costs the test; by the house's clock it costs a minute
@@ -47,6 +48,7 @@ def settings(stranger: Stranger, tmp_path_factory: pytest.TempPathFactory) -> Se
             "PROCESSING_MODE": "openai",
             "OPENAI_API_KEY": "sk-strange",
             "OPENAI_BASE_URL": stranger.base_url,
+            "DEFAULT_CHAT_MODEL": TOPICS.model,  # one that a setting names: a server that has it not yet fails nobody
             "OPENAI_TIMEOUT": str(REAL_TIMEOUT_SECONDS),
             "EMBEDDING_DIMENSIONS": str(LENGTH),
             "WIKIDATA_ENABLED": "false",

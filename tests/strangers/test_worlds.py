@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from aitp.ledger import IdleReason
+from aitp.ledger.evidence import FUTILE_SECONDS
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.providers import failures, ollama, openai
 from aitp.tasks import TaskStatus
@@ -120,9 +121,9 @@ def see_to_the_promises(house: House, stranger: Stranger, world: Strange) -> Non
         if ended.status is TaskStatus.SUCCEEDED and world.queue == EMBEDDINGS:
             assert same_vector(ended.result, expected(text, world.queue.model))
     # What a request could do without is left out by guess, and put back: of a service that fails, that costs all tries
-    # anew. And whatever was ill is tried when it is well.
+    # anew, and again once that is not believed any more. And whatever was ill is tried when it is well.
     adapting = (MAX_RETRIES + 1) * (2 if world.queue == EMBEDDINGS else 4)
-    allowed = sends_allowed(house.elapsed, world.batch) + adapting + 4
+    allowed = sends_allowed(house.elapsed, world.batch) + adapting * (1 + house.elapsed // FUTILE_SECONDS) + 6
     most = max(stranger.refused_sends().values(), default=0)
     assert most <= allowed, f"{most} sends of one task, {allowed} allowed in {house.elapsed:.0f} s"
     if left_texts(house, world):
