@@ -12,7 +12,7 @@ All instants are UTC seconds since 1970. When the machine's clock is set they fo
 
 from __future__ import annotations
 
-FIRST_VERSION = 13
+FIRST_VERSION = 14
 
 SCHEMA = """
 CREATE TABLE ledger (
@@ -28,7 +28,7 @@ CREATE TABLE ledger (
     boot TEXT NOT NULL DEFAULT '',
     clock_offset REAL
 ) STRICT;
-INSERT INTO ledger (one, version) VALUES (1, 13);
+INSERT INTO ledger (one, version) VALUES (1, 14);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
