@@ -155,7 +155,7 @@ STATES: dict[str, tuple[dict[str, str], Story, str, str, str]] = {
     "breaker": (CREW, refuse_the_key, "bad", "Running, but it cannot do its work.", "refuses OPENAI_API_KEY (401)"),
     "no ledger": (CREW, lose_the_ledger, "bad", "Running, but it cannot do its work.", "There is no ledger at"),
     "hanging": (CREW, lambda world: world.master(State.RUNNING, ticks=False), "bad", "Not well.", "its rounds"),
-    "not running": (CREW, lose_the_master, "bad", "The service is not running.", "Start the service"),
+    "not running": (CREW, lose_the_master, "bad", "The service is not running.", "Start it"),
 }
 
 

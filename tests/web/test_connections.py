@@ -55,8 +55,9 @@ def promptly_scraped(running: Running) -> None:
 
 
 def hung_up_on(client: socket.socket) -> bool:
-    ready, _, _ = select.select([client], [], [], 0)
-    if not ready:
+    waiting = select.poll()  # `select` knows no descriptor beyond 1,023
+    waiting.register(client, select.POLLIN)
+    if not waiting.poll(0):
         return False
     try:
         return client.recv(1) == b""
