@@ -251,7 +251,7 @@ class Claims:
             return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS), False
         if seen.due_at is not None:
             promote_due(connection, now)
-        queues = _queues_by_fairness(connection)
+        queues = _queues_by_fairness(connection, probing=not seen.all_closed)
         if not queues:
             return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY)), False
         most = options.workers * max(options.batch_size(queue) for _, queue in queues)
@@ -439,8 +439,11 @@ def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:
 # Which tasks a claim takes
 
 
-def _queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
+def _queues_by_fairness(connection: Connection, *, probing: bool) -> list[tuple[int, QueueKey]]:
     """Queues with a task that is ready now: fewest claimed tasks first, then the oldest task.
+
+    `probing`: some breaker is not closed. Then queues that have only suspects come last, or two of them, which are the
+    oldest, would make each probe and keep it open for ever.
 
     Walks tasks_ready from queue to queue, so that it costs as much as there are queues, not tasks; the claimed ones are
     counted in tasks_claimed, if there is a choice at all.
@@ -448,8 +451,8 @@ def _queues_by_fairness(connection: Connection) -> list[tuple[int, QueueKey]]:
     rows: list[Row] = connection.execute(_READY_QUEUES).fetchall()
     if len(rows) > 1:
         claimed: dict[int, int] = dict(connection.execute(_CLAIMED_BY_QUEUE).fetchall())
-        oldest = {row[0]: min(connection.execute(_OLDEST, (row[0],)).get) for row in rows}
-        rows.sort(key=lambda row: (claimed.get(row[0], 0), oldest[row[0]]))
+        oldest: dict[int, Row] = {row[0]: connection.execute(_OLDEST, (row[0],)).get for row in rows}
+        rows.sort(key=lambda row: (probing and oldest[row[0]][0] == _NONE, claimed.get(row[0], 0), min(oldest[row[0]])))
     return [(number, QueueKey(type_, model, failed_at)) for number, type_, model, failed_at in rows]
 
 

@@ -332,6 +332,22 @@ def test_nobody_is_failed_for_what_a_batch_did(world: World) -> None:
     assert [outcome.ending for outcome in settled.outcomes] == [Ending.RETRY] * 2
 
 
+def test_no_suspect_makes_a_breaker_s_probe_where_a_fresh_task_of_any_type_can(world: World) -> None:
+    """Two bad texts of different types, each tried again every second, would keep the breaker open for ever."""
+    world.admit("bad", queue=SMALL)
+    world.admit("other", queue=TOPICS)
+    for name in ("bad", "other"):
+        claim = world.claim(terms=ONE)
+        assert ids(claim) == [name]
+        fail(world, claim)
+    world.admit("fresh", queue=LARGE)
+    world.change("UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'openai'", world.clock.now)
+    world.clock.go(3_600.0)
+
+    claim = world.claim(terms=ONE)
+    assert (ids(claim), claim.probe) == (["fresh"], True)
+
+
 @pytest.mark.parametrize(("culprit", "extra"), [(SERVICE, 12), (INPUT, 12), (ACCOUNT, 12), (ANSWER, 14)])
 def test_of_twenty_the_one_that_always_fails_is_found_and_nobody_else_suffers(
     world: World, culprit: Culprit, extra: int
