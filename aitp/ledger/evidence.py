@@ -344,7 +344,7 @@ class Judge:
         ).fetchone()
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             # What is in flight already began before this failure, and is no witness of what the world is like since.
-            before, own = case.tally.more(None, _in_flight(case, outcome.task.seq)), dict.fromkeys(COUNTED, 0)
+            before, own = case.tally.more(None, _in_flight(case)), dict.fromkeys(COUNTED, 0)
         else:
             before = Tally(*row[:5]).more(culprit, counted)
             own = dict(zip(COUNTED, row[5:], strict=True))
@@ -450,12 +450,10 @@ class Judge:
         moved(case.connection)
 
 
-def _in_flight(case: _Case, seq: int) -> int:
-    """Calls of other slots for tasks of the same queue. Served by tasks_claimed."""
+def _in_flight(case: _Case) -> int:
+    """Calls of other slots in this world. Served by tasks_claimed."""
     found = case.connection.execute(
-        f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND slot <> ?"
-        " AND queue = (SELECT queue FROM tasks WHERE seq = ?)",
-        (case.slot, seq),
+        f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?", (case.world, case.slot)
     )
     return int(found.get)
 

@@ -66,7 +66,7 @@ CREATE INDEX tasks_ready ON tasks (queue, is_suspect, seq, due_at, batch_limit, 
     WHERE state = 'ready' AND due_at IS NULL AND duplicate_of IS NULL;
 CREATE INDEX tasks_suspect ON tasks (queue, state, due_at, attempts, seq, batch_limit) WHERE is_suspect = 1;
 CREATE INDEX tasks_later ON tasks (state, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_claimed ON tasks (slot, queue) WHERE state = 'claimed';
+CREATE INDEX tasks_claimed ON tasks (slot, queue, world) WHERE state = 'claimed';
 CREATE INDEX tasks_finished ON tasks (slot, seq) WHERE state = 'finished' AND due_at IS NULL;
 CREATE INDEX tasks_fingerprint ON tasks (fingerprint) WHERE fingerprint IS NOT NULL;
 CREATE INDEX tasks_duplicates ON tasks (duplicate_of, seq) WHERE duplicate_of IS NOT NULL;

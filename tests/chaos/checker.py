@@ -22,6 +22,8 @@ LATE_SECONDS = 1.0  # by which a busy server may read what a process sent that i
 # A batch of 16 fails, and so does each of its halves.
 MOST_TOGETHER = 5
 PROBES = 8
+# A service that fails before it has served anyone may fail at a parameter: each is left out in turn, with all tries.
+ADAPTATIONS = 4
 IMPROBABLE = 0.0005
 
 
@@ -149,6 +151,8 @@ def no_text_is_sent_more_often_than_it_takes(record: Record) -> Iterator[str]:
             yield f"the text of {_ids_by_text(record)[text]} failed {together} times together with others at {provider}"
         if text in bad and alone:
             most = _tries_alone(record, text, provider, alone[0].at, alone[-1].at) + PROBES
+            first = _first_good(record, text, provider)
+            most += min(sum(each.at < first for each in alone), ADAPTATIONS * (record.max_retries + 1))
             if len(alone) > most:
                 yield f"the bad text of {_ids_by_text(record)[text]} was tried {len(alone)} times alone at {provider}"
 
@@ -337,6 +341,13 @@ def _tries_alone(record: Record, text: str, provider: str, since: float, until: 
         return math.inf  # nobody has shown that the world is well
     share = (failures + 1) / (good + failures + 2)
     return max(record.max_retries + 1, math.ceil(math.log(IMPROBABLE) / math.log(share)))
+
+
+def _first_good(record: Record, text: str, provider: str) -> float:
+    """When anyone of this text's type was first served there."""
+    type_of = {document.text: document.type for document in record.documents}
+    served = [buy for buy in record.buys if buy.clean and buy.provider == provider]
+    return min((buy.at for buy in served if type_of.get(buy.text) == type_of[text]), default=math.inf)
 
 
 def _succeeded(line: Mapping[str, Any]) -> list[str]:

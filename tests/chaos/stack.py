@@ -49,7 +49,8 @@ _true_getaddrinfo = socket.getaddrinfo
 
 def _getaddrinfo(*arguments: Any, **options: Any) -> Any:
     # Whoever says that it is an address asks no resolver; of all else, addresses of this world stand for names.
-    if PROBE.nameless and not options.get("flags", 0) & socket.AI_NUMERICHOST:
+    # (waitress looks up where it would listen of its own accord, which is an address anywhere.)
+    if PROBE.nameless and arguments[0] != "0.0.0.0" and not options.get("flags", 0) & socket.AI_NUMERICHOST:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     return _true_getaddrinfo(*arguments, **options)
 
