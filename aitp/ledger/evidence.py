@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import pybreaker
@@ -86,7 +87,7 @@ ANY_SUSPECTS = "EXISTS (SELECT 1 FROM tasks WHERE is_suspect = 1 AND queue > 0)"
 NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 
 
-@dataclass(slots=True)
+@dataclass
 class _Case:
     """One call to be judged, and what has been found out about it so far. `probing`: this slot, the paused world."""
 
@@ -110,20 +111,23 @@ class _Case:
     limits: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def open(
-        cls, connection: Connection, slot: int, world: int | None, now: float, witnessed: int | None
-    ) -> _Case | None:
+    def open(cls, connection: Connection, slot: int, world: int | None, now: float) -> _Case | None:
         """None: the world is recovered, or from before there were any, and nothing is known of it."""
         row = connection.execute(
             "SELECT id, provider, model, type, setup, left_out, proven, pauses, paused_until IS NOT NULL,"
             " COALESCE(probe_slot, -1) = ?, good, service, account, input, answer FROM worlds WHERE id = ?",
             (slot, world),
         ).fetchone()
-        if row is None:
-            return None
-        case = cls(connection, now, slot, Tally(*row[10:]), *row[:10])
-        case.witnessed = witnessed
-        return case
+        return None if row is None else cls(connection, now, slot, Tally(*row[10:]), *row[:10])
+
+    @cached_property
+    def in_flight(self) -> int:
+        """Calls of other slots in this world. Served by tasks_claimed; asked once, however many tasks failed."""
+        found = self.connection.execute(
+            f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?",
+            (self.world, self.slot),
+        )
+        return int(found.get)
 
     def tell(self, what: str, reason: str, *, parameter: str = "", until: float | None = None) -> None:
         """A person is to hear of it."""
@@ -163,10 +167,11 @@ class Judge:
         `failure`: how it failed as a whole. `optional`: the parameters that it was sent with, and could do without.
         `health`: what it says of the provider where it says nothing of its tasks. `witnessed`: `World.good` as claimed.
         """
-        case = _Case.open(connection, slot, world, now, witnessed)
+        case = _Case.open(connection, slot, world, now)
         if case is None:
             change = self._breakers.tell(connection, provider, health, slot, now)
             return Judgement(tuple(outcomes), breaker=change)
+        case.witnessed = witnessed
         if case.probing:
             release_probes(connection, slot)  # over, whatever is made of it
         served = any(outcome.ending is Ending.SUCCEEDED for outcome in outcomes)
@@ -344,7 +349,7 @@ class Judge:
         ).fetchone()
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             # What is in flight already began before this failure, and is no witness of what the world is like since.
-            before, own = case.tally.more(None, _in_flight(case)), dict.fromkeys(COUNTED, 0)
+            before, own = case.tally.more(None, case.in_flight), dict.fromkeys(COUNTED, 0)
         else:
             before = Tally(*row[:5]).more(culprit, counted)
             own = dict(zip(COUNTED, row[5:], strict=True))
@@ -448,14 +453,6 @@ class Judge:
             (case.now + self._recovery, case.world),
         )
         moved(case.connection)
-
-
-def _in_flight(case: _Case) -> int:
-    """Calls of other slots in this world. Served by tasks_claimed."""
-    found = case.connection.execute(
-        f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?", (case.world, case.slot)
-    )
-    return int(found.get)
 
 
 # A task's evidence in one world: the world's tally then, and its own failures since.

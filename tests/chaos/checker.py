@@ -299,6 +299,10 @@ def _ids_by_text(record: Record) -> dict[str, list[str]]:
     return found
 
 
+def _types_by_text(record: Record) -> dict[str, str]:
+    return {document.text: document.type for document in record.documents}
+
+
 @dataclass(frozen=True, slots=True)
 class _Try:
     """A claim of a text, by which it was sent, and which failed on record. `company`: tasks of that claim."""
@@ -329,7 +333,7 @@ def _tries_alone(record: Record, text: str, provider: str, since: float, until: 
 
     At least MAX_RETRIES + 1; of a failure that is the service's half of all calls are believed to be such beforehand.
     """
-    type_of = {document.text: document.type for document in record.documents}
+    type_of = _types_by_text(record)
     calls: dict[int, list[Buy]] = defaultdict(list)
     for buy in record.buys:
         if buy.provider == provider and since <= buy.at <= until and type_of.get(buy.text) == type_of[text]:
@@ -345,7 +349,7 @@ def _tries_alone(record: Record, text: str, provider: str, since: float, until: 
 
 def _first_good(record: Record, text: str, provider: str) -> float:
     """When anyone of this text's type was first served there."""
-    type_of = {document.text: document.type for document in record.documents}
+    type_of = _types_by_text(record)
     served = [buy for buy in record.buys if buy.clean and buy.provider == provider]
     return min((buy.at for buy in served if type_of.get(buy.text) == type_of[text]), default=math.inf)
 
