@@ -24,6 +24,8 @@ MOST_TOGETHER = 5
 PROBES = 8
 # A service that fails before it has served anyone may fail at a parameter: each is left out in turn, with all tries.
 ADAPTATIONS = 4
+# What was found out about a service is forgotten after a day: a lone suspect, tried once an hour, is tried this often.
+TRIES_A_DAY = 30
 IMPROBABLE = 0.0005
 
 
@@ -140,7 +142,7 @@ def no_text_is_sent_more_often_than_it_takes(record: Record) -> Iterator[str]:
     Tries that failed, and whose failure is on record, are counted by provider. In company: each such failure halves the
     batch that a task may be in, so the largest (16) is one task after five. Alone: as many as the rule takes, told from
     what befell others of the type there in the meantime (`_tries_alone`), and some more, for it waits while its
-    provider's breaker is open or its world paused, and is tried again as a probe.
+    provider's breaker is open or its world paused, and is tried again as a probe; more for each day that passes.
     """
     tries = _failed_tries(record)
     bad = {document.text for document in record.documents if document.fate is Fate.FAILS}
@@ -153,6 +155,7 @@ def no_text_is_sent_more_often_than_it_takes(record: Record) -> Iterator[str]:
             most = _tries_alone(record, text, provider, alone[0].at, alone[-1].at) + PROBES
             first = _first_good(record, text, provider)
             most += min(sum(each.at < first for each in alone), ADAPTATIONS * (record.max_retries + 1))
+            most += TRIES_A_DAY * _days_passed(record, alone[0].at, alone[-1].at)
             if len(alone) > most:
                 yield f"the bad text of {_ids_by_text(record)[text]} was tried {len(alone)} times alone at {provider}"
 
@@ -345,6 +348,13 @@ def _tries_alone(record: Record, text: str, provider: str, since: float, until: 
         return math.inf  # nobody has shown that the world is well
     share = (failures + 1) / (good + failures + 2)
     return max(record.max_retries + 1, math.ceil(math.log(IMPROBABLE) / math.log(share)))
+
+
+def _days_passed(record: Record, since: float, until: float) -> int:
+    """Whole days by which the service's clock was set forward in the meantime."""
+    ahead = [0.0, *(seconds for _, seconds in record.clock)]
+    steps = zip(record.clock, itertools.pairwise(ahead), strict=True)
+    return int(sum(max(0.0, late - early) for (at, _), (early, late) in steps if since <= at <= until) // 86_400)
 
 
 def _first_good(record: Record, text: str, provider: str) -> float:

@@ -138,6 +138,12 @@ FORGERIES: dict[str, tuple[str, Record]] = {
         "no_text_is_sent_more_often",
         tried(*(10.0 + number for number in range(14))),
     ),
+    "a bad text that is tried on and on, while less than a day is made to pass": (
+        "no_text_is_sent_more_often",
+        dataclasses.replace(
+            tried(*(10.0 + number for number in range(30))), clock=[(0.0, 0.0), (20.0, 86_000.0), (21.0, 0.0)]
+        ),
+    ),
     "a good text that fails together with others again and again": (
         "no_text_is_sent_more_often",
         tried(*(1.3 + number / 4 for number in range(6)), text="text c", ids=("c", "b")),
@@ -433,6 +439,9 @@ EXCUSES: dict[str, Record] = {
     ),
     "a bad text that is tried on and on while nobody is served": tried(
         *(10.0 + number for number in range(30)), share=0.0
+    ),
+    "a bad text that is tried anew when a day has passed": dataclasses.replace(
+        tried(*(10.0 + number for number in range(30))), clock=[(0.0, 0.0), (20.0, 86_400.0)]
     ),
 }
 
