@@ -13,23 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aitp.errors import LedgerError
+from aitp.ledger import sqlite
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.locks import refuse_no_file
 from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import (
-    CORRUPTION,
-    LOG_ALONE,
-    MOST_PROBLEMS,
-    as_ledger_error,
-    definitions,
-    file_problems,
-    in_words,
-    is_log_alone,
-    no_ledger,
-    open_to_check,
-    our_definitions,
-)
 from aitp.tasks import BreakerState, Service
 from aitp.validators import zone_name
 
@@ -135,17 +123,17 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
     Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened;
     MisplacedLedger for what never was one.
     """
-    with as_ledger_error(path):  # it may lie where this user may not look
+    with sqlite.as_ledger_error(path):  # it may lie where this user may not look
         refuse_no_file(path)
-        if is_log_alone(path):
-            return Checkup(0, (LOG_ALONE,), {}, 0)
+        if sqlite.is_log_alone(path):
+            return Checkup(0, (sqlite.LOG_ALONE,), {}, 0)
         if not path.exists():
-            raise no_ledger(path)
+            raise sqlite.no_ledger(path)
     try:
-        connection = open_to_check(path)
+        connection = sqlite.open_to_check(path)
     except LedgerError as error:
-        if isinstance(error.__cause__, CORRUPTION):
-            return Checkup(0, (in_words(error.__cause__),), {}, path.stat().st_size)
+        if isinstance(error.__cause__, sqlite.CORRUPTION):
+            return Checkup(0, (sqlite.in_words(error.__cause__),), {}, path.stat().st_size)
         raise
     try:
         return look_over(connection, path, quick=quick)
@@ -155,15 +143,15 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
 
 def look_over(connection: Any, path: Path, *, quick: bool = False) -> Checkup:
     size = path.stat().st_size
-    with as_ledger_error(path):
+    with sqlite.as_ledger_error(path):
         connection.execute("BEGIN")  # one state for all that follows
         try:
-            problems = file_problems(connection, quick=quick)
+            problems = sqlite.file_problems(connection, quick=quick)
             if problems or size == 0:
                 return Checkup(0, tuple(problems), {}, size)  # an empty file is one that no service has used yet
             return _look_at_rows(connection, size)
-        except CORRUPTION as error:
-            return Checkup(0, (in_words(error),), {}, size)
+        except sqlite.CORRUPTION as error:
+            return Checkup(0, (sqlite.in_words(error),), {}, size)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -174,7 +162,7 @@ def _look_at_rows(connection: Any, size: int) -> Checkup:
     if version != VERSION:
         return Checkup(version, (), {}, size)  # what its rows promise, its own release knows
     # A letter turned over in a definition hides a column, say: the rest could not even be asked.
-    ours, found = our_definitions(), definitions(connection)
+    ours, found = sqlite.our_definitions(), sqlite.definitions(connection)
     if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
         problems = [f"{name} is not defined as this release defines it" for name in unlike]
         return Checkup(version, tuple(problems), {}, size)
@@ -184,7 +172,7 @@ def _look_at_rows(connection: Any, size: int) -> Checkup:
         zone_name(str(connection.execute("SELECT timezone FROM ledger").get))
     except ValueError:
         problems.append("the time zone of its limits is none")
-    orphans = islice(connection.execute("PRAGMA foreign_key_check"), MOST_PROBLEMS)
+    orphans = islice(connection.execute("PRAGMA foreign_key_check"), sqlite.MOST_PROBLEMS)
     problems += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
     rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
     return Checkup(version, tuple(problem for problem in problems if problem), rows, size)

@@ -30,25 +30,12 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import sqlite
 from aitp.ledger.budgets import left_nano, spend
 from aitp.ledger.engine import Row
 from aitp.ledger.integrity import Checkup, check, look_over
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks, lock_path, refuse_no_file
 from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import (
-    SENSELESS,
-    UNREADABLE,
-    as_ledger_error,
-    copy_whole,
-    empty_ledger,
-    header_problems,
-    is_log_alone,
-    migrate,
-    no_ledger,
-    open_alone,
-    open_read_only,
-    refuse_misplaced,
-)
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import TaskState
 
@@ -80,9 +67,9 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
 def _refuse_target(path: Path, target: Path, overwrite: bool) -> None:
     refuse_no_file(path)
     if not path.exists():
-        raise no_ledger(path)
-    if path.stat().st_size == 0 and not is_log_alone(path):
-        raise empty_ledger(path)
+        raise sqlite.no_ledger(path)
+    if path.stat().st_size == 0 and not sqlite.is_log_alone(path):
+        raise sqlite.empty_ledger(path)
     own = [path, lock_path(path), _beside(path, "-wal"), _beside(path, "-shm")]
     if target.resolve() in [file.resolve() for file in own]:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")
@@ -93,11 +80,11 @@ def _refuse_target(path: Path, target: Path, overwrite: bool) -> None:
 
 
 def _copy(path: Path, part: Path) -> Checkup:
-    source = open_read_only(path)
+    source = sqlite.open_read_only(path)
     try:
-        if problems := header_problems(source):
+        if problems := sqlite.header_problems(source):
             return Checkup(0, tuple(problems), {}, path.stat().st_size)
-        copy = copy_whole(source, part)
+        copy = sqlite.copy_whole(source, part)
         try:
             return look_over(copy, part)
         finally:
@@ -187,10 +174,10 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
     ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release;
     MisplacedLedger if it never was one.
     """
-    with as_ledger_error(path):
-        if not path.exists() and not is_log_alone(path):
-            raise no_ledger(path)  # before a folder is made, for the lock
-        refuse_misplaced(path)  # before a lock file is made beside what others may need as it is
+    with sqlite.as_ledger_error(path):
+        if not path.exists() and not sqlite.is_log_alone(path):
+            raise sqlite.no_ledger(path)  # before a folder is made, for the lock
+        sqlite.refuse_misplaced(path)  # before a lock file is made beside what others may need as it is
         locks = SlotLocks(path)
     with locks:
         if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():
@@ -199,15 +186,15 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
             found = check(path)
             if found.sound:
                 return Recovery(())
-            with as_ledger_error(path):
+            with sqlite.as_ledger_error(path):
                 return _recover(path, allowance or Allowance(), found.problems, clock)
 
 
 def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.recovery-", dir=path.parent) as name:
         fresh = Path(name) / "new"
-        migrate(fresh)
-        new = open_alone(fresh)
+        sqlite.migrate(fresh)
+        new = sqlite.open_alone(fresh)
         try:
             with _open_copy(path, Path(name) / "old", fresh) as damaged:
                 saving = _Saving(new, damaged, clock(), allowance)
@@ -255,9 +242,9 @@ def _open_copy(path: Path, copy: Path, fresh: Path) -> Iterator[_Damaged]:
     if _beside(path, "-wal").exists():
         shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
     # SQLite would throw the log of an empty file away.
-    damaged = None if is_log_alone(copy) else _Damaged.open(copy)
+    damaged = None if sqlite.is_log_alone(copy) else _Damaged.open(copy)
     if damaged is None:
-        new = open_alone(fresh)
+        new = sqlite.open_alone(fresh)
         numbers = [number for (number,) in new.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")]
         new.close()
         with copy.open("r+b") as file, fresh.open("rb") as sound:
@@ -269,13 +256,13 @@ def _open_copy(path: Path, copy: Path, fresh: Path) -> Iterator[_Damaged]:
                 file.seek((number - 1) * PAGE_BYTES)
                 file.write(page)
         damaged = _Damaged.open(copy)
-    damaged = damaged or _Damaged(open_alone(Path(":memory:")))  # nothing can be read
+    damaged = damaged or _Damaged(sqlite.open_alone(Path(":memory:")))  # nothing can be read
     try:
         yield damaged
     finally:
         try:
             damaged.connection.close()
-        except UNREADABLE:
+        except sqlite.UNREADABLE:
             pass  # it could not bring its log into the damaged copy, which is thrown away
 
 
@@ -295,11 +282,11 @@ class _Damaged:
         """None if it does not even say which tables it has."""
         connection = None
         try:
-            connection = open_alone(copy)
+            connection = sqlite.open_alone(copy)
             damaged = cls(connection)
             if damaged.tables:
                 return damaged
-        except UNREADABLE:
+        except sqlite.UNREADABLE:
             pass
         if connection is not None:
             connection.close()
@@ -329,7 +316,7 @@ class _Damaged:
                         low, high = (number + 1, high) if direction == "ASC" else (low, number - 1)
                         yield dict(zip(columns, row, strict=True))
                     break
-                except UNREADABLE:
+                except sqlite.UNREADABLE:
                     self.torn.add(table)
                     failures += 1
             else:
@@ -344,7 +331,7 @@ class _Damaged:
     def _sequence(self) -> int:
         try:
             return int(self.connection.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'tasks'").get)
-        except (*UNREADABLE, TypeError, ValueError):
+        except (*sqlite.UNREADABLE, TypeError, ValueError):
             return 0
 
     def all(self, table: str, wanted: Sequence[str]) -> Iterator[Record]:
@@ -353,14 +340,14 @@ class _Damaged:
         try:
             for row in self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"):
                 yield dict(zip(columns, row, strict=True))
-        except UNREADABLE:
+        except sqlite.UNREADABLE:
             self.torn.add(table)
 
     def index(self, table: str, index: str, columns: str) -> Iterator[Row]:
         """What an index alone knows, until that fails: also of rows that cannot be read themselves."""
         try:
             yield from self.connection.execute(f"SELECT {columns} FROM {table} INDEXED BY {index}")
-        except UNREADABLE:
+        except sqlite.UNREADABLE:
             self.torn.add(index)
 
 
@@ -495,7 +482,7 @@ class _Saving:
         insert = f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks}) {otherwise}"
         try:
             self._new.execute(insert, tuple(record.values()))
-        except SENSELESS:
+        except sqlite.SENSELESS:
             return False
         return True
 

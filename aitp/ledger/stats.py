@@ -16,22 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aitp.errors import LedgerError
+from aitp.ledger import sqlite
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.integrity import check
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.queue import FINISHED, READY
 from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import (
-    as_ledger_error,
-    empty_ledger,
-    free_bytes,
-    has_tables,
-    no_ledger,
-    open_read_only,
-    unlike_a_ledger,
-    version_in,
-)
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import Ending, Outcome, QueueKey, TaskState
@@ -135,29 +126,29 @@ class Snapshot:
 def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
     """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
     with reading(path, now) as (connection, moment):
-        return _read(connection, moment, recovery, free_bytes(path))
+        return _read(connection, moment, recovery, sqlite.free_bytes(path))
 
 
 @contextmanager
 def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, float]]:
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
-    with as_ledger_error(path):  # it may lie where this user may not look
+    with sqlite.as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
-            raise no_ledger(path)
-    connection = open_read_only(path)
+            raise sqlite.no_ledger(path)
+    connection = sqlite.open_read_only(path)
     try:
-        with as_ledger_error(path):
+        with sqlite.as_ledger_error(path):
             connection.execute("BEGIN")
-            version = version_in(connection, path)
-            if version == 0 and not has_tables(connection):
-                raise empty_ledger(path)
+            version = sqlite.version_in(connection, path)
+            if version == 0 and not sqlite.has_tables(connection):
+                raise sqlite.empty_ledger(path)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
             yield connection, time.time() if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
         if isinstance(error, UnicodeDecodeError) or not check(path, quick=True).sound:
-            raise unlike_a_ledger(path, error) from error
+            raise sqlite.unlike_a_ledger(path, error) from error
         raise
     finally:
         connection.close()

@@ -22,15 +22,7 @@ from typing import Any
 
 import orjson
 
-from aitp.errors import (
-    AitpError,
-    CooldownRequired,
-    CredentialsRefused,
-    DeliveryRefused,
-    LedgerError,
-    NonRetryableError,
-    ServiceFault,
-)
+from aitp import errors
 from aitp.ledger import (
     BreakerChange,
     Delivery,
@@ -116,7 +108,7 @@ def _task(task_id: str, type_: str, content: object, settings: Settings | None) 
         known = processor.parse(content, settings)
         queue, text = QueueKey(type_, known.model), known.to_json()
         return NewTask(task_id, queue, text, fingerprint=fingerprint(queue, text))
-    except NonRetryableError as error:
+    except errors.NonRetryableError as error:
         return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
         return Malformed(task_id, f"its content cannot be read by this release ({type(error).__name__})")
@@ -254,7 +246,7 @@ class Relay:
         try:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
-        except DeliveryRefused as error:
+        except errors.DeliveryRefused as error:
             if is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
                 self._metrics.delivery("refused")
@@ -286,13 +278,13 @@ class Relay:
     def _fault_of(self, error: Exception) -> Fault:
         """What a failed call says of the task API and of the authorization server."""
         match error:
-            case CooldownRequired():
+            case errors.CooldownRequired():
                 return Fault(error.service, Health.HEALTHY, str(error), pause=error.seconds)
-            case CredentialsRefused():
+            case errors.CredentialsRefused():
                 return Fault(error.service, Health.REFUSED, str(error))
-            case ServiceFault():
+            case errors.ServiceFault():
                 return Fault(error.service, Health.FAULTY, str(error))
-            case MemoryError() | OSError() | LedgerError():
+            case MemoryError() | OSError() | errors.LedgerError():
                 return Fault(Service.API.value, Health.UNKNOWN, "this machine is in trouble")
             case _:
                 log.error("Unexpected error", exc_info=error)
@@ -337,7 +329,9 @@ class Relay:
                 if harvest.entered:
                     self._process.wake_workers(1)
                 if time.monotonic() > give_up:
-                    raise ServiceFault(Service.API.value, f"the pending list took longer than {POLL_SECONDS:g} s")
+                    raise errors.ServiceFault(
+                        Service.API.value, f"the pending list took longer than {POLL_SECONDS:g} s"
+                    )
             harvest.enter_invalid()
         finally:
             if page is not None:
@@ -372,4 +366,4 @@ class Relay:
 
 def _reason(error: Exception) -> str:
     """What may be logged and kept: our own words, or the name of an error that nobody expected."""
-    return str(error) if isinstance(error, AitpError) else type(error).__name__
+    return str(error) if isinstance(error, errors.AitpError) else type(error).__name__

@@ -13,19 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from aitp.errors import (
-    CooldownRequired,
-    CredentialsRefused,
-    LedgerError,
-    ModelGone,
-    ModelMissing,
-    NonRetryableError,
-    NoRoom,
-    RequestRefused,
-    RetryableError,
-    ServiceFault,
-    SettingRefused,
-)
+from aitp import errors
 from aitp.ledger import (
     DISK_RESERVE_BYTES,
     BreakerChange,
@@ -49,13 +37,13 @@ from aitp.tasks import BreakerState, Culprit, Ending, Outcome, Task
 # Parameters that a setting puts into a request, by the setting.
 PARAMETERS = {setting: name for name, setting in SETTINGS.items()}
 # Whose fault a failed call is presumed to be; the first that fits.
-CULPRITS: Sequence[tuple[type[RetryableError], Culprit]] = (
-    (CredentialsRefused, Culprit.ACCOUNT),
-    (ServiceFault, Culprit.SERVICE),
-    (ModelGone, Culprit.MODEL),
-    (SettingRefused, Culprit.REQUEST),
-    (RequestRefused, Culprit.INPUT),
-    (RetryableError, Culprit.ANSWER),
+CULPRITS: Sequence[tuple[type[errors.RetryableError], Culprit]] = (
+    (errors.CredentialsRefused, Culprit.ACCOUNT),
+    (errors.ServiceFault, Culprit.SERVICE),
+    (errors.ModelGone, Culprit.MODEL),
+    (errors.SettingRefused, Culprit.REQUEST),
+    (errors.RequestRefused, Culprit.INPUT),
+    (errors.RetryableError, Culprit.ANSWER),
 )
 # What another provider may stand in for.
 REPLACEABLE = frozenset({Culprit.SERVICE, Culprit.ACCOUNT, Culprit.ANSWER})
@@ -89,17 +77,21 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
 def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
     reason = str(error)
     match error:
-        case CooldownRequired() | ServiceFault() if error.service != claim.provider:
+        case errors.CooldownRequired() | errors.ServiceFault() if error.service != claim.provider:
             # What the answer needs besides the provider (Wikidata): neither the task's fault nor the provider's.
             return _all(claim, Ending.POSTPONED, reason)
-        case CooldownRequired():
+        case errors.CooldownRequired():
             pause = Cooldown(
-                error.seconds, error.model, reason, awaited=isinstance(error, ModelMissing), guessed=not error.told
+                error.seconds,
+                error.model,
+                reason,
+                awaited=isinstance(error, errors.ModelMissing),
+                guessed=not error.told,
             )
             return _all(claim, Ending.POSTPONED, reason, pause)
-        case NoRoom():
+        case errors.NoRoom():
             return _all(claim, Ending.POSTPONED, reason)
-        case RetryableError():
+        case errors.RetryableError():
             culprit = next(culprit for kind, culprit in CULPRITS if isinstance(error, kind))
             parameter = PARAMETERS.get(error.parameter, error.parameter)
             failure = Failure(
@@ -109,9 +101,9 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
                 Outcome(task, Ending.RETRY, reason=reason, culprit=culprit, times=error.answers) for task in claim.tasks
             ]
             return Report(outcomes, failure)
-        case NonRetryableError():
+        case errors.NonRetryableError():
             return _all(claim, Ending.FAILED, reason)
-        case MemoryError() | OSError() | LedgerError():
+        case MemoryError() | OSError() | errors.LedgerError():
             return _all(claim, Ending.POSTPONED, "this machine is in trouble")
         case _:
             ending = Ending.SPLIT if len(claim.tasks) > 1 else Ending.BUG
@@ -132,7 +124,7 @@ def with_fallback(report: Report) -> Report:
 def _outcome(task: Task, result: Result) -> Outcome:
     if isinstance(result, bytes):
         return Outcome(task, Ending.SUCCEEDED, result)
-    if isinstance(result, NonRetryableError):
+    if isinstance(result, errors.NonRetryableError):
         return Outcome(task, Ending.FAILED, reason=str(result))
     return Outcome(task, Ending.RETRY, reason=str(result), culprit=Culprit.ANSWER, named=result.named)
 

@@ -24,17 +24,9 @@ from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.policy.costs import Bill
 from aitp.policy.routing import Route
 from aitp.prices import NANO, NOTHING, Prices
+from aitp.process import reports
 from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of, strangers_of
-from aitp.process.reports import (
-    DiskWatch,
-    report_of_failure,
-    report_of_results,
-    tell_of_breaker,
-    tell_of_reuse,
-    warn_of_idleness,
-    with_fallback,
-)
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.providers import Embeddings, Provider, Question, Reply, build
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
@@ -174,7 +166,7 @@ class Worker:
         self._terms = claim_options(settings)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
-        self._disk = DiskWatch(settings.ledger_path, "task processing")
+        self._disk = reports.DiskWatch(settings.ledger_path, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
@@ -192,7 +184,7 @@ class Worker:
         claim = self._ledger.claims.claim(self._process.slot, self._terms)
         self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
-            warn_of_idleness(claim, self._metrics)
+            reports.warn_of_idleness(claim, self._metrics)
             return claim
         if claim.more:
             self._process.wake_workers(1)
@@ -208,7 +200,7 @@ class Worker:
             if processor.looks_up:
                 self._context.knowledge.ready()  # before anything is bought that could not be used
             results = processor.run(contents, provider, self._context_of(claim, processor)) if contents else ()
-            report = report_of_results(readable, results)
+            report = reports.report_of_results(readable, results)
             self._learn_length(claim, processor, report)
         except Exception as error:  # noqa: BLE001 (the border of a task: nothing that one does may end the worker)
             report = self._report_of(readable, provider, error)
@@ -250,12 +242,12 @@ class Worker:
         elif not isinstance(error, AitpError):
             log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
         stranger = isinstance(error, ModelGone) and self._is_stranger(claim.route.model)
-        return report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
+        return reports.report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
 
     def _with_fallback(self, claim: Claim, report: Report) -> Report:
         """The next claim of these tasks is routed past the provider that failed for them, if there is another."""
         others = any(option.provider != claim.provider for option in self._terms.routes(claim.queue))
-        return with_fallback(report) if others and not claim.queue.failed_at else report
+        return reports.with_fallback(report) if others and not claim.queue.failed_at else report
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
         """A stand-in's vectors are to be as long as those of the model that it stands in for."""
@@ -294,10 +286,10 @@ class Worker:
         ended = 0
         for outcome in settled.outcomes:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
-        tell_of_reuse(settled.reused, self._metrics)
+        reports.tell_of_reuse(settled.reused, self._metrics)
         self._process.count_done(ended)
         if change := settled.breaker:
-            tell_of_breaker(change)
+            reports.tell_of_breaker(change)
         if settled.paused_processor:
             log.error("Processor paused after unexpected errors in a row", processor=processor.label)
         if ended:
@@ -365,7 +357,7 @@ def worker_for(
         return process.call(worker.task_id, seconds)
 
     def observe(change: BreakerChange) -> None:
-        tell_of_breaker(change)
+        reports.tell_of_breaker(change)
         process.wake_workers(settings.concurrency_limit)
 
     providers = {

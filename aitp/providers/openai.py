@@ -18,15 +18,7 @@ import httpx2
 import openai
 import orjson
 
-from aitp.errors import (
-    AitpError,
-    AnswerCut,
-    CooldownRequired,
-    ModelRefused,
-    ServiceFault,
-    SettingRefused,
-    UselessAnswer,
-)
+from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.client import CALL_MARGIN_SECONDS, PLAIN, BodyBound, http_client
@@ -99,7 +91,7 @@ class OpenAIProvider:
             body = self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
             return orjson.loads(body)
         except orjson.JSONDecodeError:
-            failure: AitpError = _no_success("no JSON")
+            failure: errors.AitpError = _no_success("no JSON")
         except openai.APIStatusError as error:
             batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
             refusal = refusal_of(OPENAI, error.response, request["model"], texts, held, batch=batch, tier=tier)
@@ -107,7 +99,7 @@ class OpenAIProvider:
         except openai.OpenAIError as error:
             failure = no_answer(OPENAI, error.__cause__ or error)
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
-        if isinstance(failure, CooldownRequired) and failure.model is None:
+        if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
         raise failure
 
@@ -151,12 +143,12 @@ def read_embeddings(
         try:
             vectors.append(_vector(embeddings, length))
         except UnusableVector as error:
-            vectors.append(UselessAnswer(f"{OPENAI} sent {error}"))
+            vectors.append(errors.UselessAnswer(f"{OPENAI} sent {error}"))
             if isinstance(error, WrongLength):
                 lengths.add(error.length)
     if len(lengths) == 1 and not any(isinstance(vector, bytes) for vector in vectors):
         said = f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at {setting}"
-        raise SettingRefused(OPENAI, said, setting=setting)
+        raise errors.SettingRefused(OPENAI, said, setting=setting)
     return Embeddings(vectors, usage_of(answer.get("usage"), texts))
 
 
@@ -193,15 +185,15 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
     if not isinstance(answer, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
         raise _no_success("JSON without a message")
     if message.get("refusal"):
-        raise ModelRefused(f"{OPENAI}: the model refused to answer this text")
+        raise errors.ModelRefused(f"{OPENAI}: the model refused to answer this text")
     reason = str(choice.get("finish_reason")).lower()
     if reason in _CUT:
-        raise AnswerCut(f"{OPENAI}: the model's answer was cut at its greatest length")
+        raise errors.AnswerCut(f"{OPENAI}: the model's answer was cut at its greatest length")
     if reason in _HELD_BACK:
-        raise ModelRefused(f"{OPENAI}: its content filter held the answer to this text back")
+        raise errors.ModelRefused(f"{OPENAI}: its content filter held the answer to this text back")
     text = text_of(message.get("content"))
     if not text.strip():
-        raise UselessAnswer(f"{OPENAI}: the model's answer is empty")
+        raise errors.UselessAnswer(f"{OPENAI}: the model's answer is empty")
     tier = answer.get("service_tier")
     named = tier if isinstance(tier, str) and re.fullmatch("[a-z_]{1,20}", tier) else ""
     return Reply(text, usage_of(answer.get("usage"), texts, text), tier=named)
@@ -230,5 +222,5 @@ def usage_of(counted: object, texts: Sequence[str], answer: str = "") -> Usage:
     return Usage(prompt, completion, total if type(total) is int and total >= least else least)
 
 
-def _no_success(what: str) -> ServiceFault:
-    return ServiceFault(OPENAI, f"{OPENAI} answered 200 with {what}")
+def _no_success(what: str) -> errors.ServiceFault:
+    return errors.ServiceFault(OPENAI, f"{OPENAI} answered 200 with {what}")
