@@ -39,7 +39,8 @@ PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
 
 
 class Settings(BaseModel):
-    """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any.
+    """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any;
+    `origins` tells by a setting's name where its value is from, unless it is the default.
 
     A setting's docstring is what messages and SETTINGS.md say of it.
     """
@@ -49,6 +50,7 @@ class Settings(BaseModel):
 
     warnings: tuple[str, ...] = ()
     env_file: Path | None = None
+    origins: Mapping[str, str] = {}
 
     # The task API and its authorization server
     allow_insecure_http: bool = False
@@ -333,8 +335,9 @@ class Settings(BaseModel):
         return self.model_copy(update=secrets)
 
 
+_ABOUT = ("warnings", "env_file", "origins")
 FIELDS: Mapping[str, FieldInfo] = {
-    name.upper(): field for name, field in Settings.model_fields.items() if name not in ("warnings", "env_file")
+    name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
@@ -361,14 +364,16 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     Raises ConfigurationError with everything wrong, `NAME=value: what is allowed`, secrets masked, and misspelt names.
     """
     fallback = Path(".env") if environ is None else None
-    given, env_file, problems = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
+    found = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
+    given, problems = found.values, found.problems
     values = dict(defaults or {}) | {
         name.lower(): value.strip()
         for name in FIELDS
         if (value := given.get(name)) is not None and (value.strip() or name in MAY_BE_EMPTY)
     }
+    derived = _derived(values)
     try:
-        settings = Settings.model_validate({**values, **_derived(values)})
+        settings = Settings.model_validate({**values, **derived})
     except ValidationError as error:
         # Several of one setting, as of a list's entries, would say the same.
         wrong = (v.problem(values, described(), SECRETS, details) for details in error.errors(include_url=False))
@@ -379,19 +384,24 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     problems += v.missing_together(values, PLACEHOLDER_KEY)
     strangers = misspelt(given, KNOWN_NAMES)
     if problems:
-        raise ConfigurationError([*map(v.printable, problems)], [*map(v.printable, strangers)])
+        raise ConfigurationError([*map(v.printable, problems)], [*map(v.printable, found.warnings + strangers)])
     limits = [
         (f"RATE_LIMIT_PER_{period.upper()}", period, Decimal(most)) for period, most in settings.rate_limits.items()
     ]
     money = {"day": settings.budget_per_day, "month": settings.budget_per_month}
     budgets = [(f"BUDGET_PER_{period.upper()}", period, most) for period, most in money.items() if most]
     warnings = (
+        *found.warnings,
         *strangers,
         *v.odd_values(values),
         *v.unreachable(limits, "{} limit"),
         *v.unreachable(budgets, "{}'s budget"),
     )
-    return settings.model_copy(update={"warnings": tuple(map(v.printable, warnings)), "env_file": env_file})
+    origins = {name: v.printable(origin) for name, origin in found.origins.items() if name.lower() in values}
+    if "runtime_dir" in derived:
+        origins["RUNTIME_DIR"] = "beside RATE_LIMIT_STORAGE_PATH"
+    about = {"warnings": tuple(map(v.printable, warnings)), "env_file": found.env_file, "origins": origins}
+    return settings.model_copy(update=about)
 
 
 def runtime_dir(environ: Mapping[str, str]) -> Path:
@@ -401,7 +411,7 @@ def runtime_dir(environ: Mapping[str, str]) -> Path:
     For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs.
     """
     try:
-        values, _, _ = read_sources(environ, Path(".env"), ())
+        values = read_sources(environ, Path(".env"), ()).values
     except ConfigurationError:
         values = environ
     named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))

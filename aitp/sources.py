@@ -1,8 +1,8 @@
 """Where the values of settings come from: the environment, the env file, and files that hold one secret each.
 
-`read_sources` merges them (the real environment wins over the file) and says what is wrong with the files themselves;
-`misspelt` finds variables that look like ours and are not. Nothing here knows what a value means, and nothing here
-touches the process's own environment: both are the settings' business.
+`read_sources` merges them (the real environment wins over the file), says where each value is from, and what is wrong
+with the files themselves; `misspelt` finds variables that look like ours and are not. Nothing here knows what a value
+means, and nothing here touches the process's own environment: both are the settings' business.
 
 Not pydantic-settings: it reads an env file with ${NAME} filled in, which changes a secret that holds a dollar sign, and
 passes over a line that it cannot read; it knows no <SECRET>_FILE; and it costs 4 MB and 0.1 s of CPU in each of four
@@ -19,6 +19,7 @@ import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dotenv.parser import parse_stream
 
@@ -49,19 +50,28 @@ NAMES_OF_OTHERS = frozenset(
 ALIKE = 0.87
 
 
-def read_sources(
-    environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]
-) -> tuple[Mapping[str, str], Path | None, list[str]]:
+class Sources(NamedTuple):
+    """Values and their origins, by name; the env file; what makes them unusable, and what is odd."""
+
+    values: Mapping[str, str]
+    origins: Mapping[str, str]
+    env_file: Path | None
+    problems: list[str]
+    warnings: list[str]
+
+
+def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Collection[str]) -> Sources:
     """The file that AITP_ENV_FILE names (`fallback` if it is unset and exists; none if it is empty) merged with
-    `environ`, and the contents of the files named by <secret>_FILE, and of systemd's credentials; then that file, and
-    what is wrong with any of them.
+    `environ`, and the contents of the files named by <secret>_FILE, and of systemd's credentials.
 
     Raises ConfigurationError if that file cannot be read: what it would say of the rest nobody knows.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     path = _env_file(environ, fallback)
-    in_file = _read_env_file(path, problems) if path is not None else {}
+    in_file = _read_env_file(path, problems, warnings) if path is not None else {}
     values = {**in_file, **environ}
+    origins = {**dict.fromkeys(in_file, str(path)), **dict.fromkeys(environ, "environment")}
     for secret in secrets:
         places = {f"{secret}_FILE": values.get(f"{secret}_FILE"), **_credential(environ, secret)}
         given = {name: place for name, place in places.items() if place}
@@ -71,7 +81,8 @@ def read_sources(
         elif given:
             [(name, place)] = given.items()
             values[secret] = _read_secret(name, Path(place), problems) or UNREAD
-    return values, path, problems
+            origins[secret] = place if name in values else name
+    return Sources(values, origins, path, problems, warnings)
 
 
 def _credential(environ: Mapping[str, str], secret: str) -> dict[str, str]:
@@ -108,7 +119,7 @@ def _env_file(environ: Mapping[str, str], fallback: Path | None) -> Path | None:
     return None
 
 
-def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
+def _read_env_file(path: Path, problems: list[str], warnings: list[str]) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
@@ -122,6 +133,9 @@ def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
             # The line itself stays out of the message: it may well be a secret with a missing quote.
             problems.append(f"{path}, line {binding.original.line}: not NAME=value (is a quote missing?)")
         elif binding.key is not None and binding.value is not None:
+            if binding.key in values:
+                line = f"{path}, line {binding.original.line}"
+                warnings.append(f"{line}: {binding.key} is set a second time, and this line counts; leave one out")
             # No ${interpolation}: a secret that happens to hold ${ must arrive as it was written.
             values[binding.key] = binding.value
     return values

@@ -32,6 +32,35 @@ def test_the_env_file_is_read_and_the_real_environment_wins(tmp_path: Path) -> N
     assert settings.env_file == Path(file)
 
 
+def test_each_setting_tells_where_it_is_from(tmp_path: Path) -> None:
+    written(tmp_path / "aitp_METRICS_TOKEN", "from-a-credential")
+    secret = written(tmp_path / "key", "sk-from-a-file")
+    lines = f"INBOX_LIMIT=1\nCONCURRENCY_LIMIT=7\nLOG_LEVEL=\nOPENAI_API_KEY_FILE={secret}\n"
+    file = written(tmp_path / "aitp.env", lines)
+    given = {"AITP_ENV_FILE": file, "INBOX_LIMIT": "2", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    settings = load_settings({**KEYLESS, **given, "RATE_LIMIT_STORAGE_PATH": str(tmp_path / "data/ledger.db")})
+
+    assert settings.origins == {
+        **dict.fromkeys((*KEYLESS, "AITP_ENV_FILE", "INBOX_LIMIT", "RATE_LIMIT_STORAGE_PATH"), "environment"),
+        "CONCURRENCY_LIMIT": file,
+        "OPENAI_API_KEY": secret,
+        "METRICS_TOKEN": "credential aitp_METRICS_TOKEN",
+        "RUNTIME_DIR": "beside RATE_LIMIT_STORAGE_PATH",
+    }
+
+
+def test_a_name_twice_in_the_env_file_is_warned_about_and_the_last_one_counts(tmp_path: Path) -> None:
+    file = written(tmp_path / "aitp.env", "INBOX_LIMIT=1\nOTHER=1\n# INBOX_LIMIT=2\nINBOX_LIMIT=3\n")
+
+    settings = load_settings({**COMPLETE, "AITP_ENV_FILE": file})
+
+    assert settings.inbox_limit == 3
+    assert settings.warnings == (
+        f"{file}, line 4: INBOX_LIMIT is set a second time, and this line counts; leave one out",
+    )
+
+
 def test_a_secret_in_the_env_file_is_taken_as_it_is_written(tmp_path: Path) -> None:
     file = written(tmp_path / "aitp.env", "OPENAI_API_KEY='sk-${HOME}-$x'\n")
 
