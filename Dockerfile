@@ -18,6 +18,7 @@ WORKDIR /app
 # Only what decides which packages are installed, so that changed code doesn't install them again.
 COPY bin ./bin
 COPY requirements.txt requirements-build.txt ./
+COPY aitp/__init__.py ./aitp/__init__.py
 # pip and the packages' own tests are a quarter of it, and of no use any more.
 RUN root=/app && . bin/venv.sh && ensure_venv requirements.txt \
     && .venv/bin/python -m pip uninstall --quiet --yes pip setuptools wheel \

@@ -28,9 +28,13 @@ ensure_venv() {
     installed "$@" || prepare "$@"
 }
 
-# One stamp a requirements file: its checksum, where the project is, and which Python runs it.
+# One stamp a requirements file: its checksum, where the project is, what version it has, and which Python runs it.
 stamp_of() {
-    printf '%s\n%s\n%s\n' "$(cksum <"$root/$1")" "$root" "$(readlink -f "$venv/bin/python")"
+    printf '%s\n%s %s\n%s\n' "$(cksum <"$root/$1")" "$root" "$(version_of_source)" "$(readlink -f "$venv/bin/python")"
+}
+
+version_of_source() {
+    sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/aitp/__init__.py"
 }
 
 installed() {
@@ -84,13 +88,23 @@ fill() {
         install --no-build-isolation -r "$root/$file"
     done
     packages=$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    printf '%s\n' "$root" >"$packages/aitp.pth"
+    register_ourselves
     for file in "$@"; do
         stamp_of "$file" >"$venv/$file.stamp"
     done
     rm -rf "$scratch"
     : >"$lock"
     trap - HUP INT TERM
+}
+
+# As a package that is installed from here (PEP 376): a package that asks for aitp finds it, and pip does not fetch a
+# stranger's of that name from an index. Without a RECORD pip leaves it alone.
+register_ourselves() {
+    version=$(version_of_source)
+    printf '%s\n' "$root" >"$packages/aitp.pth"
+    rm -rf "$packages"/aitp-*.dist-info
+    mkdir "$packages/aitp-$version.dist-info"
+    printf 'Metadata-Version: 2.1\nName: aitp\nVersion: %s\n' "$version" >"$packages/aitp-$version.dist-info/METADATA"
 }
 
 make_venv() {

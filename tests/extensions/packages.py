@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,22 @@ def install(place: Path, module: str, source: str, group: str, points: Mapping[s
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 2.0\n")
     lines = "".join(f"{name} = {target}\n" for name, target in points.items())
     (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
+
+
+def environment(place: Path) -> Path:
+    """An environment as bin/venv.sh leaves it, made of links to the tests' own; its Python."""
+    venv.create(place, symlinks=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    (packages / "tests.pth").write_text(sysconfig.get_path("purelib"))
+    register = 'root=$0 packages=$1; . "$root/bin/venv.sh"; register_ourselves'
+    subprocess.run(["sh", "-euc", register, PROJECT_ROOT, packages], check=True)
+    return place / "bin" / "python"
+
+
+def pip_install(python: Path, *what: str | Path) -> subprocess.CompletedProcess[str]:
+    """As the documents say. Builds in the place that is named."""
+    command = [python, "-m", "pip", "install", "--no-index", "--no-build-isolation", *what]
+    return subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60)
 
 
 def run(program: str, *places: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from aitp.settings import PROJECT_ROOT
-from tests.extensions.packages import install, run
+from tests.extensions.packages import environment, install, pip_install, run
 
 EXAMPLE = PROJECT_ROOT / "examples" / "aitp_sentiment"
 PROCESSOR = """
@@ -109,6 +111,18 @@ def test_the_examples_own_tests_pass(sentiment: tuple[Path, Path]) -> None:
 
 def test_the_example_declares_the_entry_point_that_it_is_installed_with() -> None:
     assert "aitp.processors =\n    defining_sentiment = aitp_sentiment\n" in (EXAMPLE / "setup.cfg").read_text()
+
+
+def test_the_example_is_installed_from_where_it_lies_and_nothing_is_asked_of_an_index(tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv")
+    shutil.copytree(EXAMPLE, tmp_path / "example")
+
+    ended = pip_install(python, tmp_path / "example")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    listing = "from importlib.metadata import entry_points as e; print([p.value for p in e(group='aitp.processors')])"
+    assert subprocess.check_output([python, "-c", listing], text=True) == "['aitp_sentiment']\n"
+    assert "Requires: aitp\n" in subprocess.check_output([python, "-m", "pip", "show", "aitp-sentiment"], text=True)
 
 
 def test_the_inventory_lists_what_is_registered(sentiment: tuple[Path, Path]) -> None:

@@ -43,15 +43,17 @@ exec chroot {root} setpriv --reuid 10001 --regid 10001 --clear-groups --inh-caps
     --no-new-privs env --chdir=/app "$@"
 """
 
-# What ensure_venv leaves, of links: an environment, where the program is, and the stamp that says what is in it.
+# What ensure_venv leaves, of links: an environment, aitp in it as a package, and the stamp that says what is in it.
 BORROWED = """
 mkdir .venv
 ln -s {prefix}/bin {prefix}/pyvenv.cfg .venv
 mkdir -p .venv/$(realpath --relative-to={prefix} {packages})
 cd .venv/$(realpath --relative-to={prefix} {packages})
 ln -s {packages}/* .
-rm aitp.pth && echo /app >aitp.pth
+rm aitp.pth
+packages=$PWD
 cd /app && root=/app && . bin/venv.sh
+register_ourselves
 stamp_of requirements.txt >.venv/requirements.txt.stamp
 """
 
@@ -185,7 +187,8 @@ class Image:
             place = root / "app" / (Path(target) / source if target.endswith("/") else target)
             # As .dockerignore has it.
             self._sh(
-                f"cp -rT {PROJECT_ROOT / source} {place}; find {place} -name __pycache__ -prune -exec rm -r {{}} +"
+                f"mkdir -p {place.parent}; cp -rT {PROJECT_ROOT / source} {place}; "
+                f"find {place} -name __pycache__ -prune -exec rm -r {{}} +"
             )
 
     def _run(self, stage: str, command: str) -> None:

@@ -15,7 +15,22 @@ from pathlib import Path
 from aitp.settings import PROJECT_ROOT
 
 # What Debian has on every machine (coreutils, util-linux).
-TOOLS = ("cat", "cksum", "cp", "dirname", "flock", "ls", "mkdir", "readlink", "rm", "seq", "setsid", "sh", "sleep")
+TOOLS = (
+    "cat",
+    "cksum",
+    "cp",
+    "dirname",
+    "flock",
+    "ls",
+    "mkdir",
+    "readlink",
+    "rm",
+    "sed",
+    "seq",
+    "setsid",
+    "sh",
+    "sleep",
+)
 
 PYTHON = """#!/bin/sh
 echo "$@" >>"$CALLS"
@@ -50,6 +65,8 @@ class Machine:
         shutil.copytree(PROJECT_ROOT / "bin", self.root / "bin")
         for requirements in PROJECT_ROOT.glob("requirements*.txt"):
             shutil.copy(requirements, self.root)
+        (self.root / "aitp").mkdir()
+        shutil.copy(PROJECT_ROOT / "aitp/__init__.py", self.root / "aitp")
         for tool in TOOLS:
             found = shutil.which(tool)
             assert found is not None, tool

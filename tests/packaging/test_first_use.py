@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aitp import __version__
 from tests.packaging.machine import Machine
 from tests.waiting import wait_until
 
@@ -39,6 +40,17 @@ def test_the_first_use_makes_an_environment_and_says_so(machine: Machine) -> Non
     assert len(run.stderr.splitlines()) == 2
     assert machine.installed() == ["requirements-build.txt", "requirements.txt"]
     assert (machine.venv / "bin/aitp.pth").read_text() == f"{machine.root}\n"
+
+
+def test_aitp_itself_is_a_package_of_its_environment_in_the_version_that_is_there(machine: Machine) -> None:
+    machine.run("check")
+    init = machine.root / "aitp/__init__.py"
+    init.write_text(init.read_text().replace(__version__, "9.9.9"))
+    machine.run("check")
+
+    (info,) = (machine.venv / "bin").glob("aitp-*.dist-info")
+    assert info.name == "aitp-9.9.9.dist-info"
+    assert (info / "METADATA").read_text() == "Metadata-Version: 2.1\nName: aitp\nVersion: 9.9.9\n"
 
 
 def test_the_second_use_does_nothing_but_start(machine: Machine) -> None:
