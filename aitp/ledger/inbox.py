@@ -18,7 +18,7 @@ from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, prune_queues, queue_id
-from aitp.ledger.stats import note_error, prune_minutes
+from aitp.ledger.stats import fold_minutes, note_error, note_waiting
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
 from aitp.tasks import Ending, NewTask, Service, TaskState, TaskStatus
@@ -93,6 +93,7 @@ class Inbox:
         self._duplicates = duplicates
         self._inbox_limit = config.inbox_limit
         self._threshold = config.breaker_threshold
+        self._noted = 0.0  # the minute that this process has noted last
 
     def begin_poll(self, slot: int, options: PollOptions, *, asked: bool = False) -> Poll | NotYet:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
@@ -103,6 +104,10 @@ class Inbox:
         with self._database.transaction() as connection:
             now = self._database.clock()
             let_go(connection, self._breakers, slot, now)
+            if now // 60 != self._noted:
+                # Relays come by all the time, whatever is paused or out; once a minute is enough.
+                self._noted = now // 60
+                note_waiting(connection, now, _held(connection)[1])
             if connection.execute("SELECT paused FROM ledger").get:
                 return NotYet(None, IdleReason.PAUSED)
             if self._database.short_of_disk():
@@ -244,7 +249,7 @@ class Inbox:
             )
             prune_completions(connection, now)
             prune_worlds(connection)
-            prune_minutes(connection, now)
+            fold_minutes(connection, now)
             prune_queues(connection)
             self._duplicates.expire(connection, now)
             return dropped

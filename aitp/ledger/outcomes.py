@@ -165,7 +165,7 @@ class Outcomes:
                     health=report.health, witnessed=world.good,
                 )  # fmt: skip
             settled = self._settle(attempt, judgement, route.model, report.cooldown)
-            note_call(connection, attempt.now, route.provider, report.seconds, settled.outcomes)
+            note_call(connection, attempt.now, route.provider, queue.type, report.seconds, settled.outcomes)
             quarantined = _count_bugs(attempt, queue.type, [outcome.ending for outcome in judgement.outcomes])
             affords_more = False
             if outcomes and (reserved or report.bill is not None):  # those released already were with their estimate

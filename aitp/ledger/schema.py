@@ -12,7 +12,7 @@ All instants are UTC seconds since 1970. When the machine's clock is set they fo
 
 from __future__ import annotations
 
-FIRST_VERSION = 14
+FIRST_VERSION = 15
 
 SCHEMA = """
 CREATE TABLE ledger (
@@ -28,7 +28,7 @@ CREATE TABLE ledger (
     boot TEXT NOT NULL DEFAULT '',
     clock_offset REAL
 ) STRICT;
-INSERT INTO ledger (one, version) VALUES (1, 14);
+INSERT INTO ledger (one, version) VALUES (1, 15);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
@@ -188,16 +188,20 @@ CREATE TABLE answers (
     body BLOB NOT NULL
 ) STRICT;
 
--- What was lately, for people to look at: a row a minute (numbered since 1970), and the recent errors.
+-- What was lately, for people to look at: what came of the tasks of a type in each minute (numbered since 1970; those
+-- that are long past are folded into the first of many), how many tasks waited (of no type), and the recent errors.
 CREATE TABLE minutes (
-    minute INTEGER PRIMARY KEY,
+    minute INTEGER NOT NULL,
+    type TEXT NOT NULL,
     calls INTEGER NOT NULL,
     succeeded INTEGER NOT NULL,
     failed INTEGER NOT NULL,
     returned INTEGER NOT NULL,
     seconds REAL NOT NULL,
-    slowest REAL NOT NULL
-) STRICT;
+    slowest REAL NOT NULL,
+    waiting INTEGER,
+    PRIMARY KEY (minute, type)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE recent_errors (
     number INTEGER PRIMARY KEY,

@@ -1,17 +1,18 @@
-"""What there is to see in the ledger, each in one consistent read: for gauges, /health, /ready, the page and commands.
+"""What there is to see in the ledger, each in one consistent read: for gauges, /health, page and commands.
 
-`snapshot` is the state of now. `read_history` is what was lately: the last hour by the minute, and the recent errors;
-the finish transaction writes both (`note_call`, `note_error`), nothing is decided by them, and they never grow. Reasons
-come from our own errors, which hold no text of a task and no secret. `held_tasks` goes task by task.
+`snapshot` is the state of now. `read_history` is what was lately: an hour by the minute, a day or a week in longer
+bars, and the recent errors. The finish transaction writes them (`note_call`, `note_error`), and relays how many tasks
+wait (`note_waiting`); nothing is decided by them. They never grow: polls fold what is long past (`fold_minutes`).
+Reasons come from our own errors, which hold no text of a task and no secret. `held_tasks` goes task by task.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Row
 from aitp.ledger.integrity import check
 from aitp.ledger.limits import LimitUse, use_of_limits
-from aitp.ledger.queue import FINISHED, READY
+from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
@@ -33,9 +34,8 @@ _WAITING = "waiting"
 SHOWN_STATE = f"CASE WHEN {READY} AND (due_at IS NOT NULL OR duplicate_of IS NOT NULL) THEN '{_WAITING}' ELSE state END"
 
 
-MINUTES_SHOWN = 60
-MINUTES_KEPT = 120
 ERRORS_KEPT = 50
+DEAD_LISTED = 20
 LONGEST_REASON = 500
 
 # What is nobody's error: a batch that was halved goes on, a call that a stop cut short was let go.
@@ -233,23 +233,58 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
     )
 
 
-# The last hour, and the last errors
+# The last hour, day and week
+
+
+class Span(NamedTuple):
+    """How far back to look: so many bars of so many minutes each, which end at multiples of them."""
+
+    minutes: int
+    bars: int
+
+
+SPANS = {"hour": Span(1, 60), "day": Span(20, 72), "week": Span(180, 56)}
 
 
 @dataclass(frozen=True, slots=True)
-class Minute:
-    """Calls to providers that ended in one minute. `at`: its beginning, UTC seconds; `seconds` of all calls together.
+class Bar:
+    """Calls to providers that ended from `at` on (UTC seconds); `seconds` of all calls together.
 
-    `succeeded`, `failed` and `returned` (tried again later, or elsewhere) are attempts at tasks.
+    `succeeded`, `failed` and `returned` (tried again later, or elsewhere) are attempts at tasks. `waiting`: how many
+    tasks did at last, if anybody knows.
     """
 
-    at: float
+    at: float = 0.0
     calls: int = 0
     succeeded: int = 0
     failed: int = 0
     returned: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
+    waiting: int | None = None
+
+    @property
+    def attempts(self) -> int:
+        """All that were made."""
+        return self.succeeded + self.failed + self.returned
+
+    @property
+    def mean(self) -> float:
+        """Seconds a call."""
+        return self.seconds / self.calls if self.calls else 0.0
+
+    def plus(self, calls: int, succeeded: int, failed: int, returned: int, seconds: float, slowest: float) -> Bar:
+        """With those as well."""
+        return Bar(
+            self.at,
+            self.calls + calls,
+            self.succeeded + succeeded,
+            self.failed + failed,
+            self.returned + returned,
+            self.seconds + seconds,
+            max(self.slowest, slowest),
+            self.waiting,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,28 +305,74 @@ class RecentError:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingTasks:
+    """Tasks of one queue key that wait, the oldest since `since`: some for another try (`later`, the first at `due_at`)
+    or for the result of their like (`duplicates`)."""
+
+    queue: QueueKey
+    tasks: int
+    later: int
+    duplicates: int
+    since: float
+    due_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedResult:
+    """A dead letter, without its result."""
+
+    id: str
+    type: str
+    model: str
+    reason: str
+    refused_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class History:
-    """Every minute of the last hour, the present one last, those without calls included; the last errors first."""
+    """What was lately. `minutes`: of the last hour; `bars`: of the span that was asked for; the present one last, empty
+    ones included. `types`: what the span came to by task type. The last errors and dead letters come first, and so does
+    the queue with the most tasks; `more_there`: the task API has more than are held here.
+    """
 
-    minutes: tuple[Minute, ...] = ()
+    span: str = "hour"
+    minutes: tuple[Bar, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    types: Mapping[str, Bar] = field(default_factory=dict)
     errors: tuple[RecentError, ...] = ()
+    waiting: tuple[WaitingTasks, ...] = ()
+    dead: tuple[RefusedResult, ...] = ()
+    more_there: bool = False
 
 
-def note_call(connection: Connection, now: float, provider: str, seconds: float, outcomes: Sequence[Outcome]) -> None:
-    """A call to `provider` that took `seconds` has ended now with these outcomes. One statement if all is well."""
+# By key, so one row a type and minute.
+_ADD = (
+    "INSERT INTO minutes (minute, type, calls, succeeded, failed, returned, seconds, slowest, waiting)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (minute, type) DO UPDATE SET calls = minutes.calls + excluded.calls,"
+    " succeeded = minutes.succeeded + excluded.succeeded, failed = minutes.failed + excluded.failed,"
+    " returned = minutes.returned + excluded.returned, seconds = minutes.seconds + excluded.seconds,"
+    " slowest = CASE WHEN minutes.slowest < excluded.slowest THEN excluded.slowest ELSE minutes.slowest END,"
+    " waiting = COALESCE(excluded.waiting, minutes.waiting)"
+)
+
+
+def note_call(
+    connection: Connection, now: float, provider: str, type_: str, seconds: float, outcomes: Sequence[Outcome]
+) -> None:
+    """A call for tasks of a type that took `seconds` has ended with these outcomes. One statement if all is well."""
     endings = [outcome.ending for outcome in outcomes]
     succeeded, failed = endings.count(Ending.SUCCEEDED), 0
     if succeeded < len(endings):
         failed = endings.count(Ending.FAILED) + endings.count(Ending.BUG)
         _note_outcomes(connection, now, provider, outcomes)
-    connection.execute(
-        "INSERT INTO minutes (minute, calls, succeeded, failed, returned, seconds, slowest)"
-        " VALUES (?1, 1, ?2, ?3, ?4, ?5, ?5)"
-        " ON CONFLICT (minute) DO UPDATE SET calls = minutes.calls + 1, succeeded = minutes.succeeded + ?2,"
-        " failed = minutes.failed + ?3, returned = minutes.returned + ?4, seconds = minutes.seconds + ?5,"
-        " slowest = CASE WHEN minutes.slowest < ?5 THEN ?5 ELSE minutes.slowest END",
-        (int(now // 60), succeeded, failed, len(endings) - succeeded - failed, max(0.0, seconds)),
-    )
+    returned, seconds = len(endings) - succeeded - failed, max(0.0, seconds)
+    connection.execute(_ADD, (int(now // 60), type_, 1, succeeded, failed, returned, seconds, seconds, None))
+
+
+def note_waiting(connection: Connection, now: float, tasks: int) -> None:
+    """So many tasks wait now."""
+    connection.execute(_ADD, (int(now // 60), "", 0, 0, 0, 0, 0.0, 0.0, tasks))
 
 
 def _note_outcomes(connection: Connection, now: float, provider: str, outcomes: Iterable[Outcome]) -> None:
@@ -329,32 +410,83 @@ def note_error(
     )
 
 
-def prune_minutes(connection: Connection, now: float) -> None:
-    """Forget the minutes that nobody looks at any more."""
-    connection.execute("DELETE FROM minutes WHERE minute < ?", (int(now // 60) - MINUTES_KEPT,))
+def fold_minutes(connection: Connection, now: float) -> None:
+    """Fold those that only longer bars show into the first of their bar, and forget those that none does."""
+    present, (hour, day, week) = int(now // 60), SPANS.values()
+    for shorter, longer in ((hour, day), (day, week)):
+        # A bar more than is shown, as the first one has begun before the span.
+        end = present - shorter.minutes * shorter.bars - longer.minutes
+        past: list[Row] = connection.execute(
+            "DELETE FROM minutes WHERE minute < ?1 AND minute % ?2 <> 0"
+            " RETURNING minute, type, calls, succeeded, failed, returned, seconds, slowest, waiting",
+            (end, longer.minutes),
+        ).fetchall()
+        # In their order, so that the last one to say how many waited is heard.
+        connection.executemany(_ADD, ((minute - minute % longer.minutes, *facts) for minute, *facts in sorted(past)))
+    connection.execute("DELETE FROM minutes WHERE minute < ?", (present - week.minutes * (week.bars + 1),))
 
 
-def read_history(path: Path, now: float | None = None) -> History:
-    """Read what the page shows of the past. Raises LedgerError."""
+def read_history(path: Path, span: str = "hour", now: float | None = None) -> History:
+    """Read what the page shows of the past and, task by task, of the present. Raises LedgerError."""
     with reading(path, now) as (connection, moment):
-        present = int(moment // 60)
-        known = {
-            minute: Minute(60.0 * minute, *counts)
-            for minute, *counts in connection.execute(
-                "SELECT minute, calls, succeeded, failed, returned, seconds, slowest FROM minutes"
-                " WHERE minute > ? AND minute <= ?",
-                (present - MINUTES_SHOWN, present),
+        waiting = [
+            WaitingTasks(QueueKey(type_, model, failed_at), *facts)
+            for type_, model, failed_at, *facts in connection.execute(
+                "SELECT type, model, failed_at, COUNT(*), COUNT(due_at), COUNT(duplicate_of), MIN(entered_at),"
+                f" MIN(due_at) FROM tasks JOIN queues ON queues.id = queue WHERE {READY} GROUP BY queues.id"
             )
-        }
+        ]
+        held = sum(each.tasks for each in waiting)
+        minutes, types = _bars(connection, int(moment // 60), SPANS["hour"], held)
+        bars = minutes
+        if span != "hour":
+            bars, types = _bars(connection, int(moment // 60), SPANS[span], held)
         errors: list[Row] = connection.execute(
             "SELECT source, type, ending, reason, first_at, last_at, times, task_id FROM recent_errors"
             " ORDER BY last_at DESC, number DESC"
         ).fetchall()
-    minutes = range(present - MINUTES_SHOWN + 1, present + 1)
+        dead: list[Row] = connection.execute(
+            "SELECT tasks.id, type, model, COALESCE(refusal, ''), COALESCE(refused_at, entered_at) AS since FROM tasks"
+            f" JOIN queues ON queues.id = queue LEFT JOIN results ON results.seq = tasks.seq WHERE {DEAD}"
+            " ORDER BY since DESC, tasks.seq DESC LIMIT ?",
+            (DEAD_LISTED,),
+        ).fetchall()
+        more_there = connection.execute("SELECT more_there FROM polls").get
     return History(
-        tuple(known.get(minute, Minute(60.0 * minute)) for minute in minutes),
+        span,
+        minutes,
+        bars,
+        types,
         tuple(RecentError(*row) for row in errors),
+        tuple(sorted(waiting, key=lambda each: (-each.tasks, each.queue.type, each.queue.model))),
+        tuple(RefusedResult(*row) for row in dead),
+        bool(more_there),
     )
+
+
+def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[tuple[Bar, ...], dict[str, Bar]]:
+    """Every bar of a span, and what all of it came to by task type. So many tasks wait now."""
+    last = present // span.minutes
+    bars = {number: Bar(60.0 * span.minutes * number) for number in range(last - span.bars + 1, last + 1)}
+    types: dict[str, Bar] = {}
+    known: dict[int, int] = {}
+    for minute, type_, waiting, *counts in connection.execute(
+        "SELECT minute, type, waiting, calls, succeeded, failed, returned, seconds, slowest FROM minutes"
+        " WHERE minute <= ? AND (minute >= ? OR type = '') ORDER BY minute",
+        (present, min(bars) * span.minutes),
+    ):
+        number = minute // span.minutes
+        if waiting is not None:
+            known[number] = waiting  # of a bar's minutes the last one is heard
+        elif number in bars:
+            bars[number] = bars[number].plus(*counts)
+            types[type_] = types.get(type_, Bar()).plus(*counts)
+    # Where nothing was said as many waited as before.
+    waited = next((known[number] for number in reversed(known) if number < min(bars)), None)
+    for number, bar in bars.items():
+        waited = held if number == last else known.get(number, waited)
+        bars[number] = replace(bar, waiting=waited)
+    return tuple(bars.values()), dict(sorted(types.items()))
 
 
 # Task by task

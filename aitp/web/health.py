@@ -17,7 +17,7 @@ from enum import StrEnum
 from aitp.errors import LedgerError
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
-from aitp.ledger.stats import BreakerView, History, Minute, QuarantineView, Snapshot, read_history, snapshot
+from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
 from aitp.policy.routing import Availability
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, master_ticks, role_of
@@ -129,12 +129,12 @@ def read_facts(settings: Settings) -> Facts:
     )
 
 
-def read_past(settings: Settings) -> History:
+def read_past(settings: Settings, span: str = "hour") -> History:
     """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
     try:
-        return read_history(settings.ledger_path)
+        return read_history(settings.ledger_path, span)
     except (LedgerError, *_GARBLED):
-        return History()
+        return History(span)
 
 
 def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:
@@ -183,7 +183,7 @@ def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -
     return sorted(by_work[:room], key=lambda one: one.slot), ", ".join(f"{n:,} {state}" for state, n in rest.items())
 
 
-def problems(facts: Facts, settings: Settings, minutes: Sequence[Minute] = ()) -> list[Problem]:
+def problems(facts: Facts, settings: Settings, minutes: Sequence[Bar] = ()) -> list[Problem]:
     """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
     found = list(_of_master(facts))
     if facts.ledger is None:
@@ -201,13 +201,13 @@ def problems(facts: Facts, settings: Settings, minutes: Sequence[Minute] = ()) -
     return worst_first(found)
 
 
-def many_failed(minutes: Sequence[Minute]) -> bool:
+def many_failed(minutes: Sequence[Bar]) -> bool:
     """Whether more tasks failed than some odd ones that always do."""
     failed, ended = _ended(minutes)
     return failed >= FAILED_TASKS and failed >= FAILED_SHARE * ended
 
 
-def _ended(minutes: Sequence[Minute]) -> tuple[int, int]:
+def _ended(minutes: Sequence[Bar]) -> tuple[int, int]:
     """Tasks that failed, and all that reached an end."""
     failed = sum(minute.failed for minute in minutes)
     return failed, failed + sum(minute.succeeded for minute in minutes)

@@ -1,27 +1,41 @@
-"""What was lately: the last hour by the minute, the last errors; bounded, and nothing is decided by it."""
+"""What was lately: the last hour, day and week, the last errors; bounded, and nothing is decided by it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, DeliveryOutcome, Fault, Report
-from aitp.ledger.stats import ERRORS_KEPT, LONGEST_REASON, History, Minute, RecentError, read_history
+from aitp.ledger.stats import (
+    DEAD_LISTED,
+    ERRORS_KEPT,
+    LONGEST_REASON,
+    SPANS,
+    Bar,
+    History,
+    RecentError,
+    RefusedResult,
+    fold_minutes,
+    note_call,
+    note_waiting,
+    read_history,
+)
 from aitp.tasks import Ending, Health, NewTask, Outcome
-from tests.ledger.world import RELAY, SMALL, START, WORKER, World, report, terms
+from tests.ledger.world import LARGE, RELAY, SMALL, START, WORKER, World, report, terms
 
 FIRST_MINUTE = START // 60 * 60
 
 
-def look(world: World) -> History:
-    return read_history(world.path, world.clock.now)
+def look(world: World, span: str = "hour") -> History:
+    return read_history(world.path, span, world.clock.now)
 
 
-def calls(world: World) -> list[Minute]:
+def calls(world: World) -> list[Bar]:
     """The minutes in which there were any."""
-    return [minute for minute in look(world).minutes if minute.calls]
+    return [replace(minute, waiting=None) for minute in look(world).minutes if minute.calls]
 
 
 def finish(world: World, ending: Ending, seconds: float, batch: int = 1, reason: str = "") -> None:
@@ -47,8 +61,8 @@ def test_calls_and_what_came_of_their_tasks_are_counted_by_the_minute(world: Wor
     finish(world, Ending.RETRY, 60.0)
 
     assert calls(world) == [
-        Minute(FIRST_MINUTE, calls=3, succeeded=4, failed=2, returned=0, seconds=3.0, slowest=2.0),
-        Minute(FIRST_MINUTE + 60, calls=1, succeeded=0, failed=0, returned=1, seconds=60.0, slowest=60.0),
+        Bar(FIRST_MINUTE, calls=3, succeeded=4, failed=2, returned=0, seconds=3.0, slowest=2.0),
+        Bar(FIRST_MINUTE + 60, calls=1, succeeded=0, failed=0, returned=1, seconds=60.0, slowest=60.0),
     ]
 
 
@@ -71,19 +85,80 @@ def test_a_report_that_came_too_late_counts_no_tasks(world: World) -> None:
     assert [(minute.succeeded, minute.returned) for minute in calls(world)] == [(0, 0)]
 
 
-def test_polls_prune_the_minutes_and_those_of_a_clock_set_back(world: World) -> None:
-    world.admit("a", "b", "c")
+def test_what_is_of_a_clock_set_back_is_forgotten(world: World) -> None:
+    world.admit("a", "b")
     finish(world, Ending.SUCCEEDED, 1.0)
     world.clock.go(10_000.0)
     finish(world, Ending.SUCCEEDED, 1.0)
     world.clock.step(-3_000.0)
-    finish(world, Ending.SUCCEEDED, 1.0)
-    assert world.value("SELECT COUNT(*) FROM minutes") == 2
-
-    world.clock.go(1_000.0)
     world.listing()
 
-    assert world.rows("SELECT minute FROM minutes") == [((START + 7_000) // 60,)]
+    folded, present = START // 1_200 * 20, (START + 7_000) // 60
+    assert world.rows("SELECT DISTINCT minute FROM minutes") == [(folded,), (present,)]
+
+
+def test_a_week_of_work_is_a_bounded_table_and_no_call_is_lost(world: World) -> None:
+    """Polls fold it as it goes by: minutes into bars of a day, those into bars of a week."""
+    sizes = []
+    for hour in range(24 * 9):
+        world.clock.go(3_600.0 - 20 * 60.0)
+        for minute in range(20):
+            with world.database.transaction() as connection:
+                for type_ in ("text_embedding", "defining_topics"):
+                    note_call(connection, world.clock.now, "openai", type_, 2.0 + hour / 1000, [])
+                note_waiting(connection, world.clock.now, 100 * hour + minute)
+            world.clock.go(60.0)
+        with world.database.transaction() as connection:
+            fold_minutes(connection, world.clock.now)
+        sizes.append(int(str(world.value("SELECT COUNT(*) FROM minutes"))))
+
+    hour_seen, day, week = (look(world, span) for span in SPANS)
+    for seen, name, hours in ((hour_seen, "hour", 1), (day, "day", 24), (week, "week", 24 * 7)):
+        assert len(seen.bars) == SPANS[name].bars
+        assert {bar.at % (60 * SPANS[name].minutes) for bar in seen.bars} == {0.0}
+        assert sum(bar.calls for bar in seen.bars) == pytest.approx(40 * hours, abs=40 * 3)
+        assert seen.types.keys() == {"defining_topics", "text_embedding"}
+        assert 2 * seen.types["defining_topics"].calls == sum(bar.calls for bar in seen.bars)
+        assert seen.minutes == hour_seen.bars
+    assert week.bars[-1].slowest == day.bars[-1].slowest == 2.0 + hour / 1000
+    # In the last of what was folded as many waited as at its end.
+    assert week.bars[20].waiting in {100 * hour + 19 for hour in range(24 * 9)}
+    assert max(sizes) == max(sizes[-24:]) <= sum(span.bars + 10 for span in SPANS.values()) * 3
+
+
+def test_how_many_wait_is_known_by_the_minute_and_stays_so_where_nothing_is_said(world: World) -> None:
+    world.admit("a", "b", "c")
+    world.clock.go(60.0)
+    world.admit("d", "e")
+    world.clock.go(300.0)
+    world.claim(terms=terms(batch=2))
+
+    assert [bar.waiting for bar in look(world).bars[-8:]] == [None, 0, 3, 3, 3, 3, 3, 3]
+
+
+def test_what_waits_is_told_by_queue_the_most_first(world: World) -> None:
+    world.admit("large", queue=LARGE)
+    world.clock.go(10.0)
+    world.admit("a", "b", "c")
+    world.finish(world.claim(terms=terms(batch=1)), Ending.RETRY)
+
+    seen = look(world).waiting
+
+    assert [(each.queue, each.tasks, each.later) for each in seen] == [(SMALL, 3, 0), (LARGE, 1, 1)]
+    assert [(each.since, each.due_at) for each in seen] == [(START + 10.0, None), (START, START + 12.0)]
+
+
+def test_the_last_dead_letters_are_listed_with_their_reasons(world: World) -> None:
+    world.admit(*(f"t{number}" for number in range(DEAD_LISTED + 5)))
+    for number in range(DEAD_LISTED + 5):
+        finish(world, Ending.SUCCEEDED, 1.0)
+        world.clock.go(1.0)
+        world.ledger.outbox.settle(world.take()[0], DeliveryOutcome.REFUSED, refusal=f"400: no {number}")
+
+    seen = look(world).dead
+
+    assert len(seen) == DEAD_LISTED
+    assert seen[0] == RefusedResult("t24", SMALL.type, SMALL.model, "400: no 24", START + 25.0)
 
 
 def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:

@@ -189,7 +189,10 @@ def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: Worl
     )
     change(world, "UPDATE polls SET problem = ?", ATTACK)
     change(world, "INSERT INTO recent_errors VALUES (1, ?1, ?1, ?1, ?1, 1.0, 2.0, 3, ?1)", ATTACK)
-    change(world, "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e300")
+    change(
+        world,
+        "INSERT INTO minutes SELECT unixepoch() / 60, 'text_embedding', 9e18, 9e18, 9e18, 9e18, 9e300, 9e300, NULL",
+    )
     with visited(browser, served_here(world)) as url:
         for size in (DESKTOP, PHONE):
             browser.size(*size)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.stats import BreakerView, CooldownView, Minute, Snapshot
+from aitp.ledger.stats import Bar, BreakerView, CooldownView, Snapshot
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import Settings
@@ -41,7 +41,7 @@ def moment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Settings]:
     return replace(facts, inventory=inventory, now=NOW), world.settings
 
 
-def verdict(moment: tuple[Facts, Settings], *, minutes: tuple[Minute, ...] = (), **changes: Any) -> Verdict:
+def verdict(moment: tuple[Facts, Settings], *, minutes: tuple[Bar, ...] = (), **changes: Any) -> Verdict:
     """What is said of the moment, if these facts or facts of its ledger were different."""
     facts, settings = moment
     assert facts.ledger is not None
@@ -90,9 +90,9 @@ REMARKS: dict[str, tuple[dict[str, Any], Level, str]] = {
         Level.LOOK,
         "Ollama cannot be asked for its models: refused",
     ),
-    "some odd failures": ({"minutes": (Minute(NOW, 9, succeeded=96, failed=4),)}, Level.WELL, ""),
-    "many failures": ({"minutes": (Minute(NOW, 9, succeeded=9, failed=6),)}, Level.LOOK, "6 of 15 tasks failed"),
-    "few of very many fail": ({"minutes": (Minute(NOW, 9, succeeded=940, failed=60),)}, Level.WELL, ""),
+    "some odd failures": ({"minutes": (Bar(NOW, 9, succeeded=96, failed=4),)}, Level.WELL, ""),
+    "many failures": ({"minutes": (Bar(NOW, 9, succeeded=9, failed=6),)}, Level.LOOK, "6 of 15 tasks failed"),
+    "few of very many fail": ({"minutes": (Bar(NOW, 9, succeeded=940, failed=60),)}, Level.WELL, ""),
 }
 
 

@@ -205,9 +205,9 @@ def test_a_crowd_is_summed_up_and_who_is_at_work_is_shown(world: World) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "INSERT INTO minutes SELECT unixepoch() / 60, 9e18, 9e18, 9e18, 9e18, 9e300, 9e999",
-        "INSERT INTO minutes SELECT unixepoch() / 60, 0, -5, -5, -5, -1.0, -1.0",
-        "INSERT INTO minutes SELECT unixepoch() / 60, 1, 1, 1, 1, -9e999, 9e999",
+        "INSERT INTO minutes SELECT unixepoch() / 60, 'text_embedding', 9e18, 9e18, 9e18, 9e18, 9e300, 9e999, NULL",
+        "INSERT INTO minutes SELECT unixepoch() / 60, 'text_embedding', 0, -5, -5, -5, -1.0, -1.0, NULL",
+        "INSERT INTO minutes SELECT unixepoch() / 60, 'text_embedding', 1, 1, 1, 1, -9e999, 9e999, NULL",
         "INSERT INTO recent_errors VALUES (1, '', '', '', '', -9e999, 9e999, 9223372036854775807, '')",
         "UPDATE limits SET allowed = 9223372036854775807",
         "DROP TABLE minutes",
@@ -237,7 +237,7 @@ def test_a_look_at_it_is_cheap(world: World) -> None:
     change(
         world,
         "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 119)"
-        " INSERT INTO minutes SELECT unixepoch() / 60 - i, 99, 800, 9, 9, 99.0, 5.0 FROM n",
+        " INSERT INTO minutes SELECT unixepoch() / 60 - i, 'text_embedding', 99, 800, 9, 9, 99.0, 5.0, NULL FROM n",
     )
     app = world.app
     ask(app, "/")
