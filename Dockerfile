@@ -9,6 +9,9 @@
 #
 #   --read-only --tmpfs /app/run:mode=0700,uid=10001,gid=10001 --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
 #
+# With packages of others (docs/EXTENDING.md): a directory `extensions` beside this file, with an extensions.txt in it, as
+# pip reads requirements, and whatever that names by a relative path.
+#
 # The tag names one version. To be certain of the very bytes, name them: `docker buildx imagetools inspect IMAGE --format
 # '{{.Manifest.Digest}}'` tells the digest, `docker build --build-arg PYTHON_IMAGE=IMAGE@sha256:…` uses it.
 
@@ -19,9 +22,13 @@ WORKDIR /app
 COPY bin ./bin
 COPY requirements.txt requirements-build.txt ./
 COPY aitp/__init__.py ./aitp/__init__.py
+RUN root=/app && . bin/venv.sh && ensure_venv requirements.txt
+# Named with a file that is there, because there may be no extensions.
+COPY requirements.txt extension[s] ./extensions/
+RUN if [ -e extensions/extensions.txt ]; then root=/app && . bin/venv.sh && install_extensions extensions; fi \
+    && rm -r /app/extensions
 # pip and the packages' own tests are a quarter of it, and of no use any more.
-RUN root=/app && . bin/venv.sh && ensure_venv requirements.txt \
-    && .venv/bin/python -m pip uninstall --quiet --yes pip setuptools wheel \
+RUN .venv/bin/python -m pip uninstall --quiet --yes pip setuptools wheel \
     && find .venv -type d -name tests -prune -exec rm -rf {} +
 COPY aitp ./aitp
 RUN .venv/bin/python -m compileall -q aitp

@@ -107,6 +107,15 @@ register_ourselves() {
     printf 'Metadata-Version: 2.1\nName: aitp\nVersion: %s\n' "$version" >"$packages/aitp-$version.dist-info/METADATA"
 }
 
+# Packages of others, by the extensions.txt of a directory, from which relative paths in it count. None of what is locked
+# is replaced, and nothing is built but by the setuptools that is there.
+install_extensions() {
+    locked=$venv/constraints.txt
+    sed -n 's/^\([a-z0-9][a-z0-9._-]*==[^ ]*\) .*/\1/p' "$root/requirements.txt" >"$locked" && cd "$1" &&
+        "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input install --quiet --no-build-isolation \
+            --root-user-action=ignore --no-user --constraint "$locked" -r extensions.txt
+}
+
 make_venv() {
     find_python
     say "making a virtual environment in $venv with $("$python" -V), and installing the packages that aitp needs;"

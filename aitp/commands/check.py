@@ -162,12 +162,13 @@ def of_registered(found: Registered, settings: Settings) -> Iterator[Problem]:
     """All task types, and by name what is not aitp's own."""
     yield Problem("task types", Severity.OK, ", ".join(entry.name for entry in found.task_types))
     for entry in found.task_types:
-        if not entry.module.startswith("aitp."):
-            yield Problem("extension", Severity.OK, f"{entry.name}: {entry.processor} of {entry.module}")
+        if entry.package:
+            yield Problem("extension", Severity.OK, f"{entry.package}: task type {entry.name}")
         if settings.prompts_dir is not None and str(settings.prompts_dir) in entry.prompt:
             yield Problem("prompt", Severity.OK, f"{entry.name}: {entry.prompt}")
-    for name, models in found.providers.items():
-        yield Problem("extension", Severity.OK, f"provider {name}: {', '.join(models)}")
+    for provider in found.providers:
+        serves = f"provider {provider.name} of {', '.join(provider.models)}"
+        yield Problem("extension", Severity.OK, f"{provider.package}: {serves}")
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
@@ -385,5 +386,5 @@ def _document(report: Report, code: int) -> dict[str, Any]:
         "env_file": None if env_file is None else str(env_file),
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],
-        "providers": {} if found is None else found.providers,
+        "providers": [] if found is None else [dataclasses.asdict(entry) for entry in found.providers],
     }

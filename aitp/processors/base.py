@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
-from aitp.extensions import PROCESSORS_GROUP, complaint, extensions
+from aitp.extensions import PROCESSORS_GROUP, PROVIDERS_GROUP, complaint, extensions
 from aitp.knowledge import Knowledge
 from aitp.logs import get_logger
 from aitp.processors.prompts import Prompt, load_prompts
@@ -184,6 +184,7 @@ class Registry(MutableMapping[str, Processor[Any]]):
     def __init__(self) -> None:
         self._own: dict[str, Processor[Any]] = {}
         self._complete = False
+        self.packages: dict[str, str] = {}  # where those of other packages come from, once somebody has looked
 
     def __getitem__(self, task_type: str) -> Processor[Any]:
         return self._all()[task_type]
@@ -208,6 +209,7 @@ class Registry(MutableMapping[str, Processor[Any]]):
                 if found.name not in self._own:
                     said = complaint(PROCESSORS_GROUP, found.name, found.package)
                     raise ConfigurationError([f"{said}: loading it enters no @processor({found.name!r})"])
+                self.packages[found.name] = found.package
             self._complete = True
         return self._own
 
@@ -246,20 +248,33 @@ def _reason(error: ValidationError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TaskTypeEntry:
-    """One task type. `module`: where its code is; `prompt`: version and file, empty if it asks no chat model."""
+    """One task type. `module`: where its code is; `prompt`: version and file, empty if it asks no chat model.
+
+    `package`: name and version of another package that brings it.
+    """
 
     name: str
     processor: str
     module: str
     prompt: str
+    package: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEntry:
+    """A provider of another package, and the models that go there."""
+
+    name: str
+    package: str
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """`providers`: those of other packages, each with the models that go there."""
+    """`providers`: those of other packages."""
 
     task_types: tuple[TaskTypeEntry, ...]
-    providers: dict[str, tuple[str, ...]]
+    providers: tuple[ProviderEntry, ...] = ()
 
 
 def registered(settings: Settings) -> Registered:
@@ -268,8 +283,13 @@ def registered(settings: Settings) -> Registered:
     shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
     return Registered(
         tuple(
-            TaskTypeEntry(name, each.label, type(each).__module__, shown.get(name, ""))
+            TaskTypeEntry(
+                name, each.label, type(each).__module__, shown.get(name, ""), PROCESSORS.packages.get(name, "")
+            )
             for name, each in sorted(PROCESSORS.items())
         ),
-        {name: tuple(builder.models) for name, builder in plugin_builders().items()},
+        tuple(
+            ProviderEntry(found.name, found.package, tuple(plugin_builders()[found.name].models))
+            for found in extensions(PROVIDERS_GROUP)
+        ),
     )

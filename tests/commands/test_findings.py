@@ -11,7 +11,7 @@ import pytest
 from aitp.commands import check
 from aitp.commands.check import exit_code, summary
 from aitp.ledger.schema import VERSION
-from aitp.processors.base import Registered, TaskTypeEntry
+from aitp.processors.base import ProviderEntry, Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.health import Facts, Problem, Severity
 from tests.settings.complete import COMPLETE
@@ -86,15 +86,17 @@ def test_settings(environ: dict[str, str], severity: Severity, words: str) -> No
 
 def test_what_is_not_our_own_is_named(tmp_path: Path) -> None:
     own = TaskTypeEntry("text_embedding", "TextEmbeddingProcessor", "aitp.processors.text_embedding", "")
-    foreign = TaskTypeEntry("sentiment", "SentimentProcessor", "aitp_sentiment", f"version 2, {tmp_path}/sentiment.md")
+    prompt, package = f"version 2, {tmp_path}/sentiment.md", "aitp-sentiment 1.0.0"
+    foreign = TaskTypeEntry("sentiment", "SentimentProcessor", "aitp_sentiment", prompt, package)
+    acme = ProviderEntry("acme", "acme-ai 2.1", ("acme-1", "acme-2*"))
 
-    found = check.of_registered(Registered((own, foreign), {"acme": ("acme-1",)}), settings(PROMPTS_DIR=str(tmp_path)))
+    found = check.of_registered(Registered((own, foreign), (acme,)), settings(PROMPTS_DIR=str(tmp_path)))
 
     assert [(finding.code, finding.sentence) for finding in found] == [
         ("task types", "text_embedding, sentiment"),
-        ("extension", "sentiment: SentimentProcessor of aitp_sentiment"),
+        ("extension", "aitp-sentiment 1.0.0: task type sentiment"),
         ("prompt", f"sentiment: version 2, {tmp_path}/sentiment.md"),
-        ("extension", "provider acme: acme-1"),
+        ("extension", "acme-ai 2.1: provider acme of acme-1, acme-2*"),
     ]
 
 

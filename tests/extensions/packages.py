@@ -38,6 +38,18 @@ def pip_install(python: Path, *what: str | Path) -> subprocess.CompletedProcess[
     return subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60)
 
 
+def install_extensions(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What bin/install and the Dockerfile do with the extensions.txt of `folder`, here without any index."""
+    script = 'root=$0 AITP_VENV=$1; . "$root/bin/venv.sh"; install_extensions "$2"'
+    return subprocess.run(
+        ["sh", "-euc", script, PROJECT_ROOT, python.parents[1], folder],
+        env={"PATH": "/usr/bin:/bin", "PIP_NO_INDEX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 def run(program: str, *places: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh Python with these directories on its path: what it prints, and how it ends."""
     path = ":".join(map(str, (PROJECT_ROOT, *places)))

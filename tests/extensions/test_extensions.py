@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aitp.settings import PROJECT_ROOT
-from tests.extensions.packages import environment, install, pip_install, run
+from tests.extensions.packages import environment, install, install_extensions, pip_install, run
 
 EXAMPLE = PROJECT_ROOT / "examples" / "aitp_sentiment"
 PROCESSOR = """
@@ -123,6 +124,33 @@ def test_the_example_is_installed_from_where_it_lies_and_nothing_is_asked_of_an_
     listing = "from importlib.metadata import entry_points as e; print([p.value for p in e(group='aitp.processors')])"
     assert subprocess.check_output([python, "-c", listing], text=True) == "['aitp_sentiment']\n"
     assert "Requires: aitp\n" in subprocess.check_output([python, "-m", "pip", "show", "aitp-sentiment"], text=True)
+
+
+def test_extensions_txt_is_installed_and_its_parts_are_known_to_the_installer(tmp_path: Path) -> None:
+    python = environment(tmp_path / ".venv")
+    shutil.copytree(EXAMPLE, tmp_path / "etc" / "example")
+    (tmp_path / "etc" / "extensions.txt").write_text("./example  # how a text sounds\n")
+
+    ended = install_extensions(python, tmp_path / "etc")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    parts_of = re.search(r"^parts_of\(\) .*?^}", (PROJECT_ROOT / "bin/install").read_text(), re.DOTALL | re.MULTILINE)
+    assert parts_of is not None
+    told = subprocess.check_output(["sh", "-euc", f"{parts_of[0]}; parts_of $0", tmp_path], text=True)
+    assert told == "task type defining_sentiment\n"
+
+
+def test_an_extension_replaces_nothing_that_is_locked(tmp_path: Path) -> None:
+    python = environment(tmp_path / ".venv")
+    shutil.copytree(EXAMPLE, tmp_path / "etc" / "example")
+    setup = tmp_path / "etc" / "example" / "setup.cfg"
+    setup.write_text(setup.read_text().replace("    aitp\n", "    aitp\n    pydantic<2\n", 1))
+    (tmp_path / "etc" / "extensions.txt").write_text("./example\n")
+
+    ended = install_extensions(python, tmp_path / "etc")
+
+    assert ended.returncode != 0
+    assert "conflicting dependencies" in ended.stderr
 
 
 def test_the_inventory_lists_what_is_registered(sentiment: tuple[Path, Path]) -> None:

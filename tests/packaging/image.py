@@ -61,11 +61,12 @@ stamp_of requirements.txt >.venv/requirements.txt.stamp
 class Image:
     """Built when made. A context manager: afterwards nothing is left of it.
 
-    `install=False` leaves the packages out that the Dockerfile installs, and takes those of the tests instead.
+    `context`: the directory that it is built from. `install=False` leaves the packages out that the Dockerfile
+    installs, and takes those of the tests instead.
     """
 
-    def __init__(self, place: Path, *, install: bool) -> None:
-        self._place, self._install = place, install
+    def __init__(self, place: Path, *, install: bool, context: Path = PROJECT_ROOT) -> None:
+        self._place, self._install, self._context = place, install, context
         self.environment = {"PATH": f"{sys.base_prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         self.command: list[str] = []
         self.health_check: list[str] = []
@@ -182,16 +183,23 @@ class Image:
         if parts[0] == "--from=build":
             self._sh(f"cp -a {self._place}/build{parts[1]}/. {root}/app/{parts[2]}")
             return
-        *sources, target = parts
+        *names, target = parts
+        sources = [str(path.relative_to(self._context)) for name in names for path in self._context.glob(name)]
         for source in sources:
-            place = root / "app" / (Path(target) / source if target.endswith("/") else target)
+            place = (
+                root
+                / "app"
+                / (Path(target) / source if target.endswith("/") and (self._context / source).is_file() else target)
+            )
             # As .dockerignore has it.
             self._sh(
-                f"mkdir -p {place.parent}; cp -rT {PROJECT_ROOT / source} {place}; "
+                f"mkdir -p {place.parent}; cp -rT {self._context / source} {place}; "
                 f"find {place} -name __pycache__ -prune -exec rm -r {{}} +"
             )
 
     def _run(self, stage: str, command: str) -> None:
+        if "pip uninstall" in command and not self._install:
+            return  # they are the tests' own
         if "ensure_venv" in command and not self._install:
             command = BORROWED.format(prefix=sys.prefix, packages=sysconfig.get_path("purelib"))
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())

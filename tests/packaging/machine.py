@@ -47,6 +47,8 @@ case "$*" in
         (for _ in $(seq 1000); do mkdir -p "$last/lib"; : >"$last/lib/more"; sleep 0.01; done) &
         sleep 15
     fi ;;
+*"-r extensions.txt"*) [ -z "${NO_NETWORK:-}" ] && sed -n 's/^# parts: //p' extensions.txt >"$(dirname "$0")/parts" ;;
+*entry_points*) cat "$(dirname "$0")/parts" 2>/dev/null ;;
 *purelib*) echo "$(dirname "$0")" ;;
 *"-m pip"*) [ -z "${NO_NETWORK:-}" ] || { echo "ERROR: no network" >&2; exit 1; } ;;
 *"-m aitp"*) echo "pid $$ runs $*" ;;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -11,10 +13,19 @@ from pathlib import Path
 import pytest
 
 from aitp.demo.world_process import WorldProcess
-from aitp.settings import PLACEHOLDER_KEY
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT
+from tests.packaging.chroot import copy_source
 from tests.packaging.image import Image
 from tests.ports import free_port
 from tests.waiting import wait_until
+
+SETTINGS = {
+    "API_BASE_URL": "http://127.0.0.1:1",
+    "OAUTH2_TOKEN_URL": "http://127.0.0.1:1/token",
+    "OAUTH2_CLIENT_ID": "aitp",
+    "OAUTH2_CLIENT_SECRET": "secret",
+    "OPENAI_API_KEY": PLACEHOLDER_KEY,
+}
 
 
 def can_make_images() -> bool:
@@ -57,3 +68,19 @@ def test_the_image_works_confined_and_stops_in_order(install: bool, tmp_path: Pa
         assert image.run(image.health_check, settings).returncode == 1
         if install:
             assert image.megabytes("/app") < 200
+
+
+@pytest.mark.skipif(not can_make_images(), reason="needs root, and mount namespaces")
+def test_an_image_has_the_extensions_that_lie_beside_its_dockerfile(tmp_path: Path) -> None:
+    context, place = tmp_path / "context", tmp_path / "stages"
+    copy_source(PROJECT_ROOT, context)
+    shutil.copytree(PROJECT_ROOT / "examples/aitp_sentiment", context / "extensions/aitp_sentiment")
+    (context / "extensions/extensions.txt").write_text("./aitp_sentiment\n")
+    place.mkdir()
+
+    with Image(place, install=False, context=context) as image:
+        told = image.run(["aitp", "check", "--offline", "--json"], SETTINGS).stdout
+
+    listed = {entry["name"]: entry["package"] for entry in json.loads(told)["task_types"]}
+    assert listed["defining_sentiment"] == "aitp-sentiment 1.0.0"
+    assert listed["defining_topics"] == ""

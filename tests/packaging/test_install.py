@@ -196,6 +196,75 @@ def test_an_upgrade_that_fails_leaves_the_version_in_use_and_says_so(chroot: Chr
     assert chroot.release() != before
 
 
+# Packages of others
+
+
+def extend(chroot: Chroot, *parts: str) -> None:
+    """Have /etc/aitp name a package with these parts, which lies in /srv/mine."""
+    source = chroot.files / "srv/mine/module.py"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("NEWS = 1\n")
+    lines = ["../../srv/mine  # ours", *(f"# parts: {part}" for part in parts)]
+    (chroot.files / "etc/aitp/extensions.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_extensions_are_installed_into_each_release_among_the_packages_that_are_locked(chroot: Chroot) -> None:
+    chroot.install()
+    extend(chroot, "task type defining_sentiment")
+    releases = [chroot.release()]
+    for change in (None, "srv/mine/module.py", "srv/aitp/aitp/news.py", "srv/mine/build/module.py"):
+        if change:
+            (chroot.files / change).parent.mkdir(exist_ok=True)
+            (chroot.files / change).write_text("NEWS = 2\n")
+        (chroot.files / "calls").unlink()
+        run = chroot.install()
+        assert run.returncode == 0, run.stderr
+        releases.append(chroot.release())
+
+        calls = (chroot.files / "calls").read_text()
+        if releases[-1] != releases[-2]:
+            assert "install the extensions that /etc/aitp/extensions.txt names" in run.stdout
+            assert re.search(r"-m pip .*--no-build-isolation .*/constraints.txt -r extensions.txt", calls)
+        else:
+            assert "-m pip" not in calls
+
+    assert len(set(releases)) == 4  # what a build leaves behind makes no new one
+    locked = (chroot.files / "opt/aitp" / releases[-1] / ".venv/constraints.txt").read_text()
+    assert "\npydantic==" in locked
+    assert "sha256" not in locked
+
+
+def test_an_extension_that_cannot_be_installed_leaves_the_version_in_use(chroot: Chroot) -> None:
+    chroot.install()
+    before = chroot.release()
+    extend(chroot, "task type defining_sentiment")
+
+    failed = chroot.install(NO_NETWORK="1")
+
+    assert failed.returncode == 1
+    assert f"the version in {before} is still the one in use" in failed.stderr
+    assert chroot.release() == before
+
+
+def test_what_would_disappear_stops_an_upgrade_unless_it_is_named(chroot: Chroot) -> None:
+    chroot.install()
+    extend(chroot, "provider jev", "task type defining_sentiment", "task type sentiment")
+    chroot.install()
+    before = chroot.release()
+    extend(chroot, "task type sentiment")
+
+    stopped = chroot.install()
+
+    assert stopped.returncode == 1
+    assert "    the provider jev\n    the task type defining_sentiment\n" in stopped.stderr
+    assert "the task type sentiment" not in stopped.stderr
+    assert "in /etc/aitp/extensions.txt, or let it go: bin/install --without NAME" in stopped.stderr
+    assert chroot.release() == before
+    assert chroot.install("--without", "jev").returncode == 1
+    assert chroot.install("--without", "jev", "--without=defining_sentiment").returncode == 0
+    assert chroot.release() != before
+
+
 # Away
 
 
