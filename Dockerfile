@@ -31,6 +31,9 @@ RUN if [ -e extensions/extensions.txt ]; then root=/app && . bin/venv.sh && inst
 RUN .venv/bin/python -m pip uninstall --quiet --yes pip setuptools wheel \
     && find .venv -type d -name tests -prune -exec rm -rf {} +
 COPY aitp ./aitp
+# --build-arg REVISION="$(git rev-parse --short=12 HEAD)": what `aitp --version` and aitp_build_info tell of it.
+ARG REVISION=
+RUN test -z "$REVISION" || echo "$REVISION" >aitp/REVISION
 RUN .venv/bin/python -m compileall -q aitp
 
 FROM ${PYTHON_IMAGE}

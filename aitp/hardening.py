@@ -2,8 +2,8 @@
 
 No core dump, no memory or environment to look into: called once by each command, before it does anything else; what it
 forks inherits all of it. The price: only root can attach a debugger or a profiler, and /proc/PID of such a process
-belongs to root. Where a kernel can't, nothing happens. Master and metrics process end with the supervisord that
-started them: `Parent`.
+belongs to root. Where a kernel can't, nothing happens. Files are their user's alone. Master and metrics process end
+with the supervisord that started them: `Parent`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import resource
 import select
 from collections.abc import Collection
+from pathlib import Path
 
 
 def keep_memory_private() -> None:
@@ -41,6 +42,28 @@ def blot_out(names: Collection[str]) -> None:
             begin = text.index(b"=") + 1
             ctypes.memset(entry + begin, 0, len(text) - begin)
         index += 1
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, whosever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put `content` in the place of the file (0600): a reader sees all of it or what was there. Raises OSError."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 PR_SET_PDEATHSIG = 1

@@ -233,7 +233,7 @@ POLLING_INTERVAL = _of_service(
     "POLLING_INTERVAL_SECONDS: how far apart polls are while nothing else asks for one.",
 )
 MOCK = _of_service("aitp_mock", "1 in mock mode: results are made up.")
-BUILD_INFO = _of_service("aitp_build_info", "Always 1; the labels tell the versions.", "version", "python")
+BUILD_INFO = _of_service("aitp_build_info", "Always 1; the labels tell the versions.", "version", "revision", "python")
 SCRAPE_FAILURES = _declare(
     "counter", Source.SERVICE, "aitp_scrape_failures_total", "Scrapes that could not read the metrics files."
 )

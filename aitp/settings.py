@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from aitp import validators as v
 from aitp.errors import ConfigurationError
-from aitp.hardening import blot_out
+from aitp.hardening import blot_out, is_alive, replace_file
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
 from aitp.tasks import Period
@@ -31,6 +31,7 @@ from aitp.tls import Trust, unusable
 from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
+IN_FORCE = "settings.json"
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 # The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
 EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
@@ -40,7 +41,8 @@ PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
 
 class Settings(BaseModel):
     """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any;
-    `origins` tells by a setting's name where its value is from, unless it is the default.
+    `origins` tells by a setting's name where its value is from, unless it is the default; `given` are the values that
+    were set, as they were written, without secrets.
 
     A setting's docstring is what messages and SETTINGS.md say of it.
     """
@@ -51,6 +53,7 @@ class Settings(BaseModel):
     warnings: tuple[str, ...] = ()
     env_file: Path | None = None
     origins: Mapping[str, str] = {}
+    given: Mapping[str, str] = Field({}, repr=False)
 
     # The task API and its authorization server
     allow_insecure_http: bool = False
@@ -335,7 +338,7 @@ class Settings(BaseModel):
         return self.model_copy(update=secrets)
 
 
-_ABOUT = ("warnings", "env_file", "origins")
+_ABOUT = ("warnings", "env_file", "origins", "given")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
@@ -400,16 +403,51 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     origins = {name: v.printable(origin) for name, origin in found.origins.items() if name.lower() in values}
     if "runtime_dir" in derived:
         origins["RUNTIME_DIR"] = "beside RATE_LIMIT_STORAGE_PATH"
-    about = {"warnings": tuple(map(v.printable, warnings)), "env_file": found.env_file, "origins": origins}
+    about = {
+        "warnings": tuple(map(v.printable, warnings)),
+        "env_file": found.env_file,
+        "origins": origins,
+        "given": {name.upper(): _without_secret(name.upper(), value) for name, value in values.items()},
+    }
     return settings.model_copy(update=about)
 
 
-def runtime_dir(environ: Mapping[str, str]) -> Path:
-    """RUNTIME_DIR of `environ` and of the file of settings that it names, or of .env; none of the other settings is
-    judged, and what cannot be read is passed over.
+def _without_secret(name: str, value: str) -> str:
+    return WITHHELD if name in SECRETS and value != PLACEHOLDER_KEY else value
 
-    For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs.
+
+def publish(settings: Settings, pid: int) -> None:
+    """Say to whoever watches the service that these are in force while `pid` lives. Raises OSError."""
+    env_file = None if settings.env_file is None else str(settings.env_file)
+    told = {"pid": pid, "given": dict(settings.given), "origins": dict(settings.origins), "env_file": env_file}
+    replace_file(settings.runtime_dir / IN_FORCE, json.dumps(told).encode())
+
+
+def in_force(settings: Settings) -> Settings:
+    """The settings that the service of this RUNTIME_DIR has taken over, without secrets. `settings` themselves if none
+    runs, or what it said cannot be read (any more: a file that one of them names may be gone). What concerns whoever
+    watches alone, where to listen and whom to answer, is of `settings` as well.
     """
+    try:
+        told = json.loads((settings.runtime_dir / IN_FORCE).read_bytes())
+        if not is_alive(told["pid"]):
+            return settings
+        about = {"env_file": told["env_file"] and Path(told["env_file"]), "origins": told["origins"]}
+        found = load_settings({**told["given"], "AITP_ENV_FILE": ""})
+    except (OSError, ValueError, LookupError, TypeError, ConfigurationError):
+        return settings
+    own = ("aitp_env_file", "metrics_host", "metrics_port", "metrics_token")
+    return found.model_copy(update={**about, **{name: getattr(settings, name) for name in own}})
+
+
+def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """RUNTIME_DIR of `environ` (None: of this process's) and of the file of settings that it names, or of .env; none of
+    the other settings is judged, and what cannot be read is passed over.
+
+    For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs. And for
+    saying that a start failed.
+    """
+    environ = os.environ if environ is None else environ
     try:
         values = read_sources(environ, Path(".env"), ()).values
     except ConfigurationError:

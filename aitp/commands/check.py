@@ -262,8 +262,8 @@ def _of_version(path: Path, version: int | None) -> Problem:
 
 def of_disk(free: int, size: int) -> Problem:
     """The room beside the ledger, in bytes."""
-    reserve = DISK_RESERVE_BYTES // 2**20
-    said = f"{free // 2**20:,} MB are free beside the ledger, of {size // 2**20:,}"
+    reserve = DISK_RESERVE_BYTES // 10**6
+    said = f"{free // 10**6:,} MB are free beside the ledger, of {size // 10**6:,}"
     if free >= COMFORTABLE_BYTES:
         return Problem("disk", Severity.OK, said)
     severity = Severity.WARNING if free >= DISK_RESERVE_BYTES else Severity.FAULT
@@ -338,7 +338,12 @@ def _unwritable(folder: Path, *files: Path) -> str:
 
 
 # ── the running service ──────────────────────────────────────────────────────────────────────────────────────────────
-_STOPPED = {"not-running": Severity.NOTE, "hidden": Severity.WARNING}  # no fault of what is looked at
+_STOPPED = {
+    "not-running": Severity.NOTE,
+    "stopped": Severity.NOTE,
+    "failed-start": Severity.WARNING,
+    "hidden": Severity.WARNING,
+}  # no fault of what is looked at
 
 
 def of_service(facts: Facts, settings: Settings, master: int) -> Iterator[Problem]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from aitp import __version__
 from aitp import commands as later
+from aitp import release
 from aitp.commands.help import HELP_NAMES, Group, manual_page
 
 if TYPE_CHECKING:
@@ -32,8 +32,21 @@ SEE, RUN, LOOK = "See it at work", "Run it", "Look at it"
 STEER, KEEP, AROUND = "Steer it", "Keep it", "Around it"
 
 
+def _show_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"aitp {release()}")
+        context.exit()
+
+
 @click.group(cls=Group, name="aitp", context_settings={"help_option_names": HELP_NAMES})
-@click.version_option(__version__, prog_name="aitp", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Say which release this is.",
+)
 def commands() -> None:
     """Take AI tasks from a task API, run them through OpenAI or Ollama, bring the results back.
 
@@ -121,7 +134,7 @@ def evaluate(types: str, limit: int | None, model: str | None, texts: str | None
 # Run it
 
 
-@commands.command(section=RUN, prints=False)
+@commands.command(section=RUN, prints=False, starts=True)
 def run(settings: Settings) -> int:
     """Run the service in the foreground, under supervisord.
 
@@ -170,7 +183,7 @@ def once(settings: Settings) -> int:
     return run_once(settings)
 
 
-@commands.command(section=RUN, prints=False)
+@commands.command(section=RUN, prints=False, starts=True)
 def master(settings: Settings) -> int:
     """Run the master with its relays and workers alone.
 

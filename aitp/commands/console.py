@@ -34,7 +34,7 @@ from aitp.process.scoreboard import signal_master
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
 from aitp.settings import Settings, load_settings
 from aitp.validators import printable
-from aitp.web.health import duration
+from aitp.web.health import Phase, duration, read_facts
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -97,8 +97,8 @@ def grid(rows: Iterable[Sequence[Text]]) -> Table:
 
 
 def moment(instant: float | None) -> str:
-    """A point in time, in this machine's time zone."""
-    return "" if instant is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instant))
+    """A point in time, in this machine's time zone, which is named."""
+    return "" if instant is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(instant))
 
 
 # ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,6 +125,14 @@ def _open_ledger(settings: Settings) -> closing[Ledger]:
 def _wake(settings: Settings) -> bool:
     """Have a running service look at once, and poll; False if there is none that this user may signal."""
     return signal_master(settings.runtime_dir / "scoreboard", signal.SIGUSR1)
+
+
+_NOT_ASKED = {
+    Phase.STARTING: "the service is starting: it polls by itself in a moment",
+    Phase.DRAINING: "the service is being stopped: it polls when it is started again",
+    Phase.STOPPED: "the master is stopped: `supervisorctl start aitp-master` starts it, and then it polls by itself",
+    Phase.HIDDEN: "whether the service runs is not for this user to see: ask as its user, with sudo",
+}
 
 
 # Look at it
@@ -186,7 +194,8 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     """Poll now."""
     if not _wake(settings):
-        raise click.ClickException("the service is not running, or belongs to another user: see `aitp status`")
+        phase = read_facts(settings).phase
+        raise click.ClickException(_NOT_ASKED.get(phase, "the service is not running: see `aitp status`"))
     paused = snapshot(settings.ledger_path).paused
     said = "Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked"
     tell({"asked": True, "paused": paused}, said, as_json=as_json)

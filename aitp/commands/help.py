@@ -54,14 +54,20 @@ class Command(click.Command):
     """Its function returns an exit code, or None for 0. `section`: the heading that it is listed under.
 
     `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
-    has --json.
+    has --json. `starts`: it is the service, whose failed start is told where people look.
     """
 
     def __init__(
-        self, *arguments: Any, section: str = "Commands", needs_settings: bool = True, prints: bool = True, **more: Any
+        self,
+        *arguments: Any,
+        section: str = "Commands",
+        needs_settings: bool = True,
+        prints: bool = True,
+        starts: bool = False,
+        **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
-        self.section, self.needs_settings = section, needs_settings
+        self.section, self.needs_settings, self.starts = section, needs_settings, starts
         if prints:
             self.params.append(JSON)
 
@@ -82,6 +88,11 @@ class Command(click.Command):
                 ctx.params["settings"] = load_settings()
             ctx.exit(super().invoke(ctx) or ExitCode.FINE)
         except ConfigurationError as error:
+            if self.starts:
+                from aitp.process.start import tell_of_failed_start
+                from aitp.settings import runtime_dir
+
+                tell_of_failed_start(runtime_dir(), error.problems)
             raise UnusableSettings(error.problems, error.warnings, as_json=as_json) from error
         except LedgerError as error:
             raise Failure([str(error)], as_json=as_json) from error

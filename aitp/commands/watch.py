@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from rich.bar import Bar
@@ -25,15 +26,15 @@ from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
-from aitp import __version__
+from aitp import __version__, release, revision
 from aitp.commands.console import moment, screen, show, table, tell
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
-from aitp.process.scoreboard import Role, State, living_master, role_of
-from aitp.settings import Settings
+from aitp.process.scoreboard import MASTER, Record, Role, role_of
+from aitp.settings import Settings, in_force
 from aitp.validators import printable
-from aitp.web.health import Facts, at_work, duration, problems, read_facts
+from aitp.web.health import Facts, Phase, Problem, at_work, duration, problems, read_facts
 
 BAR_SIGNS = 20
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
@@ -43,31 +44,73 @@ ROOM = ("limit", "budget")
 OF_ITS_PROCESSES = ("token", "poll", "models", "model", "starting", "processes")
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process of the service. Instants in UTC seconds; `deadline`: when its present step must be over."""
+
+    slot: int
+    role: str
+    pid: int
+    state: str
+    started: float
+    since: float
+    deadline: float | None
+    done: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """What `aitp status --json` prints (docs/status.schema.json). All instants are UTC seconds.
+
+    `running`: whether a master makes its rounds, None where this user may not see it; `problem`: why there is no
+    `ledger`.
+    """
+
+    at: float
+    phase: Phase
+    running: bool | None
+    version: str
+    revision: str
+    mode: str
+    mock: bool
+    problems: list[Problem]
+    processes: list[ProcessView]
+    ledger: Snapshot | None
+    problem: str | None
+
+
 def show_status(settings: Settings, *, as_json: bool) -> int:
     """One look; 0 if the master is there and does its rounds, else 1."""
+    settings = in_force(settings)
     facts = read_facts(settings)
     tell(document(facts, settings), picture(facts, settings), as_json=as_json)
-    return 0 if is_running(facts) else 1
-
-
-def is_running(facts: Facts) -> bool:
-    """Whether there is a living master that does its rounds."""
-    return facts.master is not None and living_master([facts.master]) is not None
+    return 0 if facts.master_ticks else 1
 
 
 def document(facts: Facts, settings: Settings) -> dict[str, Any]:
     """One look, for programs."""
-    running = is_running(facts)
-    processes = [record for record in (facts.master, *facts.children) if record is not None]
-    return {
-        "at": facts.now,
-        "running": None if facts.hidden and not running else running,
-        "mock": settings.mock,
-        "problems": [dataclasses.asdict(problem) for problem in problems(facts, settings)],
-        "processes": [dataclasses.asdict(record) | {"state": record.state.name.lower()} for record in processes],
-        "ledger": None if facts.ledger is None else dataclasses.asdict(facts.ledger),
-        "problem": facts.ledger_problem or None,
-    }
+    view = StatusView(
+        at=facts.now,
+        phase=facts.phase,
+        running=None if facts.phase is Phase.HIDDEN else facts.master_ticks,
+        version=__version__,
+        revision=revision(),
+        mode=settings.processing_mode,
+        mock=settings.mock,
+        problems=problems(facts, settings),
+        processes=[_view(record, facts) for record in (facts.master, *facts.children) if record is not None],
+        ledger=facts.ledger,
+        problem=facts.ledger_problem or None,
+    )
+    return dataclasses.asdict(view)
+
+
+def _view(record: Record, facts: Facts) -> ProcessView:
+    role = "master" if record.slot == MASTER else role_of(record.slot).value
+    deadline = facts.now + record.deadline - facts.monotonic if record.deadline else None
+    known = dataclasses.asdict(record) | {"state": record.state.name.lower(), "deadline": deadline}
+    return ProcessView(role=role, **known)
 
 
 def picture(facts: Facts, settings: Settings, *, pace: float | None = None, lines: int | None = None) -> Group:
@@ -78,7 +121,7 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
     ledger = facts.ledger
     idle = ledger is None or not (ledger.ready or ledger.waiting)
     # Room that no task waits for; and what is no wonder where nothing runs.
-    untold = (*(ROOM if idle else ()), *(() if is_running(facts) else OF_ITS_PROCESSES))
+    untold = (*(ROOM if idle else ()), *(() if facts.master_ticks else OF_ITS_PROCESSES))
     for problem in problems(facts, settings):
         if problem.code not in untold:
             parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
@@ -95,18 +138,19 @@ def picture(facts: Facts, settings: Settings, *, pace: float | None = None, line
     return Group(*parts, *below)
 
 
+_HEADLINES = {phase: phase.upper() for phase in Phase} | {Phase.DOWN: "NOT RUNNING"}
+_COLOURS = {Phase.RUNNING: "green", Phase.STARTING: "yellow", Phase.DRAINING: "yellow"}
+
+
 def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:
     line = Text()
-    if is_running(facts) and facts.master is not None:
-        state = "DRAINING" if facts.master.state is State.DRAINING else "RUNNING"
-        line.append(state, style="bold green" if state == "RUNNING" else "bold yellow")
+    line.append(_HEADLINES[facts.phase], style=f"bold {_COLOURS.get(facts.phase, 'red')}")
+    if facts.master is not None:
         line.append(f" for {duration(facts.now - facts.master.started)}")
-    else:
-        line.append("HIDDEN" if facts.hidden else "NOT RUNNING", style="bold red")
     if facts.ledger is not None and facts.ledger.paused:
         line.append(", PAUSED", style="bold yellow")
         line.append(" (`aitp resume` goes on)")
-    line.append(f"   mode {settings.processing_mode}   aitp {__version__}", style="dim")
+    line.append(f"   mode {settings.processing_mode}   aitp {release()}", style="dim")
     if pace is not None:
         line.append(f"   {pace:.1f} tasks/s")
     return line
@@ -209,7 +253,7 @@ class Pace:
         return (now - before) / (last - first) if last > first else None
 
 
-def watch_status(settings: Settings, interval: float, *, as_json: bool) -> int:
+def watch_status(own: Settings, interval: float, *, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
     from aitp.process.master import wait_for_signal
 
@@ -222,6 +266,7 @@ def watch_status(settings: Settings, interval: float, *, as_json: bool) -> int:
     try:
         with live or nullcontext():
             while True:
+                settings = in_force(own)
                 facts = read_facts(settings)
                 measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
                 if as_json:

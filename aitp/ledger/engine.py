@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from aitp.ledger.locks import SlotLocks
 
 # New work is refused below this, so that there is room for the answers to work already paid for.
-DISK_RESERVE_BYTES = 64 * 2**20
+DISK_RESERVE_BYTES = 64_000_000
 DISK_LOOK_SECONDS = 5.0
 
 # What a query gives: the engine knows no better, the schema does.

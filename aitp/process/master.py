@@ -39,9 +39,16 @@ from aitp.process.scoreboard import (
     scoreboard_path,
     slots_of,
 )
-from aitp.process.start import OTHER_DESCRIPTORS, open_locks, own_directory, refuse_few_descriptors
+from aitp.process.start import (
+    OTHER_DESCRIPTORS,
+    forget_failed_start,
+    open_locks,
+    own_directory,
+    refuse_few_descriptors,
+    tell_of_failed_start,
+)
 from aitp.process.systemd import Systemd
-from aitp.settings import Settings, surroundings, under_supervisord, withhold
+from aitp.settings import PLACEHOLDER_KEY, Settings, surroundings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 
 STOPPING_TICK_SECONDS = 1.0
@@ -365,7 +372,8 @@ class Master:
                 self._wait()
         self._board.write(Record(MASTER))
         log.info("Master stopped", exit_code=self._exit_code)
-        self._systemd.master_stopped()
+        if self._exit_code == ExitCode.FINE:
+            self._systemd.master_stopped()
         return self._exit_code
 
     # One round
@@ -444,6 +452,7 @@ class Master:
         try:
             settings = self._roles.load()
             self._refuse_moves(settings)
+            self._refuse_mock(settings)
             refuse_few_descriptors(settings)
         except ConfigurationError as error:
             self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
@@ -452,8 +461,18 @@ class Master:
         self._prepare(settings)
 
     def _prepare(self, settings: Settings) -> None:
-        work, ended = partial(self._roles.prepare, settings), partial(self._prepared, settings)
+        prepare = self._prepare_first if self._phase is Phase.PREPARING else self._roles.prepare
+        work, ended = partial(prepare, settings), partial(self._prepared, settings)
         self._helpers.send("prepare", self._timings.prepare_seconds, work, ended)
+
+    def _prepare_first(self, settings: Settings) -> None:
+        """In a helper: where it fails, the start has."""
+        try:
+            self._roles.prepare(settings)
+        except Exception as error:
+            problems = error.problems if isinstance(error, ConfigurationError) else [str(error) or repr(error)]
+            tell_of_failed_start(settings.runtime_dir, problems)
+            raise
 
     def _prepared(self, settings: Settings, exit_code: int) -> None:
         if self._phase in STOPPING:
@@ -471,6 +490,7 @@ class Master:
         if self._phase is Phase.RELOADING:
             configure(settings.log_level, settings.log_format, slot=MASTER)
             self._systemd.reloaded(refused=False)
+        forget_failed_start(settings.runtime_dir)
         text = "Master ready" if self._phase is Phase.PREPARING else "New settings are in force"
         log.info(text, relays=settings.relay_processes, workers=settings.concurrency_limit)
         self._phase = Phase.WORKING
@@ -493,6 +513,16 @@ class Master:
         ]
         if moved:
             raise ConfigurationError(moved)
+
+    def _refuse_mock(self, settings: Settings) -> None:
+        """Whoever runs on real results does not mean invented ones by a reload."""
+        if settings.mock and not self._settings.mock:
+            raise ConfigurationError(
+                [
+                    f"OPENAI_API_KEY={PLACEHOLDER_KEY}: a reload does not turn mock mode on, in which results are "
+                    "invented; put the key in, or restart the service if this is what you want"
+                ]
+            )
 
     # Freeing what slots own that nobody will take over: after a change of numbers, or the death of everything
 
@@ -616,9 +646,11 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
         _allow_descriptors()
     except ConfigurationError as error:
         log.error("Configuration cannot be used", problems=list(error.problems))
+        tell_of_failed_start(settings.runtime_dir, error.problems)
         return ExitCode.MISCONFIGURED
     except OSError as error:
         log.error("Master cannot start", reason=str(error))
+        tell_of_failed_start(settings.runtime_dir, [str(error)])
         return ExitCode.FAILED
     log.info("Master started", pid=os.getpid())
     roles.warm_up()

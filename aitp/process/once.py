@@ -141,7 +141,7 @@ def held_up(state: Snapshot) -> str | None:
     if state.paused:
         return "paused by an operator: `aitp resume` ends it"
     if state.disk_free < DISK_RESERVE_BYTES:
-        return f"less than {DISK_RESERVE_BYTES // 2**20} MB are free on the ledger's disk: make room there"
+        return f"less than {DISK_RESERVE_BYTES // 10**6} MB are free on the ledger's disk: make room there"
     if not state.held and any(
         state.breakers[each].state != BreakerState.CLOSED for each in (Service.API, Service.OAUTH)
     ):

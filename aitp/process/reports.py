@@ -189,7 +189,7 @@ class DiskWatch:
                     "Ledger's disk is nearly full, new work waits",
                     stopped=self._what,
                     path=str(self._ledger),
-                    needs_free_mb=DISK_RESERVE_BYTES // 2**20,
+                    needs_free_mb=DISK_RESERVE_BYTES // 10**6,
                 )
         elif self._stopped:
             self._stopped = False

@@ -28,7 +28,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Self
 
-from aitp.hardening import PR_SET_NAME, prctl
+from aitp.hardening import PR_SET_NAME, is_alive, prctl
 
 MASTER = 0
 LAST_SLOT = 1100
@@ -276,13 +276,7 @@ def living_master(records: Sequence[Record]) -> Record | None:
     if not master_ticks(list(records), time.monotonic()):
         return None
     master = next(record for record in records if record.slot == MASTER)
-    try:
-        os.kill(master.pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # another user's
-    return master
+    return master if is_alive(master.pid) else None
 
 
 def signal_master(scoreboard: Path, number: int) -> bool:

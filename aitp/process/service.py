@@ -7,9 +7,11 @@ leave. The functions without a role run in short-lived processes, so that the ma
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from aitp.errors import LedgerError
@@ -27,7 +29,7 @@ from aitp.processors import PROCESSORS
 from aitp.processors.base import default_models, registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders
-from aitp.settings import SECRETS, Settings, load_settings
+from aitp.settings import SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Service
 
@@ -49,7 +51,8 @@ def roles(settings: Settings) -> Roles:
     return Roles(
         mains={Role.RELAY: relay_main, Role.WORKER: worker_main},
         load=_load,
-        prepare=prepare_service,
+        # Under supervisord a master that dies is only being replaced.
+        prepare=partial(prepare_service, publisher=os.getppid() if under_supervisord() else os.getpid()),
         sweep=sweep,
         warm_up=lambda: prepare_to_fork(settings),
     )
@@ -105,8 +108,11 @@ def priced_models(settings: Settings) -> set[tuple[str, str, str]]:
     }
 
 
-def prepare_service(settings: Settings) -> None:
-    """At start and reload: bring the ledger up to date, publish the limits, prepare the metrics files."""
+def prepare_service(settings: Settings, publisher: int | None = None) -> None:
+    """At start and reload: bring the ledger up to date, publish limits and settings, prepare the metrics files.
+
+    `publisher`: the process without which the service is none; the parent, if it is not said.
+    """
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
     if settings.mock:
@@ -129,6 +135,7 @@ def prepare_service(settings: Settings) -> None:
     prepare_directory(
         metrics_directory(settings), labelled_models(settings), tuple(PROCESSORS), priced_models(settings)
     )
+    publish(settings, os.getppid() if publisher is None else publisher)
 
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:

@@ -1,21 +1,32 @@
-"""What must be in place before anything is started: directories, locks, descriptors, a path that a socket may have.
+"""Starting: what must be in place before anything is, and what those who look are told of a start.
 
-Called by `aitp run`, `aitp master`, `aitp once` and `aitp check`. What starting again would not mend is a
+Directories, locks, descriptors, a path that a socket may have: what starting again would not mend is a
 ConfigurationError that names the setting; a full disk is an OSError.
+
+Two small files in RUNTIME_DIR tell a start, a restart and a stop from a death, before there is a master that could say
+so itself: what supervisord does with it (`Supervision`), and why the last start failed. Nobody depends on them but
+people, so that a disk without room for them stops nothing.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from aitp.errors import ConfigurationError
+from aitp.hardening import is_alive, replace_file
 from aitp.ledger import SlotLocks
 from aitp.logs import get_logger
-from aitp.settings import Settings
+from aitp.process.systemd import Systemd
+from aitp.settings import Settings, surroundings
 
 LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 # ENOENT: of a file system that lets nobody make directories, like /proc.
@@ -99,3 +110,66 @@ def most_descriptors(pid: int = 0) -> int:
     """The hard limit on open files of `pid` (0: of this process). Raises OSError."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     return (1 << 62) if hard == resource.RLIM_INFINITY else hard
+
+
+# ── what is told of it ───────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """What supervisord (`pid`) does with the master: `state` as supervisord names it, since when (UTC seconds).
+
+    `exit_code`: of the last master that ended without being told to, -1 for a signal; None if none has.
+    """
+
+    pid: int
+    state: str
+    since: float
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedStart:
+    """Why the last start came to nothing, and when (UTC seconds)."""
+
+    at: float
+    reason: str
+
+
+def tell_of_supervision(runtime_dir: Path, supervision: Supervision) -> None:
+    """Replace what was told."""
+    _tell(runtime_dir / "supervision.json", supervision)
+
+
+def read_supervision(runtime_dir: Path) -> Supervision | None:
+    """What was told last, if whoever told it still lives."""
+    with suppress(OSError, ValueError, TypeError):
+        told = Supervision(**json.loads((runtime_dir / "supervision.json").read_bytes()))
+        return told if is_alive(told.pid) else None
+    return None
+
+
+def tell_of_failed_start(runtime_dir: Path, problems: Sequence[str]) -> None:
+    """Where people look: `aitp status`, the page, and `systemctl status`."""
+    reason = "; ".join(problems)
+    Systemd(surroundings()).start_failed(reason)
+    if runtime_dir.is_dir():
+        _tell(runtime_dir / "failed-start.json", FailedStart(time.time(), reason))
+
+
+def forget_failed_start(runtime_dir: Path) -> None:
+    """A start has come to its end."""
+    with suppress(OSError):
+        (runtime_dir / "failed-start.json").unlink(missing_ok=True)
+
+
+def read_failed_start(runtime_dir: Path) -> FailedStart | None:
+    """The last start, if it failed."""
+    with suppress(OSError, ValueError, TypeError):
+        return FailedStart(**json.loads((runtime_dir / "failed-start.json").read_bytes()))
+    return None
+
+
+def _tell(path: Path, told: Supervision | FailedStart) -> None:
+    try:
+        replace_file(path, json.dumps(asdict(told)).encode())
+    except OSError as error:
+        log.warning("What the service is doing cannot be told", file=str(path), reason=error.strerror)

@@ -26,8 +26,8 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface  # type: ign
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
 from aitp.logs import configure, get_logger
+from aitp.process import start
 from aitp.process.listener import exit_code_path
-from aitp.process.start import own_directory, refuse_few_descriptors, refuse_long_socket_path
 from aitp.process.systemd import Systemd
 from aitp.settings import set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
@@ -68,22 +68,21 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
     os.umask(0o077)
     configure(settings.log_level, settings.log_format)
-    refuse_few_descriptors(settings)
-    own_directory(settings.runtime_dir)
-    refuse_long_socket_path(settings.runtime_dir)
+    start.refuse_few_descriptors(settings)
+    start.own_directory(settings.runtime_dir)
+    start.refuse_long_socket_path(settings.runtime_dir)
     if _is_served(settings.runtime_dir / SOCKET):
         log.error("A service runs in this RUNTIME_DIR already", runtime_dir=str(settings.runtime_dir))
         return ExitCode.FAILED
     if _is_taken(settings.metrics_host, settings.metrics_port):
-        log.error(
-            "METRICS_HOST and METRICS_PORT cannot be listened on",
-            reason="another process does: stop it (`ss -ltnp` shows which it is), or set METRICS_PORT",
-            host=settings.metrics_host,
-            port=settings.metrics_port,
-        )
+        text = "METRICS_HOST and METRICS_PORT cannot be listened on"
+        reason = "another process does: stop it (`ss -ltnp` shows which it is), or set METRICS_PORT"
+        log.error(text, reason=reason, host=settings.metrics_host, port=settings.metrics_port)
+        start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
     exit_code = exit_code_path(settings.runtime_dir)
     exit_code.unlink(missing_ok=True)
+    start.tell_of_supervision(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     clear_sockets(settings.runtime_dir)
     os.dup2(1, OUTPUT)
     os.dup2(2, ERRORS)
@@ -188,9 +187,27 @@ class Service:
     def __init__(self, supervisor: Any) -> None:
         self._supervisor = supervisor
         supervisor.options.logger.handlers = [LogLines()]
+        self._told = start.Supervision(os.getpid(), "STARTING", time.time())
+        events.subscribe(events.ProcessStateEvent, self._tell)
         events.subscribe(events.SupervisorRunningEvent, self._running)
         events.subscribe(events.SupervisorStoppingEvent, self._stopping)
         events.subscribe(events.ProcessStateFatalEvent, self._gave_up)
+
+    @property
+    def _runtime_dir(self) -> Path:
+        return Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
+
+    def _tell(self, event: Any) -> None:
+        """What becomes of the master, for whoever looks while it cannot say so itself."""
+        process = event.process
+        if process.config.name == "aitp-master":
+            died = isinstance(event, events.ProcessStateExitedEvent) and not event.expected
+            code = process.exitstatus if died else self._told.exit_code
+            state = events.getEventNameByType(type(event)).removeprefix("PROCESS_STATE_")
+            if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
+                state = "STOPPING"  # with all others
+            self._told = start.Supervision(os.getpid(), state, time.time(), code)
+            start.tell_of_supervision(self._runtime_dir, self._told)
 
     def _running(self, event: object) -> None:
         """supervisord has installed its handlers: ours come after them."""
@@ -212,7 +229,7 @@ class Service:
         """A program cannot be started. The listener ends the service then; if it is the listener, nobody else would."""
         if event.process.config.name == "aitp-listener" and self._supervisor.options.mood == SupervisorStates.RUNNING:
             log.error("The programs of the service cannot be started")
-            exit_code_path(Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent).write_text("1\n")
+            exit_code_path(self._runtime_dir).write_text("1\n")
             SupervisorNamespaceRPCInterface(self._supervisor).shutdown()
 
 

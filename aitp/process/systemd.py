@@ -94,6 +94,10 @@ class Systemd:
         """It leaves now."""
         self._tell(*self._new("The master is stopped; `supervisorctl start aitp-master` goes on"))
 
+    def start_failed(self, reason: str) -> None:
+        """The service ends before it has begun."""
+        self._tell(*self._new(f"The start failed: {' '.join(reason.split())}"))
+
     def service_stops(self) -> None:
         """The whole service is being stopped."""
         self._tell("STOPPING=1")

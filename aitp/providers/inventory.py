@@ -7,7 +7,6 @@ counts as not there.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter
 
+from aitp.hardening import replace_file
 from aitp.policy.routing import Availability
 from aitp.settings import Settings
 
@@ -123,14 +123,7 @@ def uses_models(settings: Settings) -> bool:
 
 def write_inventory(runtime_dir: Path, stock: Inventory) -> None:
     """Replace what is known. Raises OSError."""
-    path = runtime_dir / FILE_NAME
-    fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(orjson.dumps(stock))
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(runtime_dir / FILE_NAME, orjson.dumps(stock))
 
 
 def read_inventory(runtime_dir: Path) -> Inventory | None:

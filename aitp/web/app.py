@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from aitp import SERVICE_NAME, __version__
 from aitp.logs import get_logger
-from aitp.settings import Settings
+from aitp.settings import Settings, in_force
 from aitp.web.gauges import Scrape, gauges
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
 from aitp.web.page import CONTENT_SECURITY_POLICY, render
@@ -61,7 +61,9 @@ class Answer:
 
 
 class Application:
-    """One a process. `settings` may be replaced between requests, by a reload."""
+    """One a process. `settings` may be replaced between requests, by a reload: they say how to listen and to whom to
+    answer. What is told of the service goes by those that its master has in force.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -95,28 +97,31 @@ class Application:
             return _plain("500 Internal Server Error", "See the service's log.")
 
     def _metrics(self) -> Answer:
-        facts = read_facts(self.settings)
-        return Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(facts, self.settings)))
+        settings = in_force(self.settings)
+        return Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(read_facts(settings), settings)))
 
     def _health(self) -> Answer:
-        facts = read_facts(self.settings)
-        found = worst_first(problems(facts, self.settings), Severity.ERROR)
+        settings = in_force(self.settings)
+        facts = read_facts(settings)
+        found = worst_first(problems(facts, settings), Severity.ERROR)
         body: dict[str, object] = {
             "status": "unhealthy" if found else "healthy",
             "service": SERVICE_NAME,
             "version": __version__,
-            "rate_limiting": _rate_limiting(facts, self.settings),
+            "rate_limiting": _rate_limiting(facts, settings),
         }
-        return _json(body, found, mock=self.settings.mock)
+        return _json(body, found, mock=settings.mock)
 
     def _ready(self) -> Answer:
-        found = worst_first(problems(read_facts(self.settings), self.settings), Severity.PENDING)
+        settings = in_force(self.settings)
+        found = worst_first(problems(read_facts(settings), settings), Severity.PENDING)
         return _json({"status": "not ready" if found else "ready", "service": SERVICE_NAME}, found)
 
     def _page(self) -> Answer:
-        facts, history = read_facts(self.settings), read_past(self.settings)
-        found = problems(facts, self.settings, history.minutes)
-        return Answer(OK, "text/html; charset=utf-8", render(facts, history, self.settings, found))
+        settings = in_force(self.settings)
+        facts, history = read_facts(settings), read_past(settings)
+        found = problems(facts, settings, history.minutes)
+        return Answer(OK, "text/html; charset=utf-8", render(facts, history, settings, found))
 
 
 def may_see_all(authorization: str, token: SecretStr | None) -> bool:

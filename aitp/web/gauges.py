@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from aitp import __version__, metrics
+from aitp import __version__, metrics, revision
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.logs import get_logger
@@ -74,7 +74,7 @@ def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     yield _one(metrics.READY, not any(each.severity.at_least(Severity.PENDING) for each in problems(facts, settings)))
     yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)
     yield _one(metrics.MOCK, settings.mock)
-    yield reading(metrics.BUILD_INFO, {(__version__, platform.python_version()): 1})
+    yield reading(metrics.BUILD_INFO, {(__version__, revision(), platform.python_version()): 1})
 
 
 def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:

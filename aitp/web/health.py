@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aitp.errors import LedgerError
+from aitp.hardening import is_alive
 from aitp.ledger import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
 from aitp.policy.routing import Availability
 from aitp.prices import amount
-from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, master_ticks, role_of
+from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
+from aitp.process.start import FailedStart, Supervision, read_failed_start, read_supervision
 from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import Service
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
+START_SECONDS = 60.0  # until a master that was started shows itself; what it does then, it tells itself
 FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
@@ -35,6 +38,7 @@ _NOT_AT_WORK = frozenset((State.STARTING, State.WAITING, State.LEAVING))
 
 _CHECK = "`aitp check` finds out whether an address, a name or a secret is wrong."
 _WAIT = "Wait a little; the log says what it is waiting for."
+_STOPPING = "It ends when the calls in flight are done, or their grace is over."
 _NONE_LOST = "Tasks wait, none is lost."
 _ANOTHER_MODEL = "MODEL_ALIASES maps a name in tasks to the model to ask for; default and stand-in models are settings."
 _PROBED = "It is probed with one task at a time; the others wait, and none is lost. "
@@ -81,12 +85,23 @@ def worst_first(found: Iterable[Problem], least: Severity = Severity.OK) -> list
     return sorted(chosen, key=lambda problem: -_ORDER.index(problem.severity))
 
 
+class Phase(StrEnum):
+    """Where the service is in its life."""
+
+    STARTING = "starting"  # or starting again: its master was started, or its children are not at work yet
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"  # its master, by an operator (supervisorctl)
+    DOWN = "down"  # or its master hangs
+    HIDDEN = "hidden"  # it is not for this user to see
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One moment: `now` in UTC seconds, `monotonic` as deadlines have it. `ledger` is None exactly if `ledger_problem`
     says why; `inventory`: of Ollama's models; `retirements`: of OpenAI's models that are asked for. `hidden`: this user
     may not look at the scoreboard, and cannot tell whether it runs. `ledger_holder`: the pid of the ledger's master,
-    whosever that is, if no master of ours makes its rounds.
+    whosever that is, if no master of ours makes its rounds; `supervision`: what supervisord does with ours then.
     """
 
     now: float
@@ -102,6 +117,25 @@ class Facts:
     monotonic: float = 0.0
     hidden: bool = False
     ledger_holder: int | None = None
+    supervision: Supervision | None = None
+    failed_start: FailedStart | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the service is in its life. Pure."""
+        if self.master is not None and self.master_ticks:
+            if self.master.state is State.DRAINING:
+                return Phase.DRAINING
+            started = not all(child.state in _NOT_AT_WORK for child in self.children)
+            return Phase.RUNNING if started and self.master.state is State.RUNNING else Phase.STARTING
+        match self.supervision:
+            case Supervision(state="STOPPED"):
+                return Phase.STOPPED
+            case Supervision(state="STOPPING"):
+                return Phase.DRAINING
+            case Supervision(state="STARTING" | "RUNNING", since=since) if self.now - since < START_SECONDS:
+                return Phase.STARTING
+        return Phase.HIDDEN if self.hidden else Phase.DOWN
 
 
 def read_facts(settings: Settings) -> Facts:
@@ -110,12 +144,13 @@ def read_facts(settings: Settings) -> Facts:
     records = glance(settings.runtime_dir / "scoreboard")
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
-    ticks = master_ticks(records, monotonic)
+    master = living_master(records)
     inventory = read_inventory(settings.runtime_dir)
     return Facts(
         now=time.time(),
-        master=next((record for record in records if record.slot == MASTER), None),
-        master_ticks=ticks,
+        # One that hangs is there, one that died is not.
+        master=next((record for record in records if record.slot == MASTER and is_alive(record.pid)), None),
+        master_ticks=master is not None,
         children=children,
         overrun=tuple(record for record in children if record.overdue(monotonic)),
         ledger=ledger,
@@ -125,7 +160,9 @@ def read_facts(settings: Settings) -> Facts:
         retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
-        ledger_holder=None if ticks else master_of(settings.ledger_path),
+        ledger_holder=None if master else master_of(settings.ledger_path),
+        supervision=None if master else read_supervision(settings.runtime_dir),
+        failed_start=None if master else read_failed_start(settings.runtime_dir),
     )
 
 
@@ -220,22 +257,43 @@ def _of_master(facts: Facts) -> Iterator[Problem]:
         sentence = f"another service has this ledger{holder}, and this one waits for it to leave"
         advice = "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own."
         yield Problem("other-service", Severity.ERROR, sentence, advice)
-    elif facts.hidden:
-        sentence = (
-            "whether the service runs is not for this user to see, and what is said of port and ledger may be wrong"
-        )
-        yield Problem(
-            "hidden", Severity.ERROR, sentence, "Ask as the service's user: `sudo aitp status`, `sudo aitp check`."
-        )
-    elif facts.master is None:
-        advice = "Start it (`aitp run`, or systemctl start aitp); if it was started, its log says why it ended."
-        yield Problem("not-running", Severity.ERROR, "the master is not running", advice)
-    elif not facts.master_ticks:
+    elif facts.master is not None and not facts.master_ticks:
         advice = "Restart the service: nothing that was bought is lost."
         yield Problem("master-hangs", Severity.ERROR, "the master does not make its rounds", advice)
+    elif facts.master is None:
+        yield _of_absence(facts)
     for record in facts.overrun:
         advice = "The master replaces it within seconds; restart the service if this stays."
         yield Problem("deadline", Severity.ERROR, f"slot {record.slot} has overrun its deadline", advice)
+
+
+def _of_absence(facts: Facts) -> Problem:
+    """What it means that no master is to be seen."""
+    supervision, failed = facts.supervision, facts.failed_start
+    died = supervision is not None and supervision.exit_code is not None
+    if facts.phase is Phase.STARTING and supervision is not None:
+        since = f"starting: its master was started {duration(facts.now - supervision.since)} ago"
+        again = f", after one that died (exit code {supervision.exit_code})" if died else ""
+        return Problem("starting", Severity.PENDING, since + again, _WAIT)
+    if facts.phase is Phase.DRAINING:
+        return Problem("draining", Severity.PENDING, "draining: the service is being stopped", _STOPPING)
+    if facts.phase is Phase.STOPPED:
+        sentence = "the master was stopped by an operator (supervisorctl)"
+        return Problem("stopped", Severity.ERROR, sentence, "`supervisorctl start aitp-master` starts it.")
+    if facts.phase is Phase.HIDDEN:
+        sentence = (
+            "whether the service runs is not for this user to see, and what is said of port and ledger may be wrong"
+        )
+        advice = "Ask as the service's user: `sudo aitp status`, `sudo aitp check`."
+        return Problem("hidden", Severity.ERROR, sentence, advice)
+    if failed is not None:
+        sentence = (
+            f"the service is not running: its last start failed {duration(facts.now - failed.at)} ago: {failed.reason}"
+        )
+        return Problem("failed-start", Severity.ERROR, sentence, "Mend it (see `aitp check`), and start the service.")
+    advice = "Start it (`aitp run`, or systemctl start aitp); if it was started, its log says why it ended."
+    ended = f": it died (exit code {supervision.exit_code})" if died and supervision is not None else ""
+    return Problem("not-running", Severity.ERROR, f"the master is not running{ended}", advice)
 
 
 def _of_phase(facts: Facts, settings: Settings) -> Iterator[Problem]:
@@ -243,8 +301,7 @@ def _of_phase(facts: Facts, settings: Settings) -> Iterator[Problem]:
     if facts.master is None:
         return
     if facts.master.state is State.DRAINING:
-        advice = "It ends when the calls in flight are done, or their grace is over."
-        yield Problem("draining", Severity.PENDING, "draining: the service is being stopped", advice)
+        yield Problem("draining", Severity.PENDING, "draining: the service is being stopped", _STOPPING)
         return
     for role, wanted in ((Role.RELAY, settings.relay_processes), (Role.WORKER, settings.concurrency_limit)):
         there = [child for child in facts.children if role_of(child.slot) is role]
@@ -257,7 +314,7 @@ def _of_phase(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
     if ledger.disk_free < DISK_RESERVE_BYTES:
-        sentence = f"the disk that holds the ledger is nearly full: {ledger.disk_free // 2**20} MB are free"
+        sentence = f"the disk that holds the ledger is nearly full: {ledger.disk_free // 10**6} MB are free"
         advice = "Make room where RATE_LIMIT_STORAGE_PATH is: no new work is taken until then."
         yield Problem("disk", Severity.FAULT, sentence, advice)
     if ledger.paused:

@@ -24,14 +24,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import SecretStr
 
-from aitp import SERVICE_NAME, __version__, metrics
+from aitp import SERVICE_NAME, metrics, release
 from aitp.ledger.stats import History
 from aitp.logs import masked
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.tls import Authorities
-from aitp.web.health import Facts, Problem, Severity, at_work, counted, duration, many_failed
+from aitp.web.health import Facts, Phase, Problem, Severity, at_work, counted, duration, many_failed
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -65,7 +65,7 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
     level, sentence = judge(problems, facts, settings)
     page = _TEMPLATES.get_template("page.html").render(
         service=SERVICE_NAME,
-        version=__version__,
+        version=release(),
         python=platform.python_version(),
         level=level,
         sentence=sentence,
@@ -93,7 +93,7 @@ def judge(problems: Sequence[Problem], facts: Facts, settings: Settings) -> tupl
     """
     worst = problems[0].severity if problems else Severity.OK
     if worst is Severity.ERROR:
-        return Level.BAD, "The service is not running." if facts.master is None else "Not well."
+        return Level.BAD, _ABSENT.get(facts.phase, "Not well.") if facts.master is None else "Not well."
     if worst is Severity.FAULT:
         return Level.BAD, "Running, but it cannot do its work."
     if worst is Severity.PENDING:
@@ -105,6 +105,13 @@ def judge(problems: Sequence[Problem], facts: Facts, settings: Settings) -> tupl
     if worst is Severity.WARNING:
         return Level.LOOK, "It works, but take a look."
     return Level.WELL, "All is well."
+
+
+_ABSENT = {
+    Phase.DOWN: "The service is not running.",
+    Phase.HIDDEN: "The service is not running.",
+    Phase.STOPPED: "The service is stopped.",
+}
 
 
 # ── how values are shown ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -45,7 +45,7 @@ def test_the_verdict_counts_what_is_worth_a_look() -> None:
     assert summary(several) == "1 error, 1 fault, 2 warnings"
 
 
-MB = 2**20
+MB = 10**6
 STOPPED = Facts(0.0, None, False, (), (), None, "there is no ledger", False)
 
 

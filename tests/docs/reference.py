@@ -86,6 +86,7 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "to": ("the provider that was asked instead", "`openai`"),
     "type": ("which tokens", _words(*metrics.TOKEN_TYPES, metrics.OTHER)),
     "version": ("version of aitp", "like `1.0.0`"),
+    "revision": ("the commit that it was built from", "12 digits; empty where it is not known"),
 }
 
 

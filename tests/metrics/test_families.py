@@ -80,7 +80,7 @@ ADDED = {
     "aitp_master_running": ("gauge", ()),
     "aitp_deadlines_overrun": ("gauge", ()),
     "aitp_mock": ("gauge", ()),
-    "aitp_build_info": ("gauge", ("version", "python")),
+    "aitp_build_info": ("gauge", ("version", "revision", "python")),
     "aitp_scrape_failures_total": ("counter", ()),
 }
 

@@ -107,7 +107,7 @@ NOT_READY: dict[str, tuple[Facts, str]] = UNWELL | {
         "starting: no worker is at work yet",
     ),
     "no ledger": (replace(WELL, ledger=None, ledger_problem="the ledger is gone"), "the ledger is gone"),
-    "disk": (with_ledger(disk_free=63 * 2**20), "the disk that holds the ledger is nearly full: 63 MB are free"),
+    "disk": (with_ledger(disk_free=63 * 10**6), "the disk that holds the ledger is nearly full: 63 MB are free"),
     "paused": (with_ledger(paused=True), "paused by an operator"),
     "paused processor": (
         with_ledger(paused_processors={"text_embedding": NOW + 60}),
