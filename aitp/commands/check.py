@@ -37,7 +37,7 @@ from aitp.tasks import ExitCode, QueueKey
 from aitp.validators import addresses, is_near, printable, trouble_at
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 
-COMFORTABLE_BYTES = 2**30
+COMFORTABLE_BYTES = 1_000_000_000
 TYPICAL_BYTES = 2_000  # of a task's content: a page
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STYLES = {

@@ -141,7 +141,7 @@ def test_a_ledger_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("free", "severity"),
-    [(63 * MB, Severity.FAULT), (65 * MB, Severity.WARNING), (1023 * MB, Severity.WARNING), (1025 * MB, Severity.OK)],
+    [(63 * MB, Severity.FAULT), (65 * MB, Severity.WARNING), (999 * MB, Severity.WARNING), (1001 * MB, Severity.OK)],
 )
 def test_the_disk(free: int, severity: Severity) -> None:
     assert check.of_disk(free, 10_000 * MB).severity is severity
