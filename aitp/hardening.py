@@ -45,14 +45,17 @@ def blot_out(names: Collection[str]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, whosever it is."""
+    """Whether there is such a process, whosever it is. One that nobody has reaped yet is dead (proc(5), stat)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True  # not for us to see
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -72,10 +72,10 @@ class Stage(Service):
     def runtime_dir(self) -> Path:
         return (self.disk or self.directory) / "run"
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         clock_only = {"CHAOS_CLOCK_ONLY": "1"} if self._clock_only else {}
         patience = {"CHAOS_STEP_SECONDS": str(self.step_seconds)}
-        return {**super()._environment(), "CHAOS_CONTROLS": str(self.controls.directory), **clock_only, **patience}
+        return {**super().environment(), "CHAOS_CONTROLS": str(self.controls.directory), **clock_only, **patience}
 
     def _see_that_programs_can_start(self) -> None:
         """They are started by this very Python, not by bin/aitp."""

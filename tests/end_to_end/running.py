@@ -101,7 +101,7 @@ class Service:
         """Run a command for what it prints: exit code and standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "aitp", *command],
-            env=self._environment(),
+            env=self.environment(),
             cwd=self.directory,
             capture_output=True,
             text=True,
@@ -130,7 +130,7 @@ class Service:
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", self.module, *command],
-                env=self._environment(),
+                env=self.environment(),
                 cwd=self.directory,  # not the project's: it is to work from anywhere
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -143,7 +143,7 @@ class Service:
     def _see_that_programs_can_start(self) -> None:
         see_that_programs_can_start()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         # The programs of `aitp run` are started by bin/aitp: they are to use these packages as well.
         return {
             "PATH": os.environ["PATH"],

@@ -32,8 +32,8 @@ SECRETS = {
 class Contained(Service):
     """A service that finds its secrets in its environment, as in a container, and a machine that would dump cores."""
 
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | SECRETS
+    def environment(self) -> dict[str, str]:
+        return super().environment() | SECRETS
 
     def configure(self, **settings: object) -> None:
         super().configure(**{name: value for name, value in settings.items() if name not in SECRETS})
