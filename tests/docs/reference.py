@@ -1,6 +1,6 @@
-"""docs/METRICS.md and docs/SETTINGS.md, written from the declarations themselves. `bin/docs` runs it.
+"""docs/METRICS.md, SETTINGS.md and status.schema.json, from the declarations themselves. `bin/docs` runs it.
 
-Nobody edits these two files by hand, and a test compares them with what this module would write. What a label may be,
+Nobody edits these files by hand, and a test compares them with what this module would write. What a label may be,
 and what form a text setting has, stands here, because no declaration says it in words: an unknown label or a missing
 description is an error, not an empty cell.
 """
@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from aitp import metrics
+from aitp.commands.watch import StatusView
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
 from aitp.settings import PROJECT_ROOT, SECRETS, described
@@ -30,7 +32,14 @@ def documents() -> dict[Path, str]:
     return {
         PROJECT_ROOT / "docs/METRICS.md": metrics_document(),
         PROJECT_ROOT / "docs/SETTINGS.md": settings_document(described(), sections()),
+        PROJECT_ROOT / "docs/status.schema.json": status_schema(),
     }
+
+
+def status_schema() -> str:
+    """What `aitp status --json` prints, as JSON Schema 2020-12."""
+    schema = TypeAdapter(StatusView).json_schema(mode="serialization")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aitp import revision
@@ -53,6 +55,30 @@ def test_a_reload_of_the_master_alone_reaches_page_and_metrics(service: Service)
     assert "invented" not in page[1]
     assert gauge(service, "aitp_build_info") == 1
     assert f'revision="{revision()}"' in service.get("/metrics")[1]  # type: ignore[index]
+
+
+def test_what_status_prints_follows_its_schema_and_tells_instants_in_utc_seconds(
+    service: Service, tmp_path: Path
+) -> None:
+    service.open_world(20, openai_api={"latency_seconds": 1.0})
+    service.start("run")
+    service.wait(lambda: service.snapshot().claimed)
+    _, running = service.ask("status", "--json")
+    service.stop()
+    _, stopped = service.ask("status", "--json")
+
+    for name, printed in (("running", running), ("stopped", stopped)):
+        (tmp_path / name).write_text(printed)
+    command = [sys.executable, "-m", "check_jsonschema", "--schemafile", str(ROOT / "docs/status.schema.json")]
+    command += [str(tmp_path / "running"), str(tmp_path / "stopped")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    document = json.loads(running)
+    assert document["mode"] == "openai"
+    assert {"master", "relay", "worker"} == {process["role"] for process in document["processes"]}
+    deadlines = [process["deadline"] for process in document["processes"] if process["deadline"] is not None]
+    assert deadlines
+    assert all(abs(deadline - document["at"]) < 600 for deadline in deadlines)
 
 
 def test_a_running_service_does_not_slide_into_mock_mode(service: Service) -> None:

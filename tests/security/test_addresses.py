@@ -103,7 +103,7 @@ def test_whatever_a_task_names_is_never_called(service: Service, trap: Trap) -> 
     world.add_fault("task_api", Fault(method="PATCH", status=302, headers={"Location": trap.url}, times=2))
     world.add_fault("openai_api", Fault(status=307, headers={"Location": trap.url}, times=2))
     world.add_fault("authorization", Fault(status=307, headers={"Location": trap.url}, times=1))
-    service._environment = lambda real=service._environment: real() | where  # type: ignore[method-assign,misc]
+    service.environment = lambda real=service.environment: real() | where  # type: ignore[method-assign,misc]
     service.start(RETRY_BACKOFF_FACTOR=1, CIRCUIT_BREAKER_RECOVERY_SECONDS=0.2, HTTP_TRUST_ENV="false")
 
     def done() -> bool:

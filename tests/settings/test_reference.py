@@ -21,7 +21,7 @@ def test_a_generated_document_is_up_to_date(path: Path) -> None:
 
 
 def test_every_metric_and_every_setting_has_one_row() -> None:
-    metrics, settings = (text.splitlines() for text in documents().values())
+    metrics, settings = (text.splitlines() for path, text in documents().items() if path.suffix == ".md")
 
     for names, lines in ((FAMILIES, metrics), (FIELDS, settings)):
         for name in names:
