@@ -3,16 +3,19 @@
 import signal
 import sys
 
+from aitp import journal
+
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Nothing is begun before a command runs (see `help`): Ctrl-C may end the process, without a trace of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+journal.mark_errors()
 if sys.argv[1:] == ["listen"]:
     # supervisord's event listener, no command of a person's: without the command line it takes 13 MB less, for good.
     from aitp.process.listener import listen
 
     sys.exit(listen())
 
-from aitp.commands.cli import main
+from aitp.commands.cli import main  # noqa: E402
 
 main()

@@ -1,12 +1,13 @@
 """The log: structured events to standard output, one write of at most 4,096 bytes a line, JSON or for people.
 
-Promises: a line has `timestamp`, `level`, `event`, then its facts, and `slot` once that is known; logging never raises
-(a broken pipe or a full disk is the machine's fault, and must not fail a task) and buffers nothing that a fork could
-double; registered secrets never appear. Rendering calls no code of the values that it is given: one of an unknown type
-shows as its type's name, so that no response, request or document can slip into a log. Exceptions show types, places
-and their chain, but only the messages of our own errors and of Python's harmless ones: others may quote texts, URLs or
-headers. Every process calls `configure` when it starts, a child again after its fork. Warnings of third-party
-libraries come along; their chatter, which may quote texts and headers, never does.
+Promises: a line has `timestamp`, `level`, `event`, then its facts, and `slot` once that is known, and before all of it
+its priority where systemd's journal collects it; logging never raises (a broken pipe or a full disk is the machine's
+fault, and must not fail a task) and buffers nothing that a fork could double; registered secrets never appear.
+Rendering calls no code of the values that it is given: one of an unknown type shows as its type's name, so that no
+response, request or document can slip into a log. Exceptions show types, places and their chain, but only the messages
+of our own errors and of Python's harmless ones: others may quote texts, URLs or headers. Every process calls
+`configure` when it starts, a child again after its fork. Warnings of third-party libraries come along; their chatter,
+which may quote texts and headers, never does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from urllib.parse import quote_plus
 
 import orjson
 
+from aitp import journal
 from aitp.errors import AitpError
 
 
@@ -112,6 +114,7 @@ def masked(text: str) -> str:
 
 def _write(level: str, stream: TextIO, render: Render, slot: int | None = None) -> None:
     always = {} if slot is None else {"slot": slot}
+    render = _with_priority(render) if journal.collects(stream) else render
 
     def finish(logger: object, method: str, facts: MutableMapping[str, Any]) -> bytes:
         head = {name: facts.pop(name) for name in ("timestamp", "level", "event", "logger") if name in facts}
@@ -177,6 +180,10 @@ def as_text(facts: Facts) -> bytes:
     rest = {name: value for name, value in facts.items() if name not in ("timestamp", "level", "event")}
     shown = "".join(f"  {name}={_word(value)}" for name, value in rest.items())
     return f"{facts['timestamp']} {str(facts['level']).upper():<8} {facts['event']}{shown}\n".encode()
+
+
+def _with_priority(render: Render) -> Render:
+    return lambda facts: journal.PRIORITIES.get(facts["level"], "").encode() + render(facts)
 
 
 def _word(value: Any) -> str:

@@ -29,7 +29,7 @@ FLOORS = (
     {"settings"},
     {"sources"},
     {"validators", "http", "extensions"},
-    {"tls", "hardening", "prices"},
+    {"tls", "hardening", "prices", "journal"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.
@@ -222,7 +222,7 @@ def test_the_environment_is_read_by_the_settings_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert readers == {"settings.py", "process/listener.py"}  # the latter for supervisord's protocol
+    assert readers == {"settings.py", "process/listener.py", "journal.py"}  # for supervisord's protocol, and systemd's
 
 
 def test_the_service_has_no_threads_no_event_loop_and_no_second_sqlite() -> None:

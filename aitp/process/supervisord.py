@@ -239,7 +239,9 @@ class LogLines(loggers.Handler):  # type: ignore[misc]
     def emit(self, record: Any) -> None:
         text = record.asdict()["message"].rstrip()
         if "without any HTTP authentication" not in text:  # its socket is a file that only its owner can open
-            getattr(log, LEVELS.get(record.level, "debug"))(f"supervisord: {text}")
+            # That it is told to stop is its warning, at each stop, and no reason for anybody to look.
+            level = "info" if text.startswith("received SIG") else LEVELS.get(record.level, "debug")
+            getattr(log, level)(f"supervisord: {text}")
 
     def close(self) -> None:
         """There is no stream to close."""

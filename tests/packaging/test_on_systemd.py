@@ -68,8 +68,8 @@ class Site:
         except AssertionError:
             raise AssertionError(f"{expected} is not so: {self.debian.facts()}\n{self.journal()}") from None
 
-    def journal(self) -> str:
-        return self.debian.run("journalctl", "-u", "aitp", "-o", "cat", "--no-pager", "-n", "40").stdout
+    def journal(self, *options: str) -> str:
+        return self.debian.run("journalctl", "-u", "aitp", "-o", "cat", "--no-pager", "-n", "40", *options).stdout
 
     def await_done(self) -> None:
         """Every task has its result, each bought once."""
@@ -171,7 +171,8 @@ def test_settings_that_cannot_be_used_are_told_and_not_tried_again(site: Site) -
 
     facts = site.debian.facts()
     assert (facts["ActiveState"], facts["ExecMainStatus"], facts["NRestarts"]) == ("failed", "78", "0")
-    assert "CONCURRENCY_LIMIT=many: must be a whole number" in site.journal()
+    assert re.search("^aitp: CONCURRENCY_LIMIT=many: must be a whole number", site.journal("-p", "3..3"), re.MULTILINE)
+    assert '"level":"info"' not in site.journal("-p", "warning")
 
 
 def test_a_master_that_hangs_is_noticed_by_the_watchdog(site: Site) -> None:

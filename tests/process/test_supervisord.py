@@ -58,12 +58,27 @@ def test_a_stop_that_comes_before_a_program_s_first_instruction_ends_it() -> Non
 
 
 def test_standard_output_may_be_a_socket_as_under_systemd(stage: Stage) -> None:
+    """Where it is the journal's, all say how grave each of their lines is: supervisord, the master, its children."""
     ours, theirs = socket.socketpair()
+    told = b""
+
+    def master_is_ready() -> bool:
+        nonlocal told
+        told += ours.recv(65536)
+        return b"Master ready" in told
+
     with ours, theirs:
+        file = os.fstat(theirs.fileno())
+        stage.surroundings["JOURNAL_STREAM"] = f"{file.st_dev}:{file.st_ino}"
         run = stage.play(*stage.RUN, str(stage.configuration), output=theirs)
-        wait_until(lambda: b"Master ready" in ours.recv(65536))
+        wait_until(master_is_ready)
         run.terminate()
         assert run.wait(15) == 0
+        theirs.close()
+        lines = (told + b"".join(iter(lambda: ours.recv(65536), b""))).splitlines()
+    events = [json.loads(line[3:]) for line in lines]
+    assert {(line[:3], event["level"]) for line, event in zip(lines, events, strict=True)} == {(b"<6>", "info")}
+    assert {"aitp.process.supervisord", "aitp.process.master"} <= {event["logger"] for event in events}
 
 
 def test_settings_that_are_invalid_are_refused_before_anything_starts(stage: Stage) -> None:
