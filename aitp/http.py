@@ -59,6 +59,7 @@ class Wire:
         with requests.Session() as session:
             session.trust_env = trust.from_environment
             around = session.merge_environment_settings(url, {}, True, None, None)
+        self._passed_by = trust.passed_by(url)
         self._terms: dict[str, Any] = {**around, "timeout": timeout}
 
     def send(
@@ -79,7 +80,7 @@ class Wire:
             # may be repeated; this one goes over a new connection, and is not repeated again.
             return self._adapter.send(request, **self._terms)
         except FAILURES as error:
-            raise _no_answer(error) from None
+            raise _no_answer(error, self._passed_by) from None
 
     def close(self) -> None:
         """End the connection. Another request would open a new one."""
@@ -197,10 +198,10 @@ def _hung_up(error: requests.ConnectionError) -> bool:
     return isinstance(reason, urllib3.ProtocolError) and isinstance(reason.args[-1], ConnectionError)
 
 
-def _no_answer(error: Exception) -> NoAnswer:
+def _no_answer(error: Exception, passed_by: str = "") -> NoAnswer:
     cause = error.args[0] if error.args else None
     cause = getattr(cause, "reason", cause)  # what urllib3 gave up for
     for kinds, words in WORDS:
         if isinstance(error, kinds) or isinstance(cause, kinds):
-            return NoAnswer(words)
+            return NoAnswer(words + passed_by)
     return NoAnswer(f"gave no whole answer ({type(error).__name__})")

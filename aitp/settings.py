@@ -27,7 +27,7 @@ from aitp.hardening import blot_out, is_alive, replace_file
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
 from aitp.tasks import Period
-from aitp.tls import Trust, unusable
+from aitp.tls import Trust, proxy_of, unusable
 from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
@@ -282,7 +282,8 @@ class Settings(BaseModel):
     @property
     def trust(self) -> Trust:
         """Whom to believe on the wire."""
-        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "")
+        unused = "" if self.http_trust_env else proxy_of({**_SET_ASIDE, **os.environ})
+        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "", unused)
 
     @property
     def mock(self) -> bool:

@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import resource
+import select
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,14 +26,16 @@ from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
 from aitp.ledger import SlotLocks
 from aitp.logs import get_logger
-from aitp.process.systemd import Systemd
-from aitp.settings import Settings, surroundings
+from aitp.process.scoreboard import MASTER, glance, living_master, scoreboard_path
+from aitp.process.systemd import LOOK_SECONDS, Systemd, work_can_be_done
+from aitp.settings import IN_FORCE, Settings, surroundings
 
 LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 # ENOENT: of a file system that lets nobody make directories, like /proc.
 NOT_MENDED_BY_TIME = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ELOOP}
 )
+START_SECONDS = 60.0  # until a master that was started shows itself, and its children are at work
 OTHER_DESCRIPTORS = 100  # beside a descriptor for each child: files, pipes, what libraries open
 
 log = get_logger(__name__)
@@ -139,6 +142,13 @@ def tell_of_supervision(runtime_dir: Path, supervision: Supervision) -> None:
     _tell(runtime_dir / "supervision.json", supervision)
 
 
+def nothing_runs_here(runtime_dir: Path) -> None:
+    """The service has ended: what it said of itself is over."""
+    for name in ("supervision.json", IN_FORCE):
+        with suppress(OSError):
+            (runtime_dir / name).unlink(missing_ok=True)
+
+
 def read_supervision(runtime_dir: Path) -> Supervision | None:
     """What was told last, if whoever told it still lives."""
     with suppress(OSError, ValueError, TypeError):
@@ -166,6 +176,20 @@ def read_failed_start(runtime_dir: Path) -> FailedStart | None:
     with suppress(OSError, ValueError, TypeError):
         return FailedStart(**json.loads((runtime_dir / "failed-start.json").read_bytes()))
     return None
+
+
+def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None:
+    """Until the master that was started can do its work: then None, else a sentence that says what is wrong."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        records = glance(scoreboard_path(runtime_dir))
+        children = [record for record in records if record.slot != MASTER]
+        if living_master(records) and work_can_be_done(children, time.monotonic()):
+            return None
+        if failed := read_failed_start(runtime_dir):
+            return f"aitp: the start failed: {failed.reason}"
+        select.select([], [], [], LOOK_SECONDS)
+    return f"aitp: it cannot do its work after {seconds:g} s: see `aitp status` and the log"
 
 
 def _tell(path: Path, told: Supervision | FailedStart) -> None:

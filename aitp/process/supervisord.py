@@ -94,6 +94,8 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     except SystemExit as refusal:
         log.error("supervisord could not start", exit_code=refusal.code)
         return ExitCode.FAILED
+    finally:
+        start.nothing_runs_here(settings.runtime_dir)
     try:
         return int(exit_code.read_text())
     except FileNotFoundError:

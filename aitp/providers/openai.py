@@ -97,7 +97,9 @@ class OpenAIProvider:
             refusal = refusal_of(OPENAI, error.response, request["model"], texts, held, batch=batch, tier=tier)
             failure = error_of(refusal)
         except openai.OpenAIError as error:
-            failure = no_answer(OPENAI, error.__cause__ or error)
+            failure = no_answer(
+                OPENAI, error.__cause__ or error, self._settings.trust.passed_by(str(self._client.base_url))
+            )
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)

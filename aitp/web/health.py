@@ -22,21 +22,20 @@ from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapsho
 from aitp.policy.routing import Availability
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
-from aitp.process.start import FailedStart, Supervision, read_failed_start, read_supervision
+from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
 from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import Service
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
-START_SECONDS = 60.0  # until a master that was started shows itself; what it does then, it tells itself
 FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
 
 # Beside LedgerError: what rows that nobody of ours has written make the reading code raise.
 _GARBLED = (ValueError, TypeError, LookupError, ArithmeticError)
 _NOT_AT_WORK = frozenset((State.STARTING, State.WAITING, State.LEAVING))
 
-_CHECK = "`aitp check` finds out whether an address, a name or a secret is wrong."
+_CHECK = "`aitp check` asks it now, and says what it finds."
 _WAIT = "Wait a little; the log says what it is waiting for."
 _STOPPING = "It ends when the calls in flight are done, or their grace is over."
 _NONE_LOST = "Tasks wait, none is lost."

@@ -59,6 +59,8 @@ class Place:
             [*wrapper, self.directory / "as-service", "--unit", self.directory / "aitp.service", *arguments],
             env={"PATH": os.environ["PATH"], **environ},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.directory,
             text=True,
         )
 
@@ -125,3 +127,15 @@ def test_anybody_else_gets_a_plain_aitp(place: Place) -> None:
     nobody = ("setpriv", "--reuid=nobody", "--clear-groups", "env", "HOME=/mine")
 
     assert place.tell("--help", wrapper=nobody) == ["nobody", "--help", "  /mine "]
+    assert place.tell("status", "--help", wrapper=nobody)[:2] == ["nobody", "status --help"]
+    assert place.tell("status", wrapper=(*nobody, "AITP_ENV_FILE=mine"))[:2] == ["nobody", "status"]
+
+
+def test_who_may_not_see_the_service_is_told_whose_it_is_and_how_to_ask(place: Place) -> None:
+    asked = place.start("status", "--json", wrapper=("setpriv", "--reuid=nobody", "--clear-groups"))
+    output, errors = asked.communicate(timeout=20)
+
+    assert (asked.returncode, output) == (1, "")
+    assert errors == (
+        f"aitp: the service on this machine is the user {USER}'s, and so are its settings: sudo aitp status --json\n"
+    )
