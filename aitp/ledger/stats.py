@@ -273,16 +273,16 @@ class Bar:
         """Seconds a call."""
         return self.seconds / self.calls if self.calls else 0.0
 
-    def plus(self, calls: int, succeeded: int, failed: int, returned: int, seconds: float, slowest: float) -> Bar:
-        """With those as well."""
+    def __add__(self, other: Bar) -> Bar:
+        """Both together, where this one is."""
         return Bar(
             self.at,
-            self.calls + calls,
-            self.succeeded + succeeded,
-            self.failed + failed,
-            self.returned + returned,
-            self.seconds + seconds,
-            max(self.slowest, slowest),
+            self.calls + other.calls,
+            self.succeeded + other.succeeded,
+            self.failed + other.failed,
+            self.returned + other.returned,
+            self.seconds + other.seconds,
+            max(self.slowest, other.slowest),
             self.waiting,
         )
 
@@ -479,8 +479,8 @@ def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[
         if waiting is not None:
             known[number] = waiting  # of a bar's minutes the last one is heard
         elif number in bars:
-            bars[number] = bars[number].plus(*counts)
-            types[type_] = types.get(type_, Bar()).plus(*counts)
+            bars[number] += Bar(0.0, *counts)
+            types[type_] = types.get(type_, Bar()) + Bar(0.0, *counts)
     # Where nothing was said as many waited as before.
     waited = next((known[number] for number in reversed(known) if number < min(bars)), None)
     for number, bar in bars.items():

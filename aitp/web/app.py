@@ -17,6 +17,7 @@ import hmac
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import SecretStr
@@ -70,6 +71,8 @@ class Application:
         self._scrape = Scrape(settings.runtime_dir / "metrics")
         self._routes: dict[str, Callable[[], Answer]] = {
             "/": self._page,
+            "/day": partial(self._page, "day"),
+            "/week": partial(self._page, "week"),
             "/health": self._health,
             "/metrics": self._metrics,
             "/ready": self._ready,
@@ -117,9 +120,9 @@ class Application:
         found = worst_first(problems(read_facts(settings), settings), Severity.PENDING)
         return _json({"status": "not ready" if found else "ready", "service": SERVICE_NAME}, found)
 
-    def _page(self) -> Answer:
+    def _page(self, span: str = "hour") -> Answer:
         settings = in_force(self.settings)
-        facts, history = read_facts(settings), read_past(settings)
+        facts, history = read_facts(settings), read_past(settings, span)
         found = problems(facts, settings, history.minutes)
         return Answer(OK, "text/html; charset=utf-8", render(facts, history, settings, found))
 

@@ -3,8 +3,8 @@
 It is whole without its script, which only asks for it again and puts the parts that changed in place; nothing is loaded
 but the page itself. Style and script are files beside this one, sent within it, and named to the browser by their
 hashes. The markup is `page.html`, by jinja2: every value is escaped, whoever wrote it, and made fit to be seen. What
-stands here is what the markup needs beside the facts: the level and its sentence, how values are shown, and what the
-models were used for. Called by `aitp.web.app`.
+stands here is what the markup needs beside the facts: the level and its sentence, how values are shown, the charts,
+what waiting tasks wait for, and what the models were used for. Called by `aitp.web.app`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,19 +27,24 @@ from markupsafe import Markup
 from pydantic import SecretStr
 
 from aitp import SERVICE_NAME, metrics, release
-from aitp.ledger.stats import History
+from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
 from aitp.logs import masked
+from aitp.policy.windows import ROLLING_SECONDS
 from aitp.prices import Prices, amount, nano
-from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
+from aitp.process.scoreboard import Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
+from aitp.tasks import Period
 from aitp.tls import Authorities
-from aitp.web.health import Facts, Phase, Problem, Severity, at_work, counted, duration, many_failed
+from aitp.web.health import Facts, Phase, Problem, Severity, counted, duration, many_failed, providers_of
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
 
 LONGEST_TEXT = 300
-PROCESSES_SHOWN = 40
+PROCESSES_SHOWN = 16
+IDLE_SHOWN = 4  # of a role; more are one row
+QUEUES_SHOWN = 20
+ROWS_SHOWN = 8  # of a list; the others are to be unfolded
 
 
 class Level(StrEnum):
@@ -61,7 +68,7 @@ CONTENT_SECURITY_POLICY = (
 
 def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
-    minutes = history.minutes
+    minutes, ledger = history.minutes, facts.ledger
     level, sentence = judge(problems, facts, settings)
     page = _TEMPLATES.get_template("page.html").render(
         service=SERVICE_NAME,
@@ -70,12 +77,17 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
         level=level,
         sentence=sentence,
         facts=facts,
-        ledger=facts.ledger,
+        ledger=ledger,
         many_failed=many_failed(minutes),
         minutes=minutes,
-        busiest=_ceiling(max((minute.succeeded + minute.failed for minute in minutes), default=0)),
-        slowest=max((minute.slowest for minute in minutes), default=0.0),
-        errors=history.errors,
+        history=history,
+        spans=list(SPANS),
+        charts=_charts(history, ledger) if ledger and history.bars else [],
+        waiting=[(each, waits_for(each, ledger, settings)) for each in history.waiting[:QUEUES_SHOWN] if ledger],
+        queues_left_out=len(history.waiting[QUEUES_SHOWN:]),
+        types=_by_type(history),
+        times=list(_times(history)),
+        rows_shown=ROWS_SHOWN,
         problems=problems,
         processes=_at_work(facts),
         uses=read_usage(settings.runtime_dir / "metrics"),
@@ -161,10 +173,27 @@ def _width(share: float) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.1f}"
 
 
-def _ceiling(highest: int) -> int:
-    """The next of 5, 10, 20, 50, 100, …, so that the scale does not move with each task."""
-    scales = (digit * 10**power for power in range(30) for digit in (5, 10, 20))
-    return int(next(scale for scale in scales if scale >= highest))
+def number(value: float) -> str:
+    """Of a rate or of a scale: as many digits as tell something."""
+    return f"{value:,.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
+
+
+def command(*words: str) -> str:
+    """`aitp` with these, to be copied into a shell. The last may be anybody's: it is the task API that names tasks."""
+    *verbs, last = words
+    return shlex.join(["aitp", *verbs, *(["--"] if last.startswith("-") else []), last])
+
+
+def command_about(error: RecentError) -> str:
+    """What an operator would run next."""
+    match error.ending:
+        case "dead letter":
+            return command("dead", "show", error.task_id)
+        case "poll failed":
+            return command("poll")
+        case "not delivered":
+            return command("tasks", "--state", "finished")
+    return command("tasks", "--type", error.type) if error.type else command("check")
 
 
 _TEMPLATES = Environment(
@@ -179,38 +208,213 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= {
     "amount": amount,
     "call_time": call_time,
+    "command_about": command_about,
     "cost": _cost,
     "counted": counted,
     "duration": duration,
     "instant": instant,
+    "number": number,
     "sentence": _sentence,
     "shown": shown,
     "tokens": _tokens,
     "width": _width,
 }
-_TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "State": State}
+_TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "command": command}
 
 
-# ── processes, models, settings ──────────────────────────────────────────────────────────────────────────────────────
+# ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# By span: seconds between the times below a chart, how they are written, and the first limit to compare with.
+_AXES = {"hour": (600, "%H:%M", 0), "day": (14_400, "%H:%M", 1), "week": (86_400, "%a %d", 2)}
+RECENT_MINUTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Bars of a span, in a box as wide as there are of them and 100 high, and what they come to.
+
+    `columns`: of the table of values. `series`: class, name, outline. `scale`: what top, middle and bottom mean.
+    `limit`: how high its line is (1: at the top), and what it says.
+    """
+
+    id: str
+    title: str
+    columns: str
+    series: Sequence[tuple[str, str, str]]
+    scale: Sequence[str]
+    summary: str
+    limit: tuple[float, str] | None = None
+
+
+def _charts(history: History, ledger: Snapshot) -> list[Chart]:
+    """What was done, what waited, and how long calls took."""
+    bars, minutes = history.bars, SPANS[history.span].minutes
+    total = sum(bars[1:], bars[0])
+    summary = f"{total.succeeded:,} succeeded, {total.failed:,} failed, {total.returned:,} put back."
+    took = f"{counted(total.calls, 'call')}, {call_time(total.mean)} on average." if total.calls else "No calls."
+    busiest = _ceiling(max(bar.attempts for bar in bars) / minutes, 2 if minutes == 1 else 0.2)
+    limit = _limit(ledger, history.span)
+    if limit and limit[0] <= 4 * busiest:
+        busiest = max(busiest, _ceiling(limit[0]))
+    longest = _ceiling(max(bar.waiting or 0 for bar in bars), 2)
+    slowest = _ceiling(max(bar.slowest for bar in bars), 0.01)
+    below = [0.0] * len(bars)
+
+    def outline(values: Iterable[float], top: float, *, stacked: bool = False) -> str:
+        drawn = ""
+        for place, value in enumerate(values):
+            if value > 0:
+                height = min(100.0, max(1.7, 100 * value / top))  # anything can be seen
+                drawn += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
+                below[place] += height * stacked
+        return drawn
+
+    attempts = [
+        (kind, name, outline((getattr(bar, of) / minutes for bar in bars), busiest, stacked=True))
+        for kind, name, of in (
+            ("main", "succeeded", "succeeded"),
+            ("bad", "failed", "failed"),
+            ("soft", "put back", "returned"),
+        )
+    ]
+    below = [0.0] * len(bars)
+    queue = [("main", "", outline((bar.waiting or 0 for bar in bars), longest))]
+    times = [
+        ("soft", "slowest", outline((bar.slowest for bar in bars), slowest)),
+        ("main", "mean", outline((bar.mean for bar in bars), slowest)),
+    ]
+    line = (limit[0] / busiest, limit[1]) if limit else None
+    return [
+        Chart("done", "Tasks a minute", "1 2 3", attempts, _scale(busiest), summary, line),
+        Chart("queue", "Tasks that wait", "4", queue, _scale(longest), outlook(history, ledger)),
+        Chart("calls", "Seconds a call takes", "5 6", times, _scale(slowest), took),
+    ]
+
+
+def _scale(top: float) -> Sequence[str]:
+    return number(top), number(top / 2), "0"
+
+
+def _ceiling(highest: float, least: float = 0.0) -> float:
+    """A round number that is no less, so that the scale does not move with each task; so is its half."""
+    scales = (digit * 10.0**power for power in range(-3, 30) for digit in (1, 2, 4, 6))
+    return next((scale for scale in scales if scale >= max(highest, least)), highest)
+
+
+def _limit(ledger: Snapshot, span: str) -> tuple[float, str] | None:
+    """The limit to compare with: tasks a minute, and its words. The longer the bars, the longer its period."""
+    for period in list(Period)[_AXES[span][2] :]:
+        if use := ledger.limits.get(period):
+            article = "an" if period is Period.HOUR else "a"
+            return 60 * use.limit / ROLLING_SECONDS[period], f"limit {use.limit:,} {article} {period}"
+    return None
+
+
+def outlook(history: History, ledger: Snapshot) -> str:
+    """Whether what comes is done, as the last minutes went."""
+    past, waiting = history.minutes[-RECENT_MINUTES - 1 : -1], ledger.ready + ledger.waiting
+    more = " The task API has more." if history.more_there else ""
+    if not waiting:
+        return f"Nothing waits.{more}"
+    done = sum(bar.succeeded + bar.failed for bar in past) / RECENT_MINUTES
+    before = past[0].waiting if past else None
+    grown = 0.0 if before is None else (waiting - before) / (RECENT_MINUTES - 1)
+    if not done:
+        return f"{waiting:,} wait, and none was done in the last {RECENT_MINUTES} minutes.{more}"
+    pace = f"{number(done)} done, {number(max(0.0, done + grown))} new a minute"
+    if grown > 0.05 * done:
+        return f"Falling behind: {pace}; what waits takes {duration(60 * waiting / done)}.{more}"
+    if grown < -0.05 * done:
+        return f"Catching up: {pace}; drained in {duration(-60 * waiting / grown)}.{more}"
+    return f"Keeping up: {pace}; what waits takes {duration(60 * waiting / done)}.{more}"
+
+
+def _times(history: History) -> Iterator[tuple[float, str]]:
+    """What stands below the charts: how far to the right (0 to 1), and the time."""
+    seconds, form, _ = _AXES[history.span]
+    for place, bar in enumerate(history.bars):
+        if bar.at % seconds == 0 and 0.03 < place / len(history.bars) < 0.9:
+            yield place / len(history.bars), instant(bar.at, form)
+
+
+# ── tasks that wait, processes, models, settings ─────────────────────────────────────────────────────────────────────
+def waits_for(tasks: WaitingTasks, ledger: Snapshot, settings: Settings) -> str:
+    """What keeps these from being sent now; of several things the one that keeps most."""
+    queue, providers = tasks.queue, providers_of(settings)
+    model = settings.model_aliases.get(queue.model, queue.model)
+
+    def until(moment: float | None) -> str:
+        return "" if moment is None else f" in {duration(moment - ledger.taken_at)}"
+
+    full = {f"the limit per {period}": use.frees_at for period, use in ledger.limits.items() if not use.remaining}
+    spent = {f"the budget of the {name}": use.frees_at for name, use in ledger.budgets.items() if use.frees_at}
+    opened = [breaker for name, breaker in ledger.breakers.items() if name in providers and breaker.state == "open"]
+    cooling = [each for each in ledger.cooldowns if each.provider in providers and each.model in ("", model)]
+    paused = [each for each in ledger.quarantines if (each.type, each.model) == (queue.type, model)]
+    if ledger.paused:
+        return "aitp resume"
+    if queue.type in ledger.paused_processors:
+        return f"its processor to go on{until(ledger.paused_processors[queue.type])}"
+    if room := full or spent:
+        last = max(room, key=lambda name: room[name] or 0)
+        return f"room in {last}{until(room[last])}"
+    if model in ledger.unpriced:
+        return "a price in PRICES"
+    if len(opened) == len(providers):
+        return f"a probe{until(opened[0].probe_at)}: {opened[0].reason}"
+    if paused:
+        return f"a probe{until(paused[0].until)}: {paused[0].reason}"
+    if len({each.provider for each in cooling}) == len(providers):
+        return f"the end of a pause{until(cooling[0].until)}: {cooling[0].reason}"
+    if tasks.later == tasks.tasks:
+        return f"another try{until(tasks.due_at)}"
+    return "the result of one like it" if tasks.duplicates == tasks.tasks else "a free worker"
+
+
+def _by_type(history: History) -> list[tuple[str, int, Bar]]:
+    """Task types, how many tasks of each wait, and what the span came to."""
+    waiting: Counter[str] = Counter()
+    for each in history.waiting:
+        waiting[each.queue.type] += each.tasks
+    return [(name, waiting[name], history.types.get(name, Bar())) for name in sorted({*waiting, *history.types})]
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One process. `counts`: whether its number of tasks says anything."""
+    """One process, or those of a role that are idle."""
 
     name: str
-    record: Record
-    overrun: bool
-    counts: bool
+    state: str
+    overrun: bool = False
+    since: float = 0.0
+    task_id: str = ""
+    deadline: float = 0.0
+    done: int | None = None
 
 
 def _at_work(facts: Facts) -> tuple[list[Line], str]:
-    everyone = [record for record in (facts.master, *facts.children) if record is not None]
-    shown, rest = at_work(everyone, facts.overrun, PROCESSES_SHOWN)
-    lines = []
-    for record in shown:
-        role = None if record.slot == MASTER else role_of(record.slot)
-        name = f"{role.value} {record.slot}" if role else "master"
-        lines.append(Line(name, record, record in facts.overrun, role is Role.WORKER))
-    return lines, rest
+    """Who does what, by slot: the late and the busy each, so many of them; idle ones of a role in one row."""
+    lines, idle = [], []
+    for role in (None, *Role):
+        everyone = [facts.master] if role is None else [each for each in facts.children if role_of(each.slot) is role]
+        free = [each for each in everyone if each and each.state is State.IDLE and each not in facts.overrun]
+        folded = free if len(free) > IDLE_SHOWN else []
+        for each in everyone:
+            if each is not None and each not in folded:
+                lines.append(_line(each, role, facts))
+        if folded:
+            done = sum(each.done for each in folded) if role is Role.WORKER else None
+            idle.append(Line(f"{len(folded):,} {role}s", "idle", done=done))
+    by_need = sorted(lines, key=lambda line: (not line.overrun, line.done is not None, line.since))
+    rest = Counter(line.state for line in by_need[PROCESSES_SHOWN:])
+    shown = [line for line in lines if line in by_need[:PROCESSES_SHOWN]]
+    return [*shown, *idle], ", ".join(f"{count:,} {state}" for state, count in rest.items())
+
+
+def _line(record: Record, role: Role | None, facts: Facts) -> Line:
+    state = record.state.name.lower()
+    deadline = record.deadline if state in ("busy", "recording") else 0.0
+    name, done = f"{role} {record.slot}" if role else "master", record.done if role is Role.WORKER else None
+    return Line(name, state, record in facts.overrun, record.since, record.task_id, deadline, done)
 
 
 _FAMILIES = {

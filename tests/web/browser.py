@@ -73,6 +73,11 @@ class Browser:
         """The value of an expression on the page."""
         return self._ask("execute/sync", script=f"return {script}", args=[])
 
+    def press(self, key: str) -> None:
+        """A key, where the focus is."""
+        for kind in ("keyDown", "keyUp"):
+            self._devtools("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
     def text(self, selector: str) -> str:
         """What can be read of the first element that the selector finds; empty if there is none."""
         return str(self.run(f"document.querySelector({selector!r})?.innerText ?? ''"))

@@ -26,8 +26,8 @@ from tests.web.world import RELAY, WORKER, World
 
 UTC = ZoneInfo("UTC")
 EMBEDDING = QueueKey("text_embedding", "nomic-embed-text")
-TOPICS = QueueKey("defining_topics", "o3-mini")
-SEVERITY = QueueKey("defining_severity", "o3-mini")
+TOPICS = QueueKey("defining_topics", "gpt-6.1-terra")
+SEVERITY = QueueKey("defining_severity", "gpt-6.1-terra")
 TERMS = ClaimOptions(
     workers=3,
     routes=lambda queue: (Route("ollama" if queue is EMBEDDING or queue == EMBEDDING else "openai", queue.model),),
@@ -49,7 +49,7 @@ class Hour:
         self._clock = Clock(time.time() - 3600)
         self.ledger = Ledger.open(world.settings.ledger_path, LedgerConfig.of(world.settings), clock=self._clock)
         self._metrics = open_metrics(
-            world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "o3-mini"))
+            world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "gpt-6.1-terra"))
         )
         self._chance = random.Random(seed)
         self._number = 0
@@ -97,7 +97,7 @@ class Hour:
         for number in range(in_flight):
             self.now = time.time() - 5 + number
             claim = self.ledger.claims.claim(WORKER + number, self._terms)
-            assert isinstance(claim, Claim)
+            assert isinstance(claim, Claim), claim
             self._board(WORKER + number, State.BUSY, claim.tasks[0].id)
         self._admit(EMBEDDING, waiting)
         self.now = time.time() - 2

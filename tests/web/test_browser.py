@@ -259,7 +259,14 @@ def test_it_is_built_to_be_heard(browser: Browser, world: World) -> None:
         def count(selector: str) -> Any:
             return browser.run(f"document.querySelectorAll({selector!r}).length")
 
-        for landmark in ("body > header", "main", "body > footer", "nav[aria-label]", "h1"):
+        for landmark in (
+            "body > header",
+            "main",
+            "body > footer",
+            "section nav[aria-label]",
+            "footer nav[aria-label]",
+            "h1",
+        ):
             assert count(landmark) == 1
         assert browser.run("document.documentElement.lang") == "en"
         assert count("table") == count("table > caption") > 0
@@ -280,6 +287,67 @@ def test_nothing_moves_for_who_wants_it_still(browser: Browser, world: World, wi
         browser.run("document.documentElement.classList.add('lost')")
 
         assert browser.run("getComputedStyle(document.querySelector('main')).transitionProperty") == transition
+
+
+def test_a_bar_s_values_are_read_with_a_mouse_a_finger_and_the_arrow_keys(browser: Browser, world: World) -> None:
+    change(
+        world,
+        "INSERT INTO minutes SELECT unixepoch() / 60 - i, 'text_embedding', 4, i, 1, 0, 2.0, 1.5, NULL"
+        " FROM (SELECT 1 AS i UNION SELECT 30)",
+    )
+    touched = """((bars) => {
+      const box = bars.getBoundingClientRect();
+      const at = {clientX: box.left + (box.width * 29.5) / 60, clientY: box.top + 9};
+      bars.dispatchEvent(new PointerEvent("pointerdown", {...at, pointerType: "touch"}));
+    })(document.querySelector("#calls .bars"))"""
+    with visited(browser, served_here(world)) as url:
+        for size in (DESKTOP, PHONE):
+            browser.size(*size)
+            browser.open(url)
+            assert browser.text("#done .sum") == "31 succeeded, 2 failed, 0 put back."
+
+            browser.run("document.querySelector('#done .bars').focus()")
+            browser.press("ArrowLeft")
+            assert browser.text("#done .read").endswith(": 1 succeeded, 1 failed, 0 put back")
+            assert browser.run("document.activeElement.ariaValueText") == browser.text("#done .read")
+            browser.press("Home")
+            browser.press("ArrowLeft")
+            assert browser.text("#done .read").endswith(": 0 succeeded, 0 failed, 0 put back")
+            browser.run("document.activeElement.blur()")
+            assert not browser.run("document.querySelector('#done .read').checkVisibility()")
+
+            browser.run(touched)
+            assert browser.text("#calls .read").endswith(": 500 ms mean, 1.5 s slowest")
+
+
+def test_a_command_is_marked_whole_when_it_has_the_focus_and_stays_so(browser: Browser, world: World) -> None:
+    bury_a_result(world)
+    with visited(browser, served_here(world)) as url:
+        browser.open(url)
+        browser.run("document.querySelector('#dead .run').focus()")
+        assert browser.run("getSelection().toString()") == "aitp dead retry d"
+
+        pause(world)
+        wait_until(lambda: browser.text("#verdict").startswith("Paused"), timeout=20)
+
+        assert browser.run("getSelection().toString()") == "aitp dead retry d"
+        assert browser.run("document.activeElement.className") == "run"
+
+
+def test_a_phone_shows_every_column_that_a_desktop_does(browser: Browser, world: World) -> None:
+    world.admit("t1")
+    bury_a_result(world)
+    change(world, "INSERT INTO recent_errors VALUES (1, 'openai', 'linking', 'failed', 'no', 1.0, 2.0, 3, 't9')")
+    cells = []
+    with visited(browser, served_here(world)) as url:
+        for size in (DESKTOP, PHONE):
+            browser.size(*size)
+            browser.open(url)
+            shown = "[...document.querySelectorAll('td:not(:empty)')].filter((cell) => cell.checkVisibility()).length"
+            cells.append(browser.run(shown))
+            assert browser.run("document.documentElement.scrollWidth") <= size[0]
+
+    assert cells[0] == cells[1] > 20
 
 
 def test_without_script_it_is_whole_and_loads_itself_again(browser: Browser, world: World) -> None:

@@ -5,34 +5,40 @@ from __future__ import annotations
 import html
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import certifi
 import pytest
 
 from aitp import logs
 from aitp.ledger import Report
+from aitp.ledger.limits import LimitUse
+from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import State
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Outcome
 from aitp.web.app import Application
-from tests.web.world import RELAY, WORKER, World, ask, settings_in
+from aitp.web.page import outlook, waits_for
+from tests.web.world import KIND, RELAY, WORKER, World, ask, settings_in
 
 ATTACK = "<script>alert('x')</script>&\"\u202e\x1b[31m"
 HYBRID = {"PROCESSING_MODE": "hybrid", "SUPPORTED_MODELS": "nomic-embed-text,qwen3:0.6b"}
 
 
-def page_of(world: World) -> str:
+def page_of(world: World, path: str = "/") -> str:
     """Without style and script."""
-    sent = ask(world.app, "/").body.decode()
+    sent = ask(world.app, path).body.decode()
     return re.sub(r"<(style|script)>.*?</\1>", "", sent, flags=re.DOTALL)
 
 
 def rows(page: str, section: str) -> list[list[str]]:
     """The text of a section's table rows, without their head."""
-    found = re.search(rf'id="{section}".*?(?=<section|<details|</main>)', page, flags=re.DOTALL)
+    found = re.search(rf'id="{section}".*?(?=<section|<details id="settings"|</main>)', page, flags=re.DOTALL)
     assert found, f"no {section}"
     parts = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", found[0])]
     return [[html.unescape(re.sub("<[^>]+>", "", part)) for part in row] for row in parts[1:]]
@@ -94,11 +100,163 @@ def test_the_last_hour_and_the_last_errors(world: World) -> None:
     page = page_of(world)
 
     assert (figure(page, "succeeded"), figure(page, "failed")) == ("1 in the last hour", "1 in the last hour")
-    assert "1 succeeded, 1 failed</title>" in page
-    assert "2 calls, mean 1.5 s, slowest 1.5 s</title>" in page
+    assert 'aria-label="Tasks a minute, last hour: 1 succeeded, 1 failed, 0 put back."' in page
+    assert "2 calls, 1.5 s on average." in page
+    assert [row[1:] for row in rows(page, "past") if row[1] != "0"] == [["1", "1", "0", "0", "1.5 s", "1.5 s"]]
+    assert rows(page, "types") == [["text_embedding", "0", "1", "1", "1.5 s", "1.5 s"]]
     assert rows(page, "errors") == [
-        ["0 s ago", "openai", "failed, text_embedding", "the text is empty", "1", "t2"],
+        [
+            "0 s ago",
+            "openai",
+            "failed, text_embedding",
+            "the text is empty",
+            "1",
+            "t2",
+            "aitp tasks --type text_embedding",
+        ],
     ]
+
+
+def test_a_day_and_a_week_are_other_pages_of_the_same_service(world: World) -> None:
+    change(
+        world,
+        "INSERT INTO minutes SELECT unixepoch() / 60 - i, 'text_embedding', 1, 1, 0, 0, 1.0, 1.0, NULL"
+        " FROM (SELECT 5 AS i UNION SELECT 500 UNION SELECT 5000)",
+    )
+    seen = {path: page_of(world, path) for path in ("/", "/day", "/week")}
+
+    assert [page.count("1 succeeded") > 0 for page in seen.values()] == [True, False, False]
+    assert [rows(page, "types")[0][2] for page in seen.values()] == ["1", "2", "3"]
+    assert [len(rows(page, "past")) for page in seen.values()] == [60, 72, 56]
+    for path, span in (("/", "hour"), ("/day", "day"), ("/week", "week")):
+        assert f"Last {span}</h2>" in seen[path]
+        assert f'aria-current="page">{span}</a>' in seen[path]
+        assert figure(seen[path], "succeeded") == "1 in the last hour"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words", "is_drawn"),
+    [
+        ({"RATE_LIMIT_PER_MINUTE": "5"}, "limit 5 a minute", True),
+        ({"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "300"}, "limit 300 an hour", True),
+        ({"RATE_LIMIT_PER_MINUTE": "5000", "RATE_LIMIT_PER_HOUR": "5000"}, "limit 5,000 a minute", False),
+        ({"RATE_LIMIT_ENABLED": "false"}, "", False),
+    ],
+)
+def test_the_limit_is_a_line_if_the_chart_can_reach_that_high(
+    tmp_path: Path, limits: dict[str, str], words: str, is_drawn: bool
+) -> None:
+    page = page_of(World.create(tmp_path, **limits))
+
+    assert re.findall(r'key limit">(.*?)<', page) == ([words] if words else [])
+    assert ('<path class="limit"' in page) == is_drawn
+
+
+def test_tasks_that_wait_are_listed_with_what_they_wait_for(world: World) -> None:
+    world.admit("t1", "t2", "t3")
+    ledger = world.ledger()
+    claim = world.claim(ledger)
+    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)]))
+    ledger.close()
+    model, run = "text-embedding-3-small", "aitp tasks --type text_embedding"
+
+    page = page_of(world)
+
+    assert rows(page, "waiting") == [["text_embedding", model, "3", "0 s", "a free worker, 1 for another try", run]]
+    change(
+        world, "UPDATE breakers SET state = 'open', opened_at = unixepoch(), reason = '503' WHERE service = 'openai'"
+    )
+    assert ": 503" in rows(page_of(world), "waiting")[0][4]
+
+
+WAITING = WaitingTasks(KIND, 3, 0, 0, 0.0, None)
+NOTHING = {
+    "taken_at": 1_000.0, "paused": False, "limits": {}, "budgets": {}, "paused_processors": {}, "unpriced": (),
+    "breakers": {}, "cooldowns": (), "quarantines": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks", "words"),
+    [
+        ({}, {}, "a free worker"),
+        ({}, {"later": 3, "due_at": 1_012.0}, "another try in 12 s"),
+        ({}, {"duplicates": 3}, "the result of one like it"),
+        ({"paused": True}, {"later": 3, "due_at": 1_012.0}, "aitp resume"),
+        ({"paused_processors": {"text_embedding": 1_060.0}}, {}, "its processor to go on in 60 s"),
+        ({"paused_processors": {"linking": 1_060.0}}, {}, "a free worker"),
+        ({"limits": {"minute": LimitUse(2, 2, 0, 1_030.0), "hour": LimitUse(9, 9, 0, 1_600.0)}}, {},
+         "room in the limit per hour in 10 min"),
+        ({"limits": {"minute": LimitUse(2, 2, 0, None)}}, {}, "room in the limit per minute"),
+        ({"unpriced": (KIND.model,)}, {}, "a price in PRICES"),
+        ({"breakers": {"ollama": BreakerView("open", 5, 990.0, 1_050.0, "503")}}, {}, "a free worker"),
+        ({"cooldowns": (CooldownView("openai", "", 1_020.0, "429"),)}, {}, "the end of a pause in 20 s: 429"),
+        ({"cooldowns": (CooldownView("openai", "another", 1_020.0, "429"),)}, {}, "a free worker"),
+        ({"quarantines": (QuarantineView("openai", KIND.model, KIND.type, "model", "404", 1_020.0),)}, {},
+         "a probe in 20 s: 404"),
+    ],
+)  # fmt: skip
+def test_of_what_keeps_tasks_back_the_page_names_what_keeps_most(
+    tmp_path: Path, changes: dict[str, Any], tasks: dict[str, Any], words: str
+) -> None:
+    ledger: Any = SimpleNamespace(**NOTHING | changes)
+
+    assert waits_for(replace(WAITING, **tasks), ledger, settings_in(tmp_path)) == words
+
+
+@pytest.mark.parametrize(
+    ("waiting", "before", "done", "words"),
+    [
+        (0, 90, 9, "Nothing waits."),
+        (40, 40, 0, "40 wait, and none was done in the last 10 minutes."),
+        (40, 40, 8, "Keeping up: 8 done, 8 new a minute; what waits takes 5 min."),
+        (40, 130, 8, "Catching up: 8 done, 0 new a minute; drained in 4 min."),
+        (40, 13, 8, "Falling behind: 8 done, 11 new a minute; what waits takes 5 min."),
+    ],
+)
+def test_whether_the_service_catches_up_is_said_by_the_last_minutes(
+    waiting: int, before: int, done: int, words: str
+) -> None:
+    minutes = (*(Bar(60.0 * i, 1, done, 0, 0, waiting=before) for i in range(59)), Bar(waiting=waiting))
+    ledger: Any = SimpleNamespace(ready=waiting, waiting=0)
+
+    assert outlook(History(minutes=minutes), ledger) == words
+    assert outlook(History(minutes=minutes, more_there=True), ledger) == f"{words} The task API has more."
+
+
+def test_dead_letters_are_listed_with_the_command_to_deliver_them_again(world: World) -> None:
+    change(world, "INSERT INTO queues (id, type, model, failed_at) VALUES (9, 'text_embedding', 'm', '')")
+    for seq, name in enumerate(("plain", "-all", "x'; reboot #"), 1):
+        task = (
+            "INSERT INTO tasks (seq, id, queue, state, entered_sequence, entered_at) VALUES (?, ?, 9, 'dead', 1, 1.0)"
+        )
+        change(world, task, seq, name)
+        result = (
+            "INSERT INTO results (seq, status, body, finished_at, refusal, refused_at)"
+            " VALUES (?, 'succeeded', ?, 1, '400: no', ?)"
+        )
+        change(world, result, seq, b"a-result-that-nobody-may-see", time.time() - 500 * seq)
+
+    page = page_of(world)
+
+    assert rows(page, "dead") == [
+        ["plain", "text_embedding", "400: no", "8 min", "aitp dead retry plain"],
+        ["-all", "text_embedding", "400: no", "17 min", "aitp dead retry -- -all"],
+        ["x'; reboot #", "text_embedding", "400: no", "25 min", "aitp dead retry 'x'\"'\"'; reboot #'"],
+    ]
+    assert "nobody-may-see" not in page
+
+
+def test_fifty_failures_are_there_and_most_of_them_folded(world: World) -> None:
+    for number in range(50):
+        change(
+            world, "INSERT INTO recent_errors VALUES (?1, 'openai', 'linking', 'failed', ?1, 1.0, ?1, 1, 't')", number
+        )
+
+    page = page_of(world)
+
+    assert len([row for row in rows(page, "errors") if row[0].endswith("ago")]) == 50
+    assert "<summary>42 more</summary>" in page
 
 
 def test_tokens_are_summed_over_all_processes(world: World) -> None:
@@ -196,10 +354,23 @@ def test_a_crowd_is_summed_up_and_who_is_at_work_is_shown(world: World) -> None:
 
     page = page_of(world)
 
-    assert len(rows(page, "processes")) == 40
-    assert ["worker 1001", "busy", "42 s", "the-busy-one", "", "7"] in rows(page, "processes")
-    assert "And 962 idle." in page
+    assert [row[0] for row in rows(page, "processes")] == ["master", "relay 1", "worker 1001", "999 workers"]
+    assert rows(page, "processes")[2] == ["worker 1001", "busy", "42 s", "the-busy-one", "", "7"]
+    assert rows(page, "processes")[3] == ["999 workers", "idle", "", "", "", "6,993"]
     assert len(page) < 100_000
+
+
+def test_of_a_hundred_busy_workers_the_late_and_the_slow_are_shown(world: World) -> None:
+    for slot in range(WORKER, WORKER + 100):
+        world.child(slot, State.BUSY, deadline=time.monotonic() + 60.0)
+    world.child(WORKER + 77, State.BUSY, task_id="late", deadline=time.monotonic() - 60.0)
+
+    page = page_of(world)
+
+    shown = rows(page, "processes")
+    assert (len(shown), shown[0][0], shown[1][0]) == (16, "master", "relay 1")
+    assert ["worker 178", "busy, deadline overrun", "42 s", "late", "0 s", "7"] in shown
+    assert "And 86 busy." in page
 
 
 @pytest.mark.parametrize(
