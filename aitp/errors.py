@@ -38,13 +38,15 @@ class RetryableError(AitpError):
     """The attempt failed, the task may succeed later. Not the service's fault as far as its breaker is concerned.
 
     `named`: the service itself says whose fault it is, and is believed at once. `parameter`: what it names of the
-    request. `sent`: whether there was one. `answers`: how many useless ones this attempt was given.
+    request. `sent`: whether there was one. `answers`: how many useless ones this attempt was given. `wait`: seconds
+    that it asks for before another try of this task.
     """
 
     named = False
     sent = True
     parameter = ""
     answers = 1
+    wait = 0.0
 
 
 class ServiceFault(RetryableError):

@@ -1,4 +1,7 @@
-"""What other installed packages add to aitp: task types (`aitp.processors`) and providers (`aitp.providers`).
+"""What other installed packages add to aitp: task types (`aitp.processors`), providers (`aitp.providers`), settings.
+
+Settings (`aitp.settings`) are names of environment variables, with `secret` or `plain` behind the colon; these entry
+points are read, and never loaded: whoever reads settings need not import others' packages.
 
 Entry points (Python packaging, "entry points specification") are loaded when somebody first asks for them. A package
 that cannot be loaded is a ConfigurationError that names it: a service without a task type that it is thought to have
@@ -7,13 +10,16 @@ would leave those tasks pending for ever, without a word. Called by the two regi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from aitp.errors import ConfigurationError
 
 PROCESSORS_GROUP = "aitp.processors"
 PROVIDERS_GROUP = "aitp.providers"
+SETTINGS_GROUP = "aitp.settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,12 @@ class Extension:
     name: str
     package: str
     value: object
+
+
+@cache
+def foreign_settings() -> Mapping[str, bool]:
+    """The names of other packages' settings, and whether each is a secret."""
+    return {point.name: point.attr == "secret" for point in entry_points(group=SETTINGS_GROUP)}
 
 
 def extensions(group: str) -> list[Extension]:

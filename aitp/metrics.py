@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import partial
@@ -158,6 +158,23 @@ OLLAMA_REQUESTS = _counter("ollama_requests_total", "Calls to Ollama.", "model",
 OLLAMA_TOKENS = _counter("ollama_tokens_used_total", "Tokens that Ollama counted.", "model", "type")
 OLLAMA_DURATION = _histogram("ollama_request_duration_seconds", "Duration of calls to Ollama.", "model")
 
+_FOREIGN: dict[str, Callable[[Collection[str]], Iterable[Labels]]] = {}
+
+
+def declare(
+    type: FamilyType,
+    name: str,
+    help: str,
+    labels: tuple[str, ...],
+    known: Callable[[Collection[str]], Iterable[Labels]],
+) -> Family:
+    """For other packages: a counter or histogram of their own. `known`: its label sets that exist from the start with
+    the value 0, by the models that have labels of their own.
+    """
+    _FOREIGN[name] = known
+    return _declare(type, Source.COUNTED, name, help, *labels)
+
+
 # ── read at scrape time: from the ledger ─────────────────────────────────────────────────────────────────────────────
 TASKS_IN_FLIGHT = _of_ledger("ai_tasks_in_flight", "Tasks that a worker has claimed.")
 LIMIT_USAGE = _of_ledger("rate_limit_current_usage", "Tasks counted in the current window.", "period")
@@ -289,6 +306,7 @@ def known_label_sets(
             (provider.tokens, product(models, TOKEN_TYPES)),
             (provider.duration, product(models)),
         ]
+    combinations += [(FAMILIES[name], known(models)) for name, known in _FOREIGN.items()]
     for family, label_sets in combinations:
         for labels in label_sets:
             yield family, labels
@@ -391,6 +409,18 @@ class Metrics:
             self._families[family.name] = _declared(family)
         child = self._children[family.name, labels] = self._families[family.name].labels(*map(_word, labels))
         return child
+
+    def count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:
+        """For other packages: `amount` more in a counter that was declared with `declare`."""
+        self._count(family, *labels, amount=amount)
+
+    def observe(self, family: Family, seconds: float, *labels: str | Enum) -> None:
+        """For other packages: one more in a histogram that was declared with `declare`."""
+        self._observe(family, seconds, *labels)
+
+    def known(self, model: str) -> str:
+        """The label of a model: its name if it is one that the settings name, else `other`."""
+        return self._known(model)
 
     def close(self) -> None:
         """Give the files back. Counting afterwards is ignored."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
@@ -23,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from aitp import validators as v
 from aitp.errors import ConfigurationError
+from aitp.extensions import foreign_settings
 from aitp.hardening import blot_out, is_alive, replace_file
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
@@ -32,6 +34,7 @@ from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 IN_FORCE = "settings.json"
+PLACEHOLDER = re.compile("your_[a-z_]+_here")  # of other packages' keys, by the same custom
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 # The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
 EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
@@ -42,7 +45,7 @@ PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
 class Settings(BaseModel):
     """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any;
     `origins` tells by a setting's name where its value is from, unless it is the default; `given` are the values that
-    were set, as they were written, without secrets.
+    were set, as they were written, without secrets. `extensions`: settings of other packages, as they were written.
 
     A setting's docstring is what messages and SETTINGS.md say of it.
     """
@@ -54,6 +57,7 @@ class Settings(BaseModel):
     env_file: Path | None = None
     origins: Mapping[str, str] = {}
     given: Mapping[str, str] = Field({}, repr=False)
+    extensions: Mapping[str, str | SecretStr] = {}
 
     # The task API and its authorization server
     allow_insecure_http: bool = False
@@ -299,15 +303,33 @@ class Settings(BaseModel):
 
     @property
     def budgets(self) -> dict[str, int]:
-        """The budgets in force, by period, in nano-units of the currency of PRICES. In mock mode nothing is spent."""
+        """The budgets in force, by period, in nano-units of the currency of PRICES; none where all is invented."""
         budgets = {"day": self.budget_per_day, "month": self.budget_per_month}
-        return {period: nano(budget) for period, budget in budgets.items() if budget and not self.mock}
+        return {period: nano(budget) for period, budget in budgets.items() if budget and not self.buys_nothing}
+
+    @property
+    def mocks(self) -> tuple[str, ...]:
+        """The keys that are placeholders, so that results are invented where they would be used."""
+        others = (name for name, value in self.extensions.items() if isinstance(value, SecretStr))
+        own = ("OPENAI_API_KEY",) if self.mock else ()
+        return (*own, *(name for name in others if _is_placeholder(self.extensions[name])))
+
+    @property
+    def buys_nothing(self) -> bool:
+        """Whether all results are invented."""
+        others = (value for value in self.extensions.values() if isinstance(value, SecretStr))
+        return self.mock and all(map(_is_placeholder, others))
+
+    @property
+    def has_real_openai(self) -> bool:
+        """Whether there is a key to OpenAI that is none of the mock's, whatever the mode would use."""
+        return self.openai_api_key is not None and self.openai_api_key.get_secret_value() != PLACEHOLDER_KEY
 
     def fingerprint(self, service: str) -> str:
         """16 hex digits over all that decides whether `service` lets us in: address, credentials, whom we trust.
 
-        Differs if one of them does, and tells none of them. A service of another package reads settings of its own:
-        of it only the trust is known here. To be taken of the whole settings: children lack the others' secrets.
+        Differs if one of them does, and tells none of them. Of a service of another package all settings that such
+        packages have decide. To be taken of the whole settings: children lack the others' secrets.
         """
         client = (self.oauth2_client_id, self.oauth2_client_secret, self.oauth2_client_auth)
         asked = (self.oauth2_scope, self.oauth2_audience)
@@ -318,14 +340,16 @@ class Settings(BaseModel):
             "ollama": (self.ollama_base_url, self.ollama_api_key),
             "wikidata": (self.wikidata_base_url, self.wikidata_contact),
         }
-        parts = [service, self.trust.from_environment, self.trust.certificates, *doors.get(service, ())]
+        door = doors.get(service, _flat(self.extensions))
+        parts = [service, self.trust.from_environment, self.trust.certificates, *door]
         plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
         return blake2b(json.dumps(plain).encode(), digest_size=8, person=b"aitp service").hexdigest()
 
     def without_provider_secrets(self) -> Settings:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
         key = self.openai_api_key if self.mock else None
-        return self.model_copy(update={"openai_api_key": key, "ollama_api_key": None, "metrics_token": None})
+        secrets = {"openai_api_key": key, "ollama_api_key": None, "metrics_token": None, "extensions": self._masked()}
+        return self.model_copy(update=secrets)
 
     def without_oauth_secret(self) -> Settings:
         """For workers."""
@@ -336,17 +360,42 @@ class Settings(BaseModel):
         key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
         other = self.ollama_api_key and SecretStr(WITHHELD)
         secrets = {"openai_api_key": key, "ollama_api_key": other, "oauth2_client_secret": SecretStr("")}
-        return self.model_copy(update=secrets)
+        return self.model_copy(update={**secrets, "extensions": self._masked()})
+
+    def _masked(self) -> dict[str, str | SecretStr]:
+        """Other packages' settings without their secrets, but for placeholders."""
+        return {
+            name: SecretStr(WITHHELD) if isinstance(value, SecretStr) and not _is_placeholder(value) else value
+            for name, value in self.extensions.items()
+        }
 
 
-_ABOUT = ("warnings", "env_file", "origins", "given")
+def _is_placeholder(value: str | SecretStr) -> bool:
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return PLACEHOLDER.fullmatch(plain) is not None
+
+
+def _flat(values: Mapping[str, str | SecretStr]) -> tuple[object, ...]:
+    return tuple(part for name in sorted(values) for part in (name, values[name]))
+
+
+_ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
 SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
-KNOWN_NAMES = (*FIELDS, *(f"{name}_FILE" for name in SECRETS))
+
+
+def secret_names() -> tuple[str, ...]:
+    """Our own secrets, and those of other packages."""
+    return (*SECRETS, *(name for name, is_secret in foreign_settings().items() if is_secret))
+
+
+def known_names() -> tuple[str, ...]:
+    """All environment variables that are settings."""
+    return (*FIELDS, *foreign_settings(), *(f"{name}_FILE" for name in secret_names()))
 
 
 @cache
@@ -368,7 +417,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     Raises ConfigurationError with everything wrong, `NAME=value: what is allowed`, secrets masked, and misspelt names.
     """
     fallback = Path(".env") if environ is None else None
-    found = read_sources(os.environ if environ is None else environ, fallback, SECRETS)
+    found = read_sources(os.environ if environ is None else environ, fallback, secret_names())
     given, problems = found.values, found.problems
     values = dict(defaults or {}) | {
         name.lower(): value.strip()
@@ -386,7 +435,8 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         if settings.http_trust_env:
             problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
     problems += v.missing_together(values, PLACEHOLDER_KEY)
-    strangers = misspelt(given, KNOWN_NAMES)
+    others = {name: value.strip() for name in foreign_settings() if (value := given.get(name, "")).strip()}
+    strangers = misspelt(given, known_names())
     if problems:
         raise ConfigurationError([*map(v.printable, problems)], [*map(v.printable, found.warnings + strangers)])
     limits = [
@@ -401,20 +451,22 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         *v.unreachable(limits, "{} limit"),
         *v.unreachable(budgets, "{}'s budget"),
     )
-    origins = {name: v.printable(origin) for name, origin in found.origins.items() if name.lower() in values}
+    told = {**{name.upper(): value for name, value in values.items()}, **others}
+    origins = {name: v.printable(origin) for name, origin in found.origins.items() if name in told}
     if "runtime_dir" in derived:
         origins["RUNTIME_DIR"] = "beside RATE_LIMIT_STORAGE_PATH"
     about = {
         "warnings": tuple(map(v.printable, warnings)),
         "env_file": found.env_file,
         "origins": origins,
-        "given": {name.upper(): _without_secret(name.upper(), value) for name, value in values.items()},
+        "given": {name: _without_secret(name, value) for name, value in told.items()},
+        "extensions": {name: SecretStr(value) if foreign_settings()[name] else value for name, value in others.items()},
     }
     return settings.model_copy(update=about)
 
 
 def _without_secret(name: str, value: str) -> str:
-    return WITHHELD if name in SECRETS and value != PLACEHOLDER_KEY else value
+    return WITHHELD if name in secret_names() and not _is_placeholder(value) else value
 
 
 def publish(settings: Settings, pid: int) -> None:
@@ -472,7 +524,7 @@ def prepare_environment() -> None:
     bodies, no secrets for whoever looks at this process's environment from outside."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = "1"
-    blot_out(SECRETS)
+    blot_out(secret_names())
     os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
@@ -484,7 +536,8 @@ def prepare_environment() -> None:
 
 def withheld(*needed: str) -> dict[str, str]:
     """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
-    real = (name for name in SECRETS if os.environ.get(name, "").strip() not in ("", PLACEHOLDER_KEY))
+    given = {name: os.environ.get(name, "").strip() for name in secret_names()}
+    real = (name for name, value in given.items() if value and not _is_placeholder(value))
     return {name: WITHHELD for name in real if name not in needed}
 
 
@@ -510,7 +563,7 @@ def keep_metrics_in(directory: Path) -> None:
 
 def surroundings() -> dict[str, str]:
     """The process's environment without anything that is ours: what a demo or a test adds its own settings to."""
-    return {name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}
+    return {name: value for name, value in os.environ.items() if name not in known_names()}
 
 
 def exported(*names: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ import pybreaker
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.ledger.engine import Connection, Database
-from aitp.tasks import BreakerState, Health, Service
+from aitp.tasks import BreakerState, Culprit, Health, Service
 
 # What a poll and a delivery need, in the order in which they need it: a token comes before the call.
 API_SERVICES = (Service.OAUTH.value, Service.API.value)
@@ -35,12 +35,16 @@ PROBE_AGAIN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a service may be called: now, as a probe, or not before `until` (None: when the running probe ends)."""
+    """Whether a service may be called: now, as a probe, or not before `until` (None: when the running probe ends).
+
+    `by_faults`: it may not because the service itself has failed.
+    """
 
     passes: bool
     probe: bool = False
     until: float | None = None
     service: str = ""
+    by_faults: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,15 @@ class Breakers:
         """Whether all of `services` may be called. `begin_probe` follows once there is something to send."""
         probe = False
         for service in services:
-            state, opened_at = connection.execute(
-                "SELECT state, opened_at FROM breakers WHERE service = ?", (service,)
+            state, opened_at, culprit = connection.execute(
+                "SELECT state, opened_at, culprit FROM breakers WHERE service = ?", (service,)
             ).get
+            by_faults = culprit == Culprit.SERVICE
             if state == BreakerState.HALF_OPEN:
-                return Gate(False, service=service)
+                return Gate(False, service=service, by_faults=by_faults)
             if state == BreakerState.OPEN:
                 if opened_at + self._recovery > now:
-                    return Gate(False, until=opened_at + self._recovery, service=service)
+                    return Gate(False, until=opened_at + self._recovery, service=service, by_faults=by_faults)
                 probe = True
         return Gate(True, probe=probe)
 
@@ -97,7 +102,14 @@ class Breakers:
         )
 
     def tell(
-        self, connection: Connection, service: str, health: Health, slot: int, now: float, reason: str = ""
+        self,
+        connection: Connection,
+        service: str,
+        health: Health,
+        slot: int,
+        now: float,
+        reason: str = "",
+        culprit: str = "",
     ) -> BreakerChange | None:
         """Judge the outcome of a call to `service` made by `slot`; return the change of state, if any.
 
@@ -128,19 +140,19 @@ class Breakers:
             opened_at = now  # pybreaker reads its own clock; the ledger goes by the one it was given
         reason = "" if health is Health.HEALTHY else reason
         connection.execute(
-            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?"
+            "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?, culprit = ?"
             " WHERE service = ?",
-            (row.state, row.counter, None if row.state == BreakerState.CLOSED else opened_at, reason, service),
+            (row.state, row.counter, None if row.state == BreakerState.CLOSED else opened_at, reason, culprit, service),
         )
         return None if row.state == before else BreakerChange(service, row.state, reason, before)
 
     def tell_probe(
-        self, connection: Connection, service: str, slot: int, now: float, reason: str
+        self, connection: Connection, service: str, slot: int, now: float, reason: str, culprit: str
     ) -> BreakerChange | None:
         """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
         if not self.is_probe(connection, service, slot):
             return None
-        return self.tell(connection, service, Health.FAULTY, slot, now, reason)
+        return self.tell(connection, service, Health.FAULTY, slot, now, reason, culprit)
 
     def is_probe(self, connection: Connection, service: str, slot: int) -> bool:
         """Whether `slot` makes the probe of `service`."""
@@ -182,9 +194,9 @@ class Cooling(NamedTuple):
     awaited: bool
 
 
-# Whether any pause is in force at a moment; whether there was one of which nobody said how long; for a select list.
+# Whether any pause is in force at a moment; whether the next success says something of one; for a select list.
 ANY_COOLDOWNS = "EXISTS (SELECT 1 FROM cooldowns WHERE until > {})"
-ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed > 0)"
+ANY_GUESSED = "EXISTS (SELECT 1 FROM cooldowns WHERE guessed > 0 OR since IS NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +204,7 @@ class Cooldown:
     """A pause that the provider asked for. `model` is None if all of its models must pause.
 
     `awaited`: nobody asked for it, but the model is not there, and is to come. `guessed`: nobody said how long.
+    `counts`: how long such pauses go on without a call that is served is to be known.
     """
 
     seconds: float
@@ -199,6 +212,7 @@ class Cooldown:
     reason: str
     awaited: bool = False
     guessed: bool = False
+    counts: bool = False
 
 
 def cool_down(connection: Connection, provider: str, pause: Cooldown, now: float) -> None:
@@ -216,15 +230,26 @@ def cool_down(connection: Connection, provider: str, pause: Cooldown, now: float
     guessed = seconds if pause.guessed else 0.0
     connection.execute(
         # Of several answers that arrive together the longest pause counts.
-        "INSERT INTO cooldowns (provider, model, until, reason, awaited, guessed) VALUES (?, ?, ?, ?, ?, ?)"
+        "INSERT INTO cooldowns (provider, model, until, reason, awaited, guessed, since) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (provider, model) DO UPDATE SET until = excluded.until, reason = excluded.reason,"
-        " awaited = excluded.awaited, guessed = excluded.guessed WHERE cooldowns.until < excluded.until",
-        (provider, model, now + seconds, pause.reason, int(pause.awaited), guessed),
+        " awaited = excluded.awaited, guessed = excluded.guessed, since = COALESCE(cooldowns.since, excluded.since)"
+        " WHERE cooldowns.until < excluded.until",
+        (provider, model, now + seconds, pause.reason, int(pause.awaited), guessed, now if pause.counts else None),
     )
 
 
+def paused_since(connection: Connection, provider: str) -> float | None:
+    """When the whole provider first asked for a pause, if it has served nobody since; where that `counts`."""
+    since = connection.execute("SELECT since FROM cooldowns WHERE provider = ? AND model = ''", (provider,)).get
+    return None if since is None else float(since)
+
+
 def forget_guesses(connection: Connection, provider: str, model: str) -> None:
-    """The provider serves this model again: the next pause of which nobody says how long is short."""
+    """The provider serves this model again: the next pause of which nobody says how long is short, and the first."""
+    connection.execute(
+        "UPDATE cooldowns SET since = NULL WHERE provider = ? AND model IN ('', ?) AND since IS NOT NULL",
+        (provider, model),
+    )
     connection.execute(
         "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed > 0", (provider, model)
     )

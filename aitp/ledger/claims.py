@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -22,11 +22,12 @@ from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
-from aitp.ledger.worlds import World, Worlds, release_probes
+from aitp.ledger.stand_ins import count_stand_ins, next_day, stand_ins_sent
+from aitp.ledger.worlds import World, Worlds, release_probes, world_fails_by
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
-from aitp.policy.routing import Availability, Route
-from aitp.tasks import QueueKey, Task, TaskState
+from aitp.policy.routing import USED_UP, Availability, Route, Why
+from aitp.tasks import Culprit, QueueKey, Task, TaskState
 
 # Whoever waits for a model is woken when it has come; this is for those who are not.
 MODEL_LOOK_SECONDS = 10.0
@@ -48,6 +49,7 @@ class IdleReason(StrEnum):
     UNDERWAY = "underway"
     TYPE = "type"
     QUARANTINE = "quarantine"
+    STAND_IN = "stand-in"
     TURN = "turn"
 
 
@@ -56,7 +58,7 @@ class ClaimOptions:
     """What a claim needs from the settings. `routes` of a queue, first choice first; `batch_size`: tasks in one call.
 
     A queue without routes waits.
-    `needs`: services that a queue needs besides its provider. `availability`: what is known of a route's model.
+    `needs`: services that a queue needs by a route, besides its provider. `availability`: what is known of its model.
     `pricing`: what its tasks cost by a route, in `currency`. `setup`: names how a provider is set up (address,
     credentials). `canary_seconds`: how long others wait for the first answer where nobody has been served yet.
     """
@@ -64,7 +66,7 @@ class ClaimOptions:
     workers: int
     routes: Callable[[QueueKey], Sequence[Route]]
     batch_size: Callable[[QueueKey], int]
-    needs: Callable[[QueueKey], Sequence[str]] = lambda queue: ()
+    needs: Callable[[QueueKey, Route], Sequence[str]] = lambda queue, route: ()
     availability: Callable[[Route], Availability] = lambda route: Availability.UNKNOWN
     pricing: Callable[[QueueKey, Route], Pricing] = lambda queue, route: FREE
     currency: str = ""
@@ -76,7 +78,8 @@ class ClaimOptions:
 class Claim:
     """Tasks of one queue that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
 
-    `reserved_nano`: what it may cost, where budgets are in force.
+    `reserved_nano`: what it may cost, where budgets are in force. `counted_for`: the day on which it counts as made in
+    another provider's stead, and `stand_ins_left` of that day; None if it is not.
     """
 
     slot: int
@@ -87,6 +90,8 @@ class Claim:
     more: bool
     reserved_nano: int = 0
     world: World = World(0)  # noqa: RUF009 (frozen)
+    counted_for: int | None = None
+    stand_ins_left: int | None = None
 
     @property
     def provider(self) -> str:
@@ -118,13 +123,19 @@ class _Found(NamedTuple):
     more: bool
     reserved_nano: int
     world: World
+    counted_for: int | None = None
+    stand_ins_left: int | None = None
 
 
 class _Stop(NamedTuple):
-    """What keeps a queue's tasks from one route. `waits`: they wait for this very route, and no other stands in."""
+    """What keeps a queue's tasks from one route. `waits`: they wait for this very route, and no other stands in.
+
+    `by_faults`: the service itself has failed.
+    """
 
     idle: Idle
     waits: bool = False
+    by_faults: bool = False
 
 
 class _Batch(NamedTuple):
@@ -230,7 +241,18 @@ class Claims:
             Task(seq, task_id, found.queue, contents[seq], attempts, crashes)
             for seq, task_id, _, attempts, crashes in found.rows
         )
-        return Claim(slot, found.route, found.queue, tasks, found.probe, found.more, found.reserved_nano, found.world)
+        return Claim(
+            slot,
+            found.route,
+            found.queue,
+            tasks,
+            found.probe,
+            found.more,
+            found.reserved_nano,
+            found.world,
+            found.counted_for,
+            found.stand_ins_left,
+        )
 
     def _claim(
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
@@ -266,28 +288,46 @@ class Claims:
             found = self._first_route(search, number, queue, stops)
             if found is not None:
                 others = len(queues) > 1 and (room.count is None or room.count > len(found.rows))
-                limited = room.count is not None or found.reserved_nano > 0
+                limited = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
                 return found._replace(more=found.more or others), limited
         return _first_end(stops, next_due(connection, TaskState.READY)), False
 
     def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> _Found | None:
         """Tasks of `queue` by the first of its routes that nothing stops; what does is added to `stops`."""
-        for service in search.options.needs(queue):
-            # One whose probe is due may be called: whoever calls it makes the probe.
-            if stop := self._service_stops(search, service, ""):
-                stops.append(stop.idle)
-                return None
         routes = search.options.routes(queue)
         if not routes:
             stops.append(Idle(IdleReason.TYPE))
+        by_faults = used_up = False
         for route in routes:
-            found = self._take(search, number, queue, route)
+            if route.most_per_day is None:
+                found = self._take(search, number, queue, route)
+            elif by_faults or route.reason == Why.FAILED:
+                found = self._take_in_stead(search, number, queue, route, route.most_per_day)
+            else:
+                break
             if isinstance(found, _Found):
-                return found
+                return found._replace(route=replace(route, reason=USED_UP)) if used_up else found
             stops.append(found.idle)
             if found.waits:
                 break
+            by_faults, used_up = found.by_faults, found.idle.because is IdleReason.STAND_IN
         return None
+
+    def _take_in_stead(
+        self, search: _Search, number: int, queue: QueueKey, route: Route, most_per_day: int
+    ) -> _Found | _Stop:
+        """Tasks of `queue` for a provider that stands in for another one by that one's rules, within a day's number."""
+        instead_of, now = route.fallback_from, search.now
+        left = most_per_day - stand_ins_sent(search.connection, instead_of, now)
+        if left <= 0:
+            return _Stop(Idle(IdleReason.STAND_IN, next_day(now), service=instead_of))
+        room = left if search.room is None else min(left, search.room)
+        found = self._take(replace(search, room=room), number, queue, route)
+        if isinstance(found, _Stop):
+            return found
+        calls = len(found.rows)
+        day = count_stand_ins(search.connection, instead_of, now, calls)
+        return found._replace(counted_for=day, stand_ins_left=left - calls)
 
     def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> _Found | _Stop:
         """Tasks of `queue` to be sent by `route`, or what stops that.
@@ -296,6 +336,10 @@ class Claims:
         money is short, and no turn is used up, for a call that could not be made anyway.
         """
         connection, now, options, provider = search.connection, search.now, search.options, route.provider
+        for service in options.needs(queue, route):
+            # One whose probe is due may be called: whoever calls it makes the probe.
+            if stop := self._service_stops(search, service, ""):
+                return stop._replace(by_faults=False)
         # Its provider is out, or has asked for a pause.
         if stop := self._service_stops(search, provider, route.model):
             return stop
@@ -316,7 +360,8 @@ class Claims:
         )
         if world.is_paused_at(now):
             until = None if world.probe_slot is not None else world.paused_until
-            return _Stop(Idle(IdleReason.QUARANTINE, until, service=provider))
+            by_faults = bool(route.waits) and world_fails_by(connection, world) == Culprit.SERVICE
+            return _Stop(Idle(IdleReason.QUARANTINE, until, service=provider), by_faults=by_faults)
         # The model is not there. While it is on its way nothing stands in for it: that would be another vector space.
         missed = cooling(connection, provider, route.model, now) if search.seen.has_cooldowns else None
         availability = options.availability(route)
@@ -360,7 +405,7 @@ class Claims:
         """Whether a service is out, or has asked for a pause, of this model or of all that it serves."""
         gate = self._gate(search, service)
         if not gate.passes:
-            return _Stop(Idle(IdleReason.BREAKER, gate.until, service=service))
+            return _Stop(Idle(IdleReason.BREAKER, gate.until, service=service), by_faults=gate.by_faults)
         pause = cooling(search.connection, service, model, search.now) if search.seen.has_cooldowns else None
         if pause is None or pause.awaited:
             return None
@@ -394,7 +439,13 @@ class Claims:
         returned is settled, and told once: another try would find nothing left to settle.
         """
         return self._outcomes.finish(
-            claim.slot, claim.route, claim.queue, report, claim.world, reserved=claim.reserved_nano > 0
+            claim.slot,
+            claim.route,
+            claim.queue,
+            report,
+            claim.world,
+            reserved=claim.reserved_nano > 0,
+            counted_for=claim.counted_for,
         )
 
     def again(self, claim: Claim) -> bool:
@@ -409,13 +460,18 @@ class Claims:
             room = self._limits.room(connection, now, basis, enough=len(claim.tasks))
             if room.count is not None and room.count < len(claim.tasks):
                 return False
+            if claim.route.most_per_day is not None:
+                instead_of, calls = claim.route.fallback_from, len(claim.tasks)
+                if stand_ins_sent(connection, instead_of, now) + calls > claim.route.most_per_day:
+                    return False
+                count_stand_ins(connection, instead_of, now, calls)
             if claim.reserved_nano:
                 budget = self._budgets.state(connection, now, ZoneInfo(basis.timezone))
                 if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
             self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, basis.newest_at)
-        if room.count is not None or claim.reserved_nano:
+        if room.count is not None or claim.reserved_nano or claim.counted_for is not None:
             self._database.flush()
         return True
 

@@ -34,7 +34,7 @@ FOLLOWING = {
     "tombstones": ("delivered_at",),
     "polls": ("began_at", "regular_at", "succeeded_at"),
     "breakers": ("opened_at",),
-    "cooldowns": ("until",),
+    "cooldowns": ("until", "since"),
     "processors": ("paused_until",),
     "cache": ("expires_at",),
     "answers": ("finished_at",),

@@ -40,6 +40,7 @@ class Failure:
 
     `parameter`: of our request, that it names, or that a setting of ours stands behind. `stranger`: the model is one
     that no setting names. `sent`: the request may have reached the server, so that it may be what failed there.
+    `patience`: how often a task that the service fails at is tried again at least, by the provider's own rule.
     """
 
     culprit: Culprit
@@ -48,6 +49,7 @@ class Failure:
     parameter: str = ""
     stranger: bool = False
     sent: bool = True
+    patience: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,21 +286,24 @@ class Judge:
             named=named,
             optional=bool(can_leave_out) and (not failure.named or failure.parameter in can_leave_out),
             setting=setting,
-            insists=failure.culprit is Culprit.SERVICE and self._insists(case, outcomes),
+            insists=failure.culprit is Culprit.SERVICE and self._insists(case, outcomes, failure),
             proven=case.proven,
             row_is_ill=is_ill(failure.culprit, row, self._threshold),
             provider_is_ill=is_ill(failure.culprit, of_provider, self._threshold),
             provider_serves=detached is not None,
         )
 
-    def _insists(self, case: _Case, outcomes: Sequence[Outcome]) -> bool:
+    def _insists(self, case: _Case, outcomes: Sequence[Outcome], failure: Failure) -> bool:
         """Whether a service failed at its breaker's probe, or at one task alone as often as that may be tried."""
         if self._breakers.is_probe(case.connection, case.provider, case.slot):
             return True
         tried = case.connection.execute(
             "SELECT service FROM evidence WHERE seq = ? AND world = ?", (outcomes[0].task.seq, case.world)
         ).get
-        return len(outcomes) == 1 and (tried or 0) >= self._max_retries
+        return len(outcomes) == 1 and (tried or 0) >= self._retries(failure)
+
+    def _retries(self, failure: Failure | None) -> int:
+        return max(self._max_retries, failure.patience if failure is not None else 0)
 
     def _note_row(self, case: _Case, culprit: Culprit, seqs: Sequence[int]) -> None:
         """The call as one more failure in a row, unless all its tasks fail where others are served meanwhile.
@@ -331,13 +336,26 @@ class Judge:
                 if together:
                     case.limits[outcome.task.seq] = max(1, len(outcomes) // 2)
                 outcome = self._judged(
-                    case, outcome, failure.culprit, alone=not together, named=failure.named and not failure.parameter
+                    case,
+                    outcome,
+                    failure.culprit,
+                    alone=not together,
+                    named=failure.named and not failure.parameter,
+                    failure=failure,
                 )
             judged.append(outcome)
         return judged
 
     def _judged(
-        self, case: _Case, outcome: Outcome, culprit: Culprit, *, alone: bool, counted: int = 1, named: bool = False
+        self,
+        case: _Case,
+        outcome: Outcome,
+        culprit: Culprit,
+        *,
+        alone: bool,
+        counted: int = 1,
+        named: bool = False,
+        failure: Failure | None = None,
     ) -> Outcome:
         """Note one more failure of a task, and fail it if the evidence says that it is to blame.
 
@@ -356,7 +374,8 @@ class Judge:
         if alone:
             own[culprit] += outcome.times
         case.connection.execute(_NOTE, (outcome.task.seq, case.world, *before, *own.values()))
-        case.tries[outcome.task.seq] = max(1, sum(own.values())) if alone else 1
+        tries = own[culprit] if failure is not None and failure.patience else sum(own.values())
+        case.tries[outcome.task.seq] = max(1, tries) if alone else 1
         ill = case.paused or not self._breakers.is_closed(case.connection, case.provider)
         if ill or not alone:
             return outcome
@@ -365,7 +384,7 @@ class Judge:
             own[culprit],
             case.tally,
             before,
-            self._max_retries,
+            self._retries(failure),
             named=named,
             proven=case.proven,
             witnessed=case.witnessed,
@@ -386,11 +405,15 @@ class Judge:
                 reason += ", whatever is sent"
             if failure.culprit in (Culprit.INPUT, Culprit.ACCOUNT) and not failure.named:
                 reason += f": look at {ACCESS.get(case.provider, 'its settings')}"
-            return self._breakers.tell(case.connection, case.provider, Health.REFUSED, case.slot, case.now, reason)
+            return self._breakers.tell(
+                case.connection, case.provider, Health.REFUSED, case.slot, case.now, reason, failure.culprit
+            )
         if heard or failure.culprit in (Culprit.ANSWER, Culprit.MODEL, Culprit.REQUEST):
             return self._breakers.tell(case.connection, case.provider, Health.HEALTHY, case.slot, case.now)
         # Whether it is the service's fault was decided above: only a probe is judged by this alone.
-        return self._breakers.tell_probe(case.connection, case.provider, case.slot, case.now, failure.reason)
+        return self._breakers.tell_probe(
+            case.connection, case.provider, case.slot, case.now, failure.reason, failure.culprit
+        )
 
     # The request adapts
 

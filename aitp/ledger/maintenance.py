@@ -36,6 +36,8 @@ from aitp.ledger.engine import Row
 from aitp.ledger.integrity import Checkup, check, look_over
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks, lock_path, refuse_no_file
 from aitp.ledger.schema import VERSION
+from aitp.ledger.stand_ins import ALL_SENT, count_stand_ins
+from aitp.ledger.stand_ins import UNKNOWN as UNKNOWN_PROVIDER
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import TaskState
 
@@ -141,7 +143,7 @@ PAGE_BYTES = 4_096
 PAGE_COUNT = slice(28, 32)  # of the file's header (sqlite.org/fileformat2.html)
 
 # Results for duplicates, and what was bought and could not be used yet.
-KEPT = ("tombstones", "cache", "answers")
+KEPT = ("tombstones", "cache", "answers", "stand_ins")
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +377,10 @@ class _Saving:
                 saved = self._enter(table, record)
                 if table == "tombstones":
                     (self.saved if saved else self.lost)[table] += 1
+                if table == "stand_ins" and not saved:
+                    self._damaged.torn.add(table)
+        if "stand_ins" in self._damaged.torn:
+            count_stand_ins(self._new, UNKNOWN_PROVIDER, self._now, ALL_SENT)
         self._bring_money()
         self._new.execute(
             "UPDATE ledger SET sequence = (SELECT MAX(number) FROM (SELECT sequence AS number FROM ledger"

@@ -25,6 +25,7 @@ from aitp.ledger.breakers import (
     cooling,
     count_bugs,
     forget_bugs,
+    paused_since,
 )
 from aitp.ledger.budgets import Budgets
 from aitp.ledger.duplicates import ANY_DUPLICATES, Reused, settle_duplicates
@@ -32,6 +33,7 @@ from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
 from aitp.ledger.limits import NEWEST_AT, Limits
 from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
+from aitp.ledger.stand_ins import give_stand_ins_back
 from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill
@@ -41,6 +43,9 @@ from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey, Task, TaskSta
 
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
 POSTPONE_SECONDS = 5.0
+
+# Of a provider's own waits.
+WAITS_SPREAD = (0.8, 1.2)
 
 # Endings that the task API is told of; after all others the task is ready again.
 DELIVERED = (Ending.SUCCEEDED, Ending.FAILED, Ending.BUG)
@@ -59,6 +64,8 @@ class Report:
     """How a claim's call ended: an outcome for each task, how it failed as a whole if it did, how long it took.
 
     `optional`: parameters that it was sent with and could do without. `bill`: what it cost, where prices are known.
+    `waits`: the provider's own rule of how long a task at which it fails waits, by the number of the try; `at_least`:
+    what it asked for; `has_stand_in`: another one takes it over after them.
     """
 
     outcomes: Sequence[Outcome]
@@ -67,12 +74,18 @@ class Report:
     seconds: float = 0.0
     bill: Bill | None = None
     optional: Sequence[str] = ()
+    waits: Sequence[float] = ()
+    at_least: float = 0.0
+    has_stand_in: bool = False
 
     @property
     def health(self) -> Health:
         """What it says of the provider where no task has its result and nothing failed as a whole."""
         spoke = self.cooldown is not None or any(outcome.ending is Ending.SUCCEEDED for outcome in self.outcomes)
         return Health.HEALTHY if spoke else Health.UNKNOWN
+
+
+NO_REPORT = Report(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +156,20 @@ class Outcomes:
     # With a report
 
     def finish(
-        self, slot: int, route: Route, queue: QueueKey, report: Report, world: World, *, reserved: bool = False
+        self,
+        slot: int,
+        route: Route,
+        queue: QueueKey,
+        report: Report,
+        world: World,
+        *,
+        reserved: bool = False,
+        counted_for: int | None = None,
     ) -> Settled:
         """Record a report on tasks of `queue` that `slot` owns; those it does not own any more are left alone.
 
-        `world`: the one they were sent in. `reserved`: money was reserved for them.
+        `world`: the one they were sent in. `reserved`: money was reserved for them. `counted_for`: the day for which
+        they count as sent in another provider's stead.
         """
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
@@ -164,7 +186,12 @@ class Outcomes:
                     connection, slot, world.id, outcomes, report.failure, report.optional, route.provider, attempt.now,
                     health=report.health, witnessed=world.good,
                 )  # fmt: skip
-            settled = self._settle(attempt, judgement, route.model, report.cooldown)
+            if report.has_stand_in and queue.failed_at != route.provider:
+                judgement = judgement._replace(outcomes=_handed_over(attempt, judgement, report))
+            if counted_for is not None:
+                unsent = sum(outcome.ending is Ending.UNSENT for outcome in judgement.outcomes)
+                give_stand_ins_back(connection, route.fallback_from, counted_for, unsent)
+            settled = self._settle(attempt, judgement, route.model, report)
             note_call(connection, attempt.now, route.provider, queue.type, report.seconds, settled.outcomes)
             quarantined = _count_bugs(attempt, queue.type, [outcome.ending for outcome in judgement.outcomes])
             affords_more = False
@@ -246,17 +273,15 @@ class Outcomes:
 
     # Either way
 
-    def _settle(
-        self, attempt: _Attempt, judgement: Judgement, model: str = "", cooldown: Cooldown | None = None
-    ) -> Settled:
-        """Write each outcome's state: its result, or that it is ready again. `model`, `cooldown`: of a report."""
+    def _settle(self, attempt: _Attempt, judgement: Judgement, model: str = "", report: Report = NO_REPORT) -> Settled:
+        """Write each outcome's state: its result, or that it is ready again. `model`: of a report."""
         delivered = [outcome for outcome in judgement.outcomes if outcome.ending in DELIVERED]
         returned = [outcome for outcome in judgement.outcomes if outcome.ending not in DELIVERED]
         _store_results(attempt, delivered)
         reused: tuple[Reused, ...] = ()
         if attempt.seen.has_duplicates:
             reused = settle_duplicates(attempt.connection, [outcome.task.seq for outcome in delivered], attempt.now)
-        retry_at = self._put_back(attempt, returned, judgement, model, cooldown) if returned else None
+        retry_at = self._put_back(attempt, returned, judgement, model, report) if returned else None
         return Settled(judgement.outcomes, judgement.breaker, retry_at, None, reused, judgement.cleared, judgement.told)
 
     def _put_back(
@@ -265,10 +290,10 @@ class Outcomes:
         returned: Sequence[Outcome],
         judgement: Judgement,
         model: str,
-        cooldown: Cooldown | None,
+        report: Report,
     ) -> float | None:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
-        connection, now = attempt.connection, attempt.now
+        connection, now, cooldown = attempt.connection, attempt.now, report.cooldown
         spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         pause = cooldown.seconds if cooldown is not None and not cooldown.awaited else 0.0
@@ -281,7 +306,12 @@ class Outcomes:
             match outcome.ending:
                 case Ending.RETRY:
                     tried, suspect, bound = 1, 1, judgement.limits.get(task.seq)
-                    due_at = now + self._delay(judgement.tries.get(task.seq, 1), spread)
+                    tries = judgement.tries.get(task.seq, 1)
+                    if report.waits and outcome.culprit is Culprit.SERVICE:
+                        own = report.waits[min(tries, len(report.waits)) - 1] * self._draw(*WAITS_SPREAD)
+                        due_at = now + min(max(own, report.at_least), LONGEST_DELAY_SECONDS)
+                    else:
+                        due_at = now + self._delay(tries, spread)
                 case Ending.FALLBACK:
                     queue = queue_id(connection, dataclasses.replace(task.queue, failed_at=attempt.provider))
                 case Ending.SPLIT:
@@ -313,6 +343,22 @@ class Outcomes:
         beyond = tries - self._config.max_retries - 1
         delay = retry_delay(tries, self._config.backoff_factor, spread)
         return max(delay, retry_delay(beyond, 2.0, spread)) if beyond > 0 else delay
+
+
+def _handed_over(attempt: _Attempt, judgement: Judgement, report: Report) -> tuple[Outcome, ...]:
+    """Tasks at which the service has failed through all of its waits, or has asked for a pause for as long: another one
+    is to stand in, even where evidence would have failed them."""
+    has_failed = report.failure is not None and report.failure.culprit is Culprit.SERVICE
+    since = paused_since(attempt.connection, attempt.provider) if report.cooldown is not None else None
+    is_through = since is not None and attempt.now - since >= sum(report.waits)
+
+    def ended(outcome: Outcome) -> Outcome:
+        is_last = judgement.tries.get(outcome.task.seq, 0) > len(report.waits)
+        failed = has_failed and is_last and outcome.ending in (Ending.RETRY, Ending.FAILED)
+        paused = is_through and outcome.ending is Ending.POSTPONED
+        return outcome._replace(ending=Ending.FALLBACK) if failed or paused else outcome
+
+    return tuple(map(ended, judgement.outcomes))
 
 
 def _store_results(attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:

@@ -144,6 +144,7 @@ CREATE TABLE limits (
     warned_until REAL NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
+-- culprit: whose fault it is that it opened.
 CREATE TABLE breakers (
     service TEXT PRIMARY KEY,
     state TEXT NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open', 'half-open')),
@@ -151,11 +152,13 @@ CREATE TABLE breakers (
     opened_at REAL,
     probe_slot INTEGER,
     reason TEXT NOT NULL DEFAULT '',
-    setup TEXT NOT NULL DEFAULT ''
+    setup TEXT NOT NULL DEFAULT '',
+    culprit TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
 
--- awaited: nobody asked for it, the model is on its way. guessed: the seconds, where nobody said for how long.
+-- awaited: nobody asked for it, the model is on its way. guessed: the seconds, where nobody said for how long. since:
+-- the first of such pauses, with nothing served in between, where a stand-in waits for how long they last.
 CREATE TABLE cooldowns (
     provider TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -163,7 +166,15 @@ CREATE TABLE cooldowns (
     reason TEXT NOT NULL,
     awaited INTEGER NOT NULL DEFAULT 0 CHECK (awaited IN (0, 1)),
     guessed REAL NOT NULL DEFAULT 0,
+    since REAL,
     PRIMARY KEY (provider, model)
+) STRICT, WITHOUT ROWID;
+
+-- Calls that another provider made in this one's stead on a day (numbered since 1970, UTC).
+CREATE TABLE stand_ins (
+    provider TEXT PRIMARY KEY,
+    day INTEGER NOT NULL,
+    sent INTEGER NOT NULL CHECK (sent >= 0)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE processors (

@@ -104,6 +104,11 @@ class Worlds:
         moved(connection)
 
 
+def world_fails_by(connection: Connection, world: World) -> str:
+    """Whose fault it is that it is paused."""
+    return str(connection.execute("SELECT culprit FROM worlds WHERE id = ?", (world.id,)).get)
+
+
 _PROFILE = "SELECT left_out, since FROM request_profiles WHERE provider = ? AND model = ? AND setup = ? AND since > ?"
 _WORLD = (
     "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_until, probe_slot"

@@ -22,11 +22,19 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
+# Models that only another package's provider serves, by how their names begin: without it their tasks wait for it.
+EXTENSIONS_OF = {"jev": "aitp_jev (examples/aitp_jev)"}
+
+
 class Why(StrEnum):
     """Why a task goes to another provider than its first choice."""
 
     FAILED = "failed"  # the first one failed for this very task
     BLOCKED = "blocked"  # the first one's breaker is open, or it cools down
+
+
+# Why a task goes to its first choice again, though that has failed for it: the other one's calls of the day are made.
+USED_UP = "used up"
 
 
 class Availability(StrEnum):
@@ -39,12 +47,37 @@ class Availability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A provider, the model that is asked for there, and what it falls back from, if it is a fallback."""
+    """A provider, the model that is asked for there, and what it falls back from, if it is a fallback.
+
+    `waits`: the seconds between tries, where its provider has a rule of its own. `most_per_day`: of a stand-in by such
+    a rule, how many calls it may make on a UTC day; it makes them only after all those waits, or while nothing but
+    faults keeps tasks from the provider that it stands in for.
+    """
 
     provider: str
     model: str
     fallback_from: str = ""
     reason: str = ""
+    waits: tuple[float, ...] = ()
+    most_per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a provider of another package is to be used under these settings.
+
+    `lacks`: why its tasks wait, if a setting is missing. `scope`: names all that decides what its answers look like.
+    `timeout`: seconds that a call may take. `waits`: seconds before each further try of a task at which the service has
+    failed (empty: RETRY_BACKOFF_FACTOR rules). `stand_in`: OpenAI's model that answers in its stead after all of these
+    waits, or while faults keep its breaker open, `most_per_day` times on a UTC day.
+    """
+
+    lacks: str = ""
+    scope: str = ""
+    timeout: float = 60.0
+    waits: tuple[float, ...] = ()
+    stand_in: str = ""
+    most_per_day: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +85,8 @@ class Routing:
     """What routes depend on, from the settings. `supported`: Ollama's models, as SUPPORTED_MODELS writes them.
 
     `fallbacks`: OpenAI's model by Ollama's name; `*` is for all others. `foreign`: providers of other packages by the
-    models that go there, whatever the mode is. `aliases`: the name that is asked for by the name in the task.
+    models that go there, whatever the mode is; a name that ends in * stands for all that begin so, in any case.
+    `rules`: theirs. `may_stand_in`: OpenAI can, for real. `aliases`: the name that is asked for by the one in the task.
     """
 
     mode: Mode
@@ -62,6 +96,26 @@ class Routing:
     has_openai: bool
     foreign: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, Rules] = field(default_factory=dict)
+    may_stand_in: bool = False
+
+    def foreign_provider(self, model: str) -> str:
+        """The provider of another package that serves `model`, by its whole name or by the longest beginning; or ""."""
+        if model in self.foreign:
+            return self.foreign[model]
+        begins = [name for name in self._beginnings if model.lower().startswith(name)]
+        return self._beginnings[max(begins, key=len)] if begins else ""
+
+    def waits_for(self, model: str) -> str:
+        """Why tasks of `model` can go nowhere now; empty if they can."""
+        return self._lacks(self.asked_for(model))
+
+    def _lacks(self, model: str) -> str:
+        if provider := self.foreign_provider(model):
+            lacks = self.rules[provider].lacks if provider in self.rules else ""
+            return lacks and f"{provider}: {lacks}"
+        package = next((package for name, package in EXTENSIONS_OF.items() if model.lower().startswith(name)), "")
+        return package and f"no package that serves it is installed: {package}"
 
     def asked_for(self, model: str) -> str:
         """The name that tasks of `model` are sent with: its alias, and as SUPPORTED_MODELS spells it.
@@ -71,10 +125,10 @@ class Routing:
         """
         ollama = self.mode is not Mode.OPENAI
         named = self.aliases.get(model)
-        if named is None and ollama and model not in self.foreign:
+        if named is None and ollama and not self.foreign_provider(model):
             named = self._aliases.get(canonical(model))
         named = named or model
-        return self._supported.get(canonical(named), named) if ollama and named not in self.foreign else named
+        return self._supported.get(canonical(named), named) if ollama and not self.foreign_provider(named) else named
 
     def options(self, model: str, default_fallback: str, failed_at: str = "") -> tuple[Route, ...]:
         """The routes for a task of `model`, first choice first; `failed_at`: the provider that failed for it last.
@@ -83,8 +137,10 @@ class Routing:
         not supported still has a route: its provider refuses it with the list of those that are.
         """
         model = self.asked_for(model)
-        if model in self.foreign:
-            return (Route(self.foreign[model], model),)
+        if self._lacks(model):
+            return ()
+        if provider := self.foreign_provider(model):
+            return self._foreign_options(provider, model, failed_at)
         if self.mode is Mode.OPENAI:
             return (Route("openai", model),)
         if self.mode is Mode.OLLAMA:
@@ -96,11 +152,26 @@ class Routing:
             return (first,)
         # Ollama's name means nothing to OpenAI.
         instead = self._fallbacks.get(canonical(model)) or self.fallbacks.get("*") or default_fallback
+        stand_in = self.foreign_provider(instead) or "openai"
         if failed_at == "ollama":
-            return (Route("openai", instead, "ollama", Why.FAILED), first)
-        return (first, Route("openai", instead, "ollama", Why.BLOCKED))
+            return (Route(stand_in, instead, "ollama", Why.FAILED), first)
+        return (first, Route(stand_in, instead, "ollama", Why.BLOCKED))
+
+    def _foreign_options(self, provider: str, model: str, failed_at: str) -> tuple[Route, ...]:
+        rules = self.rules.get(provider, Rules())
+        first = Route(provider, model, waits=rules.waits)
+        if not (rules.stand_in and rules.most_per_day and self.may_stand_in):
+            return (first,)
+        failed = failed_at == provider
+        why = Why.FAILED if failed else Why.BLOCKED
+        instead = Route("openai", rules.stand_in, provider, why, most_per_day=rules.most_per_day)
+        return (instead, first) if failed else (first, instead)
 
     # Claims ask for routes all the time: what is looked up by one name for all spellings is made once.
+
+    @cached_property
+    def _beginnings(self) -> Mapping[str, str]:
+        return {name[:-1].lower(): provider for name, provider in self.foreign.items() if name.endswith("*")}
 
     @cached_property
     def _supported(self) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Mode, Route, Routing, canonical
 from aitp.processors import PROCESSORS
 from aitp.processors.base import Memory
-from aitp.providers.base import plugin_models
+from aitp.providers.base import plugin_models, provider_rules
 from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
 from aitp.tasks import QueueKey, Service
 
@@ -85,6 +85,9 @@ def claim_options(settings: Settings) -> ClaimOptions:
                 unknown.add(queue.type)
                 log.error("Task type is not registered any more, its tasks wait", task_type=queue.type)
             return ()
+        if (reason := routing.waits_for(queue.model)) and queue.model not in unknown:
+            unknown.add(queue.model)
+            log.error("Tasks of a model wait", model=queue.model, reason=reason)
         default = settings.default_embedding_model if processor.batched else settings.default_chat_model
         return routing.options(queue.model, default, queue.failed_at)
 
@@ -92,13 +95,12 @@ def claim_options(settings: Settings) -> ClaimOptions:
         processor = PROCESSORS.get(queue.type)
         return settings.embedding_batch_size if processor is not None and processor.batched else 1
 
-    def needs(queue: QueueKey) -> Sequence[str]:
-        processor = PROCESSORS.get(queue.type)
-        looks_up = processor is not None and processor.looks_up
+    def needs(queue: QueueKey, route: Route) -> Sequence[str]:
+        looks_up = PROCESSORS.of(queue.type, route.provider).looks_up
         return (Service.WIKIDATA.value,) if settings.wikidata_enabled and looks_up else ()
 
     def pricing(queue: QueueKey, route: Route) -> Pricing:
-        if settings.mock or settings.prices is None:
+        if settings.prices is None or (settings.mock and route.provider not in routing.rules):
             return FREE
         return Pricing(settings.prices.of(route.provider, route.model), answers=not PROCESSORS[queue.type].batched)
 
@@ -131,8 +133,9 @@ def strangers_of(settings: Settings) -> Callable[[str], bool]:
         settings.default_embedding_model,
         settings.default_chat_model,
     )
-    named = {canonical(model) for model in by_settings}
-    return lambda model: canonical(model) not in named and canonical(model) not in openai_names()
+    named = {canonical(model) for model in by_settings} | openai_names()
+    foreign = routing_of(settings).foreign_provider  # what other packages name, they answer for
+    return lambda model: canonical(model) not in named and not foreign(model)
 
 
 @cache
@@ -162,6 +165,8 @@ def routing_of(settings: Settings) -> Routing:
         has_openai=settings.openai_api_key is not None,
         foreign=plugin_models(),
         aliases=settings.model_aliases,
+        rules=provider_rules(settings),
+        may_stand_in=settings.has_real_openai,
     )
 
 
@@ -199,6 +204,7 @@ class ModelAvailability:
 def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:
     """A name for all that decides what results look like: none of another scope is used again."""
     facts = [(name, repr(getattr(settings, name))) for name in DECISIVE]
+    facts += sorted((name, rules.scope) for name, rules in provider_rules(settings).items())
     return blake2b(repr((facts, sorted(prompt or "" for prompt in prompts))).encode(), digest_size=8).hexdigest()
 
 

@@ -48,7 +48,7 @@ from aitp.process.start import (
     tell_of_failed_start,
 )
 from aitp.process.systemd import Systemd
-from aitp.settings import PLACEHOLDER_KEY, Settings, surroundings, under_supervisord, withhold
+from aitp.settings import Settings, surroundings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 
 STOPPING_TICK_SECONDS = 1.0
@@ -516,11 +516,11 @@ class Master:
 
     def _refuse_mock(self, settings: Settings) -> None:
         """Whoever runs on real results does not mean invented ones by a reload."""
-        if settings.mock and not self._settings.mock:
+        if invented := set(settings.mocks) - set(self._settings.mocks):
             raise ConfigurationError(
                 [
-                    f"OPENAI_API_KEY={PLACEHOLDER_KEY}: a reload does not turn mock mode on, in which results are "
-                    "invented; put the key in, or restart the service if this is what you want"
+                    f"{', '.join(sorted(invented))} is a placeholder: a reload does not turn mock mode on, in which "
+                    "results are invented; put the key in, or restart the service if this is what you want"
                 ]
             )
 

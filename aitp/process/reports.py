@@ -29,6 +29,7 @@ from aitp.ledger import (
 from aitp.ledger.evidence import SETTINGS
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
+from aitp.policy.routing import Route
 from aitp.prices import amount
 from aitp.process.scoreboard import role_of
 from aitp.processors import Result
@@ -87,6 +88,7 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
                 reason,
                 awaited=isinstance(error, errors.ModelMissing),
                 guessed=not error.told,
+                counts=bool(claim.route.waits),
             )
             return _all(claim, Ending.POSTPONED, reason, pause)
         case errors.NoRoom():
@@ -95,12 +97,18 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
             culprit = next(culprit for kind, culprit in CULPRITS if isinstance(error, kind))
             parameter = PARAMETERS.get(error.parameter, error.parameter)
             failure = Failure(
-                culprit, reason, named=error.named, parameter=parameter, stranger=stranger, sent=error.sent
+                culprit,
+                reason,
+                named=error.named,
+                parameter=parameter,
+                stranger=stranger,
+                sent=error.sent,
+                patience=len(claim.route.waits),
             )
             outcomes = [
                 Outcome(task, Ending.RETRY, reason=reason, culprit=culprit, times=error.answers) for task in claim.tasks
             ]
-            return Report(outcomes, failure)
+            return Report(outcomes, failure, waits=claim.route.waits, at_least=error.wait)
         case errors.NonRetryableError():
             return _all(claim, Ending.FAILED, reason)
         case MemoryError() | OSError() | errors.LedgerError():
@@ -108,6 +116,12 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
         case _:
             ending = Ending.SPLIT if len(claim.tasks) > 1 else Ending.BUG
             return _all(claim, ending, f"unexpected {type(error).__name__}")
+
+
+def with_stand_in(report: Report, claim: Claim, routes: Iterable[Route]) -> Report:
+    """The same, with whether another provider takes over, after all the waits of the claim's own."""
+    stands_in = any(route.most_per_day is not None for route in routes)
+    return dataclasses.replace(report, waits=claim.route.waits, has_stand_in=stands_in)
 
 
 def with_fallback(report: Report) -> Report:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.logs import conceal, get_logger
@@ -68,7 +70,8 @@ def prepare_to_fork(settings: Settings) -> None:
 
 def keep_out_of_logs(settings: Settings) -> None:
     """Never let the secrets of `settings` appear in a log line of this process or of its children."""
-    conceal(*(getattr(settings, name.lower()) for name in SECRETS))
+    others = (value for value in settings.extensions.values() if isinstance(value, SecretStr))
+    conceal(*(getattr(settings, name.lower()) for name in SECRETS), *others)
 
 
 def _load() -> Settings:
@@ -115,8 +118,8 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
     """
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
-    if settings.mock:
-        log.warning("Mock mode: results are invented, no calls are made", mock=True)
+    for name in settings.mocks:
+        log.warning("Mock mode: results are invented, no calls are made", mock=True, placeholder=name)
     task_types = registered(settings).task_types
     for entry in task_types:
         log.info("Task type", task_type=entry.name, processor=entry.processor, prompt=entry.prompt)
@@ -125,7 +128,7 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
         strategy=settings.rate_limit_strategy,
         timezone=settings.rate_limit_timezone,
         limits=settings.rate_limits,
-        currency=settings.prices.currency if settings.prices is not None and not settings.mock else "",
+        currency=settings.prices.currency if settings.prices is not None and not settings.buys_nothing else "",
         budgets=settings.budgets,
         providers=plugin_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),

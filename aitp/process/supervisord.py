@@ -25,6 +25,7 @@ from supervisor import events, loggers, supervisord  # type: ignore[import-untyp
 from supervisor.rpcinterface import SupervisorNamespaceRPCInterface  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
+from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.process.listener import exit_code_path
@@ -117,7 +118,9 @@ def configured(configuration: Path, settings: Settings) -> str:
         ("/dev/fd/2", "NONE"),
     ):
         text = text.replace(found, ours)
+    others = tuple(name for name, is_secret in foreign_settings().items() if is_secret)
     for section, needed in NEEDED.items():
+        needed = (*needed, *others) if section == "program:aitp-master" else needed
         environment = {**set_aside(), **withheld(*needed)}
         if settings.env_file is not None:
             # Found in this directory, it must be found again by whoever reads it next.

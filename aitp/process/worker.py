@@ -29,6 +29,7 @@ from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of, strangers_of
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.providers import Embeddings, Provider, Question, Reply, build
+from aitp.providers.base import provider_rules
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class MeteredProvider:
 
     `begin` comes before an attempt, which may make one call; before each further one `again` is asked for room. Without
     `prices` there are no bills.
+
+    A provider of another package may have verbs of its own: called with `model=`, they are metered as well. What else
+    it has is found here as it is.
     """
 
     def __init__(
@@ -62,6 +66,21 @@ class MeteredProvider:
         self._prices = prices
         self.name = provider.name
         self.begin((), lambda: True)
+        if meter := getattr(provider, "meter", None):
+            meter(metrics)
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._provider, name)
+        if not callable(own):
+            return own
+
+        def metered(*arguments: Any, model: str, **named: Any) -> Any:
+            with self._metered(model, 1) as answered:
+                answer = own(*arguments, model=model, **named)
+                answered(answer)
+            return answer
+
+        return metered
 
     def begin(self, leave_out: Collection[str], again: Callable[[], bool]) -> None:
         """An attempt begins: its requests do without the parameters of `leave_out`."""
@@ -94,6 +113,11 @@ class MeteredProvider:
     def close(self) -> None:
         self._provider.close()
 
+    def ended(self, route: Route, outcome: Outcome) -> None:
+        """An attempt at a task ended, which the provider, or another one in its stead, was to run."""
+        if tell := getattr(self._provider, "ended", None):
+            tell(route, outcome)
+
     def bill(self) -> Bill | None:
         """What this attempt's calls cost; None if no prices are known."""
         if self._prices is None:
@@ -105,7 +129,7 @@ class MeteredProvider:
         return {"leave_out": names} if names else {}
 
     @contextmanager
-    def _metered(self, model: str, texts: int) -> Iterator[Callable[[Embeddings | Reply], None]]:
+    def _metered(self, model: str, texts: int) -> Iterator[Callable[[Any], None]]:
         """Around a call; what it gives is told the answer, and tells of it."""
         if self.calls and not self._again():
             raise NoRoom(f"{self.name} was to be asked once more, and a limit or a budget has no room for that")
@@ -120,7 +144,7 @@ class MeteredProvider:
                 self._whole = False  # it may have cost something, and nobody knows how much
             raise
 
-    def _answered(self, model: str, texts: int, answer: Embeddings | Reply, seconds: float) -> None:
+    def _answered(self, model: str, texts: int, answer: Any, seconds: float) -> None:
         usage = answer.usage
         self._metrics.provider_request(self.name, model, CallStatus.SUCCESS, seconds)
         for type_ in TOKEN_TYPES:
@@ -191,7 +215,9 @@ class Worker:
         if fallback_from := claim.route.fallback_from:
             self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
 
-        processor, provider = PROCESSORS[claim.queue.type], self._providers[claim.provider]
+        if claim.stand_ins_left == 0:
+            log.warning("Calls of the day in another provider's stead are used up", instead_of=fallback_from)
+        processor, provider = PROCESSORS.of(claim.queue.type, claim.provider), self._providers[claim.provider]
         readable, contents, malformed = self._load(claim, processor)
         provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
         self.task_id = claim.tasks[0].id
@@ -246,7 +272,12 @@ class Worker:
 
     def _with_fallback(self, claim: Claim, report: Report) -> Report:
         """The next claim of these tasks is routed past the provider that failed for them, if there is another."""
-        others = any(option.provider != claim.provider for option in self._terms.routes(claim.queue))
+        routes = self._terms.routes(claim.queue)
+        if claim.route.waits:
+            return reports.with_stand_in(report, claim, routes)
+        if claim.route.most_per_day is not None:
+            return report
+        others = any(option.provider != claim.provider for option in routes)
         return reports.with_fallback(report) if others and not claim.queue.failed_at else report
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
@@ -282,10 +313,13 @@ class Worker:
 
     def _tell(self, claim: Claim, settled: Settled, seconds: float) -> None:
         """Log and count what became of each task, and wake whoever has something to do now."""
-        processor = PROCESSORS[claim.queue.type]
+        processor = PROCESSORS.of(claim.queue.type, claim.provider)
+        whose = self._providers.get(claim.route.fallback_from or claim.provider)
         ended = 0
         for outcome in settled.outcomes:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
+            if whose is not None:
+                whose.ended(claim.route, outcome)
         reports.tell_of_reuse(settled.reused, self._metrics)
         self._process.count_done(ended)
         if change := settled.breaker:
@@ -372,4 +406,6 @@ def worker_for(
 
 def _call_seconds(settings: Settings, provider: str) -> float:
     """How long one call to a provider may take as a whole."""
+    if (rules := provider_rules(settings).get(provider)) is not None:
+        return rules.timeout + MARGIN_SECONDS
     return (settings.ollama_timeout if provider == Service.OLLAMA else settings.openai_timeout) + MARGIN_SECONDS

@@ -23,7 +23,7 @@ from aitp.knowledge import Knowledge
 from aitp.logs import get_logger
 from aitp.processors.prompts import Prompt, load_prompts
 from aitp.providers import Provider
-from aitp.providers.base import plugin_builders
+from aitp.providers.base import plugin_builders, provider_rules
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
 
 _log = get_logger(__name__)
@@ -137,6 +137,8 @@ class Processor(ABC, Generic[C]):
 
     `looks_up`: it needs the context's knowledge, and nothing is bought for it while look-ups are refused.
     `prompt`: the file of its instructions, if it asks a chat model (`aitp.processors.prompts`).
+
+    One of another package may take a known type over where its tasks go to the package's own provider.
     """
 
     task_type: ClassVar[str]
@@ -183,6 +185,7 @@ class Registry(MutableMapping[str, Processor[Any]]):
 
     def __init__(self) -> None:
         self._own: dict[str, Processor[Any]] = {}
+        self._instead: dict[tuple[str, str], Processor[Any]] = {}
         self._complete = False
         self.packages: dict[str, str] = {}  # where those of other packages come from, once somebody has looked
 
@@ -202,6 +205,14 @@ class Registry(MutableMapping[str, Processor[Any]]):
 
     def __delitem__(self, task_type: str) -> None:
         del self._own[task_type]
+
+    def of(self, task_type: str, provider: str) -> Processor[Any]:
+        """Who runs tasks of a type at `provider`."""
+        return self._instead.get((task_type, provider)) or self[task_type]
+
+    def take_over(self, task_type: str, provider: str, entered: Processor[Any]) -> None:
+        """Have `entered` run the tasks of a type that go to `provider`, which is its own package's."""
+        self._instead[task_type, provider] = entered
 
     def _all(self) -> dict[str, Processor[Any]]:
         if not self._complete:
@@ -228,13 +239,19 @@ def default_models(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.default_model(settings) for each in PROCESSORS.values()))
 
 
-def processor(task_type: str) -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:
-    """Class decorator: enter the processor of `task_type` into the table, under its class's name in logs."""
+def processor(task_type: str, provider: str = "") -> Callable[[type[Processor[Any]]], type[Processor[Any]]]:
+    """Class decorator: enter the processor of `task_type` into the table, under its class's name in logs.
+
+    `provider`: only for the tasks of a known type that go there.
+    """
 
     def register(kind: type[Processor[Any]]) -> type[Processor[Any]]:
         kind.task_type = task_type
         kind.label = kind.__name__
-        PROCESSORS[task_type] = kind()
+        if provider:
+            PROCESSORS.take_over(task_type, provider, kind())
+        else:
+            PROCESSORS[task_type] = kind()
         return kind
 
     return register
@@ -279,6 +296,7 @@ class Registered:
 
 def registered(settings: Settings) -> Registered:
     """Everything that these settings and the installed packages come to. ConfigurationError: something is broken."""
+    provider_rules(settings)
     prompts = Context.of(settings).prompts
     shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
     return Registered(

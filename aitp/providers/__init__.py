@@ -12,11 +12,22 @@ import socket
 from collections.abc import Callable, Mapping
 
 from aitp.errors import ServiceFault
-from aitp.providers.base import Embeddings, Message, Provider, Question, Reply, Usage, Vector, plugin_builders
+from aitp.policy.routing import Rules
+from aitp.providers.base import (
+    Embeddings,
+    Message,
+    Provider,
+    Question,
+    Reply,
+    Usage,
+    Vector,
+    plugin_builders,
+    provider_rules,
+)
 from aitp.providers.inventory import uses_openai
 from aitp.settings import EMBEDDING_MODEL, Settings
 
-__all__ = ["Embeddings", "Message", "Provider", "Question", "Reply", "Usage", "Vector", "build", "warm_up"]
+__all__ = ["Embeddings", "Message", "Provider", "Question", "Reply", "Rules", "Usage", "Vector", "build", "warm_up"]
 
 
 def build(settings: Settings, missing: Callable[[str], None] = lambda model: None) -> Mapping[str, Provider]:
@@ -34,7 +45,7 @@ def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mappin
         from aitp.providers.mock import DIMENSIONS, MockProvider
 
         found.append(MockProvider(settings.embedding_dimensions or DIMENSIONS))
-    elif uses_openai(settings):
+    elif uses_openai(settings) or (settings.has_real_openai and _stands_in(settings)):
         from aitp.providers.openai import OpenAIProvider
 
         found.append(OpenAIProvider(settings))
@@ -43,6 +54,11 @@ def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mappin
 
         found.append(OllamaProvider(settings, missing))
     return {provider.name: provider for provider in found}
+
+
+def _stands_in(settings: Settings) -> bool:
+    """Whether OpenAI answers for a provider of another package, whatever the mode is."""
+    return any(rules.stand_in and rules.most_per_day for rules in provider_rules(settings).values())
 
 
 def warm_up(settings: Settings) -> None:

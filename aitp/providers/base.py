@@ -1,19 +1,21 @@
 """What is said to a provider and what it answers: the shapes that processors, workers and other packages share.
 
 A provider is an object of the shape `Provider`. Those of other installed packages are entry points of the group
-`aitp.providers`: a callable that takes the settings and makes the provider of the entry point's name; its attribute
-`models` says which models go there, whatever PROCESSING_MODE is. They are loaded once, by the master's warm-up.
+`aitp.providers`: a callable that takes the settings and makes the provider of the entry point's name. Its attribute
+`models` says which models go there, whatever PROCESSING_MODE is (`acme*`: all that begin so, in any case), `rules` how
+it is to be used. They are loaded once, by the master's warm-up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROVIDERS_GROUP, complaint, extensions
+from aitp.policy.routing import Rules
 from aitp.settings import Settings
 from aitp.tasks import Service
 
@@ -127,7 +129,13 @@ class Provider(Protocol):
 
 
 class Builder(Protocol):
-    """What such an entry point names."""
+    """What such an entry point names. `rules` may be missing: a function of the settings that gives `Rules`, or raises
+    ConfigurationError for settings of the package's own that cannot be used.
+
+    What it makes may have more than a `Provider` has: verbs of its own, which are metered as `ask` is if they are
+    called with `model=` and return something with `usage` and `mock`; and `meter(metrics)` and `ended(route, outcome)`,
+    by which it counts (`aitp.process.worker`).
+    """
 
     models: Sequence[str]
 
@@ -148,6 +156,21 @@ def plugin_builders() -> Mapping[str, Builder]:
             raise ConfigurationError([f"{said}: expected a callable with `models`, the names of its models"])
         builders[found.name] = value
     return builders
+
+
+def provider_rules(settings: Settings) -> Mapping[str, Rules]:
+    """How each of them is to be used. ConfigurationError: a setting of theirs cannot be."""
+    found: dict[str, Rules] = {}
+    problems: list[str] = []
+    for name, builder in plugin_builders().items():
+        rules: Callable[[Settings], Rules] | None = getattr(builder, "rules", None)
+        try:
+            found[name] = Rules() if rules is None else rules(settings)
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return found
 
 
 def plugin_models() -> Mapping[str, str]:

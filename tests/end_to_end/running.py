@@ -147,7 +147,8 @@ class Service:
         # The programs of `aitp run` are started by bin/aitp: they are to use these packages as well.
         return {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            # Behind it what a test of another package has there.
+            "PYTHONPATH": ":".join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(":")[1:])]),
             "AITP_VENV": sys.prefix,
             "AITP_ENV_FILE": str(self.env_file),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,19 @@ def install(place: Path, module: str, source: str, group: str, points: Mapping[s
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 2.0\n")
     lines = "".join(f"{name} = {target}\n" for name, target in points.items())
     (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
+
+
+def declare(place: Path, project: Path) -> None:
+    """The dist-info of a project whose modules lie elsewhere, by its setup.cfg."""
+    setup = configparser.ConfigParser(delimiters="=")
+    setup.optionxform = str  # type: ignore[assignment,method-assign]
+    setup.read(project / "setup.cfg")
+    name, version = setup["metadata"]["name"], setup["metadata"]["version"]
+    info = place / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    groups = (f"[{group}]\n{points.strip()}\n" for group, points in setup["options.entry_points"].items())
+    (info / "entry_points.txt").write_text("\n".join(groups))
 
 
 def environment(place: Path) -> Path:
@@ -50,7 +64,7 @@ def install_extensions(python: Path, folder: Path) -> subprocess.CompletedProces
     )
 
 
-def run(program: str, *places: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, *places: Path, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh Python with these directories on its path: what it prints, and how it ends."""
     path = ":".join(map(str, (PROJECT_ROOT, *places)))
     return subprocess.run(
@@ -58,6 +72,6 @@ def run(program: str, *places: Path, **environment: str) -> subprocess.Completed
         env={**surroundings(), "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         check=False,
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError
-from aitp.settings import FIELDS, KNOWN_NAMES, SECRETS, load_settings
+from aitp.settings import FIELDS, SECRETS, known_names, load_settings
 from tests.fuzz.cases import cases, texts
 from tests.settings.complete import COMPLETE
 
@@ -20,7 +20,7 @@ likely_values = st.sampled_from(
      "file:///etc/passwd", "Europe/Lisbon", "../..", "~nobody-here/x", "hybrid", "fixed", "{}", '{"*": 1}', " ", '"x"')
 )  # fmt: skip
 odd = st.one_of(tellable, likely_values, st.integers().map(str))
-environments = st.dictionaries(st.sampled_from(sorted(KNOWN_NAMES)), odd, min_size=1, max_size=5)
+environments = st.dictionaries(st.sampled_from(sorted(known_names())), odd, min_size=1, max_size=5)
 
 
 def assert_tells(error: ConfigurationError) -> None:
@@ -57,8 +57,8 @@ def test_any_value_of_any_setting_alone(name: str, value: str) -> None:
 
 
 lines = st.one_of(
-    st.tuples(st.sampled_from(sorted(KNOWN_NAMES)), odd).map("=".join),
-    st.tuples(st.sampled_from(sorted(KNOWN_NAMES)), odd).map('="'.join),
+    st.tuples(st.sampled_from(sorted(known_names())), odd).map("=".join),
+    st.tuples(st.sampled_from(sorted(known_names())), odd).map('="'.join),
     texts,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -28,11 +28,16 @@ class Model:
         self.said = json.dumps(said)
         self.asked: list[Question] = []
 
-    def ask(self, question: Question, model: str) -> Reply:
+    def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
+        return ()
+
+    def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         self.asked.append(question)
         return Reply(self.said, Usage(3, 1, 4))
 
-    def embed(self, texts: Sequence[str], model: str) -> Embeddings:
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
+    ) -> Embeddings:
         raise NotImplementedError
 
     def close(self) -> None: ...
