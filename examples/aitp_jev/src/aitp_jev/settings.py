@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,7 +102,6 @@ class Questions(BaseModel):
     digest: str = ""
 
 
-@cache
 def questions(prompts_dir: Path | None = None) -> Questions:
     """The questions of PROMPTS_DIR, if it has any, or else ours. ConfigurationError: the file cannot be used."""
     own = prompts_dir is not None and (prompts_dir / QUESTIONS.name).exists()
