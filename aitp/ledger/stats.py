@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -246,7 +246,7 @@ class Span(NamedTuple):
 SPANS = {"hour": Span(1, 60), "day": Span(20, 72), "week": Span(180, 56)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bar:
     """Calls to providers that ended from `at` on (UTC seconds); `seconds` of all calls together.
 
@@ -263,6 +263,15 @@ class Bar:
     slowest: float = 0.0
     waiting: int | None = None
 
+    def add(self, calls: int, succeeded: int, failed: int, returned: int, seconds: float, slowest: float) -> None:
+        """Count those as well."""
+        self.calls += calls
+        self.succeeded += succeeded
+        self.failed += failed
+        self.returned += returned
+        self.seconds += seconds
+        self.slowest = max(self.slowest, slowest)
+
     @property
     def attempts(self) -> int:
         """All that were made."""
@@ -272,19 +281,6 @@ class Bar:
     def mean(self) -> float:
         """Seconds a call."""
         return self.seconds / self.calls if self.calls else 0.0
-
-    def __add__(self, other: Bar) -> Bar:
-        """Both together, where this one is."""
-        return Bar(
-            self.at,
-            self.calls + other.calls,
-            self.succeeded + other.succeeded,
-            self.failed + other.failed,
-            self.returned + other.returned,
-            self.seconds + other.seconds,
-            max(self.slowest, other.slowest),
-            self.waiting,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,13 +475,12 @@ def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[
         if waiting is not None:
             known[number] = waiting  # of a bar's minutes the last one is heard
         elif number in bars:
-            bars[number] += Bar(0.0, *counts)
-            types[type_] = types.get(type_, Bar()) + Bar(0.0, *counts)
+            bars[number].add(*counts)
+            types.setdefault(type_, Bar()).add(*counts)
     # Where nothing was said as many waited as before.
     waited = next((known[number] for number in reversed(known) if number < min(bars)), None)
     for number, bar in bars.items():
-        waited = held if number == last else known.get(number, waited)
-        bars[number] = replace(bar, waiting=waited)
+        bar.waiting = waited = held if number == last else known.get(number, waited)
     return tuple(bars.values()), dict(sorted(types.items()))
 
 

@@ -213,8 +213,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -> tuple[list[Record], str]:
-    """Who does what, by slot: `room` of them, the late and busy ones first to be chosen; and the others, summed up."""
-    by_work = sorted(records, key=lambda one: (one not in overrun, one.state is State.IDLE, one.slot))
+    """Who does what, by slot: `room` of them, the late and those busy for longest chosen first; the others summed."""
+
+    def need(one: Record) -> tuple[object, ...]:
+        return one not in overrun, one.slot != MASTER, one.state is State.IDLE, one.since, one.slot
+
+    by_work = sorted(records, key=need)
     rest = Counter(record.state.name.lower() for record in by_work[room:])
     return sorted(by_work[:room], key=lambda one: one.slot), ", ".join(f"{n:,} {state}" for state, n in rest.items())
 

@@ -15,10 +15,11 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, Waitin
 from aitp.logs import masked
 from aitp.policy.windows import ROLLING_SECONDS
 from aitp.prices import Prices, amount, nano
-from aitp.process.scoreboard import Record, Role, State, role_of
+from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
 from aitp.tasks import Period
 from aitp.tls import Authorities
-from aitp.web.health import Facts, Phase, Problem, Severity, counted, duration, many_failed, providers_of
+from aitp.web.health import Facts, Phase, Problem, Severity, at_work, counted, duration, many_failed, providers_of
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -248,7 +249,9 @@ class Chart:
 def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     """What was done, what waited, and how long calls took."""
     bars, minutes = history.bars, SPANS[history.span].minutes
-    total = sum(bars[1:], bars[0])
+    total = Bar()
+    for bar in bars:
+        total.add(bar.calls, bar.succeeded, bar.failed, bar.returned, bar.seconds, bar.slowest)
     summary = f"{total.succeeded:,} succeeded, {total.failed:,} failed, {total.returned:,} put back."
     took = f"{counted(total.calls, 'call')}, {call_time(total.mean)} on average." if total.calls else "No calls."
     busiest = _ceiling(max(bar.attempts for bar in bars) / minutes, 2 if minutes == 1 else 0.2)
@@ -256,7 +259,7 @@ def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     if limit and limit[0] <= 4 * busiest:
         busiest = max(busiest, _ceiling(limit[0]))
     longest = _ceiling(max(bar.waiting or 0 for bar in bars), 2)
-    slowest = _ceiling(max(bar.slowest for bar in bars), 0.01)
+    slowest = _ceiling(total.slowest, 0.01)
     below = [0.0] * len(bars)
 
     def outline(values: Iterable[float], top: float, *, stacked: bool = False) -> str:
@@ -378,43 +381,19 @@ def _by_type(history: History) -> list[tuple[str, int, Bar]]:
     return [(name, waiting[name], history.types.get(name, Bar())) for name in sorted({*waiting, *history.types})]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One process, or those of a role that are idle."""
-
-    name: str
-    state: str
-    overrun: bool = False
-    since: float = 0.0
-    task_id: str = ""
-    deadline: float = 0.0
-    done: int | None = None
-
-
-def _at_work(facts: Facts) -> tuple[list[Line], str]:
-    """Who does what, by slot: the late and the busy each, so many of them; idle ones of a role in one row."""
-    lines, idle = [], []
-    for role in (None, *Role):
-        everyone = [facts.master] if role is None else [each for each in facts.children if role_of(each.slot) is role]
-        free = [each for each in everyone if each and each.state is State.IDLE and each not in facts.overrun]
-        folded = free if len(free) > IDLE_SHOWN else []
-        for each in everyone:
-            if each is not None and each not in folded:
-                lines.append(_line(each, role, facts))
-        if folded:
-            done = sum(each.done for each in folded) if role is Role.WORKER else None
-            idle.append(Line(f"{len(folded):,} {role}s", "idle", done=done))
-    by_need = sorted(lines, key=lambda line: (not line.overrun, line.done is not None, line.since))
-    rest = Counter(line.state for line in by_need[PROCESSES_SHOWN:])
-    shown = [line for line in lines if line in by_need[:PROCESSES_SHOWN]]
-    return [*shown, *idle], ", ".join(f"{count:,} {state}" for state, count in rest.items())
-
-
-def _line(record: Record, role: Role | None, facts: Facts) -> Line:
-    state = record.state.name.lower()
-    deadline = record.deadline if state in ("busy", "recording") else 0.0
-    name, done = f"{role} {record.slot}" if role else "master", record.done if role is Role.WORKER else None
-    return Line(name, state, record in facts.overrun, record.since, record.task_id, deadline, done)
+def _at_work(facts: Facts) -> tuple[list[tuple[str, Record]], str]:
+    """Who does what, by slot: the late, then the busy, so many of them; idle ones of a role in one row."""
+    free = [each for each in facts.children if each.state is State.IDLE]
+    by_role = {role: [each for each in free if role_of(each.slot) is role] for role in Role}
+    folded = {role: idle for role, idle in by_role.items() if len(idle) > IDLE_SHOWN}
+    hidden = set(chain(*folded.values()))
+    others = [each for each in (facts.master, *facts.children) if each and each not in hidden]
+    shown, rest = at_work(others, facts.overrun, PROCESSES_SHOWN)
+    lines = [("master" if each.slot == MASTER else f"{role_of(each.slot)} {each.slot}", each) for each in shown]
+    for role, idle in folded.items():
+        together = replace(idle[0], since=0.0, task_id="", done=sum(each.done for each in idle))
+        lines.append((f"{len(idle):,} {role}s", together))
+    return lines, rest
 
 
 _FAMILIES = {

@@ -80,12 +80,14 @@ class Hour:
         for minute in range(60):
             if event := (events or {}).get(minute):
                 event()
-            self._admit(EMBEDDING, 6 + round(5 * math.sin(minute / 9) + self._chance.random() * 4))
-            self._admit(TOPICS if minute % 2 else SEVERITY, self._chance.randrange(3))
             self._work()
             self._deliver()
+            self._admit(EMBEDDING, 6 + round(5 * math.sin(minute / 9) + self._chance.random() * 4))
+            self._admit(TOPICS if minute % 2 else SEVERITY, self._chance.randrange(3))
             self.now += 60 - self.now % 60 if minute == 0 else 60
         self.now = time.time()
+        self._work()
+        self._deliver()
 
     def leave(self, waiting: int, in_flight: int, finished: int) -> None:
         """The end of the hour: tasks that wait, are at work, and are to be delivered."""

@@ -365,7 +365,7 @@ def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_p
     with visited(browser, served(tmp_path, CREW)) as url:
         browser.open(url)
         browser.run("window.kept = document.getElementById('verdict')")
-        browser.run("document.querySelector('details').open = true")
+        browser.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         icon = browser.run("document.querySelector('link[rel=icon]').href")
 
         world.admit("t1", "t2", "t3")
@@ -379,7 +379,7 @@ def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_p
         # In place: who listens hears the sentence that changed, and what was unfolded stays so.
         assert browser.run("window.kept === document.getElementById('verdict')")
         assert browser.run("window.kept.className") == "look"
-        assert browser.run("document.querySelector('details').open")
+        assert browser.run("[...document.querySelectorAll('details')].every((one) => one.open)")
 
 
 def test_parts_that_come_or_go_bring_the_whole_page_anew(browser: Browser, world: World, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from aitp.ledger import Report
 from aitp.ledger.limits import LimitUse
 from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
-from aitp.process.scoreboard import State
+from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Outcome
@@ -364,13 +364,15 @@ def test_of_a_hundred_busy_workers_the_late_and_the_slow_are_shown(world: World)
     for slot in range(WORKER, WORKER + 100):
         world.child(slot, State.BUSY, deadline=time.monotonic() + 60.0)
     world.child(WORKER + 77, State.BUSY, task_id="late", deadline=time.monotonic() - 60.0)
+    world.scoreboard.write(Record(WORKER + 89, 4242, State.BUSY, time.time(), time.time() - 420, 0.0, 3, "slow"))
 
     page = page_of(world)
 
     shown = rows(page, "processes")
-    assert (len(shown), shown[0][0], shown[1][0]) == (16, "master", "relay 1")
+    assert (len(shown), shown[0][0]) == (16, "master")
     assert ["worker 178", "busy, deadline overrun", "42 s", "late", "0 s", "7"] in shown
-    assert "And 86 busy." in page
+    assert ["worker 190", "busy", "7 min", "slow", "", "3"] in shown
+    assert "And 85 busy, 1 idle." in page
 
 
 @pytest.mark.parametrize(
