@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import PurePath
 from traceback import walk_tb
@@ -37,17 +37,6 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)
 
-
-# structlog imports asyncio, for methods that nobody calls here, and rich, if it is there, for tracebacks that show what
-# local variables hold, which we never show: 8 MB and a quarter of a second of CPU in each program that needs neither.
-# So it finds stand-ins while it is imported, and whoever else wants them the real ones. A test sees that they stay out.
-_stand_ins: dict[str, Any] = {"asyncio": _Later("asyncio"), "rich": None}
-_stand_ins = {name: module for name, module in _stand_ins.items() if name not in sys.modules}
-sys.modules.update(_stand_ins)
-import structlog  # noqa: E402
-
-for _name in _stand_ins:
-    del sys.modules[_name]
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -92,7 +81,38 @@ def configure(level: str, format: str = "auto", slot: int | None = None, stream:
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger whose lines carry `logger=name`. Cheap, and may be made at import."""
-    return cast("FilteringBoundLogger", structlog.get_logger(name))
+    return cast("FilteringBoundLogger", _Logger(name))
+
+
+class _Logger:
+    """structlog's, from its first line on: whoever has nothing to log does not load it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        structlog = loaded()
+        if not structlog.is_configured():
+            # Until a process says how. Never as structlog would: its tracebacks show what local variables hold.
+            _write("INFO", sys.stderr, as_text)
+        return getattr(structlog.get_logger(self._name), method)
+
+
+@cache
+def loaded() -> Any:
+    """structlog. It imports asyncio, for methods that nobody calls here, and rich, if it is there, for tracebacks that
+    show what local variables hold, which we never show: 8 MB and a quarter of a second of CPU in each program that
+    needs neither. So it finds stand-ins while it is imported, and whoever else wants them the real ones.
+    """
+    stand_ins: dict[str, Any] = {"asyncio": _Later("asyncio"), "rich": None}
+    real = {name: sys.modules.pop(name) for name in stand_ins if name in sys.modules}
+    sys.modules.update(stand_ins)
+    import structlog
+
+    for name in stand_ins:
+        del sys.modules[name]
+    sys.modules.update(real)
+    return structlog
 
 
 def conceal(*values: str | SecretStr | None) -> None:
@@ -113,6 +133,7 @@ def masked(text: str) -> str:
 
 
 def _write(level: str, stream: TextIO, render: Render, slot: int | None = None) -> None:
+    structlog = loaded()
     always = {} if slot is None else {"slot": slot}
     render = _with_priority(render) if journal.collects(stream) else render
 
@@ -275,7 +296,3 @@ def _short(file: str) -> str:
         if found:
             return rest if root == "site-packages/" else f"{root}{rest}"
     return file
-
-
-# Until a process says how. Never as structlog would: its tracebacks show what local variables hold, secrets included.
-_write("INFO", sys.stderr, as_text)

@@ -5,8 +5,6 @@ or raises ConfigurationError with *all* that is wrong, one line each. An attribu
 case. A variable that is set but empty counts as unset, except those of MAY_BE_EMPTY. This is the only module that
 touches the process's environment; .env.example is checked against it by a test."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -17,7 +15,10 @@ from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+# It would look for plugins of its own in the metadata of all packages, in each program.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -50,7 +51,8 @@ class Settings(BaseModel):
     A setting's docstring is what messages and SETTINGS.md say of it.
     """
 
-    # Not pydantic's use_attribute_docstrings: see `described`.
+    # Not pydantic's use_attribute_docstrings: see `described`. Nor are annotations put off (`from __future__`) here:
+    # pydantic would compile the text of each a dozen times, in each program.
     model_config = ConfigDict(frozen=True, validate_default=True, hide_input_in_errors=True)
 
     warnings: tuple[str, ...] = ()
@@ -345,17 +347,17 @@ class Settings(BaseModel):
         plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
         return blake2b(json.dumps(plain).encode(), digest_size=8, person=b"aitp service").hexdigest()
 
-    def without_provider_secrets(self) -> Settings:
+    def without_provider_secrets(self) -> Self:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
         key = self.openai_api_key if self.mock else None
         secrets = {"openai_api_key": key, "ollama_api_key": None, "metrics_token": None, "extensions": self._masked()}
         return self.model_copy(update=secrets)
 
-    def without_oauth_secret(self) -> Settings:
+    def without_oauth_secret(self) -> Self:
         """For workers."""
         return self.model_copy(update={"oauth2_client_secret": SecretStr(""), "metrics_token": None})
 
-    def for_watching(self) -> Settings:
+    def for_watching(self) -> Self:
         """For the metrics process: that there are keys, but neither the keys nor the client's secret."""
         key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
         other = self.ollama_api_key and SecretStr(WITHHELD)

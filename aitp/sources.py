@@ -101,8 +101,9 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
         words = set(name.upper().split("_"))
         # OAUTH2_SECRET is OAUTH2_CLIENT_SECRET with a word left out, although OAUTH2_SCOPE looks more like it.
         longer = [real for real in known if words <= set(real.split("_"))]
-        nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=0.6)
         ours = OUR_NAMES.match(name.upper())
+        cutoff = 0.6 if ours else ALIKE - 0.1
+        nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=cutoff)
         if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):
             lines.append(f"{name} is not a setting and is ignored; did you mean {nearest[0]}?")
         elif ours:

@@ -23,7 +23,7 @@ from rich.text import Text
 from aitp.commands.console import grid, tell
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
-from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import refuse_network_file_system, version_of
 from aitp.policy.costs import FIRST_USAGE, Pricing, estimate

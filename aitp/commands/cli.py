@@ -7,11 +7,9 @@ Its docstring is its help: what it does, examples, its own exit codes (what all 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.shell_completion import get_completion_class
 
 from aitp import commands as later
 from aitp import release
@@ -552,9 +550,9 @@ def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
 
 
 @ledger.command("backup")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-def ledger_backup(settings: Settings, file: Path, force: bool, as_json: bool) -> None:
+def ledger_backup(settings: Settings, file: str, force: bool, as_json: bool) -> None:
     """Write a copy to FILE, and check it; also while the service runs.
 
     To restore it: stop the service, remove the ledger with its -wal and -shm, put FILE in its place. What was finished
@@ -613,6 +611,8 @@ def completion(shell: str) -> None:
     Exit codes:
       0  printed
     """
+    from click.shell_completion import get_completion_class
+
     script = get_completion_class(shell)
     assert script is not None
     click.echo(script(commands, {}, "aitp", COMPLETE_VARIABLE).source().replace(*COMPLETION_FIXES[shell]))

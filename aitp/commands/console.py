@@ -25,10 +25,6 @@ from rich.table import Table
 from rich.text import Text
 
 from aitp.errors import AitpError
-from aitp.ledger import Ledger, LedgerConfig
-from aitp.ledger.integrity import check
-from aitp.ledger.maintenance import Allowance, back_up, recover
-from aitp.ledger.outbox import DeadLetter, dead_letter_ids
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
@@ -38,6 +34,8 @@ from aitp.web.health import Phase, duration, read_facts
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from aitp.ledger import DeadLetter, Ledger
 
 WIDE = 1_000  # columns, where there is no terminal to tell
 
@@ -118,6 +116,8 @@ MEANINGS = {
 
 def _open_ledger(settings: Settings) -> closing[Ledger]:
     """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
+    from aitp.ledger import Ledger, LedgerConfig
+
     snapshot(settings.ledger_path)  # says so clearly, and makes none
     return closing(Ledger.open(settings.ledger_path, LedgerConfig.of(settings)))
 
@@ -277,6 +277,8 @@ def _each(
 
 def ids_beginning(incomplete: str) -> list[str]:
     """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
+    from aitp.ledger.outbox import dead_letter_ids
+
     try:
         return dead_letter_ids(load_settings().ledger_path, incomplete, COMPLETED_AT_MOST)
     except AitpError:
@@ -333,6 +335,8 @@ def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
 
 def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
+    from aitp.ledger.integrity import check
+
     path = settings.ledger_path
     found = check(path, quick=quick)
     if found.sound:
@@ -345,10 +349,12 @@ def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     return 0 if found.sound else 1
 
 
-def back_up_ledger(settings: Settings, file: Path, *, overwrite: bool, as_json: bool) -> None:
+def back_up_ledger(settings: Settings, file: str, *, overwrite: bool, as_json: bool) -> None:
     """Write it to `file`."""
+    from aitp.ledger.maintenance import back_up
+
     path = settings.ledger_path
-    found = back_up(path, file, overwrite=overwrite)
+    found = back_up(path, Path(file), overwrite=overwrite)
     said = f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}"
     document = {"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows}
     tell(document, said, as_json=as_json)
@@ -356,6 +362,8 @@ def back_up_ledger(settings: Settings, file: Path, *, overwrite: bool, as_json: 
 
 def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
+    from aitp.ledger.maintenance import Allowance, recover
+
     path = settings.ledger_path
     currency = settings.prices.currency if settings.prices is not None else ""
     zone = ZoneInfo(settings.rate_limit_timezone)

@@ -8,7 +8,6 @@ are imported here.
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +16,6 @@ import click
 
 from aitp import __version__
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.tasks import ExitCode
 
 EXITS = (
     "All commands exit with 2 if the command line is wrong, and with 78 if the settings cannot be used: every fault is "
@@ -31,23 +29,22 @@ HELP_NAMES = ["-h", "--help"]
 class Failure(click.ClickException):
     """What kept a command from its part, one line a problem; `warnings` may say where the problems come from."""
 
-    def __init__(self, problems: Sequence[str], warnings: Sequence[str] = (), *, as_json: bool) -> None:
+    def __init__(
+        self, problems: Sequence[str], warnings: Sequence[str] = (), *, as_json: bool, exit_code: int = 1
+    ) -> None:
         super().__init__("; ".join(problems))
+        self.exit_code = exit_code  # type: ignore[misc] # click asks the instance
         self._told = {"problems": list(problems), "warnings": list(warnings)}
         self._as_json = as_json
 
     def show(self, file: Any = None) -> None:
         """Say it."""
+        import json
+
         for line in (*self._told["problems"], *self._told["warnings"]):
             click.echo(f"aitp: {line}", err=True)
         if self._as_json:
             click.echo(json.dumps({"error": self.message, **self._told, "exit_code": self.exit_code}))
-
-
-class UnusableSettings(Failure):
-    """The same, where it is the settings."""
-
-    exit_code = ExitCode.MISCONFIGURED
 
 
 class Command(click.Command):
@@ -75,6 +72,7 @@ class Command(click.Command):
         """Run it; not for help or completion, which load nothing."""
         from aitp.hardening import keep_memory_private
         from aitp.settings import load_settings, prepare_environment
+        from aitp.tasks import ExitCode
 
         keep_memory_private()
         # Before it can import numpy or the openai client.
@@ -93,7 +91,8 @@ class Command(click.Command):
                 from aitp.settings import runtime_dir
 
                 tell_of_failed_start(runtime_dir(), error.problems)
-            raise UnusableSettings(error.problems, error.warnings, as_json=as_json) from error
+            code = ExitCode.MISCONFIGURED
+            raise Failure(error.problems, error.warnings, as_json=as_json, exit_code=code) from error
         except LedgerError as error:
             raise Failure([str(error)], as_json=as_json) from error
         except click.UsageError:

@@ -23,7 +23,6 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
-from rich.live import Live
 from rich.text import Text
 
 from aitp import __version__, release, revision
@@ -255,6 +254,8 @@ class Pace:
 
 def watch_status(own: Settings, interval: float, *, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
+    from rich.live import Live
+
     from aitp.process.master import wait_for_signal
 
     console, pace = screen(), Pace()

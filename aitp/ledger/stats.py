@@ -20,7 +20,6 @@ from aitp.errors import LedgerError
 from aitp.ledger import sqlite
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Row
-from aitp.ledger.integrity import check
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
@@ -147,6 +146,8 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, 
             yield connection, time.time() if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+        from aitp.ledger.integrity import check
+
         if isinstance(error, UnicodeDecodeError) or not check(path, quick=True).sound:
             raise sqlite.unlike_a_ledger(path, error) from error
         raise

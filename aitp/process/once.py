@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
-from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.process.child import Timings

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
-from aitp.ledger import SlotLocks
+from aitp.ledger.locks import SlotLocks
 from aitp.logs import get_logger
 from aitp.process.scoreboard import MASTER, glance, living_master, scoreboard_path
 from aitp.process.systemd import LOOK_SECONDS, Systemd, work_can_be_done

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from aitp.errors import ServiceFault
 from aitp.policy.routing import Rules
-from aitp.providers.base import (
-    Embeddings,
-    Message,
-    Provider,
-    Question,
-    Reply,
-    Usage,
-    Vector,
-    plugin_builders,
-    provider_rules,
-)
 from aitp.providers.inventory import uses_openai
 from aitp.settings import EMBEDDING_MODEL, Settings
 
+if TYPE_CHECKING:
+    from aitp.providers.base import Embeddings, Message, Provider, Question, Reply, Usage, Vector
+
 __all__ = ["Embeddings", "Message", "Provider", "Question", "Reply", "Rules", "Usage", "Vector", "build", "warm_up"]
+
+
+def __getattr__(name: str) -> Any:
+    """What is named in `base`: whoever only looks at the inventory does not load it."""
+    if name.islower():  # a module's
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("aitp.providers.base"), name)
 
 
 def build(settings: Settings, missing: Callable[[str], None] = lambda model: None) -> Mapping[str, Provider]:
@@ -35,6 +36,8 @@ def build(settings: Settings, missing: Callable[[str], None] = lambda model: Non
 
     `missing` is told of an Ollama model that is supported, and not there.
     """
+    from aitp.providers.base import plugin_builders
+
     own = _own_providers(settings, missing)
     return {**own, **{name: make(settings) for name, make in plugin_builders().items()}}
 
@@ -58,11 +61,15 @@ def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mappin
 
 def _stands_in(settings: Settings) -> bool:
     """Whether OpenAI answers for a provider of another package, whatever the mode is."""
+    from aitp.providers.base import provider_rules
+
     return any(rules.stand_in and rules.most_per_day for rules in provider_rules(settings).values())
 
 
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
+    from aitp.providers.base import plugin_builders
+
     plugin_builders()  # looking for them reads the metadata of all packages
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from aitp.errors import LedgerError
 from aitp.hardening import is_alive
-from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
 from aitp.policy.routing import Availability

@@ -67,8 +67,11 @@ def test_help_fits_a_terminal_and_loads_none_of_the_service(path: tuple[str, ...
     assert "Examples:" in run.stdout
     assert "Exit codes:" in run.stdout
     assert EXITS in " ".join(run.stdout.split())
-    heavy = {"openai", "requests", "rich", "pydantic", "numpy", "apsw", "supervisor", "structlog", "asyncio"}
-    assert not set(run.stderr.split()) & heavy
+    heavy = {"openai", "requests", "rich", "pydantic", "numpy", "apsw", "supervisor", "structlog", "asyncio", "pathlib"}
+    loaded = set(run.stderr.split())
+    assert not loaded & heavy
+    ours = {"aitp", "aitp.commands", "aitp.commands.cli", "aitp.commands.help", "aitp.errors"}
+    assert {name for name in loaded if name.startswith("aitp")} == ours
 
 
 def test_the_overview_names_every_command_once_with_a_line_that_is_not_cut() -> None:

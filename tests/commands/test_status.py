@@ -54,6 +54,30 @@ def test_a_service_that_does_not_run_exits_1_and_the_ledger_is_shown_all_the_sam
     assert [line.split() for line in run.stdout.splitlines() if line.strip().startswith("2 ")] == [list("200000")]
 
 
+def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: Scoreboard) -> None:
+    """What `aitp status` costs is what it imports: a count is the same on every machine, seconds are not."""
+    desk.world.admit("one")
+    program = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from aitp.commands.cli import main\n"
+        "main()"
+    )
+    look = [sys.executable, "-c", program, "status"]
+    surrounded = {**surroundings(), **desk.settings, "PYTHONPATH": str(PROJECT_ROOT)}
+
+    run = subprocess.run(look, env=surrounded, cwd="/", capture_output=True, text=True, timeout=60, check=True)
+
+    loaded = set(run.stderr.split())
+    assert run.stdout.startswith("RUNNING")
+    heavy = {"structlog", "requests", "openai", "numpy", "jinja2", "prometheus_client", "waitress", "supervisor"}
+    assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio"}
+    assert not [name for name in loaded if name.startswith(("aitp.taskapi", "aitp.knowledge", "aitp.processors"))]
+    assert not loaded & {f"aitp.ledger.{part}" for part in ("ledger", "claims", "inbox", "outbox", "maintenance")}
+    assert not loaded & {"aitp.providers.base", "aitp.process.master", "aitp.http"}
+    assert len([name for name in loaded if name.startswith("aitp")]) <= 45
+
+
 def test_a_ledger_that_is_not_there_is_said_in_words(desk: Desk) -> None:
     run = desk.run("status", RATE_LIMIT_STORAGE_PATH="/nowhere/ledger.db")
 

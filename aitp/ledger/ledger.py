@@ -1,0 +1,190 @@
+"""`Ledger`: one process's hold of the ledger, a part for each step of a task's life; and `prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
+from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
+from aitp.ledger.cache import Cache
+from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
+from aitp.ledger.clock import Clock, MachineClock
+from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Database
+from aitp.ledger.evidence import Failure, Notice
+from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
+from aitp.ledger.limits import Exceeded, Limits, LimitUse
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
+from aitp.ledger.outcomes import Cause, Report, Settled
+from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
+from aitp.ledger.sqlite import SQLiteDatabase, migrate
+from aitp.ledger.worlds import World, publish_setups
+
+__all__ = [
+    "DISK_RESERVE_BYTES",
+    "Admitted",
+    "BreakerChange",
+    "BudgetUse",
+    "Cache",
+    "Cause",
+    "Claim",
+    "ClaimOptions",
+    "Cooldown",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryOutcome",
+    "Exceeded",
+    "Failure",
+    "Fault",
+    "Idle",
+    "IdleReason",
+    "Ledger",
+    "LedgerConfig",
+    "LimitUse",
+    "Malformed",
+    "NotYet",
+    "Nothing",
+    "Notice",
+    "Overspent",
+    "Poll",
+    "PollOptions",
+    "Report",
+    "Reused",
+    "Services",
+    "Settled",
+    "SlotLocks",
+    "World",
+    "prepare",
+]
+
+MACHINE = MachineClock()
+
+
+class Ledger:
+    """One process's hold of the ledger. Not for threads; not to be carried over fork."""
+
+    def __init__(self, database: Database, config: LedgerConfig) -> None:
+        self._database = database
+        breakers = Breakers(config.breaker_threshold, config.breaker_recovery)
+        duplicates = Duplicates(config.reuse_seconds)
+        self.limits = Limits(database)
+        self.budgets = Budgets(database)
+        self.inbox = Inbox(database, breakers, self.limits, duplicates, config)
+        self.claims = Claims(database, breakers, self.limits, config)
+        self.outbox = Outbox(database, breakers, duplicates, config)
+        self.dead = DeadLetters(database)
+        self.cache = Cache(database)
+        self.services = Services(database, breakers)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        config: LedgerConfig,
+        *,
+        clock: Clock = MACHINE,
+        locks: SlotLocks | None = None,
+    ) -> Ledger:
+        """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
+
+        Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
+        release.
+        """
+        database = SQLiteDatabase(path, clock, locks=locks)
+        try:
+            database.refuse_other_version()
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, config)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def forget_pages(self) -> None:
+        """Give back the memory of the pages read so far: whoever rests finds that others have changed them."""
+        self._database.forget_pages()
+
+    def flush(self) -> None:
+        """Have on disk what durable transactions committed, also after a flush that failed. Raises LedgerError."""
+        if not self._database.on_disk:
+            self._database.flush()
+
+    @property
+    def locks(self) -> SlotLocks:
+        return self._database.locks
+
+    def owners(self) -> list[int]:
+        """Slots that own tasks, a poll or a probe."""
+        rows = self._database.read(
+            f"SELECT slot FROM tasks WHERE {CLAIMED}"
+            f" UNION SELECT slot FROM tasks WHERE {FINISHED} AND due_at IS NULL AND slot IS NOT NULL"
+            " UNION SELECT slot FROM polls WHERE slot IS NOT NULL"
+            " UNION SELECT probe_slot FROM breakers WHERE probe_slot IS NOT NULL"
+            " UNION SELECT probe_slot FROM worlds WHERE probe_slot IS NOT NULL"
+        )
+        return [int(slot) for (slot,) in rows]
+
+    def release_ownerless(
+        self, spared: Container[int] = (), causes: Mapping[int, Cause] | None = None
+    ) -> dict[int, Settled]:
+        """Free what belongs to slots that no process holds: after a crash of everything, or with fewer processes.
+
+        `spared` slots are left to their successors. `causes` are what is known of how the owners ended (else STOPPED).
+        """
+        released = {}
+        for slot in self.owners():
+            # This process would obtain its own slots as well: they are never ownerless.
+            if slot not in spared and slot not in self.locks.held and self.locks.acquire(slot, 0):
+                try:
+                    released[slot] = self.claims.release(slot, (causes or {}).get(slot, Cause.STOPPED))
+                finally:
+                    self.locks.release(slot)
+        return released
+
+    def pause(self, paused: bool) -> None:
+        """Stop (or go on) polling and claiming, across restarts, until told otherwise."""
+        with self._database.transaction(durable=True) as connection:
+            connection.execute("UPDATE ledger SET paused = ?", (int(paused),))
+        self.flush()
+
+
+def prepare(
+    path: Path,
+    *,
+    strategy: str,
+    timezone: str,
+    limits: Mapping[str, int],
+    currency: str = "",
+    budgets: Mapping[str, int] = MappingProxyType({}),
+    providers: Iterable[str] = (),
+    reuse_scope: str = "",
+    setups: Mapping[str, str] = MappingProxyType({}),
+    clock: Clock = MACHINE,
+) -> int:
+    """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
+
+    `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
+    `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
+    Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
+    """
+    found = migrate(path)
+    database = SQLiteDatabase(path, clock)
+    try:
+        Limits(database).publish(strategy, timezone, limits)
+        Budgets(database).publish(currency, budgets)
+        with database.transaction() as connection:
+            # A new release or new settings may have mended the bug.
+            forget_bugs(connection)
+            forget_answers(connection, reuse_scope)
+            connection.executemany(
+                "INSERT INTO breakers (service) VALUES (?) ON CONFLICT (service) DO NOTHING",
+                [(provider,) for provider in providers],
+            )
+            publish_setups(connection, setups)
+    finally:
+        database.close()
+    return found
