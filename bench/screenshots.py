@@ -28,7 +28,7 @@ SETTINGS = {
     "PROCESSING_MODE": "hybrid",
     "SUPPORTED_MODELS": "nomic-embed-text",
     "CONCURRENCY_LIMIT": "3",
-    "RATE_LIMIT_PER_MINUTE": "60",
+    "RATE_LIMIT_PER_MINUTE": "50",
     "RATE_LIMIT_PER_HOUR": "600",
     "RATE_LIMIT_PER_DAY": "5000",
     "RATE_LIMIT_PER_WEEK": "20000",
@@ -90,13 +90,13 @@ def main() -> None:
     folder: Path = parser.parse_args().to
     with chromium() as browser:
         with service(well) as url:
-            for name, width, scheme in (("page", 1200, "light"), ("page-phone", 390, "light")):
+            for name, width, scheme in (("page", 1280, "light"), ("page-phone", 390, "light")):
                 browser.size(width, 800)
                 browser.prefer(color_scheme=scheme)
                 browser.open(url)
                 save(browser, folder / f"{name}.png")
         with service(badly) as url:
-            browser.size(1200, 800)
+            browser.size(1280, 800)
             browser.prefer(color_scheme="dark")
             browser.open(url)
             save(browser, folder / "page-dark.png")

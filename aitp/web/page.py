@@ -176,7 +176,7 @@ def _width(share: float) -> str:
 
 def number(value: float) -> str:
     """Of a rate or of a scale: as many digits as tell something."""
-    return f"{value:,.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
+    return f"{value:,.0f}" if 10 <= value < 1e9 else f"{value:.2g}"
 
 
 def command(*words: str) -> str:
@@ -227,6 +227,7 @@ _TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "comman
 # By span: seconds between the times below a chart, how they are written, and the first limit to compare with.
 _AXES = {"hour": (600, "%H:%M", 0), "day": (14_400, "%H:%M", 1), "week": (86_400, "%a %d", 2)}
 RECENT_MINUTES = 10
+SHORT_QUEUE_MINUTES = 2  # what is done so soon is no arrears
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,18 +325,18 @@ def outlook(history: History, ledger: Snapshot) -> str:
     if not done:
         return f"{waiting:,} wait, and none was done in the last {RECENT_MINUTES} minutes.{more}"
     pace = f"{number(done)} done, {number(max(0.0, done + grown))} new a minute"
-    if grown > 0.05 * done:
-        return f"Falling behind: {pace}; what waits takes {duration(60 * waiting / done)}.{more}"
     if grown < -0.05 * done:
         return f"Catching up: {pace}; drained in {duration(-60 * waiting / grown)}.{more}"
-    return f"Keeping up: {pace}; what waits takes {duration(60 * waiting / done)}.{more}"
+    behind = grown > 0.05 * done and waiting > SHORT_QUEUE_MINUTES * done
+    takes = f"what waits takes {duration(60 * waiting / done)}"
+    return f"{'Falling behind' if behind else 'Keeping up'}: {pace}; {takes}.{more}"
 
 
 def _times(history: History) -> Iterator[tuple[float, str]]:
     """What stands below the charts: how far to the right (0 to 1), and the time."""
     seconds, form, _ = _AXES[history.span]
     for place, bar in enumerate(history.bars):
-        if bar.at % seconds == 0 and 0.03 < place / len(history.bars) < 0.9:
+        if bar.at % seconds == 0 and 0.03 < place / len(history.bars) < 0.87:
             yield place / len(history.bars), instant(bar.at, form)
 
 

@@ -80,6 +80,7 @@ class Hour:
         for minute in range(60):
             if event := (events or {}).get(minute):
                 event()
+            self._admit(EMBEDDING, 0)  # a poll notes how many wait
             self._work()
             self._deliver()
             self._admit(EMBEDDING, 6 + round(5 * math.sin(minute / 9) + self._chance.random() * 4))

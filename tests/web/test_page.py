@@ -212,6 +212,7 @@ def test_of_what_keeps_tasks_back_the_page_names_what_keeps_most(
         (40, 40, 8, "Keeping up: 8 done, 8 new a minute; what waits takes 5 min."),
         (40, 130, 8, "Catching up: 8 done, 0 new a minute; drained in 4 min."),
         (40, 13, 8, "Falling behind: 8 done, 11 new a minute; what waits takes 5 min."),
+        (14, 5, 8, "Keeping up: 8 done, 9 new a minute; what waits takes 105 s."),
     ],
 )
 def test_whether_the_service_catches_up_is_said_by_the_last_minutes(
@@ -370,7 +371,7 @@ def test_of_a_hundred_busy_workers_the_late_and_the_slow_are_shown(world: World)
 
     shown = rows(page, "processes")
     assert (len(shown), shown[0][0]) == (16, "master")
-    assert ["worker 178", "busy, deadline overrun", "42 s", "late", "0 s", "7"] in shown
+    assert ["worker 178", "overdue", "42 s", "late", "0 s", "7"] in shown
     assert ["worker 190", "busy", "7 min", "slow", "", "3"] in shown
     assert "And 85 busy, 1 idle." in page
 
