@@ -19,7 +19,7 @@ from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
 from aitp.ledger.engine import Connection, Row, these
 from aitp.ledger.queue import CLAIMED, READY
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
-from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
+from aitp.policy.evidence import Remedy, Situation, Tally, answers_again, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
 from aitp.tasks import Culprit, Ending, Health, Outcome
 
@@ -91,7 +91,9 @@ NO_FAILURES = "NOT EXISTS (SELECT 1 FROM failures)"
 
 @dataclass
 class _Case:
-    """One call to be judged, and what has been found out about it so far. `probing`: this slot, the paused world."""
+    """One call to be judged, and what has been found out about it so far. `probing`: this slot, the paused world;
+    `paused_by`: whose fault that was.
+    """
 
     connection: Connection
     now: float
@@ -106,6 +108,7 @@ class _Case:
     proven: bool
     pauses: int
     paused: bool
+    paused_by: str
     probing: bool
     witnessed: int | None = None
     notices: list[Notice] = field(default_factory=list)
@@ -117,10 +120,10 @@ class _Case:
         """None: the world is recovered, or from before there were any, and nothing is known of it."""
         row = connection.execute(
             "SELECT id, provider, model, type, setup, left_out, proven, pauses, paused_until IS NOT NULL,"
-            " COALESCE(probe_slot, -1) = ?, good, service, account, input, answer FROM worlds WHERE id = ?",
+            " culprit, COALESCE(probe_slot, -1) = ?, good, service, account, input, answer FROM worlds WHERE id = ?",
             (slot, world),
         ).fetchone()
-        return None if row is None else cls(connection, now, slot, Tally(*row[10:]), *row[:10])
+        return None if row is None else cls(connection, now, slot, Tally(*row[11:]), *row[:11])
 
     @cached_property
     def in_flight(self) -> int:
@@ -260,7 +263,9 @@ class Judge:
             return case.judgement(map(_ready, outcomes), self._speak(case, failure, heard=True), cleared=True)
         judged = self._judge_each(case, outcomes, failure) if counted else [_ready_later(o) for o in outcomes]
         change = self._speak(case, failure, opened=asked is Remedy.OPEN)
-        if asked is Remedy.PAUSE or case.probing:
+        if case.probing and answers_again(case.paused_by, failure.culprit):
+            self._resume(case)
+        elif asked is Remedy.PAUSE or case.probing:
             self._pause(case, failure, profile)
         elif counted:
             moved(connection)  # the row is longer
@@ -468,6 +473,19 @@ class Judge:
         moved(case.connection)
         if not case.paused:
             case.tell("Tasks of this model wait", reason, until=until)
+
+    def _resume(self, case: _Case) -> None:
+        """What it was paused for is over, although this answer was none. The next pause, if there is one, is longer."""
+        case.connection.execute(
+            "UPDATE worlds SET culprit = '', reason = '', paused_until = NULL, probe_slot = NULL WHERE id = ?",
+            (case.world,),
+        )
+        case.connection.execute(
+            "DELETE FROM failures WHERE world = ? AND culprit <> ?", (case.world, Culprit.ANSWER.value)
+        )
+        _return_all(case, whole_provider=False)
+        moved(case.connection)
+        case.tell("Tasks of this model go on", "")
 
     def _put_off(self, case: _Case) -> None:
         """The probe said nothing of its world."""

@@ -168,6 +168,14 @@ def remedy(situation: Situation) -> Remedy:
     return Remedy.WAIT
 
 
+def answers_again(paused_by: str, culprit: Culprit) -> bool:
+    """Whether the failed probe of a world shows that what it was paused for is over.
+
+    A useless answer is one all the same: the model is there, and takes what it is sent.
+    """
+    return culprit is Culprit.ANSWER and paused_by not in ("", Culprit.ANSWER, Culprit.REQUEST)
+
+
 CONFLICT = 409
 CONFLICT_TRIES = 3
 

@@ -31,6 +31,7 @@ from tests.ledger.failures import (
     MODEL,
     OF_TASKS,
     ONE,
+    REQUEST,
     SERVICE,
     THIRD_WORKER,
     breaker,
@@ -171,11 +172,41 @@ def test_useless_answers_to_five_different_tasks_in_a_row_pause_their_model_and_
     assert ids(world.claim(OTHER_WORKER)) == ["same model, other type"]
 
 
-def test_while_a_world_is_paused_nobody_is_failed(world: World) -> None:
+@pytest.mark.parametrize("paused_by", [ANSWER, MODEL])
+def test_while_a_world_is_paused_nobody_is_failed(world: World, paused_by: Culprit) -> None:
+    if paused_by is MODEL:
+        world.admit("a")
+        fail(world, culprit=MODEL, named=True)
+    else:
+        pause_world(world)
+        take_away(world, *world.states())
+        world.admit("a")
+    culprit = SERVICE if paused_by is MODEL else ANSWER
+
+    assert [fail_at_next_probe(world, culprit).ending for _ in range(8)] == [Ending.RETRY] * 8
+    assert pauses(world) == [SMALL.model]
+
+
+def test_a_useless_answer_shows_that_a_model_which_was_gone_is_there_again(world: World) -> None:
     world.admit("a")
     fail(world, culprit=MODEL, named=True)
+    world.clock.go(A_MINUTE)
+    settled = fail(world, culprit=ANSWER)
 
-    assert [fail_at_next_probe(world, ANSWER).ending for _ in range(8)] == [Ending.RETRY] * 8
+    assert pauses(world) == []
+    assert [notice.what for notice in settled.told] == ["Tasks of this model go on"]
+    assert [fail_again(world, ANSWER).ending for _ in range(3)] == [Ending.RETRY, Ending.RETRY, Ending.FAILED]
+    world.admit("b")
+    fail(world, culprit=MODEL, named=True)
+    assert world.value("SELECT paused_until FROM worlds") == world.clock.now + 2 * A_MINUTE, "it has not served anyone"
+
+
+def test_a_useless_answer_ends_no_pause_of_a_model_that_a_setting_does_not_fit(world: World) -> None:
+    world.admit("a", "b")
+    fail(world, world.claim(), REQUEST)
+    world.clock.go(A_MINUTE)
+    fail(world, culprit=ANSWER)
+
     assert pauses(world) == [SMALL.model]
 
 

@@ -137,9 +137,9 @@ def has_witness(stranger: Stranger, world: Strange) -> bool:
 
 
 def good_ones_fail_by_chance(world: Strange) -> bool:
-    """Where every answer is useless, fewer than five texts tell nothing of the model."""
-    met = sum(len(texts) for at, texts in world.waves if at < world.nature.mute_until)
-    return world.nature.flaky >= FLAKY or (world.nature.mute is not None and met < 5)
+    """Where every answer is useless, fewer than five texts tell nothing of the model: none of it must be the first."""
+    first = sum(len(texts) for at, texts in world.waves if not at)
+    return world.nature.flaky >= FLAKY or (world.nature.mute is not None and first < 5)
 
 
 def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> None:
