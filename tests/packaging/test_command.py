@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp import __version__
+from aitp import release
 from aitp.settings import PROJECT_ROOT, surroundings
 from aitp.tasks import TaskType
 from tests.settings.complete import COMPLETE
@@ -40,7 +40,7 @@ def test_version_is_told_without_loading_the_service() -> None:
     )
     run = python("-c", program, "--version")
 
-    assert run.stdout == f"aitp {__version__}\n"
+    assert run.stdout == f"aitp {release()}\n"
     loaded = set(run.stderr.split())
     assert "click" in loaded
     assert not loaded & {

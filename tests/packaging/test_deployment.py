@@ -74,11 +74,14 @@ def test_the_unit_leaves_the_service_next_to_nothing_to_break() -> None:
 def test_the_image_gets_what_it_copies_and_nothing_secret() -> None:
     kept = {line[1:] for line in (PROJECT_ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
-        source for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()
+        source.split("/")[0]
+        for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()
     }
 
-    assert copied == kept
-    assert all((PROJECT_ROOT / source).exists() for source in copied)
+    may_be_missing = {"extension[s]"}  # a pattern, which may match nothing
+    assert copied - may_be_missing == kept - {"extensions"}
+    assert all((PROJECT_ROOT / source).exists() for source in copied - may_be_missing)
 
 
 def test_the_image_stands_on_one_exact_version_and_can_be_held_to_its_bytes() -> None:
@@ -87,7 +90,7 @@ def test_the_image_stands_on_one_exact_version_and_can_be_held_to_its_bytes() ->
     assert bases == ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"]
     assert re.search(r"^ARG PYTHON_IMAGE=python:3\.\d+\.\d+-slim-bookworm$", DOCKERFILE, re.MULTILINE)
     # Nothing is fetched that a lock does not name, and no secret can be handed to the build.
-    assert not re.search(r"^ADD |curl|wget|apt-get|^ARG (?!PYTHON_IMAGE)", DOCKERFILE, re.MULTILINE)
+    assert not re.search(r"^ADD |curl|wget|apt-get|^ARG (?!PYTHON_IMAGE|REVISION)", DOCKERFILE, re.MULTILINE)
 
 
 def test_the_image_runs_as_a_user_of_its_own() -> None:
