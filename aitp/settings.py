@@ -63,9 +63,9 @@ class Settings(BaseModel):
 
     # The task API and its authorization server
     allow_insecure_http: bool = False
-    """Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL, OPENAI_BASE_URL, and with OLLAMA_API_KEY for
-    OLLAMA_BASE_URL, on any host. Without it only loopback, private addresses and names of a single label may be
-    reached without TLS.
+    """Accept plain http:// for API_BASE_URL, OAUTH2_TOKEN_URL, OPENAI_BASE_URL, with OLLAMA_API_KEY for
+    OLLAMA_BASE_URL, and with WIKIDATA_TOKEN for WIKIDATA_BASE_URL, on any host. Without it only loopback, private
+    addresses and names of a single label may be reached without TLS.
     """
     api_base_url: v.Url
     """Required. Address of the task API, without /api, like http://nestjs-api:3000."""
@@ -177,6 +177,11 @@ class Settings(BaseModel):
     """Where Wikimedia can reach you, as its User-Agent policy asks of all who call it by machine: an address of a
     page or of mail.
     """
+    wikidata_token: v.Key | None = None
+    """An access token of an account at Wikimedia (OAuth 2, "owner-only"), whose limits are higher than those of callers
+    that it does not know, or WIKIDATA_TOKEN_FILE=path of a file that holds it. Never sent in the open: see
+    ALLOW_INSECURE_HTTP.
+    """
 
     # Polling and processes
     polling_interval_seconds: Annotated[float, Field(ge=0.05, le=86_400, allow_inf_nan=False)] = 30.0
@@ -266,15 +271,16 @@ class Settings(BaseModel):
             v.refuse_open_secrets(url)
         return url
 
-    @field_validator("ollama_api_key")
+    @field_validator("ollama_api_key", "wikidata_token")
     @classmethod
     def _keep_the_key_off_the_wire(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        url = info.data.get("ollama_base_url")
+        where = {"ollama_api_key": "ollama_base_url", "wikidata_token": "wikidata_base_url"}[str(info.field_name)]
+        url = info.data.get(where)
         if key is not None and url is not None and not info.data.get("allow_insecure_http", True):
             try:
                 v.refuse_open_secrets(url)
             except ValueError as error:
-                raise ValueError(f"cannot be sent to OLLAMA_BASE_URL: {error}") from None
+                raise ValueError(f"cannot be sent to {where.upper()}: {error}") from None
         return key
 
     @property
@@ -340,7 +346,7 @@ class Settings(BaseModel):
             "oauth": (self.token_url, *client, *asked),
             "openai": (self.openai_base_url, self.openai_api_key),
             "ollama": (self.ollama_base_url, self.ollama_api_key),
-            "wikidata": (self.wikidata_base_url, self.wikidata_contact),
+            "wikidata": (self.wikidata_base_url, self.wikidata_contact, self.wikidata_token),
         }
         door = doors.get(service, _flat(self.extensions))
         parts = [service, self.trust.from_environment, self.trust.certificates, *door]
@@ -350,8 +356,8 @@ class Settings(BaseModel):
     def without_provider_secrets(self) -> Self:
         """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
         key = self.openai_api_key if self.mock else None
-        secrets = {"openai_api_key": key, "ollama_api_key": None, "metrics_token": None, "extensions": self._masked()}
-        return self.model_copy(update=secrets)
+        secrets = {"openai_api_key": key, **dict.fromkeys(("ollama_api_key", "wikidata_token", "metrics_token"))}
+        return self.model_copy(update={**secrets, "extensions": self._masked()})
 
     def without_oauth_secret(self) -> Self:
         """For workers."""
@@ -360,8 +366,9 @@ class Settings(BaseModel):
     def for_watching(self) -> Self:
         """For the metrics process: that there are keys, but neither the keys nor the client's secret."""
         key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
-        other = self.ollama_api_key and SecretStr(WITHHELD)
-        secrets = {"openai_api_key": key, "ollama_api_key": other, "oauth2_client_secret": SecretStr("")}
+        others = ("ollama_api_key", "wikidata_token")
+        secrets = {"openai_api_key": key, "oauth2_client_secret": SecretStr("")}
+        secrets |= {name: getattr(self, name) and SecretStr(WITHHELD) for name in others}
         return self.model_copy(update={**secrets, "extensions": self._masked()})
 
     def _masked(self) -> dict[str, str | SecretStr]:
@@ -385,7 +392,7 @@ _ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
-SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "METRICS_TOKEN")
+SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 

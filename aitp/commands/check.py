@@ -39,6 +39,7 @@ from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 
 COMFORTABLE_BYTES = 1_000_000_000
 TYPICAL_BYTES = 2_000  # of a task's content: a page
+WIKIMEDIA = ("https://www.wikidata.org", "https://wikidata.org")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STYLES = {
     Severity.OK: "green",
@@ -149,6 +150,10 @@ def of_settings(settings: Settings) -> Iterator[Problem]:
     if mode == "hybrid" and settings.hybrid_fallback and settings.openai_api_key is None:
         sentence = "OPENAI_API_KEY is not set: nothing stands in for Ollama while it fails"
         yield Problem("models", Severity.NOTE, sentence, "Set a key, if OpenAI is to stand in")
+    if settings.wikidata_enabled and not settings.wikidata_contact and settings.wikidata_base_url in WIKIMEDIA:
+        sentence = "WIKIDATA_CONTACT is not set: Wikimedia lets callers that name none ask least, and may bar them"
+        advice = "Set it to an address of a page or of mail where you can be reached"
+        yield Problem("wikidata", Severity.WARNING, sentence, advice)
     if settings.metrics_token is None and host not in LOOPBACK:
         sentence = f"METRICS_HOST={host} without a METRICS_TOKEN: whoever reaches that port reads /metrics and the page"
         yield Problem("metrics", Severity.NOTE, sentence, "Set METRICS_TOKEN, or METRICS_HOST=127.0.0.1")

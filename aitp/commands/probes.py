@@ -151,7 +151,10 @@ class Asking:
         def read(answer: Response) -> Answered:
             return Answered(answer.status_code, json_object(whole_body(answer, BODY_BYTES, self.seconds)))
 
-        return self._get(url, {"Accept": "application/json", "User-Agent": f"{USER_AGENT} ({contact})"}, read)
+        headers = {"Accept": "application/json", "User-Agent": f"{USER_AGENT} ({contact})"}
+        if self._settings.wikidata_token is not None:
+            headers["Authorization"] = f"Bearer {self._settings.wikidata_token.get_secret_value()}"
+        return self._get(url, headers, read)
 
     def ahead(self, url: str) -> float | None:
         """Seconds that our clock is ahead of the server's at `url`; None if it tells no time. Without credentials."""
@@ -310,7 +313,8 @@ def of_wikidata(answer: Answered | AitpError, base_url: str, seconds: float) -> 
         return Problem("wikidata", Severity.OK, f"{base_url} answers, and asks for fewer calls at the moment (429)")
     if answer.status in (401, 403):
         said = f"{base_url} wants no calls from here ({answer.status})"
-        return Problem("wikidata", Severity.FAULT, said, "Set WIKIDATA_CONTACT: Wikimedia wants to know whom to ask")
+        do = "Look at WIKIDATA_TOKEN, and set WIKIDATA_CONTACT: Wikimedia wants to know whom to ask"
+        return Problem("wikidata", Severity.FAULT, said, do)
     if answer.status != 200 or not isinstance(answer.document, dict):
         said = f"{base_url} answered {answer.status}, and not as a MediaWiki does"
         return Problem("wikidata", Severity.FAULT, said, "Look at WIKIDATA_BASE_URL")

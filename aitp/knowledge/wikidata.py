@@ -2,17 +2,22 @@
 
 Each part of an answer is kept as it comes: after an outage half-way only the rest is asked for. Made after fork.
 
-Polite: a User-Agent with a contact, maxlag, pauses as told, a few calls a second and three at a time over all workers
-(mediawiki.org, API:Etiquette). `bound` bounds each request, with the `turn` that it waits for; the `gate` (in the
-ledger) is around that, never within. No retries.
+Polite: a User-Agent with a contact, maxlag, pauses as told, a token if there is one; of all processes on this host
+three ask at a time, Wikimedia's own servers a few times a second (mediawiki.org, API:Etiquette and Wikimedia APIs/Rate
+limits). `bound` bounds each request, with the `turn` that it waits for; the `gate` (in the ledger) is around that,
+never within. No retries.
 """
 
 from __future__ import annotations
 
+import errno
+import random
 import re
+import select
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -38,6 +43,11 @@ VIEWS = "/api/rest_v1/metrics/pageviews/per-article"
 FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
 MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
 CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
+# Who binds such a name (unix(7), abstract sockets) has it until his process ends: all users and ledgers of a host share
+# these, as they share the address that Wikimedia counts by.
+TURNS = tuple(f"\0aitp asks Wikidata {number}" for number in range(3))
+LEAST_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0  # of a turn at Wikimedia's own servers; for one
+WITH_TOKEN_SECONDS = 0.1  # of a turn, where Wikimedia knows who asks
 
 Gate = Callable[[], AbstractContextManager[None]]
 Bound = Callable[[float], AbstractContextManager[object]]
@@ -58,7 +68,7 @@ class Wikidata(Knowledge):
     def __init__(
         self, settings: Settings, ledger: Ledger, slot: int, bound: Bound, observe: Callable[[BreakerChange], None]
     ) -> None:
-        self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound, ledger.locks.turn)
+        self._api = Api(settings, partial(ledger.services.call, WIKIDATA, slot, observe), bound)
         self._services = ledger.services
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._look_up = partial(ledger.cache.through, f"wikidata {self._base_url}")
@@ -149,16 +159,49 @@ class Oversized(RetryableError):
     """The answer is longer than anybody wants to read: no fault, ask for less."""
 
 
+@contextmanager
+def turn(least_seconds: float = 0.0) -> Iterator[None]:
+    """Be one of three on this host who ask now, for `least_seconds` at least: three take turns of a second, and so ask
+    three times a second. Waits for it, and raises CooldownRequired after LONGEST_WAIT_SECONDS; does not nest."""
+    give_up = time.monotonic() + LONGEST_WAIT_SECONDS
+    with socket.socket(socket.AF_UNIX) as place:
+        while not any(_is_free(place, name) for name in random.sample(TURNS, len(TURNS))):
+            if time.monotonic() > give_up:
+                said = "other processes of this host have been asking Wikidata all the time"
+                raise CooldownRequired(WIKIDATA, said, seconds=MARGIN_SECONDS, model=None)
+            select.select((), (), (), random.uniform(0.01, 0.05))
+        until = time.monotonic() + least_seconds
+        try:
+            yield
+        finally:
+            select.select((), (), (), max(0.0, until - time.monotonic()))
+
+
+def _is_free(place: socket.socket, name: str) -> bool:
+    try:
+        place.bind(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
+
+
 class Api:
     """The two APIs. `read` makes a value of a body; what it raises says that the answer is nonsense."""
 
-    def __init__(self, settings: Settings, gate: Gate, bound: Bound, turn: Gate = nullcontext) -> None:
+    def __init__(self, settings: Settings, gate: Gate, bound: Bound) -> None:
         self._base_url = settings.wikidata_base_url.rstrip("/")
-        self._gate, self._turn, self._bound = gate, turn, bound
+        self._gate, self._bound = gate, bound
         self._timeout, self._trust = settings.request_timeout, settings.trust
         contact = settings.wikidata_contact or "its operator has set no contact"
         agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
         self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        least = 0.0 if self._base_url not in VIEW_HOSTS else LEAST_SECONDS
+        if settings.wikidata_token is not None:
+            self._headers["Authorization"] = f"Bearer {settings.wikidata_token.get_secret_value()}"
+            least = min(least, WITH_TOKEN_SECONDS)
+        self._turn = partial(turn, least)
         self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
         self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
         self._wires: dict[str, Wire] = {}
@@ -193,7 +236,7 @@ class Api:
     def _get(self, host: str, url: str) -> tuple[requests.Response, bytes]:
         wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust)
         try:
-            with self._bound(self._timeout + self._period + MARGIN_SECONDS):
+            with self._bound(self._timeout + self._period + LONGEST_WAIT_SECONDS + MARGIN_SECONDS):
                 self._wait_for_turn()
                 with self._turn():
                     answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
@@ -216,7 +259,9 @@ def _error(answer: requests.Response, body: bytes) -> AitpError | None:
     if code in ("maxlag", "ratelimited") or status == 429 or (status == 503 and pause is not None):
         return CooldownRequired(WIKIDATA, said, seconds=pause_seconds(pause, time.time()), model=None)
     if status in (401, 403):
-        return CredentialsRefused(WIKIDATA, f"{said}: it wants no calls from here: is WIKIDATA_CONTACT set?")
+        return CredentialsRefused(
+            WIKIDATA, f"{said}: it wants no calls from here: look at WIKIDATA_CONTACT and WIKIDATA_TOKEN"
+        )
     return ServiceFault(WIKIDATA, f"{said}: look at WIKIDATA_BASE_URL" if 300 <= status < 500 else said)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import select
 import stat
 import struct
@@ -30,7 +29,6 @@ from aitp.errors import MisplacedLedger
 
 MASTER_SLOT = 0
 QUEUE_BYTE = 1 << 20
-TURNS = range(QUEUE_BYTE + 1, QUEUE_BYTE + 4)  # of requests to Wikimedia, which allows a client three at a time
 
 ASK_AGAIN_SECONDS = 0.02
 
@@ -156,19 +154,6 @@ class SlotLocks:
         finally:
             # Also when a signal's exception came between the lock and the yield; unlocking a free byte is harmless.
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, QUEUE_BYTE)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be one of the few processes that may ask Wikimedia for something now. Waits for it; does not nest."""
-        byte = next((each for each in TURNS if self._try(each)), None)
-        try:
-            if byte is None:
-                byte = random.choice(TURNS)
-                fcntl.lockf(self._file, fcntl.LOCK_EX, 1, byte)
-            yield
-        finally:
-            if byte is not None:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def close(self) -> None:
         """Drop all locks of this process."""

@@ -288,7 +288,7 @@ def run_evaluation(
     if unknown := [name for name in chosen if name not in TRIALS]:
         raise BadParameter(f"{unknown[0]!r} is none of all, {', '.join(TRIALS)}", param_hint="--types")
     settings = load_settings(defaults=NO_TASK_API)
-    conceal(settings.openai_api_key, settings.ollama_api_key)
+    conceal(settings.openai_api_key, settings.ollama_api_key, settings.wikidata_token)
     # Standard output is the report's.
     configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
     texts = load_labels(Path(labels) if labels else LABELS)[:limit]

@@ -24,6 +24,22 @@ def findings(*severities: Severity) -> list[Problem]:
 
 
 @pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        ({}, True),
+        ({"WIKIDATA_CONTACT": "https://example.org/aitp"}, False),
+        ({"WIKIDATA_ENABLED": "false"}, False),
+        ({"WIKIDATA_BASE_URL": "https://wikibase.example.org"}, False),
+    ],
+)
+def test_wikimedia_wants_to_know_whom_to_ask(more: dict[str, str], asked: bool) -> None:
+    found = check.of_settings(load_settings({**COMPLETE, **more}))
+    assert [each.severity for each in found if each.sentence.startswith("WIKIDATA_CONTACT is not set")] == (
+        [Severity.WARNING] if asked else []
+    )
+
+
+@pytest.mark.parametrize(
     ("severities", "strict", "code"),
     [
         ((), False, 0),
@@ -50,7 +66,7 @@ STOPPED = Facts(0.0, None, False, (), (), None, "there is no ledger", False)
 
 
 def settings(**environ: str) -> Settings:
-    return load_settings({**COMPLETE, **environ})
+    return load_settings({**COMPLETE, "WIKIDATA_CONTACT": "aitp@example.org", **environ})
 
 
 def worst(findings: list[Problem]) -> Problem:

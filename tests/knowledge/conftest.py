@@ -12,6 +12,12 @@ from aitp.knowledge import wikidata
 from tests.knowledge.desk import Desk
 
 
+@pytest.fixture(autouse=True)
+def own_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests ask at the same time."""
+    monkeypatch.setattr(wikidata, "TURNS", tuple(f"\0{tmp_path} {number}" for number in range(3)))
+
+
 @pytest.fixture
 def server() -> Iterator[WikidataApi]:
     with WikidataApi(made_up=120) as server:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aitp.demo.http import HttpServer
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.demo.wikidata_things import OWN
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
+from aitp.knowledge import wikidata
 from aitp.knowledge.wikidata import Wikidata
 from tests.knowledge.desk import Desk, settings_for
 from tests.process.forks import in_child
@@ -24,9 +26,9 @@ from tests.waiting import wait_until
 IDS = [f"Q{OWN + 1_000 + number}" for number in range(60)]
 
 LOOK_UPS: dict[str, Callable[[Wikidata], object]] = {
-    "find": lambda wikidata: wikidata.find("Brasil", "pt"),
-    "entities": lambda wikidata: wikidata.entities(["Q937"], "pt"),
-    "standing": lambda wikidata: wikidata.standing(["Q937"]),
+    "find": lambda asked: asked.find("Brasil", "pt"),
+    "entities": lambda asked: asked.entities(["Q937"], "pt"),
+    "standing": lambda asked: asked.standing(["Q937"]),
 }
 NONSENSE = (
     *(
@@ -218,6 +220,56 @@ def test_no_more_than_three_requests_are_underway_over_all_processes(desk: Desk)
     assert max(call.at_once for call in desk.server.exchanges) <= 3
 
 
+def test_services_with_ledgers_of_their_own_share_the_three_turns(server: WikidataApi, tmp_path: Path) -> None:
+    server.latency_seconds = 0.3
+    pids = []
+    for number in range(6):
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                Desk(server, tmp_path / f"{number}.db").wikidata.find(f"name {number}", "pt")
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 6
+    assert max(call.at_once for call in server.exchanges) == 3
+
+
+@pytest.mark.parametrize(("token", "seconds"), [(None, 0.5), ("a-token", 0.1)])
+def test_wikimedia_s_own_servers_are_asked_at_a_pace(
+    server: WikidataApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, seconds: float
+) -> None:
+    monkeypatch.setattr(wikidata, "VIEW_HOSTS", {server.url: server.url})
+    monkeypatch.setattr(wikidata, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(wikidata, "CALLS", 10_000)
+    desk = Desk(server, tmp_path / "ledger.db", more={} if token is None else {"WIKIDATA_TOKEN": token})
+    began = time.monotonic()
+    for number in range(3):
+        desk.wikidata.find(f"name {number}", "pt")
+    took = time.monotonic() - began
+    desk.close()
+
+    assert took >= 3 * seconds
+    assert {exchange.authorized for exchange in server.exchanges} == {token is not None}
+
+
+def test_who_waits_for_a_turn_in_vain_is_told_and_nothing_is_taken_for_an_outage(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wikidata, "LONGEST_WAIT_SECONDS", 0.2)
+    with ExitStack() as others:
+        for name in wikidata.TURNS:
+            others.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+        with pytest.raises(CooldownRequired, match="other processes of this host"):
+            desk.wikidata.find("Brasil", "pt")
+
+    desk.clock.go(10)
+    assert desk.breaker == "closed"
+    assert desk.wikidata.find("Brasil", "pt")
+
+
 @pytest.mark.parametrize(("workers", "seconds"), [(1, 1), (10, 1), (100, 10), (1000, 60)])
 def test_many_workers_share_the_pace(server: WikidataApi, tmp_path: Path, workers: int, seconds: float) -> None:
     desk = Desk(server, tmp_path / "ledger.db", more={"CONCURRENCY_LIMIT": str(workers)})
@@ -237,13 +289,13 @@ def test_an_answer_that_comes_byte_by_byte_ends_with_its_time_out(server: Wikida
     def look() -> list[object]:
         desk = Desk(server, tmp_path / "ledger.db")
         settings = settings_for(server.url).model_copy(update={"request_timeout": 0.5})
-        wikidata = Wikidata(settings, desk.ledger, 101, lambda seconds: nullcontext(), desk.changes.append)
+        asking = Wikidata(settings, desk.ledger, 101, lambda seconds: nullcontext(), desk.changes.append)
         try:
-            wikidata.entities(["Q937"], "pt")
+            asking.entities(["Q937"], "pt")
         except ServiceFault as error:
             late = "within 0.5 s" in str(error)
             failures = desk.seen().breakers["wikidata"].failures
-            again = wikidata.entities(["Q937"], "pt")["Q937"]
+            again = asking.entities(["Q937"], "pt")["Q937"]
             return [late, failures, again is not None]
         return []
 

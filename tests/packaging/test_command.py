@@ -72,7 +72,7 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
 
 
 def test_check_passes_complete_settings() -> None:
-    run = aitp("check", "--offline", **COMPLETE, METRICS_HOST="127.0.0.1")
+    run = aitp("check", "--offline", **COMPLETE, METRICS_HOST="127.0.0.1", WIKIDATA_CONTACT="aitp@example.org")
 
     assert (run.returncode, run.stderr) == (0, "")
     first, types, *_, last = run.stdout.splitlines()
@@ -109,7 +109,7 @@ def test_check_shows_warnings_and_mock_mode(tmp_path: Path) -> None:
 
 
 def test_check_speaks_json() -> None:
-    fine = aitp("check", "--offline", "--json", **COMPLETE)
+    fine = aitp("check", "--offline", "--json", **COMPLETE, WIKIDATA_CONTACT="aitp@example.org")
     wrong = aitp("check", "--json", **COMPLETE, METRICS_PORT="0")
 
     assert (fine.returncode, wrong.returncode) == (0, 78)

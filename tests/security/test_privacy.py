@@ -25,6 +25,7 @@ SECRETS = {
     "OAUTH2_CLIENT_SECRET": "planted-client-secret-0123456789",
     "OPENAI_API_KEY": "sk-planted-provider-key-0123456789",
     "OLLAMA_API_KEY": "planted-ollama-key-0123456789",
+    "WIKIDATA_TOKEN": "planted-wikidata-token-0123456789",
     "METRICS_TOKEN": "planted-metrics-token-0123456789",
 }
 
@@ -205,7 +206,7 @@ def test_each_process_keeps_the_secrets_that_it_needs_and_no_other() -> None:
         return {name for name, value in held.items() if value and value.get_secret_value() == SECRETS[name]}
 
     assert kept(settings.without_provider_secrets()) == {"OAUTH2_CLIENT_SECRET"}
-    assert kept(settings.without_oauth_secret()) == {"OPENAI_API_KEY", "OLLAMA_API_KEY"}
+    assert kept(settings.without_oauth_secret()) == {"OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"}
     assert kept(settings.for_watching()) == {"METRICS_TOKEN"}
     assert settings.for_watching().openai_api_key is not None  # /ready must know that OpenAI can stand in
 

@@ -169,6 +169,16 @@ def test_the_key_of_ollama_goes_nowhere_in_the_open(url: str, more: dict[str, st
         assert key is not None
 
 
+def test_neither_does_the_token_of_wikidata() -> None:
+    given = {**COMPLETE, "WIKIDATA_TOKEN": "planted"}
+    assert load_settings(given).wikidata_token is not None
+    assert load_settings({**given, "WIKIDATA_BASE_URL": "http://wikibase:8080"}).wikidata_token is not None
+    with pytest.raises(
+        ConfigurationError, match=r"WIKIDATA_TOKEN=\*\*\*: cannot be sent to WIKIDATA_BASE_URL: plain http"
+    ):
+        load_settings({**given, "WIKIDATA_BASE_URL": "http://wikibase.example.org"})
+
+
 @pytest.mark.parametrize(("said", "think"), [("", None), ("true", True), ("False", False), ("LOW", "low")])
 def test_thinking_is_a_yes_a_no_or_an_amount(said: str, think: object) -> None:
     assert load_settings({**COMPLETE, "OLLAMA_THINK": said}).ollama_think == think
