@@ -143,6 +143,10 @@ def of_settings(settings: Settings) -> Iterator[Problem]:
         )
         advice = "Set a real OPENAI_API_KEY, or PROCESSING_MODE=ollama"
         yield Problem("mock mode", Severity.WARNING if near else Severity.FAULT, sentence, advice)
+    if others := [name for name in settings.mocks if name != "OPENAI_API_KEY"]:
+        near = is_near(settings.api_base_url)
+        sentence = f"MOCK MODE: {', '.join(others)} is a placeholder; results are invented where it would be used"
+        yield Problem("mock mode", Severity.WARNING if near else Severity.FAULT, sentence, "Set a real key")
     if mode != "openai" and not settings.supported_models:
         sentence = f"SUPPORTED_MODELS is empty: in mode {mode} no task is ever sent to Ollama"
         advice = "List Ollama's models in it, or set PROCESSING_MODE=openai"
@@ -174,6 +178,9 @@ def of_registered(found: Registered, settings: Settings) -> Iterator[Problem]:
     for provider in found.providers:
         serves = f"provider {provider.name} of {', '.join(provider.models)}"
         yield Problem("extension", Severity.OK, f"{provider.package}: {serves}")
+        if provider.lacks:
+            sentence = f"{provider.name}: {provider.lacks}; tasks for its models wait"
+            yield Problem("extension", Severity.WARNING, sentence, "Set it, or leave it if there are none")
 
 
 def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
@@ -356,7 +363,7 @@ def of_service(facts: Facts, settings: Settings, master: int) -> Iterator[Proble
     found = problems(facts, settings)
     if not master:
         # What it has learned of models is in its ledger.
-        yield from (_started(problem) for problem in found if problem.code in ("quarantine", "request"))
+        yield from (_started(problem) for problem in found if problem.code in ("quarantine", "request", "extension"))
         for problem in found:
             if problem.code in _STOPPED:
                 yield dataclasses.replace(problem, code="service", severity=_STOPPED[problem.code])
@@ -392,7 +399,7 @@ def _document(report: Report, code: int) -> dict[str, Any]:
     return {
         "ok": code == 0,
         "exit_code": code,
-        "mock": settings is not None and settings.mock,
+        "mock": settings is not None and bool(settings.mocks),
         "env_file": None if env_file is None else str(env_file),
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],

@@ -96,7 +96,7 @@ def document(facts: Facts, settings: Settings) -> dict[str, Any]:
         version=__version__,
         revision=revision(),
         mode=settings.processing_mode,
-        mock=settings.mock,
+        mock=bool(settings.mocks),
         problems=problems(facts, settings),
         processes=[_view(record, facts) for record in (facts.master, *facts.children) if record is not None],
         ledger=facts.ledger,
@@ -115,7 +115,7 @@ def _view(record: Record, facts: Facts) -> ProcessView:
 def picture(facts: Facts, settings: Settings, *, pace: float | None = None, lines: int | None = None) -> Group:
     """One look, for people. `pace`: tasks a second, if it was measured; `lines`: how many there is room for."""
     parts: list[RenderableType] = [_headline(facts, settings, pace)]
-    if settings.mock:
+    if settings.mocks:
         parts.append(Text("MOCK MODE: results are invented", style="bold yellow"))
     ledger = facts.ledger
     idle = ledger is None or not (ledger.ready or ledger.waiting)

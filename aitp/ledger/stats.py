@@ -23,6 +23,7 @@ from aitp.ledger.engine import Connection, Row
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
+from aitp.ledger.stand_ins import stand_ins_sent
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import Ending, Outcome, QueueKey, TaskState
@@ -90,6 +91,7 @@ class Snapshot:
     """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes.
 
     `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
+    `models`: how many tasks wait for each. `stand_ins`: calls made today in a provider's stead.
     """
 
     taken_at: float
@@ -115,6 +117,8 @@ class Snapshot:
     unpriced: tuple[str, ...] = ()
     quarantines: tuple[QuarantineView, ...] = ()
     profiles: tuple[ProfileView, ...] = ()
+    models: dict[str, int] = field(default_factory=dict)
+    stand_ins: dict[str, int] = field(default_factory=dict)
 
     @property
     def held(self) -> int:
@@ -231,6 +235,15 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
                 (now - PROFILE_SECONDS,),
             )
         ),
+        models=dict(
+            connection.execute(
+                f"SELECT model, COUNT(*) FROM tasks JOIN queues ON queues.id = queue WHERE {READY} GROUP BY model"
+            )
+        ),
+        stand_ins={
+            provider: stand_ins_sent(connection, provider, now)
+            for (provider,) in connection.execute("SELECT provider FROM stand_ins").fetchall()
+        },
     )
 
 

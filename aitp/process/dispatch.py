@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, get_args
 from aitp.ledger import ClaimOptions
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
-from aitp.policy.routing import Availability, Mode, Route, Routing, canonical
+from aitp.policy.routing import Availability, Route, canonical
 from aitp.processors import PROCESSORS
 from aitp.processors.base import Memory
-from aitp.providers.base import plugin_models, provider_rules
+from aitp.providers.base import provider_rules, routing_of
 from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
 from aitp.tasks import QueueKey, Service
 
@@ -133,9 +133,10 @@ def strangers_of(settings: Settings) -> Callable[[str], bool]:
         settings.default_embedding_model,
         settings.default_chat_model,
     )
-    named = {canonical(model) for model in by_settings} | openai_names()
-    foreign = routing_of(settings).foreign_provider  # what other packages name, they answer for
-    return lambda model: canonical(model) not in named and not foreign(model)
+    routing = routing_of(settings)
+    stand_ins = (rules.stand_in for rules in routing.rules.values())
+    named = {canonical(model) for model in (*by_settings, *stand_ins)} | openai_names()
+    return lambda model: canonical(model) not in named and not routing.foreign_provider(model)
 
 
 @cache
@@ -153,21 +154,6 @@ def _names_in(types: object) -> Iterator[str]:
             yield part
         else:
             yield from _names_in(part)
-
-
-def routing_of(settings: Settings) -> Routing:
-    """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
-    return Routing(
-        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=settings.supported_models,
-        fallbacks=settings.fallback_models,
-        may_fall_back=settings.hybrid_fallback,
-        has_openai=settings.openai_api_key is not None,
-        foreign=plugin_models(),
-        aliases=settings.model_aliases,
-        rules=provider_rules(settings),
-        may_stand_in=settings.has_real_openai,
-    )
 
 
 class ModelAvailability:

@@ -34,6 +34,7 @@ from aitp.logs import get_logger
 from aitp.process.child import Timings
 from aitp.process.dispatch import claim_options
 from aitp.processors import PROCESSORS
+from aitp.providers.base import routing_of
 from aitp.providers.inventory import (
     Inventory,
     ModelState,
@@ -265,6 +266,10 @@ def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict
     ]
     known = (queue for queue in (*by_settings, *queues) if queue.type in PROCESSORS)
     asked = {route.model for queue in known for route in routes(queue) if route.provider == Service.OPENAI}
+    for provider, rules in routing_of(settings).rules.items():
+        if rules.stand_in and rules.most_per_day and settings.has_real_openai:
+            asked.add(rules.stand_in)
+            setting_of.setdefault(rules.stand_in, f"the settings of {provider}")
     return {model: setting_of.get(model, "MODEL_ALIASES") for model in sorted(asked)}
 
 

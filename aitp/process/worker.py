@@ -26,10 +26,10 @@ from aitp.policy.routing import Route
 from aitp.prices import NANO, NOTHING, Prices
 from aitp.process import reports
 from aitp.process.child import Child
-from aitp.process.dispatch import EmbeddingDimensions, claim_options, routing_of, strangers_of
+from aitp.process.dispatch import EmbeddingDimensions, claim_options, strangers_of
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.providers import Embeddings, Provider, Question, Reply, build
-from aitp.providers.base import provider_rules
+from aitp.providers.base import provider_rules, routing_of
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:

@@ -279,11 +279,12 @@ class TaskTypeEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProviderEntry:
-    """A provider of another package, and the models that go there."""
+    """A provider of another package, the models that go there, and why their tasks wait, if they have to."""
 
     name: str
     package: str
     models: tuple[str, ...]
+    lacks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +297,7 @@ class Registered:
 
 def registered(settings: Settings) -> Registered:
     """Everything that these settings and the installed packages come to. ConfigurationError: something is broken."""
-    provider_rules(settings)
+    rules = provider_rules(settings)
     prompts = Context.of(settings).prompts
     shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
     return Registered(
@@ -307,7 +308,9 @@ def registered(settings: Settings) -> Registered:
             for name, each in sorted(PROCESSORS.items())
         ),
         tuple(
-            ProviderEntry(found.name, found.package, tuple(plugin_builders()[found.name].models))
+            ProviderEntry(
+                found.name, found.package, tuple(plugin_builders()[found.name].models), rules[found.name].lacks
+            )
             for found in extensions(PROVIDERS_GROUP)
         ),
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROVIDERS_GROUP, complaint, extensions
-from aitp.policy.routing import Rules
+from aitp.policy.routing import Mode, Routing, Rules
 from aitp.settings import Settings
 from aitp.tasks import Service
 
@@ -176,3 +176,18 @@ def provider_rules(settings: Settings) -> Mapping[str, Rules]:
 def plugin_models() -> Mapping[str, str]:
     """Which of these providers serves a model, by the model's name."""
     return {model: name for name, builder in plugin_builders().items() for model in builder.models}
+
+
+def routing_of(settings: Settings) -> Routing:
+    """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
+    return Routing(
+        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
+        supported=settings.supported_models,
+        fallbacks=settings.fallback_models,
+        may_fall_back=settings.hybrid_fallback,
+        has_openai=settings.openai_api_key is not None,
+        foreign=plugin_models(),
+        aliases=settings.model_aliases,
+        rules=provider_rules(settings),
+        may_stand_in=settings.has_real_openai,
+    )

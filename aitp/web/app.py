@@ -113,7 +113,7 @@ class Application:
             "version": __version__,
             "rate_limiting": _rate_limiting(facts, settings),
         }
-        return _json(body, found, mock=settings.mock)
+        return _json(body, found, mock=bool(settings.mocks))
 
     def _ready(self) -> Answer:
         settings = in_force(self.settings)

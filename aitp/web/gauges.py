@@ -25,8 +25,7 @@ from aitp.prices import NANO
 from aitp.process.scoreboard import State, role_of
 from aitp.providers.inventory import ModelState, Stage
 from aitp.settings import Settings
-from aitp.tasks import Service
-from aitp.web.health import Facts, Severity, problems
+from aitp.web.health import Facts, Severity, problems, stand_ins_left
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
 _CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
@@ -68,12 +67,15 @@ def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
     if facts.ledger is not None:
         yield from _of_ledger(facts.ledger)
+        for provider, left in stand_ins_left(facts.ledger, settings).items():
+            help = f"Calls that OpenAI may still make today in the stead of {provider}."
+            yield _one(Family(f"aitp_{provider}_fallbacks_left", "gauge", help), left)
     yield from _of_models(facts.inventory.models if facts.inventory else {})
     yield reading(metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements})
     yield from _of_processes(facts)
     yield _one(metrics.READY, not any(each.severity.at_least(Severity.PENDING) for each in problems(facts, settings)))
     yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)
-    yield _one(metrics.MOCK, settings.mock)
+    yield _one(metrics.MOCK, bool(settings.mocks))
     yield reading(metrics.BUILD_INFO, {(__version__, revision(), platform.python_version()): 1})
 
 
@@ -90,7 +92,7 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield reading(metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers})
     yield reading(metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers})
     cooldowns = Counter(cooldown.provider for cooldown in ledger.cooldowns)
-    yield reading(metrics.COOLDOWNS, {(service.value,): cooldowns[service.value] for service in Service})
+    yield reading(metrics.COOLDOWNS, {(service,): cooldowns[service] for service in ledger.breakers})
     yield reading(metrics.QUEUE_TASKS, {("ready",): ledger.ready, ("waiting",): ledger.waiting})
     yield _one(metrics.QUEUE_AGE, ledger.oldest_ready_age)
     yield _one(metrics.OUTBOX_RESULTS, ledger.finished)
@@ -102,7 +104,7 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
     yield _one(metrics.DISK_FREE, ledger.disk_free)
     yield _one(metrics.PAUSED, ledger.paused)
     quarantines = Counter(quarantine.provider for quarantine in ledger.quarantines)
-    yield reading(metrics.QUARANTINES, {(service.value,): quarantines[service.value] for service in Service})
+    yield reading(metrics.QUARANTINES, {(service,): quarantines[service] for service in ledger.breakers})
     yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
 
 

@@ -14,15 +14,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aitp.errors import LedgerError
+from aitp.errors import ConfigurationError, LedgerError
 from aitp.hardening import is_alive
 from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
-from aitp.policy.routing import Availability
+from aitp.policy.routing import Availability, Mode, Routing
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
+from aitp.providers.base import routing_of
 from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import Service
@@ -231,6 +232,7 @@ def problems(facts: Facts, settings: Settings, minutes: Sequence[Bar] = ()) -> l
         found.append(Problem("ledger", Severity.FAULT, facts.ledger_problem, advice))
     else:
         found += [*_of_room(facts.ledger), *_of_ledger(facts.ledger), *_of_services(facts.ledger, settings)]
+        found += _of_extensions(facts.ledger, settings)
     found += [*_of_phase(facts, settings), *_of_models(facts, settings)]
     if not facts.has_token:
         found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
@@ -348,8 +350,10 @@ def _of_services(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
     providers = providers_of(settings)
     opened = {name: breaker for name, breaker in ledger.breakers.items() if breaker.state != "closed"}
     nobody_left = all(provider in opened for provider in providers)
+    routing, instead = known_routing(settings), stand_ins_left(ledger, settings)
+    alone = {routing.foreign_provider(model) for model in ledger.models} - {name for name in instead if instead[name]}
     for service, breaker in opened.items():
-        needed = service in (Service.API, Service.OAUTH) or (nobody_left and service in providers)
+        needed = service in (Service.API, Service.OAUTH, *alone) or (nobody_left and service in providers)
         reason = f": {breaker.reason}" if breaker.reason else ""
         advice = f"It is probed by itself; until it is well, another answers or what needs it waits. {_CHECK}"
         missed = needed and not _is_idle(breaker, ledger, service)
@@ -374,6 +378,36 @@ def _of_services(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
         wait = pause.until - ledger.taken_at
         advice = f"They go on in {duration(wait)}; what needs them waits, and nothing is lost."
         yield Problem("cooldown", _of_wait(wait), f"calls to {what} pause: {pause.reason}", advice)
+
+
+def _of_extensions(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
+    """Tasks that can go nowhere, and providers of other packages whose stand-in has done its part of the day."""
+    routing = known_routing(settings)
+    for model, tasks in ledger.models.items():
+        if reason := routing.waits_for(model):
+            verb = "waits" if tasks == 1 else "wait"
+            sentence = f"{counted(tasks, 'task')} of {model} {verb}: {reason}"
+            what = "Set what is missing and reload (HUP), or install the package and restart."
+            yield Problem("extension", Severity.FAULT, sentence, f"{_NONE_LOST} {what} {_ANOTHER_MODEL}")
+    for provider, left in stand_ins_left(ledger, settings).items():
+        if not left:
+            sentence = f"OpenAI has made all calls of the day that it may make in the stead of {provider}"
+            advice = f"{_NONE_LOST} Tasks wait for {provider}, or for midnight UTC."
+            yield Problem("stand-ins", Severity.WARNING, sentence, advice)
+
+
+def known_routing(settings: Settings) -> Routing:
+    """How models are routed. Of packages that cannot be used nothing is known: the service does not start then."""
+    try:
+        return routing_of(settings)
+    except ConfigurationError:
+        return Routing(Mode.OPENAI, (), {}, may_fall_back=False, has_openai=True)
+
+
+def stand_ins_left(ledger: Snapshot, settings: Settings) -> dict[str, int]:
+    """How many calls may still be made today in each provider's stead, where there is a rule for that."""
+    rules = {name: each for name, each in known_routing(settings).rules.items() if each.stand_in}
+    return {name: max(0, each.most_per_day - ledger.stand_ins.get(name, 0)) for name, each in rules.items()}
 
 
 def _is_idle(breaker: BreakerView, ledger: Snapshot, service: str) -> bool:

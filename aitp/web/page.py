@@ -28,15 +28,27 @@ from markupsafe import Markup
 from pydantic import SecretStr
 
 from aitp import SERVICE_NAME, metrics, release
+from aitp.extensions import foreign_settings
 from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
 from aitp.logs import masked
 from aitp.policy.windows import ROLLING_SECONDS
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
-from aitp.settings import FIELDS, PLACEHOLDER_KEY, Settings
+from aitp.settings import FIELDS, PLACEHOLDER, Settings
 from aitp.tasks import Period
 from aitp.tls import Authorities
-from aitp.web.health import Facts, Phase, Problem, Severity, at_work, counted, duration, many_failed, providers_of
+from aitp.web.health import (
+    Facts,
+    Phase,
+    Problem,
+    Severity,
+    at_work,
+    counted,
+    duration,
+    known_routing,
+    many_failed,
+    providers_of,
+)
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -113,8 +125,8 @@ def judge(problems: Sequence[Problem], facts: Facts, settings: Settings) -> tupl
         codes = {problem.code for problem in problems}
         phases = {"paused": "Paused: nothing new is taken.", "draining": "Stopping."}
         return Level.LOOK, next((said for code, said in phases.items() if code in codes), "Starting.")
-    if settings.mock:
-        return Level.LOOK, "It works, but every result is invented."
+    if settings.mocks:
+        return Level.LOOK, f"It works, but {'every result is' if settings.buys_nothing else 'results are'} invented."
     if worst is Severity.WARNING:
         return Level.LOOK, "It works, but take a look."
     return Level.WELL, "All is well."
@@ -343,8 +355,10 @@ def _times(history: History) -> Iterator[tuple[float, str]]:
 # ── tasks that wait, processes, models, settings ─────────────────────────────────────────────────────────────────────
 def waits_for(tasks: WaitingTasks, ledger: Snapshot, settings: Settings) -> str:
     """What keeps these from being sent now; of several things the one that keeps most."""
-    queue, providers = tasks.queue, providers_of(settings)
+    queue, routing = tasks.queue, known_routing(settings)
     model = settings.model_aliases.get(queue.model, queue.model)
+    foreign = routing.foreign_provider(model)
+    providers: tuple[str, ...] = (foreign,) if foreign else providers_of(settings)
 
     def until(moment: float | None) -> str:
         return "" if moment is None else f" in {duration(moment - ledger.taken_at)}"
@@ -356,6 +370,8 @@ def waits_for(tasks: WaitingTasks, ledger: Snapshot, settings: Settings) -> str:
     paused = [each for each in ledger.quarantines if (each.type, each.model) == (queue.type, model)]
     if ledger.paused:
         return "aitp resume"
+    if lacking := routing.waits_for(queue.model):
+        return lacking
     if queue.type in ledger.paused_processors:
         return f"its processor to go on{until(ledger.paused_processors[queue.type])}"
     if room := full or spent:
@@ -447,12 +463,14 @@ def _values(settings: Settings) -> Iterator[tuple[str, str, bool]]:
         value = getattr(settings, name.lower())
         changed = field_.is_required() or value != field_.get_default(call_default_factory=True)
         yield name, _value(value), changed
+    for name in foreign_settings():
+        yield name, _value(settings.extensions.get(name, "")), name in settings.extensions
 
 
 def _value(value: Any) -> str:
     if isinstance(value, SecretStr):
-        is_placeholder = value.get_secret_value() == PLACEHOLDER_KEY
-        return f"{PLACEHOLDER_KEY} (mock mode)" if is_placeholder else "set, never shown"
+        plain = value.get_secret_value()
+        return f"{plain} (mock mode)" if PLACEHOLDER.fullmatch(plain) else "set, never shown"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from waitress import create_server  # type: ignore[import-untyped]
 from aitp import logs
 from aitp.errors import ConfigurationError
 from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
+from aitp.providers.base import plugin_builders
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, bound
@@ -42,6 +44,8 @@ def run_metrics(settings: Settings) -> int:
     settings = _needed(settings)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    with suppress(ConfigurationError):  # whoever cannot do without them says so
+        plugin_builders()  # their metrics are scraped as well
     application = Application(settings)
     # Blocked while waitress starts its thread, so that only this one is ever interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -51,7 +55,9 @@ def run_metrics(settings: Settings) -> int:
         return _refusal(settings, error)
     _install_signals(application)
     _stop_with_parent()
-    log.info("Metrics server started", host=settings.metrics_host, port=settings.metrics_port, mock=settings.mock)
+    log.info(
+        "Metrics server started", host=settings.metrics_host, port=settings.metrics_port, mock=bool(settings.mocks)
+    )
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         server.run()
