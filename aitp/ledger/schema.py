@@ -223,7 +223,7 @@ CREATE TABLE recent_errors (
     first_at REAL NOT NULL,
     last_at REAL NOT NULL,
     times INTEGER NOT NULL,
-    task_id TEXT NOT NULL,
+    task_ids TEXT NOT NULL,
     UNIQUE (source, type, ending, reason)
 ) STRICT;
 

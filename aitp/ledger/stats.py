@@ -35,6 +35,7 @@ SHOWN_STATE = f"CASE WHEN {READY} AND (due_at IS NOT NULL OR duplicate_of IS NOT
 
 
 ERRORS_KEPT = 50
+TASKS_NAMED, NAMES_LENGTH = 10, 1_000  # of one error, the last ones
 DEAD_LISTED = 20
 LONGEST_REASON = 500
 
@@ -287,11 +288,6 @@ class Bar:
         self.slowest = max(self.slowest, slowest)
 
     @property
-    def attempts(self) -> int:
-        """All that were made."""
-        return self.succeeded + self.failed + self.returned
-
-    @property
     def mean(self) -> float:
         """Seconds a call."""
         return self.seconds / self.calls if self.calls else 0.0
@@ -299,7 +295,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class RecentError:
-    """Something that went wrong `times` times, last at `last_at` (UTC seconds) with the task `task_id`, if any.
+    """Something that went wrong `times` times, last at `last_at` (UTC seconds) with the first of `task_ids`, if any.
 
     `source`: the service concerned; `ending`: what it came to.
     """
@@ -311,7 +307,13 @@ class RecentError:
     first_at: float
     last_at: float
     times: int
-    task_id: str
+    names: str = ""
+
+    @property
+    def task_ids(self) -> Sequence[str]:
+        """The last of its tasks first; what was cut off is no name."""
+        whole = self.names.split("\n")[: -1 if len(self.names) >= NAMES_LENGTH else None]
+        return [name for name in dict.fromkeys(whole) if name][:TASKS_NAMED]  # some have failed again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,12 +408,13 @@ def note_error(
     task_ids: Sequence[str] = (),
 ) -> None:
     """Note one error, or that it came again, with each of these tasks or with none."""
+    last = "\n".join(reversed(task_ids[-TASKS_NAMED:]))
     connection.execute(
-        "INSERT INTO recent_errors (source, type, ending, reason, first_at, last_at, times, task_id)"
+        "INSERT INTO recent_errors (source, type, ending, reason, first_at, last_at, times, task_ids)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)"
-        " ON CONFLICT (source, type, ending, reason)"
-        " DO UPDATE SET last_at = ?5, times = recent_errors.times + ?6, task_id = ?7",
-        (source, type_, ending, reason[:LONGEST_REASON], now, max(1, len(task_ids)), task_ids[-1] if task_ids else ""),
+        " ON CONFLICT (source, type, ending, reason) DO UPDATE SET last_at = ?5, times = recent_errors.times + ?6,"
+        " task_ids = SUBSTR(?7 || '\n' || recent_errors.task_ids, 1, ?8)",
+        (source, type_, ending, reason[:LONGEST_REASON], now, max(1, len(task_ids)), last, NAMES_LENGTH),
     )
     connection.execute(
         "DELETE FROM recent_errors WHERE number NOT IN"
@@ -452,7 +455,7 @@ def read_history(path: Path, span: str = "hour", now: float | None = None) -> Hi
         if span != "hour":
             bars, types = _bars(connection, int(moment // 60), SPANS[span], held)
         errors: list[Row] = connection.execute(
-            "SELECT source, type, ending, reason, first_at, last_at, times, task_id FROM recent_errors"
+            "SELECT source, type, ending, reason, first_at, last_at, times, task_ids FROM recent_errors"
             " ORDER BY last_at DESC, number DESC"
         ).fetchall()
         dead: list[Row] = connection.execute(

@@ -64,16 +64,14 @@
     });
   }
 
-  // A command is marked when it has the focus, and copied by a click or Enter where browsers allow that (https, this machine).
+  // A command is marked when it has the focus, and copied by a click where browsers allow that (https, this machine).
   document.addEventListener("focusin", ({ target }) => target.matches(".run") && getSelection().selectAllChildren(target));
-  for (const kind of ["click", "keydown"]) {
-    document.addEventListener(kind, async ({ target, key }) => {
-      if (!target.matches?.(".run") || (key && key !== "Enter") || !navigator.clipboard) return;
-      await navigator.clipboard.writeText(target.textContent);
-      target.dataset.copied = "";
-      setTimeout(() => delete target.dataset.copied, 2000);
-    });
-  }
+  document.addEventListener("click", async ({ target }) => {
+    if (!target.matches(".run") || !navigator.clipboard) return;
+    await navigator.clipboard.writeText(target.textContent);
+    target.dataset.copied = "";
+    setTimeout(() => delete target.dataset.copied, 2000);
+  });
 
   function tell(problem) {
     if (lost.hidden === !problem) return;

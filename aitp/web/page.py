@@ -201,7 +201,7 @@ def command_about(error: RecentError) -> str:
     """What an operator would run next."""
     match error.ending:
         case "dead letter":
-            return command("dead", "show", error.task_id)
+            return command("dead", "show", *error.task_ids[:1])
         case "poll failed":
             return command("poll")
         case "not delivered":
@@ -267,7 +267,8 @@ def _charts(history: History, ledger: Snapshot) -> list[Chart]:
         total.add(bar.calls, bar.succeeded, bar.failed, bar.returned, bar.seconds, bar.slowest)
     summary = f"{total.succeeded:,} succeeded, {total.failed:,} failed, {total.returned:,} put back."
     took = f"{counted(total.calls, 'call')}, {call_time(total.mean)} on average." if total.calls else "No calls."
-    busiest = _ceiling(max(bar.attempts for bar in bars) / minutes, 2 if minutes == 1 else 0.2)
+    most = max(bar.succeeded + bar.failed + bar.returned for bar in bars)
+    busiest = _ceiling(most / minutes, 2 if minutes == 1 else 0.2)
     limit = _limit(ledger, history.span)
     if limit and limit[0] <= 4 * busiest:
         busiest = max(busiest, _ceiling(limit[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aitp.ledger.stats import reading
 from tests.end_to_end.running import Service
 from tests.web.browser import chromium, needs_browser
 
@@ -25,5 +26,11 @@ def test_who_watches_sees_the_tasks_go_by(service: Service) -> None:
         assert browser.text("#verdict") == "All is well."
         assert browser.text("#errors .none") == "None."
         assert browser.text("#models tbody th") == "text-embedding-3-small"
-        assert browser.run("document.querySelectorAll('#hour .done').length") >= 1
+        assert browser.text("#done .sum") == "40 succeeded, 0 failed, 0 put back."
+        assert browser.text("#queue .sum") == "Nothing waits."
+        assert browser.text("#types tbody").split()[:4] == ["text_embedding", "0", "40", "0"]
+        assert browser.run("document.querySelectorAll('#done path.main').length") == 1
+        with reading(service.ledger_path) as (connection, _):
+            noted = connection.execute("SELECT MIN(waiting) FROM minutes WHERE type = ''").get
+        assert noted is not None  # by the relays
         assert browser.console() == []

@@ -175,12 +175,12 @@ def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
     world.ledger.inbox.fail_poll(world.poll(), "the page is no JSON")
     world.ledger.inbox.admit(world.poll(RELAY), [NewTask("e", SMALL, b"", invalid="content has no text")])
 
-    assert {(each.source, each.type, each.ending, each.reason, each.task_id) for each in look(world).errors} == {
+    assert {(each.source, each.type, each.ending, each.reason, *each.task_ids) for each in look(world).errors} == {
         ("openai", "text_embedding", "retry", "OpenAI answers 503", "a"),
         ("openai", "text_embedding", "crashed", "the process that ran it crashed", "b"),
         ("oauth", "text_embedding", "not delivered", "503 for a token", delivery.id),
         ("api", "text_embedding", "dead letter", "400: result is not an array", delivery.id),
-        ("api", "", "poll failed", "the page is no JSON", ""),
+        ("api", "", "poll failed", "the page is no JSON"),
         ("api", "text_embedding", "failed", "content has no text", "e"),
     }
 
@@ -205,7 +205,21 @@ def test_the_same_trouble_again_is_counted_and_moves_to_the_front(world: World) 
     seen = look(world).errors
 
     assert [error.reason for error in seen] == ["refused", "cut"]
-    assert seen[0] == RecentError("openai", "text_embedding", "failed", "refused", START, START + 20, 3, "d")
+    assert seen[0] == RecentError("openai", "text_embedding", "failed", "refused", START, START + 20, 3, "d\nb\na")
+
+
+def test_of_an_error_the_last_tasks_are_named_and_none_by_half(world: World) -> None:
+    for length in (24, 150):
+        names = [f"{number:0{length}}" for number in range(15)]
+        world.admit(*names)
+        finish(world, Ending.FAILED, 1.0, batch=3, reason=f"refused {length}")
+        for _ in names[3:]:
+            finish(world, Ending.FAILED, 1.0, reason=f"refused {length}")
+
+        [error] = [each for each in look(world).errors if each.reason == f"refused {length}"]
+
+        assert error.times == 15
+        assert error.task_ids == names[::-1][: 10 if length == 24 else 6]
 
 
 def test_of_ever_new_troubles_the_newest_few_stay_and_none_is_long(world: World) -> None:

@@ -251,13 +251,16 @@ def test_dead_letters_are_listed_with_the_command_to_deliver_them_again(world: W
 def test_fifty_failures_are_there_and_most_of_them_folded(world: World) -> None:
     for number in range(50):
         change(
-            world, "INSERT INTO recent_errors VALUES (?1, 'openai', 'linking', 'failed', ?1, 1.0, ?1, 1, 't')", number
+            world,
+            "INSERT INTO recent_errors VALUES (?1, 'openai', 'linking', 'failed', ?1, 1.0, ?1, 1, 't9\nt8\nt9\nt7')",
+            number,
         )
 
     page = page_of(world)
 
     assert len([row for row in rows(page, "errors") if row[0].endswith("ago")]) == 50
     assert "<summary>42 more</summary>" in page
+    assert "<code>t9</code><details><summary>2 more</summary><code>t8</code> <code>t7</code> </details>" in page
 
 
 def test_tokens_are_summed_over_all_processes(world: World) -> None:
