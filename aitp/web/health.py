@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aitp.errors import ConfigurationError, LedgerError
+from aitp.extensions import has_providers
 from aitp.hardening import is_alive
 from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
@@ -23,7 +24,6 @@ from aitp.policy.routing import Availability, Mode, Routing
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
-from aitp.providers.base import routing_of
 from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import Service
@@ -398,10 +398,15 @@ def _of_extensions(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
 
 def known_routing(settings: Settings) -> Routing:
     """How models are routed. Of packages that cannot be used nothing is known: the service does not start then."""
-    try:
-        return routing_of(settings)
-    except ConfigurationError:
-        return Routing(Mode.OPENAI, (), {}, may_fall_back=False, has_openai=True)
+    if has_providers():  # else nothing of theirs is loaded by whoever only looks
+        from aitp.providers.base import routing_of
+
+        try:
+            return routing_of(settings)
+        except ConfigurationError:
+            pass
+    mode, aliases = Mode(settings.processing_mode), settings.model_aliases
+    return Routing(mode, settings.supported_models, {}, may_fall_back=False, has_openai=True, aliases=aliases)
 
 
 def stand_ins_left(ledger: Snapshot, settings: Settings) -> dict[str, int]:
