@@ -73,7 +73,7 @@ def test_elsewhere_there_are_no_marks(told: str, piped: Piped, monkeypatch: pyte
 
 
 def test_what_the_command_line_refuses_is_an_error_line_by_line(tmp_path: Path) -> None:
-    lines = written("-m", "aitp", "master", CONCURRENCY_LIMIT="many")
+    lines = written("-m", "aitp", "master", CONCURRENCY_LIMIT="many", RUNTIME_DIR=str(tmp_path))
 
     assert len(lines) > 2
     assert all(re.match("<3>aitp: [A-Z]", line) for line in lines), lines
