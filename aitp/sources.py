@@ -80,7 +80,7 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
             problems.append(f"{', '.join(names)}: both are set; keep one of them")
         elif given:
             [(name, place)] = given.items()
-            values[secret] = _read_secret(name, Path(place), problems) or UNREAD
+            values[secret] = _read_secret(name, Path(place).absolute(), problems) or UNREAD
             origins[secret] = place if name in values else name
     return Sources(values, origins, path, problems, warnings)
 

@@ -7,6 +7,7 @@ then addresses, what settings tell only together, and how a wrong one is told. P
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import os
@@ -22,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
@@ -69,7 +70,10 @@ def zone_name(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ValueError, OSError, LookupError, RecursionError):
-        raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
+        names = {zone.lower(): zone for zone in available_timezones()}
+        meant = difflib.get_close_matches(name[:SHOWN_CHARACTERS].lower().replace(" ", "_"), names, n=1)
+        hint = f"; did you mean {names[meant[0]]}?" if meant else ""
+        raise ValueError(f"must be the name of a time zone like UTC or America/Sao_Paulo{hint}") from None
     return name
 
 
@@ -384,9 +388,20 @@ def problem(
     if details["type"] == "missing":
         return f"{name}: required, but not set. {(fields[name].description or '').removeprefix('Required. ')}"
     value = "***" if name in secrets else shown(values.get(name.lower(), ""))
+    if value and {Path, tls.Authorities, prices.Prices} & {*_parts_of(fields[name].annotation)}:
+        value = _with_root(value)
     if details["type"] == "value_error":
         return f"{name}={value}: {details['ctx']['error']}"
     return f"{name}={value}: must be {allowed(fields[name])}"
+
+
+def _with_root(path: str) -> str:
+    """A path as it was written, and where it leads if that is another one: nobody else knows what it counts from."""
+    try:
+        leads = str(absolute(Path(path)))
+    except ValueError:
+        return path
+    return path if leads == os.path.normpath(path) else f"{path} ({leads})"
 
 
 def shown(value: str) -> str:

@@ -25,7 +25,7 @@ from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
 from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import refuse_network_file_system, version_of
+from aitp.ledger.sqlite import file_system_of, refuse_network_file_system, version_of
 from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
 from aitp.prices import amount
 from aitp.process.dispatch import claim_options
@@ -40,6 +40,7 @@ from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 COMFORTABLE_BYTES = 1_000_000_000
 TYPICAL_BYTES = 2_000  # of a task's content: a page
 WIKIMEDIA = ("https://www.wikidata.org", "https://wikidata.org")
+IN_MEMORY = ("tmpfs", "ramfs")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STYLES = {
     Severity.OK: "green",
@@ -245,11 +246,20 @@ def _of_machine(settings: Settings, master: int) -> Iterator[Problem]:
 def of_ledger(path: Path) -> Problem:
     """Where the ledger is, and whether it can be used there."""
     try:
-        refuse_network_file_system(path.parent, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        refuse_network_file_system(path.parent, mountinfo)
         if problem := _unwritable(path.parent, path):
             advice = "Give the service's user the folder, or set RATE_LIMIT_STORAGE_PATH to a place of its own"
             return Problem("ledger", Severity.ERROR, f"{path}: {problem}", advice)
-        return _of_version(path, version_of(path))
+        found = _of_version(path, version_of(path))
+        point, kind = file_system_of(path.parent, mountinfo)
+        if found.severity is Severity.OK and kind in IN_MEMORY:
+            sentence = (
+                f"{path} is in memory ({kind} on {point}): a restart of the machine loses results, and what was used"
+            )
+            advice = "Set RATE_LIMIT_STORAGE_PATH to a place on a disk"
+            return Problem("ledger", Severity.WARNING, sentence, advice)
+        return found
     except ConfigurationError as error:
         return _taken_apart("ledger", Severity.ERROR, error.problems[0], "Put it on a local disk")
     except MisplacedLedger as error:

@@ -159,7 +159,9 @@ def _row(task: HeldTask, now: float) -> list[str]:
         due = duration(task.due_at - now)
     else:
         due = f"slot {task.slot}" if task.slot is not None else "" if task.state == "dead" else "now"
-    tries = f"{task.attempts}" if not task.crashes else f"{task.attempts}, {task.crashes} crashed"
+    # What failed is counted; what is delivered, or was refused, came of one try more, if it was sent at all.
+    attempts = task.attempts + (task.state in ("finished", "dead") and task.provider is not None)
+    tries = f"{attempts}" if not task.crashes else f"{attempts}, {task.crashes} crashed"
     return [task.id, task.state, tries, duration(now - task.entered_at), due, task.type]
 
 

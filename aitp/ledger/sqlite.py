@@ -606,6 +606,18 @@ def refuse_affected_sqlite(version: str) -> None:
 
 def refuse_network_file_system(folder: Path, mountinfo: str) -> None:
     """Raise ConfigurationError if `folder` is on a network file system, by its `mountinfo` (see proc(5))."""
+    point, kind = file_system_of(folder, mountinfo)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigurationError(
+            [
+                f"RATE_LIMIT_STORAGE_PATH is on {point}, a network file system ({kind}), where locks cannot be trusted;"
+                " put the ledger on a local disk"
+            ]
+        )
+
+
+def file_system_of(folder: Path, mountinfo: str) -> tuple[Path, str]:
+    """Where the file system that `folder` is on is mounted, and its kind."""
     real = folder.resolve()
     best, kind = Path("/"), ""
     for line in mountinfo.splitlines():
@@ -613,10 +625,4 @@ def refuse_network_file_system(folder: Path, mountinfo: str) -> None:
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
         if real.is_relative_to(point) and len(point.parts) >= len(best.parts):
             best, kind = point, rest.split(" ")[0]
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise ConfigurationError(
-            [
-                f"RATE_LIMIT_STORAGE_PATH is on {best}, a network file system ({kind}), where locks cannot be trusted; "
-                "put the ledger on a local disk"
-            ]
-        )
+    return best, kind

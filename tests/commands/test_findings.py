@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,10 @@ def test_a_running_service_tells_what_keeps_it_from_its_work(tmp_path: Path) -> 
     assert (found.severity, found.sentence) == (Severity.FAULT, "paused by an operator")
     [found] = check.of_service(STOPPED, told, 0)
     assert found.severity is Severity.NOTE
+
+
+def test_a_ledger_in_memory_is_warned_about() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        found = check.of_ledger(Path(folder) / "data" / "rate_limits.db")
+    assert (found.code, found.severity) == ("ledger", Severity.WARNING)
+    assert "is in memory (tmpfs on /dev/shm)" in found.sentence

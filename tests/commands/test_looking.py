@@ -23,6 +23,14 @@ def test_tasks_are_listed_oldest_first_with_how_many_there_are(desk: Desk) -> No
     assert lines[-1] == "10 of 12: --limit shows more, --json is for programs"
 
 
+def test_a_dead_letter_has_the_try_that_it_came_of(desk: Desk) -> None:
+    desk.bury("one")
+
+    [_, row, *_] = desk.run("tasks").stdout.splitlines()
+
+    assert row.split()[:3] == ["one", "dead", "1"]
+
+
 def test_tasks_are_filtered_by_state_and_type(desk: Desk) -> None:
     desk.world.admit("one")
     desk.world.run(Ending.RETRY)

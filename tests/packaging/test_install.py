@@ -283,8 +283,11 @@ def test_uninstalling_leaves_settings_ledger_and_user_unless_told(chroot: Chroot
     assert chroot.uninstall().returncode == 1
 
 
-def test_purging_leaves_nothing(chroot: Chroot) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["at once", "after uninstalling"])
+def test_purging_leaves_nothing(chroot: Chroot, before: bool) -> None:
     chroot.install()
+    if before:
+        assert chroot.uninstall().returncode == 0
 
     assert chroot.uninstall("--purge").returncode == 0
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from aitp.process.listener import MOST_ENDS
 from aitp.process.scoreboard import State
 from aitp.process.supervisord import clear_sockets
@@ -218,6 +220,33 @@ def test_plain_supervisord_works_with_the_same_file(stage: Stage) -> None:
     assert supervisord.wait(15) == 0
     assert not stage.processes()
     assert {path.name for path in (stage.directory / "run").iterdir()} == {"scoreboard"}
+
+
+def test_the_project_brings_its_supervisord_which_names_its_user(stage: Stage) -> None:
+    (stage.directory / "run").mkdir()
+    supervisord = stage.play(str(ROOT / "bin/supervisord"), "-c", str(stage.configuration))
+    stage.await_service()
+    supervisord.terminate()
+    assert supervisord.wait(15) == 0
+    assert "running as root" not in stage.log()
+
+
+STOPPED_EARLY = """
+import os, runpy, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "aitp.settings":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Stop())
+runpy.run_module("aitp", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "master", "metrics"])
+def test_a_stop_while_it_is_being_loaded_is_one_in_order(command: str, tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", STOPPED_EARLY, command], env=environ, cwd=tmp_path, timeout=30)
+    assert done.returncode == 0
 
 
 def test_plain_supervisord_does_not_try_bad_settings_again(stage: Stage) -> None:

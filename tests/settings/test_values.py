@@ -231,3 +231,34 @@ def test_a_home_directory_that_nobody_has_is_a_problem(name: str) -> None:
 def test_a_time_zone_of_a_thousand_parts_is_none() -> None:
     with pytest.raises(ConfigurationError, match="must be the name of a time zone"):
         load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": "0/" * 1_000})
+
+
+@pytest.mark.parametrize(
+    ("zone", "meant"),
+    [
+        ("America/São_Paulo", "America/Sao_Paulo"),
+        ("america/sao paulo", "America/Sao_Paulo"),
+        ("Europe/Berln", "Europe/Berlin"),
+    ],
+)
+def test_a_misspelt_time_zone_is_told_with_the_one_that_was_meant(zone: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"; did you mean {meant}\?$"):
+        load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": zone})
+
+
+def test_a_relative_path_that_is_wrong_is_told_with_where_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"PROMPTS_DIR": "no/prompts", "PRICES": "no/prices.toml", "TLS_CA_FILE": str(tmp_path / "none.pem")}
+    environ = {name: value for name, value in COMPLETE.items() if name != "OPENAI_API_KEY"}
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({**environ, **given, "OPENAI_API_KEY_FILE": "key"})
+
+    told = {problem.partition("=")[0]: problem for problem in refusal.value.problems}
+    assert told["PROMPTS_DIR"].startswith(f"PROMPTS_DIR=no/prompts ({PROJECT_ROOT}/no/prompts): ")
+    assert told["PRICES"].startswith(f"PRICES=no/prices.toml ({PROJECT_ROOT}/no/prices.toml): ")
+    assert told["TLS_CA_FILE"].startswith(f"TLS_CA_FILE={tmp_path}/none.pem: ")
+    # What no setting's type is, counts from the current directory.
+    assert told["OPENAI_API_KEY_FILE"].startswith(f"OPENAI_API_KEY_FILE={tmp_path}/key: ")
