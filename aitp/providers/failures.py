@@ -218,6 +218,25 @@ def refusal_of(
     )
 
 
+def refused_with_200(document: object) -> httpx2.Response | None:
+    """The error answer that came with status 200, with the status that it should have had; None if it is none.
+
+    Some gateways answer 200 before they ask the model, and then have an `error` in place of its answer, whole or in the
+    choice, with the status as its `code`.
+    """
+    if not isinstance(document, dict):
+        return None
+    choices = document.get("choices")
+    places = [document, *(choices if isinstance(choices, list) else ())]
+    error = next((place["error"] for place in places if isinstance(place, dict) and place.get("error")), None)
+    message = document.get("message")
+    answered = choices or document.get("data") or document.get("embeddings") or isinstance(message, dict)
+    if error is None or (answered and error is document.get("error")):
+        return None
+    code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
+    return httpx2.Response(int(code), json={"error": error}) if re.fullmatch("[45][0-9]{2}", code) else None
+
+
 def _values(body: Any) -> Iterator[tuple[str, Any]]:
     """All that a body holds, by the innermost key; without what repeats the request."""
     waiting: list[tuple[str, Any, int]] = [("", body, 0)]

@@ -18,7 +18,7 @@ from aitp.errors import AnswerCut, ModelGone, ModelMissing, ServiceFault, Useles
 from aitp.policy.routing import canonical
 from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.client import CALL_MARGIN_SECONDS, PLAIN, BodyBound, http_client
-from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
+from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of, refused_with_200
 from aitp.providers.request_profile import messages_of, schema_of
 from aitp.providers.vectors import UnusableVector, vector_from_numbers
 from aitp.settings import Settings
@@ -97,7 +97,10 @@ class OllamaProvider:
         try:
             answer = self._client.post(path, content=orjson.dumps(request))
             if answer.is_success:
-                return orjson.loads(answer.content)
+                document = orjson.loads(answer.content)
+                if (refused := refused_with_200(document)) is None:
+                    return document
+                answer = refused
             failure = error_of(refusal_of(OLLAMA, answer, model, texts, sent))
         except orjson.JSONDecodeError:
             failure = _no_success("no JSON")

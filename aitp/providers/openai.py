@@ -22,7 +22,7 @@ from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.client import CALL_MARGIN_SECONDS, PLAIN, BodyBound, http_client
-from aitp.providers.failures import OPENAI, error_of, no_answer, refusal_of
+from aitp.providers.failures import OPENAI, error_of, no_answer, refusal_of, refused_with_200
 from aitp.providers.inventory import OPENAI_URL
 from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request
 from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
@@ -89,13 +89,14 @@ class OpenAIProvider:
         self._bound.begin(limit_bytes)
         try:
             body = self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
-            return orjson.loads(body)
+            document = orjson.loads(body)
+            if (refused := refused_with_200(document)) is None:
+                return document
+            failure = self._refused(refused, request, texts, held)
         except orjson.JSONDecodeError:
-            failure: errors.AitpError = _no_success("no JSON")
+            failure = _no_success("no JSON")
         except openai.APIStatusError as error:
-            batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
-            refusal = refusal_of(OPENAI, error.response, request["model"], texts, held, batch=batch, tier=tier)
-            failure = error_of(refusal)
+            failure = self._refused(error.response, request, texts, held)
         except openai.OpenAIError as error:
             failure = no_answer(
                 OPENAI, error.__cause__ or error, self._settings.trust.passed_by(str(self._client.base_url))
@@ -104,6 +105,12 @@ class OpenAIProvider:
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
         raise failure
+
+    def _refused(
+        self, answer: httpx2.Response, request: Mapping[str, Any], texts: Sequence[str], held: Sequence[str]
+    ) -> errors.AitpError:
+        batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
+        return error_of(refusal_of(OPENAI, answer, request["model"], texts, held, batch=batch, tier=tier))
 
     def _connect(self) -> openai.OpenAI:
         seconds, key = self._settings.openai_timeout, self._settings.openai_api_key

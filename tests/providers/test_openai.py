@@ -13,9 +13,18 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from aitp.errors import DeadlineExceeded, InputTooLong, ServiceFault, SettingRefused, UselessAnswer
+from aitp.errors import (
+    CooldownRequired,
+    CredentialsRefused,
+    DeadlineExceeded,
+    InputTooLong,
+    ServiceFault,
+    SettingRefused,
+    UselessAnswer,
+)
 from aitp.providers import Usage
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, answer, as_base64, item, provider_at
+from tests.providers.questions import QUESTION
 from tests.providers.scripted import flood, raw, reply, scripted, trickle
 from tests.waiting import wait_until
 
@@ -71,6 +80,34 @@ def test_what_a_server_does_not_take_is_left_out(left_out: tuple[str, ...], sent
         provider.embed([TEXT], SMALL, leave_out=left_out)
 
     assert server.requests[0].json() == {"model": SMALL, "input": [TEXT], **sent}
+
+
+@pytest.mark.parametrize(
+    ("document", "kind", "said"),
+    [
+        ({"error": {"code": 401, "message": "No auth"}}, CredentialsRefused, "401"),
+        ({"error": {"code": "429", "message": "Slow down"}, "message": "upstream"}, CooldownRequired, "rate limit"),
+        ({"error": {"code": "server_overloaded", "message": "Sorry"}}, ServiceFault, "500"),
+        ({"error": "out of order", "data": []}, ServiceFault, "500"),
+        ({"object": "list", "data": None}, ServiceFault, "answered 200 with JSON without a list"),
+    ],
+)
+def test_an_error_that_comes_with_status_200_is_judged_by_the_status_that_it_means(
+    document: object, kind: type[Exception], said: str
+) -> None:
+    with scripted(reply(200, document)) as server, pytest.raises(kind, match=said):
+        provider_at(server.url).embed([TEXT], SMALL)
+
+
+def test_an_error_in_the_place_of_a_choice_is_one_as_well() -> None:
+    choice = {
+        "index": 0,
+        "finish_reason": "error",
+        "error": {"code": 502, "message": "gone"},
+        "message": {"content": ""},
+    }
+    with scripted(reply(200, {"choices": [choice]})) as server, pytest.raises(ServiceFault, match="502"):
+        provider_at(server.url).ask(QUESTION, SMALL)
 
 
 def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None:
