@@ -16,6 +16,11 @@ from aitp.demo.command import Demo, Plan
 from aitp.demo.stopping import EXIT_INTERRUPTED
 from aitp.demo.verdict import Verdict
 
+BOUGHT_AGAIN = (
+    "Bought again: a text whose answer was lost, spoilt, or died with its process before it was recorded, so that it "
+    "had to be asked for once more."
+)
+
 
 def show(plan: Plan, *, as_json: bool = False) -> int:
     """Run the demo; 0 only if it kept all promises. `as_json`: the figures on standard output, all else beside it."""
@@ -31,23 +36,26 @@ def show(plan: Plan, *, as_json: bool = False) -> int:
             console.print(_why_not_up(demo), soft_wrap=True)
             return 1
         console.print(_figures(verdict, demo))
+        if verdict.bought_again and not plan.pays:
+            console.print(BOUGHT_AGAIN)
         for wrong in verdict.wrong:
             console.print(f"[bold red]WRONG[/]: {wrong}")
         if not verdict.wrong:
             console.print(
                 f"[bold green]{verdict.succeeded} of {verdict.tasks} succeeded{_how_bought(plan, verdict)}[/]"
             )
-        console.print(_places(demo), soft_wrap=True)
+        keep_log = bool(verdict.wrong)
+        console.print(_places(demo, keep_log), soft_wrap=True)
         if as_json:
-            places = {"url": demo.url, "log": str(demo.log_path)}
+            places = {"url": demo.url, "log": str(demo.log_path) if keep_log or plan.keep else None}
             print(json.dumps(dataclasses.asdict(verdict) | places, indent=2), flush=True)
         if plan.keep and demo.running:
             console.print("Running until Ctrl-C")
             demo.wait()
         code = demo.stop()
         if code != 0:
-            console.print(f"[bold red]WRONG[/]: the service ended with exit code {code}")
-        keep_log = True
+            keep_log = True
+            console.print(f"[bold red]WRONG[/]: the service ended with exit code {code}; its log: {demo.log_path}")
         return 0 if code == 0 and not verdict.wrong else 1
     except KeyboardInterrupt:
         console.print("Stopping")
@@ -65,12 +73,12 @@ def _why_not_up(demo: Demo) -> str:
 
 def _run(demo: Demo, console: Console) -> Verdict | None:
     """The verdict; none if the service did not even start."""
-    columns = (TextColumn("tasks"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("tasks", total=demo.plan.tasks)
+        bar = progress.add_task("starting", total=demo.plan.tasks)
         told = False
         for done in demo.progress():
-            progress.update(bar, completed=done)
+            progress.update(bar, completed=done, description="tasks" if done else "starting")
             if not told and (obstacle := demo.obstacle()):
                 told = True
                 print(f"Nothing moves. The service's log says: {obstacle}", file=sys.stderr)
@@ -130,10 +138,12 @@ def _figures(verdict: Verdict, demo: Demo) -> Table:
     return table
 
 
-def _places(demo: Demo) -> str:
+def _places(demo: Demo, keep_log: bool) -> str:
     if demo.plan.keep:
         return (
             f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}\n"
             f"Commands beside it, in another terminal: AITP_ENV_FILE={shlex.quote(str(demo.env_file))} bin/aitp status"
         )
-    return f"Log: {demo.log_path} (with --keep the service stays, to look at its page and metrics)"
+    if keep_log:
+        return f"Log: {demo.log_path}"
+    return "With --keep the service stays, to look at its page, metrics and log"

@@ -17,10 +17,14 @@ from typing import Any
 
 import pytest
 from dotenv import dotenv_values
+from rich.progress import Progress, TaskID
 
+from aitp.demo.command import Demo, Plan
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.sentences import text_of
+from aitp.demo.show import show
 from aitp.demo.vectors import encoded_vector
+from aitp.demo.verdict import Verdict
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.demo.talking import basic, session
 from tests.end_to_end.running import see_that_programs_can_start
@@ -97,6 +101,7 @@ def test_a_real_key_goes_to_the_server_that_is_set_beside_it(
 
     assert theirs.times_bought().total() == 5, out
     assert (demo.returncode, err) == (0, ""), out
+    assert not folders(place)
     assert "the server of OPENAI_BASE_URL, with your key: these calls are paid for" in out
 
 
@@ -247,3 +252,53 @@ def test_a_place_for_settings_that_is_no_directory_is_called_so() -> None:
 
     assert run.returncode == 2
     assert "/dev/null is no directory" in run.stderr
+
+
+def verdict_of(bought_again: int) -> Verdict:
+    return Verdict(
+        tasks=2, succeeded=2, failed=0, seconds=1.0, calls=3, texts_bought=2 + bought_again, bought_again=bought_again,
+        bought_after_record=0, delivered_again=0, tokens=9, put_back=0, deliveries_retried=0, faults_struck=1,
+        most_calls_at_once=1,
+    )  # fmt: skip
+
+
+class Played(Demo):
+    """One that was: its service has gone, and its tasks came when it had been looked at twice."""
+
+    came_up, running = True, False
+
+    def start(self) -> None:
+        self.folder = Path(tempfile.gettempdir())
+
+    def close(self, *, keep_log: bool) -> None:
+        assert not keep_log
+
+    def progress(self) -> Iterator[int]:
+        yield from (0, 0, 2)
+
+    def verdict(self) -> Verdict:
+        return verdict_of(1)
+
+    def stop(self) -> int:
+        return 0
+
+
+def test_it_is_starting_until_the_first_result_and_says_what_bought_again_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described: list[str] = []
+    update = Progress.update
+
+    def noted(progress: Progress, bar: TaskID, **told: Any) -> None:
+        described.append(told.get("description", ""))
+        update(progress, bar, **told)
+
+    monkeypatch.setattr("aitp.demo.show.Demo", Played)
+    monkeypatch.setattr(Progress, "update", noted)
+
+    assert show(Plan(tasks=2)) == 0
+
+    assert described[:3] == ["starting", "starting", "tasks"]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Bought again: a text whose answer was lost" in out
+    assert "Log: " not in out.partition("Bought again")[2]
