@@ -9,6 +9,8 @@
 #
 #   --read-only --tmpfs /app/run:mode=0700,uid=10001,gid=10001 --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
 #
+# podman before 4.4 refuses uid= and gid= there: give it a volume, `-v aitp-run:/app/run`, which has the image's owner.
+#
 # With packages of others (docs/EXTENDING.md): a directory `extensions` beside this file, with an extensions.txt in it, as
 # pip reads requirements, and whatever that names by a relative path.
 #

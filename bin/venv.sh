@@ -64,6 +64,7 @@ fill() {
         die "$venv is not a directory; name another one in AITP_VENV"
     fi
     child=
+    progress=
     trap 'give_up 129' HUP
     trap 'give_up 130' INT
     trap 'give_up 143' TERM
@@ -125,11 +126,38 @@ make_venv() {
 }
 
 install() {
-    run "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input install --quiet --require-hashes \
-        --root-user-action=ignore --no-user "$@" || {
+    mkdir -p "$scratch"
+    if [ -t 2 ]; then
+        for requirements; do :; done
+        show_progress "$requirements" &
+        progress=$!
+    fi
+    run "$venv/bin/python" -I -m pip --disable-pip-version-check --no-input --log "$scratch/pip.log" install --quiet \
+        --require-hashes --root-user-action=ignore --no-user "$@"
+    failed=$?
+    end_progress
+    [ "$failed" -eq 0 ] || {
         say "installing the Python packages failed (see above); the next run tries again"
         give_up 1
     }
+}
+
+# To whoever waits at a terminal: how many of the packages pip has come to. Ends with this script, however that ends.
+show_progress() {
+    of=$(sed -n '/^[A-Za-z].*==/p' "$1" | sed -n '$=')
+    while sleep 0.5 && kill -0 $$ 2>/dev/null; do
+        come_to=$(sed -n '/Collecting /p' "$scratch/pip.log" 2>/dev/null | sed -n '$=')
+        printf '\raitp: %s of %s packages ' "${come_to:-0}" "$of" >&2
+    done
+}
+
+end_progress() {
+    if [ -n "$progress" ]; then
+        kill "$progress" 2>/dev/null && wait "$progress" 2>/dev/null
+        progress=
+        printf '\r\033[K' >&2
+    fi
+    rm -f "$scratch/pip.log"
 }
 
 # In the background, because a shell answers signals only between its foreground commands; and in a group of its own,
@@ -143,6 +171,7 @@ run() {
 
 give_up() {
     trap '' HUP INT TERM
+    end_progress
     if [ "$1" -gt 128 ]; then
         say "interrupted; removing what was half made"
     fi

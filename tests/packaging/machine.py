@@ -50,7 +50,10 @@ case "$*" in
 *"-r extensions.txt"*) [ -z "${NO_NETWORK:-}" ] && sed -n 's/^# parts: //p' extensions.txt >"$(dirname "$0")/parts" ;;
 *entry_points*) cat "$(dirname "$0")/parts" 2>/dev/null ;;
 *purelib*) echo "$(dirname "$0")" ;;
-*"-m pip"*) [ -z "${NO_NETWORK:-}" ] || { echo "ERROR: no network" >&2; exit 1; } ;;
+*"-m pip"*)
+    for name in ${COLLECTED:-}; do echo "Collecting $name" >>"$TMPDIR/pip.log"; done
+    [ -z "${COLLECTED:-}" ] || sleep 2
+    [ -z "${NO_NETWORK:-}" ] || { echo "ERROR: no network" >&2; exit 1; } ;;
 *"-m aitp"*) echo "pid $$ runs $*" ;;
 esac
 """

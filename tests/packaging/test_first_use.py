@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_the_first_use_makes_an_environment_and_says_so(machine: Machine) -> Non
     assert len(run.stderr.splitlines()) == 2
     assert machine.installed() == ["requirements-build.txt", "requirements.txt"]
     assert (machine.venv / "bin/aitp.pth").read_text() == f"{machine.root}\n"
+
+
+def test_at_a_terminal_it_shows_how_far_it_is(machine: Machine) -> None:
+    ours, theirs = pty.openpty()
+    environ = {"PATH": str(machine.tools), "CALLS": str(machine.calls_file), "COLLECTED": "one two"}
+
+    subprocess.run(
+        [machine.root / "bin/aitp", "check"], env=environ, stderr=theirs, stdout=subprocess.DEVNULL, timeout=60
+    )
+
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    of = sum("==" in line for line in (machine.root / "requirements.txt").read_text().splitlines())
+    assert f"\raitp: 2 of {of} packages " in shown
+    assert shown.endswith("\r\x1b[K")
 
 
 def test_aitp_itself_is_a_package_of_its_environment_in_the_version_that_is_there(machine: Machine) -> None:
