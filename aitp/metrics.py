@@ -282,7 +282,7 @@ def reading(family: Family, found: Mapping[tuple[str, ...], float]) -> Metric:
 
 
 def known_label_sets(
-    models: Collection[str], task_types: Collection[str]
+    models: Collection[str], task_types: Collection[str], replaceable: Collection[str] = ()
 ) -> Iterator[tuple[Family, tuple[str | Enum, ...]]]:
     """Every label set of a counter or histogram that can be known before it is first counted."""
     models = (*models, OTHER)
@@ -296,7 +296,7 @@ def known_label_sets(
         (DELIVERIES, product(DELIVERY_OUTCOMES)),
         (TOKEN_REQUESTS, product(("success", "failure"))),
         (LIMIT_EXCEEDED, product(Period)),
-        (FALLBACKS, (("ollama", "openai", reason) for reason in Why)),
+        (FALLBACKS, product(("ollama", *replaceable), ("openai",), Why)),
         (BUDGET_EXCEEDED, product((Period.DAY, Period.MONTH))),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
     ]
@@ -465,10 +465,11 @@ def prepare_directory(
     models: Collection[str] = DEFAULT_MODELS,
     task_types: Collection[str] = tuple(TaskType),
     priced: Collection[tuple[str, str, str]] = (),
+    replaceable: Collection[str] = (),
 ) -> None:
     """Make the directory, and a 0 for every label set that can be known: a series that appears late breaks `rate()`.
 
-    `priced`: (provider, model, currency) of models that cost something.
+    `priced`: (provider, model, currency) of models that cost something. `replaceable`: providers of other packages.
 
     What was counted is never touched, so it may run at any start and reload, beside live processes: they see the old
     file or the new one. Raises OSError.
@@ -480,7 +481,8 @@ def prepare_directory(
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         for path in directory.glob("*.db"):
             _set_aside_if_damaged(path)
-        _write_zeros([*known_label_sets(models, task_types), *((COST, labels) for labels in priced)], directory)
+        known = known_label_sets(models, task_types, replaceable)
+        _write_zeros([*known, *((COST, labels) for labels in priced)], directory)
     finally:
         os.close(descriptor)
 

@@ -22,7 +22,15 @@ from requests.structures import CaseInsensitiveDict
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
 from aitp.http import BY_TLS, USER_AGENT, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.process.models import asked_of_openai, known_queues, retiring
-from aitp.providers.inventory import OPENAI_URL, ask_for_models, shutdowns_in, uses_models, uses_openai
+from aitp.providers.base import plugin_builders
+from aitp.providers.inventory import (
+    OPENAI_URL,
+    ask_for_models,
+    models_of_ollama,
+    shutdowns_in,
+    uses_models,
+    uses_openai,
+)
 from aitp.settings import Settings
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
@@ -84,6 +92,11 @@ def of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Prob
         told("Ollama")
         replaceable = len(providers_of(settings)) > 1
         yield of_ollama(asking.missing_models(), settings, replaceable=replaceable, seconds=asking.seconds)
+    for name, builder in plugin_builders().items():
+        look: Callable[[Settings, float], Problem] | None = getattr(builder, "look", None)
+        if look is not None:
+            told(name)
+            yield look(settings, asking.seconds)
     if settings.wikidata_enabled:
         told("Wikidata")
         about = asking.wikidata()
@@ -140,7 +153,7 @@ class Asking:
             given.ollama_base_url, stall_seconds=self.seconds, trust=given.trust, api_key=given.ollama_api_key
         )
         with closing(models):
-            return _answer(lambda: models.missing(given.supported_models))
+            return _answer(lambda: models.missing(models_of_ollama(given)))
 
     def wikidata(self) -> Answered | AitpError:
         """Wikidata's description of itself."""
@@ -301,7 +314,7 @@ def of_ollama(answer: list[str] | AitpError, settings: Settings, *, replaceable:
         said = f"{base} lacks {', '.join(answer)}: the service pulls them when it starts, and is not ready before"
         do = "`aitp models pull` gets them now; look at SUPPORTED_MODELS if those are not their names"
         return Problem("ollama", Severity.WARNING, said, do)
-    return Problem("ollama", Severity.OK, f"{base} has {', '.join(settings.supported_models)}")
+    return Problem("ollama", Severity.OK, f"{base} has {', '.join(models_of_ollama(settings))}")
 
 
 def of_wikidata(answer: Answered | AitpError, base_url: str, seconds: float) -> Problem:

@@ -41,6 +41,7 @@ from aitp.providers.inventory import (
     Retirement,
     Stage,
     ask_for_models,
+    models_of_ollama,
     read_inventory,
     shutdowns_in,
     uses_models,
@@ -162,7 +163,7 @@ class _Round:
         self._settings = settings
         self._told = told
         self._clock = clock
-        self._names = settings.supported_models
+        self._names = models_of_ollama(settings)
         self._seconds = settings.ollama_model_download_timeout
         found = read_inventory(settings.runtime_dir) or Inventory({})
         self._before: Mapping[str, ModelState] = {} if anew else found.models

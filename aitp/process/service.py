@@ -136,7 +136,11 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
     )
     log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
     prepare_directory(
-        metrics_directory(settings), labelled_models(settings), tuple(PROCESSORS), priced_models(settings)
+        metrics_directory(settings),
+        labelled_models(settings),
+        tuple(PROCESSORS),
+        priced_models(settings),
+        tuple(plugin_builders()),
     )
     publish(settings, os.getppid() if publisher is None else publisher)
 

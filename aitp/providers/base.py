@@ -130,7 +130,8 @@ class Provider(Protocol):
 
 class Builder(Protocol):
     """What such an entry point names. `rules` may be missing: a function of the settings that gives `Rules`, or raises
-    ConfigurationError for settings of the package's own that cannot be used.
+    ConfigurationError for settings of the package's own that cannot be used. So may `look`, a function of the settings
+    and of seconds, for `aitp check`: it asks the server for what costs nothing and gives an `aitp.web.health.Problem`.
 
     What it makes may have more than a `Provider` has: verbs of its own, which are metered as `ask` is if they are
     called with `model=` and return something with `usage` and `mock`; and `meter(metrics)` and `ended(route, outcome)`,

@@ -18,6 +18,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter
 
+from aitp.extensions import has_providers
 from aitp.hardening import replace_file
 from aitp.policy.routing import Availability
 from aitp.settings import Settings
@@ -114,6 +115,16 @@ class Inventory:
 def uses_openai(settings: Settings) -> bool:
     """Whether anything is bought from OpenAI."""
     return settings.processing_mode != "ollama" and not settings.mock and settings.openai_api_key is not None
+
+
+def models_of_ollama(settings: Settings) -> tuple[str, ...]:
+    """SUPPORTED_MODELS, but for those that other packages serve. ConfigurationError: one of these cannot be used."""
+    if not has_providers():
+        return settings.supported_models
+    from aitp.providers.base import routing_of
+
+    routing = routing_of(settings)
+    return tuple(name for name in settings.supported_models if not routing.foreign_provider(name))
 
 
 def uses_models(settings: Settings) -> bool:

@@ -467,7 +467,8 @@ def _of_models(facts: Facts, settings: Settings) -> Iterator[Problem]:
         advice = f"See whether Ollama runs at OLLAMA_BASE_URL; it is asked again by itself.{stead}"
         yield Problem("models", severity, sentence, advice)
         return
-    for name in settings.supported_models:
+    routing = known_routing(settings)
+    for name in (each for each in settings.supported_models if not routing.foreign_provider(each)):
         state = facts.inventory.models.get(name, ModelState(Stage.MISSING))
         if state.stage is Stage.FAILED:
             sentence = f"the model {name} could not be pulled: {state.reason}"

@@ -78,6 +78,24 @@ def test_an_installed_provider_is_built_beside_the_others(tmp_path: Path) -> Non
     assert run(PROVIDERS, tmp_path).stdout == "['acme', 'openai'] {'acme-1': 'acme', 'acme-2': 'acme'}\n"
 
 
+SERVED = """
+from aitp.process.models import asked_of_openai
+from aitp.providers.inventory import models_of_ollama
+from tests.providers.embeddings import settings
+given = settings(**{
+    "PROCESSING_MODE": "hybrid", "DEFAULT_CHAT_MODEL": "acme-1", "MODEL_ALIASES": '{"o3": "acme-2"}',
+    "SUPPORTED_MODELS": "nomic-embed-text,acme-2",
+})
+print(sorted(asked_of_openai(given)), models_of_ollama(given))
+"""
+
+
+def test_nobody_else_is_asked_for_a_model_that_an_installed_provider_serves(tmp_path: Path) -> None:
+    install(tmp_path, "acme_ai", PROVIDER, "aitp.providers", {"acme": "acme_ai:build"})
+
+    assert run(SERVED, tmp_path).stdout == "['text-embedding-3-small'] ('nomic-embed-text',)\n"
+
+
 @pytest.mark.parametrize(
     ("name", "target", "said"),
     [

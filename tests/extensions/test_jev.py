@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from aitp.settings import PROJECT_ROOT
-from tests.extensions.packages import declare, run
+from tests.extensions.packages import declare, environment, pip_install, run
 
 EXAMPLE = PROJECT_ROOT / "examples" / "aitp_jev"
 
@@ -17,6 +19,20 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     """The package as an editable install leaves it."""
     declare(tmp_path, EXAMPLE)
     return EXAMPLE / "src", tmp_path
+
+
+def test_it_is_installed_without_an_index_and_brings_its_settings(tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv")
+    shutil.copytree(EXAMPLE, tmp_path / "example")
+
+    ended = pip_install(python, tmp_path / "example")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    program = (
+        "from aitp.extensions import foreign_settings as s; print(sorted(n for n, secret in s().items() if secret))"
+    )
+    environ = {"PYTHONPATH": str(PROJECT_ROOT)}
+    assert subprocess.check_output([python, "-c", program], env=environ, text=True) == "['TYPESAFE_API_KEY']\n"
 
 
 @pytest.mark.parametrize("tests", sorted(path.name for path in (EXAMPLE / "tests").glob("test_*.py")))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
-from aitp.policy.routing import Mode, Route, Routing, Why, canonical
+from aitp.policy.routing import Mode, Route, Routing, Rules, Why, canonical
 
 EMBEDDING = "text-embedding-3-small"
 NOMIC = "nomic-embed-text"
@@ -140,6 +143,54 @@ def test_a_model_of_another_package_goes_there_in_every_mode() -> None:
         rules = Routing(mode, (), {}, True, True, {"tone": "example"})
         assert rules.options("tone", EMBEDDING) == (Route("example", "tone"),)
         assert rules.options("Tone", EMBEDDING) != (Route("example", "tone"),)
+
+
+JEV = Rules(waits=(5.0, 10.0), stand_in="gpt", most_per_day=3)
+STAND_IN = Route("openai", "gpt", "jev", Why.BLOCKED, most_per_day=3)
+
+
+def foreign(mode: Mode = Mode.OLLAMA, *, may_stand_in: bool = True, **given: Any) -> Routing:
+    rules = {"foreign": {"jev*": "jev", "jev-2*": "second", "jev-of-acme": "acme"}, "rules": {"jev": JEV}, **given}
+    return Routing(mode, (NOMIC,), {}, True, True, may_stand_in=may_stand_in, **rules)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [("jev-1.13.0", "jev"), ("JEV", "jev"), ("Jev-2.0", "second"), ("jev-of-acme", "acme"), ("JEV-of-acme", "jev")],
+)
+def test_a_beginning_stands_for_all_that_begin_so_and_a_whole_name_comes_first(
+    mode: Mode, model: str, provider: str
+) -> None:
+    assert foreign(mode).options(model, "o3")[0].provider == provider
+    assert foreign(mode).options(model, "o3")[0].model == model
+
+
+def test_a_provider_of_another_package_waits_and_is_stood_in_for_by_its_rules() -> None:
+    first = Route("jev", "jev-1", waits=(5.0, 10.0))
+
+    assert foreign().options("jev-1", "o3") == (first, STAND_IN)
+    assert foreign().options("jev-1", "o3", "jev") == (dataclasses.replace(STAND_IN, reason=Why.FAILED), first)
+    assert foreign(may_stand_in=False).options("jev-1", "o3", "jev") == (first,)
+    none = {"jev": dataclasses.replace(JEV, most_per_day=0)}
+    assert foreign(rules=none).options("jev-1", "o3") == (first,)
+
+
+def test_tasks_wait_for_what_a_provider_lacks_or_for_the_package_that_has_it() -> None:
+    lacking = foreign(rules={"jev": Rules(lacks="no key")})
+    nobody = foreign(foreign={}, rules={}, aliases={"jev-old": "o3"})
+
+    assert (lacking.options("jev-1", "o3"), lacking.waits_for("jev-1")) == ((), "jev: no key")
+    assert nobody.options("Jev-1", "o3") == ()
+    assert nobody.waits_for("Jev-1") == "no package that serves it is installed: aitp_jev (examples/aitp_jev)"
+    assert nobody.options("jev-old", "o3") != ()  # an alias leads away
+    assert nobody.waits_for("o3") == ""
+
+
+def test_a_model_of_another_package_that_stands_in_for_ollama_is_asked_there() -> None:
+    rules = Routing(Mode.HYBRID, (NOMIC,), {}, True, True, {"tone": "example"})
+
+    assert rules.options(NOMIC, "tone")[1] == Route("example", "tone", "ollama", Why.BLOCKED)
 
 
 def test_an_alias_may_lead_to_a_model_of_another_package_and_away_from_it() -> None:

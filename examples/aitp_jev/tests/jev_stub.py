@@ -149,8 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            return self._send(401, {"error": "no such key"}, {})
         models = [{"name": name, "description": "", "release_date": "2026-01-01"} for name in MODELS]
-        self._send(200 if self.path == "/v1/models" else 404, {"models": models}, {})
+        return self._send(200 if self.path == "/v1/models" else 404, {"models": models}, {})
 
     def do_POST(self) -> None:
         jev = self.jev

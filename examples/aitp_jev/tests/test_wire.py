@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aitp_jev.answers import Choice, Decision, Noul, Question, Score
-from aitp_jev.provider import JevProvider
+from aitp_jev.provider import JevProvider, look
 from aitp_jev.settings import QUESTIONS, questions, rules, settings_of
 from jev_stub import KEY, Jev
 
@@ -237,6 +237,21 @@ def test_further_fields_and_answers_of_other_types_are_passed_over(jev: Jev) -> 
     )
 
     assert decide(jev).answers["area"].choice == "Política"
+
+
+# What check asks
+
+
+def test_check_asks_for_the_models_which_costs_nothing(jev: Jev) -> None:
+    fine = look(settings(JEV_BASE_URL=jev.url), 5.0)
+    refused = look(settings(JEV_BASE_URL=jev.url, TYPESAFE_API_KEY="another"), 5.0)
+    away = look(settings(JEV_BASE_URL="http://127.0.0.1:1"), 5.0)
+    unset = look(load_settings(SETTINGS), 5.0)
+
+    assert (fine.severity, fine.sentence) == ("ok", f"{jev.url} takes the key, and has jev-1.13.0, jev-latest")
+    assert [each.severity for each in (refused, away, unset)] == ["fault", "fault", "note"]
+    assert "TYPESAFE_API_KEY" in refused.advice
+    assert jev.requests == []
 
 
 # What it is not for

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aitp.settings import Settings
 from aitp_jev import processors  # enter themselves
-from aitp_jev.provider import JevProvider
+from aitp_jev.provider import JevProvider, look
 from aitp_jev.settings import rules as _rules
 
 __all__ = ["build"]
@@ -21,5 +21,6 @@ def build(settings: Settings) -> JevProvider:
 
 build.models = ("jev*",)  # type: ignore[attr-defined]
 build.rules = _rules  # type: ignore[attr-defined]
+build.look = look  # type: ignore[attr-defined]
 
 del processors

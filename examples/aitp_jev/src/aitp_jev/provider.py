@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import orjson
 from requests.structures import CaseInsensitiveDict
@@ -24,6 +24,9 @@ from aitp.settings import Settings
 from aitp.tasks import Ending, Outcome, TaskType
 from aitp_jev.answers import Answer, Choice, Decision, Question, Score, decision_of, failure
 from aitp_jev.settings import NAME, questions, settings_of
+
+if TYPE_CHECKING:
+    from aitp.web.health import Problem
 
 BODY_BYTES = 2**20
 MOCK_MODEL = "jev-mock"
@@ -175,6 +178,35 @@ class JevProvider:
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+def look(settings: Settings, seconds: float) -> Problem:
+    """Whether Jev takes the key, by its list of models, which costs nothing: for `aitp check`."""
+    from aitp.web.health import Problem, Severity  # workers need neither
+
+    own = settings_of(settings)
+    if own.typesafe_api_key is None or own.mock:
+        return Problem(NAME, Severity.NOTE, f"{NAME} was not asked: there is no real TYPESAFE_API_KEY")
+    url = f"{own.jev_base_url.rstrip('/')}/v1/models"
+    headers = {"Authorization": f"Bearer {own.typesafe_api_key.get_secret_value()}", "User-Agent": USER_AGENT}
+    wire = Wire(url, seconds, settings.trust)
+    try:
+        answer = wire.send("GET", url, CaseInsensitiveDict({**headers, "Connection": "close"}))
+        document = json_object(whole_body(answer, BODY_BYTES, seconds))
+    except NoAnswer as error:
+        said = str(error).replace("within REQUEST_TIMEOUT", f"within {seconds:g} s")
+        return Problem(NAME, Severity.FAULT, f"{own.jev_base_url} {said}", "See that this machine may reach it")
+    finally:
+        wire.close()
+    models = document.get("models") if document is not None else None
+    names = [str(each.get("name")) for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    if answer.status_code in (401, 403):
+        do = "Set TYPESAFE_API_KEY (or TYPESAFE_API_KEY_FILE) to a key that is valid there"
+        return Problem(NAME, Severity.FAULT, f"{own.jev_base_url} refuses the key ({answer.status_code})", do)
+    if answer.status_code != 200 or not names:
+        said = f"{own.jev_base_url} answered {answer.status_code} to a request for its models"
+        return Problem(NAME, Severity.WARNING, said, "Look at JEV_BASE_URL")
+    return Problem(NAME, Severity.OK, f"{own.jev_base_url} takes the key, and has {', '.join(sorted(names))}")
 
 
 def _closed(model: str) -> NonRetryableError:
