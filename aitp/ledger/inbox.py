@@ -104,7 +104,7 @@ class Inbox:
         with self._database.transaction() as connection:
             now = self._database.clock()
             let_go(connection, self._breakers, slot, now)
-            if now // 60 != self._noted:
+            if now // 60 != self._noted and not self._database.short_of_disk():
                 # Relays come by all the time, whatever is paused or out; once a minute is enough.
                 self._noted = now // 60
                 note_waiting(connection, now, _held(connection)[1])

@@ -13,7 +13,7 @@ from aitp.process.scoreboard import State
 from tests.web.world import World, ask, settings_in
 
 TOKEN = "0123456789abcdef-ABC"
-CLOSED, OPEN = ("/", "/metrics"), ("/health", "/ready")
+CLOSED, OPEN = ("/", "/day", "/week", "/metrics"), ("/health", "/ready")
 
 
 def basic(name: str, password: str) -> str:
