@@ -14,7 +14,7 @@ import hashlib
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -262,53 +262,57 @@ class Chart:
 def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     """What was done, what waited, and how long calls took."""
     bars, minutes = history.bars, SPANS[history.span].minutes
-    total = Bar()
-    for bar in bars:
-        total.add(bar.calls, bar.succeeded, bar.failed, bar.returned, bar.seconds, bar.slowest)
-    summary = f"{total.succeeded:,} succeeded, {total.failed:,} failed, {total.returned:,} put back."
-    took = f"{counted(total.calls, 'call')}, {call_time(total.mean)} on average." if total.calls else "No calls."
-    most = max(bar.succeeded + bar.failed + bar.returned for bar in bars)
-    busiest = _ceiling(most / minutes, 2 if minutes == 1 else 0.2)
-    limit = _limit(ledger, history.span)
-    if limit and limit[0] <= 4 * busiest:
-        busiest = max(busiest, _ceiling(limit[0]))
-    longest = _ceiling(max(bar.waiting or 0 for bar in bars), 2)
-    slowest = _ceiling(total.slowest, 0.01)
-    below = [0.0] * len(bars)
+    succeeded, failed, returned, calls, seconds = (
+        [getattr(bar, name) for bar in bars] for name in ("succeeded", "failed", "returned", "calls", "seconds")
+    )
+    ended = f"{sum(succeeded):,} succeeded, {sum(failed):,} failed, {sum(returned):,} put back."
+    mean = call_time(sum(seconds) / sum(calls)) if sum(calls) else ""
+    took = f"{counted(sum(calls), 'call')}, {mean} on average." if mean else "No calls."
+    attempts = [
+        (kind, name, [count / minutes for count in counts])
+        for kind, name, counts in (
+            ("main", "succeeded", succeeded),
+            ("bad", "failed", failed),
+            ("soft", "put back", returned),
+        )
+    ]
+    queue = [("main", "", [bar.waiting or 0 for bar in bars])]
+    times = [("soft", "slowest", [bar.slowest for bar in bars]), ("main", "mean", [bar.mean for bar in bars])]
+    least = 2 if minutes == 1 else 0.2
+    return [
+        _chart("done", "Tasks a minute", "1 2 3", attempts, least, ended, _limit(ledger, history.span), stacked=True),
+        _chart("queue", "Tasks that wait", "4", queue, 2, outlook(history, ledger)),
+        _chart("calls", "Seconds a call takes", "5 6", times, 0.01, took),
+    ]
 
-    def outline(values: Iterable[float], top: float, *, stacked: bool = False) -> str:
-        drawn = ""
+
+def _chart(
+    id_: str,
+    title: str,
+    columns: str,
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    least: float,
+    summary: str,
+    limit: tuple[float, str] | None = None,
+    *,
+    stacked: bool = False,
+) -> Chart:
+    """Draw `series`, behind or upon one another, in a scale of at least `least`; of a limit that is near, its line."""
+    bars = list(zip(*(values for _, _, values in series), strict=True))
+    top = _ceiling(max(sum(bar) if stacked else max(bar) for bar in bars), least)
+    if limit and limit[0] <= 4 * top:
+        top = max(top, _ceiling(limit[0]))
+    below, drawn = [0.0] * len(bars), []
+    for kind, name, values in series:
+        outline = ""
         for place, value in enumerate(values):
             if value > 0:
                 height = min(100.0, max(1.7, 100 * value / top))  # anything can be seen
-                drawn += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
+                outline += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
                 below[place] += height * stacked
-        return drawn
-
-    attempts = [
-        (kind, name, outline((getattr(bar, of) / minutes for bar in bars), busiest, stacked=True))
-        for kind, name, of in (
-            ("main", "succeeded", "succeeded"),
-            ("bad", "failed", "failed"),
-            ("soft", "put back", "returned"),
-        )
-    ]
-    below = [0.0] * len(bars)
-    queue = [("main", "", outline((bar.waiting or 0 for bar in bars), longest))]
-    times = [
-        ("soft", "slowest", outline((bar.slowest for bar in bars), slowest)),
-        ("main", "mean", outline((bar.mean for bar in bars), slowest)),
-    ]
-    line = (limit[0] / busiest, limit[1]) if limit else None
-    return [
-        Chart("done", "Tasks a minute", "1 2 3", attempts, _scale(busiest), summary, line),
-        Chart("queue", "Tasks that wait", "4", queue, _scale(longest), outlook(history, ledger)),
-        Chart("calls", "Seconds a call takes", "5 6", times, _scale(slowest), took),
-    ]
-
-
-def _scale(top: float) -> Sequence[str]:
-    return number(top), number(top / 2), "0"
+        drawn.append((kind, name, outline))
+    line = (limit[0] / top, limit[1]) if limit else None
+    return Chart(id_, title, columns, drawn, (number(top), number(top / 2), "0"), summary, line)
 
 
 def _ceiling(highest: float, least: float = 0.0) -> float:
