@@ -405,8 +405,14 @@ def known_routing(settings: Settings) -> Routing:
             return routing_of(settings)
         except ConfigurationError:
             pass
-    mode, aliases = Mode(settings.processing_mode), settings.model_aliases
-    return Routing(mode, settings.supported_models, {}, may_fall_back=False, has_openai=True, aliases=aliases)
+    return Routing(
+        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
+        supported=settings.supported_models,
+        fallbacks=settings.fallback_models,
+        may_fall_back=settings.hybrid_fallback,
+        has_openai=settings.openai_api_key is not None,
+        aliases=settings.model_aliases,
+    )
 
 
 def stand_ins_left(ledger: Snapshot, settings: Settings) -> dict[str, int]:

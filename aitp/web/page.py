@@ -31,11 +31,13 @@ from aitp import SERVICE_NAME, metrics, release
 from aitp.extensions import foreign_settings
 from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
 from aitp.logs import masked
+from aitp.policy.routing import Availability, Routing
 from aitp.policy.windows import ROLLING_SECONDS
 from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
+from aitp.providers.inventory import Inventory
 from aitp.settings import FIELDS, PLACEHOLDER, Settings
-from aitp.tasks import Period
+from aitp.tasks import Period, Service
 from aitp.tls import Authorities
 from aitp.web.health import (
     Facts,
@@ -47,7 +49,6 @@ from aitp.web.health import (
     duration,
     known_routing,
     many_failed,
-    providers_of,
 )
 
 STYLE = Path(__file__).with_name("page.css").read_text()
@@ -83,6 +84,7 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
     """The whole page."""
     minutes, ledger = history.minutes, facts.ledger
     level, sentence = judge(problems, facts, settings)
+    routing = known_routing(settings)
     page = _TEMPLATES.get_template("page.html").render(
         service=SERVICE_NAME,
         version=release(),
@@ -96,7 +98,11 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
         history=history,
         spans=list(SPANS),
         charts=_charts(history, ledger) if ledger and history.bars else [],
-        waiting=[(each, waits_for(each, ledger, settings)) for each in history.waiting[:QUEUES_SHOWN] if ledger],
+        waiting=[
+            (each, waits_for(each, ledger, facts.inventory, routing))
+            for each in history.waiting[:QUEUES_SHOWN]
+            if ledger
+        ],
         queues_left_out=len(history.waiting[QUEUES_SHOWN:]),
         types=_by_type(history),
         times=list(_times(history)),
@@ -358,38 +364,44 @@ def _times(history: History) -> Iterator[tuple[float, str]]:
 
 
 # ── tasks that wait, processes, models, settings ─────────────────────────────────────────────────────────────────────
-def waits_for(tasks: WaitingTasks, ledger: Snapshot, settings: Settings) -> str:
-    """What keeps these from being sent now; of several things the one that keeps most."""
-    queue, routing = tasks.queue, known_routing(settings)
-    model = settings.model_aliases.get(queue.model, queue.model)
-    foreign = routing.foreign_provider(model)
-    providers: tuple[str, ...] = (foreign,) if foreign else providers_of(settings)
+def waits_for(tasks: WaitingTasks, ledger: Snapshot, inventory: Inventory | None, routing: Routing) -> str:
+    """What keeps these from being sent now; of several things the one that a claim comes upon first."""
+    queue, stops = tasks.queue, []
 
     def until(moment: float | None) -> str:
         return "" if moment is None else f" in {duration(moment - ledger.taken_at)}"
 
-    full = {f"the limit per {period}": use.frees_at for period, use in ledger.limits.items() if not use.remaining}
-    spent = {f"the budget of the {name}": use.frees_at for name, use in ledger.budgets.items() if use.frees_at}
-    opened = [breaker for name, breaker in ledger.breakers.items() if name in providers and breaker.state == "open"]
-    cooling = [each for each in ledger.cooldowns if each.provider in providers and each.model in ("", model)]
-    paused = [each for each in ledger.quarantines if (each.type, each.model) == (queue.type, model)]
     if ledger.paused:
         return "aitp resume"
-    if lacking := routing.waits_for(queue.model):
-        return lacking
-    if queue.type in ledger.paused_processors:
-        return f"its processor to go on{until(ledger.paused_processors[queue.type])}"
-    if room := full or spent:
+    room = {f"the limit per {period}": use.frees_at for period, use in ledger.limits.items() if not use.remaining}
+    room = room or {f"the budget of the {name}": use.frees_at for name, use in ledger.budgets.items() if use.frees_at}
+    if room:
         last = max(room, key=lambda name: room[name] or 0)
         return f"room in {last}{until(room[last])}"
-    if model in ledger.unpriced:
-        return "a price in PRICES"
-    if len(opened) == len(providers):
-        return f"a probe{until(opened[0].probe_at)}: {opened[0].reason}"
-    if paused:
-        return f"a probe{until(paused[0].until)}: {paused[0].reason}"
-    if len({each.provider for each in cooling}) == len(providers):
-        return f"the end of a pause{until(cooling[0].until)}: {cooling[0].reason}"
+    if queue.type in ledger.paused_processors:
+        return f"its processor to go on{until(ledger.paused_processors[queue.type])}"
+    if lacking := routing.waits_for(queue.model):
+        return lacking
+    for route in routing.options(queue.model, "", queue.failed_at):
+        breaker = ledger.breakers.get(route.provider)
+        pauses = [(each.until, each.reason) for each in ledger.cooldowns
+                  if each.provider == route.provider and each.model in ("", route.model)]  # fmt: skip
+        pauses += [(each.until, each.reason) for each in ledger.quarantines
+                   if (each.provider, each.model, each.type) == (route.provider, route.model, queue.type)]  # fmt: skip
+        coming = inventory.models.get(route.model) if inventory and route.provider == Service.OLLAMA else None
+        if coming and coming.arrival is Availability.COMING:
+            return f"its model: {coming.percent} % have come"
+        if breaker and breaker.state == "open":
+            stops.append(f"{route.provider}, which is probed{until(breaker.probe_at)}: {breaker.reason}")
+        elif pauses:
+            stops.append(f"{route.provider}, which pauses and goes on{until(pauses[0][0])}: {pauses[0][1]}")
+        elif route.model in ledger.unpriced:
+            stops.append("a price in PRICES")
+        else:
+            break
+    else:
+        if stops:
+            return stops[0]
     if tasks.later == tasks.tasks:
         return f"another try{until(tasks.due_at)}"
     return "the result of one like it" if tasks.duplicates == tasks.tasks else "a free worker"

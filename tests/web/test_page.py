@@ -21,8 +21,9 @@ from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
-from aitp.tasks import Ending, Outcome
+from aitp.tasks import Ending, Outcome, QueueKey
 from aitp.web.app import Application
+from aitp.web.health import known_routing
 from aitp.web.page import outlook, waits_for
 from tests.web.world import KIND, RELAY, WORKER, World, ask, settings_in
 
@@ -176,6 +177,10 @@ NOTHING = {
 }  # fmt: skip
 
 
+OPEN = BreakerView("open", 5, 990.0, 1_050.0, "503")
+PULLING = Inventory({KIND.model: ModelState(Stage.PULLING, 30, 120)})
+
+
 @pytest.mark.parametrize(
     ("changes", "tasks", "words"),
     [
@@ -189,19 +194,42 @@ NOTHING = {
          "room in the limit per hour in 10 min"),
         ({"limits": {"minute": LimitUse(2, 2, 0, None)}}, {}, "room in the limit per minute"),
         ({"unpriced": (KIND.model,)}, {}, "a price in PRICES"),
-        ({"breakers": {"ollama": BreakerView("open", 5, 990.0, 1_050.0, "503")}}, {}, "a free worker"),
-        ({"cooldowns": (CooldownView("openai", "", 1_020.0, "429"),)}, {}, "the end of a pause in 20 s: 429"),
+        ({}, {"queue": QueueKey("linking", "jev-2")},
+         "no package that serves it is installed: aitp_jev (examples/aitp_jev)"),
+        ({"breakers": {"openai": OPEN}}, {}, "openai, which is probed in 50 s: 503"),
+        ({"breakers": {"ollama": OPEN}}, {}, "a free worker"),
+        ({"cooldowns": (CooldownView("openai", "", 1_020.0, "429"),)}, {},
+         "openai, which pauses and goes on in 20 s: 429"),
         ({"cooldowns": (CooldownView("openai", "another", 1_020.0, "429"),)}, {}, "a free worker"),
         ({"quarantines": (QuarantineView("openai", KIND.model, KIND.type, "model", "404", 1_020.0),)}, {},
-         "a probe in 20 s: 404"),
+         "openai, which pauses and goes on in 20 s: 404"),
     ],
 )  # fmt: skip
-def test_of_what_keeps_tasks_back_the_page_names_what_keeps_most(
+def test_of_what_keeps_tasks_back_the_page_names_what_a_claim_comes_upon(
     tmp_path: Path, changes: dict[str, Any], tasks: dict[str, Any], words: str
 ) -> None:
     ledger: Any = SimpleNamespace(**NOTHING | changes)
 
-    assert waits_for(replace(WAITING, **tasks), ledger, settings_in(tmp_path)) == words
+    found = waits_for(replace(WAITING, **tasks), ledger, None, known_routing(settings_in(tmp_path)))
+
+    assert found == words
+
+
+@pytest.mark.parametrize(
+    ("breakers", "inventory", "words"),
+    [
+        ({"ollama": OPEN}, None, "a free worker"),
+        ({"ollama": OPEN, "openai": OPEN}, None, "ollama, which is probed in 50 s: 503"),
+        ({}, PULLING, "its model: 25 % have come"),
+    ],
+)
+def test_where_another_provider_stands_in_nothing_waits_for_the_first(
+    tmp_path: Path, breakers: dict[str, BreakerView], inventory: Inventory | None, words: str
+) -> None:
+    routing = known_routing(settings_in(tmp_path, PROCESSING_MODE="hybrid", SUPPORTED_MODELS=KIND.model))
+    ledger: Any = SimpleNamespace(**NOTHING | {"breakers": breakers})
+
+    assert waits_for(WAITING, ledger, inventory, routing) == words
 
 
 @pytest.mark.parametrize(
