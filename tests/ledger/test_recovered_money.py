@@ -10,6 +10,7 @@ import pytest
 from aitp.ledger import IdleReason, prepare
 from aitp.ledger.integrity import check
 from aitp.ledger.maintenance import Allowance, Recovery, recover
+from aitp.ledger.stand_ins import ALL_SENT, day_of, stand_ins_sent
 from aitp.policy.costs import Pricing
 from aitp.prices import Price
 from tests.ledger.conftest import Create
@@ -51,6 +52,21 @@ def recovered(path: Path, clock: Clock, allowance: Allowance = ALLOWANCE) -> tup
 def lose(path: Path, table: str) -> None:
     for page in pages_of(path, table):
         overwrite(path, page)
+
+
+def test_calls_in_anothers_stead_are_brought_over_and_of_lost_counts_the_days_are_used_up(create: Create) -> None:
+    world = create()
+    world.change("INSERT INTO stand_ins VALUES ('jev', ?, 7)", day_of(world.clock()))
+    path, clock = closed(world), world.clock
+    lose(path, "tombstones")
+    kept, _ = recovered(path, clock)
+    assert stand_ins_sent(kept.database.connection, "jev", clock()) == 7
+
+    kept.close()
+    lose(path, "stand_ins")
+    lost, _ = recovered(path, clock)
+    assert stand_ins_sent(lost.database.connection, "jev", clock()) >= ALL_SENT
+    assert stand_ins_sent(lost.database.connection, "jev", clock() + 86_400) == 0
 
 
 def test_what_was_spent_is_brought_over_to_the_unit_and_calls_in_hand_count_as_made(spender: World) -> None:

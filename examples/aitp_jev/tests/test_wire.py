@@ -16,6 +16,7 @@ from aitp_jev.settings import QUESTIONS, questions, rules, settings_of
 from jev_stub import KEY, Jev
 
 from aitp import errors
+from aitp.providers import build
 from aitp.settings import Settings, load_settings
 
 MODEL = "jev-1.13.0"
@@ -316,6 +317,35 @@ def test_the_rules_are_what_the_settings_say(tmp_path: Path) -> None:
     assert unset.lacks == "TYPESAFE_API_KEY is not set"
     assert rules(settings(JEV_BASE_URL="https://other.example")).scope != usual.scope
     assert settings_of(settings(JEV_REACH_THRESHOLDS="[[5, 1], [0, -1]]")).jev_reach_thresholds == ((5, 1), (0, -1))
+
+
+def test_the_key_is_kept_from_whoever_needs_it_not() -> None:
+    whole = settings(OPENAI_API_KEY="sk-1")
+
+    def key_of(of: Settings) -> str:
+        return settings_of(of).typesafe_api_key.get_secret_value()  # type: ignore[union-attr]
+
+    assert key_of(whole.without_oauth_secret()) == KEY  # workers
+    assert {key_of(whole.without_provider_secrets()), key_of(whole.for_watching())} == {"withheld-from-this-process"}
+    assert KEY not in whole.given.values()
+    for text in (repr(whole), str(whole), whole.model_dump_json()):
+        assert KEY not in text
+    assert whole.fingerprint("jev") != settings(TYPESAFE_API_KEY="another").fingerprint("jev")
+    assert KEY not in whole.fingerprint("jev")
+
+
+def test_a_placeholder_is_no_secret_and_tells_everybody_that_answers_are_invented() -> None:
+    mocked = settings(TYPESAFE_API_KEY="your_typesafe_api_key_here")
+
+    for seen in (mocked, mocked.without_provider_secrets(), mocked.for_watching()):
+        assert seen.mocks == ("TYPESAFE_API_KEY",)
+    assert rules(mocked).stand_in == ""  # what is invented never fails
+
+
+def test_openai_is_there_to_stand_in_whatever_the_mode_is() -> None:
+    assert sorted(build(settings(OPENAI_API_KEY="sk-1"))) == ["jev", "ollama", "openai"]
+    assert sorted(build(settings(OPENAI_API_KEY="sk-1", JEV_FALLBACK_MAX_PER_DAY="0"))) == ["jev", "ollama"]
+    assert sorted(build(settings(OPENAI_API_KEY="your_openai_api_key_here"))) == ["jev", "ollama"]
 
 
 def test_questions_may_be_an_operators_own_and_are_another_scope_then(tmp_path: Path) -> None:
