@@ -2,7 +2,7 @@
 
 A claim reserves what its attempt may cost (`aitp.policy.costs`), the finish settles that by what was really used, so
 that N processes together spend no more than a budget, but for what attempts cost beyond their estimates. An attempt
-without an outcome counts its estimate (without a budget nothing is reserved, and it counts nothing). Windows are calendar
+without an outcome counts its estimate (without a budget nothing is reserved: it counts nothing). Windows are calendar
 days and months in RATE_LIMIT_TIMEZONE, whatever RATE_LIMIT_STRATEGY says: that is how providers bill, and one row a day
 then tells all. Money is whole nano-units. All but `publish` runs inside a transaction of the caller's.
 """
