@@ -225,3 +225,14 @@ def test_a_mocked_openai_never_stands_in_for_a_real_jev(service: Service, jev: J
 
     assert service.world.states() == {"pending": 6}
     assert not service.said("Provider call completed", mock=True)
+
+
+def test_a_model_that_is_gone_is_waited_for_and_nobody_stands_in(service: Service, jev: Jev) -> None:
+    add(service, 2, model="jev-0.1")
+    service.start()
+    service.wait(lambda: service.said("Tasks of this model wait", model="jev-0.1"))
+    service.wait(lambda: service.snapshot().claimed == 0)
+
+    assert service.world.states() == {"pending": 2}
+    assert service.world.purchases() == []
+    assert any("jev-0.1" in each.reason for each in service.snapshot().quarantines)
