@@ -72,8 +72,8 @@ KEPT_SECONDS = 90 * 86_400.0
 log = get_logger(__name__)
 
 
-def claim_options(settings: Settings) -> ClaimOptions:
-    """The terms of all workers under `settings`."""
+def claim_options(settings: Settings, *, tells: bool = False) -> ClaimOptions:
+    """The terms of all workers under `settings`. `tells`: one of them says which models' tasks can go nowhere."""
     routing = routing_of(settings)
     unknown: set[str] = set()
 
@@ -85,7 +85,7 @@ def claim_options(settings: Settings) -> ClaimOptions:
                 unknown.add(queue.type)
                 log.error("Task type is not registered any more, its tasks wait", task_type=queue.type)
             return ()
-        if (reason := routing.waits_for(queue.model)) and queue.model not in unknown:
+        if tells and (reason := routing.waits_for(queue.model)) and queue.model not in unknown:
             unknown.add(queue.model)
             log.error("Tasks of a model wait", model=queue.model, reason=reason)
         default = settings.default_embedding_model if processor.batched else settings.default_chat_model

@@ -27,6 +27,7 @@ from aitp.prices import NANO, NOTHING, Prices
 from aitp.process import reports
 from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, strangers_of
+from aitp.process.scoreboard import SLOTS, Role
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.providers import Embeddings, Provider, Question, Reply, build
 from aitp.providers.base import provider_rules, routing_of
@@ -187,7 +188,7 @@ class Worker:
         self._providers = providers
         self._metrics = metrics
         self._context = context
-        self._terms = claim_options(settings)
+        self._terms = claim_options(settings, tells=process.slot == SLOTS[Role.WORKER].start)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
         self._disk = reports.DiskWatch(settings.ledger_path, "task processing")
