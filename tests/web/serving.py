@@ -10,8 +10,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import waitress  # type: ignore[import-untyped]
+from waitress.wasyncore import close_all  # type: ignore[import-untyped]
 
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -37,13 +39,17 @@ def served(folder: Path, more: Mapping[str, str] | None = None, port: int = 0) -
 @contextmanager
 def served_here(world: World) -> Iterator[str]:
     """The same from a thread of this process: sooner there, for what is only looked at."""
-    server = waitress.create_server(world.app, host="127.0.0.1", port=0, threads=1)
+    connections: dict[int, Any] = {}
+    server = waitress.create_server(world.app, host="127.0.0.1", port=0, threads=1, map=connections)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.effective_port}/"
     finally:
-        server.close()
+        # After the last answer, and by its own thread: the descriptor that tells it of answers may be a ledger's next.
+        server.task_dispatcher.shutdown()
+        server.trigger.pull_trigger(lambda: close_all(connections))
+        thread.join()
 
 
 def answers(port: int) -> bool:

@@ -327,8 +327,10 @@ def test_a_command_is_marked_whole_when_it_has_the_focus_and_stays_so(browser: B
         browser.run("document.querySelector('#dead .run').focus()")
         assert browser.run("getSelection().toString()") == "aitp dead retry d"
 
-        pause(world)
-        wait_until(lambda: browser.text("#verdict").startswith("Paused"), timeout=20)
+        change(
+            world, "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('e', 9, 'dead', 1, 0.5)"
+        )
+        wait_until(lambda: "aitp dead retry e" in browser.text("#dead"), timeout=20)
 
         assert browser.run("getSelection().toString()") == "aitp dead retry d"
         assert browser.run("document.activeElement.className") == "run"
