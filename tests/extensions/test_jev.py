@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,11 +36,21 @@ def test_it_is_installed_without_an_index_and_brings_its_settings(tmp_path: Path
     assert subprocess.check_output([python, "-c", program], env=environ, text=True) == "['TYPESAFE_API_KEY']\n"
 
 
-@pytest.mark.parametrize("tests", sorted(path.name for path in (EXAMPLE / "tests").glob("test_*.py")))
+def parts() -> list[str]:
+    """Its files of tests; of the one that starts services each test by itself, for they take seconds."""
+    files = sorted((EXAMPLE / "tests").glob("test_*.py"))
+    names = re.findall(r"^def (test_\w+)", (EXAMPLE / "tests/test_service.py").read_text(), re.MULTILINE)
+    return [
+        *(path.name for path in files if path.name != "test_service.py"),
+        *(f"test_service.py::{name}" for name in names),
+    ]
+
+
+@pytest.mark.parametrize("tests", parts())
 def test_the_packages_own_tests_pass(places: tuple[Path, Path], tests: str) -> None:
     program = f"""
 import pytest, sys
-sys.exit(pytest.main(["-q", "-x", "-c", "/dev/null", "--rootdir", "{EXAMPLE}", "{EXAMPLE / "tests" / tests}"]))
+sys.exit(pytest.main(["-q", "-x", "-c", "/dev/null", "--rootdir", "{EXAMPLE}", "{EXAMPLE}/tests/{tests}"]))
 """
     ended = run(program, *places, timeout=280)
 
