@@ -55,6 +55,7 @@ STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
 
 LONGEST_TEXT = 300
+DEFAULT = "default"  # the origin of a setting's value
 PROCESSES_SHOWN = 16
 IDLE_SHOWN = 4  # of a role; more are one row
 QUEUES_SHOWN = 20
@@ -474,14 +475,12 @@ def read_usage(directory: Path) -> list[ModelUse] | None:
     return sorted(uses.values(), key=lambda use: (-use.calls, use.provider, use.model))
 
 
-def _values(settings: Settings) -> Iterator[tuple[str, str, bool]]:
-    """Every setting, its value, and whether it was set; of secrets, whether there is one."""
-    for name, field_ in FIELDS.items():
-        value = getattr(settings, name.lower())
-        changed = field_.is_required() or value != field_.get_default(call_default_factory=True)
-        yield name, _value(value), changed
-    for name in foreign_settings():
-        yield name, _value(settings.extensions.get(name, "")), name in settings.extensions
+def _values(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Every setting, its value (of secrets, whether there is one), and where that is from."""
+    own = ((name, getattr(settings, name.lower())) for name in FIELDS)
+    others = ((name, settings.extensions.get(name, "")) for name in foreign_settings())
+    for name, value in (*own, *others):
+        yield name, _value(value), settings.origins.get(name, DEFAULT)
 
 
 def _value(value: Any) -> str:

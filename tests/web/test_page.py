@@ -328,11 +328,11 @@ def test_every_setting_is_shown_and_no_secret_is(tmp_path: Path) -> None:
     found = {name: (value, origin) for name, value, origin in rows(page, "settings")}
 
     assert list(found) == list(FIELDS)
-    assert found["OAUTH2_CLIENT_SECRET"] == ("set, never shown", "set")
-    assert found["OPENAI_API_KEY"] == ("set, never shown", "set")
-    assert found["CONCURRENCY_LIMIT"] == ("1", "set")
+    assert found["OAUTH2_CLIENT_SECRET"] == ("set, never shown", "environment")
+    assert found["OPENAI_API_KEY"] == ("set, never shown", "environment")
+    assert found["CONCURRENCY_LIMIT"] == ("1", "environment")
     assert found["MAX_RETRIES"] == ("3", "default")
-    assert found["OLLAMA_OPTIONS"] == ("num_ctx: 8192", "set")
+    assert found["OLLAMA_OPTIONS"] == ("num_ctx: 8192", "environment")
     assert found["ORY_PROJECT_SLUG"] == ("not set", "default")
     assert found["RATE_LIMIT_ENABLED"] == ("true", "default")
     assert "the-client-secret" not in page
@@ -346,8 +346,8 @@ def test_of_settings_that_name_a_file_the_page_shows_the_name_and_not_what_is_in
     page = page_of(world)
 
     shown = {name: (value, origin) for name, value, origin in rows(page, "settings")}
-    assert shown["TLS_CA_FILE"] == (str(authorities), "set")
-    assert shown["PRICES"] == (str(prices), "set")
+    assert shown["TLS_CA_FILE"] == (str(authorities), "environment")
+    assert shown["PRICES"] == (str(prices), "environment")
     assert "CERTIFICATE" not in page
 
 
