@@ -2,7 +2,7 @@
 
 from functools import cache
 
-__version__ = "2.0.0"
+__version__ = "2.1.0"
 SERVICE_NAME = "ai-task-processor"
 
 

@@ -368,17 +368,19 @@ class Judge:
         """
         named = named or outcome.named
         row = case.connection.execute(
-            f"SELECT {', '.join(_TALLIES)} FROM evidence WHERE seq = ? AND world = ?", (outcome.task.seq, case.world)
+            f"SELECT {', '.join(_TALLIES)}, turns + 1 - failed_in_row FROM evidence WHERE seq = ? AND world = ?",
+            (outcome.task.seq, case.world),
         ).fetchone()
+        turns = 1 if row is None else int(row[-1])
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             # What is in flight already began before this failure, and is no witness of what the world is like since.
             before, own = case.tally.more(None, case.in_flight), dict.fromkeys(COUNTED, 0)
         else:
             before = Tally(*row[:5]).more(culprit, counted)
-            own = dict(zip(COUNTED, row[5:], strict=True))
+            own = dict(zip(COUNTED, row[5:-1], strict=True))
         if alone:
             own[culprit] += outcome.times
-        case.connection.execute(_NOTE, (outcome.task.seq, case.world, *before, *own.values()))
+        case.connection.execute(_NOTE, (outcome.task.seq, case.world, *before, *own.values(), turns))
         tries = own[culprit] if failure is not None and failure.patience else sum(own.values())
         case.tries[outcome.task.seq] = max(1, tries) if alone else 1
         ill = case.paused or not self._breakers.is_closed(case.connection, case.provider)
@@ -393,6 +395,7 @@ class Judge:
             named=named,
             proven=case.proven,
             witnessed=case.witnessed,
+            turns=turns,
         ):
             return _failed(
                 outcome,
@@ -499,9 +502,9 @@ class Judge:
 # A task's evidence in one world: the world's tally then, and its own failures since.
 _TALLIES = (*(f"{field}_before" for field in Tally._fields), *COUNTED)
 _NOTE = (
-    f"INSERT INTO evidence (seq, world, {', '.join(_TALLIES)}) VALUES (?, ?{', ?' * len(_TALLIES)})"
+    f"INSERT INTO evidence (seq, world, {', '.join(_TALLIES)}, turns) VALUES (?, ?{', ?' * len(_TALLIES)}, ?)"
     f" ON CONFLICT (seq, world) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _TALLIES)},"
-    " failed_in_row = 1"
+    " turns = excluded.turns, failed_in_row = 1"
 )
 
 

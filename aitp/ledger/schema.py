@@ -268,6 +268,7 @@ CREATE TABLE unpriced (
 
 -- Whose fault is it? (aitp/policy/evidence.py) Worlds with their tallies; what a server does not take of a request; the
 -- last failures in a row; of each task that has failed, what its world's tally was then and what it did since.
+-- turns: how often it has failed, alone or not, with others served in between.
 CREATE TABLE worlds (
     id INTEGER PRIMARY KEY,
     provider TEXT NOT NULL,
@@ -324,6 +325,7 @@ CREATE TABLE evidence (
     input INTEGER NOT NULL DEFAULT 0,
     answer INTEGER NOT NULL DEFAULT 0,
     failed_in_row INTEGER NOT NULL DEFAULT 1 CHECK (failed_in_row IN (0, 1)),
+    turns INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (seq, world)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX evidence_world ON evidence (world, failed_in_row);

@@ -35,6 +35,10 @@ IMPROBABLE = 0.0005
 # A refusal is the provider's word about this very request: one of them in twenty calls that it took is enough.
 IMPROBABLE_REFUSAL = 0.06
 ACCOUNT_TRIES = 2
+# More tries of one that has hardly failed beside others that were served: an outage that began in the meantime, with
+# nothing else to be run, looks the same. As tries come ever more seldom, that is a minute.
+QUIET_TRIES = 2
+ENOUGH_TURNS = 3
 # Refusals of the account's kind in a row that are the account's: waiting for five buys nothing.
 ACCOUNT_ROW = 3
 
@@ -67,13 +71,15 @@ def is_at_fault(
     named: bool = False,
     proven: bool = False,
     witnessed: int | None = None,
+    turns: int = ENOUGH_TURNS,
 ) -> bool:
     """Whether a task that failed so `alone` times, this time included, is itself to blame, and is to be failed.
 
     `world`: the tally now; `before`: as it was at the task's first failure, with all failed calls in it that the task
     was in, then and since, alone or not: what is left of the world's failures are those of others. `witnessed`: the
     world's good calls when the call that failed now began (None: all until now): what went well while it was under way
-    does not show that the world was well before.
+    does not show that the world was well before. `turns`: how often it failed, alone or not, others being served in
+    between.
     `named`: the provider itself says that it is the text, which is believed of a world that is `proven` (it has served
     another task, ever), and else needs as many tries as a useless answer; or that it is the account, which is believed.
     """
@@ -85,7 +91,8 @@ def is_at_fault(
     if (world.good if witnessed is None else witnessed) <= before.good and culprit is not Culprit.ANSWER:
         return False
     good = max(0, world.good - before.good)
-    if alone < _fewest_tries(culprit, max_retries):
+    more = QUIET_TRIES if turns < ENOUGH_TURNS and culprit in (Culprit.SERVICE, Culprit.ACCOUNT) else 0
+    if alone < _fewest_tries(culprit, max_retries) + more:
         return False
     others = max(0, world.failures(culprit) - before.failures(culprit))
     failed, called = BELIEVED[culprit]
