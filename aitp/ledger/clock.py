@@ -2,9 +2,9 @@
 
 Wall time is needed: limits go by calendars, people read it, and a machine that was off knows no other. But it is set,
 by people, by NTP, by whoever resumes a machine. The time since the machine started is not, so the difference of the two
-tells by how much. The ledger holds that difference. Each transaction begins by comparing (`sqlite`), which costs no
-statement; the first one that finds another difference calls `follow`, and in that same transaction all instants follow,
-once for all processes. Nothing else in this room knows that clocks are set.
+tells by how much. The ledger holds that difference. Each transaction begins by comparing with it (`sqlite`); the first
+one that finds another difference calls `follow`, and in that same transaction all instants follow, once for all
+processes. Nothing else in this room knows that clocks are set.
 
 Promised: what waits for an instant, or is measured from one, goes on to do so in real seconds, to within one (twice
 TOLERANCE_SECONDS), however the clock is set. What was sent and spent stays where it was on the calendar, but never lies
@@ -13,6 +13,7 @@ in the future: a clock that is set back makes no room.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +58,7 @@ STAYING = {
 }
 
 
+OFFSET = "SELECT clock_offset FROM ledger"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -104,8 +106,8 @@ def follow(connection: Connection, clock: Clock, told: float) -> tuple[float, fl
         delta = offset - known
         if abs(delta) <= TOLERANCE_SECONDS:
             return now, known  # another process found it
-        # Who was told of this difference lives since then, and so does the machine.
-        if not abs(told - known) <= TOLERANCE_SECONDS and not (here and boot == here):
+        # Who was told anything agreed with the ledger then, and lives since; so does the machine.
+        if math.isnan(told) and not (here and boot == here):
             # It was started anew, or may have been, and how long it was off only its wall clock knows. But it cannot be
             # earlier now than what has already happened.
             latest = connection.execute(_LATEST).get

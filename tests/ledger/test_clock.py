@@ -81,6 +81,27 @@ def test_two_processes_that_notice_have_the_ledger_follow_once(world: World) -> 
     assert world.value("SELECT due_at FROM tasks") == START - DAY + 2.0
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("seconds", [-3_600.0, 3_600.0])
+def test_a_clock_that_is_set_and_set_back_is_noticed_by_who_slept_through_it(
+    world: World, seconds: float, named: bool
+) -> None:
+    if not named:
+        world.clock.boot = ""
+    world.admit("retried")
+    world.run(Ending.RETRY)
+    hands = Hands(world, world.rules)
+    for slot in (WORKER, OTHER_WORKER):
+        hands.of(slot).claims.claim(slot, terms())
+    world.clock.step(seconds)
+    hands.of(WORKER).claims.claim(WORKER, terms())
+    world.clock.step(-seconds)
+    hands.of(OTHER_WORKER).claims.claim(OTHER_WORKER, terms())  # for whom nothing has happened
+    hands.close()
+
+    assert world.value("SELECT due_at FROM tasks") == START + 2.0
+
+
 def test_what_comes_to_nothing_is_noticed_again(world: World) -> None:
     world.admit("retried")
     world.run(Ending.RETRY)
