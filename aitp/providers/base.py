@@ -9,13 +9,14 @@ it is to be used. They are loaded once, by the master's warm-up.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, Protocol, Self
 
 from aitp.errors import ConfigurationError, NonRetryableError, RetryableError
 from aitp.extensions import PROVIDERS_GROUP, complaint, extensions
-from aitp.policy.routing import Mode, Routing, Rules
+from aitp.policy.routing import Routing, Rules
+from aitp.providers.inventory import own_routing
 from aitp.settings import Settings
 from aitp.tasks import Service
 
@@ -180,15 +181,10 @@ def plugin_models() -> Mapping[str, str]:
 
 
 def routing_of(settings: Settings) -> Routing:
-    """How `settings` route models. In mock mode all goes to the mock, which has OpenAI's name."""
-    return Routing(
-        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=settings.supported_models,
-        fallbacks=settings.fallback_models,
-        may_fall_back=settings.hybrid_fallback,
-        has_openai=settings.openai_api_key is not None,
+    """How `settings` route models, those of other packages too."""
+    return replace(
+        own_routing(settings),
         foreign=plugin_models(),
-        aliases=settings.model_aliases,
         rules=provider_rules(settings),
         may_stand_in=settings.has_real_openai,
     )

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from aitp.extensions import has_providers
 from aitp.hardening import replace_file
-from aitp.policy.routing import Availability
+from aitp.policy.routing import Availability, Mode, Routing
 from aitp.settings import Settings
 
 FILE_NAME = "models.json"
@@ -110,6 +110,18 @@ class Inventory:
 
     def having(self, name: str, state: ModelState, at: float) -> Inventory:
         return replace(self, models={**self.models, name: state}, problem="", at=at)
+
+
+def own_routing(settings: Settings) -> Routing:
+    """How `settings` route models, but for other packages'. In mock mode all goes to the mock, OpenAI by name."""
+    return Routing(
+        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
+        supported=settings.supported_models,
+        fallbacks=settings.fallback_models,
+        may_fall_back=settings.hybrid_fallback,
+        has_openai=settings.openai_api_key is not None,
+        aliases=settings.model_aliases,
+    )
 
 
 def uses_openai(settings: Settings) -> bool:

@@ -20,11 +20,20 @@ from aitp.hardening import is_alive
 from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
-from aitp.policy.routing import Availability, Mode, Routing
+from aitp.policy.routing import Availability, Routing
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
-from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, read_inventory, uses_models, uses_openai
+from aitp.providers.inventory import (
+    Inventory,
+    ModelState,
+    Retirement,
+    Stage,
+    own_routing,
+    read_inventory,
+    uses_models,
+    uses_openai,
+)
 from aitp.settings import Settings
 from aitp.tasks import Service
 
@@ -405,14 +414,7 @@ def known_routing(settings: Settings) -> Routing:
             return routing_of(settings)
         except ConfigurationError:
             pass
-    return Routing(
-        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=settings.supported_models,
-        fallbacks=settings.fallback_models,
-        may_fall_back=settings.hybrid_fallback,
-        has_openai=settings.openai_api_key is not None,
-        aliases=settings.model_aliases,
-    )
+    return own_routing(settings)
 
 
 def stand_ins_left(ledger: Snapshot, settings: Settings) -> dict[str, int]:
