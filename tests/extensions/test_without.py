@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from aitp.demo.documents import tasks_of
+from tests.end_to_end.conftest import service as service
 from tests.end_to_end.running import Service
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    service = Service(tmp_path)
-    try:
-        yield service
-    finally:
-        service.clear()
 
 
 @pytest.mark.parametrize("mode", ["openai", "hybrid"])

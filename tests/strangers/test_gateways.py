@@ -7,26 +7,17 @@ nothing was bought again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.conftest import service as service
 from tests.end_to_end.running import Service
 from tests.strangers.gateways import Gateway, Haproxy, Mood, Nginx
 
 MINUTES = [pytest.mark.slow, pytest.mark.timeout(1200)]
 MOODS = [mood for mood in Mood if mood is not Mood.PASSES]
 BATCH = 9
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    service = Service(tmp_path)
-    try:
-        yield service
-    finally:
-        service.clear()
 
 
 @pytest.mark.parametrize(
