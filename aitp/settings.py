@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
@@ -29,7 +30,7 @@ from aitp.extensions import foreign_settings
 from aitp.hardening import blot_out, is_alive, replace_file
 from aitp.prices import nano
 from aitp.sources import misspelt, read_sources
-from aitp.tasks import Period
+from aitp.tasks import Fleet, Period, Place
 from aitp.tls import Trust, proxy_of, unusable
 from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
@@ -227,6 +228,19 @@ class Settings(BaseModel):
     from the project's root (/app in the container).
     """
 
+    # A fleet: several hosts on one ledger
+    ledger_url: v.PostgreSQLUrl | None = None
+    """Address of the PostgreSQL database that holds the ledger of several hosts, in place of a file of this one's:
+    postgresql://user:password@host/database, with libpq's options behind it; or LEDGER_URL_FILE=path of a file that
+    holds it. See docs/FLEET.md.
+    """
+    ledger_schema: v.SchemaName = "aitp"
+    """The schema in it that holds the ledger, made at the first start if it may be."""
+    host_name: v.HostName = ""
+    """This host's name in the fleet, unlike all others'. Empty: what the machine calls itself."""
+    host_grace_seconds: float = Field(60.0, ge=20, le=3600, allow_inf_nan=False)
+    """Seconds that another host may be away before what it has in hand is anyone's."""
+
     # Budgets
     prices: v.PriceList | None = None
     """A TOML file of what models cost, as etc/prices.example.toml; read again at a reload (HUP)."""
@@ -284,8 +298,14 @@ class Settings(BaseModel):
         return key
 
     @property
-    def ledger_path(self) -> Path:
-        return self.rate_limit_storage_path
+    def ledger(self) -> Place:
+        """Where the ledger is: a file of this host's, or a fleet's database."""
+        if self.ledger_url is None:
+            return self.rate_limit_storage_path
+        name = self.host_name or socket.gethostname()
+        lock_file = self.runtime_dir / "fleet"
+        shown = v.server_in(self.ledger_url.get_secret_value()) + f", schema {self.ledger_schema}"
+        return Fleet(self.ledger_url, self.ledger_schema, name, self.host_grace_seconds, lock_file, shown)
 
     @property
     def token_url(self) -> str:
@@ -392,7 +412,7 @@ _ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
-SECRETS = ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN", "METRICS_TOKEN")
+SECRETS = ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN", "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 
@@ -498,7 +518,7 @@ def in_force(settings: Settings) -> Settings:
         found = load_settings({**told["given"], "AITP_ENV_FILE": ""})
     except (OSError, ValueError, LookupError, TypeError, ConfigurationError):
         return settings
-    own = ("aitp_env_file", "metrics_host", "metrics_port", "metrics_token")
+    own = ("aitp_env_file", "ledger_url", "metrics_host", "metrics_port", "metrics_token")
     return found.model_copy(update={**about, **{name: getattr(settings, name) for name in own}})
 
 

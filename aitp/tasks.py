@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 
 class TaskType(StrEnum):
@@ -169,3 +173,26 @@ class ExitCode(IntEnum):
     USAGE = 2
     AGAIN = 75  # EX_TEMPFAIL: the machine or the ledger fails us, or not all could be done yet
     MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: nobody starts it anew
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A ledger that hosts share: the address and the schema of PostgreSQL, and this host's part in it.
+
+    `grace`: seconds after which a host that is away is gone. `lock_file`: beside it is what tells this host's slots
+    apart. As text it is shown without the secrets that the address may hold.
+    """
+
+    url: SecretStr
+    schema: str
+    host: str
+    grace: float
+    lock_file: Path
+    shown: str
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+Place = Path | Fleet
+"""Where a ledger is."""

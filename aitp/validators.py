@@ -22,7 +22,7 @@ from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from annotated_types import Ge, Le
@@ -143,6 +143,25 @@ def service_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def postgresql_url(secret: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(secret.get_secret_value())
+    except ValueError:
+        raise ValueError("must be an address like postgresql://user@host/database") from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("must start with postgresql://")
+    if not parts.path.strip("/") and "dbname=" not in parts.query:
+        raise ValueError("must name the database, as in postgresql://user@host/database")
+    return secret
+
+
+def server_in(url: str) -> str:
+    """Which server and database an address of PostgreSQL names, without anything that is secret."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+    return printable(f"postgresql://{hosts}{parts.path}")
+
+
 def listening_host(text: str) -> str:
     """What may be listened on: a host, in brackets or not, or `*`. Where a name leads is asked by whoever listens."""
     if text != "*" and not is_host(text.removeprefix("[").removesuffix("]")):
@@ -174,6 +193,15 @@ PriceList = Annotated[
 ]
 Url = Annotated[str, AfterValidator(service_url), Allowed("an address, `http://` or `https://`")]
 Host = Annotated[str, AfterValidator(listening_host), Allowed("an address of this machine, or `*`")]
+PostgreSQLUrl = Annotated[
+    SecretStr, AfterValidator(postgresql_url), Allowed("an address, `postgresql://`, with what it takes to get in")
+]
+SchemaName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$"), Allowed("lower-case letters, digits and _, 63 at most")
+]
+HostName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$"), Allowed("letters, digits, dots, - and _, 100 at most")
+]
 Zone = Annotated[str, AfterValidator(zone_name), Allowed("a name of the time zone database, like `America/Sao_Paulo`")]
 Scopes = Annotated[str, AfterValidator(scopes), Allowed("words")]
 Slug = Annotated[

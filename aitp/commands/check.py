@@ -23,7 +23,7 @@ from rich.text import Text
 from aitp.commands.console import grid, tell
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
-from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import file_system_of, refuse_network_file_system, version_of
 from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
@@ -232,15 +232,34 @@ def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> It
 # ── this machine ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def _of_machine(settings: Settings, master: int) -> Iterator[Problem]:
     """`master`: the pid of the running one, 0 if there is none."""
-    disk = shutil.disk_usage(_existing(settings.ledger_path.parent))
-    yield of_ledger(settings.ledger_path)
-    yield of_disk(disk.free, disk.total)
+    if isinstance(ledger := settings.ledger, Path):
+        disk = shutil.disk_usage(_existing(ledger.parent))
+        yield of_ledger(ledger)
+        yield of_disk(disk.free, disk.total)
+    else:
+        yield from of_fleet(ledger)
     yield of_runtime_dir(settings.runtime_dir)
     yield of_port(settings.metrics_host, settings.metrics_port, runs=master != 0)
     try:
         yield of_descriptors(most_descriptors(master), settings)
     except OSError:  # somebody else's
         yield of_descriptors(most_descriptors(), settings)
+
+
+def of_fleet(ledger: Fleet) -> Iterator[Problem]:
+    """Whether the database can be used, and what of a fleet's promises it keeps."""
+    from aitp.ledger.postgresql import look_over
+
+    advice = "Correct LEDGER_URL, or see docs/FLEET.md for what PostgreSQL and the role need"
+    try:
+        yield from (
+            Problem("ledger", Severity.WARNING if odd else Severity.OK, sentence, advice if odd else "")
+            for odd, sentence in look_over(ledger)
+        )
+    except ConfigurationError as error:
+        yield _taken_apart("ledger", Severity.ERROR, error.problems[0], advice)
+    except AitpError as error:
+        yield Problem("ledger", Severity.ERROR, str(error), advice)
 
 
 def of_ledger(path: Path) -> Problem:

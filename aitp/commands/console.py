@@ -24,7 +24,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from aitp.errors import AitpError
+from aitp.errors import AitpError, LedgerError
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
@@ -118,8 +118,8 @@ def _open_ledger(settings: Settings) -> closing[Ledger]:
     """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
     from aitp.ledger import Ledger, LedgerConfig
 
-    snapshot(settings.ledger_path)  # says so clearly, and makes none
-    return closing(Ledger.open(settings.ledger_path, LedgerConfig.of(settings)))
+    snapshot(settings.ledger)  # says so clearly, and makes none
+    return closing(Ledger.open(settings.ledger, LedgerConfig.of(settings)))
 
 
 def _wake(settings: Settings) -> bool:
@@ -140,7 +140,7 @@ _NOT_ASKED = {
 
 def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], most: int, *, as_json: bool) -> None:
     """The oldest of them, as a table or as JSON."""
-    found = held_tasks(settings.ledger_path, states, types, most)
+    found = held_tasks(settings.ledger, states, types, most)
     head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
     rows = [_row(task, found.now) for task in found.tasks]
     if screen().width >= ROOMY:
@@ -169,7 +169,7 @@ def show_limits(settings: Settings, *, as_json: bool) -> None:
     """The limits and budgets in force."""
     from aitp.commands.watch import budgets_table, limits_table
 
-    seen = snapshot(settings.ledger_path)
+    seen = snapshot(settings.ledger)
     limits, budgets = (
         {period: dataclasses.asdict(use) for period, use in uses.items()} for uses in (seen.limits, seen.budgets)
     )
@@ -198,7 +198,7 @@ def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     if not _wake(settings):
         phase = read_facts(settings).phase
         raise click.ClickException(_NOT_ASKED.get(phase, "the service is not running: see `aitp status`"))
-    paused = snapshot(settings.ledger_path).paused
+    paused = snapshot(settings.ledger).paused
     said = "Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked"
     tell({"asked": True, "paused": paused}, said, as_json=as_json)
 
@@ -282,7 +282,7 @@ def ids_beginning(incomplete: str) -> list[str]:
     from aitp.ledger.outbox import dead_letter_ids
 
     try:
-        return dead_letter_ids(load_settings().ledger_path, incomplete, COMPLETED_AT_MOST)
+        return dead_letter_ids(load_settings().ledger, incomplete, COMPLETED_AT_MOST)
     except AitpError:
         return []
 
@@ -335,11 +335,19 @@ def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
 # Keep it
 
 
+def _file_of(settings: Settings) -> Path:
+    """The ledger's file. Raises LedgerError where it is a database, which has programs of its own."""
+    if isinstance(ledger := settings.ledger, Path):
+        return ledger
+    said = "what keeps it is PostgreSQL's own: pg_dump, pg_basebackup, its log for a point in time, pg_amcheck"
+    raise LedgerError(f"the ledger {ledger} is no file of this host's; {said}")
+
+
 def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
     from aitp.ledger.integrity import check
 
-    path = settings.ledger_path
+    path = _file_of(settings)
     found = check(path, quick=quick)
     if found.sound:
         said = f"{path} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}"
@@ -355,7 +363,7 @@ def back_up_ledger(settings: Settings, file: str, *, overwrite: bool, as_json: b
     """Write it to `file`."""
     from aitp.ledger.maintenance import back_up
 
-    path = settings.ledger_path
+    path = _file_of(settings)
     found = back_up(path, Path(file), overwrite=overwrite)
     said = f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}"
     document = {"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows}
@@ -366,7 +374,7 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
     from aitp.ledger.maintenance import Allowance, recover
 
-    path = settings.ledger_path
+    path = _file_of(settings)
     currency = settings.prices.currency if settings.prices is not None else ""
     zone = ZoneInfo(settings.rate_limit_timezone)
     outcome = recover(path, Allowance(currency, settings.budgets, zone, settings.rate_limits))

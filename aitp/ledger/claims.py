@@ -183,18 +183,32 @@ def _look(connection: Connection, slot: int, now: float) -> _Look:
     return _Look(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
 
 
+class _Ready(NamedTuple):
+    """A queue with tasks that are ready. `has_fresh`: not all of them are suspects."""
+
+    number: int
+    queue: QueueKey
+    has_fresh: bool
+
+
 @dataclass(slots=True)
 class _Search:
-    """One claim's search for tasks that may be sent now: what it goes by."""
+    """One claim's search for tasks that may be sent now: what it goes by.
+
+    `spares`: no suspect is to make a probe that a fresh task of another queue may make as well; `spared`: one was to.
+    """
 
     connection: Connection
     now: float
     slot: int
     options: ClaimOptions
     seen: _Look
+    queues: Sequence[_Ready]
     room: int | None
     budget: BudgetState | None
     gates: dict[str, Gate] = field(default_factory=dict)
+    spares: bool = True
+    spared: bool = False
 
 
 class Claims:
@@ -273,24 +287,33 @@ class Claims:
             return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS), False
         if seen.due_at is not None:
             promote_due(connection, now)
-        queues = _queues_by_fairness(connection, probing=not seen.all_closed)
+        queues = _queues_by_fairness(connection)
         if not queues:
             return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY)), False
-        most = options.workers * max(options.batch_size(queue) for _, queue in queues)
+        most = options.workers * max(options.batch_size(queue) for _, queue, _ in queues)
         room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
             return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded), False
         zone = ZoneInfo(seen.basis.timezone)
         budget = self._budgets.state(connection, now, zone) if seen.has_budgets else None
-        search = _Search(connection, now, slot, options, seen, room.count, budget)
+        search = _Search(connection, now, slot, options, seen, queues, room.count, budget)
         stops: list[Idle] = []
-        for number, queue in queues:
-            found = self._first_route(search, number, queue, stops)
-            if found is not None:
-                others = len(queues) > 1 and (room.count is None or room.count > len(found.rows))
-                limited = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
-                return found._replace(more=found.more or others), limited
-        return _first_end(stops, next_due(connection, TaskState.READY)), False
+        found = self._first_queue(search, stops)
+        if found is None and search.spared:  # those that were to make the probe in its stead cannot be sent either
+            search.spares = False
+            found = self._first_queue(search, stops)
+        if found is None:
+            return _first_end(stops, next_due(connection, TaskState.READY)), False
+        others = len(queues) > 1 and (room.count is None or room.count > len(found.rows))
+        limited = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
+        return found._replace(more=found.more or others), limited
+
+    def _first_queue(self, search: _Search, stops: list[Idle]) -> _Found | None:
+        """Tasks of the first queue that nothing stops; what does stop the others is added to `stops`."""
+        for number, queue, _ in search.queues:
+            if (found := self._first_route(search, number, queue, stops)) is not None:
+                return found
+        return None
 
     def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> _Found | None:
         """Tasks of `queue` by the first of its routes that nothing stops; what does is added to `stops`."""
@@ -375,6 +398,9 @@ class Claims:
             return _Stop(Idle(IdleReason.TURN, first_answer, service=provider), waits=True)
         gate = self._gate(search, provider)
         if gate.probe or world.paused_until is not None:
+            if search.spares and _is_spared(search, number, queue, route, whole_provider=gate.probe):
+                search.spared = True
+                return _Stop(Idle(IdleReason.TURN), waits=True)
             batch = _Batch(connection.execute(_PROBE, (number,)).fetchall())
         else:
             batch = _select_batch(search, number, options.batch_size(queue))
@@ -495,21 +521,34 @@ def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:
 # Which tasks a claim takes
 
 
-def _queues_by_fairness(connection: Connection, *, probing: bool) -> list[tuple[int, QueueKey]]:
+def _queues_by_fairness(connection: Connection) -> list[_Ready]:
     """Queues with a task that is ready now: fewest claimed tasks first, then the oldest task.
-
-    `probing`: some breaker is not closed. Then queues that have only suspects come last, or two of them, which are the
-    oldest, would make each probe and keep it open for ever.
 
     Walks tasks_ready from queue to queue, so that it costs as much as there are queues, not tasks; the claimed ones are
     counted in tasks_claimed, if there is a choice at all.
     """
     rows: list[Row] = connection.execute(_READY_QUEUES).fetchall()
+    oldest: dict[int, Row] = {}
     if len(rows) > 1:
         claimed: dict[int, int] = dict(connection.execute(_CLAIMED_BY_QUEUE).fetchall())
-        oldest: dict[int, Row] = {row[0]: connection.execute(_OLDEST, (row[0],)).get for row in rows}
-        rows.sort(key=lambda row: (probing and oldest[row[0]][0] == _NONE, claimed.get(row[0], 0), min(oldest[row[0]])))
-    return [(number, QueueKey(type_, model, failed_at)) for number, type_, model, failed_at in rows]
+        oldest = {row[0]: connection.execute(_OLDEST, (row[0],)).get for row in rows}
+        rows.sort(key=lambda row: (claimed.get(row[0], 0), min(oldest[row[0]])))
+    return [_Ready(number, QueueKey(*key), number not in oldest or oldest[number][0] < _NONE) for number, *key in rows]
+
+
+def _is_spared(search: _Search, number: int, queue: QueueKey, route: Route, *, whole_provider: bool) -> bool:
+    """Whether this queue has only suspects, and another one fresh tasks that would be sent there as well.
+
+    The oldest, which may be what fails there, would else make each probe, and the others would wait for ever.
+    """
+    if any(each.has_fresh for each in search.queues if each.number == number):
+        return False
+    for each in search.queues:
+        if each.has_fresh and (routes := search.options.routes(each.queue)) and routes[0].provider == route.provider:
+            is_alike = routes[0].model == route.model and each.queue.type == queue.type
+            if whole_provider or is_alike:
+                return True
+    return False
 
 
 _READY_QUEUES = f"""

@@ -42,6 +42,8 @@ FOLLOWING = {
     "recent_errors": ("first_at", "last_at"),
     "worlds": ("tried_at", "paused_until"),
     "request_profiles": ("since",),
+    "hosts": ("seen_at",),
+    "absences": ("since",),
 }
 # All others, and why they stay.
 STAYING = {
@@ -110,8 +112,8 @@ def follow(connection: Connection, clock: Clock, told: float) -> tuple[float, fl
         if math.isnan(told) and not (here and boot == here):
             # It was started anew, or may have been, and how long it was off only its wall clock knows. But it cannot be
             # earlier now than what has already happened.
-            latest = connection.execute(_LATEST).get
-            delta = 0.0 if latest is None else min(0.0, now - latest)
+            last = latest(connection)
+            delta = 0.0 if last is None else min(0.0, now - last)
         if delta:
             _step(connection, delta, now)
     connection.execute("UPDATE ledger SET boot = ?, clock_offset = ?", (here, offset))
@@ -124,6 +126,12 @@ def _read(clock: Clock) -> tuple[float, float]:
         before, now, after = clock.uptime(), clock(), clock.uptime()
         if after - before < APART_SECONDS:
             return now, now - after
+
+
+def latest(connection: Connection) -> float | None:
+    """When the last of what the ledger tells of happened."""
+    last = connection.execute(_LATEST).get
+    return None if last is None else float(last)
 
 
 _LATEST = (

@@ -1,21 +1,32 @@
 """The narrow interface behind which an SQL engine keeps the ledger: transactions, reads, flushes, and clocks.
 
-Whoever speaks SQL in this room knows these types only, and writes what SQLite and PostgreSQL both take. The engine
-there is today is `aitp.ledger.sqlite`, the one module that names its library.
+Whoever speaks SQL in this room knows these types only, and writes what SQLite and PostgreSQL both take. The engines
+are `aitp.ledger.sqlite`, one host's, and `aitp.ledger.postgresql`, a fleet's: each the one module that names its
+library, and loaded only for a ledger of its kind.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aitp.ledger.locks import SlotLocks
+from aitp.tasks import Fleet as Fleet
+from aitp.tasks import Place as Place
+
+if TYPE_CHECKING:
+    from aitp.ledger.clock import Clock
 
 # New work is refused below this, so that there is room for the answers to work already paid for.
 DISK_RESERVE_BYTES = 64_000_000
 DISK_LOOK_SECONDS = 5.0
+
+# Owners' numbers of one host, of which its slots are the first.
+HOST_SLOTS = 2048
+
 
 # What a query gives: the engine knows no better, the schema does.
 Row = tuple[Any, ...]
@@ -46,7 +57,7 @@ class Connection(Protocol):
 class Database(Protocol):
     """One process's hold of the ledger, opened after fork. Everything but a violated constraint raises LedgerError."""
 
-    path: Path
+    path: Any
     on_disk: bool
     """Whether what the last durable transaction committed is on disk."""
 
@@ -71,6 +82,27 @@ class Database(Protocol):
     def reading(self) -> AbstractContextManager[Connection]:
         """Queries outside any transaction, each of which sees what was committed last."""
 
+    def here(self, instant: float) -> float:
+        """An instant of the ledger, by this host's wall clock: for who is to sleep until then."""
+
+    def owner(self, slot: int) -> int:
+        """The number by which the ledger knows a slot of this host."""
+
+    def obtain(self, owner: int) -> bool:
+        """Whether an owner is gone for good. If so its place is this process's until `let_go`."""
+
+    def let_go(self, owner: int) -> None:
+        """Give back what `obtain` took."""
+
+    def is_fresh(self) -> bool:
+        """Whether what this process owns is its own still, for sure."""
+
+    def announce(self, what: str) -> None:
+        """Have other hosts hear it. Only inside a transaction, and when that has come to something."""
+
+    def refuse_other_version(self) -> None:
+        """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
+
     def next_sequence(self) -> int:
         """Move the ledger's own clock on by one. Only inside a transaction."""
 
@@ -81,6 +113,39 @@ class Database(Protocol):
         """Give back the memory of what was read so far."""
 
     def close(self) -> None: ...
+
+
+def open_database(place: Place, clock: Clock | None = None, *, locks: SlotLocks | None = None) -> Database:
+    """This process's hold of a ledger, of whichever kind it is. `clock`: None is the ledger's own."""
+    if isinstance(place, Fleet):
+        from aitp.ledger.postgresql import PostgreSQLDatabase
+
+        return PostgreSQLDatabase(place, clock, locks=locks)
+    from aitp.ledger.sqlite import SQLiteDatabase
+
+    return SQLiteDatabase(place, clock, locks=locks)
+
+
+def migrate(place: Place) -> int:
+    """Create the ledger or bring it to this release's version; return the version it had (0: it was new)."""
+    if isinstance(place, Fleet):
+        from aitp.ledger import postgresql
+
+        return postgresql.migrate(place)
+    from aitp.ledger import sqlite
+
+    return sqlite.migrate(place)
+
+
+def lock_file(place: Place) -> Path:
+    """Where this host's processes tell each other which slots they hold: `SlotLocks` of it."""
+    return place.lock_file if isinstance(place, Fleet) else place
+
+
+def free_bytes(file: Path) -> int:
+    """Bytes that an ordinary user may still write beside a file."""
+    status = os.statvfs(file.parent)
+    return status.f_bavail * status.f_frsize
 
 
 def these(seqs: Iterable[int]) -> tuple[str, tuple[int | str, ...]]:

@@ -132,11 +132,12 @@ class Inbox:
                 "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, now)
             )
             # All that may fill a page: what is in the ledger, what was set aside, what the list still shows by its lag.
-            held, longest_page = connection.execute(
+            held, longest_page, more_there = connection.execute(
                 "SELECT (SELECT COUNT(*) FROM tasks) + (SELECT COUNT(*) FROM malformed)"
-                " + (SELECT COUNT(*) FROM tombstones), longest_page FROM polls"
+                " + (SELECT COUNT(*) FROM tombstones), longest_page, more_there FROM polls"
             ).get
-            limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, options.concurrency)
+            barren = max(0, more_there - 1)
+            limit = page_limit(held, facts.ready, facts.appetite, facts.inbox_limit, options.concurrency, barren)
             return Poll(slot, sequence, now, limit, longest_page)
 
     def _facts(self, connection: Connection, options: PollOptions, now: float, *, asked: bool) -> PollFacts:
@@ -226,12 +227,14 @@ class Inbox:
         more_there: bool,
         regular_at: float,
         documents: int = 0,
+        barren: bool = False,
         problem: str | None = None,
     ) -> int:
         """Close a poll that got its answer; return how many tasks were dropped because the API no longer lists them.
 
         `complete`: the page held everything pending. `more_there`: tasks were left out, of the page or of the inbox.
-        `documents`: how many the page held. `regular_at`: when the next regular poll is due, UTC seconds.
+        `documents`: how many the page held; `barren`: as many as were asked for, and none of them new. `regular_at`:
+        when the next regular poll is due, UTC seconds.
         """
         with self._database.transaction() as connection:
             if not _is_current(connection, poll):
@@ -244,8 +247,8 @@ class Inbox:
             clear_tombstones(connection, poll.began_sequence, now)
             connection.execute(
                 "UPDATE polls SET slot = NULL, regular_at = ?, succeeded_at = ?, failures = 0, longest_page = ?,"
-                " more_there = ?, problem = ?",
-                (regular_at, now, longest_page, more_there, problem),
+                " more_there = CASE WHEN ? = 1 THEN more_there + 1 ELSE ? END, problem = ?",
+                (regular_at, now, longest_page, int(barren), int(more_there), problem),
             )
             prune_completions(connection, now)
             prune_worlds(connection)

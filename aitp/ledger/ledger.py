@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
-from aitp.ledger.clock import Clock, MachineClock
+from aitp.ledger.clock import Clock
 from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
-from aitp.ledger.engine import DISK_RESERVE_BYTES, Database
+from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Database, Place, migrate, open_database
 from aitp.ledger.evidence import Failure, Notice
 from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
@@ -20,7 +19,6 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
-from aitp.ledger.sqlite import SQLiteDatabase, migrate
 from aitp.ledger.worlds import World, publish_setups
 
 __all__ = [
@@ -60,8 +58,6 @@ __all__ = [
     "prepare",
 ]
 
-MACHINE = MachineClock()
-
 
 class Ledger:
     """One process's hold of the ledger. Not for threads; not to be carried over fork."""
@@ -82,10 +78,10 @@ class Ledger:
     @classmethod
     def open(
         cls,
-        path: Path,
+        place: Place,
         config: LedgerConfig,
         *,
-        clock: Clock = MACHINE,
+        clock: Clock | None = None,
         locks: SlotLocks | None = None,
     ) -> Ledger:
         """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
@@ -93,7 +89,7 @@ class Ledger:
         Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
         release.
         """
-        database = SQLiteDatabase(path, clock, locks=locks)
+        database = open_database(place, clock, locks=locks)
         try:
             database.refuse_other_version()
         except BaseException:
@@ -117,6 +113,22 @@ class Ledger:
     def locks(self) -> SlotLocks:
         return self._database.locks
 
+    def owner(self, slot: int) -> int:
+        """The number by which the ledger knows a slot of this host: what `slot` is in all that follows."""
+        return self._database.owner(slot)
+
+    def is_fresh(self) -> bool:
+        """Whether what this process owns is its own still, for sure."""
+        return self._database.is_fresh()
+
+    def is_ours(self, owner: int) -> bool:
+        """Whether it is one of this host's slots."""
+        return owner // HOST_SLOTS == self.owner(0) // HOST_SLOTS
+
+    def here(self, instant: float | None) -> float | None:
+        """An instant of the ledger, by this host's wall clock: for who is to sleep until then."""
+        return None if instant is None else self._database.here(instant)
+
     def owners(self) -> list[int]:
         """Slots that own tasks, a poll or a probe."""
         rows = self._database.read(
@@ -136,13 +148,14 @@ class Ledger:
         `spared` slots are left to their successors. `causes` are what is known of how the owners ended (else STOPPED).
         """
         released = {}
+        held = {self.owner(slot) for slot in self.locks.held}
         for slot in self.owners():
             # This process would obtain its own slots as well: they are never ownerless.
-            if slot not in spared and slot not in self.locks.held and self.locks.acquire(slot, 0):
+            if slot not in spared and slot not in held and self._database.obtain(slot):
                 try:
                     released[slot] = self.claims.release(slot, (causes or {}).get(slot, Cause.STOPPED))
                 finally:
-                    self.locks.release(slot)
+                    self._database.let_go(slot)
         return released
 
     def pause(self, paused: bool) -> None:
@@ -153,7 +166,7 @@ class Ledger:
 
 
 def prepare(
-    path: Path,
+    place: Place,
     *,
     strategy: str,
     timezone: str,
@@ -163,7 +176,7 @@ def prepare(
     providers: Iterable[str] = (),
     reuse_scope: str = "",
     setups: Mapping[str, str] = MappingProxyType({}),
-    clock: Clock = MACHINE,
+    clock: Clock | None = None,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
@@ -171,8 +184,8 @@ def prepare(
     `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
-    found = migrate(path)
-    database = SQLiteDatabase(path, clock)
+    found = migrate(place)
+    database = open_database(place, clock)
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)

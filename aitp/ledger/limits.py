@@ -177,9 +177,9 @@ class Limits:
         if newest_at is not None:
             now = max(now, newest_at)  # set back by less than the ledger's clock takes note of
         connection.execute(
-            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first)"
-            " SELECT CAST(? AS DOUBLE PRECISION), CAST(? AS TEXT), value, CASE WHEN key = 0 THEN 1 ELSE 0 END"
-            " FROM json_each(?) AS each",
+            "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first)"
+            f" SELECT COALESCE({NEWEST}, 0) + 1 + key, CAST(? AS DOUBLE PRECISION), CAST(? AS TEXT), value,"
+            " CASE WHEN key = 0 THEN 1 ELSE 0 END FROM json_each(?) AS each",
             (now, task_type, orjson.dumps(task_ids).decode()),
         )
         connection.execute(_MIRROR_MORE, (len(task_ids), now))

@@ -20,11 +20,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 
 from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown, cool_down, quiet_until
 from aitp.ledger.duplicates import Duplicates
-from aitp.ledger.engine import Connection, Database, Row, these
+from aitp.ledger.engine import Connection, Database, Place, Row, these
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due
 from aitp.ledger.stats import note_error, reading
@@ -366,9 +365,9 @@ def _dead(connection: Connection, task_id: str) -> int | None:
     return None if seq is None else int(seq)
 
 
-def dead_letter_ids(path: Path, beginning: str, most: int) -> builtins.list[str]:
-    """Ids of dead letters of the ledger at `path` that begin so, for a shell to complete. Reads only; LedgerError."""
-    with reading(path) as (connection, _):
+def dead_letter_ids(place: Place, beginning: str, most: int) -> builtins.list[str]:
+    """Ids of dead letters of the ledger at `place` that begin so, for a shell to complete. Reads only; LedgerError."""
+    with reading(place) as (connection, _):
         rows: builtins.list[Row] = connection.execute(
             f"SELECT id FROM tasks WHERE {DEAD} AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
             (beginning, most),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -166,7 +166,8 @@ class Outcomes:
         reserved: bool = False,
         counted_for: int | None = None,
     ) -> Settled:
-        """Record a report on tasks of `queue` that `slot` owns; those it does not own any more are left alone.
+        """Record a report on tasks of `queue` that `slot` owns. Those it does not own any more are left alone, but an
+        answer is taken as long as nobody else is at its task: their attempt has been counted, as that of a lost host.
 
         `world`: the one they were sent in. `reserved`: money was reserved for them. `counted_for`: the day for which
         they count as sent in another provider's stead.
@@ -175,17 +176,22 @@ class Outcomes:
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         with self._database.transaction(durable=True) as connection:
             attempt = _Attempt(connection, self._database.clock(), slot, route.provider)
+            outcomes = [outcome for seq, outcome in reported.items() if seq in attempt.owned]
+            late = _late(attempt, reported)
+            if not outcomes and not late:
+                return Settled(())  # told before, by a commit that did not look like one: a failure is to count once
             if report.cooldown is not None:
                 cool_down(connection, route.provider, report.cooldown, attempt.now)
-            outcomes = [outcome for seq, outcome in reported.items() if seq in attempt.owned]
             self._count(attempt, queue, [each.task.id for each in outcomes if each.ending is not Ending.UNSENT])
-            if attempt.seen.is_calm and world.is_well and all(o.ending is Ending.SUCCEEDED for o in outcomes):
+            is_well = attempt.seen.is_calm and world.is_well
+            if not outcomes or (is_well and all(each.ending is Ending.SUCCEEDED for each in outcomes)):
                 judgement = Judgement(tuple(outcomes))  # it says nothing new
             else:
                 judgement = self._judge.judge(
                     connection, slot, world.id, outcomes, report.failure, report.optional, route.provider, attempt.now,
                     health=report.health, witnessed=world.good,
                 )  # fmt: skip
+            judgement = judgement._replace(outcomes=(*judgement.outcomes, *late))
             if report.has_stand_in and queue.failed_at != route.provider:
                 judgement = judgement._replace(outcomes=_handed_over(attempt, judgement, report))
             if counted_for is not None:
@@ -345,6 +351,18 @@ class Outcomes:
         return max(delay, retry_delay(beyond, 2.0, spread)) if beyond > 0 else delay
 
 
+def _late(attempt: _Attempt, reported: Mapping[int, Outcome]) -> list[Outcome]:
+    """Good answers to tasks that were taken from this slot meanwhile, and that wait still."""
+    answers = {seq: each for seq, each in reported.items() if each.ending is Ending.SUCCEEDED} if reported else {}
+    if not (missing := answers.keys() - attempt.owned.keys()):
+        return []
+    are_these, seqs = these(missing)
+    waiting: list[Row] = attempt.connection.execute(
+        f"SELECT seq, id FROM tasks WHERE {READY} AND duplicate_of IS NULL AND seq {are_these} ORDER BY seq", seqs
+    ).fetchall()
+    return [answers[seq] for seq, task_id in waiting if answers[seq].task.id == task_id]
+
+
 def _handed_over(attempt: _Attempt, judgement: Judgement, report: Report) -> tuple[Outcome, ...]:
     """Tasks at which the service has failed through all of its waits, or has asked for a pause for as long: another one
     is to stand in, even where evidence would have failed them."""
@@ -375,7 +393,7 @@ def _store_results(attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
     connection = attempt.connection
     are_these, seqs = these(row[0] for row in rows)
     connection.execute(f"UPDATE tasks SET {FINISHED}, slot = NULL, due_at = NULL WHERE seq {are_these}", seqs)
-    if any(attempt.owned[each.task.seq] or each.ending is not Ending.SUCCEEDED for each in outcomes):
+    if any(attempt.owned.get(each.task.seq, True) or each.ending is not Ending.SUCCEEDED for each in outcomes):
         connection.execute(f"UPDATE tasks SET is_suspect = 0 WHERE seq {are_these}", seqs)
         connection.execute(f"DELETE FROM evidence WHERE seq {are_these}", seqs)
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)

@@ -105,7 +105,8 @@ CREATE TABLE malformed (
     missed INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- longest_page: so far; by it a capped one is known.
+-- longest_page: so far; by it a capped one is known. more_there: whether, and if so one more for each page in a row
+-- that was as long as was asked for and brought nothing.
 CREATE TABLE polls (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     slot INTEGER,
@@ -332,6 +333,21 @@ CREATE INDEX evidence_world ON evidence (world, failed_in_row);
 """
 
 # Entry N brings a ledger from FIRST_VERSION + N to the next version.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    # Of a fleet (postgresql.py): its hosts, and since when an owner's lock is found free.
+    """
+    CREATE TABLE hosts (
+        number INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        version TEXT NOT NULL,
+        seen_at REAL NOT NULL,
+        facts TEXT NOT NULL DEFAULT '{}'
+    ) STRICT;
+    CREATE TABLE absences (
+        slot INTEGER PRIMARY KEY,
+        since REAL NOT NULL
+    ) STRICT;
+    """,
+)
 
 VERSION = FIRST_VERSION + len(MIGRATIONS)

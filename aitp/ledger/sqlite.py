@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import apsw
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
-from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, follow
+from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
@@ -70,11 +70,11 @@ class SQLiteDatabase:
     When the machine's clock is set, the first transaction to find that has the ledger follow (`ledger.clock`).
     """
 
-    def __init__(self, path: Path, clock: Clock, *, locks: SlotLocks | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, *, locks: SlotLocks | None = None) -> None:
         refuse_affected_sqlite(apsw.sqlite_lib_version())
         self.path = path
         self._folder = str(path.parent)
-        self._clock = clock
+        self._clock = MachineClock() if clock is None else clock
         self._offset = math.nan  # of the ledger's clock, as far as this process knows: it differs from any
         self._now = 0.0
         self.locks = locks if locks is not None else SlotLocks(path)
@@ -140,6 +140,10 @@ class SQLiteDatabase:
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
         return self._now if self.connection.in_transaction else self._clock()
+
+    def here(self, instant: float) -> float:
+        """They are by this host's clock."""
+        return instant
 
     def _begin_moment(self) -> None:
         self._now = self._clock()
@@ -253,15 +257,30 @@ class SQLiteDatabase:
             status = os.statvfs(self._folder)
         return status.f_bavail * status.f_frsize
 
+    # Who owns what: the locks of this host tell all
+
+    def owner(self, slot: int) -> int:
+        """A slot is its own number."""
+        return slot
+
+    def obtain(self, owner: int) -> bool:
+        """Whether no process holds an owner's slot. If so this one does until `let_go`."""
+        return self.locks.acquire(owner, 0)
+
+    def let_go(self, owner: int) -> None:
+        """Give back what `obtain` took."""
+        self.locks.release(owner)
+
+    def is_fresh(self) -> bool:
+        """Nobody takes anything from a process that lives."""
+        return True
+
+    def announce(self, what: str) -> None:
+        """There is nobody else to hear it."""
+
     def short_of_disk(self) -> bool:
         """Whether there is too little room left to take on new work."""
         return self.free_bytes() < DISK_RESERVE_BYTES
-
-
-def free_bytes(ledger: Path) -> int:
-    """Bytes that an ordinary user may still write beside the ledger."""
-    status = os.statvfs(ledger.parent)
-    return status.f_bavail * status.f_frsize
 
 
 # Versions

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aitp.errors import LedgerError
-from aitp.ledger import sqlite
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.ledger.engine import Connection, Row
+from aitp.ledger.engine import Connection, Fleet, Place, Row, free_bytes, lock_file
 from aitp.ledger.limits import LimitUse, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
@@ -92,7 +91,8 @@ class Snapshot:
     """One consistent state of the ledger. Instants are UTC seconds, ages seconds, sizes bytes.
 
     `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
-    `models`: how many tasks wait for each. `stand_ins`: calls made today in a provider's stead.
+    `models`: how many tasks wait for each. `stand_ins`: calls made today in a provider's stead. `disk_free`: beside the
+    ledger, or of a fleet's host.
     """
 
     taken_at: float
@@ -127,15 +127,29 @@ class Snapshot:
         return self.ready + self.waiting + self.claimed + self.finished
 
 
-def snapshot(path: Path, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
+def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
     """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
-    with reading(path, now) as (connection, moment):
-        return _read(connection, moment, recovery, sqlite.free_bytes(path))
+    with reading(place, now) as (connection, moment):
+        return _read(connection, moment, recovery, free_bytes(lock_file(place)))
 
 
 @contextmanager
-def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, float]]:
+def reading(place: Place, now: float | None = None) -> Iterator[tuple[Connection, float]]:
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
+    if isinstance(place, Fleet):
+        from aitp.ledger import postgresql
+
+        with postgresql.reading(place) as (connection, moment):
+            yield connection, moment if now is None else now
+        return
+    with _reading_file(place) as connection:
+        yield connection, time.time() if now is None else now
+
+
+@contextmanager
+def _reading_file(path: Path) -> Iterator[Connection]:
+    from aitp.ledger import sqlite
+
     with sqlite.as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             raise sqlite.no_ledger(path)
@@ -148,7 +162,7 @@ def reading(path: Path, now: float | None = None) -> Iterator[tuple[Connection, 
                 raise sqlite.empty_ledger(path)
             if version != VERSION:
                 raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
-            yield connection, time.time() if now is None else now
+            yield connection
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
         from aitp.ledger.integrity import check
@@ -167,9 +181,9 @@ class QueueInUse(NamedTuple):
     in_hand: bool
 
 
-def queues_in_use(path: Path) -> list[QueueInUse]:
+def queues_in_use(place: Place) -> list[QueueInUse]:
     """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
-    with reading(path) as (connection, _):
+    with reading(place) as (connection, _):
         found = connection.execute(
             "SELECT type, model, failed_at, id IN (SELECT queue FROM tasks) FROM queues ORDER BY id"
         )
@@ -413,8 +427,8 @@ def note_error(
         "INSERT INTO recent_errors (source, type, ending, reason, first_at, last_at, times, task_ids)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)"
         " ON CONFLICT (source, type, ending, reason) DO UPDATE SET last_at = ?5, times = recent_errors.times + ?6,"
-        " task_ids = SUBSTR(?7 || '\n' || recent_errors.task_ids, 1, ?8)",
-        (source, type_, ending, reason[:LONGEST_REASON], now, max(1, len(task_ids)), last, NAMES_LENGTH),
+        f" task_ids = SUBSTR(?7 || '\n' || recent_errors.task_ids, 1, {NAMES_LENGTH})",
+        (source, type_, ending, reason[:LONGEST_REASON], now, max(1, len(task_ids)), last),
     )
     connection.execute(
         "DELETE FROM recent_errors WHERE number NOT IN"
@@ -439,9 +453,9 @@ def fold_minutes(connection: Connection, now: float) -> None:
     connection.execute("DELETE FROM minutes WHERE minute < ?", (present - week.minutes * (week.bars + 1),))
 
 
-def read_history(path: Path, span: str = "hour", now: float | None = None) -> History:
+def read_history(place: Place, span: str = "hour", now: float | None = None) -> History:
     """Read what the page shows of the past and, task by task, of the present. Raises LedgerError."""
-    with reading(path, now) as (connection, moment):
+    with reading(place, now) as (connection, moment):
         waiting = [
             WaitingTasks(QueueKey(type_, model, failed_at), *facts)
             for type_, model, failed_at, *facts in connection.execute(
@@ -533,7 +547,7 @@ class TaskList:
     total: int
 
 
-def held_tasks(path: Path, states: Sequence[str], types: Sequence[str], most: int) -> TaskList:
+def held_tasks(place: Place, states: Sequence[str], types: Sequence[str], most: int) -> TaskList:
     """Tasks in one of `states` and of one of `types` (none named: of any), oldest first. Raises LedgerError."""
     conditions = ["TRUE"]
     bindings: list[object] = []
@@ -541,7 +555,7 @@ def held_tasks(path: Path, states: Sequence[str], types: Sequence[str], most: in
         if names:
             conditions.append(f"{column} IN (SELECT value FROM json_each(?) AS each)")
             bindings.append(json.dumps(list(names)))
-    with reading(path) as (connection, now):
+    with reading(place) as (connection, now):
         rows: list[Row] = connection.execute(
             f"SELECT COUNT(*) OVER (), tasks.id, type, model, {SHOWN_STATE}, attempts, crashes, provider, slot,"
             " entered_at, due_at, COALESCE(refusal, reason, '')"

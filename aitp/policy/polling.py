@@ -15,6 +15,8 @@ SHORTEST_PAUSE_SECONDS = 1.0
 # After failed polls, however seldom the regular ones are.
 LONGEST_PAUSE_SECONDS = 60.0
 
+MOST_DOUBLINGS = 16
+
 # Room for more than one interval's work, because the rate of the last minute may rise.
 MARGIN = 2
 
@@ -79,9 +81,14 @@ def appetite(tasks_per_second: float, interval: float, workers: int, batch_size:
     return max(MARGIN * workers * batch_size, round(MARGIN * tasks_per_second * interval))
 
 
-def page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int) -> int:
-    """The `limit` to ask for: what is held (a server that honours it lists that too), and what is wanted on top."""
-    return max(2 * concurrency, held + max(0, min(wanted, inbox_limit) - ready))
+def page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concurrency: int, barren: int = 0) -> int:
+    """The `limit` to ask for: what is held (a server that honours it lists that too), and what is wanted on top.
+
+    `barren`: pages in a row that were as long as was asked for, and brought nothing. A list may have more in front of
+    what is new than is known of here (a task twice, one of another user's): each page is twice as long then.
+    """
+    limit = max(2 * concurrency, held + max(0, min(wanted, inbox_limit) - ready))
+    return min(limit << min(barren, MOST_DOUBLINGS), max(limit, MARGIN * (held + inbox_limit)))
 
 
 def is_complete(documents: int, limit: int, longest: int) -> bool:

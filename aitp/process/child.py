@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, SlotLocks
+from aitp.ledger.engine import lock_file
 from aitp.logs import configure, get_logger
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
 from aitp.settings import Settings, withhold
@@ -105,7 +106,7 @@ class Child:
         self.slot = slot
         self.role: Role = role_of(slot)
         self.cause = cause
-        self.locks = SlotLocks(settings.ledger_path)
+        self.locks = SlotLocks(lock_file(settings.ledger))
         self.poll_asked = False  # USR1 came: poll now. The reader resets it.
         self._settings = settings
         self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings

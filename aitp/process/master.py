@@ -22,6 +22,7 @@ from typing import NoReturn
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
 from aitp.ledger import Cause, SlotLocks
+from aitp.ledger.engine import lock_file
 from aitp.logs import configure, get_logger
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child
 from aitp.process.models import ModelPuller
@@ -508,7 +509,7 @@ class Master:
     def _refuse_moves(self, settings: Settings) -> None:
         moved = [
             f"{name.upper()}={new}: a reload cannot move it from {old}; restart the service"
-            for name in ("rate_limit_storage_path", "runtime_dir")
+            for name in ("rate_limit_storage_path", "runtime_dir", "ledger_url", "ledger_schema", "host_name")
             if (old := getattr(self._settings, name)) != (new := getattr(settings, name))
         ]
         if moved:
@@ -638,7 +639,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     try:
         refuse_few_descriptors(settings)
         own_directory(settings.runtime_dir)
-        locks = open_locks(settings.ledger_path)
+        locks = open_locks(lock_file(settings.ledger))
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard_path(settings.runtime_dir))

@@ -293,7 +293,7 @@ def retiring(
 def known_queues(settings: Settings) -> list[QueueInUse]:
     """What the ledger knows of tasks; nothing if it cannot be read, which others say."""
     try:
-        return queues_in_use(settings.ledger_path)
+        return queues_in_use(settings.ledger)
     except (LedgerError, OSError):
         return []
 

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
-from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import get_logger
 from aitp.process.child import Timings
@@ -46,9 +46,9 @@ def run_once(settings: Settings) -> int:
     """
     settings = settings.model_copy(update=ONE_OF_EACH)
     own_directory(settings.runtime_dir)
-    with open_locks(settings.ledger_path) as locks:
+    with open_locks(lock_file(settings.ledger)) as locks:
         if locks.holder(MASTER) is not None:
-            said = f"{settings.ledger_path} is in use: a service runs on this ledger, which does what `once` would do"
+            said = f"{settings.ledger} is in use: a service runs on this ledger, which does what `once` would do"
             raise LedgerError(said)
     roles_of_all = roles(settings)
     if (pid := os.fork()) == 0:
@@ -99,7 +99,7 @@ class _Run:
             return None
         self._done = max(self._done, sum(record.done for record in records))
         try:
-            return snapshot(self._settings.ledger_path)
+            return snapshot(self._settings.ledger)
         except LedgerError:  # it is being prepared
             return None
 
@@ -121,7 +121,7 @@ class _Run:
 
     def _report(self, complete: bool) -> int:
         """Say how the run ended; its exit code. That nothing is left is known by the last polls only."""
-        state = snapshot(self._settings.ledger_path)
+        state = snapshot(self._settings.ledger)
         facts = {"done": self._done, "left": state.held, "dead_letters": state.dead}
         reason = "told to stop" if self._told_to_stop else held_up(state)
         if state.held or state.last_poll_problem:

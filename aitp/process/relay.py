@@ -185,6 +185,7 @@ class Relay:
     def __init__(self, process: Child, ledger: Ledger, api: TaskApi, metrics: Metrics, settings: Settings) -> None:
         self._process = process
         self._ledger = ledger
+        self._owner = ledger.owner(process.slot)
         self._api = api
         self._metrics = metrics
         self._settings = settings
@@ -195,7 +196,7 @@ class Relay:
         self._asked = False
         self._delivered_last = False
         self._problem_told = False
-        self._disk = DiskWatch(settings.ledger_path, "polling")
+        self._disk = DiskWatch(settings.ledger, "polling")
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known.
@@ -206,10 +207,10 @@ class Relay:
         # Before the look for work, not after: who finishes a task in between must see that this relay is to be woken.
         self._process.idle()
         # An open breaker is probed by turns: what was delivered last may be what fails on every try.
-        found = self._ledger.outbox.take(self._process.slot, CHUNK, may_probe=not (may_poll and self._delivered_last))
+        found = self._ledger.outbox.take(self._owner, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
         if isinstance(found, Nothing) and may_poll:
-            poll = self._ledger.inbox.begin_poll(self._process.slot, self._terms, asked=self._asked)
+            poll = self._ledger.inbox.begin_poll(self._owner, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
             self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
             self._disk.heed(poll.because if isinstance(poll, NotYet) else None, time.monotonic())
@@ -219,7 +220,7 @@ class Relay:
                 return time.time()
             next_poll_at = poll.until
             if found.probe_left:
-                found = self._ledger.outbox.take(self._process.slot, CHUNK)
+                found = self._ledger.outbox.take(self._owner, CHUNK)
         if not isinstance(found, Nothing):
             self._delivered_last = True
             if len(found) == CHUNK:
@@ -292,7 +293,7 @@ class Relay:
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while not isinstance(found := self._ledger.outbox.take(self._process.slot, CHUNK), Nothing):
+        while not isinstance(found := self._ledger.outbox.take(self._owner, CHUNK), Nothing):
             self._deliver_all(found)
 
     # In: tasks from the task API
@@ -309,7 +310,7 @@ class Relay:
             self._ledger.inbox.fail_poll(poll, _reason(error))
         else:
             self._close_poll(poll, harvest)
-        self._tell(self._ledger.outbox.judge(self._process.slot, fault))
+        self._tell(self._ledger.outbox.judge(self._owner, fault))
         if harvest.entered:
             self._process.wake_workers(min(harvest.entered, self._workers))
 
@@ -344,6 +345,7 @@ class Relay:
             more_there=harvest.left_out > 0
             or may_hold_more(harvest.documents, poll.limit, poll.longest_page, harvest.entered),
             documents=harvest.documents,
+            barren=harvest.documents == poll.limit and not harvest.entered,
             regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
             problem=harvest.problem,
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from aitp import errors
 from aitp.ledger import (
@@ -26,6 +25,7 @@ from aitp.ledger import (
     Reused,
     Settled,
 )
+from aitp.ledger.engine import Place
 from aitp.ledger.evidence import SETTINGS
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
@@ -186,7 +186,7 @@ class DiskWatch:
     Each once, however often the disk is looked at meanwhile.
     """
 
-    def __init__(self, ledger: Path, what: str) -> None:
+    def __init__(self, ledger: Place, what: str) -> None:
         self._ledger = ledger
         self._what = what
         self._stopped = False

@@ -124,7 +124,7 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
     for entry in task_types:
         log.info("Task type", task_type=entry.name, processor=entry.processor, prompt=entry.prompt)
     found = prepare(
-        settings.ledger_path,
+        settings.ledger,
         strategy=settings.rate_limit_strategy,
         timezone=settings.rate_limit_timezone,
         limits=settings.rate_limits,
@@ -134,7 +134,7 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
         setups={service: setup_of(settings, service) for service in (*Service, *plugin_builders())},
     )
-    log.info("Ledger is ready", path=str(settings.ledger_path), found_version=found)
+    log.info("Ledger is ready", path=str(settings.ledger), found_version=found)
     prepare_directory(
         metrics_directory(settings),
         labelled_models(settings),
@@ -147,11 +147,13 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
     """Free what slots outside `wanted` own, where their process is gone; False if some are still held."""
-    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings))
+    ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings))
     try:
-        for slot, settled in ledger.release_ownerless(wanted, causes).items():
+        spared = {ledger.owner(slot) for slot in wanted}
+        known = {ledger.owner(slot): cause for slot, cause in causes.items()}
+        for slot, settled in ledger.release_ownerless(spared, known).items():
             tell_of_release(slot, settled)
-        return all(slot in wanted for slot in ledger.owners())
+        return all(slot in spared for slot in ledger.owners() if ledger.is_ours(slot))
     finally:
         ledger.close()
 
@@ -186,11 +188,11 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
-    ledger = Ledger.open(settings.ledger_path, LedgerConfig.of(settings), locks=child.locks)
+    ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings), locks=child.locks)
     metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)
-    tell_of_release(child.slot, ledger.claims.release(child.slot, cause))
+    tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))
     child.wake_relays()  # a task that was poison is finished now
     return ledger, metrics
 
@@ -200,7 +202,7 @@ def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going:
     steps = 0
     while going():
         try:
-            until = step()
+            until = ledger.here(step())
         except LedgerError as error:
             log.error("Ledger cannot be used, work waits", reason=str(error))
             until = time.time() + LEDGER_PAUSE_SECONDS

@@ -83,9 +83,11 @@ class MeteredProvider:
 
         return metered
 
-    def begin(self, leave_out: Collection[str], again: Callable[[], bool]) -> None:
-        """An attempt begins: its requests do without the parameters of `leave_out`."""
-        self._leave_out, self._again = leave_out, again
+    def begin(
+        self, leave_out: Collection[str], again: Callable[[], bool], is_fresh: Callable[[], bool] = lambda: True
+    ) -> None:
+        """An attempt begins: its requests do without the parameters of `leave_out`. None is sent unless `is_fresh`."""
+        self._leave_out, self._again, self._is_fresh = leave_out, again, is_fresh
         self.calls = 0  # of this attempt
         self._nano = self._input_tokens = self._output_tokens = 0
         self._whole = True
@@ -134,6 +136,8 @@ class MeteredProvider:
         """Around a call; what it gives is told the answer, and tells of it."""
         if self.calls and not self._again():
             raise NoRoom(f"{self.name} was to be asked once more, and a limit or a budget has no room for that")
+        if not self._is_fresh():  # this machine has slept, or its line is cut: others may have these tasks by now
+            raise LedgerError("the ledger cannot be asked whether what is in hand is another host's by now")
         started = time.monotonic()
         try:
             with self._bound():
@@ -185,13 +189,14 @@ class Worker:
     ) -> None:
         self._process = process
         self._ledger = ledger
+        self._owner = ledger.owner(process.slot)
         self._providers = providers
         self._metrics = metrics
         self._context = context
         self._terms = claim_options(settings, tells=process.slot == SLOTS[Role.WORKER].start)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
-        self._disk = reports.DiskWatch(settings.ledger_path, "task processing")
+        self._disk = reports.DiskWatch(settings.ledger, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
@@ -206,7 +211,7 @@ class Worker:
         """Claim, run and finish once; Idle tells until when there is nothing to claim."""
         # Before the claim, not after: who brings a task in between must see that this worker is to be woken.
         self._process.idle()
-        claim = self._ledger.claims.claim(self._process.slot, self._terms)
+        claim = self._ledger.claims.claim(self._owner, self._terms)
         self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
             reports.warn_of_idleness(claim, self._metrics)
@@ -220,7 +225,7 @@ class Worker:
             log.warning("Calls of the day in another provider's stead are used up", instead_of=fallback_from)
         processor, provider = PROCESSORS.of(claim.queue.type, claim.provider), self._providers[claim.provider]
         readable, contents, malformed = self._load(claim, processor)
-        provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim))
+        provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim), self._ledger.is_fresh)
         self.task_id = claim.tasks[0].id
         started = time.monotonic()
         try:
@@ -399,7 +404,9 @@ def worker_for(
         name: MeteredProvider(provider, metrics, partial(bound, _call_seconds(settings, name)), settings.prices)
         for name, provider in build(settings, missing).items()
     }
-    knowledge = Wikidata(settings, ledger, process.slot, bound, observe) if settings.wikidata_enabled else None
+    knowledge = (
+        Wikidata(settings, ledger, ledger.owner(process.slot), bound, observe) if settings.wikidata_enabled else None
+    )
     context = Context.of(settings, knowledge, ledger.cache)
     worker = Worker(process, ledger, providers, metrics, settings, context)
     return worker

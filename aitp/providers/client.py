@@ -39,10 +39,11 @@ class BodyBound:
         self._stream = stream or _Stream
         self.begin(65_536)
 
-    def begin(self, limit_bytes: int) -> None:
-        """A call begins, whose answer has at most so many bytes."""
+    def begin(self, limit_bytes: int, seconds: float | None = None) -> None:
+        """A call begins, whose answer has at most so many bytes, and comes within as many seconds (None: as always)."""
         self.limit_bytes = limit_bytes
-        self._ends = time.monotonic() + self._seconds
+        self._allowed = self._seconds if seconds is None else seconds
+        self._ends = time.monotonic() + self._allowed
 
     def __call__(self, response: Any) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -54,7 +55,7 @@ class BodyBound:
         if received > self.limit_bytes:
             raise self._fault(f"sent more than the {self.limit_bytes} bytes allowed")
         if time.monotonic() > self._ends:
-            said = f"{self._service} did not come to the end of its answer within {self._seconds:g} s"
+            said = f"{self._service} did not come to the end of its answer within {self._allowed:g} s"
             raise DeadlineExceeded(self._service, said)
 
     def _fault(self, what: str) -> ServiceFault:

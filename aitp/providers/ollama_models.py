@@ -25,7 +25,7 @@ from aitp.providers.client import NO_OTHERS, PLAIN, BodyBound, BoundedStream, tl
 from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
 from aitp.tls import Trust
 
-TAGS_BYTES = 16 * 1_048_576
+TAGS_BYTES, LIST_SECONDS = 16 * 1_048_576, 30.0
 STREAM_BYTES = 256 * 1_048_576
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
@@ -79,7 +79,7 @@ class OllamaModels:
 
     def missing(self, models: Collection[str]) -> list[str]:
         """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
-        self._bound.begin(TAGS_BYTES)
+        self._bound.begin(TAGS_BYTES, LIST_SECONDS)
         try:
             listed = self._client.list().models
         except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.extensions import has_providers
 from aitp.hardening import is_alive
-from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
 from aitp.policy.routing import Availability, Routing
@@ -169,7 +169,7 @@ def read_facts(settings: Settings) -> Facts:
         retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
-        ledger_holder=None if master else master_of(settings.ledger_path),
+        ledger_holder=None if master else master_of(lock_file(settings.ledger)),
         supervision=None if master else read_supervision(settings.runtime_dir),
         failed_start=None if master else read_failed_start(settings.runtime_dir),
     )
@@ -178,18 +178,18 @@ def read_facts(settings: Settings) -> Facts:
 def read_past(settings: Settings, span: str = "hour") -> History:
     """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
     try:
-        return read_history(settings.ledger_path, span)
+        return read_history(settings.ledger, span)
     except (LedgerError, *_GARBLED):
         return History(span)
 
 
 def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:
     try:
-        return snapshot(settings.ledger_path, recovery=settings.circuit_breaker_recovery_seconds), ""
+        return snapshot(settings.ledger, recovery=settings.circuit_breaker_recovery_seconds), ""
     except LedgerError as error:
         return None, str(error)
     except _GARBLED as error:
-        return None, f"the ledger {settings.ledger_path} cannot be understood: {error!r}"
+        return None, f"the ledger {settings.ledger} cannot be understood: {error!r}"
 
 
 def _is_child(slot: int) -> bool:

@@ -40,7 +40,7 @@ def load(environ: dict[str, str]) -> None:
         return
     assert all(warning.isprintable() for warning in settings.warnings)
     assert SECRET not in repr(settings)
-    assert settings.ledger_path.is_absolute()
+    assert settings.rate_limit_storage_path.is_absolute()
     assert settings.rate_limits.keys() <= {"minute", "hour", "day", "week", "month"}
 
 

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from aitp.ledger import LedgerConfig
-from tests.ledger.world import World, make_template
+from aitp.ledger.engine import Fleet, Place
+from tests.ledger.world import World, make_template, prepared
+from tests.services.postgres import PostgreSQL, postgres_server
 
 Create = Callable[..., World]
 
@@ -27,13 +30,39 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whatever asks for a world is asked of both engines, unless it is about one of them."""
+    if "engine" in metafunc.fixturenames:
+        is_sqlites = any(mark.name == "sqlite" for mark in metafunc.definition.iter_markers())
+        metafunc.parametrize("engine", ["sqlite"] if is_sqlites else ["sqlite", "postgresql"])
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQL]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fleet(server: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A prepared ledger on a server of our own."""
+    lock_file = tmp_path_factory.mktemp("fleet") / "fleet"
+    return prepared(Fleet(SecretStr(server.url), "aitp", "one", 60.0, lock_file, "of the tests"))
+
+
 @pytest.fixture
-def create(folder: Path, template: Path) -> Iterator[Create]:
+def prepared_place(engine: str, request: pytest.FixtureRequest) -> Place:
+    place: Place = request.getfixturevalue("template" if engine == "sqlite" else "fleet")
+    return place
+
+
+@pytest.fixture
+def create(folder: Path, prepared_place: Place) -> Iterator[Create]:
     """Make a world with these rules and limits."""
     made: list[World] = []
 
     def make(rules: LedgerConfig | None = None, **limits: int) -> World:
-        made.append(World.create(folder, template, rules, **limits))
+        made.append(World.create(folder, prepared_place, rules, **limits))
         return made[-1]
 
     yield make

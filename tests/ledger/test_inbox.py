@@ -65,6 +65,21 @@ def test_no_more_is_kept_than_the_inbox_holds(create: Create) -> None:
     assert list(world.states()) == ["a", "b", "c", "d"]
 
 
+def test_a_list_that_has_more_in_front_than_is_held_here_is_asked_for_more_and_more(world: World) -> None:
+    asked = []
+    for _ in range(5):
+        poll = world.poll()
+        asked.append(poll.limit)
+        known = {"complete": False, "more_there": True, "documents": poll.limit, "regular_at": world.clock() + 30.0}
+        world.ledger.inbox.end_poll(poll, barren=True, **known)  # type: ignore[arg-type]
+    first = asked[0]
+    assert asked == [first, first, 2 * first, 4 * first, 8 * first]
+
+    poll = world.poll()
+    world.ledger.inbox.end_poll(poll, barren=False, **known)  # type: ignore[arg-type]
+    assert world.poll().limit == first
+
+
 def test_nothing_is_taken_in_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     poll = world.poll()
     monkeypatch.setattr(world.database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)

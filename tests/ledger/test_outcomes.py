@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cooldown, IdleReason, Report
+from aitp.ledger import Cause, Cooldown, IdleReason, Report
 from aitp.tasks import Ending, Health, Outcome
 from tests.ledger.conftest import Create
-from tests.ledger.world import SMALL, START, World, ids, report, terms
+from tests.ledger.world import OTHER_WORKER, SMALL, START, WORKER, World, ids, report, terms
 
 # ending → (state, counted as sent, attempts afterwards)
 TABLE = {
@@ -80,6 +80,31 @@ def test_a_report_that_names_a_task_twice_is_recorded_once(world: World) -> None
     world.ledger.claims.finish(claim, report([*claim.tasks, *claim.tasks], Ending.SUCCEEDED))
 
     assert world.completions() == 1
+
+
+def test_a_failure_that_is_told_again_counts_once(world: World) -> None:
+    # The disk was full when the first one was committed, and nobody could say whether it was.
+    world.admit("a")
+    claim = world.claim()
+    told = report(claim.tasks, Ending.RETRY, Health.FAULTY)
+    world.ledger.claims.finish(claim, told)
+    counted = world.rows("SELECT service, good FROM worlds")
+
+    assert world.ledger.claims.finish(claim, told).outcomes == ()
+    assert world.rows("SELECT service, good FROM worlds") == counted
+
+
+def test_an_answer_is_taken_though_its_task_was_taken_away_meanwhile(world: World) -> None:
+    world.admit("a", "b")
+    claim = world.claim()
+    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    other = world.claim(OTHER_WORKER, terms(batch=1))  # one of them is in another's hands by then
+    settled = world.finish(claim)
+
+    assert ids(other) == ["a"]
+    assert [outcome.task.id for outcome in settled.outcomes] == ["b"]
+    assert world.states() == {"a": "claimed", "b": "finished"}
+    assert world.completions() == 2  # as it was sent twice: once at the release, and not again by its answer
 
 
 # Retries

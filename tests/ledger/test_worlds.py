@@ -20,6 +20,7 @@ from aitp.ledger import (
 )
 from aitp.ledger.evidence import RETURN_SECONDS
 from aitp.ledger.worlds import MOST_WORLDS, prune_worlds
+from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.failures import (
     A_DAY,
@@ -50,6 +51,7 @@ from tests.ledger.world import (
     OTHER_WORKER,
     SMALL,
     START,
+    TOPICS,
     WORKER,
     World,
     ids,
@@ -279,6 +281,37 @@ def test_a_paused_world_is_probed_by_one_task_at_a_time_fresh_ones_first(world: 
     assert ids(probe) == ["fresh1"]
     assert not probe.more
     assert (idle.because, idle.until) == (IdleReason.QUARANTINE, None)
+
+
+def test_a_suspect_of_one_queue_leaves_the_probe_to_a_fresh_task_of_another(world: World) -> None:
+    pause_world(world)
+    world.clock.go(A_MINUTE)
+    world.change("UPDATE tasks SET due_at = NULL")
+    handed_over = QueueKey(SMALL.type, SMALL.model, "ollama")
+    world.admit("fresh", queue=handed_over)
+    world.admit("elsewhere", queue=TOPICS)
+
+    assert ids(world.claim()) == ["fresh"]
+
+
+def test_a_suspect_makes_the_probe_where_no_fresh_task_can(world: World) -> None:
+    pause_world(world)
+    world.clock.go(A_MINUTE)
+    world.change("UPDATE tasks SET due_at = NULL")
+    [suspect, *_] = world.states()
+    handed_over = QueueKey(SMALL.type, SMALL.model, "ollama")
+    world.admit("fresh", queue=handed_over)
+
+    def routes(queue: QueueKey) -> tuple[Route, ...]:
+        return (Route("openai", queue.model),)
+
+    def needs(queue: QueueKey, route: Route) -> tuple[str, ...]:
+        return ("wikidata",) if queue.failed_at else ()
+
+    world.change("UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'wikidata'", world.clock.now)
+    options = ClaimOptions(1, routes, lambda queue: 32, needs)
+
+    assert ids(world.claim(terms=options)) == [suspect]
 
 
 def test_pauses_double_up_to_an_hour(world: World) -> None:

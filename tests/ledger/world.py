@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aitp.ledger import (
     Admitted,
@@ -30,11 +30,14 @@ from aitp.ledger import (
     prepare,
 )
 from aitp.ledger.duplicates import fingerprint
+from aitp.ledger.engine import Fleet, Place
 from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey, Task
+from tests.services.postgres import clear
 
+P = TypeVar("P", Path, Fleet)
 START = 1_753_900_000.0  # a Wednesday in July 2025
 SMALL = QueueKey("text_embedding", "text-embedding-3-small")
 LARGE = QueueKey("text_embedding", "text-embedding-3-large")
@@ -96,19 +99,23 @@ ALONE = terms()  # one worker, large batches
 
 @dataclass
 class World:
-    """One ledger file and this process's hold of it."""
+    """One ledger and this process's hold of it."""
 
-    path: Path
+    place: Place
     clock: Clock = field(default_factory=Clock)
     rules: LedgerConfig = field(default_factory=LedgerConfig)
     ledger: Ledger = field(init=False)
 
     @classmethod
-    def create(cls, folder: Path, template: Path, rules: LedgerConfig | None = None, **limits: int) -> World:
-        """A new ledger, copied from a prepared one; `limits` by period."""
-        path = folder / "ledger.db"
-        shutil.copy(template, path)
-        world = cls(path, rules=rules or LedgerConfig())
+    def create(cls, folder: Path, template: Place, rules: LedgerConfig | None = None, **limits: int) -> World:
+        """A new ledger, copied from a prepared one; `limits` by period. Of a fleet's there is one at a time."""
+        place = template
+        if isinstance(template, Path):
+            place = folder / "ledger.db"
+            shutil.copy(template, place)
+        else:
+            clear(template)
+        world = cls(place, rules=rules or LedgerConfig())
         world.open()
         if limits:
             world.ledger.limits.publish("rolling", "UTC", limits)
@@ -116,7 +123,7 @@ class World:
 
     def open(self, locks: SlotLocks | None = None) -> Ledger:
         """Open it (again, in a forked process)."""
-        self.ledger = Ledger.open(self.path, self.rules, clock=self.clock, locks=locks)
+        self.ledger = Ledger.open(self.place, self.rules, clock=self.clock, locks=locks)
         for part in (self.ledger.outbox, self.ledger.claims._outcomes):
             part._draw = middle
         return self.ledger
@@ -125,19 +132,24 @@ class World:
         self.ledger.close()
 
     @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        assert isinstance(self.place, Path)
+        return self.place
+
+    @property
     def database(self) -> SQLiteDatabase:
         return file_of(self.ledger)
 
     def rows(self, sql: str, *bindings: object) -> list[tuple[Any, ...]]:
         """Look into the tables."""
-        found: list[tuple[Any, ...]] = self.database.connection.execute(sql, bindings).fetchall()
-        return found
+        return self.ledger._database.read(sql, bindings)
 
     def value(self, sql: str, *bindings: object) -> Any:
         return self.rows(sql, *bindings)[0][0]
 
     def change(self, sql: str, *bindings: object) -> None:
-        with self.database.transaction() as connection:
+        with self.ledger._database.transaction() as connection:
             connection.execute(sql, bindings)
 
     # What relays do
@@ -257,9 +269,13 @@ def ids(claim: Claim) -> list[str]:
 
 def make_template(folder: Path) -> Path:
     """A prepared ledger without limits, to be copied."""
-    path = folder / "template.db"
-    prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=Clock())
-    return path
+    return prepared(folder / "template.db")
+
+
+def prepared(place: P) -> P:
+    """A ledger without limits."""
+    prepare(place, strategy="rolling", timezone="UTC", limits={}, clock=Clock())
+    return place
 
 
 __all__ = ["Clock", "IdleReason", "World", "ids", "make_template", "report", "terms"]

@@ -109,7 +109,7 @@ def test_the_settings_of_the_stack_are_valid_and_point_to_what_may_be_written(tm
     settings = load_settings(environment)
 
     assert settings.oauth2_client_secret.get_secret_value() == "the-oauth2_client_secret"
-    assert settings.ledger_path == Path("/app/data/rate_limits.db")
+    assert settings.rate_limit_storage_path == Path("/app/data/rate_limits.db")
     temporary = [resolved(place).split(":")[0] for place in PROCESSOR["tmpfs"]]
     assert str(settings.runtime_dir) in temporary
     assert settings.metrics_port == 8001

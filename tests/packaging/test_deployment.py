@@ -47,7 +47,7 @@ def test_the_unit_keeps_its_places_outside_the_program() -> None:
     settings = load_settings({"AITP_ENV_FILE": str(PROJECT_ROOT / ".env.example"), **dict(list(given.items())[1:])})
 
     assert given["AITP_ENV_FILE"] == "/etc/aitp/aitp.env"
-    assert settings.ledger_path.parent == Path("/var/lib/aitp")
+    assert settings.rate_limit_storage_path.parent == Path("/var/lib/aitp")
     assert settings.runtime_dir == Path("/run/aitp")
     assert "EnvironmentFile" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
 

@@ -126,6 +126,14 @@ def test_page_limit(held: int, ready: int, wanted: int, inbox_limit: int, concur
     assert page_limit(held, ready, wanted, inbox_limit, concurrency) == limit
 
 
+def test_a_page_that_brings_nothing_is_followed_by_one_twice_as_long_up_to_a_bound() -> None:
+    limits = [page_limit(5, 1, 4, 100, 2, barren) for barren in range(6)]
+
+    assert limits == [8, 16, 32, 64, 128, 210]
+    assert page_limit(5, 1, 4, 100, 2, 99) == 210
+    assert page_limit(5_000, 0, 4_000, 100, 2, 3) == 10_200
+
+
 @pytest.mark.parametrize(
     ("documents", "limit", "longest", "complete", "more"),
     [

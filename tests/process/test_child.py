@@ -35,7 +35,7 @@ def inherited(settings: Settings, tmp_path: Path) -> Iterator[Inherited]:
     for slot in (1, 101, 102, 103):
         notifier.install(slot)
     read, write = os.pipe()
-    with SlotLocks(settings.ledger_path) as locks:
+    with SlotLocks(settings.rate_limit_storage_path) as locks:
         yield Inherited(Scoreboard.create(tmp_path / "scoreboard"), notifier, read, write, locks, Timings())
     os.close(read)
 

@@ -20,7 +20,7 @@ def test_beside_a_service_nothing_is_started(tmp_path: Path, monkeypatch: pytest
     settings = settings_for("http://127.0.0.1:9", "http://127.0.0.1:9/token", tmp_path, RATE_LIMIT_STORAGE_PATH=place)
 
     def running() -> None:
-        with SlotLocks(settings.ledger_path) as locks:
+        with SlotLocks(settings.rate_limit_storage_path) as locks:
             assert locks.acquire(MASTER, 0)
             in_child(refused)
 

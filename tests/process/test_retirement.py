@@ -124,8 +124,8 @@ def test_the_dates_are_asked_for_once_a_day_and_told_of(
 def test_a_model_that_tasks_begin_to_name_is_known_at_the_next_look(openai_api: OpenAIApi, tmp_path: Path) -> None:
     openai_api.shutdowns["o3"] = "2100-12-11"
     told = settings_at(tmp_path, openai_api)
-    prepare(told.ledger_path, strategy="rolling", timezone="UTC", limits={})
-    ledger = Ledger.open(told.ledger_path, LedgerConfig.of(told))
+    prepare(told.rate_limit_storage_path, strategy="rolling", timezone="UTC", limits={})
+    ledger = Ledger.open(told.rate_limit_storage_path, LedgerConfig.of(told))
     look_after_models(told)
     poll = ledger.inbox.begin_poll(1, PollOptions(interval=30, concurrency=1, batch_size=1), asked=True)
     assert isinstance(poll, Poll)

@@ -12,7 +12,7 @@ import pytest
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
 from aitp.errors import CredentialsRefused, NonRetryableError, ServiceFault
 from aitp.providers.ollama_models import TRIES, OllamaModels, Progress, PullBroken
-from tests.providers.scripted import Answer, raw, reply, scripted
+from tests.providers.scripted import Answer, raw, reply, scripted, trickle
 
 NOMIC = "nomic-embed-text"
 QWEN = "dengcao/Qwen3-Embedding-0.6B:Q8_0"
@@ -47,6 +47,17 @@ def test_latest_is_meant_where_no_tag_is_said_and_another_tag_is_missing(ollama_
 def test_a_server_that_cannot_be_asked_is_at_fault(answer: Answer) -> None:
     with scripted(answer) as server, pytest.raises(ServiceFault):
         models_at(server.url).missing([NOMIC])
+
+
+def test_a_list_that_trickles_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitp.providers.ollama_models.LIST_SECONDS", 0.2)
+    gone = threading.Event()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+
+    with scripted(trickle(head, gone)) as server, pytest.raises(ServiceFault, match="end of its answer within"):
+        models_at(server.url).missing([NOMIC])
+
+    assert gone.wait(10.0)
 
 
 def test_a_pull_tells_its_bytes_layer_by_layer() -> None:

@@ -108,7 +108,7 @@ def test_a_link_to_the_ledger_stands_for_the_file_beside_which_its_log_and_its_l
     (tmp_path / "link.db").symlink_to(tmp_path / "disk" / "ledger.db")
     settings = load_settings({**COMPLETE, "RATE_LIMIT_STORAGE_PATH": str(tmp_path / "link.db")})
 
-    assert settings.ledger_path == tmp_path.resolve() / "disk" / "ledger.db"
+    assert settings.rate_limit_storage_path == tmp_path.resolve() / "disk" / "ledger.db"
 
 
 def test_the_runtime_directory_stands_beside_the_folder_of_the_ledger() -> None:

@@ -47,7 +47,8 @@ class Hour:
     def __init__(self, world: World, seed: int = 7) -> None:
         self.world = world
         self._clock = Clock(time.time() - 3600)
-        self.ledger = Ledger.open(world.settings.ledger_path, LedgerConfig.of(world.settings), clock=self._clock)
+        settings = world.settings
+        self.ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings), clock=self._clock)
         self._metrics = open_metrics(
             world.settings.runtime_dir / "metrics", WORKER, known_models(("nomic-embed-text", "gpt-6.1-terra"))
         )

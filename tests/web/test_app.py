@@ -226,7 +226,7 @@ def test_a_ledger_that_makes_no_sense(world: World, path: str, damage: str) -> N
 
 
 def test_a_broken_ledger_does_not_make_the_process_look_dead(world: World) -> None:
-    world.settings.ledger_path.write_bytes(b"not a ledger")
+    world.settings.rate_limit_storage_path.write_bytes(b"not a ledger")
 
     health = ask(world.app, "/health")
 

@@ -130,7 +130,7 @@ def refuse_the_key(world: World) -> None:
 
 
 def lose_the_ledger(world: World) -> None:
-    world.settings.ledger_path.unlink()
+    world.settings.rate_limit_storage_path.unlink()
 
 
 def lose_the_master(world: World) -> None:
@@ -386,12 +386,12 @@ def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_p
 
 def test_parts_that_come_or_go_bring_the_whole_page_anew(browser: Browser, world: World, tmp_path: Path) -> None:
     aside = tmp_path / "aside.db"
-    world.settings.ledger_path.rename(aside)
+    world.settings.rate_limit_storage_path.rename(aside)
     with visited(browser, served(tmp_path, CREW)) as url:
         browser.open(url)
         assert browser.text("#limits") == ""
 
-        aside.rename(world.settings.ledger_path)
+        aside.rename(world.settings.rate_limit_storage_path)
 
         wait_until(lambda: browser.text("#limits") and browser.text("#verdict") == "All is well.", timeout=20)
 

@@ -160,4 +160,4 @@ def test_no_request_of_any_kind_changes_the_ledger_or_the_runtime_directory(worl
             ask(world.app, path, method)
 
     assert state() == before
-    assert os.path.exists(world.settings.ledger_path)
+    assert os.path.exists(world.settings.rate_limit_storage_path)

@@ -222,7 +222,7 @@ def test_in_mock_mode_no_model_is_missed(tmp_path: Path) -> None:
 def test_a_second_service_on_one_ledger_says_whom_it_waits_for(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     assert "the master is not running" in readiness_problems(read_facts(settings), settings)
-    with another_process_holds(settings.ledger_path, str(SLOT_OF_MASTERS)) as other:
+    with another_process_holds(settings.rate_limit_storage_path, str(SLOT_OF_MASTERS)) as other:
         said = problems(read_facts(settings), settings)
 
     assert (

@@ -149,7 +149,7 @@ def test_processes_are_counted_by_role_and_state(world: World) -> None:
 
 def test_gauges_whose_source_is_gone_are_left_out_and_counts_stay(world: World) -> None:
     open_metrics(world.settings.runtime_dir / "metrics", 1).auth(success=True)
-    shutil.rmtree(world.settings.ledger_path.parent)
+    shutil.rmtree(world.settings.rate_limit_storage_path.parent)
 
     series = scrape(world)
 

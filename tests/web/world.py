@@ -55,7 +55,7 @@ class World:
         prepare_directory(settings.runtime_dir / "metrics")
         (settings.runtime_dir / "token").write_text("{}")
         world = cls(settings, Scoreboard.create(settings.runtime_dir / "scoreboard"))
-        prepare(settings.ledger_path, strategy="rolling", timezone="UTC", limits=settings.rate_limits)
+        prepare(settings.rate_limit_storage_path, strategy="rolling", timezone="UTC", limits=settings.rate_limits)
         world.master(State.RUNNING)
         world.child(RELAY, State.IDLE)
         world.child(WORKER, State.IDLE)
@@ -73,7 +73,7 @@ class World:
         self.scoreboard.write(Record(slot, 4242, state, now - 100, now - 42, deadline, 7, task_id))
 
     def ledger(self) -> Ledger:
-        return Ledger.open(self.settings.ledger_path, LedgerConfig.of(self.settings))
+        return Ledger.open(self.settings.rate_limit_storage_path, LedgerConfig.of(self.settings))
 
     def poll(self, ledger: Ledger) -> Poll:
         poll = ledger.inbox.begin_poll(RELAY, PollOptions(interval=30, concurrency=1, batch_size=1), asked=True)
