@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aitp.ledger import Cooldown, IdleReason, Report
 from aitp.ledger.clock import FOLLOWING, STAYING, TOLERANCE_SECONDS, MachineClock
-from aitp.ledger.schema import SCHEMA
 from aitp.tasks import Ending, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.life_hands import Hands
@@ -29,9 +30,13 @@ def cool(world: World, seconds: float) -> None:
     world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
 
-def test_of_each_instant_in_the_ledger_it_is_decided_whether_it_follows() -> None:
-    tables = re.findall(r"CREATE TABLE (\w+) \((.*?)\n\) STRICT", SCHEMA, re.DOTALL)
-    found = {(table, "".join(each)) for table, columns in tables for each in INSTANT.findall(columns)}
+def test_of_each_instant_in_the_ledger_it_is_decided_whether_it_follows(template: Path) -> None:
+    query = (
+        "SELECT tables.name, columns.name, columns.name || ' ' || columns.type FROM sqlite_schema AS tables,"
+        " pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+    )
+    with closing(apsw.Connection(str(template), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        found = {(table, column) for table, column, what in connection.execute(query) if INSTANT.fullmatch(what)}
 
     decided = {(table, column) for table, columns in (FOLLOWING | STAYING).items() for column in columns}
     assert found == decided

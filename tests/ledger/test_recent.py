@@ -24,7 +24,7 @@ from aitp.ledger.stats import (
     read_history,
 )
 from aitp.tasks import Ending, Health, NewTask, Outcome
-from tests.ledger.world import LARGE, RELAY, SMALL, START, WORKER, World, report, terms
+from tests.ledger.world import LARGE, OTHER_WORKER, RELAY, SMALL, START, WORKER, World, report, terms
 
 FIRST_MINUTE = START // 60 * 60
 
@@ -76,13 +76,23 @@ def test_what_is_blamed_on_the_task_counts_as_failed(world: World) -> None:
     assert look(world).errors[0].ending == "failed"
 
 
-def test_a_report_that_came_too_late_counts_no_tasks(world: World) -> None:
+def test_a_late_answer_counts_when_it_is_taken(world: World) -> None:
     world.admit("a")
     claim = world.claim()
     world.ledger.claims.release(WORKER, Cause.STOPPED)
     world.finish(claim)
 
-    assert [(minute.succeeded, minute.returned) for minute in calls(world)] == [(0, 0)]
+    assert [(minute.calls, minute.succeeded, minute.returned) for minute in calls(world)] == [(1, 1, 0)]
+
+
+def test_an_answer_to_a_task_that_another_is_at_meanwhile_counts_no_call(world: World) -> None:
+    world.admit("a")
+    claim = world.claim()
+    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.claim(OTHER_WORKER)
+    world.finish(claim)
+
+    assert calls(world) == []
 
 
 def test_what_is_of_a_clock_set_back_is_forgotten(world: World) -> None:

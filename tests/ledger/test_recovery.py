@@ -252,7 +252,7 @@ def test_no_table_is_forgotten(damaged: Path) -> None:
     saved = {"ledger", "queues", "tasks", "results", "task_completions", "spending", "reservations", *KEPT}
     listed_again_by_the_task_api = {"contents", "polls", "malformed"}
     published_at_each_start = {"limits", "budgets", "unpriced"}
-    found_out_anew = {"breakers", "cooldowns", "processors", "habits", "request_profiles"}
+    found_out_anew = {"breakers", "cooldowns", "processors", "habits", "request_profiles", "hosts", "absences"}
     gathered_anew = {"worlds", "evidence", "failures", "rate_limits", "minutes", "recent_errors"}
 
     left_behind = listed_again_by_the_task_api | published_at_each_start | found_out_anew | gathered_anew
