@@ -58,6 +58,8 @@ class Database(Protocol):
     """One process's hold of the ledger, opened after fork. Everything but a violated constraint raises LedgerError."""
 
     path: Any
+    session: int
+    """How often this process has had to find the ledger anew: what it had claimed before may be another's by now."""
     on_disk: bool
     """Whether what the last durable transaction committed is on disk."""
 
@@ -94,8 +96,8 @@ class Database(Protocol):
     def let_go(self, owner: int) -> None:
         """Give back what `obtain` took."""
 
-    def is_fresh(self) -> bool:
-        """Whether what this process owns is its own still, for sure."""
+    def is_fresh(self, session: int) -> bool:
+        """Whether what was claimed in that `session` is this process's still, for sure."""
 
     def announce(self, what: str) -> None:
         """Have other hosts hear it. Only inside a transaction, and when that has come to something."""
@@ -143,8 +145,8 @@ def lock_file(place: Place) -> Path:
 
 
 def free_bytes(file: Path) -> int:
-    """Bytes that an ordinary user may still write beside a file."""
-    status = os.statvfs(file.parent)
+    """Bytes that an ordinary user may still write beside a file, or where its folder is to be made."""
+    status = os.statvfs(next(folder for folder in file.parents if folder.exists()))
     return status.f_bavail * status.f_frsize
 
 

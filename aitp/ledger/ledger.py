@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
@@ -117,9 +118,9 @@ class Ledger:
         """The number by which the ledger knows a slot of this host: what `slot` is in all that follows."""
         return self._database.owner(slot)
 
-    def is_fresh(self) -> bool:
-        """Whether what this process owns is its own still, for sure."""
-        return self._database.is_fresh()
+    def freshness(self) -> Callable[[], bool]:
+        """Asks whether what this process has just claimed is its own still, for sure."""
+        return partial(self._database.is_fresh, self._database.session)
 
     def is_ours(self, owner: int) -> bool:
         """Whether it is one of this host's slots."""

@@ -203,6 +203,7 @@ class PostgreSQLDatabase:
         self._server_clock: ServerClock | None = None
         self._obtained: set[int] = set()
         self._answered = -math.inf
+        self.session = 0
         with as_ledger_error(place):
             self._dial()
 
@@ -227,6 +228,7 @@ class PostgreSQLDatabase:
         except BaseException:
             self._connection.close()
             raise
+        self.session += 1
         self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _know_host(self) -> None:
@@ -435,8 +437,10 @@ class PostgreSQLDatabase:
         if number == self._number and slot in self.locks.held:
             self.locks.release(slot)
 
-    def is_fresh(self) -> bool:
-        """Whether what this process owns is its own still, for sure: the ledger has answered just now, or does so."""
+    def is_fresh(self, session: int) -> bool:
+        """Whether what was claimed in that session is ours still, for sure: it goes on, and has answered just now."""
+        if session != self.session:
+            return False
         if time.clock_gettime(time.CLOCK_BOOTTIME) - self._answered < FRESH_SECONDS:
             return True
         try:

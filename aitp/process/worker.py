@@ -211,6 +211,7 @@ class Worker:
         """Claim, run and finish once; Idle tells until when there is nothing to claim."""
         # Before the claim, not after: who brings a task in between must see that this worker is to be woken.
         self._process.idle()
+        is_fresh = self._ledger.freshness()  # before the claim, lest a line that is found anew just after it be missed
         claim = self._ledger.claims.claim(self._owner, self._terms)
         self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
@@ -225,7 +226,7 @@ class Worker:
             log.warning("Calls of the day in another provider's stead are used up", instead_of=fallback_from)
         processor, provider = PROCESSORS.of(claim.queue.type, claim.provider), self._providers[claim.provider]
         readable, contents, malformed = self._load(claim, processor)
-        provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim), self._ledger.is_fresh)
+        provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim), is_fresh)
         self.task_id = claim.tasks[0].id
         started = time.monotonic()
         try:

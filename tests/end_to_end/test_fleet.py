@@ -1,0 +1,109 @@
+"""Services of several hosts on one PostgreSQL: one set of limits, no text bought twice, and no host that is needed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from aitp.ledger.stats import Snapshot, snapshot
+from aitp.tasks import Fleet
+from tests.end_to_end.running import Service
+from tests.services.postgres import PostgreSQL, postgres_server
+
+GRACE = 20  # the least that may be set
+
+
+@pytest.fixture
+def server() -> Iterator[PostgreSQL]:
+    # As it would be: what is acknowledged is on disk.
+    with postgres_server(fsync="on") as server:
+        yield server
+
+
+class Host(Service):
+    """One host's service. What it looks at is the fleet's ledger."""
+
+    def __init__(self, directory: Path, server: PostgreSQL, name: str) -> None:
+        directory.mkdir()
+        super().__init__(directory)
+        self._server = server
+        self.configure(LEDGER_URL=server.url, HOST_NAME=name, HOST_GRACE_SECONDS=GRACE)
+
+    def join(self, other: Service) -> None:
+        """Work for the same task API, with the same providers."""
+        self._world = other.world
+        self.configure(**other.world.environment)
+
+    def snapshot(self) -> Snapshot:
+        place = Fleet(SecretStr(self._server.url), "aitp", "who looks", GRACE, self.runtime_dir / "fleet", "the test's")
+        return snapshot(place)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, server: PostgreSQL) -> Iterator[list[Host]]:
+    made = [Host(tmp_path / name, server, name) for name in ("one", "two")]
+    try:
+        yield made
+    finally:
+        for host in made[::-1]:
+            host.clear()
+    assert [pid for host in made for pid in host.pids()] == []
+
+
+def test_two_hosts_share_the_work_and_buy_no_text_twice(hosts: list[Host]) -> None:
+    one, two = hosts
+    one.open_world(60, openai_api={"latency_seconds": 0.1})
+    two.join(one)
+    for host in hosts:
+        host.start(EMBEDDING_BATCH_SIZE=1)
+    one.await_states(succeeded=60, timeout=60.0)
+
+    assert one.world.summary().bought_again == 0
+    assert all(host.said("Task processing completed") for host in hosts)
+    assert [host.stop() for host in hosts] == [0, 0]
+    assert one.snapshot().held == 0
+
+
+def test_the_loss_of_a_host_costs_its_calls_in_flight_and_nothing_else(hosts: list[Host]) -> None:
+    lost, other = hosts
+    lost.open_world(24, openai_api={"latency_seconds": 2.0})
+    other.join(lost)
+    lost.start(EMBEDDING_BATCH_SIZE=1)
+    lost.wait(lambda: lost.snapshot().claimed >= lost.setting("CONCURRENCY_LIMIT"))
+    lost.kill_everything()
+    in_hand = lost.snapshot().claimed
+    other.start(EMBEDDING_BATCH_SIZE=1)
+    other.await_states(succeeded=24, timeout=GRACE + 90.0)
+
+    assert other.world.summary().bought_again <= in_hand
+    assert other.stop() == 0
+
+
+def test_a_restart_of_the_server_loses_nothing_and_buys_nothing_again(hosts: list[Host], server: PostgreSQL) -> None:
+    one, two = hosts
+    one.open_world(40, openai_api={"latency_seconds": 0.3})
+    two.join(one)
+    for host in hosts:
+        host.start(EMBEDDING_BATCH_SIZE=1)
+    one.await_bought(8)
+    server.restart()
+    one.await_states(succeeded=40, timeout=90.0)
+
+    assert one.world.summary().bought_again == 0
+    assert [host.stop() for host in hosts] == [0, 0]
+
+
+def test_a_name_that_another_host_has_is_refused(hosts: list[Host]) -> None:
+    one, two = hosts
+    one.open_world()
+    two.join(one)
+    one.start()
+    two.start(wait=False, HOST_NAME="one")
+
+    two.wait(lambda: two.said("Configuration cannot be used"), 60.0)
+    assert "HOST_NAME=one is in use by another host" in two.log()
+    two.signal(signal.SIGTERM)
