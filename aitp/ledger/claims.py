@@ -243,8 +243,9 @@ class Claims:
             raise
         if isinstance(found, Idle):
             return found
-        if limited:
-            # Taken away by a power cut, the reservation would be room for others, on top of what is sent now.
+        if limited or self._database.may_die_alone:
+            # Taken away by a power cut, the reservation would be room for others, on top of what is sent now; and by
+            # the end of a server that this process survives, the tasks would be others' as well.
             self._database.flush()
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
         are_these, seqs = these(row[0] for row in found.rows)

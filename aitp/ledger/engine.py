@@ -62,6 +62,8 @@ class Database(Protocol):
     """How often this process has had to find the ledger anew: what it had claimed before may be another's by now."""
     on_disk: bool
     """Whether what the last durable transaction committed is on disk."""
+    may_die_alone: bool
+    """Whether processes may live on when what was committed is lost."""
 
     @property
     def locks(self) -> SlotLocks: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
@@ -12,7 +13,7 @@ from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
 from aitp.ledger.clock import Clock
 from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
-from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Database, Place, migrate, open_database
+from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Database, Fleet, Place, migrate, open_database
 from aitp.ledger.evidence import Failure, Notice
 from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.limits import Exceeded, Limits, LimitUse
@@ -21,6 +22,9 @@ from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcom
 from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.worlds import World, publish_setups
+
+if TYPE_CHECKING:
+    from aitp.ledger.hosts import Hosts
 
 __all__ = [
     "DISK_RESERVE_BYTES",
@@ -75,6 +79,13 @@ class Ledger:
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
         self.services = Services(database, breakers)
+        self.hosts: Hosts | None = None  # of a fleet
+        if isinstance(database.path, Fleet):
+            from aitp.ledger.hosts import Hosts
+            from aitp.ledger.postgresql import PostgreSQLDatabase
+
+            assert isinstance(database, PostgreSQLDatabase)
+            self.hosts = Hosts(database)
 
     @classmethod
     def open(

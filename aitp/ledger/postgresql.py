@@ -191,6 +191,8 @@ class PostgreSQLDatabase:
     them: here, if none are given. `clock`: None is the server's.
     """
 
+    may_die_alone = True
+
     def __init__(self, place: Fleet, clock: Clock | None, *, locks: SlotLocks | None = None) -> None:
         self.path = place
         self.on_disk = True
@@ -257,6 +259,9 @@ class PostgreSQLDatabase:
         """Have a line, a new one if the last was lost. Raises LedgerError if there is none to be had now."""
         if not self._connection.closed:
             return
+        if self._obtained:  # their locks went with the line: whose they were may have them again
+            self._obtained.clear()
+            raise LedgerError(f"the line to the ledger {self.path} was lost")
         select.select([], [], [], random.uniform(*REGAIN_SECONDS))
         try:
             self._dial()
@@ -404,27 +409,29 @@ class PostgreSQLDatabase:
             return False
         gone = False
         try:
-            with self.transaction() as connection:
-                if connection.execute(f"SELECT pg_try_advisory_lock({NUMBERS})", self._key(owner)).get:
+            with as_ledger_error(self.path):
+                self._regain()
+                # Outside the queue: as a rule it is held, and a fleet has many.
+                if self._try(owner):
                     self._obtained.add(owner)
-                    gone = ours or self._is_away_for_good(connection, owner)
-                else:
-                    connection.execute("DELETE FROM absences WHERE slot = ?", (owner,))
+                    gone = ours or self._is_away_for_good(owner)
         finally:
             if not gone:
                 self.let_go(owner)
         return gone
 
-    def _is_away_for_good(self, connection: _Statements, owner: int) -> bool:
-        now = self.clock()
-        since = connection.execute(
-            "INSERT INTO absences (slot, since) VALUES (?, ?) ON CONFLICT (slot) DO UPDATE SET since = absences.since"
-            " RETURNING since",
-            (owner, now),
-        ).get
-        up = connection.execute(
-            "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp() - pg_postmaster_start_time()) AS DOUBLE PRECISION)"
-        ).get
+    def _is_away_for_good(self, owner: int) -> bool:
+        # Whoever comes back takes the note away, with its lock (`_take`).
+        with self.transaction() as connection:
+            now = self.clock()
+            since = connection.execute(
+                "INSERT INTO absences (slot, since) VALUES (?, ?)"
+                " ON CONFLICT (slot) DO UPDATE SET since = absences.since RETURNING since",
+                (owner, now),
+            ).get
+            up = connection.execute(
+                "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp() - pg_postmaster_start_time()) AS DOUBLE PRECISION)"
+            ).get
         return float(min(now - since, up)) >= self.path.grace
 
     def let_go(self, owner: int) -> None:

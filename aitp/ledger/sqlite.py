@@ -70,6 +70,8 @@ class SQLiteDatabase:
     When the machine's clock is set, the first transaction to find that has the ledger follow (`ledger.clock`).
     """
 
+    may_die_alone = False
+
     def __init__(self, path: Path, clock: Clock | None = None, *, locks: SlotLocks | None = None) -> None:
         refuse_affected_sqlite(apsw.sqlite_lib_version())
         self.path = path

@@ -60,6 +60,7 @@ PART = 200
 # A page of everything that is pending may be 500 MB: it is bounded by its silence (REQUEST_TIMEOUT) and by this.
 POLL_SECONDS = 900.0
 JITTER = (0.9, 1.0)
+AT_ONCE = 0.0  # by whatever clock
 # Documents that cannot be read before a page is suspected to be of a kind that this release does not know.
 FEWEST_USELESS = 10
 # A call may need a token first, and be made twice with a fresh one.
@@ -199,7 +200,7 @@ class Relay:
         self._disk = DiskWatch(settings.ledger, "polling")
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
-        """Do what comes first. Returns when there is something to do again, UTC seconds; None: not known.
+        """Do what comes first. Returns when there is something to do again, by the ledger's clock; None: not known.
 
         `asked`: a person wants a poll now. That is kept in mind while other things come first.
         """
@@ -217,7 +218,7 @@ class Relay:
             if isinstance(poll, Poll):
                 self._delivered_last = False
                 self._poll(poll)
-                return time.time()
+                return AT_ONCE
             next_poll_at = poll.until
             if found.probe_left:
                 found = self._ledger.outbox.take(self._owner, CHUNK)
@@ -226,7 +227,7 @@ class Relay:
             if len(found) == CHUNK:
                 self._process.wake_relays(1)
             self._deliver_all(found)
-            return time.time()
+            return AT_ONCE
         return min((until for until in (found.until, next_poll_at) if until is not None), default=None)
 
     # Out: results to the task API

@@ -25,7 +25,7 @@ from aitp.ledger import (
     Reused,
     Settled,
 )
-from aitp.ledger.engine import Place
+from aitp.ledger.engine import HOST_SLOTS, Place
 from aitp.ledger.evidence import SETTINGS
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
@@ -223,8 +223,9 @@ def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:
         log.info("Result reused", task_id=task.id, task_type=task.type, duplicate_of=task.of)
 
 
-def tell_of_release(slot: int, settled: Settled) -> None:
-    """A line for each task that a former process left behind."""
+def tell_of_release(owner: int, settled: Settled, host: str = "") -> None:
+    """A line for each task that a former process left behind; `host`: in a fleet, which one's it was."""
+    slot = owner % HOST_SLOTS
     role = role_of(slot).value
     for outcome in settled.outcomes:
         log.warning(
@@ -232,6 +233,7 @@ def tell_of_release(slot: int, settled: Settled) -> None:
             task_id=outcome.task.id,
             task_type=outcome.task.queue.type,
             former=f"{role} {slot}",
+            **({"former_host": host} if host else {}),
             ending=outcome.ending.value,
             reason=outcome.reason,
         )

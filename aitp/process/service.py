@@ -7,15 +7,18 @@ leave. The functions without a role run in short-lived processes, so that the ma
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from aitp import release
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.logs import conceal, get_logger
@@ -34,6 +37,9 @@ from aitp.providers.base import plugin_builders
 from aitp.settings import SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Service
+
+if TYPE_CHECKING:
+    from aitp.ledger.hosts import Hosts
 
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
@@ -65,6 +71,7 @@ def prepare_to_fork(settings: Settings) -> None:
     warm_up(settings)
     openai_names()
     registered(settings)  # what other packages bring is found once, for all children
+    release()  # asked of git at most once
     keep_little()
 
 
@@ -151,8 +158,8 @@ def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause
     try:
         spared = {ledger.owner(slot) for slot in wanted}
         known = {ledger.owner(slot): cause for slot, cause in causes.items()}
-        for slot, settled in ledger.release_ownerless(spared, known).items():
-            tell_of_release(slot, settled)
+        for owner, settled in ledger.release_ownerless(spared, known).items():
+            tell_of_release(owner, settled, ledger.hosts.name_of(owner) if ledger.hosts else "")
         return all(slot in spared for slot in ledger.owners() if ledger.is_ours(slot))
     finally:
         ledger.close()
@@ -166,7 +173,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
 
     def step() -> float | None:
         found = worker.step()
-        return found.until if isinstance(found, Idle) else time.time()
+        return ledger.here(found.until) if isinstance(found, Idle) else time.time()
 
     _work(child, ledger, step, lambda: not child.leaving and not worker.spent)
 
@@ -178,13 +185,50 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     # The one before may have died between bringing tasks and telling: nobody else would, and all would sleep on.
     child.wake_workers(settings.concurrency_limit)
     relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
+    fleet = FleetWatch(child, ledger, ledger.hosts, settings) if ledger.hosts else None
 
     def step() -> float | None:
         asked, child.poll_asked = child.poll_asked, False
-        return relay.step(may_poll=not (child.draining or child.leaving), asked=asked)
+        if fleet:
+            fleet.look()
+        until = ledger.here(relay.step(may_poll=not (child.draining or child.leaving), asked=asked))
+        return min(fleet.again_at, math.inf if until is None else until) if fleet else until
 
     _work(child, ledger, step, lambda: not child.leaving)
     relay.empty_outbox()
+
+
+class FleetWatch:
+    """What a relay does beside its work where other hosts share the ledger: note that this one is there, and free what
+    belongs to slots of others that are gone.
+    """
+
+    def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
+        self._child, self._ledger, self._hosts = child, ledger, hosts
+        self._workers, self._relays = settings.concurrency_limit, settings.relay_processes
+        self._facts = {
+            "workers": self._workers,
+            "relays": self._relays,
+            "page": f"{settings.metrics_host}:{settings.metrics_port}",
+        }
+        self.again_at = 0.0
+        """When to look again, by this host's clock."""
+        self._due = -math.inf
+
+    def look(self) -> None:
+        """If it is time to."""
+        if time.monotonic() < self._due:
+            return
+        self._hosts.note(release(), self._facts)
+        released = self._ledger.release_ownerless(spared=self._hosts.ours)
+        for owner, settled in released.items():
+            tell_of_release(owner, settled, self._hosts.name_of(owner))
+        if released:
+            self._child.wake_workers(self._workers)
+            self._child.wake_relays(self._relays)
+        seconds = self._hosts.look_again_in(self._ledger.owners())
+        self._due = time.monotonic() + seconds
+        self.again_at = time.time() + seconds
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
@@ -202,7 +246,7 @@ def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going:
     steps = 0
     while going():
         try:
-            until = ledger.here(step())
+            until = step()
         except LedgerError as error:
             log.error("Ledger cannot be used, work waits", reason=str(error))
             until = time.time() + LEDGER_PAUSE_SECONDS

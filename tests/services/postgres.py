@@ -74,6 +74,7 @@ class PostgreSQL:
         self._run("pg_ctl", "start", "-w", "-s", "-D", self.data, "-o", options, "-l", str(self.folder / "log"))
 
     def stop(self, mode: str = "immediate") -> None:
+        _lines.pop(self.url, None)
         self._run("pg_ctl", "stop", "-w", "-s", "-D", self.data, "-m", mode)
 
     def restart(self) -> None:
