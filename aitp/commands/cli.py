@@ -523,9 +523,10 @@ def models_pull(settings: Settings, as_json: bool) -> int:
 
 @commands.group(section=KEEP)
 def ledger() -> None:
-    """Check, back up or recover the ledger file.
+    """Check, back up, recover or move the ledger.
 
-    It is where RATE_LIMIT_STORAGE_PATH says.
+    It is the file that RATE_LIMIT_STORAGE_PATH names, or a fleet's database (LEDGER_URL), of which backups are
+    PostgreSQL's own.
     """
 
 
@@ -534,7 +535,7 @@ def ledger() -> None:
 def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
     """Look it over, also while the service runs.
 
-    The file, and what its rows promise each other.
+    The file, and what its rows promise each other; of a fleet's database the latter.
 
     \b
     Examples:
@@ -588,6 +589,32 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
       1  it is in use, there is none, or the disk is full
     """
     later.console.recover_ledger(settings, as_json=as_json)
+
+
+@ledger.command("move")
+@click.option(
+    "--to", type=click.Choice(("fleet", "file")), required=True, help="LEDGER_URL, or RATE_LIMIT_STORAGE_PATH."
+)
+def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
+    """Copy it to a fleet's database, or back into a file.
+
+    All of it or nothing, compared in the end. The service must be stopped on every host, LEDGER_URL must be set in both
+    cases, and where it is copied to there must be no ledger yet. What it is copied from stays as it is: start no
+    service on it again.
+
+    \b
+    Examples:
+      aitp ledger move --to fleet    when one host is not enough: then start the
+                                     service with LEDGER_URL on every host
+      aitp ledger move --to file     when one is: then take LEDGER_URL out of
+                                     the settings
+
+    \b
+    Exit codes:
+      0  moved
+      1  either is in use, there is something already, or one cannot be used
+    """
+    later.console.move_ledger(settings, to, as_json=as_json)
 
 
 # Around it

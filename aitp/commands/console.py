@@ -347,15 +347,17 @@ def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
     from aitp.ledger.integrity import check
 
-    path = _file_of(settings)
-    found = check(path, quick=quick)
+    place = settings.ledger
+    found = check(place, quick=quick)
     if found.sound:
-        said = f"{path} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}"
+        said = f"{place} is sound: version {found.version}, {found.bytes:,} bytes{_counts('; ', found.rows)}"
     else:
         listed = "".join(f"  {problem}\n" for problem in found.problems)
         advice = "Stop the service, then `aitp ledger recover` sets it aside and saves what can be read."
-        said = f"{path} is damaged:\n{listed}{advice}"
-    tell({"ok": found.sound, "path": str(path), **dataclasses.asdict(found)}, said, as_json=as_json)
+        if not isinstance(place, Path):
+            advice = "Stop the service on every host, and restore it by PostgreSQL's own means."
+        said = f"{place} is damaged:\n{listed}{advice}"
+    tell({"ok": found.sound, "path": str(place), **dataclasses.asdict(found)}, said, as_json=as_json)
     return 0 if found.sound else 1
 
 
@@ -389,6 +391,24 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
     set_aside = outcome.set_aside and str(outcome.set_aside)
     document = {"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside}
     tell(document, "\n".join(said), as_json=as_json)
+
+
+def move_ledger(settings: Settings, to: str, *, as_json: bool) -> None:
+    """Copy it to the other place that the settings name, and say what to do next."""
+    file, fleet = settings.rate_limit_storage_path, settings.ledger
+    if isinstance(fleet, Path):
+        raise click.ClickException(
+            "LEDGER_URL is not set: it says where a fleet's ledger is, before the move and after"
+        )
+    from aitp.ledger.move import move
+
+    source, target = (file, fleet) if to == "fleet" else (fleet, file)
+    moved = move(source, target)
+    then = "Start the service with LEDGER_URL on every host, and never again on the file: it stays as a backup"
+    if to == "file":
+        then = "Take LEDGER_URL out of the settings, and start the service on this host alone"
+    said = f"Moved {source} to {target}, and compared them{_counts(': ', moved)}\n{then}"
+    tell({"from": str(source), "to": str(target), "rows": moved}, said, as_json=as_json)
 
 
 def _counts(before: str, rows: Mapping[str, int]) -> str:

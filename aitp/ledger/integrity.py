@@ -1,4 +1,4 @@
-"""The integrity check: SQLite's own of the file, and what the ledger's rows promise each other.
+"""The integrity check: SQLite's own of the file, and what the ledger's rows promise each other, on either engine.
 
 Reads only, in one consistent state, beside a running service: `aitp ledger check` and every backup call it, and every
 start its first part. A sound answer says that the structure holds, not that no bit was ever turned over inside a text:
@@ -14,7 +14,7 @@ from typing import Any
 
 from aitp.errors import LedgerError
 from aitp.ledger import sqlite
-from aitp.ledger.engine import Connection, Row
+from aitp.ledger.engine import Connection, Fleet, Place, Row
 from aitp.ledger.locks import refuse_no_file
 from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
@@ -117,12 +117,14 @@ class Checkup:
         return not self.problems
 
 
-def check(path: Path, *, quick: bool = False) -> Checkup:
+def check(path: Place, *, quick: bool = False) -> Checkup:
     """Look a ledger over. `quick`: without comparing its indexes with its tables, in about half the time.
 
     Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened;
-    MisplacedLedger for what never was one.
+    MisplacedLedger for what never was one. Of a fleet's database what the rows promise is all that is looked at.
     """
+    if isinstance(path, Fleet):
+        return _check_fleet(path)
     with sqlite.as_ledger_error(path):  # it may lie where this user may not look
         refuse_no_file(path)
         if sqlite.is_log_alone(path):
@@ -139,6 +141,17 @@ def check(path: Path, *, quick: bool = False) -> Checkup:
         return look_over(connection, path, quick=quick)
     finally:
         connection.close()
+
+
+def _check_fleet(place: Fleet) -> Checkup:
+    from aitp.ledger import postgresql
+
+    with postgresql.reading(place) as (connection, _):
+        size = connection.execute(
+            "SELECT CAST(SUM(pg_total_relation_size(oid)) AS BIGINT) FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace = CAST(current_schema() AS regnamespace)"
+        ).get
+        return Checkup(VERSION, tuple(broken_promises(connection)), _counted(connection), size)
 
 
 def look_over(connection: Any, path: Path, *, quick: bool = False) -> Checkup:
@@ -166,16 +179,25 @@ def _look_at_rows(connection: Any, size: int) -> Checkup:
     if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
         problems = [f"{name} is not defined as this release defines it" for name in unlike]
         return Checkup(version, tuple(problems), {}, size)
-    problems = [_broken(connection, *promise) for promise in PROMISES]
+    problems = broken_promises(connection)
     problems += [_uncounted(connection, *index) for index in _indexes(connection)]
+    orphans = islice(connection.execute("PRAGMA foreign_key_check"), sqlite.MOST_PROBLEMS)
+    problems += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
+    return Checkup(version, tuple(problem for problem in problems if problem), _counted(connection), size)
+
+
+def broken_promises(connection: Connection) -> list[str]:
+    """What is wrong with the rows of a ledger of this version, on whichever engine."""
+    problems = [broken for promise in PROMISES if (broken := _broken(connection, *promise))]
     try:
         zone_name(str(connection.execute("SELECT timezone FROM ledger").get))
     except ValueError:
         problems.append("the time zone of its limits is none")
-    orphans = islice(connection.execute("PRAGMA foreign_key_check"), sqlite.MOST_PROBLEMS)
-    problems += [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
-    rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
-    return Checkup(version, tuple(problem for problem in problems if problem), rows, size)
+    return problems
+
+
+def _counted(connection: Connection) -> dict[str, int]:
+    return {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
 
 
 def _broken(connection: Connection, promise: str, query: str) -> str:

@@ -274,10 +274,7 @@ class _Damaged:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.torn: set[str] = set()
-        self.tables: dict[str, list[str]] = {
-            table: [column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-            for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-        }
+        self.tables = sqlite.tables(connection)
 
     @classmethod
     def open(cls, copy: Path) -> _Damaged | None:

@@ -25,17 +25,21 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any, NoReturn
 
-import psycopg
-from psycopg import errors, sql
-from psycopg.adapt import Dumper
-from psycopg.pq import TransactionStatus
-from psycopg.types.numeric import FloatDumper, FloatLoader, Int8Dumper
-
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
 from aitp.ledger.engine import HOST_SLOTS, Fleet, Row
 from aitp.ledger.locks import ASK_AGAIN_SECONDS, SlotLocks
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+
+try:
+    import psycopg
+    from psycopg import errors, sql
+    from psycopg.adapt import Dumper
+    from psycopg.pq import TransactionStatus
+    from psycopg.types.numeric import FloatDumper, FloatLoader, Int8Dumper
+except ImportError as error:
+    said = "LEDGER_URL needs the package psycopg[binary], the extra `fleet`, which is not installed here"
+    raise ConfigurationError([f"{said} ({error}): docs/FLEET.md says where it goes"]) from error
 
 OLDEST_SERVER = 130_000
 # What is locked beside the slots, which are numbered from 0.
@@ -81,7 +85,8 @@ CREATE AGGREGATE group_concat(TEXT) (SFUNC = joined, STYPE = TEXT);
 CREATE FUNCTION json_valid(body TEXT) RETURNS BOOLEAN LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
     PERFORM convert_from(decode(substr(body, 3), 'hex'), 'UTF8')::json; RETURN TRUE;
 EXCEPTION WHEN OTHERS THEN RETURN FALSE; END $$;
-CREATE VIEW sqlite_sequence AS SELECT 'tasks' AS name, last_value AS seq FROM tasks_seq_seq WHERE is_called;
+CREATE VIEW sqlite_sequence AS SELECT 'tasks' AS name, last_value AS seq FROM tasks_seq_seq WHERE is_called
+    UNION ALL SELECT 'failures', last_value FROM failures_number_seq WHERE is_called;
 """
 # Rows come and go all the time there: dead ones are to be cleared by their number, and updates to stay on their page.
 BUSY_TABLES = ("tasks", "contents", "results", "tombstones", "task_completions", "evidence", "ledger", "rate_limits")
@@ -159,6 +164,16 @@ class _Statements:
         if self.pipeline is not None:
             self.pipeline.sync()
         return max(0, self._last.rowcount)
+
+    def stream(self, query: str) -> Iterator[Row]:
+        """Rows as they come, however many there are."""
+        return _Cursor(self._connection).stream(query.encode())
+
+    def fill(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        """Enter any number of rows."""
+        with _Cursor(self._connection).copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
 class ServerClock:
@@ -635,6 +650,16 @@ def reading(place: Fleet) -> Iterator[tuple[_Statements, float]]:
             raise LedgerError(f"the ledger {place} has version {version}, this release reads {VERSION}")
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield _Statements(connection), ServerClock(connection)()
+
+
+@contextmanager
+def alone(place: Fleet) -> Iterator[_Statements]:
+    """A session that has the queue to its end, and all the time that it takes."""
+    with as_ledger_error(place), connect(place) as connection:
+        statements = _Statements(connection)
+        connection.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0", prepare=False)
+        statements.execute(f"SELECT pg_advisory_lock({NUMBERS})", (namespace(place.schema), QUEUE))
+        yield statements
 
 
 def namespace(schema: str) -> int:

@@ -558,11 +558,32 @@ def definitions(connection: apsw.Connection) -> dict[str, str]:
 
 def our_definitions() -> dict[str, str]:
     """The definitions of a ledger of this release."""
+    with _ours() as connection:
+        return definitions(connection)
+
+
+def tables(connection: apsw.Connection) -> dict[str, list[str]]:
+    """The columns of each table, in the order that they were made in."""
+    named: list[Row] = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return {
+        table: [str(column) for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        for (table,) in named
+    }
+
+
+def our_tables() -> dict[str, list[str]]:
+    """The tables of a ledger of this release, but for SQLite's own."""
+    with _ours() as connection:
+        return {table: columns for table, columns in tables(connection).items() if table in definitions(connection)}
+
+
+@contextmanager
+def _ours() -> Iterator[apsw.Connection]:
     connection = apsw.Connection(":memory:")
     try:
         for statements in (SCHEMA, *MIGRATIONS):
             connection.execute(statements)
-        return definitions(connection)
+        yield connection
     finally:
         connection.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.commands.desk import Desk
@@ -9,6 +11,12 @@ from tests.ledger.conftest import create, folder, template, world
 from tests.ledger.world import World
 
 __all__ = ["create", "folder", "template", "world"]
+
+
+@pytest.fixture
+def prepared_place(template: Path) -> Path:
+    """What commands look at is a file."""
+    return template
 
 
 @pytest.fixture

@@ -68,7 +68,8 @@ COMMANDS = (
     ("check", "--offline"), ("status",), ("tasks",), ("limits",), ("pause",), ("resume",), ("poll",), ("dead",),
     ("dead", "list"),
     ("dead", "show"), ("dead", "retry"), ("dead", "drop"), ("ledger",), ("ledger", "check"), ("ledger", "backup"),
-    ("ledger", "recover"), ("models",), ("completion",), ("man",), ("eval", "--types", "x"), ("demo", "--types", "x"),
+    ("ledger", "recover"), ("ledger", "move", "--to", "fleet"),
+    ("models",), ("completion",), ("man",), ("eval", "--types", "x"), ("demo", "--types", "x"),
 )  # fmt: skip
 OPTIONS = ("--json", "--help", "-h", "--yes", "--all", "--quick", "--force", "--state", "--limit", "--",
            "--version", "--type", "--since", "--id", "--loud", "-x", "--watch=x")  # fmt: skip
