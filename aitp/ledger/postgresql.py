@@ -19,7 +19,7 @@ import random
 import re
 import select
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
@@ -219,6 +219,7 @@ class PostgreSQLDatabase:
         self._given_clock = clock
         self._server_clock: ServerClock | None = None
         self._obtained: set[int] = set()
+        self._heard: Callable[[str], None] | None = None
         self._answered = -math.inf
         self.session = 0
         with as_ledger_error(place):
@@ -242,6 +243,7 @@ class PostgreSQLDatabase:
             self._know_host()
             for slot in self.locks.held:
                 self._take(self.owner(slot))
+            self._listen()
         except BaseException:
             self._connection.close()
             raise
@@ -474,12 +476,46 @@ class PostgreSQLDatabase:
 
     # What hosts tell each other
 
-    def listen(self) -> None:
-        """Hear from now on what others announce."""
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Have `heard` called from now on with what other hosts announce: whenever something is asked of the server,
+        and by `hear`. It may not ask anything of it.
+        """
+        self._heard = heard
+        with as_ledger_error(self.path):
+            self._regain()
+            self._listen()
+
+    def _listen(self) -> None:
+        if self._heard is None:
+            return
+        self._connection.add_notify_handler(lambda notice: self._pass_on(notice.payload))
+        self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel(self.path.schema))))
+        self._heard("all")  # what was announced before this was not heard
+
+    def hear(self) -> None:
+        """Take in what came since something was asked. Raises LedgerError if the line is lost."""
+        with as_ledger_error(self.path):
+            self._regain()
+            server = self._connection.pgconn
+            server.consume_input()
+            while (notice := server.notifies()) is not None:
+                self._pass_on(notice.extra.decode())
+
+    def _pass_on(self, announced: str) -> None:
+        host, _, what = announced.partition(" ")
+        # Those of its own host has rung whoever announced it.
+        if self._heard is not None and host != str(self._number):
+            self._heard(what)
+
+    @property
+    def line(self) -> int | None:
+        """The descriptor that is readable when something came; None if the line is lost."""
+        return None if self._connection.closed else self._connection.fileno()
 
     def announce(self, what: str) -> None:
         """Have those who listen hear it, when the present transaction has come to something."""
-        self._statements.execute("SELECT pg_notify(?, ?)", (channel(self.path.schema), what))
+        announced = f"{'' if self._number is None else self._number} {what}"
+        self._statements.execute("SELECT pg_notify(?, ?)", (channel(self.path.schema), announced))
 
 
 # Making it, and looking at it
