@@ -289,9 +289,12 @@ class PostgreSQLDatabase:
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[_Statements]:
-        """A write transaction, entered in turn. `durable`: it survives a power cut once it is over and `on_disk` is so.
+        """A write transaction, entered in turn. `durable`: it survives a power cut once it is over.
 
         One process a host stands in the server's queue, the others in their host's.
+
+        Where the answer to COMMIT is lost, or the server before all of it was on disk, nobody knows whether it has come
+        to something: then it has failed, and is to be made again. Each of ours does nothing, if it had.
         """
         with as_ledger_error(self.path):
             self._regain()
@@ -313,8 +316,7 @@ class PostgreSQLDatabase:
             self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
             if durable:
                 self.on_disk = False
-                with suppress(LedgerError):
-                    self.flush()
+                self.flush()
 
     def _begin(self) -> None:
         # READ COMMITTED: the queue's lock is ours before the first snapshot that counts is taken.
@@ -365,9 +367,9 @@ class PostgreSQLDatabase:
         """Have on disk whatever was committed, on a synchronous standby too where there is one. Raises LedgerError.
 
         A record of the log that is waited for, and with it all before it: whoever holds the queue waits for no disk.
+        In the session that has committed: a server that was started anew meanwhile may have forgotten that.
         """
         with as_ledger_error(self.path):
-            self._regain()
             self._connection.execute(
                 b"BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'aitp', ''); COMMIT",
                 prepare=False,
