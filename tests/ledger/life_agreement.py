@@ -18,7 +18,7 @@ NEVER = (
     "SELECT * FROM evidence WHERE seq NOT IN (SELECT seq FROM tasks WHERE is_suspect = 1)",
     # Rows name worlds that are there.
     "SELECT * FROM (SELECT world FROM tasks WHERE world IS NOT NULL UNION ALL SELECT world FROM evidence"
-    " UNION ALL SELECT world FROM failures) WHERE world NOT IN (SELECT id FROM worlds)",
+    " UNION ALL SELECT world FROM failures) AS named WHERE world NOT IN (SELECT id FROM worlds)",
     # Nobody else would be sent there for as long as that process lives.
     "SELECT * FROM worlds WHERE probe_slot IS NOT NULL AND (paused_until IS NULL"
     " OR probe_slot NOT IN (SELECT slot FROM tasks WHERE state = 'claimed'))",
@@ -85,7 +85,9 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def limits_count_what_ended_and_what_is_claimed(self) -> None:
-        limits, uses = self.model.limits, use_of_limits(self.world.database.connection, self.model.now)
+        limits = self.model.limits
+        with self.world.database.reading() as connection:
+            uses = use_of_limits(connection, self.model.now)
         assert {period.value: use.current for period, use in uses.items()} == {
             each: self.model.used(each) for each in limits
         }

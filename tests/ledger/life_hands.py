@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-import apsw
+import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger import Ledger, LedgerConfig
-from tests.ledger.world import World, file_of, middle
+from aitp.ledger.engine import Database
+from aitp.ledger.postgresql import PostgreSQLDatabase
+from aitp.ledger.sqlite import SQLiteDatabase
+from tests.ledger.world import World, middle
 
 T = TypeVar("T")
 
@@ -33,7 +37,7 @@ class Hands:
         if slot not in self._ledgers:
             clock = self._world.clock
             locks = self._world.ledger.locks  # a process has these once: another descriptor closed would drop them
-            ledger = Ledger.open(self._world.path, self._rules, clock=clock, locks=locks)
+            ledger = Ledger.open(self._world.place, self._rules, clock=clock, locks=locks)
             for part in (ledger.outbox, ledger.claims._outcomes):
                 part._draw = middle
             self._ledgers[slot] = ledger
@@ -42,7 +46,7 @@ class Hands:
     def hang_up(self, slot: int) -> None:
         """As when its process is killed: what was not committed is gone."""
         if slot in self._ledgers:
-            file_of(self._ledgers.pop(slot)).connection.close()
+            line_of(self._ledgers.pop(slot)._database).close()
 
     def close(self) -> None:
         for slot in [*self._ledgers]:
@@ -54,19 +58,49 @@ class Hands:
         self.fuse = 0
         if not fuse:
             return act(ledger)
-        left = fuse
-
-        def burn(cursor: apsw.Cursor, sql: str, bindings: object) -> bool:
-            nonlocal left
-            left -= 1
-            return left >= 0
-
-        connection = file_of(ledger).connection
-        connection.exec_trace = burn
         try:
-            done = act(ledger)
+            with burning(ledger._database, fuse):
+                return act(ledger)
         except LedgerError:
             self.hang_up(slot)
             raise Died from None
-        connection.exec_trace = None
-        return done
+
+
+def line_of(database: Database) -> Any:
+    """The connection behind the ledger's interface."""
+    if isinstance(database, SQLiteDatabase):
+        return database.connection
+    assert isinstance(database, PostgreSQLDatabase)
+    return database._connection
+
+
+@contextmanager
+def burning(database: Database, fuse: int) -> Iterator[None]:
+    """No statement but the next few comes to anything."""
+    left, line = fuse, line_of(database)
+
+    def burn(*_: object) -> bool:
+        nonlocal left
+        left -= 1
+        return left >= 0
+
+    if isinstance(database, SQLiteDatabase):
+        line.exec_trace = burn
+        yield
+        line.exec_trace = None
+        return
+    assert isinstance(database, PostgreSQLDatabase)
+
+    def cut(execute: Callable[..., Any]) -> Callable[..., Any]:
+        def executed(*arguments: Any, **named: Any) -> Any:
+            if not burn():
+                line.close()  # those that nobody has heard the answers of may have been sent, and are rolled back
+            return execute(*arguments, **named)
+
+        return executed
+
+    statements = database._statements
+    with pytest.MonkeyPatch.context() as patches:
+        for each, verb in ((statements, "execute"), (statements, "executemany"), (line, "execute")):
+            patches.setattr(each, verb, cut(getattr(each, verb)))
+        yield

@@ -16,6 +16,8 @@ from tests.ledger.damage import closed, lived, overwrite, pages_of
 from tests.ledger.processes import Process
 from tests.ledger.world import WORKER, World, terms
 
+pytestmark = pytest.mark.sqlite
+
 
 def test_a_backup_is_one_private_file_that_opens_as_the_ledger_did(folder: Path, template: Path) -> None:
     world = lived(folder, template)

@@ -32,7 +32,8 @@ def budgeted(create: Create, zone: str = "UTC", **budgets: int) -> World:
 
 
 def use(world: World, period: str = "day") -> BudgetUse:
-    return use_of_budgets(world.database.connection, world.clock.now)[Period(period)]
+    with world.database.reading() as connection:
+        return use_of_budgets(connection, world.clock.now)[Period(period)]
 
 
 def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: object) -> Settled:
@@ -244,10 +245,11 @@ def test_a_model_without_a_price_is_not_called_while_a_budget_is_in_force(create
 
     assert (idle.because, idle.until, idle.unpriced) == (IdleReason.PRICE, None, ("text-embedding-3-small",))
     assert world.idle(OTHER_WORKER, unknown).unpriced == ()  # said once
-    connection = world.database.connection
-    assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
+    with world.database.reading() as connection:
+        assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
     world.ledger.budgets.publish("USD", {})
-    assert unpriced_models(connection) == ()
+    with world.database.reading() as connection:
+        assert unpriced_models(connection) == ()
     assert len(world.claim(terms=unknown).tasks) == 1  # without a budget nothing keeps it
 
 
@@ -312,6 +314,7 @@ def test_without_a_budget_a_claim_and_a_finish_ask_nothing_more(create: Create) 
     assert named == []
 
 
+@pytest.mark.sqlite
 def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
     world = budgeted(create, day=10**15, month=10**15)
     world.admit(*names("t", 30))
@@ -322,10 +325,20 @@ def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
         world.claim(terms=PRICED)
         world.ledger.claims.release(WORKER, Cause.CRASHED)
     assert_no_scans(world, statements, 25)
+
+
+@pytest.mark.sqlite
+def test_with_budgets_what_was_spent_is_looked_up(create: Create) -> None:
+    world = budgeted(create, day=10**15, month=10**15)
+    world.admit("a", "b")
+    with recorded(world) as statements:
+        pay(world, world.claim(terms=priced(EMBEDDING, batch=1)), 5)
+        world.claim(terms=PRICED)
     plans = [
         step
         for sql, bound in statements.items()
         if "spending" in sql
         for *_, step in world.rows(f"EXPLAIN QUERY PLAN {sql}", *(bound or ()))
     ]
+    assert plans
     assert not any(step.startswith("SCAN spending") for step in plans)

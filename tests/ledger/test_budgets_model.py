@@ -7,23 +7,21 @@ estimates; money that is there is given out; and "nothing until then" is exact.
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.ledger import Cause, Claim, IdleReason
 from aitp.ledger.budgets import use_of_budgets
+from aitp.ledger.engine import Place
 from aitp.policy.costs import Bill, Pricing
 from aitp.policy.windows import fixed_window
 from aitp.prices import Price
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG
-from tests.ledger.world import START, WORKER, World, priced, report
+from tests.ledger.world import START, WORKER, World, example, examples, priced, report
 
 SLOTS = range(WORKER, WORKER + 4)
 ZONES = ("UTC", "America/Sao_Paulo", "Australia/Lord_Howe")
@@ -184,7 +182,8 @@ class Model:
             self.check()
 
     def check(self) -> None:
-        uses = use_of_budgets(self.world.database.connection, self.now)
+        with self.world.database.reading() as connection:
+            uses = use_of_budgets(connection, self.now)
         for period in ("day", "month"):
             spent, excess = self.in_window(period, self.now)
             use = uses[Period(period)]
@@ -193,21 +192,14 @@ class Model:
                 assert spent + self.reserved <= self.budgets[period] + excess
 
 
-@settings(max_examples=1_500 if LONG else 60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(steps, budgets, st.sampled_from(ZONES), st.floats(0, 3 * A_DAY))
-def test_several_workers_together_keep_within_their_budgets(
-    template: Path, todo: list[tuple[str, int, int]], allowed: dict[str, int], zone: str, later: float
-) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        path = Path(folder) / "ledger.db"
-        shutil.copy(template, path)
-        world = World(path)
-        world.open()
-        world.clock.now = START + later
-        world.ledger.limits.publish("rolling", zone, {})
-        world.ledger.budgets.publish("USD", allowed)
-        world.admit(*(f"t{number}" for number in range(20)), content=CONTENT)
-        try:
+def test_several_workers_together_keep_within_their_budgets(prepared_place: Place) -> None:
+    @examples(prepared_place, 1_500 if LONG else 60)
+    @given(steps, budgets, st.sampled_from(ZONES), st.floats(0, 3 * A_DAY))
+    def holds(todo: list[tuple[str, int, int]], allowed: dict[str, int], zone: str, later: float) -> None:
+        with example(prepared_place, START + later) as world:
+            world.ledger.limits.publish("rolling", zone, {})
+            world.ledger.budgets.publish("USD", allowed)
+            world.admit(*(f"t{number}" for number in range(20)), content=CONTENT)
             Model(world, ZoneInfo(zone), allowed).run(todo)
-        finally:
-            world.close()
+
+    holds()

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
-import apsw
 import pytest
 
-from aitp.ledger import Ledger, LedgerConfig, prepare
+from aitp.ledger import Ledger
 from aitp.ledger.cache import MOST_BYTES, Cache
-from aitp.ledger.sqlite import SQLiteDatabase
-from tests.ledger.world import Clock
+from tests.ledger.processes import Process
+from tests.ledger.world import Clock, World
 
 DAY = 86_400.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(world: World) -> Clock:
+    return world.clock
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "ledger.db"
-    prepare(path, strategy="rolling", timezone="UTC", limits={})
-    return path
-
-
-@pytest.fixture
-def cache(path: Path, clock: Clock) -> Iterator[Cache]:
-    database = SQLiteDatabase(path, clock)
-    yield Cache(database, most_rows=10)
-    database.close()
+def cache(world: World) -> Cache:
+    return Cache(world.database, most_rows=10)
 
 
 def test_what_is_put_is_found_until_it_expires(cache: Cache, clock: Clock) -> None:
@@ -70,13 +58,13 @@ def test_a_clock_set_forward_and_back_again_harms_nothing(cache: Cache, clock: C
     assert cache.get(["a", "b", "c"]) == {"a": b"1", "b": b"2", "c": b"3"}
 
 
-def test_no_more_rows_are_kept_than_allowed_and_the_oldest_go_first(cache: Cache, path: Path) -> None:
+def test_no_more_rows_are_kept_than_allowed_and_the_oldest_go_first(cache: Cache, world: World) -> None:
     for number in range(25):
         cache.put({f"key {number}": b"1"}, DAY)
     cache.put({"key 15": b"again"}, DAY)
     cache.put({"key 25": b"1", "key 26": b"1"}, DAY)
     kept = cache.get([f"key {number}" for number in range(30)])
-    assert apsw.Connection(str(path)).execute("SELECT COUNT(*) FROM cache").get <= 10
+    assert world.value("SELECT COUNT(*) FROM cache") <= 10
     assert {"key 15", "key 25", "key 26"} < set(kept) < {f"key {number}" for number in range(15, 27)}
 
 
@@ -90,24 +78,15 @@ def test_a_value_too_large_is_not_kept_and_keeps_no_other_out(cache: Cache) -> N
     assert cache.get(["large", "small"]) == {"small": b"1"}
 
 
-def test_other_processes_find_it(path: Path) -> None:
-    pid = os.fork()
-    if pid == 0:
-        ledger = Ledger.open(path, LedgerConfig())
-        ledger.cache.put({"a": b"1"}, DAY)
-        os._exit(0)
-    os.waitpid(pid, 0)
-    ledger = Ledger.open(path, LedgerConfig())
-    assert ledger.cache.get(["a"]) == {"a": b"1"}
-    ledger.close()
+def test_other_processes_find_it(world: World) -> None:
+    Process(world, lambda world: world.ledger.cache.put({"a": b"1"}, DAY)).result()
+
+    assert world.ledger.cache.get(["a"]) == {"a": b"1"}
 
 
-def test_reading_waits_for_no_writer(path: Path, cache: Cache) -> None:
+def test_reading_waits_for_no_writer(world: World, cache: Cache) -> None:
     cache.put({"a": b"1"}, DAY)
-    writer = apsw.Connection(str(path))
-    writer.execute("BEGIN IMMEDIATE; DELETE FROM cache")
-    assert isinstance(cache._database, SQLiteDatabase)
-    cache._database.connection.set_busy_timeout(0)  # it would fail at once
-    found = cache.get(["a"])
-    writer.execute("ROLLBACK")
-    assert found == {"a": b"1"}
+    another = Ledger.open(world.place, world.rules, clock=world.clock)
+    with closing(another), world.database.transaction() as connection:
+        connection.execute("DELETE FROM cache")
+        assert another.cache.get(["a"]) == {"a": b"1"}

@@ -149,12 +149,13 @@ def test_paused_means_nothing_is_claimed_across_restarts_until_resumed(world: Wo
     assert ids(world.claim()) == ["a"]
 
 
+@pytest.mark.sqlite
 def test_nothing_is_claimed_while_the_disk_has_no_room_for_answers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.admit("a")
     free = [DISK_RESERVE_BYTES - 1]
-    monkeypatch.setattr(world.database, "free_bytes", lambda: free[0])
+    monkeypatch.setattr(world.file, "free_bytes", lambda: free[0])
     idle = world.idle()
 
     assert (idle.because, idle.until) == (IdleReason.DISK, START + 5.0)
@@ -281,9 +282,7 @@ def test_what_is_out_is_stood_in_for_and_a_model_on_its_way_is_waited_for(
         claim = world.claim(terms=dataclasses.replace(options, availability=lambda route: Availability.UNKNOWN))
         world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=lacking))
     if blocked:
-        world.database.connection.execute(
-            "UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'ollama'", (world.clock.now,)
-        )
+        world.change("UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'ollama'", world.clock.now)
     found = world.ledger.claims.claim(WORKER, options)
 
     assert (found.route if isinstance(found, Claim) else None) == taken

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.ledger import Cooldown, IdleReason, Report
@@ -16,7 +16,7 @@ from aitp.ledger.clock import FOLLOWING, STAYING, TOLERANCE_SECONDS, MachineCloc
 from aitp.tasks import Ending, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.life_hands import Hands
-from tests.ledger.world import OTHER_WORKER, START, WORKER, World, ids, names, terms
+from tests.ledger.world import OTHER_WORKER, START, WORKER, World, examples, ids, names, terms
 
 DAY = 86_400.0
 # Columns of instants, and the one that counts minutes.
@@ -181,27 +181,29 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(todo=moves, seconds=st.floats(1.0, 3_000.0))
-def test_what_is_due_after_so_many_real_seconds_is_due_then_however_the_clock_is_set(
-    world: World, todo: list[tuple[str, float]], seconds: float
-) -> None:
+def test_what_is_due_after_so_many_real_seconds_is_due_then_however_the_clock_is_set(world: World) -> None:
     clock = world.clock
-    for table in ("contents", "tasks"):
-        world.change(f"DELETE FROM {table}")
-    name = f"waits from {clock.uptime()!r} to {clock.now!r}"
-    world.admit(name)
-    due = clock.uptime() + seconds
-    world.change("UPDATE tasks SET due_at = ?", clock() + seconds)
-    # An instant may be written, and read, with as much that nobody takes note of.
-    too_early, late = due - 2 * TOLERANCE_SECONDS - 0.01, due + 2 * TOLERANCE_SECONDS + 0.01
-    for verb, amount in todo:
-        if verb == "step":
-            clock.step(amount)
-        else:
-            clock.go(min(abs(amount) / 100.0, max(0.0, too_early - clock.uptime())))
-        if clock.uptime() <= too_early:
-            assert world.idle().because is IdleReason.NOTHING_READY
-    clock.go(max(0.0, late - clock.uptime()))
 
-    assert ids(world.claim()) == [name]
+    @examples(world.place, 60)
+    @given(todo=moves, seconds=st.floats(1.0, 3_000.0))
+    def holds(todo: list[tuple[str, float]], seconds: float) -> None:
+        for table in ("contents", "tasks"):
+            world.change(f"DELETE FROM {table}")
+        name = f"waits from {clock.uptime()!r} to {clock.now!r}"
+        world.admit(name)
+        due = clock.uptime() + seconds
+        world.change("UPDATE tasks SET due_at = ?", clock() + seconds)
+        # An instant may be written, and read, with as much that nobody takes note of.
+        too_early, late = due - 2 * TOLERANCE_SECONDS - 0.01, due + 2 * TOLERANCE_SECONDS + 0.01
+        for verb, amount in todo:
+            if verb == "step":
+                clock.step(amount)
+            else:
+                clock.go(min(abs(amount) / 100.0, max(0.0, too_early - clock.uptime())))
+            if clock.uptime() <= too_early:
+                assert world.idle().because is IdleReason.NOTHING_READY
+        clock.go(max(0.0, late - clock.uptime()))
+
+        assert ids(world.claim()) == [name]
+
+    holds()

@@ -225,7 +225,7 @@ def test_other_settings_use_none_of_the_results_of_before(world: World) -> None:
     world.run()
     enter(world, "claimed", content=b'"3"')
     claim = world.claim()
-    prepare(world.path, strategy="rolling", timezone="UTC", limits={}, reuse_scope="new", clock=world.clock)
+    prepare(world.place, strategy="rolling", timezone="UTC", limits={}, reuse_scope="new", clock=world.clock)
     assert enter(world, "b", content=b'"2"').reused == ()
     world.finish(claim)
     world.deliver_all()
@@ -237,11 +237,11 @@ def test_other_settings_use_none_of_the_results_of_before(world: World) -> None:
 
 def test_the_same_settings_again_forget_nothing(world: World) -> None:
     for _ in range(2):
-        prepare(world.path, strategy="rolling", timezone="UTC", limits={}, reuse_scope="same", clock=world.clock)
+        prepare(world.place, strategy="rolling", timezone="UTC", limits={}, reuse_scope="same", clock=world.clock)
         enter(world, "a")
     world.run()
     world.deliver_all()
-    prepare(world.path, strategy="rolling", timezone="UTC", limits={}, reuse_scope="same", clock=world.clock)
+    prepare(world.place, strategy="rolling", timezone="UTC", limits={}, reuse_scope="same", clock=world.clock)
 
     assert [task.id for task in enter(world, "b").reused] == ["b"]
 

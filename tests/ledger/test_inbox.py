@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.ledger import DeliveryOutcome, LedgerConfig, Malformed, Poll
-from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Place
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.tasks import Ending, NewTask, QueueKey
 from tests.ledger.conftest import Create
-from tests.ledger.world import SMALL, START, World, ids, names, terms
+from tests.ledger.world import SMALL, START, World, example, examples, ids, names, terms
 
 
 def test_new_tasks_enter_as_ready_and_known_ones_stay_as_they_are(world: World) -> None:
@@ -80,9 +78,10 @@ def test_a_list_that_has_more_in_front_than_is_held_here_is_asked_for_more_and_m
     assert world.poll().limit == first
 
 
+@pytest.mark.sqlite
 def test_nothing_is_taken_in_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     poll = world.poll()
-    monkeypatch.setattr(world.database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
+    monkeypatch.setattr(world.file, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
     admitted = world.ledger.inbox.admit(poll, [NewTask("a", SMALL, b"{}")])
 
     assert (admitted.tasks, admitted.left_out) == (0, 1)
@@ -160,37 +159,36 @@ def page(world: World, poll: Poll, listed: list[str]) -> tuple[int, bool]:
     return entered, more
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    api=st.builds(Capped, st.integers(1, 25), st.booleans(), st.randoms(use_true_random=False)),
-    changes=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=12),
-)
-def test_no_cap_of_pages_makes_a_pending_task_disappear_nor_keeps_one_that_is_gone(
-    template: Path, api: Capped, changes: list[tuple[int, int]]
-) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        world = World.create(Path(name), template)
-        added = longest = 0
-        for new, gone in changes:
-            api.pending |= set(names("t", added + new)[added:])
-            api.pending -= set(api.draw.sample(sorted(api.pending), min(gone, len(api.pending))))
-            added += new
-            held, poll = set(world.states()), world.poll()
-            listed = api.list(poll.limit)
-            entered, more = page(world, poll, listed)
-            longest = max(longest, len(listed))
+def test_no_cap_of_pages_makes_a_pending_task_disappear_nor_keeps_one_that_is_gone(prepared_place: Place) -> None:
+    @examples(prepared_place, 60)
+    @given(
+        api=st.builds(Capped, st.integers(1, 25), st.booleans(), st.randoms(use_true_random=False)),
+        changes=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=12),
+    )
+    def holds(api: Capped, changes: list[tuple[int, int]]) -> None:
+        with example(prepared_place) as world:
+            added = longest = 0
+            for new, gone in changes:
+                api.pending |= set(names("t", added + new)[added:])
+                api.pending -= set(api.draw.sample(sorted(api.pending), min(gone, len(api.pending))))
+                added += new
+                held, poll = set(world.states()), world.poll()
+                listed = api.list(poll.limit)
+                entered, more = page(world, poll, listed)
+                longest = max(longest, len(listed))
 
-            assert not (held - set(world.states())) & api.pending
-            if api.heeds_limit and entered and len(listed) < len(api.pending):
-                assert more
-        # Fewer than any poll asks for: a page of just as many as that would be in doubt as well.
-        api.pending = set(sorted(api.pending)[: max(0, min(longest - 1, 15))])
-        for _ in range(2):
-            poll = world.poll()
-            page(world, poll, api.list(poll.limit))
+                assert not (held - set(world.states())) & api.pending
+                if api.heeds_limit and entered and len(listed) < len(api.pending):
+                    assert more
+            # Fewer than any poll asks for: a page of just as many as that would be in doubt as well.
+            api.pending = set(sorted(api.pending)[: max(0, min(longest - 1, 15))])
+            for _ in range(2):
+                poll = world.poll()
+                page(world, poll, api.list(poll.limit))
 
-        assert set(world.states()) <= api.pending
-        world.close()
+            assert set(world.states()) <= api.pending
+
+    holds()
 
 
 @pytest.mark.parametrize(

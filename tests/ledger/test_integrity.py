@@ -15,6 +15,8 @@ from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
 from tests.ledger.world import World
 
+pytestmark = pytest.mark.sqlite
+
 
 def test_a_ledger_at_work_is_sound(folder: Path, template: Path) -> None:
     world = lived(folder, template)
@@ -142,7 +144,7 @@ def test_a_ledger_that_no_service_has_used_yet_is_sound(folder: Path) -> None:
 
 def test_what_a_damaged_file_says_cannot_forge_lines(world: World) -> None:
     world.change("PRAGMA writable_schema = ON")
-    world.database.connection.execute("PRAGMA writable_schema = ON")
+    world.file.connection.execute("PRAGMA writable_schema = ON")
     world.change("UPDATE sqlite_schema SET name = char(27, 10) || 'gone' WHERE name = 'cache'")
 
     problems = check(world.path).problems

@@ -12,18 +12,31 @@ import tempfile
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from aitp.ledger import Cause, Claim, Delivery, DeliveryOutcome, Failure, IdleReason, Nothing, NotYet, Report, prepare
-from aitp.ledger.integrity import check
+from aitp.ledger import (
+    Cause,
+    Claim,
+    Delivery,
+    DeliveryOutcome,
+    Failure,
+    IdleReason,
+    Nothing,
+    NotYet,
+    Report,
+    postgresql,
+    prepare,
+)
+from aitp.ledger.engine import Place
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement
 from tests.ledger.life_hands import Died, Hands
 from tests.ledger.life_model import NAMES, RULES, STARTS, TEXTS, ZONES, Model, result_of
-from tests.ledger.world import POLLING, SMALL, World, make_template, terms
+from tests.ledger.world import POLLING, SMALL, World, examples, terms
 
 WORKERS, RELAYS = (101, 102, 103), (1, 2)
 # BUG pauses processors and FALLBACK changes routes: they have tests of their own.
@@ -42,11 +55,11 @@ scopes = st.sampled_from(("", "", "", "another prompt"))
 class Life(Agreement):
     """Relays and workers do whatever they can, in any order."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
         memory = Path("/dev/shm")
         self.folder = Path(tempfile.mkdtemp(prefix="aitp-life-", dir=memory if memory.is_dir() else None))
-        self.world = World.create(self.folder, make_template(self.folder), RULES)  # an operator's
+        self.world = World.create(self.folder, place, RULES)  # an operator's
         self.model = Model(self.world.clock)
         self.hands = Hands(self.world, RULES)
         self.claims: dict[int, Claim] = {}
@@ -56,11 +69,10 @@ class Life(Agreement):
 
     def teardown(self) -> None:
         self.hands.close()
+        problems = self.world.problems()
         self.world.close()
-        found = check(self.world.path)
         shutil.rmtree(self.folder)
-        # But for the mirror of windows, which the check measures by the real time.
-        assert found.problems == ()
+        assert problems == ()
 
     # Processes
 
@@ -92,7 +104,7 @@ class Life(Agreement):
     @rule(strategy=strategies, zone=st.sampled_from(ZONES), limits=allowed, scope=scopes)
     def reload(self, strategy: str, zone: str, limits: dict[str, int], scope: str) -> None:
         published = {"strategy": strategy, "timezone": zone, "limits": limits, "reuse_scope": scope}
-        prepare(self.world.path, **published, clock=self.world.clock)  # type: ignore[arg-type]
+        prepare(self.world.place, **published, clock=self.world.clock)  # type: ignore[arg-type]
         self.model.strategy, self.model.zone, self.model.limits = strategy, ZoneInfo(zone), limits
         if scope != self.scope:
             self.scope = scope
@@ -355,7 +367,7 @@ class Life(Agreement):
 
 
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
-Life.TestCase.settings = settings(
-    max_examples=1_500 if LONG else 60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
-test_the_life_of_tasks = Life.TestCase
+def test_the_life_of_tasks(prepared_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "REGAIN_SECONDS", (0.0, 0.0))
+    bounds = settings(examples(prepared_place, 1_500 if LONG else 60), stateful_step_count=50)
+    run_state_machine_as_test(lambda: Life(prepared_place), settings=bounds)  # type: ignore[arg-type]

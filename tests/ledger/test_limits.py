@@ -15,7 +15,8 @@ from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, re
 
 
 def use(world: World, period: str) -> tuple[int, int, int, float | None]:
-    found = use_of_limits(world.database.connection, world.clock.now)[Period(period)]
+    with world.database.reading() as connection:
+        found = use_of_limits(connection, world.clock.now)[Period(period)]
     return found.current, found.limit, found.remaining, found.frees_at
 
 

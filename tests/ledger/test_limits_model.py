@@ -6,28 +6,24 @@ it; and "nothing until then" is exact.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import apsw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import LedgerError
 from aitp.ledger import Cause, Claim, Idle, IdleReason
+from aitp.ledger.engine import Connection, Database, Place
 from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
-from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG
-from tests.ledger.world import START, WORKER, Clock, World, terms
+from tests.ledger.world import START, WORKER, Clock, World, example, examples, terms
 
 SLOTS = range(WORKER, WORKER + 3)
 ZONES = ("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Australia/Lord_Howe")
@@ -229,36 +225,26 @@ class Model:
 
 
 @contextmanager
-def a_model(template: Path, strategy: str, zone: str, start: float, limits: dict[str, int]) -> Iterator[Model]:
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="aitp-model-", dir=memory if memory.is_dir() else None))
-    world = World.create(folder, template)
-    world.clock.now = start
-    try:
+def a_model(place: Place, strategy: str, zone: str, start: float, limits: dict[str, int]) -> Iterator[Model]:
+    with example(place, start) as world:
         world.ledger.limits.publish(strategy, zone, limits)
         world.admit(*(f"t{number}" for number in range(40)))
         yield Model(world, strategy, ZoneInfo(zone), limits)
-    finally:
-        world.close()
-        shutil.rmtree(folder)
 
 
-slow = settings(
-    max_examples=1_000 if LONG else 30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+EXAMPLES = 1_000 if LONG else 30
 
 
 @pytest.mark.parametrize("strategy", ["rolling", "fixed"])
-@slow
-@given(todo=steps, limits=allowed, zone=st.sampled_from(ZONES), start=st.sampled_from(STARTS))
-def test_no_interleaving_exceeds_a_limit_and_every_wait_is_exact(
-    template: Path, strategy: str, todo: list[tuple[str, int, object]], limits: dict[str, int], zone: str, start: float
-) -> None:
-    with a_model(template, strategy, zone, start, limits) as model:
-        model.run(todo)
-        model.assert_log_within_limits()
+def test_no_interleaving_exceeds_a_limit_and_every_wait_is_exact(prepared_place: Place, strategy: str) -> None:
+    @examples(prepared_place, EXAMPLES)
+    @given(todo=steps, limits=allowed, zone=st.sampled_from(ZONES), start=st.sampled_from(STARTS))
+    def holds(todo: list[tuple[str, int, object]], limits: dict[str, int], zone: str, start: float) -> None:
+        with a_model(prepared_place, strategy, zone, start, limits) as model:
+            model.run(todo)
+            model.assert_log_within_limits()
+
+    holds()
 
 
 with_steps_back = st.lists(
@@ -274,17 +260,20 @@ with_steps_back = st.lists(
 )
 
 
-@slow
-@given(todo=with_steps_back, limits=allowed)
 def test_a_clock_that_is_set_back_never_makes_room_and_never_blocks_for_longer_than_a_window(
-    template: Path, todo: list[tuple[str, int, object]], limits: dict[str, int]
+    prepared_place: Place,
 ) -> None:
-    with a_model(template, "rolling", "UTC", START, limits) as model:
-        for step in todo:
-            model.run([step])
-            if model.told is not None:
-                assert model.told - model.now <= max(ROLLING_SECONDS[Period(period)] for period in limits) + 0.002
-        model.assert_log_within_limits()
+    @examples(prepared_place, EXAMPLES)
+    @given(todo=with_steps_back, limits=allowed)
+    def holds(todo: list[tuple[str, int, object]], limits: dict[str, int]) -> None:
+        with a_model(prepared_place, "rolling", "UTC", START, limits) as model:
+            for step in todo:
+                model.run([step])
+                if model.told is not None:
+                    assert model.told - model.now <= max(ROLLING_SECONDS[Period(period)] for period in limits) + 0.002
+            model.assert_log_within_limits()
+
+    holds()
 
 
 # What two processes remember of where windows began, while the clock, the limits and the time zone are set
@@ -313,7 +302,7 @@ with_memories = st.lists(
 class Memories:
     """The limits of one ledger, as two processes know them."""
 
-    database: SQLiteDatabase
+    database: Database
     clock: Clock
 
     def __post_init__(self) -> None:
@@ -346,37 +335,38 @@ class Memories:
                 least = limits.room_at_least(self.clock.now, basis(connection))
                 assert least is None or least <= room
 
-    def _count(self, connection: apsw.Connection, which: int, tasks: int) -> None:
+    def _count(self, connection: Connection, which: int, tasks: int) -> None:
         newest_at = basis(connection).newest_at
         self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, newest_at)
 
-    def _remember(self, connection: apsw.Connection, which: int) -> None:
+    def _remember(self, connection: Connection, which: int) -> None:
         self.limits[which].room(connection, self.clock.now, basis(connection), enough=MORE_THAN_ANY)
 
 
-def basis(connection: apsw.Connection) -> Basis:
+def basis(connection: Connection) -> Basis:
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
-@slow
-@given(todo=with_memories, limits=allowed, zone=st.sampled_from(ZONES), start=st.sampled_from(STARTS))
-def test_nobody_remembers_more_room_than_there_is_however_the_clock_is_set(
-    template: Path, todo: list[tuple[str, Any, Any]], limits: dict[str, int], zone: str, start: float
-) -> None:
-    with a_model(template, "fixed", zone, start, limits) as model:
-        memories = Memories(model.world.database, model.world.clock)
-        for verb, who, argument in todo:
-            match verb:
-                case "look":
-                    memories.look(who)
-                case "end":
-                    memories.end(who, argument)
-                case "end in vain":
-                    memories.end_in_vain(who, argument)
-                case "set":
-                    memories.clock.step(argument)
-                case "publish":
-                    model.world.ledger.limits.publish(who, *argument)
-                case "prune":
-                    memories.prune()
-            memories.promise_no_more_than_there_is()
+def test_nobody_remembers_more_room_than_there_is_however_the_clock_is_set(prepared_place: Place) -> None:
+    @examples(prepared_place, EXAMPLES)
+    @given(todo=with_memories, limits=allowed, zone=st.sampled_from(ZONES), start=st.sampled_from(STARTS))
+    def holds(todo: list[tuple[str, Any, Any]], limits: dict[str, int], zone: str, start: float) -> None:
+        with a_model(prepared_place, "fixed", zone, start, limits) as model:
+            memories = Memories(model.world.database, model.world.clock)
+            for verb, who, argument in todo:
+                match verb:
+                    case "look":
+                        memories.look(who)
+                    case "end":
+                        memories.end(who, argument)
+                    case "end in vain":
+                        memories.end_in_vain(who, argument)
+                    case "set":
+                        memories.clock.step(argument)
+                    case "publish":
+                        model.world.ledger.limits.publish(who, *argument)
+                    case "prune":
+                        memories.prune()
+                memories.promise_no_more_than_there_is()
+
+    holds()

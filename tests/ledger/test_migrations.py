@@ -19,6 +19,8 @@ from aitp.prices import Price
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, WORKER, Clock, World, ids, priced, report
 
+pytestmark = pytest.mark.sqlite
+
 STRATEGY, ZONE = "fixed", "America/Sao_Paulo"
 LIMITS = {"minute": 20, "day": 500}
 BUDGETS = {"day": 10**9}

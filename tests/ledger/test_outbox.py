@@ -251,7 +251,7 @@ def test_a_suspect_that_happens_to_be_the_probe_leaves_the_next_one_to_another(w
     assert world.ledger.outbox.take(RELAY, 8) == Nothing(world.clock() + 5.0)
 
 
-@pytest.mark.parametrize("hindrance", ["paused", "disk"])
+@pytest.mark.parametrize("hindrance", ["paused", "no room"])
 def test_faults_in_a_row_open_the_breaker_by_themselves_where_no_poll_can_be_made(
     world: World, monkeypatch: pytest.MonkeyPatch, hindrance: str
 ) -> None:
@@ -259,7 +259,7 @@ def test_faults_in_a_row_open_the_breaker_by_themselves_where_no_poll_can_be_mad
     if hindrance == "paused":
         world.ledger.pause(True)
     else:
-        monkeypatch.setattr(world.database, "free_bytes", lambda: 0)
+        monkeypatch.setattr(world.database, "short_of_disk", lambda: True)
     changes = [later(world, *world.take(most=1)) for _ in range(5)]
 
     assert [change is None for change in changes] == [True] * 4 + [False]

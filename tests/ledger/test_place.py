@@ -20,6 +20,8 @@ from aitp.ledger.sqlite import NO_TABLE, version_of
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import closed, copy_of, lived
 
+pytestmark = pytest.mark.sqlite
+
 Act = Callable[[Path], object]
 
 ACTS: dict[str, Act] = {

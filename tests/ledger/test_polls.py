@@ -103,8 +103,9 @@ def test_paused_means_no_polls(world: World) -> None:
     assert begin(world, asked=True) == NotYet(None, IdleReason.PAUSED)
 
 
+@pytest.mark.sqlite
 def test_no_polls_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.database, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
+    monkeypatch.setattr(world.file, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
 
     assert begin(world) == NotYet(START + 5.0, IdleReason.DISK)
 

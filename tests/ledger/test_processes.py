@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -264,7 +265,8 @@ def test_kill_9_at_any_moment_leaves_a_sound_ledger_in_which_every_task_is_accou
     assert states["finished"] == world.value("SELECT COUNT(*) FROM results")
     # Each finished one was counted, and of those in flight at most one batch of each process.
     assert 0 <= world.completions() - states["finished"] <= 4
-    assert world.value("PRAGMA integrity_check") == "ok"
+    if isinstance(world.place, Path):
+        assert world.value("PRAGMA integrity_check") == "ok"
     for slot in (101, 102):
         world.ledger.locks.release(slot)
     assert len(Process(world, everything(101, 32)).result()) == states["ready"]
@@ -319,12 +321,13 @@ def test_writers_queue_fairly(world: World) -> None:
     assert min(counts) > 0.4 * sum(counts) / len(counts) / patience(1.0)
 
 
+@pytest.mark.sqlite
 def test_a_writer_outside_the_queue_is_waited_for(world: World) -> None:
     """A person's shell, say."""
     told, done = Gate(), Gate()
 
     def hold(world: World) -> None:
-        connection = world.database.connection
+        connection = world.file.connection
         connection.execute("BEGIN IMMEDIATE")
         told.open()
         done.wait()

@@ -30,7 +30,7 @@ FIRST_MINUTE = START // 60 * 60
 
 
 def look(world: World, span: str = "hour") -> History:
-    return read_history(world.path, span, world.clock.now)
+    return read_history(world.place, span, world.clock.now)
 
 
 def calls(world: World) -> list[Bar]:

@@ -18,6 +18,8 @@ from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.test_budgets import pay, use
 from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced
 
+pytestmark = pytest.mark.sqlite
+
 PRICED = priced(Pricing(Price(10_000_000, 0)), batch=2)  # ten nano-units for a byte
 DAY, MONTH = 100_000, 1_000_000
 SPENT = 30_000
@@ -60,13 +62,13 @@ def test_calls_in_anothers_stead_are_brought_over_and_of_lost_counts_the_days_ar
     path, clock = closed(world), world.clock
     lose(path, "tombstones")
     kept, _ = recovered(path, clock)
-    assert stand_ins_sent(kept.database.connection, "jev", clock()) == 7
+    assert stand_ins_sent(kept.file.connection, "jev", clock()) == 7
 
     kept.close()
     lose(path, "stand_ins")
     lost, _ = recovered(path, clock)
-    assert stand_ins_sent(lost.database.connection, "jev", clock()) >= ALL_SENT
-    assert stand_ins_sent(lost.database.connection, "jev", clock() + 86_400) == 0
+    assert stand_ins_sent(lost.file.connection, "jev", clock()) >= ALL_SENT
+    assert stand_ins_sent(lost.file.connection, "jev", clock() + 86_400) == 0
 
 
 def test_what_was_spent_is_brought_over_to_the_unit_and_calls_in_hand_count_as_made(spender: World) -> None:

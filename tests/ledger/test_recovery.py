@@ -19,6 +19,8 @@ from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
 from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World, ids
 
+pytestmark = pytest.mark.sqlite
+
 RUN = FINISHED + DEAD + DELIVERED
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
-import apsw
 import pytest
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig, prepare
+from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig
 from aitp.ledger.stats import snapshot
-from tests.ledger.world import Clock, file_of
+from tests.ledger.conftest import Create
+from tests.ledger.world import Clock, World
 
 RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)
 
@@ -20,10 +18,10 @@ RULES = LedgerConfig(breaker_threshold=3, breaker_recovery=60.0)
 class Desk:
     """A ledger, and calls to Wikidata that go as they are told to."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self.path = path
-        self.clock = clock
-        self.ledger = Ledger.open(path, RULES, clock=clock)
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.clock = world.clock
+        self.ledger = world.ledger
         self.changes: list[BreakerChange] = []
         self.made = 0
 
@@ -40,16 +38,12 @@ class Desk:
 
     @property
     def state(self) -> str:
-        return snapshot(self.path, now=self.clock.now).breakers["wikidata"].state
+        return snapshot(self.world.place, now=self.clock.now).breakers["wikidata"].state
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    path = tmp_path / "ledger.db"
-    prepare(path, strategy="rolling", timezone="UTC", limits={})
-    desk = Desk(path, Clock())
-    yield desk
-    desk.ledger.close()
+def desk(create: Create) -> Desk:
+    return Desk(create(RULES))
 
 
 def test_enough_failures_in_a_row_open_the_breaker_and_nobody_calls(desk: Desk) -> None:
@@ -102,7 +96,7 @@ def test_nobody_else_calls_while_a_probe_is_under_way(desk: Desk) -> None:
 
 def test_a_slot_that_a_claim_let_probe_makes_that_probe(desk: Desk) -> None:
     desk.fail(3)
-    apsw.Connection(str(desk.path)).execute("UPDATE breakers SET state = 'half-open', probe_slot = 103")
+    desk.world.change("UPDATE breakers SET state = 'half-open', probe_slot = 103")
     desk.call(slot=103)
     assert desk.state == "closed"
 
@@ -121,7 +115,7 @@ def test_a_probe_that_the_services_stop_cut_short_says_nothing(desk: Desk) -> No
 def test_a_dead_probers_slot_frees_the_probe(desk: Desk) -> None:
     desk.fail(3)
     desk.clock.now += 60
-    apsw.Connection(str(desk.path)).execute("UPDATE breakers SET state = 'half-open', probe_slot = 103")
+    desk.world.change("UPDATE breakers SET state = 'half-open', probe_slot = 103")
     desk.ledger.claims.release(103, Cause.CRASHED)
     desk.call(slot=104)
     assert desk.state == "closed"
@@ -139,12 +133,9 @@ def test_a_pause_that_was_asked_for_is_kept_by_all_and_is_no_failure(desk: Desk)
     desk.call()
 
 
-def test_a_well_service_is_called_without_a_transaction(desk: Desk) -> None:
-    writer = apsw.Connection(str(desk.path))
-    writer.execute("BEGIN IMMEDIATE")
-    file_of(desk.ledger).connection.set_busy_timeout(0)  # it would fail at once
+def test_a_well_service_is_called_without_a_transaction(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.world.database, "transaction", None)  # it would fail at once
     desk.call()
-    writer.execute("ROLLBACK")
     assert desk.made == 1
 
 
@@ -169,7 +160,7 @@ def test_of_many_processes_exactly_one_probes(desk: Desk) -> None:
 def _probe(desk: Desk, slot: int, telling: int, released: int) -> int:
     clock = Clock()
     clock.now += 61
-    ledger = Ledger.open(desk.path, RULES, clock=clock)
+    ledger = Ledger.open(desk.world.place, RULES, clock=clock)
     try:
         with ledger.services.call("wikidata", slot, lambda change: None):
             os.write(telling, b"p")

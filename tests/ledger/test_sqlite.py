@@ -25,6 +25,8 @@ from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.world import OTHER_WORKER, SMALL, World, ids, terms
 from tests.process.forks import in_child
 
+pytestmark = pytest.mark.sqlite
+
 
 def prepare_here(path: Path, **limits: int) -> int:
     return prepare(path, strategy="rolling", timezone="UTC", limits=limits)
@@ -140,12 +142,12 @@ def test_a_file_system_mounted_over_another_is_the_one_that_counts() -> None:
 
 def fill(world: World) -> None:
     """From now on SQLite finds no room for another page, as on a full disk."""
-    connection = world.database.connection
+    connection = world.file.connection
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').get}")
 
 
 def make_room(world: World) -> None:
-    world.database.connection.execute("PRAGMA max_page_count = 4294967294")
+    world.file.connection.execute("PRAGMA max_page_count = 4294967294")
 
 
 def test_a_full_disk_loses_nothing_and_the_process_goes_on(world: World) -> None:
@@ -306,7 +308,7 @@ def test_a_log_in_doubt_is_not_moved_into_the_file(world: World, monkeypatch: py
     disk = Disk(world, monkeypatch)
     disk.fails = 2
     world.finish(world.claim())
-    database = world.database
+    database = world.file
     database._checkpoint()
     assert database.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[1] == 0
     database._checkpoint()
@@ -333,7 +335,7 @@ def test_a_reader_that_stays_keeps_nobody_from_writing(world: World) -> None:
     reader = apsw.Connection(str(world.path), flags=apsw.SQLITE_OPEN_READONLY)
     reader.execute("BEGIN")
     reader.execute("SELECT COUNT(*) FROM tasks").fetchall()
-    world.database._log_pages = CHECKPOINT_PAGES
+    world.file._log_pages = CHECKPOINT_PAGES
     world.admit("a")
 
     assert ids(world.claim()) == ["a"]

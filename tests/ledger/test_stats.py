@@ -25,7 +25,7 @@ from tests.ledger.world import LARGE, SMALL, START, World, terms
 
 
 def look(world: World) -> Snapshot:
-    return snapshot(world.path, now=world.clock.now)
+    return snapshot(world.place, now=world.clock.now)
 
 
 def test_an_empty_ledger(world: World) -> None:
@@ -174,13 +174,13 @@ def test_what_no_service_writes_is_damage_and_not_a_bug(world: World, damage: st
     world.change(damage)
 
     with pytest.raises(LedgerError, match=r"is damaged .*aitp ledger check"):
-        snapshot(world.path)
+        snapshot(world.place)
 
 
 @pytest.mark.parametrize("bug", [TypeError("ours"), KeyError("ours"), ValueError("ours"), OverflowError("ours")])
 def test_a_bug_of_ours_while_a_sound_ledger_is_read_is_that_bug(world: World, bug: Exception) -> None:
     def with_a_bug() -> None:
-        with reading(world.path):
+        with reading(world.place):
             raise bug
 
     with pytest.raises(type(bug), match="ours"):
@@ -193,7 +193,7 @@ def test_what_a_damaged_row_makes_us_raise_is_damage(world: World) -> None:
     world.change("UPDATE tasks SET state = 'nonsense'")
 
     def looked_up() -> None:
-        with reading(world.path) as (connection, _):
+        with reading(world.place) as (connection, _):
             {"ready": 1}[connection.execute("SELECT state FROM tasks").get]
 
     with pytest.raises(LedgerError, match="is damaged"):

@@ -13,7 +13,7 @@ from tests.ledger.world import LARGE, TOPICS, World, terms
 
 
 def states(world: World, *chosen: str, types: tuple[str, ...] = ()) -> dict[str, str]:
-    return {task.id: task.state for task in held_tasks(world.path, chosen, types, 100).tasks}
+    return {task.id: task.state for task in held_tasks(world.place, chosen, types, 100).tasks}
 
 
 def fill(world: World) -> None:
@@ -44,7 +44,7 @@ def test_states_and_types_filter(world: World) -> None:
 def test_the_oldest_come_first_and_the_rest_is_counted(world: World) -> None:
     world.admit(*(f"{number:02}" for number in range(30)))
 
-    found = held_tasks(world.path, (), (), 10)
+    found = held_tasks(world.place, (), (), 10)
 
     assert [task.id for task in found.tasks] == [f"{number:02}" for number in range(10)]
     assert found.total == 30
@@ -54,7 +54,7 @@ def test_tries_and_due_times_are_told(world: World) -> None:
     world.admit("one")
     world.run(Ending.RETRY, Health.HEALTHY)
 
-    [task] = held_tasks(world.path, (), (), 10).tasks
+    [task] = held_tasks(world.place, (), (), 10).tasks
 
     assert (task.attempts, task.crashes, task.slot) == (1, 0, None)
     assert task.due_at == world.clock() + 2.0

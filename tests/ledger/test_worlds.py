@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import apsw
 import pytest
 
 from aitp.errors import LedgerError
@@ -474,7 +473,7 @@ def test_no_more_calls_are_in_flight_than_it_takes_to_know_whose_fault_that_is(w
 
 
 def set_up(world: World, **setups: str) -> None:
-    prepare(world.path, strategy="rolling", timezone="UTC", limits={}, setups=setups, clock=world.clock)
+    prepare(world.place, strategy="rolling", timezone="UTC", limits={}, setups=setups, clock=world.clock)
 
 
 def setup_terms(setup: str) -> ClaimOptions:
@@ -592,7 +591,7 @@ def test_a_claim_that_comes_to_nothing_leaves_nothing_to_be_remembered(
     own = world.ledger.claims._own
 
     def fall_ill(*arguments: object) -> None:
-        raise apsw.FullError
+        raise OSError("no")
 
     monkeypatch.setattr(world.ledger.claims, "_own", fall_ill)
     with pytest.raises(LedgerError):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
 
 from aitp.ledger import (
     Admitted,
@@ -30,7 +34,9 @@ from aitp.ledger import (
     prepare,
 )
 from aitp.ledger.duplicates import fingerprint
-from aitp.ledger.engine import Fleet, Place
+from aitp.ledger.engine import Database, Fleet, Place
+from aitp.ledger.integrity import check
+from aitp.ledger.postgresql import PostgreSQLDatabase
 from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route
@@ -138,18 +144,34 @@ class World:
         return self.place
 
     @property
-    def database(self) -> SQLiteDatabase:
+    def database(self) -> Database:
+        """What is behind the ledger's interface."""
+        return self.ledger._database
+
+    @property
+    def file(self) -> SQLiteDatabase:
+        """The same, where it is SQLite's."""
         return file_of(self.ledger)
+
+    @property
+    def postgres(self) -> PostgreSQLDatabase:
+        """The same, where it is PostgreSQL's."""
+        assert isinstance(self.database, PostgreSQLDatabase)
+        return self.database
 
     def rows(self, sql: str, *bindings: object) -> list[tuple[Any, ...]]:
         """Look into the tables."""
-        return self.ledger._database.read(sql, bindings)
+        return self.database.read(sql, bindings)
+
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with it."""
+        return check(self.place).problems
 
     def value(self, sql: str, *bindings: object) -> Any:
         return self.rows(sql, *bindings)[0][0]
 
     def change(self, sql: str, *bindings: object) -> None:
-        with self.ledger._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(sql, bindings)
 
     # What relays do
@@ -258,9 +280,28 @@ def report(tasks: Iterable[Task], ending: Ending, health: Health = Health.HEALTH
 
 
 def file_of(ledger: Ledger) -> SQLiteDatabase:
-    """What is behind the ledger's interface."""
+    """What is behind the ledger's interface, where it is SQLite's."""
     assert isinstance(ledger._database, SQLiteDatabase)
     return ledger._database
+
+
+@contextmanager
+def example(place: Place, now: float = START) -> Iterator[World]:
+    """A world for one of many examples, at that time."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="aitp-model-", dir=memory if memory.is_dir() else None) as folder:
+        world = World.create(Path(folder), place)
+        world.clock.now = now
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def examples(place: Place, count: int) -> settings:
+    """So many for the file, a tenth for a fleet's ledger: a transaction there takes as many times longer."""
+    most = count if isinstance(place, Path) else count // 10
+    return settings(max_examples=most, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def ids(claim: Claim) -> list[str]:
