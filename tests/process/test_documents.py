@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aitp.ledger import Malformed
@@ -166,6 +166,8 @@ def test_no_bytes_are_too_odd(raw: bytes) -> None:
     assert isinstance(read_document(raw), NewTask | Malformed)
 
 
+# Of four documents each; tests/fuzz/test_documents.py tries many more.
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON, JSON, JSON)
 def test_no_document_is_too_odd(task_id: object, type_: object, content: object) -> None:
     for document in (

@@ -156,13 +156,13 @@ def check_what_passes(opened: Opened, stranger: Stranger, world: Strange) -> Non
         assert not good & set(left_texts(house, world)), house.told
 
 
-@examples(40)
+@examples(20)
 @given(world=worlds())
 def test_what_passes_costs_no_good_task(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     check_what_passes(open_house, stranger, world)
 
 
-@examples(25)
+@examples(15)
 @given(world=worlds(only_poison=True, flaky=(0,)))
 def test_the_bad_fail_alone_among_good_ones_and_soon(open_house: Opened, stranger: Stranger, world: Strange) -> None:
     house = play(open_house, world, PATIENCE)
@@ -220,7 +220,7 @@ def test_where_a_third_of_all_calls_fail_hardly_a_good_task_does(open_house: Ope
 
 @pytest.mark.parametrize("hints", ["without words", "without words and status"], indirect=True)
 def test_nothing_of_this_hangs_on_words(open_house: Opened, stranger: Stranger, hints: str) -> None:
-    @examples(15)
+    @examples(10)
     @given(world=worlds())
     def live(world: Strange) -> None:
         if hints == "without words and status" and world.nature.refused:
