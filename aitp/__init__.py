@@ -9,7 +9,6 @@ SERVICE_NAME = "ai-task-processor"
 @cache  # of what runs, whatever becomes of the checkout
 def revision() -> str:
     """The commit that this was built from, as an installation has noted it or the checkout says; "" if nobody knows."""
-    import subprocess
     from pathlib import Path
 
     here = Path(__file__).parent
@@ -18,6 +17,8 @@ def revision() -> str:
     except OSError:
         if not (here.parent / ".git").exists():
             return ""
+    import subprocess  # not above: an installation has the note
+
     try:
         told = subprocess.run(
             ("git", "-C", str(here.parent), "rev-parse", "--short=12", "HEAD"),

@@ -13,6 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """With control characters escaped, which could forge a line, move a terminal's cursor, or fail to encode."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class AitpError(Exception):
     """Root of everything that aitp raises on purpose.
 

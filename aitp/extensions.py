@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 PROCESSORS_GROUP = "aitp.processors"
 PROVIDERS_GROUP = "aitp.providers"
@@ -34,18 +37,18 @@ class Extension:
 @cache
 def foreign_settings() -> Mapping[str, bool]:
     """The names of other packages' settings, and whether each is a secret."""
-    return {point.name: point.attr == "secret" for point in entry_points(group=SETTINGS_GROUP)}
+    return {point.name: point.attr == "secret" for point in _entry_points(SETTINGS_GROUP)}
 
 
 def has_providers() -> bool:
     """Whether a package brings a provider. Loads none."""
-    return bool(entry_points(group=PROVIDERS_GROUP))
+    return bool(_entry_points(PROVIDERS_GROUP))
 
 
 def extensions(group: str) -> list[Extension]:
     """All of a group, by name. Raises ConfigurationError with a line for each that cannot be loaded."""
     loaded, problems = [], []
-    for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
+    for point in sorted(_entry_points(group), key=lambda point: (point.name, point.value)):
         try:
             loaded.append(Extension(point.name, _package(point), point.load()))
         except Exception as error:  # noqa: BLE001 (somebody else's code: whatever it raises, the operator is told whose)
@@ -58,6 +61,12 @@ def extensions(group: str) -> list[Extension]:
 def complaint(group: str, name: str, package: str) -> str:
     """How a message about an extension begins."""
     return f"the package {package} cannot be used for {group} {name} (mend or uninstall it)"
+
+
+def _entry_points(group: str) -> EntryPoints:
+    from importlib.metadata import entry_points  # a tenth of what `aitp status` may cost
+
+    return entry_points(group=group)
 
 
 def _package(point: EntryPoint) -> str:

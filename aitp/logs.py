@@ -28,7 +28,7 @@ from urllib.parse import quote_plus
 import orjson
 
 from aitp import journal
-from aitp.errors import AitpError
+from aitp.errors import AitpError, printable
 
 
 class _Later(ModuleType):
@@ -243,22 +243,17 @@ def plain(value: object, depth: int = 0) -> Any:
     if isinstance(value, int):
         return int(value) if -(2**63) <= value < 2**63 else str(int(value))
     if isinstance(value, str):
-        return _printable(masked(str.__str__(value)))
+        return printable(masked(str.__str__(value)))
     if isinstance(value, BaseException):
-        return _printable(masked(_named(value)))
+        return printable(masked(_named(value)))
     if isinstance(value, PurePath | datetime):
-        return _printable(masked(str(value)))
+        return printable(masked(str(value)))
     if depth < DEEPEST and kind is dict:
         members = list(value.items())[:MOST_MEMBERS]  # type: ignore[attr-defined]
-        return {_printable(masked(str(name))): plain(member, depth + 1) for name, member in members}
+        return {printable(masked(str(name))): plain(member, depth + 1) for name, member in members}
     if depth < DEEPEST and kind in (list, tuple, set, frozenset):
         return [plain(member, depth + 1) for member in list(value)[:MOST_MEMBERS]]  # type: ignore[call-overload]
     return MASK if kind.__name__ in ("SecretStr", "SecretBytes") else f"<{kind.__name__}>"
-
-
-def _printable(text: str) -> str:
-    """Escape what could forge a line, move a terminal's cursor, or fail to encode."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 # ── an exception ─────────────────────────────────────────────────────────────────────────────────────────────────────

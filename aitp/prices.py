@@ -12,19 +12,13 @@ millionth of the currency) and rounded up; no float takes part. Called by the se
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 NANO = 10**9
 MILLION = 10**6
-MOST = 1_000_000  # of a million tokens
-FILE_BYTES = 1_048_576
 ALL_OTHERS = "*"
 FREE_UNLESS_PRICED = "ollama"
 
@@ -82,59 +76,3 @@ def amount(nano_units: int) -> str:
     if exact and abs(exact) < 1:
         return f"{exact:.{min(9, 3 - exact.adjusted())}f}"
     return f"{exact:,.2f}"
-
-
-def read_prices(path: Path) -> Prices:
-    """The prices in a TOML file. Raises ValueError that says all that is wrong with it, entry by entry."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(FILE_BYTES + 1).decode()
-        document = tomllib.loads(text, parse_float=Decimal)
-    except OSError as error:
-        raise ValueError(f"{error.strerror}; it must be a readable TOML file of prices") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text; it must be a TOML file of prices") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{error}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
-    try:
-        found = _Document.model_validate(document)
-    except ValidationError as error:
-        raise ValueError("; ".join(map(_fault, error.errors(include_url=False, include_input=False)))) from None
-    entries = found.model_extra or {}
-    models = {(provider, model): entry.price() for provider in entries for model, entry in entries[provider].items()}
-    if not models:
-        raise ValueError(
-            'it has no price; a model has one like this: [openai."gpt-6.1-terra"] input = 1.00, output = 5.00'
-        )
-    return Prices(path, found.currency, models)
-
-
-class _Terms(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    input: Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
-    output: Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
-
-
-class _Entry(_Terms):
-    flex: _Terms | None = None
-    priority: _Terms | None = None
-
-    def price(self) -> Price:
-        tiers = {"flex": self.flex, "priority": self.priority}
-        own = {name: Price(nano(terms.input), nano(terms.output)) for name, terms in tiers.items() if terms}
-        return Price(nano(self.input), nano(self.output), own)
-
-
-class _Document(BaseModel):
-    """The rest of it is a table of models for each provider."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, dict[str, _Entry]]
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
-
-
-def _fault(details: Mapping[str, Any]) -> str:
-    """One of pydantic's errors: `[provider.model] what: what is wrong`."""
-    provider, model, *rest = (str(part)[:60] for part in (*details["loc"], ""))
-    where = f"[{provider}.{model}] {'.'.join(filter(None, rest))}" if model else provider
-    return f"{where.rstrip()}: {details['msg']}"

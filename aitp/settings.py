@@ -25,17 +25,16 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 from pydantic.fields import FieldInfo
 
 from aitp import validators as v
-from aitp.errors import ConfigurationError
+from aitp.errors import ConfigurationError, printable
 from aitp.extensions import foreign_settings
-from aitp.hardening import blot_out, is_alive, replace_file
+from aitp.hardening import blot_out
 from aitp.prices import nano
-from aitp.sources import misspelt, read_sources
+from aitp.sources import PROJECT_ROOT as PROJECT_ROOT
+from aitp.sources import beside, misspelt, read_sources
 from aitp.tasks import Fleet, Period, Place
 from aitp.tls import Trust, proxy_of, unusable
-from aitp.validators import PROJECT_ROOT as PROJECT_ROOT
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
-IN_FORCE = "settings.json"
 PLACEHOLDER = re.compile("your_[a-z_]+_here")  # of other packages' keys, by the same custom
 WITHHELD = "withheld-from-this-process"  # stands where a secret is that a process does not need
 # The models of tasks that name none, unless the settings say otherwise. OpenAI announces no end of either.
@@ -349,6 +348,11 @@ class Settings(BaseModel):
         return self.mock and all(map(_is_placeholder, others))
 
     @property
+    def has_openai_key(self) -> bool:
+        """Whether there is a key to OpenAI, if only the mock's."""
+        return self.openai_api_key is not None
+
+    @property
     def has_real_openai(self) -> bool:
         """Whether there is a key to OpenAI that is none of the mock's, whatever the mode would use."""
         return self.openai_api_key is not None and self.openai_api_key.get_secret_value() != PLACEHOLDER_KEY
@@ -467,7 +471,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     others = {name: value.strip() for name in foreign_settings() if (value := given.get(name, "")).strip()}
     strangers = misspelt(given, known_names())
     if problems:
-        raise ConfigurationError([*map(v.printable, problems)], [*map(v.printable, found.warnings + strangers)])
+        raise ConfigurationError([*map(printable, problems)], [*map(printable, found.warnings + strangers)])
     limits = [
         (f"RATE_LIMIT_PER_{period.upper()}", period, Decimal(most)) for period, most in settings.rate_limits.items()
     ]
@@ -481,11 +485,11 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         *v.unreachable(budgets, "{}'s budget"),
     )
     told = {**{name.upper(): value for name, value in values.items()}, **others}
-    origins = {name: v.printable(origin) for name, origin in found.origins.items() if name in told}
+    origins = {name: printable(origin) for name, origin in found.origins.items() if name in told}
     if "runtime_dir" in derived:
         origins["RUNTIME_DIR"] = "beside RATE_LIMIT_STORAGE_PATH"
     about = {
-        "warnings": tuple(map(v.printable, warnings)),
+        "warnings": tuple(map(printable, warnings)),
         "env_file": found.env_file,
         "origins": origins,
         "given": {name: _without_secret(name, value) for name, value in told.items()},
@@ -496,56 +500,6 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
 
 def _without_secret(name: str, value: str) -> str:
     return WITHHELD if name in secret_names() and not _is_placeholder(value) else value
-
-
-def publish(settings: Settings, pid: int) -> None:
-    """Say to whoever watches the service that these are in force while `pid` lives. Raises OSError."""
-    env_file = None if settings.env_file is None else str(settings.env_file)
-    told = {"pid": pid, "given": dict(settings.given), "origins": dict(settings.origins), "env_file": env_file}
-    replace_file(settings.runtime_dir / IN_FORCE, json.dumps(told).encode())
-
-
-def in_force(settings: Settings) -> Settings:
-    """The settings that the service of this RUNTIME_DIR has taken over, without secrets. `settings` themselves if none
-    runs, or what it said cannot be read (any more: a file that one of them names may be gone). What concerns whoever
-    watches alone, where to listen and whom to answer, is of `settings` as well.
-    """
-    try:
-        told = json.loads((settings.runtime_dir / IN_FORCE).read_bytes())
-        if not is_alive(told["pid"]):
-            return settings
-        about = {"env_file": told["env_file"] and Path(told["env_file"]), "origins": told["origins"]}
-        found = load_settings({**told["given"], "AITP_ENV_FILE": ""})
-    except (OSError, ValueError, LookupError, TypeError, ConfigurationError):
-        return settings
-    own = ("aitp_env_file", "ledger_url", "metrics_host", "metrics_port", "metrics_token")
-    return found.model_copy(update={**about, **{name: getattr(settings, name) for name in own}})
-
-
-def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """RUNTIME_DIR of `environ` (None: of this process's) and of the file of settings that it names, or of .env; none of
-    the other settings is judged, and what cannot be read is passed over.
-
-    For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs. And for
-    saying that a start failed.
-    """
-    environ = os.environ if environ is None else environ
-    try:
-        values = read_sources(environ, Path(".env"), ()).values
-    except ConfigurationError:
-        values = environ
-    named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
-    try:
-        if named:
-            return v.absolute(Path(named))
-        return _beside(Path(ledger)) if ledger else PROJECT_ROOT / "run"
-    except ValueError:
-        return PROJECT_ROOT / "run"
-
-
-def _beside(ledger: Path) -> Path:
-    """RUNTIME_DIR, where only the ledger's place is set. Raises ValueError if that is none."""
-    return v.absolute(ledger).parent.parent / "run"
 
 
 def prepare_environment() -> None:
@@ -606,7 +560,7 @@ def _derived(values: Mapping[str, str]) -> dict[str, Any]:
     }
     if "runtime_dir" not in values and "rate_limit_storage_path" in values:
         try:
-            derived["runtime_dir"] = _beside(Path(values["rate_limit_storage_path"]))
+            derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))
         except ValueError:
             pass  # the setting that it is derived from is the problem, and is told as one
     return derived

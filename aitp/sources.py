@@ -1,8 +1,9 @@
 """Where the values of settings come from: the environment, the env file, and files that hold one secret each.
 
 `read_sources` merges them (the real environment wins over the file), says where each value is from, and what is wrong
-with the files themselves; `misspelt` finds variables that look like ours and are not. Nothing here knows what a value
-means, and nothing here touches the process's own environment: both are the settings' business.
+with the files themselves; `misspelt` finds variables that look like ours and are not. `runtime_dir` alone knows what a
+value means, and looks at the process's own environment if no other is given: it is how who judges no settings finds a
+service. All else of both is the settings' business.
 
 Not pydantic-settings: it reads an env file with ${NAME} filled in, which changes a secret that holds a dollar sign, and
 passes over a line that it cannot read; it knows no <SECRET>_FILE; and it costs 4 MB and 0.1 s of CPU in each of four
@@ -13,19 +14,17 @@ when a new version moves it.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dotenv.parser import parse_stream
+from aitp.errors import ConfigurationError, printable
 
-from aitp.errors import ConfigurationError
-from aitp.validators import printable
-
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SECRET_FILE_BYTES = 65_536
 UNREAD = "stands-where-a-secret-could-not-be-read"  # a problem is listed already: it is not missing or wrong as well
 
@@ -86,6 +85,39 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
     return Sources(values, origins, path, problems, warnings)
 
 
+def absolute(path: Path) -> Path:
+    """Relative paths count from the project's root, so that no command depends on where it was started."""
+    try:
+        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
+    except RuntimeError:
+        raise ValueError("must be a path; nobody here has that home directory") from None
+
+
+def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """RUNTIME_DIR of `environ` (None: of this process's) and of the file of settings that it names, or of .env; none of
+    the other settings is judged, and what cannot be read is passed over.
+
+    For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs. For
+    `aitp status`, which looks there for what is in force. And for saying that a start failed.
+    """
+    values = os.environ if environ is None else environ
+    if not values.get("RUNTIME_DIR", "").strip():
+        with suppress(ConfigurationError):
+            values = read_sources(values, Path(".env"), ()).values
+    named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
+    try:
+        if named:
+            return absolute(Path(named))
+        return beside(Path(ledger)) if ledger else PROJECT_ROOT / "run"
+    except ValueError:
+        return PROJECT_ROOT / "run"
+
+
+def beside(ledger: Path) -> Path:
+    """RUNTIME_DIR, where only the ledger's place is set. Raises ValueError if that is none."""
+    return absolute(ledger).parent.parent / "run"
+
+
 def _credential(environ: Mapping[str, str], secret: str) -> dict[str, str]:
     """The secret's file among systemd's credentials, by what to call it in a message; nothing if there is none.
 
@@ -97,6 +129,8 @@ def _credential(environ: Mapping[str, str], secret: str) -> dict[str, str]:
 
 def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
     """One line for each name that is not known and looks like one of ours, with the nearest real name."""
+    import difflib
+
     lines = []
     for name in sorted(set(names) - set(known) - NAMES_OF_OTHERS):
         words = set(name.upper().split("_"))
@@ -122,6 +156,8 @@ def _env_file(environ: Mapping[str, str], fallback: Path | None) -> Path | None:
 
 
 def _read_env_file(path: Path, problems: list[str], warnings: list[str]) -> dict[str, str]:
+    from dotenv.parser import parse_stream
+
     try:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import stat
+import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,12 +27,23 @@ from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 from aitp import prices, tls
+from aitp.errors import printable
+from aitp.prices import nano
+from aitp.sources import absolute
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SHOWN_CHARACTERS = 120
 LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
@@ -95,14 +107,6 @@ def bearer_token(secret: SecretStr) -> SecretStr:
             "must be one word of at least 16 printable ASCII characters, like `openssl rand -hex 32` prints"
         )
     return secret
-
-
-def absolute(path: Path) -> Path:
-    """Relative paths count from the project's root, so that no command depends on where it was started."""
-    try:
-        return Path(os.path.normpath(PROJECT_ROOT / path.expanduser()))
-    except RuntimeError:
-        raise ValueError("must be a path; nobody here has that home directory") from None
 
 
 def directory(path: Path) -> Path:
@@ -188,7 +192,7 @@ Authorities = Annotated[
 ]
 PriceList = Annotated[
     prices.Prices,
-    BeforeValidator(lambda value: prices.read_prices(absolute(Path(value))) if isinstance(value, str) else value),
+    BeforeValidator(lambda value: read_prices(absolute(Path(value))) if isinstance(value, str) else value),
     Allowed("a path of a TOML file of prices"),
 ]
 Url = Annotated[str, AfterValidator(service_url), Allowed("an address, `http://` or `https://`")]
@@ -261,6 +265,69 @@ KeepAlive = Annotated[
     Allowed("a duration like 5m or 1h30m, or seconds; -1 for ever, 0 to unload at once"),
 ]
 Thinking = Annotated[Literal["low", "medium", "high"] | bool, LOWER, Allowed("true, false, low, medium or high")]
+
+
+# ── a file of prices ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+PRICES_BYTES = 1_048_576
+HIGHEST_PRICE = 1_000_000  # of a million tokens
+
+
+def read_prices(path: Path) -> prices.Prices:
+    """The prices in a TOML file. Raises ValueError that says all that is wrong with it, entry by entry."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(PRICES_BYTES + 1).decode()
+        document = tomllib.loads(text, parse_float=Decimal)
+    except OSError as error:
+        raise ValueError(f"{error.strerror}; it must be a readable TOML file of prices") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text; it must be a TOML file of prices") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{error}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
+    try:
+        found = _PriceFile.model_validate(document)
+    except ValidationError as error:
+        faults = map(_fault_in_prices, error.errors(include_url=False, include_input=False))
+        raise ValueError("; ".join(faults)) from None
+    entries = found.model_extra or {}
+    models = {(provider, model): entry.price() for provider in entries for model, entry in entries[provider].items()}
+    if not models:
+        raise ValueError(
+            'it has no price; a model has one like this: [openai."gpt-6.1-terra"] input = 1.00, output = 5.00'
+        )
+    return prices.Prices(path, found.currency, models)
+
+
+class _Terms(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    input: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
+    output: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
+
+
+class _PricedModel(_Terms):
+    flex: _Terms | None = None
+    priority: _Terms | None = None
+
+    def price(self) -> prices.Price:
+        tiers = {"flex": self.flex, "priority": self.priority}
+        own = {name: prices.Price(nano(terms.input), nano(terms.output)) for name, terms in tiers.items() if terms}
+        return prices.Price(nano(self.input), nano(self.output), own)
+
+
+class _PriceFile(BaseModel):
+    """The rest of it is a table of models for each provider."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, _PricedModel]]
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+
+
+def _fault_in_prices(details: Mapping[str, Any]) -> str:
+    """One of pydantic's errors: `[provider.model] what: what is wrong`."""
+    provider, model, *rest = (str(part)[:60] for part in (*details["loc"], ""))
+    where = f"[{provider}.{model}] {'.'.join(filter(None, rest))}" if model else provider
+    return f"{where.rstrip()}: {details['msg']}"
 
 
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -436,11 +503,6 @@ def shown(value: str) -> str:
     """A value as it may be printed: credentials masked, long ones cut, control characters escaped."""
     value = re.sub(r"(://)[^/]*@", r"\1***@", value)
     return printable(value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "…")
-
-
-def printable(line: str) -> str:
-    """A line about settings with its control characters escaped: paths and names may hold any."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def allowed(field: FieldInfo) -> str:

@@ -23,12 +23,13 @@ FLOORS = (
     {"processors"},
     {"providers", "taskapi", "knowledge"},
     {"ledger"},
+    {"in_force"},
     {"metrics"},
     {"policy"},
     {"logs"},
     {"settings"},
-    {"sources"},
     {"validators", "http", "extensions"},
+    {"sources"},
     {"tls", "hardening", "prices", "journal"},
     {"tasks", "errors", "aitp"},
 )
@@ -224,7 +225,8 @@ def test_the_environment_is_read_by_the_settings_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert readers == {"settings.py", "process/listener.py", "journal.py"}  # for supervisord's protocol, and systemd's
+    # `sources`: of RUNTIME_DIR alone; the others for supervisord's protocol, and systemd's.
+    assert readers == {"settings.py", "sources.py", "process/listener.py", "journal.py"}
 
 
 def test_the_service_has_no_threads_no_event_loop_and_no_second_sqlite() -> None:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from aitp.commands.console import grid, tell
 from aitp.commands.probes import of_servers
-from aitp.errors import AitpError, ConfigurationError, MisplacedLedger
+from aitp.errors import AitpError, ConfigurationError, MisplacedLedger, printable
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import file_system_of, refuse_network_file_system, version_of
@@ -34,7 +34,7 @@ from aitp.process.start import descriptors_needed, most_descriptors, refuse_few_
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
-from aitp.validators import addresses, is_near, printable, trouble_at
+from aitp.validators import addresses, is_near, trouble_at
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts
 
 COMFORTABLE_BYTES = 1_000_000_000

@@ -249,12 +249,12 @@ def check(offline: bool, strict: bool, as_json: bool) -> int:
     return later.check.show_findings(offline=offline, strict=strict, as_json=as_json)
 
 
-@commands.command(section=LOOK)
+@commands.command(section=LOOK, looks=True)
 @click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
 @click.option(
     "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
 )
-def status(settings: Settings, watch: bool, interval: float, as_json: bool) -> int:
+def status(watch: bool, interval: float, as_json: bool) -> int:
     """Show what the service is doing now; with --watch, live.
 
     Its processes, the queue, limits, breakers, and what keeps it from its work.
@@ -272,8 +272,8 @@ def status(settings: Settings, watch: bool, interval: float, as_json: bool) -> i
       1  it is not running, or not for this user to see
     """
     if watch:
-        return later.watch.watch_status(settings, interval, as_json=as_json)
-    return later.watch.show_status(settings, as_json=as_json)
+        return later.watch.watch_status(interval, as_json=as_json)
+    return later.watch.show_status(as_json=as_json)
 
 
 @commands.command(section=LOOK)

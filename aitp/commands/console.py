@@ -24,18 +24,17 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from aitp.errors import AitpError, LedgerError
+from aitp.errors import AitpError, LedgerError, printable
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
-from aitp.settings import Settings, load_settings
-from aitp.validators import printable
 from aitp.web.health import Phase, duration, read_facts
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from aitp.ledger import DeadLetter, Ledger
+    from aitp.settings import Settings
 
 WIDE = 1_000  # columns, where there is no terminal to tell
 
@@ -280,6 +279,7 @@ def _each(
 def ids_beginning(incomplete: str) -> list[str]:
     """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
     from aitp.ledger.outbox import dead_letter_ids
+    from aitp.settings import load_settings
 
     try:
         return dead_letter_ids(load_settings().ledger, incomplete, COMPLETED_AT_MOST)

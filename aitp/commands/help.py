@@ -51,7 +51,8 @@ class Command(click.Command):
     """Its function returns an exit code, or None for 0. `section`: the heading that it is listed under.
 
     `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
-    has --json. `starts`: it is the service, whose failed start is told where people look.
+    has --json. `starts`: it is the service, whose failed start is told where people look. `looks`: what a running
+    service has published is enough for it; where there is none, it loads settings by itself.
     """
 
     def __init__(
@@ -61,34 +62,37 @@ class Command(click.Command):
         needs_settings: bool = True,
         prints: bool = True,
         starts: bool = False,
+        looks: bool = False,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
-        self.section, self.needs_settings, self.starts = section, needs_settings, starts
+        self.section, self.needs_settings, self.starts, self.looks = section, needs_settings, starts, looks
         if prints:
             self.params.append(JSON)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; not for help or completion, which load nothing."""
         from aitp.hardening import keep_memory_private
-        from aitp.settings import load_settings, prepare_environment
         from aitp.tasks import ExitCode
 
         keep_memory_private()
-        # Before it can import numpy or the openai client.
-        prepare_environment()
         as_json = bool(ctx.params.get("as_json"))
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             # From here on there may be something to put in order: see `__main__`.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            if self.needs_settings:
-                ctx.params["settings"] = load_settings()
+            if not self.looks:
+                from aitp.settings import load_settings, prepare_environment
+
+                # Before it can import numpy or the openai client.
+                prepare_environment()
+                if self.needs_settings:
+                    ctx.params["settings"] = load_settings()
             ctx.exit(super().invoke(ctx) or ExitCode.FINE)
         except ConfigurationError as error:
             if self.starts:
                 from aitp.process.start import tell_of_failed_start
-                from aitp.settings import runtime_dir
+                from aitp.sources import runtime_dir
 
                 tell_of_failed_start(runtime_dir(), error.problems)
             code = ExitCode.MISCONFIGURED

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.bar import Bar
 from rich.console import Group, RenderableType
@@ -27,13 +27,17 @@ from rich.text import Text
 
 from aitp import __version__, release, revision
 from aitp.commands.console import moment, screen, show, table, tell
+from aitp.errors import printable
+from aitp.in_force import InForce, in_force, published
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
-from aitp.settings import Settings, in_force
-from aitp.validators import printable
+from aitp.sources import runtime_dir
 from aitp.web.health import Facts, Phase, Problem, at_work, duration, problems, read_facts
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 BAR_SIGNS = 20
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
@@ -79,15 +83,26 @@ class StatusView:
     problem: str | None
 
 
-def show_status(settings: Settings, *, as_json: bool) -> int:
+def show_status(*, as_json: bool) -> int:
     """One look; 0 if the master is there and does its rounds, else 1."""
-    settings = in_force(settings)
+    settings = published(runtime_dir()) or in_force(_own_settings())
     facts = read_facts(settings)
-    tell(document(facts, settings), picture(facts, settings), as_json=as_json)
+    if as_json:
+        tell(document(facts, settings), as_json=True)
+    else:
+        show(picture(facts, settings))
     return 0 if facts.master_ticks else 1
 
 
-def document(facts: Facts, settings: Settings) -> dict[str, Any]:
+def _own_settings() -> Settings:
+    """As every other command has them."""
+    from aitp.settings import load_settings, prepare_environment
+
+    prepare_environment()
+    return load_settings()
+
+
+def document(facts: Facts, settings: Settings | InForce) -> dict[str, Any]:
     """One look, for programs."""
     view = StatusView(
         at=facts.now,
@@ -112,7 +127,9 @@ def _view(record: Record, facts: Facts) -> ProcessView:
     return ProcessView(role=role, **known)
 
 
-def picture(facts: Facts, settings: Settings, *, pace: float | None = None, lines: int | None = None) -> Group:
+def picture(
+    facts: Facts, settings: Settings | InForce, *, pace: float | None = None, lines: int | None = None
+) -> Group:
     """One look, for people. `pace`: tasks a second, if it was measured; `lines`: how many there is room for."""
     parts: list[RenderableType] = [_headline(facts, settings, pace)]
     if settings.mocks:
@@ -141,7 +158,7 @@ _HEADLINES = {phase: phase.upper() for phase in Phase} | {Phase.DOWN: "NOT RUNNI
 _COLOURS = {Phase.RUNNING: "green", Phase.STARTING: "yellow", Phase.DRAINING: "yellow"}
 
 
-def _headline(facts: Facts, settings: Settings, pace: float | None) -> Text:
+def _headline(facts: Facts, settings: Settings | InForce, pace: float | None) -> Text:
     line = Text()
     line.append(_HEADLINES[facts.phase], style=f"bold {_COLOURS.get(facts.phase, 'red')}")
     if facts.master is not None:
@@ -252,13 +269,13 @@ class Pace:
         return (now - before) / (last - first) if last > first else None
 
 
-def watch_status(own: Settings, interval: float, *, as_json: bool) -> int:
+def watch_status(interval: float, *, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
     from rich.live import Live
 
     from aitp.process.master import wait_for_signal
 
-    console, pace = screen(), Pace()
+    own, console, pace = _own_settings(), screen(), Pace()
     on_screen = console.is_terminal and not console.is_dumb_terminal and not as_json
     live = Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") if on_screen else None
     heard = ENDS | OF_THE_SCREEN if on_screen else ENDS
@@ -267,7 +284,7 @@ def watch_status(own: Settings, interval: float, *, as_json: bool) -> int:
     try:
         with live or nullcontext():
             while True:
-                settings = in_force(own)
+                settings = published(own.runtime_dir) or in_force(own)
                 facts = read_facts(settings)
                 measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
                 if as_json:

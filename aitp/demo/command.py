@@ -28,10 +28,10 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.stopping import hear_no_more, undisturbed
 from aitp.demo.verdict import Verdict, judge, lines_of
 from aitp.demo.world_process import WorldProcess
+from aitp.errors import printable
 from aitp.hardening import PR_SET_PDEATHSIG, prctl
 from aitp.process.scoreboard import Role, State, glance, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
-from aitp.validators import printable
 
 LOOK_SECONDS = 0.2
 HUNT_SECONDS = 0.01

@@ -375,10 +375,7 @@ class Services:
             now = self._database.clock()
             if cooldown is not None:
                 cool_down(connection, service, Cooldown(cooldown, None, reason), now)
-            change = self._breakers.tell(connection, service, health, slot, now, reason)
-            if change is not None:
-                self._database.announce("workers")
-            return change
+            return self._breakers.tell(connection, service, health, slot, now, reason)
 
     def _state(self, service: str) -> tuple[str, int | None, int]:
         """(state, slot of the probe, failures) of a breaker, outside a transaction."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 DEFAULT_PAUSE_SECONDS = 5.0
 SHORTEST_PAUSE_SECONDS = 1.0  # a service that says 0 wants a pause all the same, or it would not have said 429
@@ -29,6 +28,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     text = value.strip()
     if SECONDS.fullmatch(text):
         return float(text)
+    from email.utils import parsedate_to_datetime  # not above: `aitp status` reads no date
+
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from aitp import release
 from aitp.errors import LedgerError
+from aitp.in_force import publish
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.logs import conceal, get_logger
 from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
@@ -33,8 +34,8 @@ from aitp.process.worker import worker_for
 from aitp.processors import PROCESSORS
 from aitp.processors.base import default_models, registered
 from aitp.providers import warm_up
-from aitp.providers.base import plugin_builders
-from aitp.settings import SECRETS, Settings, load_settings, publish, under_supervisord
+from aitp.providers.base import plugin_builders, routing_of
+from aitp.settings import SECRETS, Settings, load_settings, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Service
 
@@ -149,7 +150,7 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
         priced_models(settings),
         tuple(plugin_builders()),
     )
-    publish(settings, os.getppid() if publisher is None else publisher)
+    publish(settings, routing_of(settings), os.getppid() if publisher is None else publisher)
 
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
@@ -192,15 +193,15 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
         if fleet:
             fleet.look()
         until = ledger.here(relay.step(may_poll=not (child.draining or child.leaving), asked=asked))
-        return fleet.next_look(until) if fleet else until
+        return min(fleet.again_at, math.inf if until is None else until) if fleet else until
 
-    _work(child, ledger, step, lambda: not child.leaving, ledger.hosts)
+    _work(child, ledger, step, lambda: not child.leaving)
     relay.empty_outbox()
 
 
 class FleetWatch:
-    """What a relay does beside its work where other hosts share the ledger: note that this one is there, free what
-    belongs to slots of others that are gone, and wake whoever has something to do by what others announce.
+    """What a relay does beside its work where other hosts share the ledger: note that this one is there, and free what
+    belongs to slots of others that are gone.
     """
 
     def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
@@ -211,10 +212,9 @@ class FleetWatch:
             "relays": self._relays,
             "page": f"{settings.metrics_host}:{settings.metrics_port}",
         }
-        self._again_at = 0.0  # by this host's clock
+        self.again_at = 0.0
+        """When to look again, by this host's clock."""
         self._due = -math.inf
-        self._is_called = False
-        hosts.listen(self._heard)
 
     def look(self) -> None:
         """If it is time to."""
@@ -229,21 +229,7 @@ class FleetWatch:
             self._child.wake_relays(self._relays)
         seconds = self._hosts.look_again_in(self._ledger.owners())
         self._due = time.monotonic() + seconds
-        self._again_at = time.time() + seconds
-
-    def next_look(self, until: float | None) -> float:
-        """When this relay has something to do again, if by itself that were `until`; by this host's clock."""
-        self._hosts.hear()
-        called, self._is_called = self._is_called, False
-        return 0.0 if called else min(self._again_at, math.inf if until is None else until)
-
-    def _heard(self, what: str) -> None:
-        whom, _, count = what.partition(" ")
-        if whom in ("workers", "all"):
-            self._child.wake_workers(min(int(count), self._workers) if count.isdecimal() else self._workers)
-        if whom in ("relays", "all"):
-            self._is_called = True
-            self._child.wake_relays(self._relays)
+        self.again_at = time.time() + seconds
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
@@ -256,17 +242,8 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     return ledger, metrics
 
 
-def _work(
-    child: Child,
-    ledger: Ledger,
-    step: Callable[[], float | None],
-    going: Callable[[], bool],
-    hosts: Hosts | None = None,
-) -> None:
-    """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of.
-
-    `hosts`: whose announcements end a sleep.
-    """
+def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going: Callable[[], bool]) -> None:
+    """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of."""
     steps = 0
     while going():
         try:
@@ -280,7 +257,7 @@ def _work(
                 steps = 0
                 ledger.forget_pages()
                 give_back()
-            child.wait(until, hosts.line if hosts else None)
+            child.wait(until)
 
 
 # What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch

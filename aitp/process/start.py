@@ -20,15 +20,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from aitp import in_force
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
 from aitp.ledger.locks import SlotLocks
-from aitp.logs import get_logger
 from aitp.process.scoreboard import MASTER, glance, living_master, scoreboard_path
-from aitp.process.systemd import LOOK_SECONDS, Systemd, work_can_be_done
-from aitp.settings import IN_FORCE, Settings, surroundings
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 LONGEST_SOCKET_PATH = 107 - len(".4194304")  # sun_path of unix(7); supervisord binds to a name with its pid first
 # ENOENT: of a file system that lets nobody make directories, like /proc.
@@ -37,8 +38,6 @@ NOT_MENDED_BY_TIME = frozenset(
 )
 START_SECONDS = 60.0  # until a master that was started shows itself, and its children are at work
 OTHER_DESCRIPTORS = 100  # beside a descriptor for each child: files, pipes, what libraries open
-
-log = get_logger(__name__)
 
 
 def own_directory(path: Path) -> None:
@@ -72,7 +71,7 @@ def _close_to_others(path: Path) -> None:
             return
     except PermissionError:
         pass
-    log.warning("Runtime directory is open to others", directory=str(path))
+    _warn("Runtime directory is open to others", directory=str(path))
 
 
 def blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
@@ -144,7 +143,7 @@ def tell_of_supervision(runtime_dir: Path, supervision: Supervision) -> None:
 
 def nothing_runs_here(runtime_dir: Path) -> None:
     """The service has ended: what it said of itself is over."""
-    for name in ("supervision.json", IN_FORCE):
+    for name in ("supervision.json", in_force.FILE_NAME):
         with suppress(OSError):
             (runtime_dir / name).unlink(missing_ok=True)
 
@@ -159,6 +158,9 @@ def read_supervision(runtime_dir: Path) -> Supervision | None:
 
 def tell_of_failed_start(runtime_dir: Path, problems: Sequence[str]) -> None:
     """Where people look: `aitp status`, the page, and `systemctl status`."""
+    from aitp.process.systemd import Systemd
+    from aitp.settings import surroundings
+
     reason = "; ".join(problems)
     Systemd(surroundings()).start_failed(reason)
     if runtime_dir.is_dir():
@@ -180,6 +182,8 @@ def read_failed_start(runtime_dir: Path) -> FailedStart | None:
 
 def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None:
     """Until the master that was started can do its work: then None, else a sentence that says what is wrong."""
+    from aitp.process.systemd import LOOK_SECONDS, work_can_be_done
+
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         records = glance(scoreboard_path(runtime_dir))
@@ -192,8 +196,14 @@ def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None
     return f"aitp: it cannot do its work after {seconds:g} s: see `aitp status` and the log"
 
 
+def _warn(event: str, **facts: object) -> None:
+    from aitp.logs import get_logger  # not above: who only looks writes no log
+
+    get_logger(__name__).warning(event, **facts)
+
+
 def _tell(path: Path, told: Supervision | FailedStart) -> None:
     try:
         replace_file(path, json.dumps(asdict(told)).encode())
     except OSError as error:
-        log.warning("What the service is doing cannot be told", file=str(path), reason=error.strerror)
+        _warn("What the service is doing cannot be told", file=str(path), reason=error.strerror)

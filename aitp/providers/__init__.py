@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from aitp.errors import ServiceFault
 from aitp.policy.routing import Rules
 from aitp.providers.inventory import uses_openai
-from aitp.settings import EMBEDDING_MODEL, Settings
 
 if TYPE_CHECKING:
     from aitp.providers.base import Embeddings, Message, Provider, Question, Reply, Usage, Vector
+    from aitp.settings import Settings
 
 __all__ = ["Embeddings", "Message", "Provider", "Question", "Reply", "Rules", "Usage", "Vector", "build", "warm_up"]
 
@@ -69,6 +69,7 @@ def _stands_in(settings: Settings) -> bool:
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
     from aitp.providers.base import plugin_builders
+    from aitp.settings import EMBEDDING_MODEL
 
     plugin_builders()  # looking for them reads the metadata of all packages
     with socket.socket() as bound:

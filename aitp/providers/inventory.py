@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
-from pydantic import TypeAdapter
 
 from aitp.extensions import has_providers
 from aitp.hardening import replace_file
 from aitp.policy.routing import Availability, Mode, Routing
-from aitp.settings import Settings
+
+if TYPE_CHECKING:
+    from aitp.in_force import InForce
+    from aitp.settings import Settings
 
 FILE_NAME = "models.json"
 DAY_SECONDS = 86_400.0
@@ -29,6 +31,12 @@ WARNED_DAYS = 60  # before a model is shut down
 OPENAI_URL = "https://api.openai.com/v1"
 BODY_BYTES = 4 * 2**20
 MOST_MODELS = 10_000
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "Mapping[str, float]": dict,
+}
 
 
 class Stage(StrEnum):
@@ -112,6 +120,9 @@ class Inventory:
         return replace(self, models={**self.models, name: state}, problem="", at=at)
 
 
+_Read = TypeVar("_Read", ModelState, Retirement, Inventory)
+
+
 def own_routing(settings: Settings) -> Routing:
     """How `settings` route models, but for other packages'. In mock mode all goes to the mock, OpenAI by name."""
     return Routing(
@@ -119,14 +130,14 @@ def own_routing(settings: Settings) -> Routing:
         supported=settings.supported_models,
         fallbacks=settings.fallback_models,
         may_fall_back=settings.hybrid_fallback,
-        has_openai=settings.openai_api_key is not None,
+        has_openai=settings.has_openai_key,
         aliases=settings.model_aliases,
     )
 
 
-def uses_openai(settings: Settings) -> bool:
+def uses_openai(settings: Settings | InForce) -> bool:
     """Whether anything is bought from OpenAI."""
-    return settings.processing_mode != "ollama" and not settings.mock and settings.openai_api_key is not None
+    return settings.processing_mode != "ollama" and not settings.mock and settings.has_openai_key
 
 
 def models_of_ollama(settings: Settings) -> tuple[str, ...]:
@@ -139,7 +150,7 @@ def models_of_ollama(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in settings.supported_models if not routing.foreign_provider(name))
 
 
-def uses_models(settings: Settings) -> bool:
+def uses_models(settings: Settings | InForce) -> bool:
     """Whether Ollama is to have any models at all."""
     return settings.processing_mode != "openai" and not settings.mock and bool(settings.supported_models)
 
@@ -152,14 +163,22 @@ def write_inventory(runtime_dir: Path, stock: Inventory) -> None:
 def read_inventory(runtime_dir: Path) -> Inventory | None:
     """What is known; None if nothing is."""
     try:
-        return _form().validate_json((runtime_dir / FILE_NAME).read_bytes())
-    except (OSError, ValueError):
+        told = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
+        models = {
+            name: _whole(ModelState(**{**it, "stage": Stage(it["stage"])})) for name, it in told["models"].items()
+        }
+        retirements = tuple(_whole(Retirement(**each)) for each in told["retirements"])
+        return _whole(Inventory(**{**told, "models": models, "retirements": retirements}))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-@cache
-def _form() -> TypeAdapter[Inventory]:
-    return TypeAdapter(Inventory)
+def _whole(read: _Read) -> _Read:
+    """Raises TypeError for what others must have written. Not by pydantic: `aitp status` does without."""
+    for each in fields(read):
+        if not isinstance(getattr(read, each.name), _KINDS.get(str(each.type), object)):
+            raise TypeError(each.name)
+    return read
 
 
 def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:

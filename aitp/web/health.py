@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.extensions import has_providers
 from aitp.hardening import is_alive
+from aitp.in_force import InForce
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
@@ -34,8 +36,10 @@ from aitp.providers.inventory import (
     uses_models,
     uses_openai,
 )
-from aitp.settings import Settings
 from aitp.tasks import Service
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
@@ -147,7 +151,7 @@ class Facts:
         return Phase.HIDDEN if self.hidden else Phase.DOWN
 
 
-def read_facts(settings: Settings) -> Facts:
+def read_facts(settings: Settings | InForce) -> Facts:
     """Look now. Never raises for the state of the service or of its files."""
     monotonic = time.monotonic()
     records = glance(settings.runtime_dir / "scoreboard")
@@ -175,7 +179,7 @@ def read_facts(settings: Settings) -> Facts:
     )
 
 
-def read_past(settings: Settings, span: str = "hour") -> History:
+def read_past(settings: Settings | InForce, span: str = "hour") -> History:
     """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
     try:
         return read_history(settings.ledger, span)
@@ -183,7 +187,7 @@ def read_past(settings: Settings, span: str = "hour") -> History:
         return History(span)
 
 
-def _read_ledger(settings: Settings) -> tuple[Snapshot | None, str]:
+def _read_ledger(settings: Settings | InForce) -> tuple[Snapshot | None, str]:
     try:
         return snapshot(settings.ledger, recovery=settings.circuit_breaker_recovery_seconds), ""
     except LedgerError as error:
@@ -199,7 +203,7 @@ def _is_child(slot: int) -> bool:
         return False  # the master's, or a number between the roles that only a garbled scoreboard has in use
 
 
-def _has_token(settings: Settings) -> bool:
+def _has_token(settings: Settings | InForce) -> bool:
     try:
         return (settings.runtime_dir / "token").stat().st_size > 0
     except OSError:
@@ -233,7 +237,7 @@ def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -
     return sorted(by_work[:room], key=lambda one: one.slot), ", ".join(f"{n:,} {state}" for state, n in rest.items())
 
 
-def problems(facts: Facts, settings: Settings, minutes: Sequence[Bar] = ()) -> list[Problem]:
+def problems(facts: Facts, settings: Settings | InForce, minutes: Sequence[Bar] = ()) -> list[Problem]:
     """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
     found = list(_of_master(facts))
     if facts.ledger is None:
@@ -310,7 +314,7 @@ def _of_absence(facts: Facts) -> Problem:
     return Problem("not-running", Severity.ERROR, f"the master is not running{ended}", advice)
 
 
-def _of_phase(facts: Facts, settings: Settings) -> Iterator[Problem]:
+def _of_phase(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
     """Starting and draining: told only of a master that is there."""
     if facts.master is None:
         return
@@ -354,7 +358,7 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
         yield Problem("unreadable", Severity.WARNING, sentence, advice)
 
 
-def _of_services(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
+def _of_services(ledger: Snapshot, settings: Settings | InForce) -> Iterator[Problem]:
     """Breakers, polls, quarantines, cooldowns. A provider is missed only if no other can stand in for it."""
     providers = providers_of(settings)
     opened = {name: breaker for name, breaker in ledger.breakers.items() if breaker.state != "closed"}
@@ -389,7 +393,7 @@ def _of_services(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
         yield Problem("cooldown", _of_wait(wait), f"calls to {what} pause: {pause.reason}", advice)
 
 
-def _of_extensions(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
+def _of_extensions(ledger: Snapshot, settings: Settings | InForce) -> Iterator[Problem]:
     """Tasks that can go nowhere, and providers of other packages whose stand-in has done its part of the day."""
     routing = known_routing(settings)
     for model, tasks in ledger.models.items():
@@ -405,8 +409,10 @@ def _of_extensions(ledger: Snapshot, settings: Settings) -> Iterator[Problem]:
             yield Problem("stand-ins", Severity.WARNING, sentence, advice)
 
 
-def known_routing(settings: Settings) -> Routing:
+def known_routing(settings: Settings | InForce) -> Routing:
     """How models are routed. Of packages that cannot be used nothing is known: the service does not start then."""
+    if isinstance(settings, InForce):
+        return settings.routing
     if has_providers():  # else nothing of theirs is loaded by whoever only looks
         from aitp.providers.base import routing_of
 
@@ -417,7 +423,7 @@ def known_routing(settings: Settings) -> Routing:
     return own_routing(settings)
 
 
-def stand_ins_left(ledger: Snapshot, settings: Settings) -> dict[str, int]:
+def stand_ins_left(ledger: Snapshot, settings: Settings | InForce) -> dict[str, int]:
     """How many calls may still be made today in each provider's stead, where there is a rule for that."""
     rules = {name: each for name, each in known_routing(settings).rules.items() if each.stand_in}
     return {name: max(0, each.most_per_day - ledger.stand_ins.get(name, 0)) for name, each in rules.items()}
@@ -459,7 +465,7 @@ def _of_wait(seconds: float) -> Severity:
     return Severity.NOTE if seconds < LONG_WAIT_SECONDS else Severity.WARNING
 
 
-def _of_models(facts: Facts, settings: Settings) -> Iterator[Problem]:
+def _of_models(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
     yield from of_retirements(facts.retirements, facts.now)
     if not uses_models(settings):
@@ -495,10 +501,10 @@ def of_retirements(retirements: Iterable[Retirement], now: float) -> Iterator[Pr
             yield Problem("retirement", Severity.WARNING, each.told(now), f"{each.advice}, and reload (HUP).")
 
 
-def providers_of(settings: Settings) -> tuple[Service, ...]:
+def providers_of(settings: Settings | InForce) -> tuple[Service, ...]:
     """Who answers, in the order in which they are asked."""
     if settings.processing_mode == "openai":
         return (Service.OPENAI,)
-    if settings.processing_mode == "hybrid" and settings.hybrid_fallback and settings.openai_api_key is not None:
+    if settings.processing_mode == "hybrid" and settings.hybrid_fallback and settings.has_openai_key:
         return (Service.OLLAMA, Service.OPENAI)
     return (Service.OLLAMA,)

@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.bar import Bar
 from rich.console import Console
 
 from aitp.commands.watch import Pace, usage_bar
+from aitp.errors import printable
+from aitp.in_force import publish, published
 from aitp.process.scoreboard import Record, Scoreboard, State
-from aitp.settings import PROJECT_ROOT, surroundings
-from aitp.validators import printable
+from aitp.providers.base import routing_of
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings, surroundings
 from aitp.web.health import duration
 from tests.commands.desk import Desk
 from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal
@@ -54,9 +57,41 @@ def test_a_service_that_does_not_run_exits_1_and_the_ledger_is_shown_all_the_sam
     assert [line.split() for line in run.stdout.splitlines() if line.strip().startswith("2 ")] == [list("200000")]
 
 
+def put_in_force(desk: Desk, **settings: str) -> None:
+    """As the master does, at its start and at each reload; this process is the service."""
+    taken_over = load_settings({**desk.settings, **settings})
+    publish(taken_over, routing_of(taken_over), os.getpid())
+
+
+@pytest.mark.usefixtures("board")
+def test_what_is_told_is_in_force_whatever_the_settings_of_whoever_looks_are(desk: Desk) -> None:
+    put_in_force(desk, PROCESSING_MODE="hybrid", OPENAI_API_KEY=PLACEHOLDER_KEY, CONCURRENCY_LIMIT="60")
+
+    run, document = desk.run("status", CONCURRENCY_LIMIT="many"), desk.json("status", PROCESSING_MODE="openai")
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "MOCK MODE" in run.stdout
+    assert (document["mode"], document["mock"]) == ("hybrid", True)
+    assert "40 of 60 workers are there" in [problem["sentence"] for problem in document["problems"]]
+
+
+@pytest.mark.usefixtures("board")
+def test_what_nobody_alive_has_published_is_not_in_force(desk: Desk) -> None:
+    put_in_force(desk, PROCESSING_MODE="ollama")
+    file = Path(desk.settings["RUNTIME_DIR"]) / "settings.json"
+    told = json.loads(file.read_text())
+    others: tuple[object, ...] = ([], {**told, "pid": 2**22 + 1}, {"pid": told["pid"]}, {**told, "judged": {"mode": 1}})
+    for other in others:
+        file.write_text(json.dumps(other))
+
+        assert published(file.parent) is None
+    assert desk.run("status", CONCURRENCY_LIMIT="many").returncode == 78
+
+
 def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: Scoreboard) -> None:
     """What `aitp status` costs is what it imports: a count is the same on every machine, seconds are not."""
     desk.world.admit("one")
+    put_in_force(desk)
     program = (
         "import sys, atexit\n"
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
@@ -71,6 +106,7 @@ def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: S
     loaded = set(run.stderr.split())
     assert run.stdout.startswith("RUNNING")
     heavy = {"structlog", "requests", "openai", "numpy", "jinja2", "prometheus_client", "waitress", "supervisor"}
+    assert not loaded & {"pydantic", "dotenv", "importlib.metadata", "aitp.settings"}
     assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio"}
     assert not [name for name in loaded if name.startswith(("aitp.taskapi", "aitp.knowledge", "aitp.processors"))]
     assert not loaded & {f"aitp.ledger.{part}" for part in ("ledger", "claims", "inbox", "outbox", "maintenance")}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aitp.settings import PROJECT_ROOT, load_settings, runtime_dir, surroundings
+from aitp.settings import PROJECT_ROOT, load_settings, surroundings
+from aitp.sources import runtime_dir
 from tests.settings.complete import COMPLETE
 
 SPOILT = "CONCURRENCY_LIMIT=lots\nPRICES=/nowhere\nOAUTH2_CLIENT_SECRET='no end\n"
