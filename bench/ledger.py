@@ -1,9 +1,10 @@
 """What the ledger bears: tasks claimed and finished a second, and how long a claim waits among many.
 
 It runs on the disk that this repository is on (a temporary folder beside this file, removed afterwards), with
-1,000,000 completions in the table and limits on all five periods, so that every claim counts them.
+1,000,000 completions in the table and limits on all five periods, so that every claim counts them. With `--both` each
+figure is taken of a ledger on PostgreSQL as well, on a server of its own beside it: what a fleet of one machine bears.
 
-    PYTHONPATH=. python bench/ledger.py [--completions 1000000] [--seconds 8] [--only throughput|paced]
+    PYTHONPATH=. python bench/ledger.py [--completions 1000000] [--seconds 8] [--only throughput|paced] [--both]
 
 On a virtual machine the host may take the processors away for a while, and with them whoever is at the head of the
 queue: each figure says how much of the time that was.
@@ -19,14 +20,17 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from aitp.ledger import Claim, ClaimOptions, Idle, Ledger, LedgerConfig, Poll, PollOptions, Report, prepare
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
-from aitp.tasks import Ending, NewTask, Outcome, QueueKey
+from aitp.tasks import Ending, Fleet, NewTask, Outcome, Place, QueueKey
+from tests.services.postgres import PostgreSQL
 
 KIND = QueueKey("text_embedding", "text-embedding-3-small")
 RULES = LedgerConfig(inbox_limit=10**9)
@@ -43,23 +47,33 @@ Figures = dict[str, list[float]]
 
 
 @contextmanager
-def a_ledger(completions: int) -> Iterator[Path]:
+def a_ledger(engine: str, completions: int) -> Iterator[Place]:
     """A ledger on the repository's disk with that much history."""
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".ledger-") as folder:
-        path = Path(folder) / "ledger.db"
-        prepare(path, strategy="rolling", timezone="America/Sao_Paulo", limits=LIMITS)
-        ledger = Ledger.open(path, RULES)
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".ledger-") as name, ExitStack() as stack:
+        folder = Path(name)
+        place: Place = folder / "ledger.db"
+        if engine == "postgresql":
+            folder.chmod(0o755)
+            (folder / "server").mkdir()
+            settings = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_connections": "300"}
+            server = stack.enter_context(PostgreSQL(folder / "server", settings))
+            place = Fleet(SecretStr(server.url), "aitp", "one", 60.0, folder / "fleet", "PostgreSQL")
+        prepare(place, strategy="rolling", timezone="America/Sao_Paulo", limits=LIMITS)
+        ledger = Ledger.open(place, RULES)
         now, span = time.time(), LONGEST_WINDOW_SECONDS / completions
-        rows = ((now - span * (completions - n), KIND.type, f"{n:024x}") for n in range(completions))
         with ledger._database.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, 1)", rows
+            connection.execute(
+                "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first)"
+                " WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?1)"
+                " SELECT n, CAST(?2 AS DOUBLE PRECISION) - CAST(?3 AS DOUBLE PRECISION) * (?1 - n), CAST(?4 AS TEXT),"
+                " CAST(n AS TEXT), 1 FROM numbers",
+                (completions, now, span, KIND.type),
             )
         ledger.close()
-        yield path
+        yield place
 
 
-def admit(path: Path, count: int) -> None:
+def admit(path: Place, count: int) -> None:
     """Put `count` tasks into the ledger, as a poll does."""
     ledger = Ledger.open(path, RULES)
     poll = ledger.inbox.begin_poll(RELAY, PollOptions(30.0, 1, 1), asked=True)
@@ -97,7 +111,7 @@ def report_on(claim: Claim, result: bytes) -> Report:
     return Report([Outcome(task, Ending.SUCCEEDED, result) for task in claim.tasks])
 
 
-def drain(path: Path, number: int, batch: int, workers: int, result: bytes) -> Figures:
+def drain(path: Place, number: int, batch: int, workers: int, result: bytes) -> Figures:
     """Claim and finish until nothing is ready."""
     ledger = Ledger.open(path, RULES)
     terms = ClaimOptions(workers, lambda queue: (Route("openai", queue.model),), lambda queue: batch)
@@ -127,8 +141,8 @@ class Stolen:
         return times[7], sum(times)
 
 
-def throughput(completions: int, processes: int, batch: int, result: bytes, tasks: int) -> None:
-    with a_ledger(completions) as path:
+def throughput(engine: str, completions: int, processes: int, batch: int, result: bytes, tasks: int) -> None:
+    with a_ledger(engine, completions) as path:
         admit(path, tasks)
         stolen = Stolen()
         figures = in_processes(processes, lambda number: drain(path, number, batch, processes, result))
@@ -138,12 +152,13 @@ def throughput(completions: int, processes: int, batch: int, result: bytes, task
         cpu = sum(f["cpu"][0] for f in figures)
     assert done == tasks
     print(
-        f"{processes} process(es), batches of {batch}, results of {len(result):>6,} B: {done / seconds:>7,.0f} tasks/s,"
+        f"{engine}: {processes} process(es), batches of {batch}, results of {len(result):>6,} B:"
+        f" {done / seconds:>7,.0f} tasks/s,"
         f" {cpu / done * 1e6:4.0f} us of CPU a task, {done / batch / seconds:6,.0f} finishes/s, each on disk; {share}"
     )
 
 
-def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -> Figures:
+def pace(path: Place, number: int, processes: int, rate: float, seconds: float) -> Figures:
     """Claim and finish one task at a time, `rate` times a second over all processes together.
 
     Before that as long as WARM_UP_SECONDS, without being measured: all processes prepare their statements at once then.
@@ -171,14 +186,17 @@ def pace(path: Path, number: int, processes: int, rate: float, seconds: float) -
     return {"claims": claims, "finishes": finishes}
 
 
-def paced(completions: int, processes: int, rate: float, seconds: float) -> None:
-    with a_ledger(completions) as path:
+def paced(engine: str, completions: int, processes: int, rate: float, seconds: float) -> None:
+    with a_ledger(engine, completions) as path:
         admit(path, round(rate * (seconds + WARM_UP_SECONDS) * 1.1 / 1_000 + 1) * 1_000)
         stolen = Stolen()
         figures = in_processes(processes, lambda number: pace(path, number, processes, rate, seconds))
         share = str(stolen)
     shares = [len(f["claims"]) for f in figures]
-    print(f"{processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each; {share}:")
+    print(
+        f"{engine}: {processes} processes, {sum(shares) / seconds:,.0f} claims/s (paced {rate:,.0f}), one task each;"
+        f" {share}:"
+    )
     for what in ("claims", "finishes"):
         waits = sorted(wait for f in figures for wait in f[what])
         median, p99, longest = (waits[min(len(waits) - 1, int(len(waits) * part))] for part in (0.5, 0.99, 1.0))
@@ -190,17 +208,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The ledger's speed and fairness.")
     parser.add_argument("--completions", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--both", action="store_true", help="of PostgreSQL as well")
     parser.add_argument("--only", choices=("throughput", "paced"))
     options = parser.parse_args()
     load = " ".join(f"{part:.1f}" for part in os.getloadavg())
     print(f"{options.completions:,} completions; {os.cpu_count()} cores, load before the start {load}")
+    engines = ("sqlite", "postgresql") if options.both else ("sqlite",)
     if options.only != "paced":
-        for processes in (1, 4):
-            throughput(options.completions, processes, 32, SMALL, 64_000)
-        for processes in (1, 4):
-            throughput(options.completions, processes, 32, VECTOR, 32_000)
+        for processes, result, tasks in (
+            (1, SMALL, 64_000),
+            (4, SMALL, 64_000),
+            (1, VECTOR, 32_000),
+            (4, VECTOR, 32_000),
+        ):
+            for engine in engines:
+                throughput(engine, options.completions, processes, 32, result, tasks)
+        if options.both:
+            for processes in (4, 64):  # most of a fleet's processes stand in the queue
+                throughput("postgresql", options.completions, processes, 32, SMALL, 64_000)
     if options.only != "throughput":
-        paced(options.completions, 16, 1_000.0, options.seconds)
+        paced("sqlite", options.completions, 16, 1_000.0, options.seconds)
+        if options.both:
+            for engine in engines:
+                paced(engine, options.completions, 16, 100.0, options.seconds)
 
 
 if __name__ == "__main__":

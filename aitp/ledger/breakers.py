@@ -375,7 +375,10 @@ class Services:
             now = self._database.clock()
             if cooldown is not None:
                 cool_down(connection, service, Cooldown(cooldown, None, reason), now)
-            return self._breakers.tell(connection, service, health, slot, now, reason)
+            change = self._breakers.tell(connection, service, health, slot, now, reason)
+            if change is not None:
+                self._database.announce("workers")
+            return change
 
     def _state(self, service: str) -> tuple[str, int | None, int]:
         """(state, slot of the probe, failures) of a breaker, outside a transaction."""

@@ -102,7 +102,10 @@ class Database(Protocol):
         """Whether what was claimed in that `session` is this process's still, for sure."""
 
     def announce(self, what: str) -> None:
-        """Have other hosts hear it. Only inside a transaction, and when that has come to something."""
+        """Have other hosts hear that `workers`, `workers 7`, `relays` or `all` have something to look at.
+
+        Only inside a transaction, and when that has come to something.
+        """
 
     def refuse_other_version(self) -> None:
         """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""

@@ -8,7 +8,7 @@ who lives is told by the locks of its slots alone, and who is away by their bein
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,19 @@ class Hosts:
     def ours(self) -> range:
         """Owners that are this host's: their successors and their master release what they leave behind."""
         return slots_of(self._database.owner(0) // HOST_SLOTS)
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Have `heard` told from now on what other hosts announce (`Database.announce`); it may not use the ledger."""
+        self._database.listen(heard)
+
+    def hear(self) -> None:
+        """Take in what was announced since this process has last used the ledger. Raises LedgerError."""
+        self._database.hear()
+
+    @property
+    def line(self) -> int | None:
+        """A descriptor that is readable when there is something to hear, or nothing to hope for; None if it is lost."""
+        return self._database.line
 
     def note(self, version: str, facts: Mapping[str, Any]) -> None:
         """This host is there."""

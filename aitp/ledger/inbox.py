@@ -194,6 +194,8 @@ class Inbox:
                 reused += self._enter(connection, task, poll, now)
                 room -= 1
                 entered += 1
+            if entered:
+                self._database.announce(f"workers {entered}")
             return Admitted(entered, left_out, tuple(_set_aside(connection, malformed)), tuple(reused))
 
     def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:

@@ -174,6 +174,7 @@ class Ledger:
         """Stop (or go on) polling and claiming, across restarts, until told otherwise."""
         with self._database.transaction(durable=True) as connection:
             connection.execute("UPDATE ledger SET paused = ?", (int(paused),))
+            self._database.announce("all")
         self.flush()
 
 
@@ -210,6 +211,7 @@ def prepare(
                 [(provider,) for provider in providers],
             )
             publish_setups(connection, setups)
+            database.announce("all")
     finally:
         database.close()
     return found

@@ -145,7 +145,7 @@ class Outbox:
                 self._settle(connection, delivery, outcome, refusal, now)
             said_nothing = outcome is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
-            return self._judge(connection, delivery.slot, fault, otherwise, now)
+            return self._announced(self._judge(connection, delivery.slot, fault, otherwise, now))
 
     def _weigh(self, connection: Connection, delivery: Delivery, fault: Fault) -> Fault:
         """What a failed delivery says of the task API: nothing, if its result is suspect, or a poll is to tell."""
@@ -185,7 +185,12 @@ class Outbox:
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
         with self._database.transaction() as connection:
-            return self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock())
+            return self._announced(self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock()))
+
+    def _announced(self, change: BreakerChange | None) -> BreakerChange | None:
+        if change is not None:
+            self._database.announce("relays")
+        return change
 
     def _judge(
         self, connection: Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
@@ -334,6 +339,7 @@ class DeadLetters:
                 " WHERE seq = ?",
                 (seq,),
             )
+            self._database.announce("relays")
             return True
 
     def drop(self, task_id: str) -> bool:

@@ -203,6 +203,8 @@ class Outcomes:
             affords_more = False
             if outcomes and (reserved or report.bill is not None):  # those released already were with their estimate
                 affords_more = self._pay(attempt, route, queue, outcomes, report.bill)
+            if settled.breaker or settled.frees_others or affords_more:
+                self._database.announce("workers")  # what they sleep until has changed
         return dataclasses.replace(
             settled,
             paused_processor=queue.type if quarantined else None,
@@ -230,6 +232,8 @@ class Outcomes:
             now = self._database.clock()
             settled = self.give_back(connection, slot, cause, now)
             let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
+            if settled.breaker or settled.frees_others:
+                self._database.announce("workers")
             return settled
 
     def give_back(self, connection: Connection, slot: int, cause: Cause, now: float) -> Settled:

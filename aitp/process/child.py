@@ -191,15 +191,22 @@ class Child:
 
     # Waiting
 
-    def wait(self, until: float | None = None) -> None:
-        """Sleep until `until` (wall clock), a wake-up, a signal or the master's death; 60 s at most."""
+    def wait(self, until: float | None = None, line: int | None = None) -> None:
+        """Sleep until `until` (wall clock), a wake-up, a signal or the master's death; 60 s at most.
+
+        `line`: a descriptor that ends it as well when it can be read. Its reader is to read it, or name it no more.
+        """
         seconds = LONGEST_WAIT_SECONDS
         if until is not None:
             seconds = min(max(until - time.time(), 0.0), seconds)
         if self._told_to_leave:
             seconds = 0.0
         self._write(self._record.state, allow=seconds + self._timings.step_seconds)
+        if line is not None:
+            self._sleep.register(line, select.POLLIN)
         self._sleep.poll(math.ceil(seconds * 1000))
+        if line is not None:
+            self._sleep.unregister(line)
         notified = self._notifier.drain(self.slot)
         _empty(self._signals)
         self._pass_on(notified - 1)  # two notified one of us: another has work to do as well

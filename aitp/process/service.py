@@ -193,15 +193,15 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
         if fleet:
             fleet.look()
         until = ledger.here(relay.step(may_poll=not (child.draining or child.leaving), asked=asked))
-        return min(fleet.again_at, math.inf if until is None else until) if fleet else until
+        return fleet.next_look(until) if fleet else until
 
-    _work(child, ledger, step, lambda: not child.leaving)
+    _work(child, ledger, step, lambda: not child.leaving, ledger.hosts)
     relay.empty_outbox()
 
 
 class FleetWatch:
-    """What a relay does beside its work where other hosts share the ledger: note that this one is there, and free what
-    belongs to slots of others that are gone.
+    """What a relay does beside its work where other hosts share the ledger: note that this one is there, free what
+    belongs to slots of others that are gone, and wake whoever has something to do by what others announce.
     """
 
     def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
@@ -212,9 +212,10 @@ class FleetWatch:
             "relays": self._relays,
             "page": f"{settings.metrics_host}:{settings.metrics_port}",
         }
-        self.again_at = 0.0
-        """When to look again, by this host's clock."""
+        self._again_at = 0.0  # by this host's clock
         self._due = -math.inf
+        self._is_called = False
+        hosts.listen(self._heard)
 
     def look(self) -> None:
         """If it is time to."""
@@ -229,7 +230,21 @@ class FleetWatch:
             self._child.wake_relays(self._relays)
         seconds = self._hosts.look_again_in(self._ledger.owners())
         self._due = time.monotonic() + seconds
-        self.again_at = time.time() + seconds
+        self._again_at = time.time() + seconds
+
+    def next_look(self, until: float | None) -> float:
+        """When this relay has something to do again, if by itself that were `until`; by this host's clock."""
+        self._hosts.hear()
+        called, self._is_called = self._is_called, False
+        return 0.0 if called else min(self._again_at, math.inf if until is None else until)
+
+    def _heard(self, what: str) -> None:
+        whom, _, count = what.partition(" ")
+        if whom in ("workers", "all"):
+            self._child.wake_workers(min(int(count), self._workers) if count.isdecimal() else self._workers)
+        if whom in ("relays", "all"):
+            self._is_called = True
+            self._child.wake_relays(self._relays)
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
@@ -242,8 +257,17 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     return ledger, metrics
 
 
-def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going: Callable[[], bool]) -> None:
-    """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of."""
+def _work(
+    child: Child,
+    ledger: Ledger,
+    step: Callable[[], float | None],
+    going: Callable[[], bool],
+    hosts: Hosts | None = None,
+) -> None:
+    """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of.
+
+    `hosts`: whose announcements end a sleep.
+    """
     steps = 0
     while going():
         try:
@@ -257,7 +281,7 @@ def _work(child: Child, ledger: Ledger, step: Callable[[], float | None], going:
                 steps = 0
                 ledger.forget_pages()
                 give_back()
-            child.wait(until)
+            child.wait(until, hosts.line if hosts else None)
 
 
 # What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch

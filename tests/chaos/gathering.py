@@ -46,29 +46,18 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
     buys, declined = [], set[str]()
     bad = {document.text for document in documents if document.fate is Fate.FAILS}
     for provider in ("openai", "ollama"):
-        bought, refused = _purchases(stage, provider, bad)
+        bought, refused = purchases(stage, provider, bad)
         buys += bought
         declined |= refused
-    patches = [
-        Patch(
-            delivery.task_id,
-            delivery.state,
-            delivery.status,
-            delivery.whole,
-            delivery.received_monotonic,
-            delivery.answered_monotonic,
-        )
-        for delivery in stage.world.deliveries()
-    ]
     journal = stage.controls.journal()
     summary = stage.world.summary()
     return Record(
         documents=documents,
         buys=buys,
-        patches=patches,
+        patches=patches(stage),
         states=stage.world.states_by_id(),
         journal=journal,
-        deaths=[*stage.deaths, *_deaths_in(stage.log(), ahead), *_deaths_at_points(journal)],
+        deaths=[*stage.deaths, *deaths_in(stage.log(), ahead), *_deaths_at_points(journal)],
         workers=schedule.workers,
         max_retries=schedule.max_retries,
         most_calls_at_once=summary.most_calls_at_once,
@@ -89,11 +78,26 @@ def gather(stage: Stage, schedule: Schedule, documents: Sequence[Sent], scrape: 
         leftovers=list(_leftovers(stage)),
         gauges=gauges,
         truth=truth,
-        uncaught=_uncaught(stage.log()),
+        uncaught=uncaught(stage.log()),
     )
 
 
-def _purchases(stage: Stage, provider: str, bad: Collection[str]) -> tuple[list[Buy], set[str]]:
+def patches(stage: Stage) -> list[Patch]:
+    """What was delivered."""
+    return [
+        Patch(
+            delivery.task_id,
+            delivery.state,
+            delivery.status,
+            delivery.whole,
+            delivery.received_monotonic,
+            delivery.answered_monotonic,
+        )
+        for delivery in stage.world.deliveries()
+    ]
+
+
+def purchases(stage: Stage, provider: str, bad: Collection[str]) -> tuple[list[Buy], set[str]]:
     """What one of them worked on, and the texts that it declined."""
     exchanges = {exchange.number: exchange for exchange in stage.world.exchanges(f"{provider}_api")}
     buys = []
@@ -111,7 +115,8 @@ def _purchases(stage: Stage, provider: str, bad: Collection[str]) -> tuple[list[
     return buys, declined
 
 
-def _deaths_in(log: str, ahead: float) -> Iterable[tuple[int, float]]:
+def deaths_in(log: str, ahead: float) -> Iterable[tuple[int, float]]:
+    """Children that a master has seen die, and when."""
     for line in _lines(log):
         if line.get("event") == "Child died":
             yield int(line["pid"]), datetime.fromisoformat(line["timestamp"]).timestamp() - ahead
@@ -129,7 +134,7 @@ def _troubles_at_points(journal: Sequence[Any]) -> Iterable[tuple[float, float]]
             yield float(line["at"]), float(line["at"])
 
 
-def _uncaught(log: str) -> list[str]:
+def uncaught(log: str) -> list[str]:
     """Errors that nobody foresaw. What this machine's troubles raise is foreseen."""
     found = []
     for line in _lines(log):

@@ -160,6 +160,10 @@ def install() -> None:
     wrap(Outbox, "settle", "settle", settled)
     wrap(Claims, "release", "release", ended)
     _wrap_transactions(SQLiteDatabase)
+    if "CHAOS_GRACE_SECONDS" in os.environ:
+        from aitp.ledger.postgresql import PostgreSQLDatabase
+
+        _wrap_transactions_of_fleets(PostgreSQLDatabase)
     _wrap_breakers(Breakers)
     sqlite.CHECKPOINT_PAGES = CHECKPOINT_PAGES
 
@@ -190,6 +194,26 @@ def _wrap_transactions(database: Any) -> None:
         checkpoint(self)
 
     database.transaction, database.flush, database._checkpoint = watched, flushed, checkpointed
+
+
+def _wrap_transactions_of_fleets(database: Any) -> None:
+    transaction, flush = database.transaction, database.flush
+
+    @contextmanager
+    def watched(self: Any, *, durable: bool = False) -> Iterator[Any]:
+        with transaction(self, durable=durable) as connection:
+            _moved.clear()
+            yield connection
+            if _step != "other":
+                reach(f"{_step}.uncommitted")
+        _note_moves()
+
+    def flushed(self: Any) -> None:
+        if _step != "other":
+            reach(f"{_step}.unflushed")
+        flush(self)
+
+    database.transaction, database.flush = watched, flushed
 
 
 _moved: list[tuple[float, dict[str, Any]]] = []  # breakers, in the transaction that runs now
@@ -251,6 +275,8 @@ def main() -> int:
     from aitp.process.service import roles
 
     settings = load_settings()
+    if grace := os.environ.get("CHAOS_GRACE_SECONDS"):  # shorter than may be set
+        settings = settings.model_copy(update={"host_grace_seconds": float(grace)})
     # Impatient, or most of a run would be waiting for those who died young.
     timings = Timings(
         tick_seconds=1.0,

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import orjson
 import pytest
 from pydantic import SecretStr
 
+from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions
+from aitp.ledger.engine import migrate
 from aitp.ledger.stats import Snapshot, snapshot
-from aitp.tasks import Fleet
+from aitp.process.relay import read_document
+from aitp.process.scoreboard import State
+from aitp.tasks import Fleet, NewTask
 from tests.end_to_end.running import Service
+from tests.services import a_task
 from tests.services.postgres import PostgreSQL, postgres_server
+from tests.waiting import patience
 
 GRACE = 20  # the least that may be set
 
@@ -95,6 +104,28 @@ def test_a_restart_of_the_server_loses_nothing_and_buys_nothing_again(hosts: lis
 
     assert one.world.summary().bought_again == 0
     assert [host.stop() for host in hosts] == [0, 0]
+
+
+def test_a_task_that_another_host_brings_is_claimed_by_an_idle_worker_within_a_second(
+    hosts: list[Host], server: PostgreSQL, tmp_path: Path
+) -> None:
+    one = hosts[0]
+    one.open_world()
+    one.start(POLLING_INTERVAL_SECONDS=60)
+    one.wait(lambda: all(child.state is State.IDLE for child in one.crew()))
+    place = Fleet(SecretStr(server.url), "aitp", "another", GRACE, tmp_path / "another", "the test's")
+    migrate(place)
+    task = read_document(orjson.dumps(a_task(_id="65f000000000000000000001")))
+    assert isinstance(task, NewTask)
+
+    with closing(Ledger.open(place, LedgerConfig())) as ledger:
+        poll = None
+        while not isinstance(poll, Poll):  # the service may be at its own
+            poll = ledger.inbox.begin_poll(ledger.owner(1), PollOptions(60.0, 3, 1), asked=True)
+        ledger.inbox.admit(poll, [task])
+        brought_at = time.monotonic()
+        one.wait(lambda: one.said("Task processing started", task_id=task.id))
+        assert time.monotonic() - brought_at < patience(1.0)
 
 
 def test_a_name_that_another_host_has_is_refused(hosts: list[Host]) -> None:

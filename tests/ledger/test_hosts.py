@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ import pytest
 from pydantic import SecretStr
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Ledger, Settled, SlotLocks, postgresql
+from aitp.ledger import Cause, DeliveryOutcome, Fault, Ledger, Settled, SlotLocks, postgresql
 from aitp.ledger.engine import HOST_SLOTS, Fleet
-from aitp.tasks import Ending
+from aitp.ledger.hosts import Hosts
+from aitp.tasks import Ending, Health
 from tests.ledger.processes import Gate, Process
-from tests.ledger.world import WORKER, World, ids, prepared, report, terms
+from tests.ledger.world import RELAY, WORKER, World, ids, prepared, report, terms
 from tests.services.postgres import PostgreSQL, clear, postgres_server
 from tests.waiting import patience, wait_until
 
@@ -266,3 +268,73 @@ def test_each_host_notes_that_it_is_there_and_when_to_look_again(hosts: tuple[Ho
         process.kill()
         wait_until(lambda: one.look() == {} and one.rows("SELECT 1 FROM absences"), every=0.01)
         assert 1.0 <= one.ledger.hosts.look_again_in(one.ledger.owners()) <= GRACE
+
+
+def is_readable(line: int | None, seconds: float) -> bool:
+    assert line is not None
+    return bool(select.select([line], [], [], seconds)[0])
+
+
+def test_what_one_host_announces_the_others_hear_and_it_does_not(
+    hosts: tuple[Host, Host], own_server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "REGAIN_SECONDS", (0.0, 0.01))
+    heard: list[list[str]] = [[], []]
+    for host, mine in zip(hosts, heard, strict=True):
+        assert host.ledger.hosts is not None
+        host.ledger.hosts.listen(mine.append)
+        assert mine.pop() == "all"  # what was before nobody heard
+    one, two = (host.ledger.hosts for host in hosts)
+    assert one is not None
+    assert two is not None
+
+    hosts[0].admit("a", "b")
+    assert is_readable(two.line, patience(1.0))
+    two.hear()
+    one.hear()
+    assert heard == [[], ["workers 2"]]
+    assert not is_readable(two.line, 0.0)
+    hosts[0].ledger.pause(True)
+    wait_until(lambda: hosts[1].rows("SELECT 1") and heard[1][1:] == ["all"])  # whoever is at work hears it there
+    hosts[0].ledger.pause(False)
+    prepared(hosts[0].fleet)
+    wait_until(lambda: hosts[1].rows("SELECT 1") and heard[1][2:] == ["all", "all"])
+
+    own_server.restart()
+    assert is_readable(two.line, patience(1.0))
+    wait_until(lambda: not hears(two))  # not before the end: of what led to it the server tells first
+    assert two.line is None  # nobody waits at it in vain, or in a circle
+    wait_until(lambda: hears(two))
+    assert heard[1][4:] == ["all"]
+    assert not is_readable(two.line, 0.0)
+
+
+def hears(hosts: Hosts) -> bool:
+    try:
+        hosts.hear()
+    except LedgerError:
+        return False
+    return True
+
+
+def test_a_breaker_that_moves_and_a_dead_letter_that_is_tried_again_are_announced(hosts: tuple[Host, Host]) -> None:
+    one, two = hosts
+    heard: list[str] = []
+    assert two.ledger.hosts is not None
+    two.ledger.hosts.listen(heard.append)
+
+    def told(whom: str) -> bool:
+        return hears(two.ledger.hosts) and heard[-1:] == [whom]  # type: ignore[arg-type]
+
+    one.fail_until_open()
+    wait_until(lambda: told("workers"))
+    one.change("UPDATE breakers SET state = 'closed', failures = 0, opened_at = NULL")
+    one.change("UPDATE tasks SET due_at = NULL, is_suspect = 0")
+    one.run(slot=one.be_child(WORKER))
+    [delivery] = one.take(most=1)
+    one.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "no such task")
+    assert one.ledger.dead.retry(delivery.id)
+    wait_until(lambda: told("relays"))
+    heard.clear()
+    assert one.ledger.outbox.judge(RELAY, Fault("oauth", Health.REFUSED, "said the test"))
+    wait_until(lambda: told("relays"))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from aitp.settings import PROJECT_ROOT, load_settings
+from aitp.tasks import Fleet
 
 FILE = PROJECT_ROOT / "docker-compose.yml"
 STACK: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -47,7 +48,11 @@ def has_compose() -> bool:
 
 
 def test_the_four_services_have_the_ports_that_they_always_had() -> None:
-    ports = {name: [resolved(port) for port in service["ports"]] for name, service in SERVICES.items()}
+    ports = {
+        name: [resolved(port) for port in service["ports"]]
+        for name, service in SERVICES.items()
+        if "profiles" not in service
+    }
 
     # On this machine alone, unless somebody asks for more.
     assert ports == {
@@ -76,7 +81,7 @@ def test_each_service_is_one_exact_version_with_a_health_check(name: str) -> Non
         assert "\nHEALTHCHECK " in (PROJECT_ROOT / "Dockerfile").read_text()
         return
 
-    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", service["image"])
+    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+(\.\d+)?(@sha256:[0-9a-f]{64})?", service["image"])
     assert service["healthcheck"]["test"][0] == "CMD"
 
 
@@ -183,6 +188,33 @@ def test_with_a_metrics_token_the_service_and_prometheus_have_the_same_one() -> 
     assert "metrics_token" in processor["secrets"]
     assert scrape is not None
     assert f"{file}:/etc/prometheus/{scrape[1]}:ro" in prometheus["volumes"]
+
+
+def test_a_fleet_is_two_services_with_names_of_their_own_on_a_database_that_nobody_else_reaches(
+    tmp_path: Path,
+) -> None:
+    hosts = {name: service for name, service in SERVICES.items() if "LEDGER_URL" in service.get("environment", {})}
+    assert set(hosts) == {"fleet-1", "fleet-2"}
+    for name, service in hosts.items():
+        environment = {**service["environment"], "AITP_ENV_FILE": str(FILE.parent / "docker/settings/aitp.env.example")}
+        for secret in service["secrets"]:
+            (tmp_path / secret).write_text("secret")
+            environment[f"{secret.upper()}_FILE"] = str(tmp_path / secret)
+        ledger = load_settings(environment).ledger
+        assert isinstance(ledger, Fleet)
+        assert (ledger.host, ledger.url.get_secret_value()) == (name, "postgresql://aitp@postgres/aitp")
+        # Two services with ledgers of their own would buy the same tasks.
+        assert service["profiles"] == ["fleet"]
+        assert service["depends_on"]["postgres"] == {"condition": "service_healthy"}
+
+    assert hosts["fleet-1"]["ports"] == PROCESSOR["ports"]
+    assert hosts["fleet-2"]["ports"] != PROCESSOR["ports"]
+    assert {name for name, service in SERVICES.items() if "ledger" in service.get("networks", ())} == {
+        "postgres",
+        *hosts,
+    }
+    assert STACK["networks"]["ledger"] == {"internal": True}
+    assert "ports" not in SERVICES["postgres"]
 
 
 @EVERY_STACK

@@ -45,10 +45,10 @@ def child(settings: Settings, inherited: Inherited) -> Child:
     return Child(101, settings, Cause.STOPPED, inherited)
 
 
-def waits(child: Child, seconds: float) -> float:
+def waits(child: Child, seconds: float, line: int | None = None) -> float:
     """How long the child slept."""
     started = time.monotonic()
-    child.wait(time.time() + seconds)
+    child.wait(time.time() + seconds, line)
     return time.monotonic() - started
 
 
@@ -64,6 +64,17 @@ def test_a_ring_before_the_wait_is_not_lost_and_rings_once(child: Child, inherit
     inherited.notifier.notify(101)
     assert waits(child, 10) < patience(1)
     assert waits(child, 0.2) >= 0.2
+
+
+def test_a_line_that_can_be_read_ends_a_wait_and_no_other_one(child: Child) -> None:
+    read, write = os.pipe()
+    assert waits(child, 0.2, read) >= 0.2
+    os.write(write, b".")
+    assert waits(child, 10, read) < patience(1)
+    assert waits(child, 0.2) >= 0.2
+    os.close(write)
+    assert waits(child, 10, read) < patience(1)
+    os.close(read)
 
 
 def test_a_waiting_child_may_sleep_past_its_usual_step(child: Child, inherited: Inherited) -> None:
