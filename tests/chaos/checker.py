@@ -206,6 +206,32 @@ def _sent(record: Record) -> Iterator[float]:
             answered.add(attempt)
 
 
+def each_claim_counts_all_claims_before_it(record: Record) -> Iterator[str]:
+    """What is counted in all is a counter that claims fetch and add to, in whatever process or host. It is linearizable
+    (Herlihy and Wing, 1990) if each finds at least what every claim had made of it that was over before this one began.
+
+    At least: a claim whose process died before it could say so has added as well. Less by what was never sent, which
+    comes back. (Where the power is cut, claims that no limit has on disk may be forgotten.)
+    """
+    if record.power_cuts:
+        return
+    claims = [line for line in record.journal if line["step"] == "claim" and "used" in line]
+    returned = sorted(
+        (float(line["began"]), sum(ending == "unsent" for _, ending, _ in line["outcomes"]))
+        for line in record.journal
+        if line["step"] == "finish"
+    )
+    over = sorted(claims, key=_at)
+    least, came_back, ended = 0, 0, 0
+    for line in sorted(claims, key=lambda line: float(line["began"])):
+        while ended < len(over) and over[ended]["at"] < line["began"]:
+            least = max(least, over[ended]["used"] + len(over[ended]["ids"]))
+            ended += 1
+        came_back = sum(count for began, count in returned if began <= line["at"])
+        if line["used"] < least - came_back:
+            yield f"the claim of {line['ids']} found {line['used']} counted, where {least} had been"
+
+
 def never_more_calls_than_workers(record: Record) -> Iterator[str]:
     if record.most_calls_at_once > record.workers:
         yield f"{record.most_calls_at_once} calls at one time, {record.workers} were allowed"
@@ -285,6 +311,7 @@ CHECKS: tuple[Check, ...] = (
     no_text_is_sent_more_often_than_it_takes,
     no_task_is_failed_without_a_reason,
     no_window_is_exceeded,
+    each_claim_counts_all_claims_before_it,
     never_more_calls_than_workers,
     an_open_breaker_lets_one_probe_through,
     no_credentials_went_elsewhere,

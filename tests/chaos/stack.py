@@ -60,6 +60,7 @@ socket.getaddrinfo = _getaddrinfo
 # A twentieth of what it is in service: a short run is to have checkpoints too.
 CHECKPOINT_PAGES = 200
 
+_used = 0  # of all that was ever counted, as the last claim of this process found it
 _step = "other"  # the transaction that runs now, for the points within it
 
 
@@ -119,16 +120,26 @@ def install() -> None:
     from aitp.ledger.breakers import Breakers
     from aitp.ledger.claims import Claims
     from aitp.ledger.inbox import Inbox
+    from aitp.ledger.limits import Limits
     from aitp.ledger.outbox import Nothing, Outbox
     from aitp.ledger.sqlite import SQLiteDatabase
     from aitp.process.worker import MeteredProvider, Worker
     from aitp.taskapi import TaskApi
 
+    room = Limits.room
+
+    def asked(self: Any, connection: Any, now: float, basis: Any, **options: Any) -> Any:
+        global _used
+        _used = basis.used
+        return room(self, connection, now, basis, **options)
+
+    setattr(Limits, "room", asked)  # noqa: B010 (mypy knows its type too well)
+
     def claimed(claim: Any, *_: Any) -> dict[str, Any] | None:
         if not isinstance(claim, Claim):
             return None
         ids = [task.id for task in claim.tasks]
-        return {"slot": claim.slot, "provider": claim.provider, "probe": claim.probe, "ids": ids}
+        return {"slot": claim.slot, "provider": claim.provider, "probe": claim.probe, "ids": ids, "used": _used}
 
     def ended(settled: Any, *arguments: Any) -> dict[str, Any] | None:
         slot = getattr(arguments[1], "slot", arguments[1])

@@ -22,6 +22,11 @@ def claim(at: float, *ids: str, probe: bool = False) -> dict[str, Any]:
     return line(at, "claim", slot=101, provider="openai", probe=probe, ids=list(ids))
 
 
+def counted(at: float, used: int, *ids: str) -> dict[str, Any]:
+    """A claim that has found so many counted in all."""
+    return {**claim(at, *ids), "used": used}
+
+
 def finish(at: float, task_id: str, ending: str = "succeeded") -> dict[str, Any]:
     return line(at, "finish", slot=101, outcomes=[[task_id, ending, ""]])
 
@@ -256,6 +261,21 @@ FORGERIES: dict[str, tuple[str, Record]] = {
             journal=[*KEPT.journal, claim(1.25, "c")],
         ),
     ),
+    "a claim that does not count one that was over before it began": (
+        "each_claim_counts_all",
+        forged(journal=[*KEPT.journal, counted(7.0, 10, "x", "y"), counted(8.0, 11, "z")]),
+    ),
+    "a claim that counts less than what came back": (
+        "each_claim_counts_all",
+        forged(
+            journal=[
+                *KEPT.journal,
+                counted(7.0, 10, "x", "y"),
+                finish(7.5, "y", "unsent"),
+                counted(8.0, 10, "z"),
+            ]
+        ),
+    ),
     "a good task that was failed though no model declined it": (
         "every_task_is_delivered",
         forged(patches=[patch(3.0, "a", "failed"), KEPT.patches[1]], declined=frozenset({"text b"})),
@@ -323,6 +343,16 @@ def test_every_check_is_shown_a_forgery() -> None:
 EXCUSES: dict[str, Record] = {
     "a delivery whose acknowledgement was lost on the wire": forged(
         patches=[patch(2.95, whole=False), *KEPT.patches],
+    ),
+    "claims side by side, one that brings back what it has not sent, and one that died before it could say so": forged(
+        journal=[
+            *KEPT.journal,
+            {**counted(7.0, 10, "x", "y"), "began": 6.5},
+            {**counted(6.9, 12, "z"), "began": 6.6},
+            finish(7.5, "y", "unsent"),
+            counted(8.0, 15, "v"),
+            counted(9.0, 16, "w"),
+        ]
     ),
     "a delivery whose relay died before the acknowledgement was on record": forged(
         patches=[patch(2.95), *KEPT.patches], deaths=[(RELAY, 3.0)], journal=[take(2.9, "a"), *KEPT.journal]
