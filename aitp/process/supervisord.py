@@ -48,8 +48,8 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 # The secrets that each program needs; of the others it learns at most that there are some.
 NEEDED: dict[str, tuple[str, ...]] = {
-    "program:aitp-master": ("OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"),
-    "program:aitp-metrics": ("METRICS_TOKEN",),
+    "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"),
+    "program:aitp-metrics": ("LEDGER_URL", "METRICS_TOKEN"),
     "eventlistener:aitp-listener": (),
 }
 # And which programs a signal is for.

@@ -105,8 +105,8 @@ class Places(dict[int, Any]):
 
 def _needed(settings: Settings) -> Settings:
     """The settings without secrets that are none of this process's business, here and in its environment."""
-    withhold("METRICS_TOKEN")
-    logs.conceal(settings.metrics_token)
+    withhold("LEDGER_URL", "METRICS_TOKEN")
+    logs.conceal(settings.ledger_url, settings.metrics_token)
     return settings.for_watching()
 
 

@@ -55,7 +55,7 @@ class Site:
         return self.debian.run("systemctl", verb, "aitp").returncode
 
     def install(self) -> None:
-        done = self.debian.run("/srv/aitp/bin/install")
+        done = self.debian.run("/srv/aitp/bin/install", patience=600)  # it compiles all packages
         assert done.returncode == 0, done.stdout + done.stderr
 
     def await_facts(self, patience: float = 60, **expected: str) -> dict[str, str]:

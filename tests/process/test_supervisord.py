@@ -16,7 +16,8 @@ import pytest
 
 from aitp.process.listener import MOST_ENDS
 from aitp.process.scoreboard import State
-from aitp.process.supervisord import clear_sockets
+from aitp.process.supervisord import NEEDED, clear_sockets
+from aitp.settings import withheld
 from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
 
@@ -259,6 +260,14 @@ def test_plain_supervisord_does_not_try_bad_settings_again(stage: Stage) -> None
     assert "gave up" not in stage.log()  # that comes after startretries
     assert (stage.directory / "run" / "exit-code").read_text() == "78\n"
     assert not stage.processes()
+
+
+def test_whoever_opens_the_ledger_is_given_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDGER_URL", "postgresql://aitp:secret@db/aitp")
+
+    kept_from = {program for program, needed in NEEDED.items() if "LEDGER_URL" in withheld(*needed)}
+
+    assert kept_from == {"eventlistener:aitp-listener"}
 
 
 def test_the_configuration_keeps_its_promises() -> None:
