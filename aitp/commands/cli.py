@@ -67,6 +67,7 @@ def commands() -> None:
 @click.option("--mode", default="openai", show_default=True, type=click.Choice(("openai", "ollama", "hybrid")))
 @click.option("--types", default="text_embedding", show_default=True, help="Task types, with commas between, or all.")
 @click.option("--faults", is_flag=True, help="403, 429, 500, dropped connections, and kill -9 of a worker.")
+@click.option("--hosts", default=1, show_default=True, type=click.IntRange(1, 9), help="Services on one PostgreSQL.")
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C.")
 @click.option(
     "--servers",
@@ -86,6 +87,7 @@ def demo(**options: Any) -> int:
       aitp demo --mode hybrid --types all    every task type, Ollama first
       aitp demo --keep                       look at its page, metrics and logs
       aitp demo --servers practice           only the servers, to practise on
+      aitp demo --hosts 3                    a fleet, one host of which is lost
       aitp demo --tasks 2000 --latency-ms 50 --faults
           with failing services and a worker killed by kill -9
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aitp.demo.documents import tasks_like
 from aitp.demo.envfile import write_env_file
@@ -32,6 +32,7 @@ from aitp.errors import printable
 from aitp.hardening import PR_SET_PDEATHSIG, prctl
 from aitp.process.scoreboard import Role, State, glance, role_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
+from aitp.tasks import Place
 
 LOOK_SECONDS = 0.2
 HUNT_SECONDS = 0.01
@@ -70,6 +71,7 @@ class Plan:
     openai: Mapping[str, str] = field(default_factory=dict)
     mode: str = "openai"
     types: tuple[str, ...] = ("text_embedding",)
+    hosts: int = 1
 
     @property
     def pays(self) -> bool:
@@ -91,9 +93,11 @@ class Demo:
         self.plan = plan
         self.port = plan.port or free_port()
         self.killed_worker: int | None = None
+        self.killed_host: str | None = None
         self._started = self._moved = time.monotonic()
         self._keep_log = False
         self._begun = ExitStack()
+        self._services: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """The servers with their tasks, then the service."""
@@ -105,21 +109,27 @@ class Demo:
         self.world.add_documents(self.documents)
         if self.plan.faults:
             self._order_faults()
+        self._start_services()
+
+    def _start_services(self) -> None:
         write_env_file(self.env_file, self._settings())
         with undisturbed(), self.log_path.open("wb") as log:
-            self._service = subprocess.Popen(
-                [sys.executable, "-m", "aitp", "run"],
-                env={**surroundings(), "AITP_ENV_FILE": str(self.env_file)},
-                cwd=PROJECT_ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
-                start_new_session=True,
-                # A demo that is killed can stop nothing any more.
-                preexec_fn=_end_with_parent,
-            )
+            self._services.append(self._begin(self.env_file, log))
             self._begun.callback(self.stop)
+
+    def _begin(self, env_file: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "aitp", "run"],
+            env={**surroundings(), "AITP_ENV_FILE": str(env_file)},
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A group of its own: Ctrl-C reaches the demo, which stops the service in order.
+            start_new_session=True,
+            # A demo that is killed can stop nothing any more.
+            preexec_fn=end_with_parent,
+        )
 
     @property
     def url(self) -> str:
@@ -218,11 +228,10 @@ class Demo:
             yield done
             if time.monotonic() - self._moved > PATIENCE_SECONDS:
                 return
-            hunting = self.plan.faults and self.killed_worker is None
-            if hunting:
-                self._kill_a_worker()
+            if hunting := self.hunting:
+                self.hunt(done)
             try:
-                self._service.wait(HUNT_SECONDS if hunting else LOOK_SECONDS)
+                self._services[0].wait(HUNT_SECONDS if hunting else LOOK_SECONDS)
                 return
             except subprocess.TimeoutExpired:
                 continue
@@ -239,7 +248,12 @@ class Demo:
                 return printable(f"{line['event']}: {line['reason']}")
         return None
 
-    def _kill_a_worker(self) -> None:
+    @property
+    def hunting(self) -> bool:
+        """Whether something is to be killed still."""
+        return self.plan.faults and self.killed_worker is None
+
+    def hunt(self, done: int) -> None:
         """kill -9 of a worker in the middle of a call, once the work has begun; at the next look if none is in one."""
         records = glance(self.runtime_dir / "scoreboard")
         if not any(record.done for record in records):
@@ -253,7 +267,18 @@ class Demo:
     def verdict(self) -> Verdict:
         """What the servers and the service's own log say of the run. Before the servers are stopped."""
         seconds = time.monotonic() - self._started
-        return judge(self.world, self.log_path, self.ledger_path, self.documents, seconds, not self.plan.pays)
+        seen_all = not self.plan.pays
+        return judge(self.world, self.log_path, self.place, self.documents, seconds, seen_all, self.lost_texts)
+
+    @property
+    def place(self) -> Place:
+        """Where the ledger is."""
+        return self.ledger_path
+
+    @property
+    def lost_texts(self) -> int:
+        """How many may have been in calls whose process was killed, if that is all that is done to it."""
+        return 0
 
     @property
     def came_up(self) -> bool:
@@ -266,21 +291,25 @@ class Demo:
 
     @property
     def running(self) -> bool:
-        return self._service.poll() is None
+        return self._services[0].poll() is None
 
     def wait(self) -> int:
         """Until the service ends, or Ctrl-C."""
-        return self._service.wait()
+        return self._services[0].wait()
 
     def stop(self) -> int:
-        """Stop the service in order; its exit code."""
-        if self.running:
-            self._service.terminate()
+        """Stop the service in order; its exit code, the first that is not 0 if there are several."""
+        for service in self._services:
+            if service.poll() is None:
+                service.terminate()
+        return next(filter(None, [self._ended(service) for service in self._services]), 0)
+
+    def _ended(self, service: subprocess.Popen[bytes]) -> int:
         try:
-            return self._service.wait(STOP_SECONDS)
+            return service.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._service.kill()
-            return self._service.wait()
+            service.kill()
+            return service.wait()
 
     def close(self, *, keep_log: bool) -> None:
         """Stop everything, and leave nothing behind, but for the log if that is wanted."""
@@ -292,13 +321,15 @@ class Demo:
         if not self._keep_log:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        self.env_file.unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.is_dir():
+            if path.suffix == ".env":
+                path.unlink()
+            elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """What a demo that is killed has started is not to go on."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

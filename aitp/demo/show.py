@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aitp.demo.command import Demo, Plan
+from aitp.demo.fleet import FleetDemo
 from aitp.demo.stopping import EXIT_INTERRUPTED
 from aitp.demo.verdict import Verdict
 
@@ -25,7 +26,7 @@ BOUGHT_AGAIN = (
 def show(plan: Plan, *, as_json: bool = False) -> int:
     """Run the demo; 0 only if it kept all promises. `as_json`: the figures on standard output, all else beside it."""
     console = Console(stderr=as_json)
-    demo = Demo(plan)
+    demo = FleetDemo(plan) if plan.hosts > 1 else Demo(plan)
     keep_log, verdict = False, None
     try:
         demo.start()
@@ -98,8 +99,9 @@ def _introduction(plan: Plan, demo: Demo) -> str:
     if plan.pays:
         whose = "the server of OPENAI_BASE_URL" if "OPENAI_BASE_URL" in plan.openai else "OpenAI"
         provider = f"{whose}, with your key: these calls are paid for"
+    where = "" if plan.hosts == 1 else f" on each of {plan.hosts} hosts, with one PostgreSQL"
     return (
-        f"{plan.tasks} tasks, {plan.workers} workers. Provider: {provider}.\n"
+        f"{plan.tasks} tasks, {plan.workers} workers{where}. Provider: {provider}.\n"
         f"Page: {demo.url}/   Metrics: {demo.url}/metrics   Log: {demo.log_path}"
     )
 
@@ -111,7 +113,7 @@ def _how_bought(plan: Plan, verdict: Verdict) -> str:
 
 
 def _figures(verdict: Verdict, demo: Demo) -> Table:
-    killed = demo.killed_worker
+    killed, host = demo.killed_worker, demo.killed_host
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     rows = {
@@ -125,7 +127,8 @@ def _figures(verdict: Verdict, demo: Demo) -> Table:
         "Retries": f"{verdict.put_back} tasks put back, {verdict.deliveries_retried} deliveries made again, "
         f"{verdict.delivered_again} acknowledged twice",
         "Faults": f"{verdict.faults_struck} struck"
-        + ("" if killed is None else f", worker {killed} killed with kill -9"),
+        + ("" if killed is None else f", worker {killed} killed with kill -9")
+        + ("" if host is None else f", {host} lost: all of its processes killed with kill -9"),
         "Limits": ", ".join(
             f"{used}/{limit} {'an' if name == 'hour' else 'a'} {name}" for name, (used, limit) in verdict.limits.items()
         ),

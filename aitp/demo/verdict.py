@@ -14,6 +14,7 @@ import orjson
 from aitp.demo.sentences import text_of
 from aitp.demo.world_process import WorldProcess
 from aitp.ledger.stats import snapshot
+from aitp.tasks import Place
 
 # Log lines of other programs (supervisord) are not JSON.
 LINE = re.compile(rb"^\{.*\}$", re.MULTILINE)
@@ -42,9 +43,18 @@ class Verdict:
 
 
 def judge(
-    world: WorldProcess, log: Path, ledger: Path, documents: Sequence[Mapping[str, Any]], seconds: float, seen_all: bool
+    world: WorldProcess,
+    log: Path,
+    ledger: Place,
+    documents: Sequence[Mapping[str, Any]],
+    seconds: float,
+    seen_all: bool,
+    lost: int = 0,
 ) -> Verdict:
-    """Look at everything once the tasks are through. `seen_all`: no other provider than the world's was asked."""
+    """Look at everything once the tasks are through. `seen_all`: no other provider than the world's was asked.
+
+    `lost`: texts that may have been in calls of processes that were killed.
+    """
     seen = world.summary()
     lines = list(lines_of(log.read_bytes()))
     recorded = {
@@ -69,7 +79,7 @@ def judge(
         wrong.append(
             f"{max(after, seen.bought_after_delivery)} texts were bought again after their answer was recorded"
         )
-    if seen.bought_again and not seen.faults_struck:
+    if seen.bought_again > lost and not seen.faults_struck:
         wrong.append(f"{seen.bought_again} texts were bought twice")
     return Verdict(
         tasks=tasks,
