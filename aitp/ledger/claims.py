@@ -19,10 +19,9 @@ from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN,
 from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
-from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, present_basis
+from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, count_stand_ins, next_day, present_basis, stand_ins_sent
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
-from aitp.ledger.stand_ins import count_stand_ins, next_day, stand_ins_sent
 from aitp.ledger.worlds import World, Worlds, release_probes, world_fails_by
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate

@@ -34,10 +34,10 @@ from aitp.ledger import sqlite
 from aitp.ledger.budgets import left_nano, spend
 from aitp.ledger.engine import Row
 from aitp.ledger.integrity import Checkup, check, look_over
+from aitp.ledger.limits import ALL_SENT, count_stand_ins
+from aitp.ledger.limits import UNKNOWN as UNKNOWN_PROVIDER
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks, lock_path, refuse_no_file
 from aitp.ledger.schema import VERSION
-from aitp.ledger.stand_ins import ALL_SENT, count_stand_ins
-from aitp.ledger.stand_ins import UNKNOWN as UNKNOWN_PROVIDER
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import TaskState
 

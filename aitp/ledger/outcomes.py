@@ -31,9 +31,8 @@ from aitp.ledger.budgets import Budgets
 from aitp.ledger.duplicates import ANY_DUPLICATES, Reused, settle_duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
-from aitp.ledger.limits import NEWEST_AT, Limits
+from aitp.ledger.limits import NEWEST_AT, Limits, give_stand_ins_back
 from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
-from aitp.ledger.stand_ins import give_stand_ins_back
 from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import World, release_probes
 from aitp.policy.costs import Bill

@@ -19,10 +19,9 @@ from typing import NamedTuple
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Fleet, Place, Row, free_bytes, lock_file
-from aitp.ledger.limits import LimitUse, use_of_limits
+from aitp.ledger.limits import LimitUse, stand_ins_sent, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
-from aitp.ledger.stand_ins import stand_ins_sent
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
 from aitp.tasks import Ending, Outcome, QueueKey, TaskState

@@ -9,8 +9,8 @@ import pytest
 
 from aitp.ledger import IdleReason, prepare
 from aitp.ledger.integrity import check
+from aitp.ledger.limits import ALL_SENT, day_of, stand_ins_sent
 from aitp.ledger.maintenance import Allowance, Recovery, recover
-from aitp.ledger.stand_ins import ALL_SENT, day_of, stand_ins_sent
 from aitp.policy.costs import Pricing
 from aitp.prices import Price
 from tests.ledger.conftest import Create
