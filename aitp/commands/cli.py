@@ -330,6 +330,58 @@ def limits(settings: Settings, as_json: bool) -> None:
     later.console.show_limits(settings, as_json=as_json)
 
 
+@commands.group(section=LOOK, usually="list")
+def hosts() -> None:
+    """List the hosts that share a ledger on PostgreSQL, or forget one.
+
+    `aitp hosts` is `aitp hosts list`. A host is here as long as one of its processes holds its place in the ledger.
+    """
+
+
+@hosts.command("list")
+def hosts_list(settings: Settings, as_json: bool) -> None:
+    """List them, by name: here or away, since when, and what they have.
+
+    \b
+    Examples:
+      aitp hosts list           who is here, and who is away
+      aitp hosts list --json    for programs
+
+    \b
+    Exit codes:
+      0  listed
+      1  there is no ledger yet, or it cannot be used, or it is a file of this
+         host's alone
+    """
+    later.console.list_hosts(settings, as_json=as_json)
+
+
+def _complete_hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of hosts that are away, for the shell."""
+    return later.console.hosts_beginning(incomplete)
+
+
+@hosts.command("forget")
+@click.argument("name", shell_complete=_complete_hosts)
+def hosts_forget(settings: Settings, name: str, as_json: bool) -> None:
+    """Forget one that is away and does not come back.
+
+    What it had in hand is anyone's at once, and not only after HOST_GRACE_SECONDS. Where its calls were answered, they
+    are made, and paid for, again. Should it come back, its service must be started anew.
+
+    \b
+    Examples:
+      aitp hosts forget worker-3    which was taken out of service
+
+    \b
+    Exit codes:
+      0  forgotten
+      1  it is here (stop its service first), or there is none of that name, or no
+         ledger that can be used
+    """
+    later.console.forget_host(settings, name, as_json=as_json)
+
+
 # Steer it
 
 

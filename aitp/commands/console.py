@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from aitp.ledger import DeadLetter, Ledger
+    from aitp.ledger.hosts import Host
     from aitp.settings import Settings
 
 WIDE = 1_000  # columns, where there is no terminal to tell
@@ -177,6 +178,59 @@ def show_limits(settings: Settings, *, as_json: bool) -> None:
     if seen.budgets:
         parts += ["", budgets_table(seen.budgets)]
     tell(document, *parts, as_json=as_json)
+
+
+def hosts_table(hosts: Iterable[Host], now: float) -> RenderableType:
+    """A line each."""
+    rows = [
+        (
+            each.name,
+            Text("here", style="green") if each.is_here else Text("away", style="bold red"),
+            "never" if each.seen_at is None else duration(max(0.0, now - each.seen_at)),
+            f"{each.workers:,}",
+            f"{each.relays:,}",
+            each.version,
+            each.page,
+        )
+        for each in hosts
+    ]
+    head = ("HOST", "STATE", "SEEN", "WORKERS", "RELAYS", "VERSION", "PAGE")
+    return table(head, rows, right=("SEEN", "WORKERS", "RELAYS"))
+
+
+def list_hosts(settings: Settings, *, as_json: bool) -> None:
+    """Those of a fleet."""
+    _refuse_file(settings)
+    seen = snapshot(settings.ledger)
+    document = {"at": seen.taken_at, "hosts": [dataclasses.asdict(each) for each in seen.hosts]}
+    tell(document, hosts_table(seen.hosts, seen.taken_at), as_json=as_json)
+
+
+def forget_host(settings: Settings, name: str, *, as_json: bool) -> None:
+    """One that is away."""
+    _refuse_file(settings)
+    with _open_ledger(settings) as ledger:
+        released = ledger.forget_host(name)
+    task_ids = [outcome.task.id for settled in released.values() for outcome in settled.outcomes]
+    said = [f"Forgotten: {printable(name)}"]
+    said += [f"{printable(each)}: anyone's again, it may be bought once more" for each in task_ids]
+    tell({"forgotten": name, "released": task_ids}, "\n".join(said), as_json=as_json)
+
+
+def hosts_beginning(incomplete: str) -> list[str]:
+    """Names of hosts that are away and begin so, for the shell: none where there is anything wrong."""
+    from aitp.settings import load_settings
+
+    try:
+        hosts = snapshot(load_settings().ledger).hosts
+    except AitpError:
+        return []
+    return [each.name for each in hosts if not each.is_here and each.name.startswith(incomplete)]
+
+
+def _refuse_file(settings: Settings) -> None:
+    if isinstance(settings.ledger, Path):
+        raise click.ClickException("the ledger is a file of this host's alone: LEDGER_URL is what hosts share")
 
 
 # Steer it

@@ -120,9 +120,15 @@ class Group(click.Group):
     command_class = Command
     group_class = type
 
-    def __init__(self, *arguments: Any, section: str = "", **more: Any) -> None:
+    def __init__(self, *arguments: Any, section: str = "", usually: str = "", **more: Any) -> None:
+        """`usually`: the command that is meant where none is named."""
         super().__init__(*arguments, **more)
-        self.section = section
+        self.section, self._usually = section, usually
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self._usually and not ctx.resilient_parsing and (not args or args[0] in JSON.opts):
+            args = [self._usually, *args]
+        return super().parse_args(ctx, args)
 
     def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
         return super().get_short_help_str(limit)

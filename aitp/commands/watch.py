@@ -26,7 +26,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from aitp import __version__, release, revision
-from aitp.commands.console import moment, screen, show, table, tell
+from aitp.commands.console import hosts_table, moment, screen, show, table, tell
 from aitp.errors import printable
 from aitp.in_force import InForce, in_force, published
 from aitp.ledger.budgets import BudgetUse
@@ -142,6 +142,8 @@ def picture(
         if problem.code not in untold:
             parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
     below = [] if ledger is None else _queue(ledger)
+    if ledger is not None and ledger.hosts:
+        below += [Text(), hosts_table(ledger.hosts, ledger.taken_at)]
     if ledger is not None and ledger.limits:
         below += [Text(), limits_table(ledger)]
     if ledger is not None and ledger.budgets:

@@ -8,11 +8,13 @@ who lives is told by the locks of its slots alone, and who is away by their bein
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from aitp.ledger.engine import HOST_SLOTS
+from aitp.errors import LedgerError
+from aitp.ledger.engine import HOST_SLOTS, Connection, Fleet
 
 if TYPE_CHECKING:
     from aitp.ledger.postgresql import PostgreSQLDatabase
@@ -25,14 +27,18 @@ LOOK_AGAIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One of them. `is_here`: a process of it holds a slot now. `seen_at`: 0 if it never worked."""
+    """One of them. `is_here`: a process of it holds a slot now. `seen_at`: when it last noted that it was there, None
+    if it never worked; what follows it noted as well. `page`: address and port of its metrics process.
+    """
 
     number: int
     name: str
-    version: str
-    seen_at: float
     is_here: bool
-    facts: Mapping[str, Any]
+    seen_at: float | None
+    version: str
+    workers: int
+    relays: int
+    page: str
 
 
 class Hosts:
@@ -59,8 +65,9 @@ class Hosts:
         """A descriptor that is readable when there is something to hear, or nothing to hope for; None if it is lost."""
         return self._database.line
 
-    def note(self, version: str, facts: Mapping[str, Any]) -> None:
+    def note(self, version: str, *, workers: int, relays: int, page: str) -> None:
         """This host is there."""
+        facts = {"workers": workers, "relays": relays, "page": page}
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE hosts SET version = ?, seen_at = ?, facts = ? WHERE number = ?",
@@ -85,7 +92,62 @@ class Hosts:
         ends_in = min(since) + self._database.path.grace - self._database.clock()
         return min(max(ends_in, LOOK_AGAIN_SECONDS), LOOK_SECONDS)
 
+    def refuse_living(self, number: int) -> None:
+        """Raise LedgerError if a process of that host holds a slot."""
+        with self._database.reading() as connection:
+            if any(owner in slots_of(number) for owner in holders(connection, self._database.path)):
+                raise LedgerError("that host is here: a process of it holds a slot; stop its service first")
+
+    def number_of(self, name: str) -> int | None:
+        """The number of the host of that name; None if there is none."""
+        rows = self._database.read("SELECT number FROM hosts WHERE name = ?", (name,))
+        return int(rows[0][0]) if rows else None
+
+    def take(self, owner: int) -> None:
+        """Have the place of an owner whose host is to be forgotten, however short it was away, until `let_go`."""
+        if not self._database.obtain(owner, at_once=True):
+            raise LedgerError("that host has come back")
+
+    def strike_out(self, number: int) -> None:
+        """Forget a host that owns nothing any more."""
+        with self._database.transaction(durable=True) as connection:
+            theirs = slots_of(number)
+            connection.execute("DELETE FROM absences WHERE slot BETWEEN ? AND ?", (theirs.start, theirs.stop - 1))
+            connection.execute("DELETE FROM hosts WHERE number = ?", (number,))
+
+
+def read_hosts(connection: Connection, place: Fleet) -> tuple[Host, ...]:
+    """All of them, by name."""
+    here = {owner // HOST_SLOTS for owner in holders(connection, place)}
+    found = connection.execute("SELECT number, name, seen_at, version, facts FROM hosts ORDER BY name").fetchall()
+    return tuple(
+        _host(number, name, number in here, seen_at, version, facts) for number, name, seen_at, version, facts in found
+    )
+
+
+def _host(number: int, name: str, is_here: bool, seen_at: float, version: str, facts: str) -> Host:
+    noted = json.loads(facts)  # by whatever release it has
+    workers, relays = int(noted.get("workers", 0)), int(noted.get("relays", 0))
+    return Host(number, name, is_here, seen_at or None, version, workers, relays, str(noted.get("page", "")))
+
 
 def slots_of(number: int) -> range:
     """The owners that a host may have."""
     return range(number * HOST_SLOTS, (number + 1) * HOST_SLOTS)
+
+
+def holders(connection: Connection, place: Fleet) -> set[int]:
+    """The owners whose locks some process holds. Its own look at others' places is among them for a moment."""
+    # As unsigned numbers: those of the queue and the preparation are the highest.
+    found = connection.execute(
+        "SELECT CAST(objid AS BIGINT) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+        " AND CAST(classid AS BIGINT) = ? AND CAST(objid AS BIGINT) < 2147483648"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        (namespace(place.schema) % (1 << 32),),
+    )
+    return {int(owner) for (owner,) in found.fetchall()}
+
+
+def namespace(schema: str) -> int:
+    """What sets the locks of ledgers in one database apart."""
+    return int.from_bytes(blake2b(schema.encode(), digest_size=4, person=b"aitp ledger").digest(), signed=True)

@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from aitp.errors import LedgerError
 from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
 from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
 from aitp.ledger.cache import Cache
@@ -168,6 +169,28 @@ class Ledger:
                     released[slot] = self.claims.release(slot, (causes or {}).get(slot, Cause.STOPPED))
                 finally:
                     self._database.let_go(slot)
+        return released
+
+    def forget_host(self, name: str) -> dict[int, Settled]:
+        """Have a fleet know a host no more, and what it owned be anyone's, as after a stop; what was released.
+
+        Raises LedgerError if there is no such host, or it lives.
+        """
+        hosts = self.hosts
+        number = None if hosts is None else hosts.number_of(name)
+        if hosts is None or number is None:
+            raise LedgerError(f"no host of that name is known: {name}")
+        hosts.refuse_living(number)
+        released = {}
+        for owner in self.owners():
+            if owner // HOST_SLOTS == number:
+                hosts.take(owner)
+                try:
+                    released[owner] = self.claims.release(owner, Cause.STOPPED)
+                finally:
+                    self._database.let_go(owner)
+        hosts.strike_out(number)
+        self.flush()
         return released
 
     def pause(self, paused: bool) -> None:

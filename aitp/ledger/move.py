@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from aitp.errors import LedgerError
 from aitp.ledger import postgresql, sqlite
 from aitp.ledger.engine import Connection, Cursor, Fleet, Place, Row, lock_file, migrate
+from aitp.ledger.hosts import holders
 from aitp.ledger.integrity import broken_promises, check
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.schema import VERSION
@@ -187,10 +188,5 @@ def _unused(place: Place) -> Iterator[SlotLocks]:
 
 def _refuse_slots(connection: Connection, place: Fleet) -> None:
     """Raise LedgerError while a process of any host holds a slot."""
-    held = (
-        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        f" AND CAST(classid AS BIGINT) = ? AND CAST(objid AS BIGINT) < {2**31})"
-    )
-    if connection.execute(held, (postgresql.namespace(place.schema) % 2**32,)).get:
+    if holders(connection, place):
         raise LedgerError(f"the ledger {place} is in use: stop the service on every host first")

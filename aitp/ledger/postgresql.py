@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from hashlib import blake2b
 from typing import Any, NoReturn
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
 from aitp.ledger.engine import HOST_SLOTS, Fleet, Row
+from aitp.ledger.hosts import namespace
 from aitp.ledger.locks import ASK_AGAIN_SECONDS, SlotLocks
 from aitp.ledger.schema import (
     BUSY_TABLES,
@@ -224,9 +224,13 @@ class PostgreSQLDatabase:
         self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _know_host(self) -> None:
-        if self._number is None and version_in(self._connection, self.path) == VERSION:
-            found = self._statements.execute("SELECT number FROM hosts WHERE name = ?", (self.path.host,)).get
-            self._number = None if found is None else int(found)
+        if version_in(self._connection, self.path) != VERSION:
+            return
+        found = self._statements.execute("SELECT number FROM hosts WHERE name = ?", (self.path.host,)).get
+        if self._number not in (None, found):  # another one may have that number by now
+            said = f"HOST_NAME={self.path.host}: the fleet was told to forget this host: start its service anew"
+            raise ConfigurationError([said])
+        self._number = None if found is None else int(found)
 
     def _take(self, owner: int) -> None:
         """Hold the fleet's lock of an owner that is ours by the lock of this host."""
@@ -389,8 +393,10 @@ class PostgreSQLDatabase:
             raise LedgerError(f"the ledger {self.path} does not know this host yet: start the service once")
         return self._number * HOST_SLOTS + slot
 
-    def obtain(self, owner: int) -> bool:
+    def obtain(self, owner: int, *, at_once: bool = False) -> bool:
         """Whether an owner is gone for good. If so its place is this process's until `let_go`.
+
+        `at_once`: a person says so.
 
         On this host the kernel knows. Another host's lock is free as soon as its line is cut, while it may go on and
         come back: it is gone when it has not come back for the grace, by the server's clock and with the server up.
@@ -406,7 +412,7 @@ class PostgreSQLDatabase:
                 # Outside the queue: as a rule it is held, and a fleet has many.
                 if self._try(owner):
                     self._obtained.add(owner)
-                    gone = ours or self._is_away_for_good(owner)
+                    gone = ours or at_once or self._is_away_for_good(owner)
         finally:
             if not gone:
                 self.let_go(owner)
@@ -671,11 +677,6 @@ def alone(place: Fleet) -> Iterator[_Statements]:
         connection.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0", prepare=False)
         statements.execute(f"SELECT pg_advisory_lock({NUMBERS})", (namespace(place.schema), QUEUE))
         yield statements
-
-
-def namespace(schema: str) -> int:
-    """What sets the locks of ledgers in one database apart."""
-    return int.from_bytes(blake2b(schema.encode(), digest_size=4, person=b"aitp ledger").digest(), signed=True)
 
 
 def channel(schema: str) -> str:

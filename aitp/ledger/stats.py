@@ -19,6 +19,7 @@ from typing import NamedTuple
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.engine import Connection, Fleet, Place, Row, free_bytes, lock_file
+from aitp.ledger.hosts import Host, read_hosts
 from aitp.ledger.limits import LimitUse, stand_ins_sent, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
@@ -91,7 +92,7 @@ class Snapshot:
 
     `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
     `models`: how many tasks wait for each. `stand_ins`: calls made today in a provider's stead. `disk_free`: beside the
-    ledger, or of a fleet's host.
+    ledger, or of a fleet's host. `hosts`: of a fleet.
     """
 
     taken_at: float
@@ -119,6 +120,7 @@ class Snapshot:
     profiles: tuple[ProfileView, ...] = ()
     models: dict[str, int] = field(default_factory=dict)
     stand_ins: dict[str, int] = field(default_factory=dict)
+    hosts: tuple[Host, ...] = ()
 
     @property
     def held(self) -> int:
@@ -129,7 +131,10 @@ class Snapshot:
 def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
     """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
     with reading(place, now) as (connection, moment):
-        return _read(connection, moment, recovery, free_bytes(lock_file(place)))
+        hosts: tuple[Host, ...] = ()
+        if isinstance(place, Fleet):
+            hosts = read_hosts(connection, place)
+        return _read(connection, moment, recovery, free_bytes(lock_file(place)), hosts)
 
 
 @contextmanager
@@ -189,7 +194,9 @@ def queues_in_use(place: Place) -> list[QueueInUse]:
         return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
-def _read(connection: Connection, now: float, recovery: float, disk_free: int) -> Snapshot:
+def _read(
+    connection: Connection, now: float, recovery: float, disk_free: int, hosts: tuple[Host, ...] = ()
+) -> Snapshot:
     strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
     polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
@@ -224,6 +231,7 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int) -
             connection.execute("SELECT type, paused_until FROM processors WHERE paused_until > ?", (now,))
         ),
         **counts,
+        hosts=hosts,
         unreadable=int(connection.execute("SELECT COUNT(*) FROM malformed").get),
         oldest_ready_age=max(0.0, now - (oldest_ready or now)),
         oldest_finished_age=max(0.0, now - (oldest_finished or now)),

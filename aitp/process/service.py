@@ -207,11 +207,7 @@ class FleetWatch:
     def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
         self._child, self._ledger, self._hosts = child, ledger, hosts
         self._workers, self._relays = settings.concurrency_limit, settings.relay_processes
-        self._facts = {
-            "workers": self._workers,
-            "relays": self._relays,
-            "page": f"{settings.metrics_host}:{settings.metrics_port}",
-        }
+        self._page = f"{settings.metrics_host}:{settings.metrics_port}"
         self._again_at = 0.0  # by this host's clock
         self._due = -math.inf
         self._is_called = False
@@ -221,7 +217,7 @@ class FleetWatch:
         """If it is time to."""
         if time.monotonic() < self._due:
             return
-        self._hosts.note(release(), self._facts)
+        self._hosts.note(release(), workers=self._workers, relays=self._relays, page=self._page)
         released = self._ledger.release_ownerless(spared=self._hosts.ours)
         for owner, settled in released.items():
             tell_of_release(owner, settled, self._hosts.name_of(owner))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import signal
 import time
@@ -254,9 +255,9 @@ def test_each_host_notes_that_it_is_there_and_when_to_look_again(hosts: tuple[Ho
     one, two = hosts
     assert one.ledger.hosts is not None
     assert two.ledger.hosts is not None
-    two.ledger.hosts.note("2.1.0", {"workers": 3})
+    two.ledger.hosts.note("2.1.0", workers=3, relays=2, page="10.0.0.2:8001")
     [(name, version, seen_at, facts)] = one.rows("SELECT name, version, seen_at, facts FROM hosts WHERE version <> ''")
-    assert (name, version, facts) == ("two", "2.1.0", '{"workers": 3}')
+    assert (name, version, json.loads(facts)["workers"]) == ("two", "2.1.0", 3)
     assert abs(seen_at - time.time()) < patience(2.0)
     assert one.ledger.hosts.name_of(two.ledger.owner(WORKER)) == "two"
 
