@@ -562,7 +562,9 @@ def migrate(place: Fleet) -> int:
             found = version_in(connection, place)
             refuse_unknown(found, place)
             if not found:
-                connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(place.schema)))
+                # Not IF NOT EXISTS: who may not make one is refused even where it is there.
+                if statements.execute("SELECT to_regnamespace(?)", (place.schema,)).get is None:
+                    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(place.schema)))
                 connection.execute(translated(SCHEMA).encode(), prepare=False)
                 connection.execute(COMPATIBLE.encode(), prepare=False)
                 for table in BUSY_TABLES:
