@@ -223,7 +223,7 @@ _FOUND = (
     f" JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue WHERE {FINISHED}"
 )
 # Served by tasks_finished, and by tasks_later.
-_FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY tasks.seq LIMIT ?"
+_FRESH = f"{_FOUND} AND slot IS NULL AND due_at IS NULL ORDER BY slot, tasks.seq LIMIT ?"
 _FAILED_BEFORE = f"{_FOUND} AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?"
 
 

@@ -75,6 +75,8 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10s",
     "enable_seqscan": "off",
+    "enable_mergejoin": "off",
+    "enable_hashjoin": "off",
     "jit": "off",
     "random_page_cost": "1.1",
     "timezone": "UTC",

@@ -314,7 +314,6 @@ def test_without_a_budget_a_claim_and_a_finish_ask_nothing_more(create: Create) 
     assert named == []
 
 
-@pytest.mark.sqlite
 def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
     world = budgeted(create, day=10**15, month=10**15)
     world.admit(*names("t", 30))

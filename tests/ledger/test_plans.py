@@ -16,10 +16,8 @@ from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms
 
-pytestmark = pytest.mark.sqlite
-
 # A walk over one of these is a walk over what is claimed, ready or waiting now: it is counted there, no row is read.
-BOUNDED = tuple(f"tasks_{name}" for name in ("claimed", "ready", "later"))
+BOUNDED = tuple(f"tasks_{name}" for name in ("claimed", "ready", "later", "duplicates"))
 GROWING = ("tasks", "evidence", "task_completions", "tombstones", "results", "contents")
 
 Recorded = dict[str, Any]  # statement → what was bound to it
@@ -87,20 +85,23 @@ def walks_of_the_fleet(world: World, statement: str, bindings: Sequence[Any]) ->
     line.execute(b"RESET plan_cache_mode; DEALLOCATE planned", prepare=False)
     assert any_s is not None
     for plan in (world.value(f"EXPLAIN (FORMAT JSON) {statement}", *bindings), any_s[0]):
-        yield from filter(None, map(walk, steps_of(plan[0]["Plan"])))
+        yield from filter(None, walks_in(plan[0]["Plan"]))
 
 
-def steps_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
+def walks_in(plan: dict[str, Any], *, stops: bool = False) -> Iterator[str]:
+    """`stops`: at the first few rows."""
+    yield walk(plan, stops)
     for part in plan.get("Plans", ()):
-        yield from steps_of(part)
+        yield from walks_in(part, stops=plan["Node Type"] == "Limit")
 
 
-def walk(step: dict[str, Any]) -> str:
+def walk(step: dict[str, Any], stops: bool) -> str:
     """Which table it walks, if one that grows."""
     kind, table, index = step["Node Type"], step.get("Relation Name", ""), step.get("Index Name", "")
     bounds = step.get("Index Cond", "")
     reads_on = step.get("Filter") and re.fullmatch(r"\(\w+ IS NOT NULL\)", bounds)
+    if stops and "Filter" not in step:
+        return ""
     if table not in GROWING or "Scan" not in kind or "Bitmap Heap" in kind or (bounds and not reads_on):
         return ""
     return "" if index in BOUNDED else f"{kind} {table} {index}".strip()
@@ -108,9 +109,10 @@ def walk(step: dict[str, Any]) -> str:
 
 def in_every_state(world: World) -> Iterator[str]:
     """States of what the server knows of the tables, and of the tables."""
-    yield "as it is"
     if isinstance(world.place, Path):
+        yield "as it is"
         return
+    yield "new"
     world.change(LOOK)
     yield "just looked at"
     for filling in FILLING:
@@ -123,6 +125,8 @@ def in_every_state(world: World) -> Iterator[str]:
     yield "emptied since it was looked at"
 
 
+EXPLAINED: set[str] = set()
+SMALL_STATES = ("new", "just looked at", "emptied since it was looked at")
 LOOK = f"ANALYZE {', '.join(GROWING)}"
 FILLING = (
     "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at)"
@@ -146,8 +150,14 @@ def world(request: pytest.FixtureRequest, create: Create) -> World:
 
 def assert_no_scans(world: World, statements: Recorded, at_least: int) -> None:
     assert len(statements) >= at_least
-    for state in in_every_state(world):
-        assert (state, scans(world, statements)) == (state, [])
+    if not isinstance(world.place, Path):  # each once: there are five states of the tables, and two plans in each
+        statements = {each: bound for each, bound in statements.items() if each not in EXPLAINED}
+        EXPLAINED.update(statements)
+    for state in in_every_state(world) if statements else ():
+        found = scans(world, statements)
+        if state in SMALL_STATES:  # there it may walk the few rows that there are, but keeps to the indexes
+            found = [each for each in found if each.startswith("Seq Scan")]
+        assert (state, found) == (state, [])
 
 
 def test_claims(world: World) -> None:

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from aitp.ledger.engine import Fleet
+from aitp.ledger.schema import VERSION
 
 PATIENCE_SECONDS = 60.0
 # Nothing here is to survive a power cut, unless a test says so.
@@ -120,13 +121,13 @@ _CLEAR = """
 CREATE OR REPLACE FUNCTION clear() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE each RECORD; BEGIN
     FOR each IN SELECT tablename AS name FROM pg_tables WHERE schemaname = current_schema() LOOP
-        IF each.name NOT IN ('ledger', 'hosts') THEN EXECUTE format('DELETE FROM %I', each.name); END IF;
+        IF each.name NOT IN ('ledger', 'hosts') THEN EXECUTE format('DELETE FROM %%I', each.name); END IF;
     END LOOP;
     FOR each IN SELECT sequencename AS name FROM pg_sequences
         WHERE schemaname = current_schema() AND last_value > 0 LOOP
-        PERFORM setval(format('%I', each.name)::regclass, 1, false);
+        PERFORM setval(format('%%I', each.name)::regclass, 1, false);
     END LOOP;
-    UPDATE ledger SET sequence = 0, strategy = 'rolling', timezone = 'UTC', paused = 0, reuse_scope = '',
+    UPDATE ledger SET version = %d, sequence = 0, strategy = 'rolling', timezone = 'UTC', paused = 0, reuse_scope = '',
         reuse_after = 0, worlds_version = worlds_version + 1, boot = '', clock_offset = NULL;
     INSERT INTO polls (one) VALUES (1);
     INSERT INTO breakers (service) VALUES ('api'), ('oauth'), ('openai'), ('ollama'), ('wikidata');
@@ -141,7 +142,7 @@ def clear(place: Fleet) -> None:
     if url not in _lines or _lines[url].closed:
         _lines[url] = psycopg.connect(url, autocommit=True)
         _lines[url].execute(f'SET search_path = "{place.schema}"'.encode())
-        _lines[url].execute(_CLEAR.encode())
+        _lines[url].execute((_CLEAR % VERSION).encode())
     _lines[url].execute(b"SELECT clear()")
 
 
