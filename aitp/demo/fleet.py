@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
+import click
 from pydantic import SecretStr
 
 from aitp.demo.command import STOP_SECONDS, Demo, Plan, end_with_parent, free_port
@@ -130,9 +131,10 @@ def _server() -> Iterator[str]:
     """A PostgreSQL of the demo's own; its address. Nothing of it is to survive, so that nothing waits for a disk."""
     programs = _programs()
     assert programs is not None
-    with tempfile.TemporaryDirectory(prefix="aitp-demo-pg-") as name:
+    is_root = os.geteuid() == 0  # as which neither program runs, and whose own TMPDIR others may not enter
+    with tempfile.TemporaryDirectory(prefix="aitp-demo-pg-", dir="/tmp" if is_root else None) as name:
         folder, as_user = Path(name), list[str]()
-        if os.geteuid() == 0:  # as which neither program runs
+        if is_root:
             as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig=INT", "--"]
             shutil.chown(folder, "nobody")
         data = str(folder / "data")
@@ -151,7 +153,7 @@ def _server() -> Iterator[str]:
             until = time.monotonic() + SERVER_SECONDS
             while subprocess.call([f"{programs}/pg_isready", "-q", "-h", name], stderr=subprocess.DEVNULL):
                 if server.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError("PostgreSQL does not start")
+                    raise click.ClickException("--hosts: PostgreSQL does not start on this machine")
                 select.select([], [], [], 0.1)
             yield f"postgresql://aitp@/postgres?host={name}"
         finally:
@@ -166,4 +168,4 @@ def _server() -> Iterator[str]:
 def _done(command: Sequence[str]) -> None:
     done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{command[-9 if len(command) > 9 else 0]}: {done.stderr.strip()}")
+        raise click.ClickException(f"--hosts: PostgreSQL cannot be set up: {done.stderr.strip()}")
