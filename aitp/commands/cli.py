@@ -59,9 +59,7 @@ def commands() -> None:
 
 @commands.command(section=SEE, needs_settings=False)
 @click.option("--tasks", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many tasks.")
-@click.option(
-    "--workers", default=5, show_default=True, type=click.IntRange(1, 100), help="Provider calls at one time."
-)
+@click.option("--workers", default=5, show_default=True, type=click.IntRange(1, 100), help="Provider calls at a time.")
 @click.option("--latency-ms", default=100, show_default=True, type=click.IntRange(0, 60_000), help="The provider's.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Of page and metrics; 0 takes a free one.")
 @click.option("--mode", default="openai", show_default=True, type=click.Choice(("openai", "ollama", "hybrid")))
@@ -646,9 +644,7 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
 
 
 @ledger.command("move")
-@click.option(
-    "--to", type=click.Choice(("fleet", "file")), required=True, help="LEDGER_URL, or RATE_LIMIT_STORAGE_PATH."
-)
+@click.option("--to", type=click.Choice(("fleet", "file")), required=True, help="LEDGER_URL's, or the file's place.")
 def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
     """Copy it to a fleet's database, or back into a file.
 
