@@ -223,6 +223,8 @@ UNREADABLE = _of_ledger("aitp_unreadable_documents", "Task documents left pendin
 LAST_POLL = _of_ledger("aitp_last_poll_timestamp_seconds", "When the task API was last polled.")
 DISK_FREE = _of_ledger("aitp_disk_free_bytes", "Free space where the ledger lies.")
 PAUSED = _of_ledger("aitp_paused", "1 while claims are paused by an operator.")
+HOSTS = _of_ledger("aitp_hosts", "Hosts that share the ledger, by whether they are here or away.", "state")
+HOST_INFO = _of_ledger("aitp_host_info", "Always 1, for each host that shares the ledger.", "host", "number", "version")
 QUARANTINES = _of_ledger(
     "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
 )

@@ -348,8 +348,7 @@ def hosts_list(settings: Settings, as_json: bool) -> None:
     \b
     Exit codes:
       0  listed
-      1  there is no ledger yet, or it cannot be used, or it is a file of this
-         host's alone
+      1  there is no ledger that hosts share, or it cannot be used
     """
     later.console.list_hosts(settings, as_json=as_json)
 

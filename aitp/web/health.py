@@ -337,6 +337,10 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
         yield Problem("disk", Severity.FAULT, sentence, advice)
     if ledger.paused:
         yield Problem("paused", Severity.PENDING, "paused by an operator", "`aitp resume` goes on.")
+    if away := [host.name for host in ledger.hosts if not host.is_here]:
+        sentence = f"{len(away)} of {counted(len(ledger.hosts), 'host')} {'is' if len(away) == 1 else 'are'} away"
+        advice = f"Look after {', '.join(away)}; `aitp hosts forget` drops one that does not come back."
+        yield Problem("hosts", Severity.WARNING, sentence, advice)
     for processor in sorted(ledger.paused_processors):
         sentence = f"the processor of {processor} is paused after several bugs in a row: see the log"
         advice = "It goes on by itself after a while, and at each restart."

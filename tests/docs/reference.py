@@ -67,6 +67,7 @@ LABELS: Mapping[str, tuple[str, str]] = {
         _words(metrics.PENDING_ENDPOINT, metrics.TASK_ENDPOINT, metrics.OTHER),
     ),
     "from": ("the provider of first choice", "`ollama`"),
+    "host": ("a host of a fleet", "the `HOST_NAME` of each"),
     "kind": ("which number of bytes", "`completed`, `total`"),
     "le": (
         "upper bound of a histogram's bucket, in seconds",
@@ -74,6 +75,7 @@ LABELS: Mapping[str, tuple[str, str]] = {
     ),
     "method": ("HTTP method", "`GET`, `PATCH`, `other`"),
     "model": ("which model", _MODELS),
+    "number": ("which a host has in the ledger", "from 0"),
     "outcome": ("what became of an attempt to deliver", _words(*metrics.DELIVERY_OUTCOMES)),
     "period": ("which rate limit or budget", _words(*Period) + "; those that are switched off have no gauges"),
     "provider": ("whose model was called", "`openai`, `ollama`, and those of other packages"),
@@ -82,8 +84,8 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "role": ("what a child is for", _words(*metrics.ROLES)),
     "service": ("which service a breaker or a cooldown is about", _words(*Service)),
     "state": (
-        "of a task that waits: claimable now or later; of a child: what it is doing",
-        "`ready`, `waiting`; `starting`, `waiting`, `idle`, `busy`, `recording`, `leaving`",
+        "of a task that waits: claimable now or later; of a child: what it is doing; of a host of a fleet",
+        "`ready`, `waiting`; `starting`, `waiting`, `idle`, `busy`, `recording`, `leaving`; `here`, `away`",
     ),
     "status": (
         "how it ended",

@@ -71,6 +71,8 @@ ADDED = {
     "aitp_last_poll_timestamp_seconds": ("gauge", ()),
     "aitp_disk_free_bytes": ("gauge", ()),
     "aitp_paused": ("gauge", ()),
+    "aitp_hosts": ("gauge", ("state",)),
+    "aitp_host_info": ("gauge", ("host", "number", "version")),
     "aitp_paused_processors": ("gauge", ()),
     "aitp_ledger_readable": ("gauge", ()),
     "ollama_model_present": ("gauge", ("model",)),

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from aitp.ledger.hosts import Host
 from aitp.ledger.stats import BreakerView, ProfileView, QuarantineView, Snapshot
 from aitp.process.scoreboard import MASTER as SLOT_OF_MASTERS
 from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import PLACEHOLDER_KEY, Settings
 from aitp.tasks import Service
-from aitp.web.health import Facts, Severity, problems, read_facts, worst_first
+from aitp.web.gauges import _of_ledger as ledger_gauges
+from aitp.web.health import Facts, Severity, _of_ledger, problems, read_facts, worst_first
 from tests.ledger.test_locks import another_process_holds
 from tests.web.world import RELAY, WORKER, settings_in
 
@@ -243,3 +245,28 @@ def test_models_whose_tasks_wait_are_a_fault_and_what_requests_do_without_a_note
     assert "MODEL_ALIASES" in fault.advice
     assert note.severity is Severity.NOTE
     assert "do without encoding_format" in note.sentence
+
+
+def a_host(number: int, *, is_here: bool) -> Host:
+    return Host(number, f"host-{number}", is_here, NOW, "2.1.0", 3, 2, "")
+
+
+def test_hosts_that_are_away_are_counted_and_named() -> None:
+    hosts = tuple(a_host(number, is_here=number != 2) for number in (1, 2, 3))
+    found = [each for each in _of_ledger(replace(LEDGER, hosts=hosts)) if each.code == "hosts"]
+    assert [(each.severity, each.sentence) for each in found] == [(Severity.WARNING, "1 of 3 hosts is away")]
+    assert "host-2" in found[0].advice
+    here = replace(LEDGER, hosts=hosts[:1])
+    assert not [each for each in _of_ledger(here) if each.code == "hosts"]
+
+
+def test_gauges_tell_how_many_hosts_are_here_and_away() -> None:
+    hosts = tuple(a_host(number, is_here=number != 2) for number in (1, 2, 3))
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in ledger_gauges(replace(LEDGER, hosts=hosts))
+        for sample in family.samples
+    }
+    assert (told["aitp_hosts", "here"], told["aitp_hosts", "away"]) == (2, 1)
+    assert told["aitp_host_info", "host-2", "2", "2.1.0"] == 1
+    assert not [family for family in ledger_gauges(LEDGER) if family.name == "aitp_hosts" and family.samples]
