@@ -319,8 +319,8 @@ def prune_completions(connection: Connection, now: float) -> None:
 
 # Calls that one provider makes in another's stead: counted by UTC day in the claim's transaction, and so bounded. What
 # was counted stays counted, whatever becomes of the process: a kill cannot make room. Only a claim that was never sent
-# gives its part back. Where a recovery could not read the counts, the day's are used up. Only providers of other packages
-# have such a bound (`aitp.policy.routing.Rules`).
+# gives its part back. Where a recovery could not read the counts, the day's are used up. Only providers of other
+# packages have such a bound (`aitp.policy.routing.Rules`).
 
 DAY_SECONDS = 86_400
 UNKNOWN = ""  # the provider of a row that stands for all whose counts are lost
