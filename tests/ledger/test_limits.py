@@ -28,6 +28,7 @@ def test_a_claim_takes_no_more_than_there_is_room_for(create: Create) -> None:
     assert use(world, "minute") == (3, 3, 0, None)
 
 
+@pytest.mark.sqlite
 def test_a_reservation_is_on_disk_before_its_tasks_can_be_sent(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a power cut would take it away, and the room that it held would be given to others."""
     world = create(minute=3)
