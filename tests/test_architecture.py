@@ -115,7 +115,7 @@ UNCOMMON_SQL = {
     r"\b(PRAGMA|INDEXED BY|sqlite_schema|sqlite_master|dbstat|pragma_\w+)\b": "",
 }
 SQLITE_S_OWN = {"schema.py", "sqlite.py", "integrity.py", "maintenance.py"}
-POSTGRESQL_S_OWN = {"postgresql.py"}  # which also names what it substitutes
+POSTGRESQL_S_OWN = {"postgresql.py", "session.py"}  # which also names what it substitutes
 RELEASED = {"schema.py"}  # its names are compared with the enums in tests/ledger/test_names.py
 
 
@@ -213,9 +213,9 @@ def test_sql_names_states_by_their_enums() -> None:
     ]
 
 
-def test_the_library_of_each_of_the_ledger_s_engines_is_named_in_one_module() -> None:
+def test_the_library_of_each_of_the_ledger_s_engines_is_named_in_its_own_modules() -> None:
     assert not lines_with(r"\bapsw\b", outside="ledger/sqlite.py")
-    assert not lines_with(r"\bpsycopg\b", outside="ledger/postgresql.py")
+    assert not lines_with(r"\bpsycopg\b", outside="ledger/(postgresql|session).py")
 
 
 def test_the_environment_is_read_by_the_settings_alone() -> None:

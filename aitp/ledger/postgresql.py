@@ -1,4 +1,4 @@
-"""The ledger in a schema of PostgreSQL (13 or newer), for a fleet: hosts that share it. Names psycopg alone.
+"""The ledger in a schema of PostgreSQL (13 or newer), for a fleet: hosts that share it.
 
 What `sqlite` promises of one host holds here of all: writers queue, first come first served; every failure of the
 server or the line arrives as LedgerError, with the transaction rolled back or, where COMMIT's answer was lost, unknown;
@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
@@ -39,18 +37,13 @@ from aitp.ledger.schema import (
     VERSION,
     translated,
 )
+from aitp.ledger.session import ServerClock, Statements, as_ledger_error, connect, one
 
-try:
-    import psycopg
-    from psycopg import errors, sql
-    from psycopg.adapt import Dumper
-    from psycopg.pq import TransactionStatus
-    from psycopg.types.numeric import FloatDumper, FloatLoader, Int8Dumper
-except ImportError as error:
-    said = "LEDGER_URL needs the package psycopg[binary], the extra `fleet`, which is not installed here"
-    raise ConfigurationError([f"{said} ({error}): docs/FLEET.md says where it goes"]) from error
+# After the session's module, which says what to do where it is not installed.
+import psycopg  # isort: skip
+from psycopg import sql  # isort: skip
+from psycopg.pq import TransactionStatus  # isort: skip
 
-OLDEST_SERVER = 130_000
 # What is locked beside the slots, which are numbered from 0.
 QUEUE, PREPARING = -1, -2
 NUMBERS = "CAST(? AS INTEGER), CAST(? AS INTEGER)"
@@ -60,120 +53,6 @@ REGAIN_SECONDS = (0.2, 2.0)
 LINGERING_SECONDS = 15.0
 # A claim is sent only if the ledger has answered so lately, on a clock that goes on while the machine sleeps.
 FRESH_SECONDS = 10.0
-CONNECT_SECONDS = 10
-STATEMENTS_KEPT = 256
-
-# Of the session. A queue's statistics are always stale: whatever they say, indexes are to be used. The time-outs are
-# for lines that are cut: with PostgreSQL's own one of them in the queue would have the whole fleet stand.
-SESSION = {
-    "synchronous_commit": "off",  # see `flush`
-    "idle_in_transaction_session_timeout": "5s",
-    "lock_timeout": "30s",
-    "statement_timeout": "60s",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10s",
-    "enable_seqscan": "off",
-    "enable_mergejoin": "off",
-    "enable_hashjoin": "off",
-    "jit": "off",
-    "random_page_cost": "1.1",
-    "timezone": "UTC",
-    "client_min_messages": "warning",
-    "default_transaction_isolation": "read committed",
-}
-
-
-@cache
-def numbered(statement: str) -> str:
-    """Common SQL with PostgreSQL's parameters: `?` is the next number, `?3` is that one."""
-    last = 0
-
-    def number(found: re.Match[str]) -> str:
-        nonlocal last
-        last = int(found[1]) if found[1] else last + 1
-        return f"${last}"
-
-    return re.sub(r"\?(\d*)", number, statement)
-
-
-class _BoolDumper(Dumper):
-    """The tables have no booleans, only 0 and 1."""
-
-    oid = psycopg.adapters.types["int8"].oid
-
-    def dump(self, obj: Any) -> bytes:
-        return b"1" if obj else b"0"
-
-
-class _Cursor(psycopg.RawCursor[Row]):
-    """What a statement gives, in the engine's words. Inside a transaction it is waited for when it is asked for."""
-
-    @property
-    def get(self) -> Any:
-        row = self.fetchone()
-        return row if row is None or len(row) > 1 else row[0]
-
-
-class _Statements:
-    """A connection as the rest of the ledger knows it. Statements whose answer nobody reads go out with the next."""
-
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
-        self._connection = connection
-        self._last: _Cursor | None = None
-        self.pipeline: psycopg.Pipeline | None = None
-
-    def execute(self, statement: str, bindings: Sequence[Any] = (), /) -> _Cursor:
-        self._last = _Cursor(self._connection)
-        self._last.execute(numbered(statement).encode(), bindings or None)
-        return self._last
-
-    def executemany(self, statement: str, bindings: Iterable[Sequence[Any]], /) -> _Cursor:
-        self._last = _Cursor(self._connection)
-        self._last.executemany(numbered(statement).encode(), bindings)
-        return self._last
-
-    def changes(self) -> int:
-        assert self._last is not None
-        if self.pipeline is not None:
-            self.pipeline.sync()
-        return max(0, self._last.rowcount)
-
-    def stream(self, query: str) -> Iterator[Row]:
-        """Rows as they come, however many there are."""
-        return _Cursor(self._connection).stream(query.encode())
-
-    def fill(self, table: str, columns: str, rows: Iterable[Row]) -> None:
-        """Enter any number of rows."""
-        with _Cursor(self._connection).copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
-            for row in rows:
-                copy.write_row(row)
-
-
-class ServerClock:
-    """The server's wall clock, and a time that nobody sets: this host's since it started, as far as the ledger's.
-
-    Hosts have not started together. So each counts from where the ledger's difference of the two (`clock.follow`) is
-    what it should be, and what it sees of that from then on are the steps of the server's clock. Machines drift apart
-    for less than the tolerance between two looks, and each look counts anew.
-    """
-
-    boot = ""
-
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
-        self.connection = connection
-        self._base = 0.0
-
-    def __call__(self) -> float:
-        return float(_one(self.connection, b"SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")[0])
-
-    def uptime(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) + self._base
-
-    def agree(self, now: float, offset: float) -> None:
-        """It is `now`, and the ledger's offset is right."""
-        self._base += now - offset - self.uptime()
 
 
 class PostgreSQLDatabase:
@@ -210,7 +89,7 @@ class PostgreSQLDatabase:
     def _dial(self) -> None:
         """A connection that holds the locks of whatever this process owns. Raises psycopg.Error, LedgerError."""
         self._connection = connect(self.path)
-        self._statements = _Statements(self._connection)
+        self._statements = Statements(self._connection)
         if self._server_clock is None:
             self._server_clock = ServerClock(self._connection)
         self._server_clock.connection = self._connection
@@ -267,7 +146,7 @@ class PostgreSQLDatabase:
     # Transactions
 
     @contextmanager
-    def transaction(self, *, durable: bool = False) -> Iterator[_Statements]:
+    def transaction(self, *, durable: bool = False) -> Iterator[Statements]:
         """A write transaction, entered in turn. `durable`: it survives a power cut once it is over.
 
         One process a host stands in the server's queue, the others in their host's.
@@ -362,7 +241,7 @@ class PostgreSQLDatabase:
             return self._statements.execute(sql, bindings).fetchall()
 
     @contextmanager
-    def reading(self) -> Iterator[_Statements]:
+    def reading(self) -> Iterator[Statements]:
         """Queries outside the queue and outside any transaction, each of which sees what was committed last."""
         with as_ledger_error(self.path):
             self._regain()
@@ -504,50 +383,6 @@ class PostgreSQLDatabase:
 # Making it, and looking at it
 
 
-def connect(place: Fleet) -> psycopg.Connection[Row]:
-    """A session as it is to be. Raises psycopg.Error; LedgerError for a server that is not the primary."""
-    connection: psycopg.Connection[Row] = psycopg.Connection.connect(
-        place.url.get_secret_value(),
-        autocommit=True,
-        prepare_threshold=0,
-        connect_timeout=CONNECT_SECONDS,
-        fallback_application_name="aitp",
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
-    )
-    try:
-        connection.prepared_max = STATEMENTS_KEPT
-        adapters = connection.adapters
-        adapters.register_dumper(int, Int8Dumper)
-        adapters.register_dumper(bool, _BoolDumper)
-        adapters.register_dumper(float, FloatDumper)
-        adapters.register_loader("numeric", FloatLoader)
-        if connection.info.server_version < OLDEST_SERVER:
-            raise ConfigurationError(
-                [
-                    f"LEDGER_URL: {place} is PostgreSQL {connection.info.server_version // 10_000}; "
-                    f"{OLDEST_SERVER // 10_000} or newer is needed"
-                ]
-            )
-        session = dict(SESSION)
-        if connection.info.server_version >= 140_000:
-            session["client_connection_check_interval"] = "2s"
-        wanted = [sql.SQL("SET {} = {}").format(sql.Identifier(name), value) for name, value in session.items()]
-        wanted.append(sql.SQL("SET search_path = {}").format(sql.Identifier(place.schema)))
-        connection.execute(sql.SQL("; ").join(wanted), prepare=False)
-        if connection.execute(b"SELECT pg_is_in_recovery()").fetchone() == (True,):
-            raise LedgerError(
-                f"{place} is a standby that takes no writes: name all hosts in LEDGER_URL, and"
-                " target_session_attrs=read-write"
-            )
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def migrate(place: Fleet) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 
@@ -556,7 +391,7 @@ def migrate(place: Fleet) -> int:
     with as_ledger_error(place), connect(place) as connection:
         refuse_pooler(connection, place)
         with connection.transaction():
-            statements = _Statements(connection)
+            statements = Statements(connection)
             statements.execute(
                 f"SELECT pg_advisory_xact_lock({NUMBERS})",
                 (namespace(place.schema), PREPARING),
@@ -585,7 +420,7 @@ def migrate(place: Fleet) -> int:
 
 def version_in(connection: psycopg.Connection[Row], place: Fleet) -> int:
     """The version of the ledger in that schema; 0 if there is none."""
-    statements = _Statements(connection)
+    statements = Statements(connection)
     table = f'"{place.schema}".ledger'
     if statements.execute("SELECT to_regclass(?)", (table,)).get is None:
         return 0
@@ -630,7 +465,7 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
         ahead = ServerClock(connection)() - (before + time.time()) / 2
         if abs(ahead) > ODD_CLOCK_SECONDS:
             yield True, f"The server's clock is {ahead:+.0f} s from this host's: limits and logs go by different times"
-        standbys, away, tls, room = _one(connection, _OF_SERVER)
+        standbys, away, tls, room = one(connection, _OF_SERVER)
         if away and not standbys:
             yield (
                 True,
@@ -654,14 +489,8 @@ _OF_SERVER = b"""
 """
 
 
-def _one(connection: psycopg.Connection[Row], query: bytes) -> Row:
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return row
-
-
 @contextmanager
-def reading(place: Fleet) -> Iterator[tuple[_Statements, float]]:
+def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
     """One consistent state of the ledger, and the server's time."""
     with as_ledger_error(place), connect(place) as connection:
         version = version_in(connection, place)
@@ -670,14 +499,14 @@ def reading(place: Fleet) -> Iterator[tuple[_Statements, float]]:
         if version != VERSION:
             raise LedgerError(f"the ledger {place} has version {version}, this release reads {VERSION}")
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        yield _Statements(connection), ServerClock(connection)()
+        yield Statements(connection), ServerClock(connection)()
 
 
 @contextmanager
-def alone(place: Fleet) -> Iterator[_Statements]:
+def alone(place: Fleet) -> Iterator[Statements]:
     """A session that has the queue to its end, and all the time that it takes."""
     with as_ledger_error(place), connect(place) as connection:
-        statements = _Statements(connection)
+        statements = Statements(connection)
         connection.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0", prepare=False)
         statements.execute(f"SELECT pg_advisory_lock({NUMBERS})", (namespace(place.schema), QUEUE))
         yield statements
@@ -686,32 +515,3 @@ def alone(place: Fleet) -> Iterator[_Statements]:
 def channel(schema: str) -> str:
     """Where hosts hear each other."""
     return f"aitp_{schema}"
-
-
-# Failures
-
-
-@contextmanager
-def as_ledger_error(place: Fleet) -> Iterator[None]:
-    """The server's and the line's failures become LedgerError. A violated constraint passes, as the bug that it is."""
-    try:
-        yield
-    except (psycopg.Error, OSError) as error:
-        _raise_ledger_error(place, error)
-
-
-def _raise_ledger_error(place: Fleet, error: Exception) -> NoReturn:
-    match error:
-        case psycopg.IntegrityError():
-            raise error
-        case errors.DiskFull():
-            raise LedgerError(f"the disk of the ledger {place} is full") from error
-        case errors.ReadOnlySqlTransaction():
-            raise LedgerError(f"the ledger {place} takes no writes: it is no primary (any more)") from error
-        case _:
-            raise LedgerError(f"the ledger {place} cannot be used: {in_words(error)}") from error
-
-
-def in_words(error: Exception) -> str:
-    """Its first line; libpq repeats what it was told of the server, and never a password."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -43,7 +43,8 @@ def test_a_host_that_is_lost_costs_its_calls_in_flight_and_leaves_nothing_behind
 def test_what_it_lacks_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
     monkeypatch.setattr(fleet, "_programs", lambda: None if lack == "server" else Path("/usr/bin"))
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "aitp.ledger.postgresql", raising=False)
+    for module in ("postgresql", "session"):
+        monkeypatch.delitem(sys.modules, f"aitp.ledger.{module}", raising=False)
     said = fleet.missing()
 
     assert said is not None

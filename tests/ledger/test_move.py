@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from aitp.errors import LedgerError
 from aitp.ledger import move as moving
-from aitp.ledger import postgresql, prepare, sqlite
+from aitp.ledger import prepare, session, sqlite
 from aitp.ledger.engine import Fleet, Row, open_database
 from aitp.ledger.integrity import check
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
@@ -208,13 +208,13 @@ def test_killed_in_the_middle_it_has_moved_nothing(
 
 
 def test_what_is_read_back_otherwise_is_not_taken(full: Path, place: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = postgresql._Statements.fill
+    fill = session.Statements.fill
 
-    def wrong(self: postgresql._Statements, table: str, columns: str, rows: Iterable[Row]) -> None:
+    def wrong(self: session.Statements, table: str, columns: str, rows: Iterable[Row]) -> None:
         turned = (tuple(-1 if table == "habits" and part == 200 else part for part in row) for row in rows)
         fill(self, table, columns, turned)
 
-    monkeypatch.setattr(postgresql._Statements, "fill", wrong)
+    monkeypatch.setattr(session.Statements, "fill", wrong)
     with pytest.raises(LedgerError, match=r"habits of .* is not what .* makes of it: nothing was moved"):
         move(full, place)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aitp.ledger import Cause, DeliveryOutcome, Failure, Fault, LedgerConfig, Report
-from aitp.ledger.postgresql import numbered
+from aitp.ledger.session import numbered
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms

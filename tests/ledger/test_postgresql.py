@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Ledger, SlotLocks, prepare
 from aitp.ledger.engine import Fleet
-from aitp.ledger.postgresql import numbered
 from aitp.ledger.schema import translated
+from aitp.ledger.session import numbered
 from aitp.tasks import Ending
 from tests.ledger.world import ALONE, OTHER_WORKER, WORKER, Clock, World, ids, names, prepared, terms
 from tests.services.postgres import PostgreSQL, postgres_server
