@@ -1,7 +1,7 @@
 """The narrow interface behind which an SQL engine keeps the ledger: transactions, reads, flushes, and clocks.
 
-Whoever speaks SQL in this room knows these types only, and writes what SQLite and PostgreSQL both take. The engines
-are `aitp.ledger.sqlite`, one host's, and `aitp.ledger.postgresql` with its `session`, a fleet's: nobody else names their
+Whoever speaks SQL in this room knows these types only, and writes what SQLite and PostgreSQL both take. The engines are
+`aitp.ledger.sqlite`, one host's, and `aitp.ledger.postgresql` with its `session`, a fleet's: nobody else names their
 libraries, and each is loaded only for a ledger of its kind.
 """
 
