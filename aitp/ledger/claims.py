@@ -1,9 +1,9 @@
 """Claims: tasks of one queue, taken by a worker for one call. Where "within every limit" is kept.
 
-A claim is one transaction. It asks, in this order, what stops everybody (`_claim`: a pause, the disk, no task, a
-limit), then for each queue, the fairest first, and each of its routes, what stops that one (`_take`), and writes its
-slot to the first tasks that nothing stops. Workers claim and finish; whoever obtains a slot releases what its former
-process left. How an attempt ends is told in outcomes.py.
+A claim is one transaction. It asks, in this order, what stops everybody (`_claim`: a ledger of the next release, a
+pause, the disk, no task, a limit), then for each queue, the fairest first, and each of its routes, what stops that one
+(`_take`), and writes its slot to the first tasks that nothing stops. Workers claim and finish; whoever obtains a slot
+releases what its former process left. How an attempt ends is told in outcomes.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, count_stand_ins, next_day, present_basis, stand_ins_sent
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
+from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import World, Worlds, release_probes, world_fails_by
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
@@ -42,6 +43,7 @@ class IdleReason(StrEnum):
     MODEL = "model"
     DISK = "disk"
     PAUSED = "paused"
+    UPGRADE = "upgrade"
     PROCESSOR = "processor"
     BUDGET = "budget"
     PRICE = "price"
@@ -156,6 +158,7 @@ class _Look(NamedTuple):
     """
 
     owns: bool
+    version: int
     paused: bool
     all_closed: bool
     has_budgets: bool
@@ -169,17 +172,17 @@ class _Look(NamedTuple):
 
 # Served by tasks_claimed and tasks_later.
 _LOOK = (
-    f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {CLAIMED} AND slot = ?1), paused, "
+    f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {CLAIMED} AND slot = ?1), version, paused, "
     f"{ALL_CLOSED}, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, "
     f"{ANY_BUGS}, {NEXT_READY}, {ANY_SUSPECTS}, worlds_version, {BASIS} FROM ledger"
 )
 
 
 def _look(connection: Connection, slot: int, now: float) -> _Look:
-    owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, *basis = connection.execute(
+    owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, *basis = connection.execute(
         _LOOK, (slot, now)
     ).get
-    return _Look(owns, paused, closed, budgets, cooldowns, bugs, due_at, suspects, version, Basis(*basis))
+    return _Look(owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, Basis(*basis))
 
 
 class _Ready(NamedTuple):
@@ -281,6 +284,8 @@ class Claims:
             seen = _look(connection, slot, now)
         # What stops everybody, the cheapest question first. The limits come last: they are said to be exhausted, once
         # in a window, only if a task waits for them.
+        if seen.version > VERSION:
+            return Idle(IdleReason.UPGRADE), False
         if seen.paused:
             return Idle(IdleReason.PAUSED), False
         if short_of_disk:

@@ -108,7 +108,9 @@ class Database(Protocol):
         """
 
     def refuse_other_version(self) -> None:
-        """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
+        """Raise ConfigurationError for a ledger of no release or of one that is too new, LedgerError for one not yet
+        migrated.
+        """
 
     def next_sequence(self) -> int:
         """Move the ledger's own clock on by one. Only inside a transaction."""

@@ -18,6 +18,7 @@ from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, prune_queues, queue_id
+from aitp.ledger.schema import VERSION
 from aitp.ledger.stats import fold_minutes, note_error, note_waiting
 from aitp.ledger.worlds import prune_worlds
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS, PollFacts, appetite, next_poll_at, page_limit
@@ -108,7 +109,10 @@ class Inbox:
                 # Relays come by all the time, whatever is paused or out; once a minute is enough.
                 self._noted = now // 60
                 note_waiting(connection, now, _held(connection)[1])
-            if connection.execute("SELECT paused FROM ledger").get:
+            version, paused = connection.execute("SELECT version, paused FROM ledger").get
+            if version > VERSION:
+                return NotYet(None, IdleReason.UPGRADE)
+            if paused:
                 return NotYet(None, IdleReason.PAUSED)
             if self._database.short_of_disk():
                 return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)

@@ -147,11 +147,14 @@ def _check_fleet(place: Fleet) -> Checkup:
     from aitp.ledger import postgresql
 
     with postgresql.reading(place) as (connection, _):
+        version = connection.execute("SELECT version FROM ledger").get
         size = connection.execute(
             "SELECT CAST(SUM(pg_total_relation_size(oid)) AS BIGINT) FROM pg_class"
             " WHERE relkind = 'r' AND relnamespace = CAST(current_schema() AS regnamespace)"
         ).get
-        return Checkup(VERSION, tuple(broken_promises(connection)), _counted(connection), size)
+        if version != VERSION:
+            return Checkup(version, (), {}, size)  # as below
+        return Checkup(version, tuple(broken_promises(connection)), _counted(connection), size)
 
 
 def look_over(connection: Any, path: Path, *, quick: bool = False) -> Checkup:

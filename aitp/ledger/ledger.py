@@ -22,6 +22,7 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
+from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import World, publish_setups
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Ledger:
         """Open a prepared ledger. `locks`: this process's, if it has them open already (there must be one only).
 
         Raises LedgerError if the file cannot be opened or is not prepared, ConfigurationError if it is from a newer
-        release.
+        release (of a fleet: one after the next).
         """
         database = open_database(place, clock, locks=locks)
         try:
@@ -218,9 +219,12 @@ def prepare(
 
     `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
     `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
+    Of what a fleet's next release has brought up to date nothing is changed: its own settings are in force there.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
     found = migrate(place)
+    if found > VERSION:
+        return found
     database = open_database(place, clock)
     try:
         Limits(database).publish(strategy, timezone, limits)

@@ -158,7 +158,8 @@ def _target(place: Place) -> Iterator[_Side]:
         if isinstance(place, Fleet):
             with postgresql.alone(place) as statements:
                 _refuse_slots(statements, place)
-                migrate(place)
+                if (found := migrate(place)) > VERSION:
+                    raise LedgerError(f"the ledger {place} has version {found}, not {VERSION}: upgrade this host first")
                 statements.execute("SET synchronous_commit = on")
                 statements.execute("BEGIN")
                 yield statements

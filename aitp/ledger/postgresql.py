@@ -32,6 +32,7 @@ from aitp.ledger.schema import (
     COMPATIBLE,
     FIRST_VERSION,
     MIGRATIONS,
+    NEXT_VERSION,
     OFTEN_CLEARED,
     SCHEMA,
     VERSION,
@@ -105,7 +106,7 @@ class PostgreSQLDatabase:
         self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _know_host(self) -> None:
-        if version_in(self._connection, self.path) != VERSION:
+        if not VERSION <= version_in(self._connection, self.path) <= NEXT_VERSION:
             return
         found = self._statements.execute("SELECT number FROM hosts WHERE name = ?", (self.path.host,)).get
         if self._number not in (None, found):  # another one may have that number by now
@@ -252,7 +253,9 @@ class PostgreSQLDatabase:
         return int(self._statements.execute("UPDATE ledger SET sequence = sequence + 1 RETURNING sequence").get)
 
     def refuse_other_version(self) -> None:
-        """Raise ConfigurationError for a ledger of a newer release, LedgerError for one not yet made or migrated."""
+        """Raise LedgerError for a ledger not yet made or migrated, ConfigurationError for one that is newer than the
+        next release's: with that one this release goes on, and takes nothing new (IdleReason.UPGRADE).
+        """
         with as_ledger_error(self.path):
             found = version_in(self._connection, self.path)
         refuse_unknown(found, self.path)
@@ -386,7 +389,8 @@ class PostgreSQLDatabase:
 def migrate(place: Fleet) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 
-    Raises ConfigurationError if it is of a newer release, or the server or what stands before it cannot be used.
+    That of the next release stays as it is. Raises ConfigurationError if it is newer still, or the server or what
+    stands before it cannot be used.
     """
     with as_ledger_error(place), connect(place) as connection:
         refuse_pooler(connection, place)
@@ -428,8 +432,8 @@ def version_in(connection: psycopg.Connection[Row], place: Fleet) -> int:
 
 
 def refuse_unknown(found: int, place: Fleet) -> None:
-    """Raise ConfigurationError for a ledger of a newer release."""
-    if found > VERSION:
+    """Raise ConfigurationError for a ledger that is newer than the next release's."""
+    if found > NEXT_VERSION:
         said = f"the ledger {place} has version {found}, this release knows {VERSION}: upgrade this host as well"
         raise ConfigurationError([f"LEDGER_URL: {said}"])
 
@@ -460,7 +464,9 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
         refuse_unknown(version, place)
         release = str(connection.info.parameter_status("server_version"))
         has = f"has version {version}" if version else "is to be made at the first start"
-        yield 0 < version < VERSION, f"{place}: PostgreSQL {release}, the ledger {has}"
+        if version > VERSION:
+            has += f", this release knows {VERSION}: upgrade this host as well"
+        yield version not in (0, VERSION), f"{place}: PostgreSQL {release}, the ledger {has}"
         before = time.time()
         ahead = ServerClock(connection)() - (before + time.time()) / 2
         if abs(ahead) > ODD_CLOCK_SECONDS:
@@ -496,7 +502,7 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
         version = version_in(connection, place)
         if version == 0:
             raise LedgerError(f"there is no ledger at {place}: it is made when the service first starts")
-        if version != VERSION:
+        if not VERSION <= version <= NEXT_VERSION:
             raise LedgerError(f"the ledger {place} has version {version}, this release reads {VERSION}")
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield Statements(connection), ServerClock(connection)()

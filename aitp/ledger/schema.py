@@ -353,6 +353,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 VERSION = FIRST_VERSION + len(MIGRATIONS)
+# Of a fleet's hosts one is upgraded first: those of the release before go on with what they have.
+NEXT_VERSION = VERSION + 1
 
 # As PostgreSQL has it (postgresql.py)
 

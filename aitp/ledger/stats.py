@@ -92,7 +92,7 @@ class Snapshot:
 
     `budgets`: what was spent by period, if prices are known. `unpriced`: models whose tasks wait for a price.
     `models`: how many tasks wait for each. `stand_ins`: calls made today in a provider's stead. `disk_free`: beside the
-    ledger, or of a fleet's host. `hosts`: of a fleet.
+    ledger, or of a fleet's host. `hosts`: of a fleet, and `needs_upgrade`: its ledger is of the next release by now.
     """
 
     taken_at: float
@@ -121,6 +121,7 @@ class Snapshot:
     models: dict[str, int] = field(default_factory=dict)
     stand_ins: dict[str, int] = field(default_factory=dict)
     hosts: tuple[Host, ...] = ()
+    needs_upgrade: bool = False
 
     @property
     def held(self) -> int:
@@ -197,7 +198,7 @@ def queues_in_use(place: Place) -> list[QueueInUse]:
 def _read(
     connection: Connection, now: float, recovery: float, disk_free: int, hosts: tuple[Host, ...] = ()
 ) -> Snapshot:
-    strategy, paused = connection.execute("SELECT strategy, paused FROM ledger").get
+    strategy, paused, version = connection.execute("SELECT strategy, paused, version FROM ledger").get
     limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
     polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
     counts = dict.fromkeys((*(state.value for state in TaskState), _WAITING), 0)
@@ -232,6 +233,7 @@ def _read(
         ),
         **counts,
         hosts=hosts,
+        needs_upgrade=version > VERSION,
         unreadable=int(connection.execute("SELECT COUNT(*) FROM malformed").get),
         oldest_ready_age=max(0.0, now - (oldest_ready or now)),
         oldest_finished_age=max(0.0, now - (oldest_finished or now)),

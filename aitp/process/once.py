@@ -138,6 +138,8 @@ def held_up(state: Snapshot) -> str | None:
     """What keeps this run from going on, and what to do. Whatever it is, there may be work at the task API."""
     if state.claimed or state.finished:
         return None
+    if state.needs_upgrade:
+        return "the ledger is of the next release already: upgrade this host"
     if state.paused:
         return "paused by an operator: `aitp resume` ends it"
     if state.disk_free < DISK_RESERVE_BYTES:

@@ -42,7 +42,7 @@ from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.child import Child
-from aitp.process.reports import DiskWatch, tell_of_breaker, tell_of_reuse
+from aitp.process.reports import IntakeWatch, tell_of_breaker, tell_of_reuse
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.taskapi import PendingPage, TaskApi
@@ -197,7 +197,7 @@ class Relay:
         self._asked = False
         self._delivered_last = False
         self._problem_told = False
-        self._disk = DiskWatch(settings.ledger, "polling")
+        self._intake = IntakeWatch(settings.ledger, "polling")
 
     def step(self, *, may_poll: bool = True, asked: bool = False) -> float | None:
         """Do what comes first. Returns when there is something to do again, by the ledger's clock; None: not known.
@@ -214,7 +214,7 @@ class Relay:
             poll = self._ledger.inbox.begin_poll(self._owner, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
             self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
-            self._disk.heed(poll.because if isinstance(poll, NotYet) else None, time.monotonic())
+            self._intake.heed(poll.because if isinstance(poll, NotYet) else None, time.monotonic())
             if isinstance(poll, Poll):
                 self._delivered_last = False
                 self._poll(poll)

@@ -180,10 +180,11 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
         )
 
 
-class DiskWatch:
-    """Says that `what` (task processing, polling) stops while the disk of `ledger` is nearly full, and that it goes on.
+class IntakeWatch:
+    """Says that `what` (task processing, polling) stops while the disk of `ledger` is nearly full, and that it goes on;
+    or that it stops for good, because another host has brought the ledger to the next release.
 
-    Each once, however often the disk is looked at meanwhile.
+    Each once, however often somebody looks meanwhile.
     """
 
     def __init__(self, ledger: Place, what: str) -> None:
@@ -191,9 +192,19 @@ class DiskWatch:
         self._what = what
         self._stopped = False
         self._quiet_until = 0.0
+        self._is_outdated = False
 
     def heed(self, because: IdleReason | None, now: float) -> None:
         """`because`: what a claim or poll was refused for; None if it was not, or is not due. `now`: monotonic."""
+        if because is IdleReason.UPGRADE:
+            if not self._is_outdated:
+                self._is_outdated = True
+                log.warning(
+                    "Ledger is of the next release, new work waits: upgrade this host",
+                    stopped=self._what,
+                    path=str(self._ledger),
+                )
+            return
         if because is IdleReason.PAUSED:
             return  # that comes first: nobody has looked at the disk
         if because is IdleReason.DISK:

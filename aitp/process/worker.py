@@ -196,7 +196,7 @@ class Worker:
         self._terms = claim_options(settings, tells=process.slot == SLOTS[Role.WORKER].start)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
-        self._disk = reports.DiskWatch(settings.ledger, "task processing")
+        self._intake = reports.IntakeWatch(settings.ledger, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
         self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
@@ -213,7 +213,7 @@ class Worker:
         self._process.idle()
         is_fresh = self._ledger.freshness()  # before the claim, lest a line that is found anew just after it be missed
         claim = self._ledger.claims.claim(self._owner, self._terms)
-        self._disk.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
+        self._intake.heed(claim.because if isinstance(claim, Idle) else None, time.monotonic())
         if isinstance(claim, Idle):
             reports.warn_of_idleness(claim, self._metrics)
             return claim

@@ -335,6 +335,10 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
         sentence = f"the disk that holds the ledger is nearly full: {ledger.disk_free // 10**6} MB are free"
         advice = "Make room where RATE_LIMIT_STORAGE_PATH is: no new work is taken until then."
         yield Problem("disk", Severity.FAULT, sentence, advice)
+    if ledger.needs_upgrade:
+        sentence = "upgrade this host: the ledger is of the next release already, and nothing new is taken here"
+        advice = "Install that release here as well: what this host has in hand is finished and delivered all the same."
+        yield Problem("upgrade", Severity.FAULT, sentence, advice)
     if ledger.paused:
         yield Problem("paused", Severity.PENDING, "paused by an operator", "`aitp resume` goes on.")
     if away := [host.name for host in ledger.hosts if not host.is_here]:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import orjson
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -16,7 +17,7 @@ from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions
 from aitp.ledger.engine import migrate
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.process.relay import read_document
-from aitp.process.scoreboard import State
+from aitp.process.scoreboard import Role, State
 from aitp.tasks import Fleet, NewTask
 from tests.end_to_end.running import Service
 from tests.services import a_task
@@ -126,6 +127,37 @@ def test_a_task_that_another_host_brings_is_claimed_by_an_idle_worker_within_a_s
         brought_at = time.monotonic()
         one.wait(lambda: one.said("Task processing started", task_id=task.id))
         assert time.monotonic() - brought_at < patience(1.0)
+
+
+def test_a_host_that_is_not_upgraded_yet_ends_what_it_has_and_takes_nothing_new(
+    hosts: list[Host], server: PostgreSQL
+) -> None:
+    host = hosts[0]
+    host.open_world(12, openai_api={"latency_seconds": 2.0})
+    host.start(EMBEDDING_BATCH_SIZE=1)
+    host.start_metrics()
+    host.wait(lambda: host.snapshot().claimed == host.setting("CONCURRENCY_LIMIT"))
+    with psycopg.connect(server.url) as theirs:
+        theirs.execute("ALTER TABLE aitp.tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'")
+        theirs.execute("UPDATE aitp.ledger SET version = version + 1")
+    host.await_idle()
+    done = host.world.summary().texts_bought
+
+    assert 0 < done < 12
+    assert host.world.states()["succeeded"] == done
+    assert host.said("Ledger is of the next release, new work waits: upgrade this host")
+    host.kill([host.crew(Role.WORKER)[0].pid])
+    host.wait(lambda: host.said("Child died"))
+    host.await_crew()
+    assert host.stop() == 0
+    host.start()
+    host.await_idle()
+    status, reasons = host.get("/ready") or (0, "")
+    assert (status, "upgrade this host: " in reasons) == (503, True)
+    assert host.stop() == 0
+    assert host.run("once") == 1
+    assert "upgrade this host" in host.said("Work is left for the next run")[0]["reason"]
+    assert host.world.summary().texts_bought == done
 
 
 def test_a_name_that_another_host_has_is_refused(hosts: list[Host]) -> None:

@@ -72,7 +72,7 @@ def release(monkeypatch: pytest.MonkeyPatch, *migrations: str) -> int:
     """From here on this is a release that has these migrations as well; its version."""
     version = VERSION + len(migrations)
     monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", (*MIGRATIONS, *migrations))
-    for module in ("sqlite", "integrity", "stats"):
+    for module in ("sqlite", "integrity", "stats", "claims", "inbox", "ledger"):
         monkeypatch.setattr(f"aitp.ledger.{module}.VERSION", version)
     return version
 

@@ -5,6 +5,7 @@ On a server of its own, which is stopped and started.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,16 +16,31 @@ import pytest
 from pydantic import SecretStr
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Ledger, SlotLocks, prepare
+from aitp.ledger import Cause, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
 from aitp.ledger.engine import Fleet
-from aitp.ledger.schema import translated
+from aitp.ledger.integrity import check
+from aitp.ledger.postgresql import look_over
+from aitp.ledger.schema import MIGRATIONS, VERSION, translated
 from aitp.ledger.session import numbered
+from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending
-from tests.ledger.world import ALONE, OTHER_WORKER, WORKER, Clock, World, ids, names, prepared, terms
+from tests.ledger.world import ALONE, OTHER_WORKER, POLLING, RELAY, WORKER, World, ids, names, prepared, terms
 from tests.services.postgres import PostgreSQL, postgres_server
 from tests.waiting import patience
 
 A_DAY = 86_400.0
+# A made-up migration to the next version.
+NEXT = (
+    "ALTER TABLE tasks ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue';"
+    "CREATE TABLE colours (name TEXT PRIMARY KEY) STRICT; ALTER TABLE ledger ADD COLUMN hue INTEGER NOT NULL DEFAULT 0"
+)
+
+
+def start(world: World, host: str = "one", **limits: int) -> int:
+    """What the start of a host's service makes of the ledger; the version that it had."""
+    assert isinstance(world.place, Fleet)
+    place = dataclasses.replace(world.place, host=host)
+    return prepare(place, strategy="rolling", timezone="UTC", limits=limits, clock=world.clock)
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +206,57 @@ def test_a_server_that_takes_no_writes_is_the_ledgers_fault(world: World) -> Non
 
 
 def test_a_ledger_of_a_newer_release_is_a_configuration_error_and_stays_as_it_is(world: World) -> None:
-    world.change("UPDATE ledger SET version = 99")
+    newer = VERSION + 2
+    world.change("UPDATE ledger SET version = ?", newer)
 
-    with pytest.raises(ConfigurationError, match=r"version 99.*upgrade this host"):
-        prepare(world.place, strategy="rolling", timezone="UTC", limits={}, clock=Clock())
-    with pytest.raises(ConfigurationError, match="version 99"):
+    with pytest.raises(ConfigurationError, match=rf"version {newer}.*upgrade this host"):
+        start(world)
+    with pytest.raises(ConfigurationError, match=f"version {newer}"):
         world.database.refuse_other_version()
-    assert world.value("SELECT version FROM ledger") == 99
+    with pytest.raises(LedgerError, match=f"version {newer}"):
+        snapshot(world.place)
+    assert world.value("SELECT version FROM ledger") == newer
+
+
+def upgrade_another_host(world: World) -> None:
+    """It brings the ledger to the next release."""
+    with pytest.MonkeyPatch.context() as theirs:
+        theirs.setattr("aitp.ledger.postgresql.MIGRATIONS", (*MIGRATIONS, NEXT))
+        theirs.setattr("aitp.ledger.postgresql.VERSION", VERSION + 1)
+        assert start(world, "two", minute=60) == VERSION
+
+
+def test_on_the_next_release_s_ledger_a_host_brings_to_its_end_what_it_has_and_takes_nothing_new(world: World) -> None:
+    world.admit("claimed", "ready")
+    claim = world.claim(terms=terms(batch=1))
+    upgrade_another_host(world)
+
+    assert world.rows("SELECT DISTINCT colour FROM tasks") == [("blue",)]
+    assert world.idle(OTHER_WORKER) == Idle(IdleReason.UPGRADE)
+    assert world.ledger.inbox.begin_poll(RELAY, POLLING, asked=True) == NotYet(None, IdleReason.UPGRADE)
+    assert world.finish(claim).outcomes
+    assert world.deliver_all() == ["claimed"]
+    assert world.states() == {"ready": "ready"}
+    assert world.completions() == 1
+    assert snapshot(world.place).needs_upgrade
+
+
+def test_a_host_that_starts_on_the_next_release_s_ledger_changes_nothing_of_it_and_frees_what_it_had(
+    world: World,
+) -> None:
+    world.admit("claimed")
+    world.claim()
+    upgrade_another_host(world)
+    world.close()
+    assert start(world, minute=5) == VERSION + 1
+    ledger = world.open()
+
+    assert world.value("SELECT version FROM ledger") == VERSION + 1
+    assert snapshot(world.place).limits["minute"].limit == 60
+    assert [each.task.id for each in ledger.claims.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
+    assert world.idle() == Idle(IdleReason.UPGRADE)
+    assert check(world.place).version == VERSION + 1
+    assert any(is_odd and "upgrade this host" in said for is_odd, said in look_over(world.place))
 
 
 def test_a_violated_constraint_is_a_bug_and_leaves_no_trace(world: World) -> None:

@@ -110,6 +110,10 @@ NOT_READY: dict[str, tuple[Facts, str]] = UNWELL | {
     ),
     "no ledger": (replace(WELL, ledger=None, ledger_problem="the ledger is gone"), "the ledger is gone"),
     "disk": (with_ledger(disk_free=63 * 10**6), "the disk that holds the ledger is nearly full: 63 MB are free"),
+    "upgrade": (
+        with_ledger(needs_upgrade=True),
+        "upgrade this host: the ledger is of the next release already, and nothing new is taken here",
+    ),
     "paused": (with_ledger(paused=True), "paused by an operator"),
     "paused processor": (
         with_ledger(paused_processors={"text_embedding": NOW + 60}),
