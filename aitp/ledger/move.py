@@ -47,8 +47,7 @@ def move(source: Place, target: Place) -> dict[str, int]:
     found = check(source)
     if not found.sound:
         raise LedgerError(f"the ledger {source} is damaged ({found.problems[0]}): see `aitp ledger check`")
-    if found.version != VERSION:
-        raise LedgerError(f"the ledger {source} has version {found.version}, not {VERSION}: start the service once")
+    _refuse_other_version(source, found.version)
     moved: dict[str, int] = {}
     with _source(source) as here, _target(target) as there:
         _refuse_holdings(there, target)
@@ -136,6 +135,12 @@ class _File:
         self._connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
 
 
+def _refuse_other_version(place: Place, version: int) -> None:
+    if version != VERSION:
+        what = "start the service once" if version < VERSION else "upgrade this host first"
+        raise LedgerError(f"the ledger {place} has version {version}, not {VERSION}: {what}")
+
+
 @contextmanager
 def _source(place: Place) -> Iterator[_Side]:
     """One state of it, in which nobody changes anything meanwhile."""
@@ -156,10 +161,9 @@ def _target(place: Place) -> Iterator[_Side]:
     """A ledger, made if need be, and a transaction that is on disk when this is over."""
     with _unused(place) as locks:
         if isinstance(place, Fleet):
+            _refuse_other_version(place, max(migrate(place), VERSION))
             with postgresql.alone(place) as statements:
                 _refuse_slots(statements, place)
-                if (found := migrate(place)) > VERSION:
-                    raise LedgerError(f"the ledger {place} has version {found}, not {VERSION}: upgrade this host first")
                 statements.execute("SET synchronous_commit = on")
                 statements.execute("BEGIN")
                 yield statements

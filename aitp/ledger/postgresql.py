@@ -410,6 +410,9 @@ def migrate(place: Fleet) -> int:
                 connection.execute(COMPATIBLE.encode(), prepare=False)
                 for table in BUSY_TABLES:
                     connection.execute(f"ALTER TABLE {table} SET ({OFTEN_CLEARED})".encode())
+            elif found < VERSION:
+                # Whoever is in the queue would come upon the tables in another order than this does.
+                statements.execute(f"SELECT pg_advisory_xact_lock({NUMBERS})", (namespace(place.schema), QUEUE))
             for number in range(max(found, FIRST_VERSION), VERSION):
                 connection.execute(translated(MIGRATIONS[number - FIRST_VERSION]).encode(), prepare=False)
                 statements.execute("UPDATE ledger SET version = ?", (number + 1,))

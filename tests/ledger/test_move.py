@@ -20,6 +20,7 @@ from aitp.ledger.engine import Fleet, Row, open_database
 from aitp.ledger.integrity import check
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.move import STAYING, move
+from aitp.ledger.schema import VERSION
 from aitp.tasks import Ending, Health
 from tests.ledger.damage import closed, lived
 from tests.ledger.world import OTHER_WORKER, WORKER, World, terms
@@ -164,6 +165,19 @@ def test_what_holds_something_is_not_replaced(full: Path, place: Fleet, tmp_path
         move(full, place)
     with pytest.raises(LedgerError, match=r"has .* completions, .*: move that file away, with its -wal"):
         move(place, full)
+
+
+def test_a_ledger_of_the_next_release_is_moved_by_that_alone(full: Path, place: Fleet, tmp_path: Path) -> None:
+    move(full, place)
+    world = World(place)
+    world.open()
+    world.change("UPDATE ledger SET version = ?", VERSION + 1)
+    world.close()
+
+    for source, target in ((place, tmp_path / "back.db"), (full, place)):
+        with pytest.raises(LedgerError, match=f"has version {VERSION + 1}, not {VERSION}: upgrade this host first"):
+            move(source, target)
+    assert not (tmp_path / "back.db").exists()
 
 
 def test_a_service_that_was_started_too_early_is_no_obstacle(full: Path, place: Fleet) -> None:

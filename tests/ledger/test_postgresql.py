@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending
 from tests.ledger.world import ALONE, OTHER_WORKER, POLLING, RELAY, WORKER, World, ids, names, prepared, terms
 from tests.services.postgres import PostgreSQL, postgres_server
-from tests.waiting import patience
+from tests.waiting import patience, wait_until
 
 A_DAY = 86_400.0
 # A made-up migration to the next version.
@@ -35,11 +36,13 @@ NEXT = (
     "CREATE TABLE colours (name TEXT PRIMARY KEY) STRICT; ALTER TABLE ledger ADD COLUMN hue INTEGER NOT NULL DEFAULT 0"
 )
 
+WAITING_FOR_LOCKS = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted"
+
 
 def start(world: World, host: str = "one", **limits: int) -> int:
     """What the start of a host's service makes of the ledger; the version that it had."""
-    assert isinstance(world.place, Fleet)
-    place = dataclasses.replace(world.place, host=host)
+    ours = world.postgres.path
+    place = dataclasses.replace(ours, host=host, lock_file=ours.lock_file.with_name(host))
     return prepare(place, strategy="rolling", timezone="UTC", limits=limits, clock=world.clock)
 
 
@@ -256,7 +259,20 @@ def test_a_host_that_starts_on_the_next_release_s_ledger_changes_nothing_of_it_a
     assert [each.task.id for each in ledger.claims.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
     assert world.idle() == Idle(IdleReason.UPGRADE)
     assert check(world.place).version == VERSION + 1
-    assert any(is_odd and "upgrade this host" in said for is_odd, said in look_over(world.place))
+    assert any(is_odd and "upgrade this host" in said for is_odd, said in look_over(world.postgres.path))
+
+
+def test_the_next_release_brings_a_ledger_up_to_date_while_others_write(world: World) -> None:
+    world.admit("a")
+    with futures.ThreadPoolExecutor(1) as another_host, world.database.transaction() as connection:
+        world.database.next_sequence()
+        upgrade = another_host.submit(upgrade_another_host, world)
+        # With the tables in its hands, or behind us in the queue.
+        wait_until(lambda: connection.execute(WAITING_FOR_LOCKS).get or upgrade.done(), 10.0)
+        connection.execute("UPDATE tasks SET attempts = 1")
+    upgrade.result()
+
+    assert world.rows("SELECT attempts, colour FROM tasks") == [(1, "blue")]
 
 
 def test_a_violated_constraint_is_a_bug_and_leaves_no_trace(world: World) -> None:
