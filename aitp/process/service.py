@@ -37,7 +37,7 @@ from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders, routing_of
 from aitp.settings import SECRETS, Settings, load_settings, under_supervisord
 from aitp.taskapi import connect
-from aitp.tasks import Service
+from aitp.tasks import Fleet, Service
 
 if TYPE_CHECKING:
     from aitp.ledger.hosts import Hosts
@@ -199,6 +199,14 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     relay.empty_outbox()
 
 
+def page_address(settings: Settings) -> str:
+    """Where people of other hosts find this one's page: by its name, if it listens on every address."""
+    host = settings.metrics_host.strip("[]")
+    if host in ("*", "0.0.0.0", "::") and isinstance(settings.ledger, Fleet):
+        host = settings.ledger.host
+    return f"[{host}]:{settings.metrics_port}" if ":" in host else f"{host}:{settings.metrics_port}"
+
+
 class FleetWatch:
     """What a relay does beside its work where other hosts share the ledger: note that this one is there, free what
     belongs to slots of others that are gone, and wake whoever has something to do by what others announce.
@@ -207,7 +215,7 @@ class FleetWatch:
     def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
         self._child, self._ledger, self._hosts = child, ledger, hosts
         self._workers, self._relays = settings.concurrency_limit, settings.relay_processes
-        self._page = f"{settings.metrics_host}:{settings.metrics_port}"
+        self._page = page_address(settings)
         self._again_at = 0.0  # by this host's clock
         self._due = -math.inf
         self._is_called = False

@@ -8,16 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aitp.ledger import Failure, Report
+from aitp.ledger.hosts import Host
+from aitp.ledger.stats import snapshot
 from aitp.metrics import known_models, open_metrics
 from aitp.prices import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
+from aitp.web import health
 from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.browser import Browser, Window, needs_browser
@@ -350,6 +354,24 @@ def test_a_phone_shows_every_column_that_a_desktop_does(browser: Browser, world:
             assert browser.run("document.documentElement.scrollWidth") <= size[0]
 
     assert cells[0] == cells[1] > 20
+
+
+def test_the_hosts_of_a_fleet_have_room_on_every_screen(
+    browser: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a-host-with-a-name-as-long-as-a-cloud-provider-makes-it.eu-central-1.compute.internal"
+    hosts = (
+        Host(0, "worker-1", True, time.time(), "2.1.0", 20, 2, "worker-1:8001"),
+        Host(1, name, False, time.time() - 5400, "2.1.0", 1000, 10, f"{name}:8001"),
+    )
+    monkeypatch.setattr(health, "snapshot", lambda *where, **how: replace(snapshot(*where, **how), hosts=hosts))
+    with visited(browser, served_here(world)) as url:
+        for size in (DESKTOP, PHONE):
+            browser.size(*size)
+            browser.open(url)
+            assert "seen 90 min ago" in browser.text("#hosts")
+            assert browser.run("document.querySelector('#hosts a').href") == "http://worker-1:8001/"
+            assert browser.run("document.documentElement.scrollWidth") <= size[0]
 
 
 def test_without_script_it_is_whole_and_loads_itself_again(browser: Browser, world: World) -> None:

@@ -15,16 +15,18 @@ import pytest
 
 from aitp import logs
 from aitp.ledger import Report
+from aitp.ledger.hosts import Host
 from aitp.ledger.limits import LimitUse
 from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import Record, State
+from aitp.process.service import page_address
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
 from aitp.tasks import Ending, Outcome, QueueKey
 from aitp.web.app import Application
-from aitp.web.health import known_routing
-from aitp.web.page import outlook, waits_for
+from aitp.web.health import known_routing, problems, read_facts, read_past
+from aitp.web.page import outlook, render, waits_for
 from tests.web.world import KIND, RELAY, WORKER, World, ask, settings_in
 
 ATTACK = "<script>alert('x')</script>&\"\u202e\x1b[31m"
@@ -71,6 +73,44 @@ def test_tasks_processes_and_limits_of_this_moment(world: World) -> None:
     assert next(row[:2] for row in rows(page, "services")) == ["api", "closed"]
     for link in ("/metrics", "/health", "/ready"):
         assert f'<a href="{link}">' in page
+
+
+def test_the_hosts_of_a_fleet_and_how_long_each_has_been_away(world: World) -> None:
+    facts = read_facts(world.settings)
+    assert facts.ledger
+    hosts = (
+        Host(0, "one", True, facts.ledger.taken_at - 3, "2.1.0", 20, 2, "one:8001"),
+        Host(1, "two", False, facts.ledger.taken_at - 660, "2.1.0", 8, 1, "[fd00::2]:8001"),
+        Host(2, "three", False, None, "", 0, 0, ""),
+        Host(3, ATTACK, True, 1.0, ATTACK, 0, 0, '"onclick="alert(1)'),
+    )
+    facts = replace(facts, ledger=replace(facts.ledger, hosts=hosts))
+    page = render(facts, read_past(world.settings), world.settings, problems(facts, world.settings)).decode()
+
+    assert rows(page, "hosts")[:3] == [
+        ["one", "here", "20", "2", "2.1.0", "one:8001"],
+        ["two", "away seen 11 min ago", "8", "1", "2.1.0", "[fd00::2]:8001"],
+        ["three", "away never seen", "0", "0", "", ""],
+    ]
+    assert '<a href="http://[fd00::2]:8001/">' in page
+    assert "<script>alert" not in page
+    assert '"onclick' not in page
+    assert 'id="hosts"' not in page_of(world)
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "found_at"),
+    [
+        ("0.0.0.0", "one:8001"),
+        ("*", "one:8001"),
+        ("[::]", "one:8001"),
+        ("10.0.0.7", "10.0.0.7:8001"),
+        ("fd00::7", "[fd00::7]:8001"),
+    ],
+)
+def test_a_host_s_page_is_found_where_it_listens_or_by_its_name(tmp_path: Path, listens_on: str, found_at: str) -> None:
+    fleet = {"LEDGER_URL": "postgresql://aitp@db/aitp", "HOST_NAME": "one"}
+    assert page_address(settings_in(tmp_path, METRICS_HOST=listens_on, **fleet)) == found_at
 
 
 def test_an_exhausted_limit_says_when_there_is_room_again(tmp_path: Path) -> None:
