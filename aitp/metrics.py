@@ -151,6 +151,13 @@ BUDGET_EXCEEDED = _counter(
     "aitp_budget_exceeded_total", "Times that a budget kept tasks waiting: once a window.", "period"
 )
 CHILD_EXITS = _counter("aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
+LEDGER_QUEUE = _histogram(
+    "aitp_ledger_queue_seconds", "Time that transactions of a fleet's ledger waited for their turn among its hosts."
+)
+LEDGER_LOST = _counter("aitp_ledger_lost_total", "Lines to a fleet's ledger that were lost.")
+LATE_ANSWERS = _counter(
+    "aitp_late_answers_total", "Answers that still counted though their tasks had been given up as a lost host's."
+)
 OPENAI_REQUESTS = _counter("openai_requests_total", "Calls to OpenAI.", "model", "status")
 OPENAI_TOKENS = _counter("openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
 OPENAI_DURATION = _histogram("openai_request_duration_seconds", "Duration of calls to OpenAI.", "model")
@@ -301,6 +308,7 @@ def known_label_sets(
         (FALLBACKS, product(("ollama", *replaceable), ("openai",), Why)),
         (BUDGET_EXCEEDED, product((Period.DAY, Period.MONTH))),
         (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
+        *((family, [()]) for family in (LEDGER_QUEUE, LEDGER_LOST, LATE_ANSWERS)),
     ]
     for provider in (_OPENAI, _OLLAMA):
         combinations += [
@@ -401,6 +409,18 @@ class Metrics:
         """A child ended. Its successor in the slot counts it."""
         self._count(CHILD_EXITS, role, cause)
 
+    def ledger_waited(self, seconds: float) -> None:
+        """A transaction of a fleet's ledger had its turn."""
+        self._observe(LEDGER_QUEUE, seconds)
+
+    def ledger_lost(self) -> None:
+        """This process's line to a fleet's ledger was lost."""
+        self._count(LEDGER_LOST)
+
+    def answers_were_late(self, count: int) -> None:
+        """Answers to tasks that had been taken from this process meanwhile, and still counted."""
+        self._count(LATE_ANSWERS, amount=count)
+
     def introduce(self, family: Family, labels: Labels) -> Any:
         """The library's object of one label set, in the file with a 0 from now on. Raises OSError."""
         # Which file, and where, the library asks of its module and the environment, once for each label set.
@@ -409,7 +429,8 @@ class Metrics:
         keep_metrics_in(self._directory)
         if family.name not in self._families:
             self._families[family.name] = _declared(family)
-        child = self._children[family.name, labels] = self._families[family.name].labels(*map(_word, labels))
+        whole = self._families[family.name]
+        child = self._children[family.name, labels] = whole.labels(*map(_word, labels)) if labels else whole
         return child
 
     def count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:

@@ -17,7 +17,7 @@ from aitp.errors import LedgerError
 from aitp.ledger.engine import HOST_SLOTS, Connection, Fleet
 
 if TYPE_CHECKING:
-    from aitp.ledger.postgresql import PostgreSQLDatabase
+    from aitp.ledger.postgresql import Observer, PostgreSQLDatabase
 
 # Between looks at the other hosts.
 LOOK_SECONDS = 15.0
@@ -51,6 +51,10 @@ class Hosts:
     def ours(self) -> range:
         """Owners that are this host's: their successors and their master release what they leave behind."""
         return slots_of(self._database.owner(0) // HOST_SLOTS)
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told how long this process waits for the ledger, and when it loses it."""
+        self._database.observer = observer
 
     def listen(self, heard: Callable[[str], None]) -> None:
         """Have `heard` told from now on what other hosts announce (`Database.announce`); it may not use the ledger."""

@@ -93,6 +93,7 @@ class Settled:
 
     `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their duplicates.
     `frees_others`: others may go on now, or money came back that they wait for. `told`: for a person to hear of.
+    `late`: how many of them were this slot's no more.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -102,6 +103,7 @@ class Settled:
     reused: tuple[Reused, ...] = ()
     frees_others: bool = False
     told: tuple[Notice, ...] = ()
+    late: int = 0
 
 
 class _Look(NamedTuple):
@@ -208,6 +210,7 @@ class Outcomes:
             settled,
             paused_processor=queue.type if quarantined else None,
             frees_others=affords_more or settled.frees_others,
+            late=len(late),
         )
 
     def _count(self, attempt: _Attempt, queue: QueueKey, task_ids: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
@@ -56,6 +56,16 @@ LINGERING_SECONDS = 15.0
 FRESH_SECONDS = 10.0
 
 
+class Observer(Protocol):
+    """Who counts what only a ledger that is shared and far away is like."""
+
+    def ledger_waited(self, seconds: float) -> None:
+        """From asking for the turn among this host's processes to having it among all hosts."""
+
+    def ledger_lost(self) -> None:
+        """Told once of each line."""
+
+
 class PostgreSQLDatabase:
     """One process's connection to the fleet's ledger. `locks`: this process's on its host, closed by whoever opened
     them: here, if none are given. `clock`: None is the server's.
@@ -76,6 +86,8 @@ class PostgreSQLDatabase:
         self._obtained: set[int] = set()
         self._heard: Callable[[str], None] | None = None
         self._answered = -math.inf
+        self.observer: Observer | None = None
+        self._lost = 0  # the last session whose line is known to be lost
         self.session = 0
         with as_ledger_error(place):
             self._dial()
@@ -135,6 +147,10 @@ class PostgreSQLDatabase:
         """Have a line, a new one if the last was lost. Raises LedgerError if there is none to be had now."""
         if not self._connection.closed:
             return
+        if self._lost != self.session:
+            self._lost = self.session
+            if self.observer is not None:
+                self.observer.ledger_lost()
         if self._obtained:  # their locks went with the line: whose they were may have them again
             self._obtained.clear()
             raise LedgerError(f"the line to the ledger {self.path} was lost")
@@ -157,13 +173,14 @@ class PostgreSQLDatabase:
         """
         with as_ledger_error(self.path):
             self._regain()
+            asked = time.monotonic()
             with self.locks.queue():
                 offset = self._offset
                 try:
                     with self._connection.pipeline() as pipeline:
                         self._statements.pipeline = pipeline
                         try:
-                            self._begin()
+                            self._begin(asked)
                             yield self._statements
                             self._connection.execute(b"COMMIT")
                         finally:
@@ -177,13 +194,15 @@ class PostgreSQLDatabase:
                 self.on_disk = False
                 self.flush()
 
-    def _begin(self) -> None:
+    def _begin(self, asked: float) -> None:
         # READ COMMITTED: the queue's lock is ours before the first snapshot that counts is taken.
         self._connection.execute(b"BEGIN")
         self._statements.execute(f"SELECT pg_advisory_xact_lock({NUMBERS})", self._key(QUEUE))
         now, known = self._statements.execute(
             "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION), clock_offset FROM ledger"
         ).get
+        if self.observer is not None:
+            self.observer.ledger_waited(time.monotonic() - asked)
         clock: Clock
         if self._given_clock is not None:
             clock, now = self._given_clock, self._given_clock()

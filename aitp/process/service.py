@@ -254,6 +254,8 @@ class FleetWatch:
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
     ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings), locks=child.locks)
     metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
+    if ledger.hosts:
+        ledger.hosts.observe(metrics)
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))

@@ -327,6 +327,7 @@ class Worker:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
             if whose is not None:
                 whose.ended(claim.route, outcome)
+        self._metrics.answers_were_late(settled.late)
         reports.tell_of_reuse(settled.reused, self._metrics)
         self._process.count_done(ended)
         if change := settled.breaker:

@@ -20,6 +20,7 @@ from aitp.process.relay import read_document
 from aitp.process.scoreboard import Role, State
 from aitp.tasks import Fleet, NewTask
 from tests.end_to_end.running import Service
+from tests.metrics.reading import scrape, value
 from tests.services import a_task
 from tests.services.postgres import PostgreSQL, postgres_server
 from tests.waiting import patience
@@ -74,6 +75,7 @@ def test_two_hosts_share_the_work_and_buy_no_text_twice(hosts: list[Host]) -> No
 
     assert one.world.summary().bought_again == 0
     assert all(host.said("Task processing completed") for host in hosts)
+    assert all(value(scrape(host.runtime_dir / "metrics"), "aitp_ledger_queue_seconds_count") for host in hosts)
     assert [host.stop() for host in hosts] == [0, 0]
     assert one.snapshot().held == 0
 

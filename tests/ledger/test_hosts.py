@@ -216,13 +216,14 @@ def test_an_answer_that_comes_late_is_taken_while_its_task_waits_still(hosts: tu
     one.admit("a", "b")
     told, go_on = Gate(), Gate()
 
-    def work(host: World) -> list[str]:
+    def work(host: World) -> tuple[list[str], int]:
         assert isinstance(host, Host)
         claim = host.claim(host.be_child(WORKER))
         host.ledger._database._connection.close()  # type: ignore[attr-defined]
         told.open()
         go_on.wait()
-        return [outcome.task.id for outcome in host.finish(claim).outcomes]
+        settled = host.finish(claim)
+        return [outcome.task.id for outcome in settled.outcomes], settled.late
 
     with Process(two, work) as process:
         told.wait()
@@ -231,10 +232,10 @@ def test_an_answer_that_comes_late_is_taken_while_its_task_waits_still(hosts: tu
         mine = one.claim(one.be_child(WORKER), terms(batch=1))
         go_on.open()
         [other] = {"a", "b"} - set(ids(mine))
-        assert process.result() == [other]
+        assert process.result() == ([other], 1)
 
     assert one.states() == {other: "finished", ids(mine)[0]: "claimed"}
-    one.ledger.claims.finish(mine, report(mine.tasks, Ending.SUCCEEDED))
+    assert one.ledger.claims.finish(mine, report(mine.tasks, Ending.SUCCEEDED)).late == 0
     assert set(one.states().values()) == {"finished"}
     assert one.completions() == 3  # both were sent once, and one of them again
 

@@ -6,6 +6,7 @@ On a server of its own, which is stopped and started.
 from __future__ import annotations
 
 import dataclasses
+import select
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import closing
@@ -20,11 +21,12 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
 from aitp.ledger.engine import Fleet
 from aitp.ledger.integrity import check
-from aitp.ledger.postgresql import look_over
+from aitp.ledger.postgresql import QUEUE, look_over
 from aitp.ledger.schema import MIGRATIONS, VERSION, translated
 from aitp.ledger.session import numbered
 from aitp.ledger.stats import snapshot
 from aitp.tasks import Ending
+from tests.ledger.processes import Gate, Process
 from tests.ledger.world import ALONE, OTHER_WORKER, POLLING, RELAY, WORKER, World, ids, names, prepared, terms
 from tests.services.postgres import PostgreSQL, postgres_server
 from tests.waiting import patience, wait_until
@@ -183,6 +185,66 @@ def test_a_server_that_dies_is_the_ledgers_fault_and_forgets_nothing_that_was_ac
     held = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = ? AND pid = pg_backend_pid()"
     assert world.value(held, world.ledger.owner(WORKER)) == 1  # before anything else
     assert world.problems() == ()
+
+
+class Heard:
+    """What is told of waiting and of lost lines."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.lost = 0
+
+    def ledger_waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def ledger_lost(self) -> None:
+        self.lost += 1
+
+
+def observed(world: World) -> Heard:
+    heard = Heard()
+    assert world.ledger.hosts is not None
+    world.ledger.hosts.observe(heard)
+    return heard
+
+
+def test_the_wait_for_the_queue_is_told_whoever_stands_before(world: World, own_server: PostgreSQL) -> None:
+    held = Gate()
+
+    def stand(world: World) -> None:
+        with world.ledger.locks.queue():
+            held.open()
+            select.select([], [], [], 0.5)
+
+    with Process(world, stand):  # another process of this host
+        heard = observed(world)
+        held.wait()
+        world.admit("a")
+        assert 0.1 < max(heard.waits) < patience(5)
+    with closing(psycopg.connect(own_server.url)) as other:  # another host
+        key, queue = world.postgres._key(QUEUE)
+        other.pgconn.send_query(f"BEGIN; SELECT pg_advisory_xact_lock({key}, {queue}), pg_sleep(0.5); COMMIT".encode())
+        granted = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = ? AND granted"
+        wait_until(lambda: bool(world.value(granted, other.info.backend_pid)), every=0.01)
+        heard = observed(world)
+        world.admit("b")
+        assert 0.1 < max(heard.waits) < patience(5)
+
+
+def test_a_line_that_is_lost_is_told_once_however_often_it_takes_to_have_another(
+    world: World, own_server: PostgreSQL
+) -> None:
+    heard = observed(world)
+    own_server.stop("fast")
+    for _ in range(2):
+        with pytest.raises(LedgerError):
+            world.admit("a")
+    own_server.start()
+    world.admit("a")
+    assert heard.lost == 1
+    world.postgres._connection.close()
+    world.admit("b")
+    assert heard.lost == 2
 
 
 def test_a_standby_is_refused_by_its_name(world: World, own_server: PostgreSQL) -> None:

@@ -28,6 +28,9 @@ def count_everything_once(metrics: Metrics) -> None:
     metrics.tokens("ollama", "nomic-embed-text", "total_tokens", 5)
     metrics.rate_limit_exceeded("day")
     metrics.child_ended("worker", "deadline")
+    metrics.ledger_waited(0.25)
+    metrics.ledger_lost()
+    metrics.answers_were_late(3)
 
 
 def test_each_call_moves_its_series_and_labels_are_plain_words(tmp_path: Path) -> None:
@@ -52,6 +55,9 @@ def test_each_call_moves_its_series_and_labels_are_plain_words(tmp_path: Path) -
     assert value(series, "ollama_tokens_used_total", model="nomic-embed-text", type="total_tokens") == 5
     assert value(series, "rate_limit_exceeded_total", period="day") == 1
     assert value(series, "aitp_child_exits_total", role="worker", cause="deadline") == 1
+    assert value(series, "aitp_ledger_queue_seconds_bucket", le="0.25") == 1
+    assert value(series, "aitp_ledger_lost_total") == 1
+    assert value(series, "aitp_late_answers_total") == 3
 
 
 def test_a_duration_falls_into_its_bucket_and_all_above(tmp_path: Path) -> None:

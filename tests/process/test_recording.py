@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Claim, prepare
+from aitp.ledger import Cause, Claim, Report, Settled, prepare
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
 from aitp.process.scoreboard import State
 from aitp.process.worker import Worker, worker_for
 from tests.ledger.world import WORKER, World
+from tests.metrics.reading import scrape, value
 from tests.process.alone import Alone
 from tests.process.house import House
 from tests.taskapi.desk import settings_for
@@ -95,6 +96,24 @@ def test_from_the_answer_until_it_is_on_disk_a_worker_says_that_it_is_recording(
     bench.worker.step()
 
     assert said == ["recording"]
+
+
+def test_an_answer_to_a_task_that_was_taken_away_meanwhile_is_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    claims = bench.world.ledger.claims
+    finish = claims.finish
+
+    def taken_away(claim: Claim, report: Report) -> Settled:
+        claims.release(WORKER, Cause.STOPPED)
+        return finish(claim, report)
+
+    monkeypatch.setattr(claims, "finish", taken_away)
+    bench.world.admit("a")
+    bench.worker.step()
+
+    assert bench.world.states() == {"a": "finished"}
+    assert value(scrape(tmp_path / "metrics"), "aitp_late_answers_total") == 1
 
 
 def test_whoever_records_is_not_killed_for_the_time_that_it_takes(house: House) -> None:
