@@ -22,9 +22,12 @@ ALERTS: list[dict[str, Any]] = [
 EVERY_ALERT = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 
-# What PromQL brings itself, and what Prometheus adds to each target.
-WORDS = {"absent", "and", "by", "clamp_min", "delta", "deriv", "increase", "min", "on", "or", "sum", "time", "unless"}
-TARGET_LABELS = {"instance", "job", "environment"}
+# What PromQL brings itself, and what Prometheus adds to each target, or to a histogram.
+WORDS = {
+    *("absent", "and", "by", "clamp_min", "delta", "deriv", "histogram_quantile", "increase", "max", "min", "on", "or"),
+    *("rate", "sum", "time", "unless", "without"),
+}
+TARGET_LABELS = {"instance", "job", "environment", "le"}
 
 
 @promtool
@@ -66,11 +69,11 @@ def test_no_section_is_left_of_an_alert_that_is_gone() -> None:
 
 @EVERY_ALERT
 def test_alerts_ask_for_metrics_and_labels_that_exist(alert: dict[str, Any]) -> None:
-    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(by|on) \([^)]*\)", " ", alert["expr"])
-    named = set(re.findall(r"[a-z_]{2,}", bare)) - WORDS - {"up"}
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(by|on|without) \([^)]*\)", " ", alert["expr"])
+    named = {name.removesuffix("_bucket") for name in re.findall(r"[a-z_]{2,}", bare)} - WORDS - {"up"}
     labels = {
         label
-        for part in re.findall(r"\{([^}]*)\}|\b(?:by|on) \(([^)]*)\)", alert["expr"])
+        for part in re.findall(r"\{([^}]*)\}|\b(?:by|on|without) \(([^)]*)\)", alert["expr"])
         for label in re.findall(r"([a-z_]+)(?=[=!,]|$)", ",".join(part).replace(" ", ""))
     }
 

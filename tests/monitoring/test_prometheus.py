@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aitp.demo.faults import Fault
+from aitp.metrics import FAMILIES, Source
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
 from tests.end_to_end.running import Service, see_that_programs_can_start
 from tests.monitoring.prometheus import Prometheus, documented_steps, hurried, watching
@@ -40,6 +41,15 @@ def queries() -> Iterator[tuple[str, str]]:
             expr = target["expr"].replace("$__rate_interval", "30s").replace("$job", ".+").replace("$instance", ".+")
             assert "$" not in expr, expr
             yield panel["title"], expr
+
+
+def test_what_hosts_of_a_fleet_all_read_from_one_ledger_is_not_added_up() -> None:
+    summed = {name for _, expr in queries() for name in re.findall(r"sum(?: by \([^)]*\) )?\((\w+)\{", expr)}
+    shown = {name for _, expr in queries() for name in re.findall(r"\w+(?=\{)", expr)}
+
+    assert summed
+    assert {name for name in summed if FAMILIES[name].source is Source.LEDGER} == set()
+    assert {"aitp_queue_tasks", "ai_tasks_in_flight"} <= shown
 
 
 @pytest.fixture

@@ -162,6 +162,7 @@ def test_prometheus_scrapes_the_service_and_grafana_asks_prometheus() -> None:
 
     assert scrape["job_name"] == "aitp"
     assert scrape["static_configs"][0]["targets"] == ["ai-task-processor:8001"]
+    assert scrape["dns_sd_configs"][0]["names"] == [name for name in SERVICES if name.startswith("fleet-")]
     assert set(PROCESSOR["networks"]) & set(SERVICES["prometheus"]["networks"]) & set(SERVICES["grafana"]["networks"])
     assert source["url"] == "http://prometheus:9090"
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
