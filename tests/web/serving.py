@@ -48,7 +48,9 @@ def served_here(world: World) -> Iterator[str]:
     finally:
         # After the last answer, and by its own thread: the descriptor that tells it of answers may be a ledger's next.
         server.task_dispatcher.shutdown()
-        server.trigger.pull_trigger(lambda: close_all(connections))
+        with server.trigger.lock:  # or a pull of before may have it run, and the descriptor be gone at ours
+            server.trigger.thunks.append(lambda: close_all(connections))
+            server.trigger.pull_trigger()
         thread.join()
 
 
