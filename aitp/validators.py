@@ -23,7 +23,7 @@ from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from annotated_types import Ge, Le
@@ -164,6 +164,12 @@ def server_in(url: str) -> str:
     parts = urlsplit(url)
     hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
     return printable(f"postgresql://{hosts}{parts.path}")
+
+
+def password_in(url: str) -> str:
+    """The password that an address of PostgreSQL holds; empty if none."""
+    parts = urlsplit(url)
+    return unquote(parts.password) if parts.password else dict(parse_qsl(parts.query)).get("password", "")
 
 
 def listening_host(text: str) -> str:

@@ -38,6 +38,7 @@ from aitp.providers.base import plugin_builders, routing_of
 from aitp.settings import SECRETS, Settings, load_settings, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Fleet, Service
+from aitp.validators import password_in
 
 if TYPE_CHECKING:
     from aitp.ledger.hosts import Hosts
@@ -80,6 +81,8 @@ def keep_out_of_logs(settings: Settings) -> None:
     """Never let the secrets of `settings` appear in a log line of this process or of its children."""
     others = (value for value in settings.extensions.values() if isinstance(value, SecretStr))
     conceal(*(getattr(settings, name.lower()) for name in SECRETS), *others)
+    if settings.ledger_url is not None:
+        conceal(password_in(settings.ledger_url.get_secret_value()))
 
 
 def _load() -> Settings:

@@ -223,4 +223,5 @@ def test_settings_are_the_only_place_of_addresses(tmp_path: Path) -> None:
         "OPENAI_BASE_URL",
         "OLLAMA_BASE_URL",
         "WIKIDATA_BASE_URL",
+        "LEDGER_URL",
     }
