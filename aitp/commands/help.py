@@ -77,9 +77,6 @@ class Command(click.Command):
 
         keep_memory_private()
         as_json = bool(ctx.params.get("as_json"))
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            # From here on there may be something to put in order: see `__main__`.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             if not self.looks:
                 from aitp.settings import load_settings, prepare_environment
@@ -88,6 +85,9 @@ class Command(click.Command):
                 prepare_environment()
                 if self.needs_settings:
                     ctx.params["settings"] = load_settings()
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+                # From here on there may be something to put in order: see `__main__`.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             ctx.exit(super().invoke(ctx) or ExitCode.FINE)
         except ConfigurationError as error:
             if self.starts:
