@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -124,26 +125,20 @@ class Database(Protocol):
     def close(self) -> None: ...
 
 
+def engine_of(place: Place) -> Any:
+    """The module of a ledger's engine, loaded if need be: by a master before it forks, for all its children."""
+    return import_module("aitp.ledger.postgresql" if isinstance(place, Fleet) else "aitp.ledger.sqlite")
+
+
 def open_database(place: Place, clock: Clock | None = None, *, locks: SlotLocks | None = None) -> Database:
     """This process's hold of a ledger, of whichever kind it is. `clock`: None is the ledger's own."""
-    if isinstance(place, Fleet):
-        from aitp.ledger.postgresql import PostgreSQLDatabase
-
-        return PostgreSQLDatabase(place, clock, locks=locks)
-    from aitp.ledger.sqlite import SQLiteDatabase
-
-    return SQLiteDatabase(place, clock, locks=locks)
+    database: Database = engine_of(place).open_database(place, clock, locks=locks)
+    return database
 
 
 def migrate(place: Place) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new)."""
-    if isinstance(place, Fleet):
-        from aitp.ledger import postgresql
-
-        return postgresql.migrate(place)
-    from aitp.ledger import sqlite
-
-    return sqlite.migrate(place)
+    return int(engine_of(place).migrate(place))
 
 
 def lock_file(place: Place) -> Path:

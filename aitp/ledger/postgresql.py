@@ -405,6 +405,9 @@ class PostgreSQLDatabase:
 # Making it, and looking at it
 
 
+open_database = PostgreSQLDatabase
+
+
 def migrate(place: Fleet) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 

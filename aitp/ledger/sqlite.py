@@ -290,6 +290,9 @@ class SQLiteDatabase:
 # Versions
 
 
+open_database = SQLiteDatabase
+
+
 def migrate(path: Path) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new).
 

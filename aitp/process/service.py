@@ -22,6 +22,7 @@ from aitp import release
 from aitp.errors import LedgerError
 from aitp.in_force import publish
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
+from aitp.ledger.engine import engine_of
 from aitp.logs import conceal, get_logger
 from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
 from aitp.prices import ALL_OTHERS
@@ -74,6 +75,7 @@ def prepare_to_fork(settings: Settings) -> None:
     openai_names()
     registered(settings)  # what other packages bring is found once, for all children
     release()  # asked of git at most once
+    engine_of(settings.ledger)
     keep_little()
 
 

@@ -30,11 +30,19 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+# Whose tests are asked of PostgreSQL every day: a task's life, and the models. All others with those that are slow.
+DAILY = frozenset(
+    {"test_claims", "test_outbox", "test_release", "test_processes", "test_life_model", "test_limits_model"}
+)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Whatever asks for a world is asked of both engines, unless it is about one of them."""
     if "engine" in metafunc.fixturenames:
         is_sqlites = any(mark.name == "sqlite" for mark in metafunc.definition.iter_markers())
-        metafunc.parametrize("engine", ["sqlite"] if is_sqlites else ["sqlite", "postgresql"])
+        is_daily = metafunc.module.__name__.rpartition(".")[2] in DAILY
+        postgresql = pytest.param("postgresql", marks=() if is_daily else pytest.mark.slow)
+        metafunc.parametrize("engine", ["sqlite"] if is_sqlites else ["sqlite", postgresql])
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.sqlite  # whose definitions are both engines'
 @pytest.mark.parametrize(("table", "column", "names"), NAMES, ids=[f"{row[0]}.{row[1]}" for row in NAMES])
 def test_a_column_takes_the_names_of_its_enum(world: World, table: str, column: str, names: set[str]) -> None:
     definition = str(world.value("SELECT sql FROM sqlite_master WHERE name = ?", table))
