@@ -369,5 +369,5 @@ class Life(Agreement):
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
 def test_the_life_of_tasks(prepared_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql, "REGAIN_SECONDS", (0.0, 0.0))
-    bounds = settings(examples(prepared_place, 1_500 if LONG else 60), stateful_step_count=50)
+    bounds = settings(examples(prepared_place, 1_500 if LONG else 40), stateful_step_count=50)
     run_state_machine_as_test(lambda: Life(prepared_place), settings=bounds)  # type: ignore[arg-type]
