@@ -163,7 +163,6 @@ def test_a_host_that_is_not_upgraded_yet_ends_what_it_has_and_takes_nothing_new(
     assert host.world.summary().texts_bought == done
 
 
-@pytest.mark.slow  # the ledger's tests hold the same every day
 def test_a_name_that_another_host_has_is_refused(hosts: list[Host]) -> None:
     one, two = hosts
     one.open_world()
