@@ -30,7 +30,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# Whose tests are asked of PostgreSQL every day: a task's life, and the models. All others with those that are slow.
+# Whose tests are asked of PostgreSQL every day: the models, and some. All others with those that are slow.
 DAILY = frozenset({"test_outbox", "test_release", "test_life_model", "test_limits_model"})
 
 
