@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
@@ -51,13 +51,18 @@ def publish(settings: Settings, routing: Routing, pid: int) -> None:
     replace_file(settings.runtime_dir / FILE_NAME, json.dumps(told, default=str).encode())
 
 
+def _told(runtime_dir: Path) -> Any:
+    """What was published there, as it was written; None if nobody is alive who says so. Raises what reading it may."""
+    told = json.loads((runtime_dir / FILE_NAME).read_bytes())
+    return told if is_alive(told["pid"]) else None
+
+
 def published(runtime_dir: Path) -> InForce | None:
     """What the service of this RUNTIME_DIR has published; None if none runs, or its ledger is a database, or what it
     said cannot be read, as by another user or another release.
     """
     try:
-        told = json.loads((runtime_dir / FILE_NAME).read_bytes())
-        if not is_alive(told["pid"]):
+        if (told := _told(runtime_dir)) is None:
             return None
         judged, routing = told["judged"], told["judged"]["routing"]
         rules = {name: Rules(**{**each, "waits": tuple(each["waits"])}) for name, each in routing["rules"].items()}
@@ -76,8 +81,7 @@ def in_force(settings: Settings) -> Settings:
     from aitp.settings import load_settings
 
     try:
-        told = json.loads((settings.runtime_dir / FILE_NAME).read_bytes())
-        if not is_alive(told["pid"]):
+        if (told := _told(settings.runtime_dir)) is None:
             return settings
         about = {"env_file": told["env_file"] and Path(told["env_file"]), "origins": told["origins"]}
         found = load_settings({**told["given"], "AITP_ENV_FILE": ""})

@@ -37,7 +37,7 @@ SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "
 
 def missing() -> str | None:
     """What this machine lacks for it; None if there is all."""
-    if _programs() is None:
+    if programs() is None:
         return "there is no PostgreSQL server on this machine (Debian: apt install postgresql)"
     try:
         import_module("aitp.ledger.postgresql")
@@ -120,8 +120,8 @@ def _kill_all(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _programs() -> Path | None:
-    """Where Debian has the newest server's programs."""
+def programs() -> Path | None:
+    """Where Debian has the newest server's programs; None where it has none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
@@ -129,8 +129,8 @@ def _programs() -> Path | None:
 @contextmanager
 def _server() -> Iterator[str]:
     """A PostgreSQL of the demo's own; its address. Nothing of it is to survive, so that nothing waits for a disk."""
-    programs = _programs()
-    assert programs is not None
+    found = programs()
+    assert found is not None
     is_root = os.geteuid() == 0  # as which neither program runs, and whose own TMPDIR others may not enter
     with tempfile.TemporaryDirectory(prefix="aitp-demo-pg-", dir="/tmp" if is_root else None) as name:
         folder, as_user = Path(name), list[str]()
@@ -138,10 +138,10 @@ def _server() -> Iterator[str]:
             as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig=INT", "--"]
             shutil.chown(folder, "nobody")
         data = str(folder / "data")
-        _done([*as_user, f"{programs}/initdb", "-N", "-A", "trust", "-U", "aitp", "-E", "UTF8", "-D", data])
+        _done([*as_user, f"{found}/initdb", "-N", "-A", "trust", "-U", "aitp", "-E", "UTF8", "-D", data])
         settings = [f"-c{name}={value}" for name, value in SERVER.items()]
         server = subprocess.Popen(
-            [*as_user, f"{programs}/postgres", "-D", data, "-k", name, "-clisten_addresses=", *settings],
+            [*as_user, f"{found}/postgres", "-D", data, "-k", name, "-clisten_addresses=", *settings],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -151,7 +151,7 @@ def _server() -> Iterator[str]:
         )
         try:
             until = time.monotonic() + SERVER_SECONDS
-            while subprocess.call([f"{programs}/pg_isready", "-q", "-h", name], stderr=subprocess.DEVNULL):
+            while subprocess.call([f"{found}/pg_isready", "-q", "-h", name], stderr=subprocess.DEVNULL):
                 if server.poll() is not None or time.monotonic() > until:
                     raise click.ClickException("--hosts: PostgreSQL does not start on this machine")
                 select.select([], [], [], 0.1)

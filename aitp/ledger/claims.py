@@ -546,14 +546,15 @@ def _is_spared(search: _Search, number: int, queue: QueueKey, route: Route, *, w
 
     The oldest, which may be what fails there, would else make each probe, and the others would wait for ever.
     """
-    if any(each.has_fresh for each in search.queues if each.number == number):
+    fresh = [each for each in search.queues if each.has_fresh]
+    if any(each.number == number for each in fresh):
         return False
-    for each in search.queues:
-        if each.has_fresh and (routes := search.options.routes(each.queue)) and routes[0].provider == route.provider:
-            is_alike = routes[0].model == route.model and each.queue.type == queue.type
-            if whole_provider or is_alike:
-                return True
-    return False
+    first = [(each.queue, routes[0]) for each in fresh if (routes := search.options.routes(each.queue))]
+    return any(
+        other.provider == route.provider
+        and (whole_provider or (other.model == route.model and theirs.type == queue.type))
+        for theirs, other in first
+    )
 
 
 _READY_QUEUES = f"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,7 @@ def holders(connection: Connection, place: Fleet) -> set[int]:
     return {int(owner) for (owner,) in found.fetchall()}
 
 
+@cache  # each transaction asks
 def namespace(schema: str) -> int:
     """What sets the locks of ledgers in one database apart."""
     return int.from_bytes(blake2b(schema.encode(), digest_size=4, person=b"aitp ledger").digest(), signed=True)

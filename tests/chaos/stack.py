@@ -170,17 +170,19 @@ def install() -> None:
     wrap(TaskApi, "deliver", "deliver", lambda _, *arguments: {"id": arguments[1]})
     wrap(Outbox, "settle", "settle", settled)
     wrap(Claims, "release", "release", ended)
+    _wrap_log(SQLiteDatabase)
     _wrap_transactions(SQLiteDatabase)
     if "CHAOS_GRACE_SECONDS" in os.environ:
         from aitp.ledger.postgresql import PostgreSQLDatabase
 
-        _wrap_transactions_of_fleets(PostgreSQLDatabase)
+        _wrap_transactions(PostgreSQLDatabase)
     _wrap_breakers(Breakers)
     sqlite.CHECKPOINT_PAGES = CHECKPOINT_PAGES
 
 
 def _wrap_transactions(database: Any) -> None:
-    transaction, flush, checkpoint = database.transaction, database.flush, database._checkpoint
+    """Either engine's."""
+    transaction, flush = database.transaction, database.flush
 
     @contextmanager
     def watched(self: Any, *, durable: bool = False) -> Iterator[Any]:
@@ -195,36 +197,26 @@ def _wrap_transactions(database: Any) -> None:
         _note_moves()  # before a kill: they are committed, and everybody goes by them
         if _step != "other":
             reach(f"{_step}.unflushed")
+        flush(self)
+
+    database.transaction, database.flush = watched, flushed
+
+
+def _wrap_log(database: Any) -> None:
+    """SQLite's write-ahead log, which a power cut leaves a part of."""
+    flush, checkpoint = database.flush, database._checkpoint
+
+    def flushed(self: Any) -> None:
         pages = self._log_pages
         flush(self)
-        # What a power cut leaves for certain: so many frames of the log with this salt (SQLite, "WAL File Format").
+        # What is left for certain: so many frames of the log with this salt (SQLite, "WAL File Format").
         PROBE.note("synced", salt=os.pread(self._log_file, 8, 16).hex(), frames=pages)
 
     def checkpointed(self: Any) -> None:
         reach("checkpoint.before")
         checkpoint(self)
 
-    database.transaction, database.flush, database._checkpoint = watched, flushed, checkpointed
-
-
-def _wrap_transactions_of_fleets(database: Any) -> None:
-    transaction, flush = database.transaction, database.flush
-
-    @contextmanager
-    def watched(self: Any, *, durable: bool = False) -> Iterator[Any]:
-        with transaction(self, durable=durable) as connection:
-            _moved.clear()
-            yield connection
-            if _step != "other":
-                reach(f"{_step}.uncommitted")
-        _note_moves()
-
-    def flushed(self: Any) -> None:
-        if _step != "other":
-            reach(f"{_step}.unflushed")
-        flush(self)
-
-    database.transaction, database.flush = watched, flushed
+    database.flush, database._checkpoint = flushed, checkpointed
 
 
 _moved: list[tuple[float, dict[str, Any]]] = []  # breakers, in the transaction that runs now

@@ -13,14 +13,15 @@ import pytest
 from aitp.demo import fleet
 from tests.demo.test_command import children, folders, members, place, started
 from tests.packaging.test_command import aitp
-from tests.services.postgres import programs
 from tests.waiting import patience, wait_until
 
 __all__ = ["place"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(programs() is None, reason="no PostgreSQL server is installed (Debian: apt install postgresql)")
+@pytest.mark.skipif(
+    fleet.programs() is None, reason="no PostgreSQL server is installed (Debian: apt install postgresql)"
+)
 def test_a_host_that_is_lost_costs_its_calls_in_flight_and_leaves_nothing_behind(place: Path) -> None:
     with started(place, "--hosts", "3", "--tasks", "200", "--workers", "2", "--json") as demo:
         out, err = demo.communicate(timeout=patience(150))
@@ -41,7 +42,7 @@ def test_a_host_that_is_lost_costs_its_calls_in_flight_and_leaves_nothing_behind
 
 @pytest.mark.parametrize("lack", ["server", "driver"])
 def test_what_it_lacks_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
-    monkeypatch.setattr(fleet, "_programs", lambda: None if lack == "server" else Path("/usr/bin"))
+    monkeypatch.setattr(fleet, "programs", lambda: None if lack == "server" else Path("/usr/bin"))
     monkeypatch.setitem(sys.modules, "psycopg", None)
     for module in ("postgresql", "session"):
         monkeypatch.delitem(sys.modules, f"aitp.ledger.{module}", raising=False)

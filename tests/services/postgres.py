@@ -15,6 +15,7 @@ from typing import Self
 import psycopg
 import pytest
 
+from aitp.demo.fleet import programs
 from aitp.ledger.engine import Fleet
 from aitp.ledger.schema import VERSION
 
@@ -30,12 +31,6 @@ SETTINGS = {
     "logging_collector": "off",
     "log_min_messages": "fatal",
 }
-
-
-def programs() -> Path | None:
-    """Where Debian has the newest server's programs; None where it has none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
 
 
 class PostgreSQL:
