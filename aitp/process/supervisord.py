@@ -5,8 +5,9 @@ write to our own standard output instead of a pipe that breaks with us, and whic
 
 The rest is `Service`, an RPC interface factory, which is supervisor's one public way into its process. From there on
 there are back doors, since supervisor has no public way for them: its lines are logged like ours by a handler of its
-logger; HUP and USR1, which would restart everything or nothing, go to the programs' pids; and two of its events are
-subscribed to. `tests/process/test_supervisord.py` notices when a new version moves any of them.
+logger; HUP and USR1, which would restart everything or nothing, go to the programs' pids; four of its events are
+subscribed to; and a pipe among what it polls lets no signal wait until its sleep of a second is over.
+`tests/process/test_supervisord.py` notices when a new version moves any of them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ SOCKET = "supervisor.sock"
 ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 # Copies of our standard output and error that programs inherit, as the shell can name them.
 OUTPUT, ERRORS = 8, 9
-CONFIGURED = 10  # above all that supervisord closes at a reload
+# Above all that supervisord closes at a reload: what it reads, and the pipe that ends its sleep.
+CONFIGURED, WOKEN, WAKING = 10, 11, 12
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -90,6 +92,9 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
     let_stops_end_programs()
     os.dup2(os.memfd_create("supervisord.conf"), CONFIGURED, inheritable=False)
     os.write(CONFIGURED, configured(configuration, settings).encode())
+    for made, kept in zip(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC), (WOKEN, WAKING), strict=True):
+        os.dup2(made, kept, inheritable=False)
+        os.close(made)
     try:
         supervisord.main(["-c", f"/proc/self/fd/{CONFIGURED}"])
     except SystemExit as refusal:
@@ -218,6 +223,9 @@ class Service:
         """supervisord has installed its handlers: ours come after them."""
         for number in PASSED_ON:
             signal.signal(number, self._pass_on)
+        self._supervisor.options.get_socket_map()[WOKEN] = WakeUp()
+        signal.set_wakeup_fd(WAKING, warn_on_full_buffer=False)
+        os.write(WAKING, b"\0")  # it would sleep before it looks for the first time what is to be started
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         for group in self._supervisor.process_groups.values():
@@ -236,6 +244,23 @@ class Service:
             log.error("The programs of the service cannot be started")
             exit_code_path(self._runtime_dir).write_text("1\n")
             SupervisorNamespaceRPCInterface(self._supervisor).shutdown()
+
+
+class WakeUp:
+    """Ends supervisord's sleep at each signal: a stop, a program's end. By itself it sleeps on, for up to a second, as
+    Python resumes what a signal interrupts (PEP 475). One of the dispatchers that it polls."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        os.read(WOKEN, 512)
+
+    def handle_error(self) -> None:
+        """supervisord calls it for what was raised: what cannot be read is read at the next signal."""
 
 
 class LogLines(loggers.Handler):  # type: ignore[misc]

@@ -10,6 +10,8 @@ import socket
 import stat
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,25 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     # Health and metrics answer until the master has left.
     ends = [event for event in events if event.startswith("supervisord: stopped")]
     assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
+
+
+def test_neither_a_start_nor_a_death_waits_for_supervisord_s_sleep_of_a_second(stage: Stage) -> None:
+    """The shortest of a few waits: each would be a whole second at a start, and half of one or so after a death."""
+
+    def moments(event: str) -> list[float]:
+        lines = [json.loads(line) for line in stage.log().splitlines()]
+        return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines if event in line["event"]]
+
+    stage.run()
+    stage.await_service()
+    (started,), (spawned,) = moments("supervisord started"), moments("spawned: 'aitp-master'")
+    assert spawned - started < 0.9
+    killed: list[float] = []
+    for _ in range(4):
+        killed.append(time.time())
+        os.kill(stage.starts("master")[-1], signal.SIGKILL)
+        wait_until(lambda: len(stage.starts("master")) > len(killed))
+    assert min(noticed - at for noticed, at in zip(moments("exited: aitp-master"), killed, strict=True)) < 0.05
 
 
 SWALLOWED = """
