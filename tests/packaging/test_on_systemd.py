@@ -5,6 +5,7 @@ One Debian for all of these, a few minutes long: `pytest -m slow tests/packaging
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from aitp.demo.world_process import WorldProcess
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT
 from tests.packaging.debian import Debian, reason_against
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -50,6 +52,13 @@ class Site:
         for name, secret in self._secrets.items():
             (etc / "credentials" / name).write_text(secret)
             (etc / "credentials" / name).chmod(0o600)
+
+    def keep_in_settings(self, secret: str) -> None:
+        """No longer in a file of its own."""
+        self.configure(**{secret: self._secrets.pop(secret)})
+
+    def setting(self, name: str) -> object:
+        return self._settings[name]
 
     def systemctl(self, verb: str) -> int:
         return self.debian.run("systemctl", verb, "aitp").returncode
@@ -222,6 +231,47 @@ def test_an_upgrade_under_load_loses_nothing_and_one_that_does_not_start_is_take
     assert broken.returncode == 1
     assert f"{second} is in use again, and running" in broken.stderr
     assert release.readlink() == second
+    site.await_facts(ActiveState="active", StatusText="5 of 5 processes at work")
+
+
+def test_a_failed_start_an_upgrade_with_an_extension_and_a_reload_into_mock_mode_tell_what_they_came_to(
+    site: Site,
+) -> None:
+    site.systemctl("stop")
+    key = site.debian.files / "etc/aitp/credentials/OPENAI_API_KEY"
+    key.write_text("")
+    assert site.systemctl("start") != 0
+    asked = site.debian.run("aitp", "status")
+    assert asked.returncode == 78
+    for said in (site.debian.facts()["StatusText"], asked.stderr, site.journal("-p", "err")):
+        assert re.search("OPENAI_API_KEY.*: the file is empty; it must hold the secret", said), said
+    site.configure()
+    assert site.systemctl("start") == 0, site.journal()
+
+    site.world.add_tasks(100)
+    shutil.copytree(PROJECT_ROOT / "examples/aitp_sentiment", site.debian.files / "srv/aitp_sentiment")
+    (site.debian.files / "etc/aitp/extensions.txt").write_text("/srv/aitp_sentiment\n")
+    (site.debian.source / "aitp/REVISION").write_text("0123456789ab\n")
+    site.install()
+    site.await_facts(ActiveState="active", StatusText="5 of 5 processes at work")
+    assert "0123456789ab" in site.debian.run("aitp", "--version").stdout
+    assert re.search(r"aitp-sentiment \d", site.debian.run("aitp", "check", "--offline").stdout)
+    site.await_done()
+
+    # The credentials of a unit are those of its start: what a reload is to see stands in the settings.
+    key.unlink()
+    site.keep_in_settings("OPENAI_API_KEY")
+    assert site.systemctl("restart") == 0, site.journal()
+    own = site.setting("OPENAI_API_KEY")
+    site.configure(OPENAI_API_KEY=PLACEHOLDER_KEY)
+    site.systemctl("reload")
+    site.await_facts(ActiveState="active", StatusText="the new settings are refused")
+    assert "a reload does not turn mock mode on" in site.journal("-p", "err")
+    assert json.loads(site.debian.run("aitp", "status", "--json").stdout)["mock"] is False
+    site.world.add_tasks(20)
+    site.await_done()
+    site.configure(OPENAI_API_KEY=own)
+    assert site.systemctl("reload") == 0
     site.await_facts(ActiveState="active", StatusText="5 of 5 processes at work")
 
 
