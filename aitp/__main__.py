@@ -20,6 +20,9 @@ if sys.argv[1:] == ["listen"]:
 
     sys.exit(listen())
 
-from aitp.commands.cli import main  # noqa: E402
+from aitp.commands import importing  # noqa: E402
+
+with importing():
+    from aitp.commands.cli import main
 
 main()

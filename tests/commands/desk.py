@@ -13,6 +13,19 @@ from tests.ledger.world import World
 from tests.packaging.test_command import aitp
 from tests.settings.complete import COMPLETE
 
+# What `python -m aitp` does; and at its end, on standard error, the names of all that it has imported, and "kept" if
+# that was not taken apart piece by piece.
+LOADED = """
+import atexit, gc, runpy, sys
+
+def tell():
+    kept = gc.isenabled() and gc.get_freeze_count() > len(gc.get_objects())
+    print(*sys.modules, *["kept"] * kept, file=sys.stderr)
+
+atexit.register(tell)
+runpy.run_module("aitp", run_name="__main__", alter_sys=True)
+"""
+
 
 @dataclass
 class Desk:

@@ -22,7 +22,7 @@ from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.providers.base import routing_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings, surroundings
 from aitp.web.health import duration
-from tests.commands.desk import Desk
+from tests.commands.desk import LOADED, Desk
 from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal
 from tests.ledger.conftest import Create
 
@@ -92,19 +92,14 @@ def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: S
     """What `aitp status` costs is what it imports: a count is the same on every machine, seconds are not."""
     desk.world.admit("one")
     put_in_force(desk)
-    program = (
-        "import sys, atexit\n"
-        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
-        "from aitp.commands.cli import main\n"
-        "main()"
-    )
-    look = [sys.executable, "-c", program, "status"]
+    look = [sys.executable, "-c", LOADED, "status"]
     surrounded = {**surroundings(), **desk.settings, "PYTHONPATH": str(PROJECT_ROOT)}
 
     run = subprocess.run(look, env=surrounded, cwd="/", capture_output=True, text=True, timeout=60, check=True)
 
     loaded = set(run.stderr.split())
     assert run.stdout.startswith("RUNNING")
+    assert "kept" in loaded
     heavy = {"structlog", "requests", "openai", "numpy", "jinja2", "prometheus_client", "waitress", "supervisor"}
     assert not loaded & {"pydantic", "dotenv", "importlib.metadata", "aitp.settings"}
     assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio"}
