@@ -11,9 +11,8 @@ would leave those tasks pending for ever, without a word. Called by the two regi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aitp.errors import ConfigurationError
 
@@ -25,8 +24,7 @@ PROVIDERS_GROUP = "aitp.providers"
 SETTINGS_GROUP = "aitp.settings"
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """One entry point, loaded: `value` is the object that it names. `package`: its name and version, for messages."""
 
     name: str

@@ -29,7 +29,7 @@ SECRET_FILE_BYTES = 65_536
 UNREAD = "stands-where-a-secret-could-not-be-read"  # a problem is listed already: it is not missing or wrong as well
 
 # Names under which nobody else keeps settings: whatever starts so was meant for us.
-OUR_NAMES = re.compile(
+OUR_NAMES = (
     "(AITP|BUDGET|CIRCUIT_BREAKER|CONCURRENCY|EMBEDDING|FALLBACK|HYBRID|INBOX|OAUTH2|OLLAMA|OPENAI|ORY|POLLING"
     "|PROCESSING|RATE_LIMIT|RELAY|RETRY|SUPPORTED|WIKIDATA)_"
 )
@@ -136,7 +136,7 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
         words = set(name.upper().split("_"))
         # OAUTH2_SECRET is OAUTH2_CLIENT_SECRET with a word left out, although OAUTH2_SCOPE looks more like it.
         longer = [real for real in known if words <= set(real.split("_"))]
-        ours = OUR_NAMES.match(name.upper())
+        ours = re.match(OUR_NAMES, name.upper())
         cutoff = 0.6 if ours else ALIKE - 0.1
         nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=cutoff)
         if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):

@@ -41,8 +41,7 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class QueueKey:
+class QueueKey(NamedTuple):
     """What tasks are grouped by: tasks of one kind can share a provider call.
 
     `failed_at`: the provider that failed for them, if another is to be asked instead.
@@ -53,8 +52,7 @@ class QueueKey:
     failed_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task as a poll brings it. `content` is JSON as its processor wrote it; `invalid` why it can never succeed.
 
     `fingerprint` is what it shares with its duplicates (`ledger.duplicates.fingerprint`), None if it is to have none.

@@ -150,7 +150,7 @@ def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], 
     more = " in all" if shown == found.total else f" of {found.total:,}: --limit shows more, --json is for programs"
     parts = (table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)), f"{shown:,}{more}")
     none = "No such task is held" if states or types else "No tasks are held"
-    document = {"at": found.now, "total": found.total, "tasks": [dataclasses.asdict(task) for task in found.tasks]}
+    document = {"at": found.now, "total": found.total, "tasks": [task._asdict() for task in found.tasks]}
     tell(document, *(parts if rows else (none,)), as_json=as_json)
 
 

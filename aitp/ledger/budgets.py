@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from aitp.ledger.engine import Connection, Database, Row
@@ -43,8 +44,7 @@ class BudgetUse:
     ends_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Overspent:
+class Overspent(NamedTuple):
     """A budget that keeps tasks back for the first time in its window. `needed_nano`: for the next one of them."""
 
     period: str
@@ -56,8 +56,7 @@ class Overspent:
     frees_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(NamedTuple):
     """The budgets in force at one claim. `left_nano`: what may be reserved within all of them."""
 
     currency: str

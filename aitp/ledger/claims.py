@@ -334,7 +334,7 @@ class Claims:
             else:
                 break
             if isinstance(found, _Found):
-                return found._replace(route=replace(route, reason=USED_UP)) if used_up else found
+                return found._replace(route=route._replace(reason=USED_UP)) if used_up else found
             stops.append(found.idle)
             if found.waits:
                 break

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
@@ -156,4 +155,6 @@ def holders(connection: Connection, place: Fleet) -> set[int]:
 @cache  # each transaction asks
 def namespace(schema: str) -> int:
     """What sets the locks of ledgers in one database apart."""
+    from hashlib import blake2b  # not above: it loads OpenSSL, also for who looks at a file
+
     return int.from_bytes(blake2b(schema.encode(), digest_size=4, person=b"aitp ledger").digest(), signed=True)

@@ -46,8 +46,7 @@ class LimitUse:
     ends_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exceeded:
+class Exceeded(NamedTuple):
     """A limit found exhausted for the first time in its window."""
 
     period: str
@@ -208,8 +207,7 @@ def present_basis(connection: Connection) -> Basis:
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tally:
+class _Tally(NamedTuple):
     """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
 
     strategy: Strategy

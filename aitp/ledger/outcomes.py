@@ -325,7 +325,7 @@ class Outcomes:
                     else:
                         due_at = now + self._delay(tries, spread)
                 case Ending.FALLBACK:
-                    queue = queue_id(connection, dataclasses.replace(task.queue, failed_at=attempt.provider))
+                    queue = queue_id(connection, task.queue._replace(failed_at=attempt.provider))
                 case Ending.SPLIT:
                     suspect, bound = 1, halves
                 case Ending.POSTPONED if pause:

@@ -7,8 +7,7 @@ runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from aitp.ledger.engine import Connection
 from aitp.tasks import QueueKey, TaskState
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerConfig:
+class LedgerConfig(NamedTuple):
     """Counts, and seconds for `breaker_recovery` and `reuse_seconds`; defaults are the settings' defaults."""
 
     max_retries: int = 3

@@ -316,8 +316,7 @@ class Bar:
         return self.seconds / self.calls if self.calls else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class RecentError:
+class RecentError(NamedTuple):
     """Something that went wrong `times` times, last at `last_at` (UTC seconds) with the first of `task_ids`, if any.
 
     `source`: the service concerned; `ending`: what it came to.
@@ -339,8 +338,7 @@ class RecentError:
         return [name for name in dict.fromkeys(whole) if name][:TASKS_NAMED]  # some have failed again and again
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingTasks:
+class WaitingTasks(NamedTuple):
     """Tasks of one queue key that wait, the oldest since `since`: some for another try (`later`, the first at `due_at`)
     or for the result of their like (`duplicates`)."""
 
@@ -352,8 +350,7 @@ class WaitingTasks:
     due_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedResult:
+class RefusedResult(NamedTuple):
     """A dead letter, without its result."""
 
     id: str
@@ -527,8 +524,7 @@ def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[
 # Task by task
 
 
-@dataclass(frozen=True, slots=True)
-class HeldTask:
+class HeldTask(NamedTuple):
     """One task that is held. `attempts` that failed, `crashes` of processes that ran it; instants are UTC seconds.
 
     `due_at` is None for "now"; `slot`: who works at it; `reason`: why it failed, or was refused by the task API.
@@ -547,8 +543,7 @@ class HeldTask:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskList:
+class TaskList(NamedTuple):
     """The oldest of what was asked for, and how many there are of it in all. `now`: when that was."""
 
     now: float

@@ -9,7 +9,7 @@ caller's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from aitp.ledger.engine import Connection
 from aitp.ledger.queue import CLAIMED
@@ -22,8 +22,7 @@ PROFILE_SECONDS = 86_400.0
 MOST_WORLDS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """A queue's present world, as a claim needs it.
 
     `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
@@ -96,7 +95,7 @@ class Worlds:
 
     def with_good(self, connection: Connection, world: World) -> World:
         """The same, with what it has served so far."""
-        return replace(world, good=int(connection.execute("SELECT good FROM worlds WHERE id = ?", (world.id,)).get))
+        return world._replace(good=int(connection.execute("SELECT good FROM worlds WHERE id = ?", (world.id,)).get))
 
     def begin_probe(self, connection: Connection, world: World, slot: int) -> None:
         """Let `slot` alone be sent to a paused world whose time has come."""

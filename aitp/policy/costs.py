@@ -10,13 +10,12 @@ that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aitp.prices import NOTHING, Price
 
 
-@dataclass(frozen=True, slots=True)
-class Pricing:
+class Pricing(NamedTuple):
     """What a task of one kind costs by one route. `price` None: nobody knows. `answers`: more is paid than content."""
 
     price: Price | None
@@ -30,8 +29,7 @@ class Pricing:
 FREE = Pricing(NOTHING)
 
 
-@dataclass(frozen=True, slots=True)
-class UsageEstimate:
+class UsageEstimate(NamedTuple):
     """The most tokens that attempts took lately: sent beyond their contents' bytes, and answered."""
 
     input_tokens: int
@@ -44,8 +42,7 @@ FIRST_USAGE = UsageEstimate(4_000, 8_000)
 FADING = 16  # of what was longer than anything since, this part is forgotten with each attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(NamedTuple):
     """What the calls of one attempt cost, by the usage that their provider reported.
 
     `whole`: nothing more can have been bought. Else a call ended without its usage: the estimate counts, if it is more.

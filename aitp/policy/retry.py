@@ -11,11 +11,11 @@ LONGEST_PAUSE_SECONDS = 3_600.0
 
 SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]*)?")
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "milli": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,12})?(?:ms|us|µs|[dhms]))+")
+_DURATION = r"(?:\d{1,12}(?:\.\d{1,12})?(?:ms|us|µs|[dhms]))+"
 _AMOUNT = (
     r"\d{1,9}(?:\.\d{1,9})?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 )
-_IN_WORDS = re.compile(rf"\b(?:again|retry|wait|resets?)\b\D{{0,40}}?({_AMOUNT}(?:[\s,]*(?:and\s+)?{_AMOUNT}){{0,3}})")
+_IN_WORDS = rf"\b(?:again|retry|wait|resets?)\b\D{{0,40}}?({_AMOUNT}(?:[\s,]*(?:and\s+)?{_AMOUNT}){{0,3}})"
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -41,7 +41,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 def delay_in_words(text: str) -> float | None:
     """Seconds to wait by a sentence in lower case: "try again in 1m26.4s", "please retry after 20 seconds"."""
-    return _sum(found[1]) if (found := _IN_WORDS.search(text)) else None
+    return _sum(found[1]) if (found := re.search(_IN_WORDS, text)) else None
 
 
 def _sum(amounts: str) -> float:
@@ -62,7 +62,7 @@ def parse_duration(text: str | None) -> float | None:
     text = (text or "").strip()
     if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
         return float(text)
-    return _sum(text) if _DURATION.fullmatch(text) else None
+    return _sum(text) if re.fullmatch(_DURATION, text) else None
 
 
 # Waiting before another try

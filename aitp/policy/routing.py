@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 
 class Mode(StrEnum):
@@ -45,8 +46,7 @@ class Availability(StrEnum):
     GIVEN_UP = "given up"  # a pull has failed; later ones may still succeed
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A provider, the model that is asked for there, and what it falls back from, if it is a fallback.
 
     `waits`: the seconds between tries, where its provider has a rule of its own. `most_per_day`: of a stand-in by such

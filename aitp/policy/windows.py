@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from aitp.tasks import Period
@@ -27,8 +27,7 @@ ROLLING_SECONDS: Mapping[Period, int] = {
 LONGEST_WINDOW_SECONDS = 32 * 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """Half open: [start, end), both UTC seconds since 1970."""
 
     start: float

@@ -18,9 +18,8 @@ import select
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from aitp import in_force
 from aitp.errors import ConfigurationError
@@ -115,8 +114,7 @@ def most_descriptors(pid: int = 0) -> int:
 
 
 # ── what is told of it ───────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True, slots=True)
-class Supervision:
+class Supervision(NamedTuple):
     """What supervisord (`pid`) does with the master: `state` as supervisord names it, since when (UTC seconds).
 
     `exit_code`: of the last master that ended without being told to, -1 for a signal; None if none has.
@@ -128,8 +126,7 @@ class Supervision:
     exit_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStart:
+class FailedStart(NamedTuple):
     """Why the last start came to nothing, and when (UTC seconds)."""
 
     at: float
@@ -204,6 +201,6 @@ def _warn(event: str, **facts: object) -> None:
 
 def _tell(path: Path, told: Supervision | FailedStart) -> None:
     try:
-        replace_file(path, json.dumps(asdict(told)).encode())
+        replace_file(path, json.dumps(told._asdict()).encode())
     except OSError as error:
         _warn("What the service is doing cannot be told", file=str(path), reason=error.strerror)

@@ -8,7 +8,6 @@ command line) does not load numpy and the OpenAI client.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -68,6 +67,8 @@ def _stands_in(settings: Settings) -> bool:
 
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
+    import socket
+
     from aitp.providers.base import plugin_builders
     from aitp.settings import EMBEDDING_MODEL
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -36,9 +37,9 @@ def use(world: World, period: str = "day") -> BudgetUse:
         return use_of_budgets(connection, world.clock.now)[Period(period)]
 
 
-def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: object) -> Settled:
+def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: Any) -> Settled:
     """Finish a claim that has cost so much."""
-    bill = dataclasses.replace(Bill("USD", nano), **more)  # type: ignore[arg-type]
+    bill = Bill("USD", nano)._replace(**more)
     return world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, ending), bill=bill))
 
 

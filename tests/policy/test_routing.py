@@ -170,7 +170,7 @@ def test_a_provider_of_another_package_waits_and_is_stood_in_for_by_its_rules() 
     first = Route("jev", "jev-1", waits=(5.0, 10.0))
 
     assert foreign().options("jev-1", "o3") == (first, STAND_IN)
-    assert foreign().options("jev-1", "o3", "jev") == (dataclasses.replace(STAND_IN, reason=Why.FAILED), first)
+    assert foreign().options("jev-1", "o3", "jev") == (STAND_IN._replace(reason=Why.FAILED), first)
     assert foreign(may_stand_in=False).options("jev-1", "o3", "jev") == (first,)
     none = {"jev": dataclasses.replace(JEV, most_per_day=0)}
     assert foreign(rules=none).options("jev-1", "o3") == (first,)

@@ -250,7 +250,7 @@ def test_of_what_keeps_tasks_back_the_page_names_what_a_claim_comes_upon(
 ) -> None:
     ledger: Any = SimpleNamespace(**NOTHING | changes)
 
-    found = waits_for(replace(WAITING, **tasks), ledger, None, known_routing(settings_in(tmp_path)))
+    found = waits_for(WAITING._replace(**tasks), ledger, None, known_routing(settings_in(tmp_path)))
 
     assert found == words
 
