@@ -28,9 +28,10 @@ ensure_venv() {
     installed "$@" || prepare "$@"
 }
 
-# One stamp a requirements file: its checksum, where the project is, what version it has, and which Python runs it.
+# One stamp a requirements file: its checksum, that of the file that has the project's version, where both are, and which
+# Python runs it. Each start of a command pays for what this starts.
 stamp_of() {
-    printf '%s\n%s %s\n%s\n' "$(cksum <"$root/$1")" "$root" "$(version_of_source)" "$(readlink -f "$venv/bin/python")"
+    printf '%s\n%s\n' "$(cksum "$root/$1" "$root/aitp/__init__.py")" "$(readlink -f "$venv/bin/python")"
 }
 
 version_of_source() {
