@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 FILE_NAME = "settings.json"
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(NamedTuple):
     """What tells how a service is, by the names that the settings have for it, and how models are routed."""
 
     runtime_dir: Path
@@ -46,7 +45,7 @@ def publish(settings: Settings, routing: Routing, pid: int) -> None:
     env_file = None if settings.env_file is None else str(settings.env_file)
     told = {"pid": pid, "given": dict(settings.given), "origins": dict(settings.origins), "env_file": env_file}
     if isinstance(settings.ledger, Path):  # else its address is a secret, which whoever looks has to know himself
-        judged = {field.name: getattr(settings, field.name) for field in fields(InForce) if field.name != "routing"}
+        judged = {name: getattr(settings, name) for name in InForce._fields if name != "routing"}
         told["judged"] = {**judged, "routing": asdict(routing)}
     replace_file(settings.runtime_dir / FILE_NAME, json.dumps(told, default=str).encode())
 

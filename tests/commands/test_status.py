@@ -102,7 +102,7 @@ def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: S
     assert "kept" in loaded
     heavy = {"structlog", "requests", "openai", "numpy", "jinja2", "prometheus_client", "waitress", "supervisor"}
     assert not loaded & {"pydantic", "dotenv", "importlib.metadata", "aitp.settings"}
-    assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio"}
+    assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio", "socket", "hashlib", "psycopg"}
     assert not [name for name in loaded if name.startswith(("aitp.taskapi", "aitp.knowledge", "aitp.processors"))]
     assert not loaded & {f"aitp.ledger.{part}" for part in ("ledger", "claims", "inbox", "outbox", "maintenance")}
     assert not loaded & {"aitp.providers.base", "aitp.process.master", "aitp.http"}
