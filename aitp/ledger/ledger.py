@@ -229,7 +229,8 @@ def prepare(
     try:
         Limits(database).publish(strategy, timezone, limits)
         Budgets(database).publish(currency, budgets)
-        with database.transaction() as connection:
+        # With all before it on disk: a server that dies would forget the limits that its services go by.
+        with database.transaction(durable=True) as connection:
             # A new release or new settings may have mended the bug.
             forget_bugs(connection)
             forget_answers(connection, reuse_scope)

@@ -329,7 +329,7 @@ class DeadLetters:
 
     def retry(self, task_id: str) -> bool:
         """Deliver it once more; False if there is none of that id."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(durable=True) as connection:
             seq = _dead(connection, task_id)
             if seq is None:
                 return False

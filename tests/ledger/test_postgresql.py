@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
+from aitp.ledger import Cause, DeliveryOutcome, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
 from aitp.ledger.engine import Fleet
 from aitp.ledger.integrity import check
 from aitp.ledger.postgresql import QUEUE, look_over
@@ -50,7 +50,8 @@ def start(world: World, host: str = "one", **limits: int) -> int:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[PostgreSQL]:
-    with postgres_server() as server:
+    # What it is not made to write it forgets when it dies.
+    with postgres_server(wal_writer_delay="10s") as server:
         yield server
 
 
@@ -185,6 +186,31 @@ def test_a_server_that_dies_is_the_ledgers_fault_and_forgets_nothing_that_was_ac
     held = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = ? AND pid = pg_backend_pid()"
     assert world.value(held, world.ledger.owner(WORKER)) == 1  # before anything else
     assert world.problems() == ()
+
+
+def test_a_server_that_dies_forgets_neither_settings_nor_what_a_person_decided(
+    world: World, own_server: PostgreSQL
+) -> None:
+    world.admit("a")
+    world.run()
+    [delivery] = world.take()
+    world.ledger.outbox.settle(delivery, DeliveryOutcome.REFUSED, "no such task")
+    start(world, minute=5)
+    own_server.restart()
+    assert is_regained(world)
+    assert snapshot(world.place).limits["minute"].limit == 5
+
+    assert world.ledger.dead.retry("a")
+    own_server.restart()
+    assert is_regained(world)
+    assert world.states() == {"a": "finished"}
+
+
+def is_regained(world: World) -> bool:
+    """The line, which was lost."""
+    with pytest.raises(LedgerError):
+        world.states()
+    return bool(world.states())
 
 
 class Heard:
