@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
 
 
 # Whose tests are asked of PostgreSQL every day: the models, and some. All others with those that are slow.
-DAILY = frozenset({"test_outbox", "test_release", "test_life_model", "test_limits_model"})
+DAILY = frozenset({"test_outbox", "test_release", "test_limits_model"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

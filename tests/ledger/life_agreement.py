@@ -26,7 +26,7 @@ NEVER = (
 
 
 class Agreement(RuleBasedStateMachine):
-    """`listing`: the poll underway, in both."""
+    """`listing`: the poll underway, in both. `given_up`: its relay will not end it. `away`: slots that cannot act."""
 
     world: World
     model: Model
@@ -34,11 +34,18 @@ class Agreement(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.listing: tuple[Poll, Listed] | None = None
+        self.given_up = False
+        self.away: set[int] = set()
         self._sequence = 0  # the ledger's own, as last seen
 
     @property
     def polling_slot(self) -> int | None:
         return None if self.listing is None else self.listing[0].slot
+
+    @property
+    def polls(self) -> bool:
+        """Whether a relay is at a poll that it means to end."""
+        return self.listing is not None and not self.given_up and self.polling_slot not in self.away
 
     @invariant()
     def both_agree(self) -> None:

@@ -42,6 +42,7 @@ class Known:
     text: str = ""  # that it shares with its twins; empty: it is to have none
     entered: int = 0  # when: in the order of polls and burials
     number: int = 0  # in the order of entering
+    row: int = 0  # of the ledger, as its last claim told it
     state: str = "ready"  # ready, claimed, finished, dead
     slot: int | None = None
     due_at: float = 0.0
@@ -111,6 +112,7 @@ class Model:
         self._unnoticed = 0.0
         self.world: list[Called] = []
         self.suspects_last = False  # in turn with fresh ones
+        self.absent: dict[int, float] = {}  # slots of hosts that are away, and since when that is known
 
     @property
     def now(self) -> float:
@@ -121,6 +123,10 @@ class Model:
 
     def claimed_by(self, slot: int) -> list[str]:
         return [name for name, known in self.in_state("claimed").items() if known.slot == slot]
+
+    def owns(self, slot: int) -> bool:
+        """Whether tasks are in its hands, to be run or delivered."""
+        return any(known.slot == slot for known in self.tasks.values())
 
     def promote(self, state: str) -> None:
         """What is due is due now."""
@@ -139,6 +145,7 @@ class Model:
             known.finished_at += seconds
         for tombstone in self.buried.values():
             tombstone.at += seconds
+        self.absent = {slot: since + seconds for slot, since in self.absent.items()}
         for kept in self.kept.values():
             kept.finished_at += seconds
         if listed is not None:
@@ -289,9 +296,21 @@ class Model:
         """An attempt at these has ended; their endings once judged, and the twins that have a result, of whom."""
         if ending is not Ending.UNSENT:
             self.count(len(names))
-        self._befalls(names, ending, culprit)
+        if names:
+            self._befalls(names, ending, culprit)
         endings = [self._end(name, ending, len(names), culprit) for name in names]
         return endings, self._settle_twins(names)
+
+    def waits(self, name: str, row: int) -> bool:
+        """Whether a late answer to the task that was in this row is welcome: nobody is at it, and it has none."""
+        known = self.tasks.get(name)
+        return known is not None and (known.row, known.state, known.twin_of) == (row, "ready", None)
+
+    def finish_late(self, names: Sequence[str]) -> dict[str, str]:
+        """Good answers of a former owner, whose attempt has been counted; the twins that have a result, of whom."""
+        for name in names:
+            self._end(name, Ending.SUCCEEDED, 1, Culprit.ANSWER)
+        return self._settle_twins(names)
 
     def release(self, names: Sequence[str], cause: Cause) -> list[Ending]:
         """The process that ran these is gone; their endings."""
@@ -387,6 +406,12 @@ class Model:
         return sorted(found, key=lambda twin: self.tasks[twin].number)
 
     # Out
+
+    def let_go(self, slot: int) -> None:
+        """What it had in hand to deliver is anyone's."""
+        for known in self.in_state("finished").values():
+            if known.slot == slot:
+                known.slot = None
 
     def deliver(self, name: str) -> None:
         """Its delivery was acknowledged. Its result stays for a while, if it was bought for it."""

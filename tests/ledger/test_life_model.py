@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -24,21 +27,24 @@ from aitp.ledger import (
     DeliveryOutcome,
     Failure,
     IdleReason,
+    Ledger,
     Nothing,
     NotYet,
     Report,
-    postgresql,
+    Settled,
     prepare,
 )
-from aitp.ledger.engine import Place
+from aitp.ledger.engine import HOST_SLOTS, Place
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement
-from tests.ledger.life_hands import Died, Hands
+from tests.ledger.life_hands import Cut, Died, Hands
 from tests.ledger.life_model import NAMES, RULES, STARTS, TEXTS, ZONES, Model, result_of
 from tests.ledger.world import POLLING, SMALL, World, examples, terms
 
-WORKERS, RELAYS = (101, 102, 103), (1, 2)
+T = TypeVar("T")
+# The last of each is another host's, where the ledger is a fleet's.
+WORKERS, RELAYS = (101, 102, HOST_SLOTS + 101), (1, HOST_SLOTS + 1)
 # BUG pauses processors and FALLBACK changes routes: they have tests of their own.
 ENDINGS = [ending for ending in Ending if ending not in (Ending.BUG, Ending.FALLBACK)]
 
@@ -76,6 +82,10 @@ class Life(Agreement):
 
     # Processes
 
+    def attempt(self, slot: int, act: Callable[[Ledger], T]) -> T:
+        """Do something with the slot's hands. Raises Died, Cut."""
+        return self.hands.attempt(slot, act)
+
     def succeed(self, slot: int, cause: Cause) -> None:
         """Another process takes the slot over, and what it had claimed goes back."""
         self.hands.hang_up(slot)
@@ -86,18 +96,26 @@ class Life(Agreement):
         found = sorted((outcome.task.id, outcome.ending.value) for outcome in settled.outcomes)
         assert found == sorted((name, ending.value) for name, ending in zip(mine, endings, strict=True))
         assert settled.reused == ()
+        self.acknowledged()
 
     def give_up(self, slot: int) -> None:
         """What a slot had in hand but its claim."""
         self.claims.pop(slot, None)
-        for delivery in self.chunks.pop(slot, ()):
-            self.model.tasks[delivery.id].slot = None
+        self.chunks.pop(slot, None)
+        self.model.let_go(slot)
         self.give_up_poll(slot)
+
+    def acknowledged(self) -> None:
+        """Somebody relies on what has just been done."""
 
     def give_up_poll(self, slot: int) -> None:
         """A slot does one thing at a time."""
         if self.polling_slot == slot:
-            self.listing = None
+            self.listing, self.given_up = None, False
+
+    def at_hand(self, things: Mapping[int, Any]) -> list[int]:
+        """Slots that have such a thing, and can do something about it."""
+        return sorted(things.keys() - self.away)
 
     # Settings
 
@@ -109,6 +127,7 @@ class Life(Agreement):
         if scope != self.scope:
             self.scope = scope
             self.model.change_settings()
+        self.acknowledged()
 
     # In
 
@@ -121,22 +140,26 @@ class Life(Agreement):
     @rule(slot=st.sampled_from(RELAYS), page=pages, complete=st.booleans())
     def list_pending(self, slot: int, page: list[str], complete: bool) -> None:
         """A whole poll."""
-        if slot not in self.chunks and self.listing is None:
+        if self.listing is None:
             self.begin_poll(slot)
-            if self.listing is not None:
+            if self.polls:
                 self.admit(page)
-            if self.listing is not None:
+            if self.polls:
                 self.end_poll(complete)
 
     @rule(slot=st.sampled_from(RELAYS))
     def begin_poll(self, slot: int) -> None:
-        if slot in self.chunks:
+        if slot in self.chunks or slot in self.away:
             return  # that relay delivers
         try:
-            found = self.hands.attempt(slot, lambda ledger: ledger.inbox.begin_poll(slot, POLLING, asked=True))
+            found = self.attempt(slot, lambda ledger: ledger.inbox.begin_poll(slot, POLLING, asked=True))
         except Died:
             self.succeed(slot, Cause.CRASHED)
             return
+        except Cut:
+            self.begin_poll(slot)
+            return
+        self.model.let_go(slot)
         self.give_up_poll(slot)
         if isinstance(found, NotYet):
             assert self.paused or self.listing is not None
@@ -145,40 +168,51 @@ class Life(Agreement):
         assert self.listing is None
         self.listing = found, self.model.begin_poll()
 
-    @precondition(lambda self: self.listing)
+    @precondition(lambda self: self.polls)
     @rule(page=pages)
     def admit(self, page: list[str]) -> None:
         assert self.listing is not None
         poll, listed = self.listing
         tasks = [NewTask(name, SMALL, b"{}", fingerprint=TEXTS[name].encode() or None) for name in page]
         try:
-            admitted = self.hands.attempt(poll.slot, lambda ledger: ledger.inbox.admit(poll, tasks))
+            admitted = self.attempt(poll.slot, lambda ledger: ledger.inbox.admit(poll, tasks))
         except Died:
             self.succeed(poll.slot, Cause.CRASHED)
+            return
+        except Cut as cut:
+            if cut.committed:
+                self.model.admit(page, listed)
+            self.fail_poll()
             return
         entered, reused = self.model.admit(page, listed)
         assert admitted.tasks == len(entered)
         assert [task.id for task in admitted.reused] == list(reused)
         assert all(task.of in reused[task.id] for task in admitted.reused)
 
-    @precondition(lambda self: self.listing)
+    @precondition(lambda self: self.polls)
     @rule(complete=st.booleans())
     def end_poll(self, complete: bool) -> None:
         assert self.listing is not None
         poll, listed = self.listing
         regular_at = self.model.now + POLLING.interval
         try:
-            dropped = self.hands.attempt(
+            dropped = self.attempt(
                 poll.slot,
                 lambda ledger: ledger.inbox.end_poll(poll, complete=complete, more_there=False, regular_at=regular_at),
             )
         except Died:
             self.succeed(poll.slot, Cause.CRASHED)
             return
+        except Cut as cut:
+            self.given_up = True
+            if cut.committed:
+                self.model.end_poll(listed, complete=complete)
+                self.give_up_poll(poll.slot)
+            return
         self.listing = None
         assert dropped == self.model.end_poll(listed, complete=complete)
 
-    @precondition(lambda self: self.listing)
+    @precondition(lambda self: self.polls)
     @rule()
     def fail_poll(self) -> None:
         assert self.listing is not None
@@ -190,16 +224,23 @@ class Life(Agreement):
 
     @rule(slot=st.sampled_from(WORKERS), batch=st.integers(1, 4))
     def claim(self, slot: int, batch: int) -> None:
-        if slot in self.claims:
+        if slot in self.claims or slot in self.away:
             return
         try:
-            found = self.hands.attempt(slot, lambda ledger: ledger.claims.claim(slot, terms(batch=batch)))
+            found = self.attempt(slot, lambda ledger: ledger.claims.claim(slot, terms(batch=batch)))
         except Died:
             # Before the claim was written, or after: then it is the successor's to give back.
             taken = self.world.rows("SELECT id FROM tasks WHERE state = 'claimed' AND slot = ?", slot)
             if taken:
                 self.model.take([name for (name,) in taken], slot)
             self.succeed(slot, Cause.CRASHED)
+            return
+        except Cut as cut:
+            if cut.committed:  # it claims again, and what it had so goes back
+                taken = self.world.rows("SELECT id FROM tasks WHERE state = 'claimed' AND slot = ?", slot)
+                self.model.take([name for (name,) in taken], slot)
+                self.model.release([name for (name,) in taken], Cause.STOPPED)
+            self.claim(slot, batch)
             return
         if self.paused:
             assert not isinstance(found, Claim)
@@ -220,47 +261,66 @@ class Life(Agreement):
         assert all(known.most is None or len(picked) <= known.most for known in picked)
         for task, known in zip(found.tasks, picked, strict=True):
             assert (task.attempts, task.crashes) == (known.failures, known.crashes)
+            known.row = task.seq
         self.model.take([task.id for task in found.tasks], slot)
         self.claims[slot] = found
+        self.acknowledged()
 
-    @precondition(lambda self: self.claims)
+    @precondition(lambda self: self.at_hand(self.claims))
     @rule(data=st.data(), ending=st.sampled_from(ENDINGS), partly=st.booleans(), culprit=CULPRITS)
     def finish(self, data: st.DataObject, ending: Ending, partly: bool, culprit: Culprit) -> None:
-        self.end(data.draw(st.sampled_from(sorted(self.claims))), ending, partly, culprit)
+        self.end(data.draw(st.sampled_from(self.at_hand(self.claims))), ending, partly, culprit)
 
     def end(self, slot: int, ending: Ending, partly: bool, culprit: Culprit = Culprit.ANSWER) -> None:
         claim = self.claims[slot]
-        # Not those that were finished before, as a part of their claim.
-        mine = [task for task in claim.tasks if task.id in self.model.claimed_by(slot)]
-        partly = partly and len(mine) > 1
-        mine = mine[:-1] if partly else mine
-        results = {task.id: result_of(TEXTS[task.id]) for task in mine if ending is Ending.SUCCEEDED}
+        partly = partly and len(claim.tasks) > 1
+        told = claim.tasks[:-1] if partly else claim.tasks
+        results = {task.id: result_of(TEXTS[task.id]) for task in told if ending is Ending.SUCCEEDED}
         failure = Failure(culprit) if ending is Ending.RETRY else None
-        report = Report([Outcome(task, ending, results.get(task.id), culprit=culprit) for task in mine], failure)
+        report = Report([Outcome(task, ending, results.get(task.id), culprit=culprit) for task in told], failure)
+        was_told = False
         try:
-            settled = self.hands.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
+            settled = self.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
         except Died:
             self.succeed(slot, Cause.CRASHED)
             return
-        if not partly:
+        except Cut as cut:
+            was_told = cut.committed
+            settled = self.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
+        if partly:
+            self.claims[slot] = replace(claim, tasks=claim.tasks[-1:])
+        else:
             del self.claims[slot]
-        endings, given = self.model.finish([task.id for task in mine], ending, culprit)
-        assert [outcome.ending for outcome in settled.outcomes] == endings
-        assert {task.id: task.of for task in settled.reused} == given
+        # Its own still; others it may have lost with its host's line, and their answers are late.
+        mine = [task.id for task in told if task.id in self.model.claimed_by(slot)]
+        late = [task.id for task in told if ending is Ending.SUCCEEDED and self.model.waits(task.id, task.seq)]
+        endings, given = self.model.finish(mine, ending, culprit)
+        given |= self.model.finish_late(late)
+        if was_told:
+            assert settled == Settled(())
+        else:
+            assert [outcome.ending for outcome in settled.outcomes] == [*endings, *(ending for _ in late)]
+            assert settled.late == len(late)
+            assert {task.id: task.of for task in settled.reused} == given
+        self.acknowledged()
 
     # Out
 
     @rule(slot=st.sampled_from(RELAYS), most=st.integers(1, 3))
     def take(self, slot: int, most: int) -> None:
-        if slot in self.chunks:
+        if slot in self.chunks or slot in self.away:
             return
         try:
-            found = self.hands.attempt(slot, lambda ledger: ledger.outbox.take(slot, most))
+            found = self.attempt(slot, lambda ledger: ledger.outbox.take(slot, most))
         except Died:
             taken = self.world.rows("SELECT id FROM tasks WHERE state = 'finished' AND slot = ?", slot)
             assert {name for (name,) in taken} <= set(self.model.in_state("finished"))
             self.succeed(slot, Cause.CRASHED)
             return
+        except Cut:
+            self.take(slot, most)
+            return
+        self.model.let_go(slot)
         self.give_up_poll(slot)
         self.model.promote("finished")
         free = {name: known for name, known in self.model.in_state("finished").items() if known.slot is None}
@@ -276,21 +336,29 @@ class Life(Agreement):
             free[delivery.id].slot = slot
         self.chunks[slot] = list(found)
 
-    @precondition(lambda self: self.chunks)
+    @precondition(lambda self: self.at_hand(self.chunks))
     @rule(data=st.data(), verdict=st.sampled_from(DeliveryOutcome))
     def settle(self, data: st.DataObject, verdict: DeliveryOutcome) -> None:
-        self.hand_over(data.draw(st.sampled_from(sorted(self.chunks))), verdict)
+        self.hand_over(data.draw(st.sampled_from(self.at_hand(self.chunks))), verdict)
 
     def hand_over(self, slot: int, verdict: DeliveryOutcome) -> None:
         delivery = self.chunks[slot][-1]
         try:
-            self.hands.attempt(slot, lambda ledger: ledger.outbox.settle(delivery, verdict))
+            self.attempt(slot, lambda ledger: ledger.outbox.settle(delivery, verdict))
         except Died:
             self.succeed(slot, Cause.CRASHED)
+            return
+        except Cut as cut:
+            del self.chunks[slot]  # the relay begins anew
+            if cut.committed:
+                self.model_settle(delivery, verdict)
             return
         self.chunks[slot].pop()
         if not self.chunks[slot]:
             del self.chunks[slot]
+        self.model_settle(delivery, verdict)
+
+    def model_settle(self, delivery: Delivery, verdict: DeliveryOutcome) -> None:
         known = self.model.tasks[delivery.id]
         known.slot = None
         match verdict:
@@ -312,25 +380,26 @@ class Life(Agreement):
             assert self.world.ledger.dead.retry(name)
             known = self.model.tasks[name]
             known.state, known.tries, known.due_at = "finished", 0, 0.0
+        self.acknowledged()
 
     @rule(worker=st.sampled_from(WORKERS), relay=st.sampled_from(RELAYS), ending=FINAL, delivered=st.booleans())
     def see_through(self, worker: int, relay: int, ending: Ending, delivered: bool) -> None:
         """A claim that ends for good, and it may be the deliveries that follow."""
         if worker not in self.claims:
             self.claim(worker, 2)
-        if worker in self.claims:
+        if worker in self.claims and worker not in self.away:
             self.end(worker, ending, partly=False)
         if delivered:
             self.take(relay, 3)
-        while delivered and relay in self.chunks:
+        while delivered and relay in self.chunks and relay not in self.away:
             self.hand_over(relay, DeliveryOutcome.DELIVERED)
 
     # Around
 
-    @precondition(lambda self: self.claims or self.chunks)
+    @precondition(lambda self: self.at_hand({**self.claims, **self.chunks}))
     @rule(data=st.data(), cause=st.sampled_from(Cause))
     def die(self, data: st.DataObject, cause: Cause) -> None:
-        self.succeed(data.draw(st.sampled_from(sorted({**self.claims, **self.chunks}))), cause)
+        self.succeed(data.draw(st.sampled_from(self.at_hand({**self.claims, **self.chunks}))), cause)
 
     @rule(seconds=st.sampled_from((0.0, 1.0, 2.0, 5.0, 31.0, 60.0, 100.0, 1_800.0)))
     def wait(self, seconds: float) -> None:
@@ -347,6 +416,7 @@ class Life(Agreement):
     def pause(self, paused: bool) -> None:
         self.world.ledger.pause(paused)
         self.paused = paused
+        self.acknowledged()
 
     @rule(statements=st.integers(1, 14))
     def light_fuse(self, statements: int) -> None:
@@ -355,19 +425,33 @@ class Life(Agreement):
     @rule()
     def everything_dies(self) -> None:
         """Power, say. Whoever starts first frees what nobody holds."""
-        for slot in (*WORKERS, *RELAYS):
+        self.all_die((*WORKERS, *RELAYS))
+
+    def all_die(self, slots: Sequence[int]) -> dict[int, Settled]:
+        """What was released beside what these owned."""
+        for slot in slots:
             self.hands.hang_up(slot)
         released = self.world.ledger.release_ownerless()
-        for slot in (*WORKERS, *RELAYS):
-            mine = self.model.claimed_by(slot)
-            outcomes = released[slot].outcomes if slot in released else ()
-            assert sorted(outcome.task.id for outcome in outcomes) == sorted(mine)
-            self.give_up(slot)
-            self.model.release(mine, Cause.STOPPED)
+        for slot in slots:
+            self.claims.pop(slot, None)
+            self.has_released(slot, released.pop(slot, Settled(())))
+        return released
+
+    def has_released(self, slot: int, settled: Settled) -> None:
+        """What a slot had is anyone's."""
+        mine = self.model.claimed_by(slot)
+        assert sorted(outcome.task.id for outcome in settled.outcomes) == sorted(mine)
+        if mine:
+            self.acknowledged()
+        self.model.release(mine, Cause.STOPPED)
+        self.chunks.pop(slot, None)
+        self.model.let_go(slot)
+        self.give_up_poll(slot)
 
 
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
-def test_the_life_of_tasks(prepared_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "REGAIN_SECONDS", (0.0, 0.0))
+# What befalls a fleet besides is in test_life_of_fleets.py.
+@pytest.mark.sqlite
+def test_the_life_of_tasks(prepared_place: Place) -> None:
     bounds = settings(examples(prepared_place, 1_500 if LONG else 40), stateful_step_count=50)
     run_state_machine_as_test(lambda: Life(prepared_place), settings=bounds)  # type: ignore[arg-type]
