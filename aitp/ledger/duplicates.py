@@ -90,11 +90,14 @@ class Duplicates:
         if not self._seconds:
             return
         connection.execute(
-            # A provider is written at the first claim: without one the result is itself a reused one.
+            # Served by the keys. Asked for a fingerprint IS NOT NULL, PostgreSQL might walk tasks_fingerprint instead, of
+            # which it has not heard yet that it has grown. A provider is written at the first claim: without one the
+            # result is itself a reused one.
             "INSERT INTO answers (number, fingerprint, task_id, body, finished_at)"
             " SELECT COALESCE((SELECT MAX(number) FROM answers), 0) + 1, fingerprint, tasks.id, body, finished_at"
             " FROM tasks JOIN results ON results.seq = tasks.seq"
-            f" WHERE tasks.seq = ? AND fingerprint IS NOT NULL AND provider IS NOT NULL AND {_SUCCEEDED}"
+            " WHERE tasks.seq = ? AND CASE WHEN fingerprint IS NULL THEN 0 ELSE 1 END = 1 AND provider IS NOT NULL"
+            f" AND {_SUCCEEDED}"
             " AND LENGTH(body) <= ? AND tasks.seq > (SELECT reuse_after FROM ledger)"
             " ON CONFLICT (fingerprint) DO UPDATE SET number = excluded.number, task_id = excluded.task_id,"
             " body = excluded.body, finished_at = excluded.finished_at",
