@@ -36,21 +36,20 @@ def test_it_is_installed_without_an_index_and_brings_its_settings(tmp_path: Path
     assert subprocess.check_output([python, "-c", program], env=environ, text=True) == "['TYPESAFE_API_KEY']\n"
 
 
-def parts() -> list[str]:
-    """Its files of tests; of the one that starts services each test by itself, for they take seconds."""
-    files = sorted((EXAMPLE / "tests").glob("test_*.py"))
-    names = re.findall(r"^def (test_\w+)", (EXAMPLE / "tests/test_service.py").read_text(), re.MULTILINE)
-    return [
-        *(path.name for path in files if path.name != "test_service.py"),
-        *(f"test_service.py::{name}" for name in names),
-    ]
+def parts() -> list[list[str]]:
+    """Its tests in a few parts, which run side by side: those that start services take seconds each."""
+    slow = EXAMPLE / "tests/test_service.py"
+    names = re.findall(r"^def (test_\w+)", slow.read_text(), re.MULTILINE)
+    services = [f"{slow}::{name}" for name in names]
+    others = sorted(str(path) for path in slow.parent.glob("test_*.py") if path != slow)
+    return [others, *(services[first::4] for first in range(4))]
 
 
-@pytest.mark.parametrize("tests", parts())
-def test_the_packages_own_tests_pass(places: tuple[Path, Path], tests: str) -> None:
+@pytest.mark.parametrize("tests", parts(), ids=["parts", *(f"services {number}" for number in range(4))])
+def test_the_packages_own_tests_pass(places: tuple[Path, Path], tests: list[str]) -> None:
     program = f"""
 import pytest, sys
-sys.exit(pytest.main(["-q", "-x", "-c", "/dev/null", "--rootdir", "{EXAMPLE}", "{EXAMPLE}/tests/{tests}"]))
+sys.exit(pytest.main(["-q", "-x", "-c", "/dev/null", "--rootdir", "{EXAMPLE}", *{tests!r}]))
 """
     ended = run(program, *places, timeout=280)
 
