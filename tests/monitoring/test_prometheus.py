@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,10 @@ def services(tmp_path: Path) -> Iterator[list[Service]]:
             service.clear()
 
 
-@pytest.fixture
-def demo() -> Iterator[int]:
-    """`aitp demo --keep`; the port of its metrics."""
+@contextmanager
+def demo(port: int) -> Iterator[None]:
+    """`aitp demo --keep`, with its metrics on `port`."""
     see_that_programs_can_start()
-    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "aitp", "demo", "--keep", "--port", str(port), *PLAN],
         env=surroundings() | {"AITP_VENV": sys.prefix},
@@ -79,15 +79,17 @@ def demo() -> Iterator[int]:
         stderr=subprocess.STDOUT,
     )
     try:
-        yield port
+        yield
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
 
 @real
-def test_every_query_of_the_dashboard_has_data_and_what_was_mended_alerts_nobody(demo: int, tmp_path: Path) -> None:
-    with watching(tmp_path, [demo]) as prometheus:
+def test_every_query_of_the_dashboard_has_data_and_what_was_mended_alerts_nobody(tmp_path: Path) -> None:
+    port = free_port()
+    # Prometheus first: of what lasts for a moment it must have seen the beginning.
+    with watching(tmp_path, [port]) as prometheus, demo(port):
         wanted = {pair for pair in queries() if pair[0] not in EMPTY_IS_GOOD}
         missing = set(wanted)
 
