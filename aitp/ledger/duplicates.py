@@ -90,9 +90,9 @@ class Duplicates:
         if not self._seconds:
             return
         connection.execute(
-            # Served by the keys. Asked for a fingerprint IS NOT NULL, PostgreSQL might walk tasks_fingerprint instead, of
-            # which it has not heard yet that it has grown. A provider is written at the first claim: without one the
-            # result is itself a reused one.
+            # Served by the keys. Asked for a fingerprint IS NOT NULL, PostgreSQL might walk tasks_fingerprint instead,
+            # of which it has not heard yet that it has grown. A provider is written at the first claim: without one
+            # the result is itself a reused one.
             "INSERT INTO answers (number, fingerprint, task_id, body, finished_at)"
             " SELECT COALESCE((SELECT MAX(number) FROM answers), 0) + 1, fingerprint, tasks.id, body, finished_at"
             " FROM tasks JOIN results ON results.seq = tasks.seq"
