@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from aitp.ledger import Ledger, LedgerConfig, SlotLocks
 from aitp.tasks import Fleet
 from tests.commands.desk import Desk
+from tests.commands.test_shell import complete
 from tests.ledger.conftest import server
 from tests.ledger.world import WORKER, World, prepared
 from tests.services.postgres import PostgreSQL
@@ -41,6 +42,9 @@ class Fleets:
 
     def json(self, *arguments: str) -> object:
         return self._desk.json(*arguments, **self._settings)
+
+    def complete(self, words: str) -> list[str]:
+        return complete(words, **self._desk.settings, **self._settings)
 
     @contextmanager
     def two_at_work(self) -> Iterator[None]:
@@ -91,7 +95,9 @@ def test_hosts_are_listed_and_one_that_is_away_is_forgotten_with_what_it_had_in_
         assert "two   here" in fleets.run("status")[1]
         assert fleets.run("hosts", "forget", "two")[0] == 1
         assert "that host is here" in fleets.run("hosts", "forget", "two")[2]
+        assert fleets.complete("aitp hosts forget ") == ["one"]  # where no service runs
     wait_until(lambda: not state_of(fleets, "two"))
+    assert fleets.complete("aitp hosts forget t") == ["two"]
 
     assert fleets.json("hosts", "forget", "two") == {"forgotten": "two", "released": ["a", "b"]}
     assert "two" not in fleets.run("hosts", "list")[1]
