@@ -96,8 +96,9 @@ def _first_since(moment: str) -> str:
 
 
 # The id of the last completion, and when it was, NULL before the first; for a select list.
-NEWEST = "(SELECT MAX(id) FROM task_completions)"
-NEWEST_AT = f"(SELECT completed_at FROM task_completions WHERE id = {NEWEST})"
+# Not MAX(id): PostgreSQL keeps the plan that it made when there was one row, and walks all that came since by it.
+_LAST = "FROM task_completions WHERE id > 0 ORDER BY id DESC LIMIT 1"
+NEWEST, NEWEST_AT = f"(SELECT id {_LAST})", f"(SELECT completed_at {_LAST})"
 # The claimed tasks are counted in tasks_claimed.
 BASIS = (
     "strategy, timezone, (SELECT group_concat(period || ' ' || allowed) FROM limits),"

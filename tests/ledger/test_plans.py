@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aitp.ledger import Cause, DeliveryOutcome, Failure, Fault, LedgerConfig, Report
+from aitp.ledger.engine import Fleet
 from aitp.ledger.session import numbered
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
@@ -76,16 +77,23 @@ def walks_of_the_file(world: World, statement: str, bindings: Sequence[Any]) -> 
 
 def walks_of_the_fleet(world: World, statement: str, bindings: Sequence[Any]) -> Iterator[str]:
     """Of the plan for these values, and of the one for any, which the server keeps after the fifth time."""
-    types = ", ".join({int: "bigint", bool: "bigint", float: "float8"}.get(type(each), "unknown") for each in bindings)
+    prepared, execute = as_prepared("planned", statement, bindings)
     line = world.postgres._connection
-    line.execute(f"PREPARE planned {types and f'({types})'} AS {numbered(statement)}".encode(), prepare=False)
-    anything = ", ".join("NULL" for _ in bindings)
+    line.execute(prepared, prepare=False)
     line.execute(b"SET plan_cache_mode = force_generic_plan")
-    any_s = line.execute(f"EXPLAIN (FORMAT JSON) EXECUTE planned {anything and f'({anything})'}".encode()).fetchone()
+    any_s = line.execute(execute).fetchone()
     line.execute(b"RESET plan_cache_mode; DEALLOCATE planned", prepare=False)
     assert any_s is not None
     for plan in (world.value(f"EXPLAIN (FORMAT JSON) {statement}", *bindings), any_s[0]):
         yield from filter(None, walks_in(plan[0]["Plan"]))
+
+
+def as_prepared(name: str, statement: str, bindings: Sequence[Any]) -> tuple[bytes, bytes]:
+    """What prepares it, and what tells the plan that is kept of it."""
+    types = ", ".join({int: "bigint", bool: "bigint", float: "float8"}.get(type(each), "unknown") for each in bindings)
+    anything = ", ".join("NULL" for _ in bindings)
+    prepared = f"PREPARE {name} {types and f'({types})'} AS {numbered(statement)}"
+    return prepared.encode(), f"EXPLAIN (FORMAT JSON) EXECUTE {name}{anything and f'({anything})'}".encode()
 
 
 def walks_in(plan: dict[str, Any], *, stops: bool = False) -> Iterator[str]:
@@ -232,6 +240,34 @@ def test_looking_for_a_poll(world: World) -> None:
         world.ledger.inbox.begin_poll(RELAY, POLLING)
 
     assert_no_scans(world, statements, 5)
+
+
+@pytest.mark.slow
+def test_plans_that_are_kept_from_the_first_completion_walk_none_of_those_that_come_later(
+    folder: Path, fleet: Fleet
+) -> None:
+    with closing(World.create(folder, fleet, minute=60, hour=60)) as world:
+        world.admit("first", "second")
+        with recorded(world) as statements:
+            world.finish(world.claim(terms=terms(batch=1)))
+            world.run()
+        world.change("DELETE FROM task_completions WHERE id > 1")
+        world.change(LOOK)
+        line = world.postgres._connection
+        line.execute(b"SET plan_cache_mode = force_generic_plan")
+        counting = {each: bound for each, bound in statements.items() if "FROM task_completions" in each}
+        planned = [as_prepared(f"kept{number}", *each) for number, each in enumerate(counting.items())]
+        for prepared, execute in planned:
+            line.execute(prepared, prepare=False)
+            line.execute(execute, prepare=False)
+        for filling in FILLING:
+            world.change(filling)
+
+        assert len(planned) >= 3
+        for _, execute in planned:
+            plan = line.execute(execute, prepare=False).fetchone()
+            assert plan is not None
+            assert (execute, [*filter(None, walks_in(plan[0][0]["Plan"]))]) == (execute, [])
 
 
 def test_a_scan_would_be_found(world: World) -> None:
