@@ -137,17 +137,16 @@ def of_settings(settings: Settings) -> Iterator[Problem]:
     mode, host = settings.processing_mode, settings.metrics_host
     yield Problem("settings", Severity.OK, f"usable, from {where}; mode {mode}")
     yield from _of_warnings(settings.warnings)
+    invented = Severity.WARNING if is_near(settings.api_base_url) else Severity.FAULT
     if settings.mock:
-        near = is_near(settings.api_base_url)
         sentence = (
             "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, and delivered as if they were real"
         )
         advice = "Set a real OPENAI_API_KEY, or PROCESSING_MODE=ollama"
-        yield Problem("mock mode", Severity.WARNING if near else Severity.FAULT, sentence, advice)
+        yield Problem("mock mode", invented, sentence, advice)
     if others := [name for name in settings.mocks if name != "OPENAI_API_KEY"]:
-        near = is_near(settings.api_base_url)
         sentence = f"MOCK MODE: {', '.join(others)} is a placeholder; results are invented where it would be used"
-        yield Problem("mock mode", Severity.WARNING if near else Severity.FAULT, sentence, "Set a real key")
+        yield Problem("mock mode", invented, sentence, "Set a real key")
     if mode != "openai" and not settings.supported_models:
         sentence = f"SUPPORTED_MODELS is empty: in mode {mode} no task is ever sent to Ollama"
         advice = "List Ollama's models in it, or set PROCESSING_MODE=openai"

@@ -7,27 +7,19 @@ Its docstring is its help: what it does, examples, its own exit codes (what all 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from aitp import commands as later
 from aitp import release
-from aitp.commands.help import HELP_NAMES, Group, manual_page
+from aitp.commands.help import HELP_NAMES, Group, completion, man
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-COMPLETE_VARIABLE = "_AITP_COMPLETE"  # click's own name for a program called aitp
-# click's script for zsh, found in its path of functions, completes nothing at every shell's second Tab; its script for
-# fish cuts descriptions at their first comma.
-COMPLETION_FIXES = {
-    "bash": ("", ""),
-    "zsh": ("$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _aitp"),
-    "fish": ('string split ","', 'string split --max 1 ","'),
-}
-SEE, RUN, LOOK = "See it at work", "Run it", "Look at it"
-STEER, KEEP, AROUND = "Steer it", "Keep it", "Around it"
+SEE, RUN, LOOK, STEER, KEEP = "See it at work", "Run it", "Look at it", "Steer it", "Keep it"
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
@@ -79,7 +71,6 @@ def demo(**options: Any) -> int:
     It works against servers of its own. With OPENAI_API_KEY (or OPENAI_API_KEY_FILE) in the environment OpenAI itself
     is called, or the server that OPENAI_BASE_URL names, and is paid; unset them for a demo that costs nothing.
 
-    \b
     Examples:
       aitp demo                              200 texts, no key
       aitp demo --mode hybrid --types all    every task type, Ollama first
@@ -89,7 +80,6 @@ def demo(**options: Any) -> int:
       aitp demo --tasks 2000 --latency-ms 50 --faults
           with failing services and a worker killed by kill -9
 
-    \b
     Exit codes:
       0  every task succeeded, and each text was bought once
       1  not so: what went wrong is said
@@ -114,12 +104,10 @@ def evaluate(types: str, limit: int | None, model: str | None, texts: str | None
     On labelled texts, one call a text and type (160 in all), each of them paid for, and not counted against the
     service's limits. Needs no task API.
 
-    \b
     Examples:
       aitp eval --limit 4 --types defining_topics    a first impression
       aitp eval --model gpt-6.1-sol --json           another model, for programs
 
-    \b
     Exit codes:
       0  measured
       1  stopped before its end, or no text was answered
@@ -140,13 +128,11 @@ def run(settings: Settings) -> int:
     it load its settings again (invalid ones change nothing), USR1 has it poll now. `supervisorctl -s
     unix://RUNTIME_DIR/supervisor.sock` steers its programs.
 
-    \b
     Examples:
       aitp run    in a terminal; Ctrl-C stops it
       AITP_ENV_FILE=/etc/aitp/aitp.env aitp run
           with the settings of that file, as a unit of systemd does
 
-    \b
     Exit codes:
       0  stopped from outside
       1  METRICS_PORT is taken, or a program failed for good; the log says why
@@ -162,22 +148,18 @@ def once(settings: Settings) -> int:
 
     In the foreground: for cron, debugging and tests.
 
-    \b
     Examples:
       aitp once    all that is pending, then leave
       */10 * * * * AITP_ENV_FILE=/etc/aitp/aitp.env aitp once
           every ten minutes, from a crontab
 
-    \b
     Exit codes:
       0  nothing is left
       1  something waits for longer than this run does, it may not poll, or a
          service is running already
     """
-    from aitp.logs import configure
     from aitp.process.once import run_once
 
-    configure(settings.log_level, settings.log_format)
     return run_once(settings)
 
 
@@ -187,11 +169,9 @@ def master(settings: Settings) -> int:
 
     In the foreground, without supervisord and metrics.
 
-    \b
     Examples:
       aitp master    relays and workers, and their log, in a terminal
 
-    \b
     Exit codes:
       0  stopped from outside
       1  it could not start, or another master has this ledger
@@ -206,12 +186,10 @@ def master(settings: Settings) -> int:
 def metrics(settings: Settings) -> int:
     """Serve /metrics, /health, /ready and the status page alone.
 
-    \b
     Examples:
       aitp metrics    what supervisord starts; it tells of a service that is
                       down as well
 
-    \b
     Exit codes:
       0  stopped from outside
       1  METRICS_HOST and METRICS_PORT cannot be listened on
@@ -233,13 +211,11 @@ def check(offline: bool, strict: bool, as_json: bool) -> int:
     With settings, machine and services. Safe beside a running service: no task is claimed, nothing is bought, nothing
     is written. Each server is asked once or twice, for REQUEST_TIMEOUT or 10 seconds at most.
 
-    \b
     Examples:
       aitp check              before the first start, and whenever all is not well
       aitp check --offline    settings and this machine, without any request
       aitp check --json       each finding with code, severity, sentence, advice
 
-    \b
     Exit codes:
       0   the service can start and work; there may be warnings
       1   it starts, but something keeps it from its work (or --strict: there is
@@ -259,14 +235,12 @@ def status(watch: bool, interval: float, as_json: bool) -> int:
 
     Its processes, the queue, limits, breakers, and what keeps it from its work.
 
-    \b
     Examples:
       aitp status            one look
       aitp status --watch    a live view; Ctrl-C ends it
       aitp status --watch --json --interval 10 >> status.jsonl
           one JSON document a line, for programs
 
-    \b
     Exit codes:
       0  the service is running (with --watch: you ended it)
       1  it is not running, or not for this user to see
@@ -292,14 +266,12 @@ def tasks(settings: Settings, states: tuple[str, ...], types: tuple[str, ...], l
     The oldest first. ready: to be claimed. waiting: for a moment that has been set. claimed: being run. finished: being
     delivered. dead: refused by the task API (`aitp dead`).
 
-    \b
     Examples:
       aitp tasks                       the oldest fifty
       aitp tasks --limit 5000 --json   all that are held, for programs
       aitp tasks --state waiting --type text_embedding
           those that wait for their next try
 
-    \b
     Exit codes:
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
@@ -315,12 +287,10 @@ def limits(settings: Settings, as_json: bool) -> None:
     today and this month, what calls in hand may cost, and what the budgets leave. With --json amounts are whole
     nano-units: 1,000,000,000 of them are 1 of the currency.
 
-    \b
     Examples:
       aitp limits           what is used, what is left, when room frees
       aitp limits --json    for programs
 
-    \b
     Exit codes:
       0  shown
       1  there is no ledger yet, or it cannot be used
@@ -340,12 +310,10 @@ def hosts() -> None:
 def hosts_list(settings: Settings, as_json: bool) -> None:
     """List them, by name: here or away, since when, and what they have.
 
-    \b
     Examples:
       aitp hosts list           who is here, and who is away
       aitp hosts list --json    for programs
 
-    \b
     Exit codes:
       0  listed
       1  there is no ledger that hosts share, or it cannot be used
@@ -353,24 +321,17 @@ def hosts_list(settings: Settings, as_json: bool) -> None:
     later.console.list_hosts(settings, as_json=as_json)
 
 
-def _complete_hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of hosts that are away, for the shell."""
-    return later.console.hosts_beginning(incomplete)
-
-
 @hosts.command("forget")
-@click.argument("name", shell_complete=_complete_hosts)
+@click.argument("name", shell_complete=lambda context, parameter, begun: later.console.hosts_beginning(begun))
 def hosts_forget(settings: Settings, name: str, as_json: bool) -> None:
     """Forget one that is away and does not come back.
 
     What it had in hand is anyone's at once, and not only after HOST_GRACE_SECONDS. Where its calls were answered, they
     are made, and paid for, again. Should it come back, its service must be started anew.
 
-    \b
     Examples:
       aitp hosts forget worker-3    which was taken out of service
 
-    \b
     Exit codes:
       0  forgotten
       1  it is here (stop its service first), or there is none of that name, or no
@@ -388,12 +349,10 @@ def pause(settings: Settings, as_json: bool) -> None:
 
     Until `aitp resume`. Calls in flight finish and are delivered.
 
-    \b
     Examples:
       aitp pause    before maintenance of the task API, or to save what is left
                     of a budget
 
-    \b
     Exit codes:
       0  paused
       1  there is no ledger yet, or it cannot be used
@@ -405,11 +364,9 @@ def pause(settings: Settings, as_json: bool) -> None:
 def resume(settings: Settings, as_json: bool) -> None:
     """Go on after `aitp pause`.
 
-    \b
     Examples:
       aitp resume    at once, if the service is running
 
-    \b
     Exit codes:
       0  resumed
       1  there is no ledger yet, or it cannot be used
@@ -421,11 +378,9 @@ def resume(settings: Settings, as_json: bool) -> None:
 def poll(settings: Settings, as_json: bool) -> None:
     """Have the running service poll the task API now.
 
-    \b
     Examples:
       aitp poll    in place of waiting for POLLING_INTERVAL_SECONDS
 
-    \b
     Exit codes:
       0  the service was asked
       1  it is not running, or belongs to another user
@@ -441,12 +396,10 @@ def dead() -> None:
     """
 
 
-def _complete_dead_letters(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Ids of dead letters, for the shell."""
-    return later.console.ids_beginning(incomplete)
-
-
-_some_tasks = click.argument("task_ids", nargs=-1, shell_complete=_complete_dead_letters)
+_completed = partial(
+    click.argument, shell_complete=lambda context, parameter, begun: later.console.ids_beginning(begun)
+)
+_some_tasks = _completed("task_ids", nargs=-1)
 _all_option = click.option("--all", "of_all", is_flag=True, help="All that there are.")
 
 
@@ -454,12 +407,10 @@ _all_option = click.option("--all", "of_all", is_flag=True, help="All that there
 def dead_list(settings: Settings, as_json: bool) -> None:
     """List them, oldest first.
 
-    \b
     Examples:
       aitp dead list           with the reason of each
       aitp dead list --json    for programs
 
-    \b
     Exit codes:
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
@@ -468,16 +419,14 @@ def dead_list(settings: Settings, as_json: bool) -> None:
 
 
 @dead.command("show")
-@click.argument("task_id", shell_complete=_complete_dead_letters)
+@_completed("task_id")
 def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
     """Show one, with the beginning of its result; with all of it as JSON.
 
-    \b
     Examples:
       aitp dead show 65f0c0ffee65f0c0ffee65f0           what was refused, and why
       aitp dead show 65f0c0ffee65f0c0ffee65f0 --json    with the whole result
 
-    \b
     Exit codes:
       0  shown
       1  there is none of that id, or no ledger that can be used
@@ -491,12 +440,10 @@ def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
 def dead_retry(settings: Settings, task_ids: tuple[str, ...], of_all: bool, as_json: bool) -> int:
     """Deliver them once more. Nothing is bought again.
 
-    \b
     Examples:
       aitp dead retry 65f0c0ffee65f0c0ffee65f0    at once if the service runs
       aitp dead retry --all                       when what was wrong is mended
 
-    \b
     Exit codes:
       0  all of them are to be delivered
       1  there is none of an id that was given, or no ledger that can be used
@@ -513,36 +460,22 @@ def dead_drop(settings: Settings, task_ids: tuple[str, ...], of_all: bool, yes: 
 
     A task that the task API still lists as pending is then run, and bought, anew: end it there first.
 
-    \b
     Examples:
       aitp dead drop 65f0c0ffee65f0c0ffee65f0    asks first
       aitp dead drop --all --yes                 does not ask
 
-    \b
     Exit codes:
       0  dropped
       1  there is none of an id that was given, or no ledger that can be used, or
          you said no
     """
-    chosen = _ids(task_ids, of_all)
-    if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
-        raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
-    return later.console.drop_dead_letters(settings, chosen, as_json=as_json)
+    return later.console.drop_dead_letters(settings, _ids(task_ids, of_all), sure=yes, as_json=as_json)
 
 
 def _ids(task_ids: tuple[str, ...], of_all: bool) -> tuple[str, ...] | None:
     if bool(task_ids) == of_all:
         raise click.UsageError("Give ids of tasks, or --all")
     return None if of_all else task_ids
-
-
-def _agreed(question: str) -> bool:
-    """Whether a person says yes. Nobody there to ask is a no."""
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:
-        click.echo(err=True)
-        return False
 
 
 @commands.group(section=STEER)
@@ -556,12 +489,10 @@ def models_pull(settings: Settings, as_json: bool) -> int:
 
     The service does so by itself, too.
 
-    \b
     Examples:
       aitp models pull           with a bar for each, before the first start
       aitp models pull --json    without bars, what came of it as JSON
 
-    \b
     Exit codes:
       0  all of them are there
       1  one is missing in the end, or the service is pulling already
@@ -588,12 +519,10 @@ def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
 
     The file, and what its rows promise each other; of a fleet's database the latter.
 
-    \b
     Examples:
       aitp ledger check            after a crash of the machine, or from cron
       aitp ledger check --quick    without indexes: about half the time
 
-    \b
     Exit codes:
       0  it is sound
       1  it is damaged: every problem is named; or there is none
@@ -610,12 +539,10 @@ def ledger_backup(settings: Settings, file: str, force: bool, as_json: bool) -> 
     To restore it: stop the service, remove the ledger with its -wal and -shm, put FILE in its place. What was finished
     since may be bought again.
 
-    \b
     Examples:
       aitp ledger backup /var/backups/aitp.db            one file, mode 0600
       aitp ledger backup --force /var/backups/aitp.db    in place of the last one
 
-    \b
     Exit codes:
       0  written, and found sound
       1  the ledger is damaged, or FILE cannot be written
@@ -629,12 +556,10 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
 
     The service must be stopped. A sound ledger stays as it is; nothing of a damaged one is changed or removed.
 
-    \b
     Examples:
       aitp ledger recover    when the service exits with 78 because its ledger
                              is damaged
 
-    \b
     Exit codes:
       0  recovered as far as can be, or it was sound
       1  it is in use, there is none, or the disk is full
@@ -651,14 +576,12 @@ def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
     cases, and where it is copied to there must be no ledger yet. What it is copied from stays as it is: start no
     service on it again.
 
-    \b
     Examples:
       aitp ledger move --to fleet    when one host is not enough: then start the
                                      service with LEDGER_URL on every host
       aitp ledger move --to file     when one is: then take LEDGER_URL out of
                                      the settings
 
-    \b
     Exit codes:
       0  moved
       1  either is in use, there is something already, or one cannot be used
@@ -669,48 +592,10 @@ def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
 # Around it
 
 
-@commands.command(section=AROUND, needs_settings=False, prints=False)
-@click.argument("shell", type=click.Choice(tuple(COMPLETION_FIXES)))
-def completion(shell: str) -> None:
-    """Print what makes your shell complete commands.
-
-    And their options, and the ids of dead letters.
-
-    \b
-    Examples:
-      eval "$(aitp completion bash)"           this shell alone, or in ~/.bashrc
-      aitp completion zsh > ~/.zfunc/_aitp     where ~/.zfunc is in fpath
-      aitp completion fish > ~/.config/fish/completions/aitp.fish
-          for all of fish's sessions
-
-    \b
-    Exit codes:
-      0  printed
-    """
-    from click.shell_completion import get_completion_class
-
-    script = get_completion_class(shell)
-    assert script is not None
-    click.echo(script(commands, {}, "aitp", COMPLETE_VARIABLE).source().replace(*COMPLETION_FIXES[shell]))
-
-
-@commands.command(section=AROUND, needs_settings=False, prints=False)
-def man() -> None:
-    """Print the manual page, made of the help of all commands.
-
-    \b
-    Examples:
-      aitp man | man -l -                              read it
-      aitp man > /usr/local/share/man/man1/aitp.1      install it
-
-    \b
-    Exit codes:
-      0  printed
-    """
-    click.echo(manual_page(commands), nl=False)
+commands.add_command(completion)
+commands.add_command(man)
 
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    commands(prog_name="aitp")
-    sys.exit(0)
+    sys.exit(commands(prog_name="aitp"))

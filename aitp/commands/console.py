@@ -306,12 +306,23 @@ def retry_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as
     return code
 
 
-def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_json: bool) -> int:
-    """Throw them (None: all) away; 1 if one was not there."""
+def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, sure: bool, as_json: bool) -> int:
+    """Throw them (None: all) away, once a person is `sure` or says yes; 1 if one was not there."""
+    if not (sure or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
+        raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
     with _open_ledger(settings) as ledger:
         code = _each(ledger, task_ids, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
         ledger.flush()
         return code
+
+
+def _agreed(question: str) -> bool:
+    """Whether a person says yes. Nobody there to ask is a no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
 
 
 def _each(

@@ -1,4 +1,5 @@
-"""What all commands of `aitp` have in common: how they end, how their help is laid out, and the manual page made of it.
+"""What all commands of `aitp` have in common: how they end, how their help is laid out, what is made of it (the manual
+page) and of them (completion).
 
 A command that cannot do its part ends in one way: a ConfigurationError with 78, which neither supervisord nor systemd
 answers with a restart, anything else that it says with 1. Each problem is a line on standard error, and with --json a
@@ -8,8 +9,10 @@ are imported here.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -24,6 +27,15 @@ EXITS = (
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs; of what went wrong, too.")
 PAGE_WIDTH = 80
 HELP_NAMES = ["-h", "--help"]
+AROUND = "Around it"
+COMPLETE_VARIABLE = "_AITP_COMPLETE"  # click's own name for a program called aitp
+# click's script for zsh, found in its path of functions, completes nothing at every shell's second Tab; its script for
+# fish cuts descriptions at their first comma.
+COMPLETION_FIXES = {
+    "bash": ("", ""),
+    "zsh": ("$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _aitp"),
+    "fish": ('string split ","', 'string split --max 1 ","'),
+}
 
 
 class Failure(click.ClickException):
@@ -108,6 +120,11 @@ class Command(click.Command):
         """Its first sentence whole, in shells' completion as well."""
         return super().get_short_help_str(limit)
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples and exit codes stand as they are written, by click's sign for that."""
+        self.help = re.sub(r"\n\n(?=Examples:|Exit codes:)", "\n\n\b\n", cleandoc(self.help or ""))
+        super().format_help_text(ctx, formatter)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """What all share."""
         formatter.write_paragraph()
@@ -152,6 +169,48 @@ class Group(click.Group):
         """Where there is more to learn."""
         formatter.write_paragraph()
         formatter.write_text(f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes.")
+
+
+@click.command(cls=Command, section=AROUND, needs_settings=False, prints=False)
+@click.argument("shell", type=click.Choice(tuple(COMPLETION_FIXES)))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes your shell complete commands.
+
+    And their options, and the ids of dead letters.
+
+    Examples:
+      eval "$(aitp completion bash)"           this shell alone, or in ~/.bashrc
+      aitp completion zsh > ~/.zfunc/_aitp     where ~/.zfunc is in fpath
+      aitp completion fish > ~/.config/fish/completions/aitp.fish
+          for all of fish's sessions
+
+    Exit codes:
+      0  printed
+    """
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    assert script is not None
+    made = script(context.find_root().command, {}, "aitp", COMPLETE_VARIABLE)
+    click.echo(made.source().replace(*COMPLETION_FIXES[shell]))
+
+
+@click.command(cls=Command, section=AROUND, needs_settings=False, prints=False)
+@click.pass_context
+def man(context: click.Context) -> None:
+    """Print the manual page, made of the help of all commands.
+
+    Examples:
+      aitp man | man -l -                              read it
+      aitp man > /usr/local/share/man/man1/aitp.1      install it
+
+    Exit codes:
+      0  printed
+    """
+    root = context.find_root().command
+    assert isinstance(root, click.Group)
+    click.echo(manual_page(root), nl=False)
 
 
 def manual_page(root: click.Group) -> str:

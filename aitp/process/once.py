@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aitp.errors import LedgerError
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.stats import Snapshot, snapshot
-from aitp.logs import get_logger
+from aitp.logs import configure, get_logger
 from aitp.process.child import Timings
 from aitp.process.master import run_master
 from aitp.process.scoreboard import MASTER, glance, scoreboard_path
@@ -44,6 +44,7 @@ def run_once(settings: Settings) -> int:
 
     Raises ConfigurationError, and LedgerError when a service runs on the same ledger.
     """
+    configure(settings.log_level, settings.log_format)
     settings = settings.model_copy(update=ONE_OF_EACH)
     own_directory(settings.runtime_dir)
     with open_locks(lock_file(settings.ledger)) as locks:
