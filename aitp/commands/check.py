@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -51,8 +51,7 @@ STYLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """All findings; `settings` and `registered` are None if they cannot be used."""
 
     findings: tuple[Problem, ...]
@@ -291,13 +290,9 @@ def _of_version(path: Path, version: int | None) -> Problem:
     if version is not None and version > VERSION:
         advice = "Install the newer release again, or restore the ledger's backup from before the upgrade"
         return Problem("ledger", Severity.ERROR, f"{path} has version {version}, this release knows {VERSION}", advice)
-    ages = {None: ": not there yet, made when the service first starts", VERSION: ""}
-    ages[0] = ": empty, made when the service next starts"
-    return Problem(
-        "ledger",
-        Severity.OK,
-        f"{path}{ages.get(version, ': of an earlier release, brought up to date at the next start')}",
-    )
+    ages = {None: "not there yet, made when the service first starts", 0: "empty, made when the service next starts"}
+    said = ages.get(version, "of an earlier release, brought up to date at the next start")
+    return Problem("ledger", Severity.OK, str(path) if version == VERSION else f"{path}: {said}")
 
 
 def of_disk(free: int, size: int) -> Problem:

@@ -591,7 +591,6 @@ def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
 
 # Around it
 
-
 commands.add_command(completion)
 commands.add_command(man)
 

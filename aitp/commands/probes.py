@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from requests import Response
 from requests.structures import CaseInsensitiveDict
@@ -53,8 +52,7 @@ PAUSE = "Wait a minute: it asks for a pause, and the service takes it"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A plain answer: its status, its JSON (None if it is none), and what a refusal said of itself in `error.code`."""
 
     status: int

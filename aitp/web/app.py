@@ -16,9 +16,9 @@ import binascii
 import hmac
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
@@ -29,6 +29,8 @@ from aitp.settings import Settings
 from aitp.web.gauges import Scrape, gauges
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
 from aitp.web.page import CONTENT_SECURITY_POLICY, render
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]  # PEP 3333
 
 log = get_logger(__name__)
 
@@ -46,14 +48,7 @@ SECURITY_HEADERS = (
 )
 
 
-class StartResponse(Protocol):
-    """What PEP 3333 calls start_response."""
-
-    def __call__(self, status: str, headers: list[tuple[str, str]], /) -> object: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A response before it is sent."""
 
     status: str

@@ -21,7 +21,7 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -249,8 +249,7 @@ RECENT_MINUTES = 10
 SHORT_QUEUE_MINUTES = 2  # what is done so soon is no arrears
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(NamedTuple):
     """Bars of a span, in a box as wide as there are of them and 100 high, and what they come to.
 
     `columns`: of the table of values. `series`: class, name, outline. `scale`: what top, middle and bottom mean.
