@@ -33,9 +33,11 @@ LOOK_SECONDS = 0.05  # between two looks at a condition: each costs the machine 
 
 
 class Service:
-    """One ledger's service, through as many starts as a test likes. `module` is what is started as the command aitp."""
+    """One ledger's service, through as many starts as a test likes. `module` is what is started as the command aitp,
+    by the program `by` if there is one."""
 
     module = "aitp"
+    by: tuple[str, ...] = ()
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -129,7 +131,7 @@ class Service:
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *command],
+                [*self.by, sys.executable, "-m", self.module, *command],
                 env=self.environment(),
                 cwd=self.directory,  # not the project's: it is to work from anywhere
                 stdin=subprocess.DEVNULL,
