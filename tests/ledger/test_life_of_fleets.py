@@ -21,13 +21,13 @@ from hypothesis.stateful import invariant, precondition, rule, run_state_machine
 from pydantic import SecretStr
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Ledger, Poll, Settled, postgresql
+from aitp.ledger import Cause, DeliveryOutcome, Ledger, Poll, Settled, postgresql
 from aitp.ledger.engine import Fleet, Row
 from aitp.ledger.session import connect
 from aitp.tasks import Ending
 from tests.fuzz.cases import LONG
 from tests.ledger.life_hands import HOSTS
-from tests.ledger.life_model import STARTS, Listed, Model
+from tests.ledger.life_model import NAMES, STARTS, Listed, Model
 from tests.ledger.test_life_model import FINAL, RELAYS, WORKERS, Life
 from tests.ledger.world import examples, prepared
 from tests.services.postgres import PostgreSQL, postgres_server
@@ -232,6 +232,98 @@ def place(own_server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     url = SecretStr(own_server.url)
     made = [prepared(Fleet(url, "aitp", name, GRACE, tmp_path / name, "of the tests")) for name in HOSTS]
     return made[0]
+
+
+OUR_WORKER, THEIR_WORKER = OURS[0], THEIRS[0]
+
+
+def a_server_dies_with_claims_and_answers(life: LifeOfFleet) -> Iterator[None]:
+    for _ in range(2):
+        life.claim(OUR_WORKER, 2)
+        yield
+        life.server_restarts()
+        yield
+        life.claim(THEIR_WORKER, 1)
+        life.end(OUR_WORKER, Ending.SUCCEEDED, partly=False)
+        yield
+        life.server_restarts()
+        yield
+        life.take(RELAYS[0], 2)
+        life.server_restarts()
+        yield
+        life.see_through(THEIR_WORKER, RELAYS[0], Ending.FAILED, delivered=True)
+        yield
+
+
+def lines_are_lost_before_and_after_commits(life: LifeOfFleet) -> Iterator[None]:
+    acts: list[Callable[[], None]] = [
+        lambda: life.claim(OUR_WORKER, 3),
+        lambda: life.end(OUR_WORKER, Ending.SUCCEEDED, partly=True),
+        lambda: life.end(OUR_WORKER, Ending.RETRY, partly=False),
+        lambda: life.take(RELAYS[0], 2),
+        lambda: life.hand_over(RELAYS[0], DeliveryOutcome.DELIVERED),
+        lambda: life.begin_poll(RELAYS[0]),
+        lambda: life.admit(NAMES),
+        lambda: life.list_pending(RELAYS[0], NAMES, complete=True),
+    ]
+    for committed in (False, True):
+        for act in acts:
+            life.line_is_lost_at_commit(committed)
+            act()
+            yield
+
+
+def a_host_is_away_for_its_grace_with_the_server_up_for_as_long(life: LifeOfFleet) -> Iterator[None]:
+    for dies in (False, True):
+        life.claim(THEIR_WORKER, 2)
+        yield
+        life.host_goes(dies)
+        for seconds in (31.0, 0.0, 31.0, 31.0):
+            life.look()
+            yield
+            life.wait(seconds)
+            if not seconds:
+                life.server_restarts()
+                yield
+        life.look()
+        yield
+        life.host_returns()
+        yield
+        life.see_through(THEIR_WORKER, RELAYS[0], Ending.SUCCEEDED, delivered=False)
+        yield
+
+
+def answers_come_late(life: LifeOfFleet) -> Iterator[None]:
+    for taken, ending in ((0, Ending.SUCCEEDED), (1, Ending.SUCCEEDED), (4, Ending.SUCCEEDED), (0, Ending.FAILED)):
+        life.list_pending(RELAYS[0], NAMES, complete=False)
+        life.answer_comes_late(2, taken, ending)
+        yield
+        life.see_through(OUR_WORKER, RELAYS[0], Ending.SUCCEEDED, delivered=taken > 1)
+        yield
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        a_server_dies_with_claims_and_answers,
+        lines_are_lost_before_and_after_commits,
+        a_host_is_away_for_its_grace_with_the_server_up_for_as_long,
+        answers_come_late,
+    ],
+)
+def test_what_befalls_a_fleet_is_as_the_model_says(
+    place: Fleet, own_server: PostgreSQL, story: Callable[[LifeOfFleet], Iterator[None]]
+) -> None:
+    """Each once, whatever is drawn below."""
+    life = LifeOfFleet(place, own_server)
+    try:
+        life.begin(STARTS[0], "rolling", "UTC", {"day": 30})
+        life.list_pending(RELAYS[0], NAMES, complete=False)
+        for _ in story(life):
+            for each in life.invariants:
+                each.function(life)
+    finally:
+        life.teardown()
 
 
 @pytest.mark.parametrize("count", [pytest.param(4, id="few"), pytest.param(15, id="many", marks=pytest.mark.slow)])
