@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from jev_stub import KEY, Jev
 
+from tests import forkserver
 from tests.end_to_end.running import Service
+
+forkserver.install()
 
 
 @pytest.fixture
