@@ -283,6 +283,8 @@ def a_host_is_away_for_its_grace_with_the_server_up_for_as_long(life: LifeOfFlee
             yield
             life.wait(seconds)
             if not seconds:
+                life.pause(False)  # that it is away is on disk now
+                yield
                 life.server_restarts()
                 yield
         life.look()
