@@ -329,6 +329,7 @@ def test_what_befalls_a_fleet_is_as_the_model_says(
 
 
 @pytest.mark.parametrize("count", [pytest.param(4, id="few"), pytest.param(15, id="many", marks=pytest.mark.slow)])
+@pytest.mark.timeout(1_800)
 def test_the_life_of_tasks_on_a_fleet(place: Fleet, own_server: PostgreSQL, count: int) -> None:
     # What is found is not made smaller: each try would cost starts of the server.
     most = 1_500 if LONG else 10 * count
