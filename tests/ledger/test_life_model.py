@@ -450,7 +450,7 @@ class Life(Agreement):
 
 
 # At length with `bin/test --fuzz`: rare orders of events (a clock set back between a claim and its end, say) take many.
-# What befalls a fleet besides is in test_life_of_fleets.py.
+# What befalls a fleet besides is in test_fleet_model.py.
 @pytest.mark.sqlite
 def test_the_life_of_tasks(prepared_place: Place) -> None:
     bounds = settings(examples(prepared_place, 1_500 if LONG else 40), stateful_step_count=50)
