@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.soak import soak
 
-SECONDS = 20.0
+SECONDS = 15.0
 MOST_KILOBYTES = 1_500  # that a short soak may add to the ledger: half a kilobyte a task
 LONG = pytest.param(300.0, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
 

@@ -10,12 +10,12 @@ from tests.end_to_end.running import Service, private_megabytes
 pytestmark = pytest.mark.usefixtures("own_interpreter")
 
 
-BATCHES, BATCH = 20, 32
+BATCHES, BATCH = 12, 32
 CHUNK = 8  # of a relay
 MOST_MEGABYTES = 13.5
 
 
-def test_after_twenty_batches_a_child_has_little_memory_of_its_own(service: Service) -> None:
+def test_after_a_dozen_batches_a_child_has_little_memory_of_its_own(service: Service) -> None:
     tasks = 2 * (BATCHES + 2) * BATCH
     world = service.open_world(tasks, openai_api={"latency_seconds": 0.05})
     service.start(CONCURRENCY_LIMIT=2, EMBEDDING_BATCH_SIZE=BATCH)
