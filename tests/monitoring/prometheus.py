@@ -44,7 +44,7 @@ def watching(directory: Path, targets: Sequence[int]) -> Prometheus:
     (directory / "prometheus.yml").write_text(
         json.dumps(
             {
-                "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
+                "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "500ms"},
                 "rule_files": ["alerts.yml"],
                 "scrape_configs": [
                     {"job_name": "aitp", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}
