@@ -249,8 +249,7 @@ class PostgreSQLDatabase:
         """
         with as_ledger_error(self.path):
             self._connection.execute(
-                b"BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'aitp', ''); COMMIT",
-                prepare=False,
+                b"SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'aitp', '')"
             )
         self.on_disk = True
 

@@ -27,6 +27,9 @@ except ImportError as error:
 OLDEST_SERVER = 130_000
 CONNECT_SECONDS = 10
 STATEMENTS_KEPT = 256
+# Of plain rows so many go in by one statement: in a third of the time that one by one they take of the server. Each
+# number of rows is a statement of its own.
+PLAIN_ROW, ROWS_AT_ONCE = re.compile(r"\(\?(, \?)*\)"), 32
 
 # Of the session. A queue's statistics are always stale: whatever they say, indexes are to be used. The time-outs are
 # for lines that are cut: with PostgreSQL's own one of them in the queue would have the whole fleet stand.
@@ -95,9 +98,16 @@ class Statements:
         return self._last
 
     def executemany(self, statement: str, bindings: Iterable[Sequence[Any]], /) -> Cursor:
-        self._last = Cursor(self._connection)
-        self._last.executemany(numbered(statement).encode(), bindings)
-        return self._last
+        head, _, row = statement.partition(" VALUES ")
+        if not PLAIN_ROW.fullmatch(row):
+            self._last = Cursor(self._connection)
+            self._last.executemany(numbered(statement).encode(), bindings)
+            return self._last
+        rows = list(bindings)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            self.execute(f"{head} VALUES {', '.join([row] * len(some))}", [value for each in some for value in each])
+        return self._last or Cursor(self._connection)
 
     def changes(self) -> int:
         assert self._last is not None
