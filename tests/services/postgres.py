@@ -18,6 +18,7 @@ import pytest
 from aitp.demo.fleet import programs
 from aitp.ledger.engine import Fleet
 from aitp.ledger.schema import VERSION
+from tests.waiting import wait_until
 
 PATIENCE_SECONDS = 60.0
 # Nothing here is to survive a power cut, unless a test says so.
@@ -43,9 +44,10 @@ class PostgreSQL:
         self.folder = folder
         self.port = port
         self.host = host
-        self._as_user: Sequence[str] = ()
+        # Its signal if this process is killed: an interrupted run leaves nothing behind.
+        self._as_user: Sequence[str] = ("setpriv", "--pdeathsig=INT")
         if os.geteuid() == 0:  # initdb and postgres refuse to run as root
-            self._as_user = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--")
+            self._as_user = (*self._as_user, "--reuid=nobody", "--regid=nogroup", "--clear-groups")
             shutil.chown(folder, "nobody")
         self._run("initdb", "-N", "-A", "trust", "-U", "aitp", "-E", "UTF8", "--locale=C", "-D", self.data)
         with (folder / "data/postgresql.conf").open("a") as file:
@@ -66,12 +68,22 @@ class PostgreSQL:
         return int((self.folder / "data/postmaster.pid").read_text().split()[0])
 
     def start(self) -> None:
-        options = f"-k {self.folder} -p {self.port} -c listen_addresses='{self.host}'"
-        self._run("pg_ctl", "start", "-w", "-s", "-D", self.data, "-o", options, "-l", str(self.folder / "log"))
+        where = ["-k", str(self.folder), "-p", str(self.port), "-c", f"listen_addresses={self.host}"]
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [*self._as_user, str(self._bin / "postgres"), "-D", self.data, *where],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self._answers, PATIENCE_SECONDS)
 
     def stop(self, mode: str = "immediate") -> None:
         _lines.pop(self.url, None)
         self._run("pg_ctl", "stop", "-w", "-s", "-D", self.data, "-m", mode)
+        self._server.wait()
 
     def restart(self) -> None:
         """As after a crash: nobody is let finish."""
@@ -96,6 +108,14 @@ class PostgreSQL:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _answers(self) -> bool:
+        assert self._server.poll() is None, (self.folder / "log").read_text()
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
