@@ -17,6 +17,7 @@ Check = Callable[[Record], Iterator[str]]
 
 # What the task API says of a result itself, and not of its own health: its own pages alone are in the record.
 REFUSALS = frozenset({400, 404, 409, 413, 422, 501})
+UNFLUSHED_SECONDS = 2.0  # PostgreSQL's own writer comes by more often (three times wal_writer_delay)
 LATE_SECONDS = 1.0  # by which a busy server may read what a process sent that is dead by then, and replaced
 
 # A batch of 16 fails, and so does each of its halves.
@@ -88,7 +89,7 @@ def nothing_is_delivered_twice_without_a_cause(record: Record) -> Iterator[str]:
         for before, after in itertools.pairwise(patches):
             recorded = _first_in(settled[task_id], before.at, after.at)
             if recorded is not None:
-                if not _any_in(record.power_cuts, recorded, after.at):
+                if not _may_be_forgotten(record, recorded, after.at):
                     yield f"{task_id} was delivered again {after.at - recorded:.2f} s after that was on record"
                 continue
             explained = (
@@ -250,7 +251,7 @@ def an_open_breaker_lets_one_probe_through(record: Record) -> Iterator[str]:
         if line["step"] != "breaker":
             continue
         service, state = line["service"], line["state"]
-        if _any_in(record.power_cuts, moved.get(service, line["at"]), line["at"]):
+        if _may_be_forgotten(record, moved.get(service, line["at"]), line["at"]):
             states.pop(service, None)  # the disk may not have kept the last move
         moved[service] = line["at"]
         if line["by"] == "begin_probe" and states.get(service, "closed") == "half-open":
@@ -270,7 +271,7 @@ def _calls_past_the_gate(record: Record, spans: Mapping[str, list[tuple[float, f
     for buy in record.buys:
         open_ = spans.get(buy.provider, ())
         span = next((span for span in open_ if span[0] + SLACK_SECONDS < buy.at < span[1]), None)
-        if span is None or _any_in(record.power_cuts, span[0], span[1]):
+        if span is None or _may_be_forgotten(record, span[0], span[1]):
             continue
         claim = _claim_of(buy, ids, claims)
         if claim is not None and not claim["probe"] and claim["began"] > span[0] + SLACK_SECONDS:
@@ -452,6 +453,13 @@ def _at(line: Mapping[str, Any]) -> float:
 
 def _first_in(times: list[float], since: float, until: float) -> float | None:
     return next((at for at in times if since <= at <= until), None)
+
+
+def _may_be_forgotten(record: Record, recorded: float, until: float) -> bool:
+    """Whether what was committed then, and flushed by nobody, may be gone by `until`."""
+    return _any_in(record.power_cuts, recorded, until) or any(
+        killed - UNFLUSHED_SECONDS <= recorded <= up and killed <= until for killed, up in record.server_deaths
+    )
 
 
 def _any_in(times: Any, since: float, until: float) -> bool:

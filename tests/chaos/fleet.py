@@ -141,6 +141,7 @@ class FleetActs(Acts):
         super().__init__(hosts[0], chance)
         self._hosts = hosts
         self._server = server
+        self.server_deaths: list[tuple[float, float]] = []
 
     def perform(self, name: str, options: Any) -> Undo | None:
         self._stage = self._chance.choice(self._hosts)
@@ -151,7 +152,9 @@ class FleetActs(Acts):
             super()._kill_supervisord()
 
     def _restart_server(self) -> None:
+        killed = time.monotonic()
         self._server.restart()
+        self.server_deaths.append((killed, time.monotonic()))
 
     def _stop_server(self, seconds: float) -> None:
         with self._server.stopped():
@@ -203,7 +206,7 @@ class FleetPerformance(Performance):
         super().__init__(hosts[0], schedule)
         self._hosts = hosts
         self._server = server
-        self._acts = FleetActs(hosts, server, self._chance)
+        self._acts: FleetActs = FleetActs(hosts, server, self._chance)
 
     def begin(self) -> None:
         first, *others = self._hosts
@@ -259,6 +262,7 @@ class FleetPerformance(Performance):
             workers=schedule.workers * len(hosts),
             max_retries=schedule.max_retries,
             most_calls_at_once=0,  # an orphan of a host that was lost may end its call beside its successor
+            server_deaths=self._acts.server_deaths,
             troubles=[trouble for host in hosts for trouble in host.troubles],
             wall_minus_monotonic=ahead,
             limits=schedule.clock.limits,

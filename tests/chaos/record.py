@@ -71,6 +71,7 @@ class Record:
     most_calls_at_once: int
     max_retries: int = 4
     power_cuts: Sequence[float] = ()
+    server_deaths: Sequence[tuple[float, float]] = ()  # of a fleet's ledger: (killed at, up again at)
     troubles: Sequence[tuple[float, float]] = ()  # when memory, descriptors or the disk were short: (from, until)
     clock: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # (from then on, seconds that the service's clock is ahead)
     wall_minus_monotonic: float = 0.0

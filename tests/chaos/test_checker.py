@@ -378,6 +378,9 @@ EXCUSES: dict[str, Record] = {
     "an acknowledgement that a power cut took away": forged(
         patches=[*KEPT.patches, patch(4.0)], power_cuts=[3.9], journal=[*KEPT.journal, settle(4.2, "a")]
     ),
+    "an acknowledgement that a server forgot when it died": forged(
+        patches=[*KEPT.patches, patch(4.0)], server_deaths=[(3.5, 3.8)], journal=[*KEPT.journal, settle(4.2, "a")]
+    ),
     "a purchase whose answer was lost on the wire": forged(buys=[buy(0.95, clean=False), buy(1.15)]),
     "a purchase whose worker died before it was on record": forged(buys=[buy(0.95), buy(1.15)], deaths=[(WORKER, 1.1)]),
     "a purchase that came to nothing, as its report says": forged(

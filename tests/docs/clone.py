@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from aitp.demo.command import end_with_parent
 from aitp.settings import PROJECT_ROOT, surroundings
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "tests", "bench", "data", "run")
@@ -44,8 +45,14 @@ class Clone:
         )
 
     def start(self, *command: str, log: Path, **more: str) -> subprocess.Popen[bytes]:
-        """A command in the clone that goes on; what it says is in `log`."""
+        """A command in the clone that goes on, but not when whoever tests is killed; what it says is in `log`."""
         with log.open("wb") as out:
             return subprocess.Popen(
-                command, cwd=self.root, env=self.environment(**more), stdout=out, stderr=out, start_new_session=True
+                command,
+                cwd=self.root,
+                env=self.environment(**more),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
