@@ -161,8 +161,8 @@ class Model:
         claim = self.claims.pop(slot)
         self.sent.discard(slot)
         self.told = None  # something happened: whoever sleeps is woken
+        self.restamp()
         if counted:
-            self.restamp()
             self.completions += [self.now] * len(claim.tasks)
 
     def restamp(self) -> None:
