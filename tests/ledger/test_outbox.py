@@ -89,7 +89,8 @@ def test_deliveries_that_failed_come_after_all_others(world: World) -> None:
 
     for _ in range(2):
         taken = world.take()
-        assert [delivery.id for delivery in taken] == ["good", "better", "bad", "worse"]
+        assert [delivery.id for delivery in taken[:2]] == ["good", "better"]
+        assert {delivery.id for delivery in taken[2:]} == {"bad", "worse"}  # due at one moment, in any order
         for delivery in taken:
             world.ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
 
