@@ -34,9 +34,9 @@ def start(
     if unknown := set(chosen) - set(TYPES):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(TYPES)}", param_hint="--types")
     plan = Plan(tasks, workers, latency_ms, port, faults, keep, real_openai(), mode, chosen, hosts)
-    if hosts > 1 and (lack := missing()):
-        raise click.ClickException(f"--hosts: {lack}")
     if servers is None:
+        if hosts > 1 and (lack := missing()):
+            raise click.ClickException(f"--hosts: {lack}")
         if port and (trouble := trouble_at(addresses("127.0.0.1", port))):
             raise click.BadParameter(
                 f"{port}: {os.strerror(trouble)}; choose another, or 0 for a free one", param_hint="--port"
