@@ -97,17 +97,16 @@ class Statements:
         self._last.execute(numbered(statement).encode(), bindings or None)
         return self._last
 
-    def executemany(self, statement: str, bindings: Iterable[Sequence[Any]], /) -> Cursor:
+    def executemany(self, statement: str, bindings: Iterable[Sequence[Any]], /) -> None:
         head, _, row = statement.partition(" VALUES ")
         if not PLAIN_ROW.fullmatch(row):
             self._last = Cursor(self._connection)
             self._last.executemany(numbered(statement).encode(), bindings)
-            return self._last
+            return
         rows = list(bindings)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             self.execute(f"{head} VALUES {', '.join([row] * len(some))}", [value for each in some for value in each])
-        return self._last or Cursor(self._connection)
 
     def changes(self) -> int:
         assert self._last is not None

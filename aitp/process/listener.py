@@ -6,7 +6,7 @@ that ends again and again, ends the whole service: its exit code goes to a file 
 
 Protocol: READY and RESULT lines on standard output, events on standard input (supervisord's manual, "Events"). It is
 spoken here and not by `supervisor.childutils`, which is loaded when a program has ended: what it brings along takes
-9 MB, for as long as the service runs.
+7 MB, for as long as the service runs.
 """
 
 from __future__ import annotations
