@@ -10,16 +10,15 @@ limits by the minute alone, and no texts that take hours to be told from a bad w
 from __future__ import annotations
 
 import random
-import select
 import shutil
 import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from tests.chaos.run import Performance, Result
 from tests.chaos.schedule import Act, Schedule, draw
 from tests.chaos.stage import Stage
 from tests.chaos.work import Work
+from tests.services.line import Line, dial_unix
 from tests.services.postgres import PostgreSQL, postgres_server
 
 GRACE_SECONDS = 4.0
@@ -52,55 +52,6 @@ LIMITS = (0, 0, 60, 90)
 CALM_SECONDS = 240.0
 
 
-class Line:
-    """A host's line to the server: a port that hands on what comes, until it is cut, and again when it is mended."""
-
-    def __init__(self, socket_path: Path) -> None:
-        self._path = str(socket_path)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._whole = threading.Event()
-        self._whole.set()
-        self._open = True
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Nothing comes through any more, and nobody is told."""
-        self._whole.clear()
-
-    def mend(self) -> None:
-        self._whole.set()
-
-    def close(self) -> None:
-        self._open = False
-        self._whole.set()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while self._open:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(client,), daemon=True).start()
-
-    def _carry(self, client: socket.socket) -> None:
-        self._whole.wait()
-        with client, socket.socket(socket.AF_UNIX) as server:
-            try:
-                server.connect(self._path)
-                while self._open:
-                    ready, _, _ = select.select([client, server], [], [], 0.5)
-                    self._whole.wait()
-                    for end in ready:
-                        data = end.recv(65_536)
-                        if not data:
-                            return
-                        (server if end is client else client).sendall(data)
-            except OSError:
-                return
-
-
 class Host(Stage):
     """One host's stage. `suspended`: its processes that stood still, and since when others might take them for dead."""
 
@@ -108,7 +59,8 @@ class Host(Stage):
         directory.mkdir()
         super().__init__(directory)
         self._server = server
-        self.line = Line(server.folder / f".s.PGSQL.{server.port}")
+        dial = partial(dial_unix, server.folder / f".s.PGSQL.{server.port}")
+        self.line = Line(socket.create_server(("127.0.0.1", 0)), dial)
         url = f"postgresql://aitp@127.0.0.1:{self.line.port}/postgres?sslmode=disable"
         self.configure(LEDGER_URL=url, HOST_NAME=name, HOST_GRACE_SECONDS=20)
 

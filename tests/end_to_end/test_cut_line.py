@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.end_to_end.test_fleet import GRACE, Host
+from tests.services.line import Line
 from tests.services.postgres import PostgreSQL, postgres_server
 
 LIMIT, TASKS, WINDOW_SECONDS = 20, 40, 60.0
@@ -59,39 +59,17 @@ class Network:
             finally:
                 assert libc.setns(home.fileno(), CLONE_NEWNET) == 0
 
-    def open_door(self, port: int) -> Callable[[], None]:
-        """Who is at home there at this port is who is here; what closes it. No cable is needed for that."""
+    def open_door(self, port: int) -> Line:
+        """Who is at home there at this port is who is here. No cable is needed for that."""
         with self.entered():
             listener = socket.create_server(("127.0.0.1", port))
-
-        def serve() -> None:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=_carry, args=(client, port), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        return lambda: listener.shutdown(socket.SHUT_RDWR)
+        return Line(listener, partial(socket.create_connection, ("127.0.0.1", port)))
 
     def _ip(self, *arguments: str) -> None:
         done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
         if done.returncode and arguments[:2] == ("netns", "add"):
             pytest.skip(f"no network namespace is to be had here: {done.stderr.strip()}")
         assert done.returncode == 0, done.stderr
-
-
-def _carry(client: socket.socket, port: int) -> None:
-    with client, socket.create_connection(("127.0.0.1", port)) as server:
-        try:
-            while True:
-                for end in select.select([client, server], [], [])[0]:
-                    if not (data := end.recv(65_536)):
-                        return
-                    (server if end is client else client).sendall(data)
-        except OSError:
-            return
 
 
 @pytest.fixture
@@ -130,13 +108,13 @@ def test_a_host_whose_line_is_cut_for_longer_than_its_grace_costs_its_calls_in_f
     network: Network, server: PostgreSQL, tmp_path: Path
 ) -> None:
     one, two = Host(tmp_path / "one", server, "one"), AwayHost(tmp_path / "two", server, "two")
-    close: list[Callable[[], None]] = []
+    doors: list[Line] = []
     try:
         one.open_world(TASKS, openai_api={"latency_seconds": 2.0})
         two.join(one)
         two.live_in(network, server)
         ports = {urlsplit(value).port for value in one.world.environment.values() if value.startswith("http://")}
-        close += [network.open_door(port) for port in ports if port]
+        doors += [network.open_door(port) for port in ports if port]
         for host in (two, one):
             host.start(EMBEDDING_BATCH_SIZE=1, RATE_LIMIT_ENABLED="true", RATE_LIMIT_PER_MINUTE=LIMIT)
         two.wait(lambda: two.said("Task processing completed"))
@@ -156,7 +134,7 @@ def test_a_host_whose_line_is_cut_for_longer_than_its_grace_costs_its_calls_in_f
         assert two.stop() == 0
         assert two.snapshot().held == 0
     finally:
-        for door in close:
-            door()
+        for door in doors:
+            door.close()
         for host in (two, one):
             host.clear()
