@@ -14,11 +14,6 @@ journal.mark_errors()
 if sys.argv[1:2] in (["run"], ["master"], ["metrics"]):
     # A stop that comes while all of it is still being imported is one in order as well.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-if sys.argv[1:] == ["listen"]:
-    # supervisord's event listener, no command of a person's: without the command line it takes 13 MB less, for good.
-    from aitp.process.listener import listen
-
-    sys.exit(listen())
 
 from aitp.commands import importing  # noqa: E402
 

@@ -42,7 +42,6 @@ PRELOADED = (
     "aitp.demo.truth",
     "aitp.demo.world",
     "aitp.knowledge.wikidata",
-    "aitp.process.listener",
     "aitp.process.master",
     "aitp.process.once",
     "aitp.process.start",

@@ -225,8 +225,8 @@ def test_the_environment_is_read_by_the_settings_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    # `sources`: of RUNTIME_DIR alone; the others for supervisord's protocol, and systemd's.
-    assert readers == {"settings.py", "sources.py", "process/listener.py", "journal.py"}
+    # `sources`: of RUNTIME_DIR alone; `journal` for systemd's protocol.
+    assert readers == {"settings.py", "sources.py", "journal.py"}
 
 
 def test_the_service_has_no_threads_no_event_loop_and_no_second_sqlite() -> None:

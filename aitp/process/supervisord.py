@@ -3,11 +3,14 @@
 What differs from a bare supervisord is written into the configuration that it reads: where its files are, that programs
 write to our own standard output instead of a pipe that breaks with us, and which secrets each of them is to see.
 
-The rest is `Service`, an RPC interface factory, which is supervisor's one public way into its process. From there on
-there are back doors, since supervisor has no public way for them: its lines are logged like ours by a handler of its
-logger; HUP and USR1, which would restart everything or nothing, go to the programs' pids; four of its events are
-subscribed to; and a pipe among what it polls lets no signal wait until its sleep of a second is over.
-`tests/process/test_supervisord.py` notices when a new version moves any of them.
+The rest is in RPC interface factories, which are supervisor's one public way into its process. `Ends`, for a bare
+supervisord too: a dead program must not leave it running on empty. One that it will not start again (it ended with an
+expected exit code, or cannot be started at all), or that ends again and again, ends the whole service, and its exit
+code goes to a file beside the socket. `Service` is what `aitp run` adds. From there on there are back doors, since
+supervisor has no public way for them: three of its events are subscribed to (an event listener would be one more
+process, for as long as the service runs); its lines are logged like ours by a handler of its logger; HUP and USR1,
+which would restart everything or nothing, go to the programs' pids; and a pipe among what it polls lets no signal wait
+until its sleep of a second is over. `tests/process/test_supervisord.py` notices when a new version moves any of them.
 """
 
 from __future__ import annotations
@@ -18,18 +21,18 @@ import select
 import signal
 import socket
 import time
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from supervisor import events, loggers, supervisord  # type: ignore[import-untyped]
-from supervisor.rpcinterface import SupervisorNamespaceRPCInterface  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
 from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
-from aitp.process.listener import exit_code_path
 from aitp.process.systemd import Systemd
 from aitp.settings import set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
-SOCKET = "supervisor.sock"
+SOCKET, EXIT_CODE = "supervisor.sock", "exit-code"
 ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 # Copies of our standard output and error that programs inherit, as the shell can name them.
 OUTPUT, ERRORS = 8, 9
@@ -47,12 +50,13 @@ OUTPUT, ERRORS = 8, 9
 CONFIGURED, WOKEN, WAKING = 10, 11, 12
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# A program that ends so often in so many seconds is given up: it fails to start. Kills now and then are no such thing.
+MOST_ENDS, ENDS_SECONDS = 5, 20.0
 
 # The secrets that each program needs; of the others it learns at most that there are some.
 NEEDED: dict[str, tuple[str, ...]] = {
     "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"),
     "program:aitp-metrics": ("LEDGER_URL", "METRICS_TOKEN"),
-    "eventlistener:aitp-listener": (),
 }
 # And which programs a signal is for.
 PASSED_ON = {signal.SIGHUP: ("aitp-master", "aitp-metrics"), signal.SIGUSR1: ("aitp-master",)}
@@ -83,7 +87,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         log.error(text, reason=reason, host=settings.metrics_host, port=settings.metrics_port)
         start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
-    exit_code = exit_code_path(settings.runtime_dir)
+    exit_code = settings.runtime_dir / EXIT_CODE
     exit_code.unlink(missing_ok=True)
     start.tell_of_supervision(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     clear_sockets(settings.runtime_dir)
@@ -120,7 +124,7 @@ def configured(configuration: Path, settings: Settings) -> str:
         ("minfds = 100", f"minfds = {OUTPUT}"),  # programs close what is below
         # What supervisord need not collect. It could not, if our output were a socket, as systemd's journal is.
         ("/dev/fd/1", "NONE"),
-        ("/dev/fd/2", "NONE"),
+        (f"{__name__}:{Ends.__name__}", f"{__name__}:{Service.__name__}"),
     ):
         text = text.replace(found, ours)
     others = tuple(name for name, is_secret in foreign_settings().items() if is_secret)
@@ -131,11 +135,10 @@ def configured(configuration: Path, settings: Settings) -> str:
             # Found in this directory, it must be found again by whoever reads it next.
             environment["AITP_ENV_FILE"] = str(settings.env_file.absolute())
         pairs = ",".join(f'{name}="{_plain(value)}"' for name, value in environment.items())
-        output = f">&{OUTPUT} " if section.startswith("program") else ""  # the listener's speaks to supervisord
-        shell = f'/bin/sh -c \'exec "$0" "$@" {output}2>&{ERRORS} {OUTPUT}>&- {ERRORS}>&-\''
+        shell = f'/bin/sh -c \'exec "$0" "$@" >&{OUTPUT} 2>&{ERRORS} {OUTPUT}>&- {ERRORS}>&-\''
         start = text.index(f"[{section}]\n")
         text = text[:start] + text[start:].replace("\ncommand = ", f"\nenvironment = {pairs}\ncommand = {shell} ", 1)
-    return f"{text}\n[rpcinterface:aitp]\nsupervisor.rpcinterface_factory = {__name__}:Service\n"
+    return text
 
 
 def _plain(value: object) -> str:
@@ -191,21 +194,51 @@ def _is_taken(host: str, port: int) -> bool:
     return taken
 
 
-class Service:
-    """What we do in supervisord's process; made by supervisord for each run. It has no methods for RPC."""
+class Ends:
+    """Made by supervisord for each run: ends it when a program is gone for good. It has no methods for RPC."""
 
     def __init__(self, supervisor: Any) -> None:
         self._supervisor = supervisor
+        self._ends: dict[str, list[float]] = defaultdict(list)  # of each program, the last few: monotonic
+        events.subscribe(events.ProcessStateEvent, self.ended)
+
+    @property
+    def runtime_dir(self) -> Path:
+        return Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
+
+    def ended(self, event: Any) -> None:
+        """A program has ended, or changed its state in another way."""
+        code = self._last_code(event)
+        if code is not None and self._supervisor.options.mood == SupervisorStates.RUNNING:
+            # The first one to end is the reason; the others only follow.
+            self._supervisor.options.mood = SupervisorStates.SHUTDOWN
+            with suppress(OSError):
+                (self.runtime_dir / EXIT_CODE).write_text(f"{code}\n")
+
+    def _last_code(self, event: Any) -> int | None:
+        """The exit code that a program leaves the service with; None if it goes on, or is started again."""
+        if isinstance(event, events.ProcessStateFatalEvent):
+            return ExitCode.FAILED
+        if not isinstance(event, events.ProcessStateExitedEvent):
+            return None
+        if event.expected:
+            return int(event.process.exitstatus)
+        now = time.monotonic()
+        ends = self._ends[event.process.config.name]
+        ends[:] = [*(at for at in ends if at > now - ENDS_SECONDS), now]
+        return ExitCode.FAILED if len(ends) >= MOST_ENDS else None
+
+
+class Service(Ends):
+    """What else `aitp run` does in supervisord's process."""
+
+    def __init__(self, supervisor: Any) -> None:
+        super().__init__(supervisor)
         supervisor.options.logger.handlers = [LogLines()]
         self._told = start.Supervision(os.getpid(), "STARTING", time.time())
         events.subscribe(events.ProcessStateEvent, self._tell)
         events.subscribe(events.SupervisorRunningEvent, self._running)
         events.subscribe(events.SupervisorStoppingEvent, self._stopping)
-        events.subscribe(events.ProcessStateFatalEvent, self._gave_up)
-
-    @property
-    def _runtime_dir(self) -> Path:
-        return Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
 
     def _tell(self, event: Any) -> None:
         """What becomes of the master, for whoever looks while it cannot say so itself."""
@@ -217,7 +250,7 @@ class Service:
             if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
                 state = "STOPPING"  # with all others
             self._told = start.Supervision(os.getpid(), state, time.time(), code)
-            start.tell_of_supervision(self._runtime_dir, self._told)
+            start.tell_of_supervision(self.runtime_dir, self._told)
 
     def _running(self, event: object) -> None:
         """supervisord has installed its handlers: ours come after them."""
@@ -237,13 +270,6 @@ class Service:
         """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
         if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
             Systemd(surroundings()).service_stops()
-
-    def _gave_up(self, event: Any) -> None:
-        """A program cannot be started. The listener ends the service then; if it is the listener, nobody else would."""
-        if event.process.config.name == "aitp-listener" and self._supervisor.options.mood == SupervisorStates.RUNNING:
-            log.error("The programs of the service cannot be started")
-            exit_code_path(self._runtime_dir).write_text("1\n")
-            SupervisorNamespaceRPCInterface(self._supervisor).shutdown()
 
 
 class WakeUp:

@@ -123,7 +123,7 @@ def test_start_comes_back_when_work_can_be_done_with_secrets_that_only_root_can_
     site.await_facts(ActiveState="active", StatusText="5 of 5 processes at work")
     site.await_done()
     assert site.debian.run("aitp", "status").returncode == 0
-    assert "RUNNING" in site.debian.run("/opt/aitp/bin/supervisorctl", "status", "aitp-listener").stdout
+    assert "RUNNING" in site.debian.run("/opt/aitp/bin/supervisorctl", "status", "aitp-metrics").stdout
 
 
 def test_the_operator_s_aitp_is_the_service_s_and_nobody_else_s(site: Site) -> None:

@@ -121,7 +121,6 @@ class Stage(House):
         self.configuration.parent.mkdir()
         text = (ROOT / "etc" / "supervisord.conf").read_text()
         stage = f"{sys.executable} -m tests.process.stage"
-        text = text.replace('"%(here)s/../bin/aitp" listen', f"{stage} listen")
         text = text.replace('"%(here)s/../bin/aitp"', f"{stage} {directory}")
         assert "bin/aitp" not in text
         self.configuration.write_text(text)

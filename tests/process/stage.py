@@ -22,10 +22,6 @@ def main() -> int:
             except ConfigurationError as error:
                 print(*error.problems, sep="\n", file=sys.stderr)
                 return 78
-        case ["listen"]:
-            from aitp.process.listener import listen
-
-            return listen()
         case [directory, "metrics"]:
             with (Path(directory) / "starts of metrics").open("a") as starts:
                 starts.write(f"{os.getpid()}\n")

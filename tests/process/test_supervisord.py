@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from aitp.process.listener import MOST_ENDS
 from aitp.process.scoreboard import State
-from aitp.process.supervisord import NEEDED, clear_sockets
+from aitp.process.supervisord import MOST_ENDS, NEEDED, clear_sockets
 from aitp.settings import withheld
 from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
@@ -40,7 +39,7 @@ def test_a_stop_leaves_no_process_and_no_socket_and_exits_0(stage: Stage) -> Non
     events = [line["event"] for line in lines]
     # Health and metrics answer until the master has left.
     ends = [event for event in events if event.startswith("supervisord: stopped")]
-    assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics", "aitp-listener"]
+    assert [end.split()[2] for end in ends] == ["aitp-master", "aitp-metrics"]
 
 
 def test_neither_a_start_nor_a_death_waits_for_supervisord_s_sleep_of_a_second(stage: Stage) -> None:
@@ -151,12 +150,13 @@ def test_a_program_that_cannot_start_is_given_up_and_ends_the_service_with_1(sta
 
 
 def test_programs_that_cannot_be_started_at_all_end_the_service_with_1(stage: Stage) -> None:
-    listener = f"command = {sys.executable} -m tests.process.stage listen"
     configuration = stage.configuration.read_text()
-    assert listener in configuration
-    stage.configuration.write_text(configuration.replace(listener, "command = false\nstartsecs = 1\nstartretries = 1"))
+    metrics = f"command = {sys.executable} -m tests.process.stage {stage.directory} metrics"
+    assert metrics in configuration
+    text = configuration.replace(metrics, "command = false\nstartretries = 1").replace("startsecs = 0", "startsecs = 1")
+    stage.configuration.write_text(text)
     assert stage.run().wait(30) == 1
-    assert "The programs of the service cannot be started" in stage.log()
+    assert "gave up: aitp-metrics" in stage.log()
     assert not stage.processes()
 
 
@@ -286,9 +286,7 @@ def test_plain_supervisord_does_not_try_bad_settings_again(stage: Stage) -> None
 def test_whoever_opens_the_ledger_is_given_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", "postgresql://aitp:secret@db/aitp")
 
-    kept_from = {program for program, needed in NEEDED.items() if "LEDGER_URL" in withheld(*needed)}
-
-    assert kept_from == {"eventlistener:aitp-listener"}
+    assert not [program for program, needed in NEEDED.items() if "LEDGER_URL" in withheld(*needed)]
 
 
 def test_the_configuration_keeps_its_promises() -> None:
