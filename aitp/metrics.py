@@ -12,7 +12,6 @@ before it forks.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -29,6 +28,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from aitp import errors
+from aitp.hardening import replace_file
 from aitp.policy.routing import Why
 from aitp.settings import keep_metrics_in
 from aitp.tasks import Ending, Period, TaskStatus, TaskType
@@ -107,9 +107,12 @@ class Family:
         return self.name.removesuffix("_total") if self.type == "counter" else self.name
 
     @property
-    def samples(self) -> int:
-        """How many values a label set takes in a file: a histogram's are its sum and its buckets."""
-        return 1 + len(BUCKETS) if self.type == "histogram" else 1
+    def parts(self) -> Iterable[tuple[str, dict[str, str]]]:
+        """The samples of one label set, as the client library shows them: their names, and the labels they add."""
+        if self.type != "histogram":
+            return [(self.name, {})]
+        buckets = [(f"{self.name}_bucket", {"le": str(bound).replace("inf", "+Inf")}) for bound in BUCKETS]
+        return [*buckets, (f"{self.name}_count", {}), (f"{self.name}_sum", {})]
 
 
 Labels = tuple[str | Enum, ...]  # values, in the order of a family's labels
@@ -326,8 +329,7 @@ def known_label_sets(
 _FILED_TYPES = ("counter", "histogram")
 # Allocated, not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
 _FILE_BYTES = 1 << 16
-_SAMPLE_BYTES = 400  # more than a sample takes beside its help text and label values
-_KNOWN = "known"  # the "slot" whose files hold a 0 for every label set that can be known
+KNOWN_FILE = "known.json"  # the label sets by family of which a scrape shows a 0 until they are counted
 
 
 class Metrics:
@@ -350,100 +352,90 @@ class Metrics:
 
     def task_ended(self, task_type: str, status: TaskStatus, seconds: float) -> None:
         """A task succeeded or failed for good, `seconds` after its claim."""
-        self._count(TASKS_PROCESSED, task_type, status)
-        self._observe(TASK_DURATION, seconds, task_type)
+        self.count(TASKS_PROCESSED, task_type, status)
+        self.observe(TASK_DURATION, seconds, task_type)
 
     def attempt_ended(self, task_type: str, ending: Ending) -> None:
         """One attempt at one task ended, whether or not the task did."""
-        self._count(TASK_ATTEMPTS, task_type, ending)
+        self.count(TASK_ATTEMPTS, task_type, ending)
 
     def result_reused(self, task_type: str) -> None:
         """A task succeeded with the result that was bought for an equal one."""
-        self._count(TASKS_PROCESSED, task_type, TaskStatus.SUCCEEDED)
-        self._count(RESULTS_REUSED, task_type)
+        self.count(TASKS_PROCESSED, task_type, TaskStatus.SUCCEEDED)
+        self.count(RESULTS_REUSED, task_type)
 
     def api_request(self, endpoint: str, method: str, status_code: int | None, seconds: float) -> None:
         """One request to the task API. `endpoint` is a template, never an address; `status_code` None: no answer."""
         if (endpoint, method) not in API_CALLS:
             endpoint, method = OTHER, OTHER
         code = str(status_code) if status_code is not None and 100 <= status_code <= 599 else NO_ANSWER
-        self._count(API_REQUESTS, endpoint, method, code)
-        self._observe(API_DURATION, seconds, endpoint, method)
+        self.count(API_REQUESTS, endpoint, method, code)
+        self.observe(API_DURATION, seconds, endpoint, method)
 
     def delivery(self, outcome: Literal["delivered", "refused", "deferred"]) -> None:
         """One attempt to bring a result to the task API."""
-        self._count(DELIVERIES, outcome)
+        self.count(DELIVERIES, outcome)
 
     def auth(self, success: bool) -> None:
         """One request for an access token."""
-        self._count(TOKEN_REQUESTS, "success" if success else "failure")
+        self.count(TOKEN_REQUESTS, "success" if success else "failure")
 
     def provider_request(self, provider: str, model: str, status: CallStatus, seconds: float) -> None:
         """One call to a provider. A provider that has no families here is not counted."""
         if families := PROVIDERS.get(provider):
-            self._count(families.requests, self._known(model), CallStatus(status))
-            self._observe(families.duration, seconds, self._known(model))
+            self.count(families.requests, self.known(model), CallStatus(status))
+            self.observe(families.duration, seconds, self.known(model))
 
     def tokens(self, provider: str, model: str, type: str, count: int) -> None:
         """Tokens that a provider reported; `type` is one of TOKEN_TYPES."""
         if families := PROVIDERS.get(provider):
-            self._count(families.tokens, self._known(model), type if type in TOKEN_TYPES else OTHER, amount=count)
+            self.count(families.tokens, self.known(model), type if type in TOKEN_TYPES else OTHER, amount=count)
 
     def cost(self, provider: str, model: str, currency: str, amount: float) -> None:
         """What a call cost, in the currency's own unit."""
-        self._count(COST, provider, self._known(model), currency, amount=amount)
+        self.count(COST, provider, self.known(model), currency, amount=amount)
 
     def provider_fallback(self, first: str, instead: str, reason: str) -> None:
         """A call to `instead`, because `first` failed or could not be asked."""
-        self._count(FALLBACKS, first, instead, reason)
+        self.count(FALLBACKS, first, instead, reason)
 
     def rate_limit_exceeded(self, period: str) -> None:
         """The limit of `period` keeps tasks waiting: once for each window, as the warning in the log."""
-        self._count(LIMIT_EXCEEDED, period)
+        self.count(LIMIT_EXCEEDED, period)
 
     def budget_exceeded(self, period: str) -> None:
         """The budget of `period` keeps tasks waiting: once for each window, as the warning in the log."""
-        self._count(BUDGET_EXCEEDED, period)
+        self.count(BUDGET_EXCEEDED, period)
 
     def child_ended(self, role: str, cause: str) -> None:
         """A child ended. Its successor in the slot counts it."""
-        self._count(CHILD_EXITS, role, cause)
+        self.count(CHILD_EXITS, role, cause)
 
     def ledger_waited(self, seconds: float) -> None:
         """A transaction of a fleet's ledger had its turn."""
-        self._observe(LEDGER_QUEUE, seconds)
+        self.observe(LEDGER_QUEUE, seconds)
 
     def ledger_lost(self) -> None:
         """This process's line to a fleet's ledger was lost."""
-        self._count(LEDGER_LOST)
+        self.count(LEDGER_LOST)
 
     def answers_were_late(self, count: int) -> None:
         """Answers to tasks that had been taken from this process meanwhile, and still counted."""
-        self._count(LATE_ANSWERS, amount=count)
-
-    def introduce(self, family: Family, labels: Labels) -> Any:
-        """The library's object of one label set, in the file with a 0 from now on. Raises OSError."""
-        # Which file, and where, the library asks of its module and the environment, once for each label set.
-        assert self._directory is not None
-        values.ValueClass = self._values
-        keep_metrics_in(self._directory)
-        if family.name not in self._families:
-            self._families[family.name] = _declared(family)
-        whole = self._families[family.name]
-        child = self._children[family.name, labels] = whole.labels(*map(_word, labels)) if labels else whole
-        return child
+        self.count(LATE_ANSWERS, amount=count)
 
     def count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:
-        """For other packages: `amount` more in a counter that was declared with `declare`."""
-        self._count(family, *labels, amount=amount)
+        """`amount` more in a counter, of this package or of another's (`declare`)."""
+        if amount > 0 and (child := self._child(family, labels)):
+            child.inc(amount)
 
     def observe(self, family: Family, seconds: float, *labels: str | Enum) -> None:
-        """For other packages: one more in a histogram that was declared with `declare`."""
-        self._observe(family, seconds, *labels)
+        """One more in a histogram, of this package or of another's."""
+        if child := self._child(family, labels):
+            child.observe(max(0.0, seconds))
 
     def known(self, model: str) -> str:
         """The label of a model: its name if it is one that the settings name, else `other`."""
-        return self._known(model)
+        return model if model in self._models else OTHER
 
     def close(self) -> None:
         """Give the files back. Counting afterwards is ignored."""
@@ -452,32 +444,31 @@ class Metrics:
         self._children.clear()
         self._values.close_all_files()
 
-    def _known(self, model: str) -> str:
-        return model if model in self._models else OTHER
-
-    def _count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:
-        if amount > 0 and (child := self._child(family, labels)):
-            child.inc(amount)
-
-    def _observe(self, family: Family, seconds: float, *labels: str | Enum) -> None:
-        if child := self._child(family, labels):
-            child.observe(max(0.0, seconds))
-
     def _child(self, family: Family, labels: Labels) -> Any:
-        """None if it cannot be counted: the file cannot be had or cannot grow, and a task must not fail for that."""
+        """The library's object of one label set, in the file with a 0 from its first use on.
+
+        None if it cannot be counted: the file cannot be had or cannot grow, and a task must not fail for that.
+        """
         if self._directory is None:
             return None
-        try:
-            return self._children.get((family.name, labels)) or self.introduce(family, labels)
-        except OSError:
-            return None
+        if (family.name, labels) not in self._children:
+            # Which file, and where, the library asks of its module and the environment, once for each label set.
+            values.ValueClass = self._values
+            keep_metrics_in(self._directory)
+            try:
+                whole = self._families.get(family.name) or _declared(family)
+                self._children[family.name, labels] = whole.labels(*map(_word, labels)) if labels else whole
+            except OSError:
+                return None
+            self._families[family.name] = whole
+        return self._children[family.name, labels]
 
 
 def open_metrics(directory: Path, slot: int | str, models: Collection[str] = DEFAULT_MODELS) -> Metrics:
     """The files of `slot`, continued or made. Never raises: what cannot be written is not counted."""
     try:
         for type in _FILED_TYPES:
-            allocate(directory / f"{type}_{slot}.db", _FILE_BYTES)
+            allocate(directory / f"{type}_{slot}.db")
     except OSError:
         return Metrics()
     return Metrics(directory, slot, models)
@@ -494,42 +485,19 @@ def prepare_directory(
 
     `priced`: (provider, model, currency) of models that cost something. `replaceable`: providers of other packages.
 
-    What was counted is never touched, so it may run at any start and reload, beside live processes: they see the old
-    file or the new one. Raises OSError.
+    What was counted is never touched, so it may run at any start and reload, beside live processes. Raises OSError.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # One process at a time prepares a directory; the lock goes with the process.
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for path in directory.glob("*.db"):
-            _set_aside_if_damaged(path)
-        known = known_label_sets(models, task_types, replaceable)
-        _write_zeros([*known, *((COST, labels) for labels in priced)], directory)
-    finally:
-        os.close(descriptor)
+    for path in directory.glob("*.db"):
+        _set_aside_if_damaged(path)
+    known: dict[str, list[list[str]]] = {}
+    for family, labels in (*known_label_sets(models, task_types, replaceable), *((COST, labels) for labels in priced)):
+        known.setdefault(family.name, []).append([*map(_word, labels)])
+    replace_file(directory / KNOWN_FILE, json.dumps(known).encode())
 
 
-def _write_zeros(known: Collection[tuple[Family, Labels]], directory: Path) -> None:
-    sizes = dict.fromkeys(_FILED_TYPES, _FILE_BYTES)
-    for family, labels in known:
-        sizes[family.type] += family.samples * (_SAMPLE_BYTES + len(json.dumps([family.help, *map(_word, labels)])))
-    draft = directory / "draft"
-    draft.mkdir(exist_ok=True)
-    for type, size in sizes.items():
-        (draft / f"{type}_{_KNOWN}.db").unlink(missing_ok=True)
-        allocate(draft / f"{type}_{_KNOWN}.db", size)
-    metrics = Metrics(draft, _KNOWN)
-    for family, labels in known:
-        metrics.introduce(family, labels)
-    metrics.close()
-    for type in _FILED_TYPES:
-        (draft / f"{type}_{_KNOWN}.db").replace(directory / f"{type}_{_KNOWN}.db")
-    draft.rmdir()
-
-
-def allocate(path: Path, size: int) -> None:
-    """Make or enlarge a file of values, its space taken; one that a crash of the machine has garbled is set aside.
+def allocate(path: Path) -> None:
+    """Make a file of values, its space taken; one that a crash of the machine has garbled is set aside.
 
     A new one gets its name only when a scrape can read it. Raises OSError, disk full included.
     """
@@ -537,7 +505,7 @@ def allocate(path: Path, size: int) -> None:
     draft = path if path.exists() else path.with_name(path.name + ".new")
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        os.posix_fallocate(descriptor, 0, _FILE_BYTES)
     except OSError:
         if draft != path:
             draft.unlink(missing_ok=True)  # a full disk leaves it empty, and it may be long until it is wanted again
@@ -585,7 +553,18 @@ def counted(directory: Path, type: str = "*") -> list[Metric]:
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no {directory}")
     found = {(metric.name, metric.type): metric for metric in _merged(directory.glob(f"{type}_*.db"))}
-    return [found[key] for family in FAMILIES.values() if (key := (family.base, family.type)) in found]
+    known = json.loads((directory / KNOWN_FILE).read_bytes()) if (directory / KNOWN_FILE).exists() else {}
+    shown = []
+    for family in (
+        family for family in FAMILIES.values() if family.type in _FILED_TYPES and type in ("*", family.type)
+    ):
+        metric = found.get((family.base, family.type)) or reading(family, {})
+        there = {tuple(map(sample.labels.get, family.labels)) for sample in metric.samples}
+        for labels in (labels for labels in known.get(family.name, ()) if tuple(labels) not in there):
+            for name, more in family.parts:
+                metric.add_sample(name, {**dict(zip(family.labels, labels, strict=True)), **more}, 0)
+        shown += [metric] if metric.samples else []
+    return shown
 
 
 def _merged(paths: Iterable[Path]) -> Iterable[Metric]:

@@ -210,7 +210,7 @@ def test_preparing_again_beside_a_live_process_loses_nothing(tmp_path: Path) -> 
     series = scrape(tmp_path)
     assert value(series, "oauth_token_requests_total", status="success") == 2
     assert value(series, "openai_requests_total", model="a new one", status="success") == 0
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_directory_is_the_owners_alone(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_file_that_the_disk_has_no_room_for_is_not_left_half_made(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            allocate(tmp_path / "counter_1.db", 1 << 16)
+            allocate(tmp_path / "counter_1.db")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -179,7 +179,7 @@ def test_a_scrape_that_cannot_read_a_file_repeats_the_last_good_sums_and_is_coun
 def test_what_an_older_release_counted_and_this_one_does_not_is_not_shown(tmp_path: Path) -> None:
     retired = Family("retired_total", "counter", "One series a task.", ("task_id",))
     old = open_metrics(tmp_path, 1)
-    old.introduce(retired, ("64f3",)).inc()
+    old.count(retired, "64f3")
     old.close()
     open_metrics(tmp_path, 1).auth(success=True)
 
