@@ -26,6 +26,7 @@ USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536
 FINISH_BYTES = 262_144
 FINISH_SECONDS = 5.0
+ANSWER_BYTES = 4 * 2**20
 
 BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
@@ -129,6 +130,19 @@ def finish(response: requests.Response) -> tuple[bytes, NoAnswer | None]:
         cut = error
     response.close()
     return body, cut
+
+
+def ask(url: str, seconds: float, trust: Trust, headers: Mapping[str, str]) -> tuple[requests.Response, bytes]:
+    """One GET over a connection of its own: the answer, and its whole body. Raises NoAnswer; `seconds` bound each read,
+    and the body.
+    """
+    wire = Wire(url, seconds, trust)
+    try:
+        sent = {"User-Agent": USER_AGENT, "Connection": "close", **headers}
+        answer = wire.send("GET", url, CaseInsensitiveDict(sent))
+        return answer, whole_body(answer, ANSWER_BYTES, seconds)
+    finally:
+        wire.close()
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:

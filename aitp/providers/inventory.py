@@ -29,7 +29,6 @@ FILE_NAME = "models.json"
 DAY_SECONDS = 86_400.0
 WARNED_DAYS = 60  # before a model is shut down
 OPENAI_URL = "https://api.openai.com/v1"
-BODY_BYTES = 4 * 2**20
 MOST_MODELS = 10_000
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "str": str,
@@ -182,26 +181,17 @@ def _whole(read: _Read) -> _Read:
 
 
 def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:
-    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read of it.
+    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read.
 
     OpenAI tells of each model on which day it is shut down (`shutdown_date`, OpenAI API reference, models). Servers
     that only speak its protocol list less, more, or nothing at all: what is not understood is not known.
     """
-    from requests.structures import CaseInsensitiveDict  # not above: who only reads the file asks nobody
+    from aitp.http import ask  # not above: who only reads the file asks nobody
 
-    from aitp.http import USER_AGENT, Wire, whole_body
-
-    key = settings.openai_api_key
-    assert key is not None
+    assert settings.openai_api_key is not None
     url = f"{(settings.openai_base_url or OPENAI_URL).rstrip('/')}/models"
-    wire = Wire(url, seconds, settings.trust)
-    sent = {"User-Agent": USER_AGENT, "Accept": "application/json", "Connection": "close"}
-    try:
-        authorized = {**sent, "Authorization": f"Bearer {key.get_secret_value()}"}
-        answer = wire.send("GET", url, CaseInsensitiveDict(authorized))
-        body = whole_body(answer, BODY_BYTES)
-    finally:
-        wire.close()
+    key = f"Bearer {settings.openai_api_key.get_secret_value()}"
+    answer, body = ask(url, seconds, settings.trust, {"Accept": "application/json", "Authorization": key})
     try:
         return answer.status_code, orjson.loads(body)
     except orjson.JSONDecodeError:
