@@ -22,15 +22,15 @@ from rich.text import Text
 
 from aitp.commands.console import grid, tell
 from aitp.commands.probes import of_servers
-from aitp.errors import AitpError, ConfigurationError, MisplacedLedger, printable
+from aitp.errors import AitpError, ConfigurationError, printable
+from aitp.ledger import sqlite
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
 from aitp.ledger.schema import VERSION
-from aitp.ledger.sqlite import file_system_of, refuse_network_file_system, version_of
 from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
 from aitp.prices import amount
+from aitp.process import start
 from aitp.process.dispatch import claim_options
 from aitp.process.scoreboard import living_master
-from aitp.process.start import descriptors_needed, most_descriptors, refuse_few_descriptors, refuse_long_socket_path
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
@@ -52,11 +52,12 @@ STYLES = {
 
 
 class Report(NamedTuple):
-    """All findings; `settings` and `registered` are None if they cannot be used."""
+    """All findings, and what they are of, as far as it can be used."""
 
     findings: tuple[Problem, ...]
-    settings: Settings | None = None
-    registered: Registered | None = None
+    mock: bool = False
+    env_file: Path | None = None
+    registered: Registered = Registered(())
 
 
 def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
@@ -88,7 +89,7 @@ def check(
     findings += [*_of_machine(settings, master), *of_service(facts, settings, master)]
     if not offline:
         findings += of_servers(settings, told)
-    return Report(tuple(dict.fromkeys(findings)), settings, found)
+    return Report(tuple(dict.fromkeys(findings)), bool(settings.mocks), settings.env_file, found)
 
 
 def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
@@ -212,19 +213,19 @@ def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> It
             sentence = f"PRICES={prices.path} has no price for {model} of {provider}: {consequence}"
             advice = f'Add [{provider}."{model}"] with input and output, of a million tokens; "*" is for all others'
             yield Problem("prices", Severity.FAULT if settings.budgets else Severity.WARNING, sentence, advice)
+    costs = [
+        (estimate(Pricing(price, answers), FIRST_USAGE, [TYPICAL_BYTES]), model)
+        for provider, model, answers in models
+        if (price := prices.of(provider, model)) is not None
+    ]
+    most, dearest = max(costs, default=(0, ""))
     for period, budget in settings.budgets.items():
-        name, currency = f"BUDGET_PER_{period.upper()}", prices.currency
-        fits = True
-        for provider, model, answers in models:
-            pricing = Pricing(prices.of(provider, model), answers)
-            needed = 0 if pricing.price is None else estimate(pricing, FIRST_USAGE, [TYPICAL_BYTES])
-            if needed > budget:
-                fits = False
-                cost = f"less than one task of {model} may cost ({amount(needed)})"
-                sentence = f"{name}={amount(budget)} {currency} is {cost}: such tasks would wait for ever"
-                yield Problem("budget", Severity.FAULT, sentence, f"Raise {name}, or correct the model's price")
-        if fits:
-            yield Problem("budget", Severity.OK, f"{name}: {amount(budget)} {currency}, by the calendar")
+        said = f"BUDGET_PER_{period.upper()}={amount(budget)} {prices.currency}"
+        if most > budget:
+            said += f" is less than one task of {dearest} may cost ({amount(most)}): such tasks would wait for ever"
+            yield Problem("budget", Severity.FAULT, said, "Raise it, or correct the model's price")
+        else:
+            yield Problem("budget", Severity.OK, f"{said}, by the calendar")
 
 
 # ── this machine ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,10 +239,8 @@ def _of_machine(settings: Settings, master: int) -> Iterator[Problem]:
         yield from of_fleet(ledger)
     yield of_runtime_dir(settings.runtime_dir)
     yield of_port(settings.metrics_host, settings.metrics_port, runs=master != 0)
-    try:
-        yield of_descriptors(most_descriptors(master), settings)
-    except OSError:  # somebody else's
-        yield of_descriptors(most_descriptors(), settings)
+    if not master:  # a running one has as many as it needs, and refuses settings that want more
+        yield of_descriptors(start.most_descriptors(), settings)
 
 
 def of_fleet(ledger: Fleet) -> Iterator[Problem]:
@@ -250,40 +249,31 @@ def of_fleet(ledger: Fleet) -> Iterator[Problem]:
 
     advice = "Correct LEDGER_URL, or see docs/FLEET.md for what PostgreSQL and the role need"
     try:
-        yield from (
-            Problem("ledger", Severity.WARNING if odd else Severity.OK, sentence, advice if odd else "")
-            for odd, sentence in look_over(ledger)
-        )
-    except ConfigurationError as error:
-        yield _taken_apart("ledger", Severity.ERROR, error.problems[0], advice)
+        for odd, sentence in look_over(ledger):
+            yield (
+                Problem("ledger", Severity.WARNING, sentence, advice)
+                if odd
+                else Problem("ledger", Severity.OK, sentence)
+            )
     except AitpError as error:
-        yield Problem("ledger", Severity.ERROR, str(error), advice)
+        yield _taken_apart("ledger", Severity.ERROR, str(error), advice)
 
 
 def of_ledger(path: Path) -> Problem:
     """Where the ledger is, and whether it can be used there."""
+    advice = "Restore a backup, or move it aside; a new one knows nothing of what was used of the limits"
     try:
         mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-        refuse_network_file_system(path.parent, mountinfo)
-        if problem := _unwritable(path.parent, path):
-            advice = "Give the service's user the folder, or set RATE_LIMIT_STORAGE_PATH to a place of its own"
-            return Problem("ledger", Severity.ERROR, f"{path}: {problem}", advice)
-        found = _of_version(path, version_of(path))
-        point, kind = file_system_of(path.parent, mountinfo)
-        if found.severity is Severity.OK and kind in IN_MEMORY:
-            sentence = (
-                f"{path} is in memory ({kind} on {point}): a restart of the machine loses results, and what was used"
-            )
-            advice = "Set RATE_LIMIT_STORAGE_PATH to a place on a disk"
-            return Problem("ledger", Severity.WARNING, sentence, advice)
-        return found
-    except ConfigurationError as error:
-        return _taken_apart("ledger", Severity.ERROR, error.problems[0], "Put it on a local disk")
-    except MisplacedLedger as error:
-        return _taken_apart("ledger", Severity.ERROR, str(error), "Correct the setting")
+        sqlite.refuse_network_file_system(path.parent, mountinfo)
+        _refuse_unwritable("RATE_LIMIT_STORAGE_PATH", path, path.parent)
+        found = _of_version(path, sqlite.version_of(path))
     except AitpError as error:
-        advice = "Restore a backup, or move it aside; a new one knows nothing of what was used of the limits"
-        return Problem("ledger", Severity.ERROR, str(error), advice)
+        return _taken_apart("ledger", Severity.ERROR, str(error), advice)
+    point, kind = sqlite.file_system_of(path.parent, mountinfo)
+    if found.severity is Severity.OK and kind in IN_MEMORY:
+        sentence = f"{path} is in memory ({kind} on {point}): a restart of the machine loses results, and what was used"
+        return Problem("ledger", Severity.WARNING, sentence, "Set RATE_LIMIT_STORAGE_PATH to a place on a disk")
+    return found
 
 
 def _of_version(path: Path, version: int | None) -> Problem:
@@ -308,13 +298,11 @@ def of_disk(free: int, size: int) -> Problem:
 
 def of_runtime_dir(path: Path) -> Problem:
     """Where token, scoreboard, metrics files and supervisord's socket are to be."""
-    if problem := _unwritable(path):
-        advice = "Give the service's user the directory, or set RUNTIME_DIR to a place of its own"
-        return Problem("runtime", Severity.ERROR, f"RUNTIME_DIR={path}: {problem}", advice)
     try:
-        refuse_long_socket_path(path)
+        _refuse_unwritable("RUNTIME_DIR", path, path)
+        start.refuse_long_socket_path(path)
     except ConfigurationError as error:
-        return _taken_apart("runtime", Severity.ERROR, error.problems[0], "Choose a shorter one")
+        return _taken_apart("runtime", Severity.ERROR, str(error), "Choose a shorter one")
     return Problem("runtime", Severity.OK, f"{path}")
 
 
@@ -326,9 +314,9 @@ def of_port(host: str, number: int, *, runs: bool) -> Problem:
     address = f"METRICS_HOST={host}, METRICS_PORT={number}"
     try:
         trouble = trouble_at(addresses(host, number))
-    except ValueError:
+    except ValueError as error:
         advice = "Set METRICS_HOST to an address of this machine, or 0.0.0.0 for all of them"
-        return Problem("port", Severity.ERROR, f"{address}: that name leads to no address", advice)
+        return Problem("port", Severity.ERROR, f"{address}: {error}", advice)
     except socket.gaierror as error:
         sentence = f"{address}: that name cannot be looked up now ({error.strerror or error})"
         advice = "Mend the machine's name resolution, or set METRICS_HOST to an address, which needs none"
@@ -347,11 +335,11 @@ def of_port(host: str, number: int, *, runs: bool) -> Problem:
 def of_descriptors(most: int, settings: Settings) -> Problem:
     """How many files a process may open, and how many the master needs for so many children."""
     try:
-        refuse_few_descriptors(settings, most)
+        start.refuse_few_descriptors(settings, most)
     except ConfigurationError as error:
-        return _taken_apart("files", Severity.ERROR, error.problems[0])
+        return _taken_apart("files", Severity.ERROR, str(error))
     said = "enough" if most > 1 << 40 else f"{most:,}"
-    return Problem("files", Severity.OK, f"{said} may be open, about {descriptors_needed(settings):,} are needed")
+    return Problem("files", Severity.OK, f"{said} may be open, about {start.descriptors_needed(settings):,} are needed")
 
 
 def _existing(path: Path) -> Path:
@@ -361,15 +349,19 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _unwritable(folder: Path, *files: Path) -> str:
-    """Why this user could not make or change files in `folder`, which may have to be made; empty if nothing would."""
+def _refuse_unwritable(setting: str, path: Path, folder: Path) -> None:
+    """Raise ConfigurationError if this user could not write `path`, in a `folder` that may have to be made."""
     there, who = _existing(folder), f"this user (uid {os.geteuid()})"
     if not there.is_dir():
-        return f"{there} is not a directory"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"{who} may not write in {there}"
-    barred = (file for file in files if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK))
-    return next((f"{who} may not write to {file}" for file in barred), "")
+        problem = f"{there} is not a directory"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = f"{who} may not write in {there}"
+    elif os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        problem = f"{who} may not write to it"
+    else:
+        return
+    advice = f"give the service's user that place, or set {setting} to one of its own"
+    raise ConfigurationError([f"{setting}={path}: {problem}; {advice}"])
 
 
 # ── the running service ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -417,14 +409,11 @@ def _rows(findings: tuple[Problem, ...]) -> Iterator[tuple[Text, Text, Text]]:
 
 
 def _document(report: Report, code: int) -> dict[str, Any]:
-    settings, found = report.settings, report.registered
-    env_file = settings.env_file if settings is not None else None
     return {
         "ok": code == 0,
         "exit_code": code,
-        "mock": settings is not None and bool(settings.mocks),
-        "env_file": None if env_file is None else str(env_file),
+        "mock": report.mock,
+        "env_file": report.env_file and str(report.env_file),
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
-        "task_types": [] if found is None else [dataclasses.asdict(entry) for entry in found.task_types],
-        "providers": [] if found is None else [dataclasses.asdict(entry) for entry in found.providers],
+        **dataclasses.asdict(report.registered),
     }

@@ -28,7 +28,7 @@ from aitp.errors import AitpError, LedgerError, printable
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
 from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
-from aitp.web.health import Phase, duration, read_facts
+from aitp.web.health import duration, of_master, read_facts
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -125,14 +125,6 @@ def _open_ledger(settings: Settings) -> closing[Ledger]:
 def _wake(settings: Settings) -> bool:
     """Have a running service look at once, and poll; False if there is none that this user may signal."""
     return signal_master(settings.runtime_dir / "scoreboard", signal.SIGUSR1)
-
-
-_NOT_ASKED = {
-    Phase.STARTING: "the service is starting: it polls by itself in a moment",
-    Phase.DRAINING: "the service is being stopped: it polls when it is started again",
-    Phase.STOPPED: "the master is stopped: `supervisorctl start aitp-master` starts it, and then it polls by itself",
-    Phase.HIDDEN: "whether the service runs is not for this user to see: ask as its user, with sudo",
-}
 
 
 # Look at it
@@ -249,8 +241,9 @@ def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     """Poll now."""
     if not _wake(settings):
-        phase = read_facts(settings).phase
-        raise click.ClickException(_NOT_ASKED.get(phase, "the service is not running: see `aitp status`"))
+        why = next(of_master(read_facts(settings), settings), None)
+        said = f"{why.sentence}: {why.advice}" if why else "the running service is not this user's to ask"
+        raise click.ClickException(printable(said))
     paused = snapshot(settings.ledger).paused
     said = "Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked"
     tell({"asked": True, "paused": paused}, said, as_json=as_json)

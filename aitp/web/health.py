@@ -51,7 +51,6 @@ _NOT_AT_WORK = frozenset((State.STARTING, State.WAITING, State.LEAVING))
 
 _CHECK = "`aitp check` asks it now, and says what it finds."
 _WAIT = "Wait a little; the log says what it is waiting for."
-_STOPPING = "It ends when the calls in flight are done, or their grace is over."
 _NONE_LOST = "Tasks wait, none is lost."
 _ANOTHER_MODEL = "MODEL_ALIASES maps a name in tasks to the model to ask for; default and stand-in models are settings."
 _PROBED = "It is probed with one task at a time; the others wait, and none is lost. "
@@ -239,14 +238,14 @@ def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -
 
 def problems(facts: Facts, settings: Settings | InForce, minutes: Sequence[Bar] = ()) -> list[Problem]:
     """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
-    found = list(_of_master(facts))
+    found = list(of_master(facts, settings))
     if facts.ledger is None:
         advice = "Nothing is done without the ledger; the log says more."
         found.append(Problem("ledger", Severity.FAULT, facts.ledger_problem, advice))
     else:
         found += [*_of_room(facts.ledger), *_of_ledger(facts.ledger), *_of_services(facts.ledger, settings)]
         found += _of_extensions(facts.ledger, settings)
-    found += [*_of_phase(facts, settings), *_of_models(facts, settings)]
+    found += _of_models(facts, settings)
     if not facts.has_token:
         found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
     if many_failed(minutes):
@@ -268,58 +267,26 @@ def _ended(minutes: Sequence[Bar]) -> tuple[int, int]:
     return failed, failed + sum(minute.succeeded for minute in minutes)
 
 
-def _of_master(facts: Facts) -> Iterator[Problem]:
-    ours = facts.master.pid if facts.master else None
-    if not facts.master_ticks and facts.ledger_holder not in (None, ours):
+def of_master(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
+    """Why it does not run, or is not at work (yet), and which of its processes are late or missing."""
+    master = facts.master
+    if not facts.master_ticks and facts.ledger_holder not in (None, master and master.pid):
         holder = f" (process {facts.ledger_holder})" if facts.ledger_holder else ""
         sentence = f"another service has this ledger{holder}, and this one waits for it to leave"
         advice = "A ledger serves one service: stop the other, or set RATE_LIMIT_STORAGE_PATH to a file of its own."
         yield Problem("other-service", Severity.ERROR, sentence, advice)
-    elif facts.master is not None and not facts.master_ticks:
+    elif master is not None and not facts.master_ticks:
         advice = "Restart the service: nothing that was bought is lost."
         yield Problem("master-hangs", Severity.ERROR, "the master does not make its rounds", advice)
-    elif facts.master is None:
+    elif facts.phase is Phase.DRAINING:
+        advice = "It ends when the calls in flight are done, or their grace is over."
+        yield Problem("draining", Severity.PENDING, "draining: the service is being stopped", advice)
+    elif master is None:
         yield _of_absence(facts)
     for record in facts.overrun:
         advice = "The master replaces it within seconds; restart the service if this stays."
         yield Problem("deadline", Severity.ERROR, f"slot {record.slot} has overrun its deadline", advice)
-
-
-def _of_absence(facts: Facts) -> Problem:
-    """What it means that no master is to be seen."""
-    supervision, failed = facts.supervision, facts.failed_start
-    died = supervision is not None and supervision.exit_code is not None
-    if facts.phase is Phase.STARTING and supervision is not None:
-        since = f"starting: its master was started {duration(facts.now - supervision.since)} ago"
-        again = f", after one that died (exit code {supervision.exit_code})" if died else ""
-        return Problem("starting", Severity.PENDING, since + again, _WAIT)
-    if facts.phase is Phase.DRAINING:
-        return Problem("draining", Severity.PENDING, "draining: the service is being stopped", _STOPPING)
-    if facts.phase is Phase.STOPPED:
-        sentence = "the master was stopped by an operator (supervisorctl)"
-        return Problem("stopped", Severity.ERROR, sentence, "`supervisorctl start aitp-master` starts it.")
-    if facts.phase is Phase.HIDDEN:
-        sentence = (
-            "whether the service runs is not for this user to see, and what is said of port and ledger may be wrong"
-        )
-        advice = "Ask as the service's user: `sudo aitp status`, `sudo aitp check`."
-        return Problem("hidden", Severity.ERROR, sentence, advice)
-    if failed is not None:
-        sentence = (
-            f"the service is not running: its last start failed {duration(facts.now - failed.at)} ago: {failed.reason}"
-        )
-        return Problem("failed-start", Severity.ERROR, sentence, "Mend it (see `aitp check`), and start the service.")
-    advice = "Start it (`aitp run`, or systemctl start aitp); if it was started, its log says why it ended."
-    ended = f": it died (exit code {supervision.exit_code})" if died and supervision is not None else ""
-    return Problem("not-running", Severity.ERROR, f"the master is not running{ended}", advice)
-
-
-def _of_phase(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
-    """Starting and draining: told only of a master that is there."""
-    if facts.master is None:
-        return
-    if facts.master.state is State.DRAINING:
-        yield Problem("draining", Severity.PENDING, "draining: the service is being stopped", _STOPPING)
+    if master is None or master.state is State.DRAINING:
         return
     for role, wanted in ((Role.RELAY, settings.relay_processes), (Role.WORKER, settings.concurrency_limit)):
         there = [child for child in facts.children if role_of(child.slot) is role]
@@ -328,6 +295,28 @@ def _of_phase(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
         elif len(there) < wanted:
             sentence = f"{len(there)} of {counted(wanted, role.value)} are there"
             yield Problem("processes", Severity.WARNING, sentence, "The master starts the others again.")
+
+
+def _of_absence(facts: Facts) -> Problem:
+    """What it means that no master is to be seen."""
+    supervision, failed = facts.supervision, facts.failed_start
+    died = f" (exit code {supervision.exit_code})" if supervision and supervision.exit_code is not None else ""
+    if supervision is not None and facts.phase is Phase.STARTING:
+        since = f"starting: its master was started {duration(facts.now - supervision.since)} ago"
+        return Problem("starting", Severity.PENDING, since + (died and f", after one that died{died}"), _WAIT)
+    if facts.phase is Phase.STOPPED:
+        sentence = "the master was stopped by an operator (supervisorctl)"
+        return Problem("stopped", Severity.ERROR, sentence, "`supervisorctl start aitp-master` starts it.")
+    if facts.phase is Phase.HIDDEN:
+        sentence = "whether the service runs is not for this user to see; what is said of port and ledger may be wrong"
+        advice = "Ask as the service's user: `sudo aitp status`, `sudo aitp check`."
+        return Problem("hidden", Severity.ERROR, sentence, advice)
+    if failed is not None:
+        sentence = f"the service is not running: its last start failed {duration(facts.now - failed.at)} ago"
+        advice = "Mend it (see `aitp check`), and start the service."
+        return Problem("failed-start", Severity.ERROR, f"{sentence}: {failed.reason}", advice)
+    advice = "Start it (`aitp run`, or systemctl start aitp); if it was started, its log says why it ended."
+    return Problem("not-running", Severity.ERROR, f"the master is not running{died and f': it died{died}'}", advice)
 
 
 def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import pytest
 
 from aitp.commands import check
 from aitp.commands.check import exit_code, summary
+from aitp.ledger import sqlite
 from aitp.ledger.schema import VERSION
 from aitp.processors.base import ProviderEntry, Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
@@ -137,7 +138,7 @@ def test_a_contradiction_of_limits_says_why_it_matters_and_what_to_do() -> None:
 def test_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None, severity: Severity, words: str
 ) -> None:
-    monkeypatch.setattr(check, "version_of", lambda path: version)
+    monkeypatch.setattr(sqlite, "version_of", lambda path: version)
 
     found = check.of_ledger(tmp_path / "rate_limits.db")
 
@@ -193,7 +194,7 @@ def test_the_port(monkeypatch: pytest.MonkeyPatch, trouble: int, runs: bool, sev
 @pytest.mark.parametrize(
     ("error", "severity", "words"),
     [
-        (ValueError("x"), Severity.ERROR, "leads to no address"),
+        (ValueError("metrics.example leads to no address"), Severity.ERROR, "leads to no address"),
         (socket.gaierror(-3, "Temporary failure"), Severity.FAULT, "cannot be looked up now (Temporary failure)"),
     ],
 )
