@@ -60,7 +60,6 @@ class Wire:
         with requests.Session() as session:
             session.trust_env = trust.from_environment
             around = session.merge_environment_settings(url, {}, True, None, None)
-        self._passed_by = trust.passed_by(url)
         self._terms: dict[str, Any] = {**around, "timeout": timeout}
 
     def send(
@@ -81,7 +80,7 @@ class Wire:
             # may be repeated; this one goes over a new connection, and is not repeated again.
             return self._adapter.send(request, **self._terms)
         except FAILURES as error:
-            raise _no_answer(error, self._passed_by) from None
+            raise _no_answer(error) from None
 
     def close(self) -> None:
         """End the connection. Another request would open a new one."""
@@ -212,10 +211,10 @@ def _hung_up(error: requests.ConnectionError) -> bool:
     return isinstance(reason, urllib3.ProtocolError) and isinstance(reason.args[-1], ConnectionError)
 
 
-def _no_answer(error: Exception, passed_by: str = "") -> NoAnswer:
+def _no_answer(error: Exception) -> NoAnswer:
     cause = error.args[0] if error.args else None
     cause = getattr(cause, "reason", cause)  # what urllib3 gave up for
     for kinds, words in WORDS:
         if isinstance(error, kinds) or isinstance(cause, kinds):
-            return NoAnswer(words + passed_by)
+            return NoAnswer(words)
     return NoAnswer(f"gave no whole answer ({type(error).__name__})")

@@ -32,7 +32,7 @@ from aitp.prices import nano
 from aitp.sources import PROJECT_ROOT as PROJECT_ROOT
 from aitp.sources import beside, misspelt, read_sources
 from aitp.tasks import Fleet, Period, Place
-from aitp.tls import Trust, proxy_of, unusable
+from aitp.tls import Trust, unusable
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 PLACEHOLDER = re.compile("your_[a-z_]+_here")  # of other packages' keys, by the same custom
@@ -313,8 +313,7 @@ class Settings(BaseModel):
     @property
     def trust(self) -> Trust:
         """Whom to believe on the wire."""
-        unused = "" if self.http_trust_env else proxy_of({**_SET_ASIDE, **os.environ})
-        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "", unused)
+        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "")
 
     @property
     def mock(self) -> bool:
@@ -377,35 +376,22 @@ class Settings(BaseModel):
         plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
         return blake2b(json.dumps(plain).encode(), digest_size=8, person=b"aitp service").hexdigest()
 
-    def without_provider_secrets(self) -> Self:
-        """For relays. The placeholder stays: it is no secret, and tells them that results are invented."""
-        key = self.openai_api_key if self.mock else None
-        secrets = {"openai_api_key": key, **dict.fromkeys(("ollama_api_key", "wikidata_token", "metrics_token"))}
-        return self.model_copy(update={**secrets, "extensions": self._masked()})
-
-    def without_oauth_secret(self) -> Self:
-        """For workers."""
-        return self.model_copy(update={"oauth2_client_secret": SecretStr(""), "metrics_token": None})
-
-    def for_watching(self) -> Self:
-        """For the metrics process: that there are keys, but neither the keys nor the client's secret."""
-        key = self.openai_api_key if self.mock or self.openai_api_key is None else SecretStr(WITHHELD)
-        others = ("ollama_api_key", "wikidata_token")
-        secrets = {"openai_api_key": key, "oauth2_client_secret": SecretStr("")}
-        secrets |= {name: getattr(self, name) and SecretStr(WITHHELD) for name in others}
-        return self.model_copy(update={**secrets, "extensions": self._masked()})
-
-    def _masked(self) -> dict[str, str | SecretStr]:
-        """Other packages' settings without their secrets, but for placeholders."""
-        return {
-            name: SecretStr(WITHHELD) if isinstance(value, SecretStr) and not _is_placeholder(value) else value
-            for name, value in self.extensions.items()
-        }
+    def keeping(self, *needed: str, others: bool = False) -> Self:
+        """For a process that needs these secrets alone, and those of other packages if `others`: of the rest it knows
+        that there are some. Placeholders stay: they are no secrets, and tell that results are invented.
+        """
+        own = {name.lower(): _masked(getattr(self, name.lower())) for name in SECRETS if name not in needed}
+        foreign = {name: value if others else _masked(value) for name, value in self.extensions.items()}
+        return self.model_copy(update={**own, "extensions": foreign})
 
 
 def _is_placeholder(value: str | SecretStr) -> bool:
     plain = value.get_secret_value() if isinstance(value, SecretStr) else value
     return PLACEHOLDER.fullmatch(plain) is not None
+
+
+def _masked(value: str | SecretStr | None) -> str | SecretStr | None:
+    return SecretStr(WITHHELD) if isinstance(value, SecretStr) and not _is_placeholder(value) else value
 
 
 def _flat(values: Mapping[str, str | SecretStr]) -> tuple[object, ...]:
@@ -416,7 +402,8 @@ _ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
-SECRETS = ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN", "METRICS_TOKEN")
+PROVIDERS_SECRETS = ("OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN")
+SECRETS = ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *PROVIDERS_SECRETS, "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
 

@@ -30,25 +30,10 @@ class Authorities:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`from_environment`: proxies and certificate bundles may come from there. `certificates`: PEM, trusted as well.
-    `unused_proxy`: the variable that names a proxy, where it may not.
-    """
+    """`from_environment`: proxies and certificate bundles may come from there. `certificates`: PEM, trusted as well."""
 
     from_environment: bool = False
     certificates: str = field(default="", repr=False)
-    unused_proxy: str = ""
-
-    def passed_by(self, url: str) -> str:
-        """For a message about a connection to `url` that did not come about: what may well be why."""
-        if not self.unused_proxy or not url.startswith("https:"):
-            return ""
-        return f"; {self.unused_proxy} is set here, and not used without HTTP_TRUST_ENV=true"
-
-
-def proxy_of(environ: Mapping[str, str]) -> str:
-    """The variable that names a proxy for https, as it is spelt; "" if none does."""
-    spelt = {name.lower(): name for name in sorted(environ) if environ[name]}
-    return next((spelt[name] for name in ("https_proxy", "all_proxy") if name in spelt), "")
 
 
 def unusable(environ: Mapping[str, str]) -> list[str]:

@@ -36,7 +36,7 @@ from aitp.processors import PROCESSORS
 from aitp.processors.base import default_models, registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders, routing_of
-from aitp.settings import SECRETS, Settings, load_settings, under_supervisord
+from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Fleet, Service
 from aitp.validators import password_in
@@ -173,7 +173,7 @@ def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause
 
 def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A worker's whole life."""
-    settings = settings.without_oauth_secret()
+    settings = settings.keeping("LEDGER_URL", *PROVIDERS_SECRETS, others=True)
     ledger, metrics = _open(child, settings, cause)
     worker = worker_for(child, ledger, metrics, settings, missing=lambda model: child.miss_model())
 
@@ -186,7 +186,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
 
 def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A relay's whole life. Told to leave, it first brings out what is finished."""
-    settings = settings.without_provider_secrets()
+    settings = settings.keeping("LEDGER_URL", "OAUTH2_CLIENT_SECRET")
     ledger, metrics = _open(child, settings, cause)
     # The one before may have died between bringing tasks and telling: nobody else would, and all would sleep on.
     child.wake_workers(settings.concurrency_limit)

@@ -34,7 +34,7 @@ from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.process.systemd import Systemd
-from aitp.settings import set_aside, surroundings, withheld
+from aitp.settings import PROVIDERS_SECRETS, set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, trouble_at
 
@@ -55,7 +55,7 @@ MOST_ENDS, ENDS_SECONDS = 5, 20.0
 
 # The secrets that each program needs; of the others it learns at most that there are some.
 NEEDED: dict[str, tuple[str, ...]] = {
-    "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"),
+    "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *PROVIDERS_SECRETS),
     "program:aitp-metrics": ("LEDGER_URL", "METRICS_TOKEN"),
 }
 # And which programs a signal is for.

@@ -473,8 +473,8 @@ def error_of(refusal: Refusal) -> AitpError:
     return failure
 
 
-def no_answer(service: str, error: BaseException, passed_by: str = "") -> AitpError:
-    """Our error for what an HTTP client raised in place of an answer. `passed_by`: see `aitp.tls`."""
+def no_answer(service: str, error: BaseException) -> AitpError:
+    """Our error for what an HTTP client raised in place of an answer."""
     if isinstance(error, AitpError):
         return error.with_traceback(None)  # a bound of ours, raised within the client
     name = type(error).__name__
@@ -483,4 +483,4 @@ def no_answer(service: str, error: BaseException, passed_by: str = "") -> AitpEr
     else:
         # Its words only where they are the system's: others quote what was sent.
         said = f"{service} gave no answer ({f'{name}: {error}' if name == 'ConnectError' else name})"
-    return NotConnected(service, said + passed_by) if name in NEVER_SENT else ServiceFault(service, said)
+    return NotConnected(service, said) if name in NEVER_SENT else ServiceFault(service, said)

@@ -105,7 +105,7 @@ class OllamaProvider:
         except orjson.JSONDecodeError:
             failure = _no_success("no JSON")
         except httpx2.HTTPError as error:
-            failure = no_answer(OLLAMA, error, self._settings.trust.passed_by(self._settings.ollama_base_url))
+            failure = no_answer(OLLAMA, error)
         # Out here the caught error is gone: it holds the request (texts) or the server's own words.
         if isinstance(failure, ModelMissing):
             self._missing(model)

@@ -98,9 +98,7 @@ class OpenAIProvider:
         except openai.APIStatusError as error:
             failure = self._refused(error.response, request, texts, held)
         except openai.OpenAIError as error:
-            failure = no_answer(
-                OPENAI, error.__cause__ or error, self._settings.trust.passed_by(str(self._client.base_url))
-            )
+            failure = no_answer(OPENAI, error.__cause__ or error)
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)

@@ -107,7 +107,7 @@ def _needed(settings: Settings) -> Settings:
     """The settings without secrets that are none of this process's business, here and in its environment."""
     withhold("LEDGER_URL", "METRICS_TOKEN")
     logs.conceal(settings.ledger_url, settings.metrics_token)
-    return settings.for_watching()
+    return settings.keeping("LEDGER_URL", "METRICS_TOKEN")
 
 
 def _refusal(settings: Settings, error: OSError | ValueError) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from aitp.hardening import PR_SET_DUMPABLE, blot_out, keep_memory_private, prctl
 from aitp.process.scoreboard import MASTER, Role
-from aitp.settings import load_settings
+from aitp.settings import PROVIDERS_SECRETS, load_settings
 from tests.end_to_end.running import Service, alive
 from tests.settings.complete import COMPLETE
 
@@ -204,10 +204,11 @@ def test_each_process_keeps_the_secrets_that_it_needs_and_no_other() -> None:
         held = {name: getattr(of, name.lower()) for name in SECRETS}
         return {name for name, value in held.items() if value and value.get_secret_value() == SECRETS[name]}
 
-    assert kept(settings.without_provider_secrets()) == {"OAUTH2_CLIENT_SECRET"}
-    assert kept(settings.without_oauth_secret()) == {"OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"}
-    assert kept(settings.for_watching()) == {"METRICS_TOKEN"}
-    assert settings.for_watching().openai_api_key is not None  # /ready must know that OpenAI can stand in
+    assert kept(settings.keeping("OAUTH2_CLIENT_SECRET")) == {"OAUTH2_CLIENT_SECRET"}
+    assert kept(settings.keeping(*PROVIDERS_SECRETS)) == {"OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN"}
+    assert kept(settings.keeping("METRICS_TOKEN")) == {"METRICS_TOKEN"}
+    assert settings.keeping().openai_api_key is not None  # /ready must know that OpenAI can stand in
+    assert settings.keeping().metrics_token is not None
 
 
 def test_no_secret_shows_in_what_settings_print_as() -> None:

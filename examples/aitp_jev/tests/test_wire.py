@@ -325,8 +325,8 @@ def test_the_key_is_kept_from_whoever_needs_it_not() -> None:
     def key_of(of: Settings) -> str:
         return settings_of(of).typesafe_api_key.get_secret_value()  # type: ignore[union-attr]
 
-    assert key_of(whole.without_oauth_secret()) == KEY  # workers
-    assert {key_of(whole.without_provider_secrets()), key_of(whole.for_watching())} == {"withheld-from-this-process"}
+    assert key_of(whole.keeping(others=True)) == KEY  # workers
+    assert key_of(whole.keeping("LEDGER_URL")) == "withheld-from-this-process"
     assert KEY not in whole.given.values()
     for text in (repr(whole), str(whole), whole.model_dump_json()):
         assert KEY not in text
@@ -337,7 +337,7 @@ def test_the_key_is_kept_from_whoever_needs_it_not() -> None:
 def test_a_placeholder_is_no_secret_and_tells_everybody_that_answers_are_invented() -> None:
     mocked = settings(TYPESAFE_API_KEY="your_typesafe_api_key_here")
 
-    for seen in (mocked, mocked.without_provider_secrets(), mocked.for_watching()):
+    for seen in (mocked, mocked.keeping(), mocked.keeping(others=True)):
         assert seen.mocks == ("TYPESAFE_API_KEY",)
     assert rules(mocked).stand_in == ""  # what is invented never fails
 
