@@ -114,7 +114,7 @@ UNCOMMON_SQL = {
     r"\b(STRICT|WITHOUT ROWID|AUTOINCREMENT)\b": "",
     r"\b(PRAGMA|INDEXED BY|sqlite_schema|sqlite_master|dbstat|pragma_\w+)\b": "",
 }
-SQLITE_S_OWN = {"schema.py", "sqlite.py", "integrity.py", "maintenance.py"}
+SQLITE_S_OWN = {"schema.py", "sqlite.py", "maintenance.py"}
 POSTGRESQL_S_OWN = {"postgresql.py", "session.py"}  # which also names what it substitutes
 RELEASED = {"schema.py"}  # its names are compared with the enums in tests/ledger/test_names.py
 

@@ -403,7 +403,7 @@ def _file_of(settings: Settings) -> Path:
 
 def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
-    from aitp.ledger.integrity import check
+    from aitp.ledger.maintenance import check
 
     place = settings.ledger
     found = check(place, quick=quick)

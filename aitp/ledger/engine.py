@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aitp.ledger.locks import SlotLocks
+from aitp.errors import LedgerError
+from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.tasks import Fleet as Fleet
 from aitp.tasks import Place as Place
 
@@ -144,6 +145,21 @@ def migrate(place: Place) -> int:
 def lock_file(place: Place) -> Path:
     """Where this host's processes tell each other which slots they hold: `SlotLocks` of it."""
     return place.lock_file if isinstance(place, Fleet) else place
+
+
+@contextmanager
+def alone(place: Place) -> Iterator[SlotLocks]:
+    """Keep all other processes of this host away from a ledger. Raises LedgerError if there are any."""
+    file = lock_file(place)
+    try:
+        locks = SlotLocks(file)
+    except OSError as error:
+        raise LedgerError(f"{file.parent} cannot be used: {error.strerror or error}") from error
+    with locks:
+        if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():
+            raise LedgerError(f"the ledger {place} is in use: stop the service first")
+        with locks.queue():
+            yield locks
 
 
 def free_bytes(file: Path) -> int:

@@ -1,6 +1,10 @@
-"""Backups of the ledger, and what can be saved of a damaged one.
+"""The ledger's upkeep: the integrity check, backups, and what can be saved of a damaged file.
 
-Whatever has a backup's name is whole and sound: SQLite's online backup is looked over before it gets it.
+`check` reads only, in one consistent state, beside a running service: SQLite's own check of the file, and what the
+ledger's rows promise each other, on either engine. A sound answer says that the structure holds, not that no bit was
+ever turned over inside a text: SQLite keeps no checksums. Every start makes the first part of it (`sqlite.migrate`).
+
+`back_up`: whatever has a backup's name is whole and sound, because SQLite's online backup is checked before it gets it.
 
 `recover` must be alone with the ledger. Nothing of the damaged one is changed or thrown away: it keeps its rows, and
 its log, under a dated name. From a copy, SQLite reads what it can of each table, around the pages that it cannot read,
@@ -14,15 +18,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,16 +32,194 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import sqlite
-from aitp.ledger.budgets import left_nano, spend
-from aitp.ledger.engine import Row
-from aitp.ledger.integrity import Checkup, check, look_over
-from aitp.ledger.limits import ALL_SENT, count_stand_ins
-from aitp.ledger.limits import UNKNOWN as UNKNOWN_PROVIDER
-from aitp.ledger.locks import MASTER_SLOT, SlotLocks, lock_path, refuse_no_file
+from aitp.ledger import budgets, limits, sqlite
+from aitp.ledger.engine import Connection, Fleet, Place, Row, alone
+from aitp.ledger.locks import lock_path, refuse_no_file
+from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY, queue_id
 from aitp.ledger.schema import VERSION
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
-from aitp.tasks import TaskState
+from aitp.tasks import BreakerState, QueueKey, Service, TaskState
+from aitp.validators import zone_name
+
+# The check
+
+_SERVICES = ", ".join(f"'{service}'" for service in Service)
+
+# What must be empty: what it would mean if it were not, and a query for (how many, a row's number). The queries are
+# common SQL; further down, PRAGMA, sqlite_schema and INDEXED BY ask SQLite about its own file.
+PROMISES: tuple[tuple[str, str], ...] = (
+    (
+        "ready or claimed tasks have no content",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq NOT IN (SELECT seq FROM contents)",
+    ),
+    (
+        "finished tasks or dead letters have no result",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({FINISHED} OR {DEAD}) AND seq NOT IN (SELECT seq FROM results)",
+    ),
+    (
+        "tasks have a result but are not finished",
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq IN (SELECT seq FROM results)",
+    ),
+    (
+        "dead letters have no reason",
+        "SELECT COUNT(*), MIN(results.seq) FROM results JOIN tasks ON tasks.seq = results.seq"
+        f" WHERE {DEAD} AND (refusal IS NULL OR refused_at IS NULL)",
+    ),
+    (
+        "results are no JSON",
+        "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))",
+    ),
+    (
+        "duplicates wait for a task that is not going to be run",
+        "SELECT COUNT(*), MIN(seq) FROM tasks WHERE duplicate_of IS NOT NULL AND duplicate_of NOT IN"
+        f" (SELECT seq FROM tasks WHERE ({READY} OR {CLAIMED}) AND duplicate_of IS NULL)",
+    ),
+    (
+        # Limits count by the difference of two ids.
+        "completions are missing between the first and the last",
+        "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0",
+    ),
+    (
+        "completions are out of order",
+        "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at < LAG(completed_at) OVER (ORDER BY id) AS early"
+        " FROM task_completions) AS those WHERE early",
+    ),
+    (
+        # Only the first ones are in the index by which limits count.
+        "completions are not marked as the first of their moment",
+        "SELECT COUNT(*), MIN(id) FROM (SELECT id, is_first,"
+        " completed_at IS DISTINCT FROM LAG(completed_at) OVER (ORDER BY id) AS opens FROM task_completions) AS those"
+        " WHERE opens AND is_first = 0 AND id > (SELECT MIN(id) FROM task_completions)",
+    ),
+    (
+        # Whoever asks for one that is not there fails each time.
+        "breakers of services are missing",
+        f"SELECT {len(Service)} - COUNT(*), NULL FROM breakers WHERE service IN ({_SERVICES})",
+    ),
+    (
+        "breakers are half-open without a probe, or have a probe without being half-open",
+        f"SELECT COUNT(*), NULL FROM breakers WHERE (state = '{BreakerState.HALF_OPEN}') <> (probe_slot IS NOT NULL)",
+    ),
+    (
+        "money is reserved for slots that have nothing claimed",
+        f"SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN (SELECT slot FROM tasks WHERE {CLAIMED})",
+    ),
+    (
+        # They would let others be spent twice.
+        "amounts of money are less than nothing",
+        "SELECT COUNT(*), NULL FROM (SELECT nano FROM spending UNION ALL SELECT nano FROM reservations) AS those"
+        " WHERE nano < 0",
+    ),
+    (
+        "rows are ahead of the ledger's own sequence",
+        "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL SELECT sequence"
+        " FROM tombstones UNION ALL SELECT began_sequence FROM polls) AS those"
+        " WHERE number > (SELECT sequence FROM ledger)",
+    ),
+    (
+        "rows are missing in the tables of one row, ledger and polls",
+        "SELECT 2 - (SELECT COUNT(*) FROM ledger) - (SELECT COUNT(*) FROM polls), NULL",
+    ),
+)
+
+COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "malformed", "cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What was found. `problems` is empty for a sound ledger; `rows` by table, of a sound one of this release."""
+
+    version: int
+    problems: tuple[str, ...]
+    rows: dict[str, int]
+    bytes: int
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def check(place: Place, *, quick: bool = False) -> Checkup:
+    """Look a ledger over. `quick`: without comparing its indexes with its tables, in about half the time.
+
+    Damage is what it returns, not what it raises. Raises LedgerError if there is no ledger, or it cannot be opened;
+    MisplacedLedger for what never was one. Of a fleet's database what the rows promise is all that is looked at.
+    """
+    if isinstance(place, Fleet):
+        return _check_fleet(place)
+    with sqlite.as_ledger_error(place):  # it may lie where this user may not look
+        refuse_no_file(place)
+        if sqlite.is_log_alone(place):
+            return Checkup(0, (sqlite.LOG_ALONE,), {}, 0)
+        if not place.exists():
+            raise sqlite.no_ledger(place)
+        size = place.stat().st_size
+        try:
+            with closing(sqlite.open_to_check(place)) as connection:
+                connection.execute("BEGIN")  # one state for all that follows
+                problems = sqlite.file_problems(connection, quick=quick)
+                if problems or size == 0:
+                    return Checkup(0, tuple(problems), {}, size)  # an empty file is one that no service has used yet
+                return _look_at_rows(connection, size, _broken_definitions_or_promises)
+        except sqlite.CORRUPTION as error:
+            return Checkup(0, (sqlite.in_words(error),), {}, size)
+
+
+def _check_fleet(place: Fleet) -> Checkup:
+    from aitp.ledger import postgresql
+
+    with postgresql.reading(place) as (connection, _):
+        size = connection.execute(
+            "SELECT CAST(SUM(pg_total_relation_size(oid)) AS BIGINT) FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace = CAST(current_schema() AS regnamespace)"
+        ).get
+        return _look_at_rows(connection, size, broken_promises)
+
+
+def _look_at_rows(connection: Connection, size: int, broken: Callable[[Any], list[str]]) -> Checkup:
+    version = connection.execute("SELECT version FROM ledger").get
+    if version != VERSION:
+        return Checkup(version, (), {}, size)  # what its rows promise, its own release knows
+    if problems := broken(connection):
+        return Checkup(version, tuple(problems), {}, size)
+    rows = {table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").get) for table in COUNTED}
+    return Checkup(version, (), rows, size)
+
+
+def broken_promises(connection: Connection) -> list[str]:
+    """What is wrong with the rows of a ledger of this version, on whichever engine."""
+    problems = []
+    for promise, query in PROMISES:
+        count, first = connection.execute(query).fetchone() or (0, None)
+        if count:
+            problems.append(f"{count} {promise}" + ("" if first is None else f" (row {first} first)"))
+    try:
+        zone_name(str(connection.execute("SELECT timezone FROM ledger").get))
+    except ValueError:
+        problems.append("the time zone of its limits is none")
+    return problems
+
+
+def _broken_definitions_or_promises(connection: Any) -> list[str]:
+    # A letter turned over in a definition hides a column, say: the rest could not even be asked.
+    ours, found = sqlite.our_definitions(), sqlite.definitions(connection)
+    if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
+        return [f"{name} is not defined as this release defines it" for name in unlike]
+    problems = broken_promises(connection)
+    # SQLite's own check does not see that the page of an index is one of another kind: whoever uses it does.
+    for index, table, made_by in connection.execute(
+        "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+    ):
+        where = made_by.partition(" WHERE ")[2] or "TRUE"
+        by_index, by_table = (
+            connection.execute(f"SELECT COUNT(*) FROM {table} {how} WHERE {where}").get
+            for how in (f"INDEXED BY {index}", "NOT INDEXED")
+        )
+        if by_index != by_table:
+            problems.append(f"{index} has {by_index} of {by_table} rows")
+    orphans = islice(connection.execute("PRAGMA foreign_key_check"), sqlite.MOST_PROBLEMS)
+    return problems + [f"row {row} of {table} belongs to no row of {parent}" for table, row, parent, _ in orphans]
+
 
 # Backups
 
@@ -56,7 +236,8 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
     os.close(handle)
     part = Path(name)
     try:
-        found = _copy(path, part)
+        sqlite.copy_whole(path, part)
+        found = check(part)
         if not found.sound:
             raise LedgerError(f"the ledger {path} is damaged ({found.problems[0]}), and no backup was made of it")
         with _as_unwritable(target):
@@ -72,27 +253,12 @@ def _refuse_target(path: Path, target: Path, overwrite: bool) -> None:
         raise sqlite.no_ledger(path)
     if path.stat().st_size == 0 and not sqlite.is_log_alone(path):
         raise sqlite.empty_ledger(path)
-    own = [path, lock_path(path), _beside(path, "-wal"), _beside(path, "-shm")]
-    if target.resolve() in [file.resolve() for file in own]:
+    if target.resolve() in [file.resolve() for file in (lock_path(path), *sqlite.files_of(path))]:
         raise LedgerError(f"{target} is the ledger itself: name another file for the backup")
     if target.exists() and not target.is_file():
         raise LedgerError(f"{target} is no file, and nothing to be replaced by one: name a file for the backup")
     if target.exists() and not overwrite:
         raise LedgerError(f"{target} exists already: name another file, or overwrite it with --force")
-
-
-def _copy(path: Path, part: Path) -> Checkup:
-    source = sqlite.open_read_only(path)
-    try:
-        if problems := sqlite.header_problems(source):
-            return Checkup(0, tuple(problems), {}, path.stat().st_size)
-        copy = sqlite.copy_whole(source, part)
-        try:
-            return look_over(copy, part)
-        finally:
-            copy.close()
-    finally:
-        source.close()
 
 
 @contextmanager
@@ -118,10 +284,6 @@ def _flush(path: Path, flags: int) -> None:
         os.close(file)
 
 
-def _beside(path: Path, end: str) -> Path:
-    return path.with_name(path.name + end)
-
-
 # Recovery
 #
 # Of a file of SQLite's, by SQLite's own means: tables of its own, NOT INDEXED and INDEXED BY to go around what is torn.
@@ -135,15 +297,17 @@ MOST_FAILURES = 50_000
 BEYOND = 2**20
 # More completions than these missing in one place is a damaged number, not as many lost ones.
 MOST_MISSING = 100_000
-# Nothing counts so far: greater numbers are damage.
+# Nothing counts so far: greater numbers are damage, and so are those below nothing.
 LARGEST = 2**53
 
-UNKNOWN = "unknown"
+UNKNOWN = QueueKey("unknown", "unknown")
 PAGE_BYTES = 4_096
-PAGE_COUNT = slice(28, 32)  # of the file's header (sqlite.org/fileformat2.html)
+PAGE_COUNT_AT = 28  # in the file's header (sqlite.org/fileformat2.html)
 
-# Results for duplicates, and what was bought and could not be used yet.
-KEPT = ("tombstones", "cache", "answers", "stand_ins")
+# Whether it is paused, the order of polls and deliveries, and which results may be used again.
+FACTS = ("paused", "sequence", "reuse_scope", "reuse_after")
+# What was delivered, results for duplicates, what was bought and could not be used yet, calls in another's stead.
+KEPT = ("tombstones", "answers", "cache", "stand_ins")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,185 +340,136 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
     ledger, or if there is no room for two copies of it; ConfigurationError if it is from a newer release;
     MisplacedLedger if it never was one.
     """
-    with sqlite.as_ledger_error(path):
-        if not path.exists() and not sqlite.is_log_alone(path):
-            raise sqlite.no_ledger(path)  # before a folder is made, for the lock
-        sqlite.refuse_misplaced(path)  # before a lock file is made beside what others may need as it is
-        locks = SlotLocks(path)
-    with locks:
-        if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():
-            raise LedgerError(f"the ledger {path} is in use: stop the service first")
-        with locks.queue():
-            found = check(path)
-            if found.sound:
-                return Recovery(())
-            with sqlite.as_ledger_error(path):
-                return _recover(path, allowance or Allowance(), found.problems, clock)
-
-
-def _recover(path: Path, allowance: Allowance, problems: tuple[str, ...], clock: Callable[[], float]) -> Recovery:
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.recovery-", dir=path.parent) as name:
-        fresh = Path(name) / "new"
+    found = check(path)
+    if found.sound:
+        return Recovery(())
+    with (
+        sqlite.as_ledger_error(path),
+        alone(path),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.recovery-", dir=path.parent) as folder,
+    ):
+        fresh = Path(folder) / "new"
         sqlite.migrate(fresh)
-        new = sqlite.open_alone(fresh)
-        try:
-            with _open_copy(path, Path(name) / "old", fresh) as damaged:
-                saving = _Saving(new, damaged, clock(), allowance)
-                saving.bring_over()
-        finally:
-            new.close()
+        with (
+            closing(sqlite.open_alone(fresh)) as new,
+            closing(_open_copy(path, Path(folder) / "old", fresh)) as damaged,
+        ):
+            saving = _Saving(new, damaged, clock(), allowance or Allowance())
+            saving.bring_over()
         outcome = check(fresh)
         if not outcome.sound:
             raise LedgerError(f"what was saved of {path} does not make a ledger ({outcome.problems[0]})")
         aside = _set_aside(path, clock())
         _put_in_place(fresh, path)
-    return Recovery(problems, aside, +saving.saved, +saving.lost)
+    return Recovery(found.problems, aside, +saving.saved, +saving.lost)
 
 
 def _set_aside(path: Path, now: float) -> Path:
-    """Give the damaged files a second name, then take the log's first one from it: a new ledger must never meet it.
-
-    Cut off here, the damaged ledger is still in its place, and whole under its new name.
-    """
-    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
-    aside, number = path.with_name(name), 1
-    while aside.exists() or _beside(aside, "-wal").exists():
-        number += 1
-        aside = path.with_name(f"{name}-{number}")
-    for end in ("", "-wal", "-shm"):
-        if (file := _beside(path, end)).exists():
-            try:
-                _beside(aside, end).hardlink_to(file)
-            except OSError:  # not every file system knows second names
-                shutil.copy2(file, _beside(aside, end))
-    for end in ("-wal", "-shm"):
-        _beside(path, end).unlink(missing_ok=True)
+    """Give the damaged files another name; the log's first, because a new ledger must never meet it."""
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}")
+    while any(file.exists() for file in sqlite.files_of(aside)):
+        aside = aside.with_name(f"{aside.name}-2")
+    for file, name in reversed([*zip(sqlite.files_of(path), sqlite.files_of(aside), strict=True)]):
+        if file.exists():
+            file.rename(name)
     return aside
 
 
-@contextmanager
-def _open_copy(path: Path, copy: Path, fresh: Path) -> Iterator[_Damaged]:
+def _open_copy(path: Path, copy: Path, fresh: Path) -> _Damaged:
     """A copy that can be read, if need be with the first pages of a new ledger, which say where its tables are.
 
     A ledger has its tables in the same places as a new one, unless it was brought up from an older version.
     """
     copy.touch(0o600)
-    if path.exists():
-        shutil.copyfile(path, copy)
-    if _beside(path, "-wal").exists():
-        shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
-    # SQLite would throw the log of an empty file away.
-    damaged = None if sqlite.is_log_alone(copy) else _Damaged.open(copy)
-    if damaged is None:
-        new = sqlite.open_alone(fresh)
+    for file, name in list(zip(sqlite.files_of(path), sqlite.files_of(copy), strict=True))[:2]:
+        if file.exists():
+            shutil.copyfile(file, name)
+    if not sqlite.is_log_alone(copy):  # SQLite would throw the log of an empty file away
+        damaged = _Damaged(copy)
+        if damaged.tables:
+            return damaged
+        damaged.close()
+    _lend_first_pages(fresh, copy)
+    return _Damaged(copy)
+
+
+def _lend_first_pages(fresh: Path, copy: Path) -> None:
+    with closing(sqlite.open_alone(fresh)) as new:
         numbers = [number for (number,) in new.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")]
-        new.close()
-        with copy.open("r+b") as file, fresh.open("rb") as sound:
-            for number in numbers:
-                sound.seek((number - 1) * PAGE_BYTES)
-                page = bytearray(sound.read(PAGE_BYTES))
-                if number == 1:
-                    page[PAGE_COUNT] = struct.pack(">I", max(1, copy.stat().st_size // PAGE_BYTES))
-                file.seek((number - 1) * PAGE_BYTES)
-                file.write(page)
-        damaged = _Damaged.open(copy)
-    damaged = damaged or _Damaged(sqlite.open_alone(Path(":memory:")))  # nothing can be read
-    try:
-        yield damaged
-    finally:
-        try:
-            damaged.connection.close()
-        except sqlite.UNREADABLE:
-            pass  # it could not bring its log into the damaged copy, which is thrown away
+    sound, pages = fresh.read_bytes(), max(1, copy.stat().st_size // PAGE_BYTES)
+    with copy.open("r+b") as file:
+        for at in ((number - 1) * PAGE_BYTES for number in numbers):
+            file.seek(at)
+            file.write(sound[at : at + PAGE_BYTES])
+        file.seek(PAGE_COUNT_AT)
+        file.write(pages.to_bytes(4, "big"))
 
 
 class _Damaged:
     """A damaged file, open for reading. `torn`: tables of which some rows could not be read."""
 
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+    def __init__(self, copy: Path) -> None:
+        self._connection = sqlite.open_alone(copy)
         self.torn: set[str] = set()
-        self.tables = sqlite.tables(connection)
+        self.tables: dict[str, list[str]] = {}
+        with suppress(*sqlite.UNREADABLE):
+            self.tables = sqlite.tables(self._connection)
 
-    @classmethod
-    def open(cls, copy: Path) -> _Damaged | None:
-        """None if it does not even say which tables it has."""
-        connection = None
+    def close(self) -> None:
+        with suppress(*sqlite.UNREADABLE):  # it cannot bring its log into the damaged copy, which is thrown away
+            self._connection.close()
+
+    def ask(self, table: str, query: str, bindings: Sequence[object] = ()) -> Iterator[Row]:
+        """The rows that a query of one table gives, from its beginning until that fails."""
         try:
-            connection = sqlite.open_alone(copy)
-            damaged = cls(connection)
-            if damaged.tables:
-                return damaged
+            yield from self._connection.execute(query, bindings)
         except sqlite.UNREADABLE:
-            pass
-        if connection is not None:
-            connection.close()
-        return None
+            self.torn.add(table)
 
-    def _columns(self, table: str, wanted: Sequence[str]) -> list[str]:
-        return [column for column in wanted if column in self.tables.get(table, ())]
+    def rows(self, table: str, *columns: str) -> Iterator[Record]:
+        """Rows of a small table of any kind, from its beginning until that fails."""
+        known = [column for column in columns if column in self.tables.get(table, ())]
+        for row in self.ask(table, f"SELECT {', '.join(known)} FROM {table} NOT INDEXED"):
+            yield dict(zip(known, row, strict=True))
 
-    def numbered(self, table: str, wanted: Sequence[str], key: str) -> Iterator[Record]:
+    def numbered(self, table: str, key: str, *columns: str) -> Iterator[Record]:
         """Rows of a table by `key`, the name of its rowid: each once, from both ends, then around what is torn.
 
         SQLite goes down a tree and fails where a page on its way is damaged; what lies to both sides is still there.
         """
-        columns = self._columns(table, wanted)
-        if key not in columns:
+        known = [column for column in (key, *columns) if column in self.tables.get(table, ())]
+        if key not in known:
             self.torn.add(table)
             return
-        read = f"SELECT {key}, {', '.join(columns)} FROM {table} NOT INDEXED WHERE {key} BETWEEN ? AND ? ORDER BY {key}"
-        ranges, failures = deque([(-(2**63), 2**63 - 1)]), 0
+        read = f"SELECT {', '.join(known)} FROM {table} NOT INDEXED WHERE {key} BETWEEN ? AND ? ORDER BY {key}"
+        ranges, failures = deque([(0, LARGEST)]), 0
         while ranges and failures < MOST_FAILURES:
             low, high = ranges.popleft()
             for direction in ("ASC", "DESC"):
                 try:
-                    for number, *row in self.connection.execute(f"{read} {direction}", (low, high)):
+                    for number, *row in self._connection.execute(f"{read} {direction}", (low, high)):
                         if not low <= number <= high:
                             raise OverflowError  # a damaged tree may lead back to where it came from
                         low, high = (number + 1, high) if direction == "ASC" else (low, number - 1)
-                        yield dict(zip(columns, row, strict=True))
+                        yield dict(zip(known, (number, *row), strict=True))
                     break
                 except sqlite.UNREADABLE:
                     self.torn.add(table)
                     failures += 1
             else:
-                if high == 2**63 - 1:  # nothing could be read from the end
-                    high = max(low, 0) + BEYOND
-                    if (last := self._sequence()) < LARGEST:
-                        high = max(high, last)
+                if high == LARGEST:  # nothing could be read from the end
+                    last = next(self.ask("tasks", "SELECT seq FROM sqlite_sequence WHERE name = 'tasks'"), (0,))[0]
+                    high = max(low + BEYOND, last if _is_number(last) else 0)
                 if low < high:
                     middle = (low + high) // 2
                     ranges += [(low, middle), (middle + 1, high)]
-
-    def _sequence(self) -> int:
-        try:
-            return int(self.connection.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'tasks'").get)
-        except (*sqlite.UNREADABLE, TypeError, ValueError):
-            return 0
-
-    def all(self, table: str, wanted: Sequence[str]) -> Iterator[Record]:
-        """Rows of a small table of any kind, from its beginning until that fails."""
-        columns = self._columns(table, wanted)
-        try:
-            for row in self.connection.execute(f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"):
-                yield dict(zip(columns, row, strict=True))
-        except sqlite.UNREADABLE:
-            self.torn.add(table)
-
-    def index(self, table: str, index: str, columns: str) -> Iterator[Row]:
-        """What an index alone knows, until that fails: also of rows that cannot be read themselves."""
-        try:
-            yield from self.connection.execute(f"SELECT {columns} FROM {table} INDEXED BY {index}")
-        except sqlite.UNREADABLE:
-            self.torn.add(index)
 
 
 class _Saving:
     """A new ledger that is being filled: a row enters only if the new ledger's own rules let it."""
 
     def __init__(self, new: Any, damaged: _Damaged, now: float, allowance: Allowance) -> None:
-        self._new = new
+        self._new, self._tables = new, sqlite.tables(new)
         self._damaged = damaged
         self._now = now
         self._allowance = allowance
@@ -362,29 +477,39 @@ class _Saving:
         self.lost: Counter[str] = Counter()
 
     def bring_over(self) -> None:
-        self._new.execute("PRAGMA foreign_keys = ON")
-        self._new.execute("BEGIN IMMEDIATE")
-        for record in self._damaged.all("ledger", self._columns("ledger")):
-            self._refuse_newer(record.get("version"))
-            self._enter_facts(record | {"version": VERSION})
-        in_hand = self._bring_results()
-        self._bring_completions(in_hand)
-        for table in KEPT:
-            for record in self._damaged.all(table, self._columns(table)):
-                saved = self._enter(table, record)
-                if table == "tombstones":
-                    (self.saved if saved else self.lost)[table] += 1
-                if table == "stand_ins" and not saved:
-                    self._damaged.torn.add(table)
-        if "stand_ins" in self._damaged.torn:
-            count_stand_ins(self._new, UNKNOWN_PROVIDER, self._now, ALL_SENT)
-        self._bring_money()
-        self._new.execute(
-            "UPDATE ledger SET sequence = (SELECT MAX(number) FROM (SELECT sequence AS number FROM ledger"
-            " UNION ALL SELECT entered_sequence FROM tasks UNION ALL SELECT sequence FROM tombstones"
-            " UNION ALL SELECT 0) AS those)"
-        )
-        self._new.execute("COMMIT")
+        with self._new:
+            self._bring_facts()
+            self._bring_completions(self._bring_results())
+            for table in KEPT:
+                for record in self._damaged.rows(table, *self._tables[table]):
+                    saved = self._enter((table, record))
+                    if table == "tombstones":
+                        (self.saved if saved else self.lost)[table] += 1
+                    if table == "stand_ins" and not saved:
+                        self._damaged.torn.add(table)
+            if "stand_ins" in self._damaged.torn:
+                limits.count_stand_ins(self._new, limits.UNKNOWN, self._now, limits.ALL_SENT)
+            self._bring_money()
+            self._new.execute(
+                "UPDATE ledger SET sequence = (SELECT MAX(number) FROM (SELECT sequence AS number FROM ledger"
+                " UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT 0) AS those)"
+            )
+
+    def _bring_facts(self) -> None:
+        for facts in self._damaged.rows("ledger", "version", *FACTS):
+            self._refuse_newer(facts.pop("version", None))
+            for name, value in facts.items():
+                with suppress(*sqlite.SENSELESS):
+                    self._new.execute(f"UPDATE ledger SET {name} = ?", (value,))
+
+    def _refuse_newer(self, version: object) -> None:
+        """A number may be damage; one with tables or columns that this release does not know is none."""
+        if isinstance(version, int) and version > VERSION:
+            for table, columns in self._damaged.tables.items():
+                if not table.startswith("sqlite_") and set(columns) - set(self._tables.get(table, ())):
+                    raise ConfigurationError(
+                        [f"the ledger has version {version}, this release knows {VERSION}: recover it with that one"]
+                    )
 
     def _bring_results(self) -> int:
         """Results with their tasks, which cannot be bought again for nothing; how many claims were in hand.
@@ -392,150 +517,112 @@ class _Saving:
         Tasks that are still to be run are not brought over: the task API lists them again.
         """
         damaged = self._damaged
-        for queue in damaged.numbered("queues", self._columns("queues"), "id"):
-            self._enter("queues", queue)
-        tasks = {task["seq"]: task for task in damaged.numbered("tasks", self._columns("tasks"), "seq")}
+        queues = {
+            number: QueueKey(*key)
+            for number, *key in damaged.ask("queues", "SELECT id, type, model, failed_at FROM queues NOT INDEXED")
+            if all(isinstance(name, str) for name in key)
+        }
         # What an index remembers of rows that cannot be read: of a task, its id is enough to deliver its result.
-        ids: dict[int, str] = dict(damaged.index("tasks", "sqlite_autoindex_tasks_1", "seq, id"))
+        by_index = damaged.ask("tasks", "SELECT seq, id FROM tasks INDEXED BY sqlite_autoindex_tasks_1")
+        tasks: dict[int, Record] = {seq: {"id": task_id} for seq, task_id in by_index}
+        tasks |= {task["seq"]: task for task in damaged.numbered("tasks", "seq", "id", "queue", "state", "fingerprint")}
+        claimed = {seq for (seq,) in damaged.ask("tasks", "SELECT seq FROM tasks INDEXED BY tasks_claimed")}
+        claimed |= {seq for seq, task in tasks.items() if task.get("state") == TaskState.CLAIMED}
         bought: set[int] = set()
-        for result in damaged.numbered("results", self._columns("results"), "seq"):
+        for result in damaged.numbered("results", *self._tables["results"]):
             seq = result["seq"]
-            task = {"seq": seq, "id": ids.get(seq), "queue": None, "entered_sequence": 0, "entered_at": self._now}
-            task |= tasks.get(seq, {})
+            task = tasks.get(seq, {})
             dead = task.get("state") == TaskState.DEAD and result.get("refusal") and result.get("refused_at")
-            task |= {"state": TaskState.DEAD if dead else TaskState.FINISHED, "slot": None, "world": None}
-            task |= {"duplicate_of": None, "is_suspect": 0}
-            if self._enter_result(task, result):
+            entry = {
+                "seq": seq,
+                "id": task.get("id"),
+                "queue": queue_id(self._new, queues.get(task.get("queue"), UNKNOWN)),
+                "state": TaskState.DEAD if dead else TaskState.FINISHED,
+                "fingerprint": task.get("fingerprint"),
+                "entered_sequence": 0,
+                "entered_at": self._now,
+            }
+            if _is_result(result.get("body")) and self._enter(("tasks", entry), ("results", result)):
                 bought.add(seq)
                 self.saved["dead letters" if dead else "results"] += 1
-        for seq in (tasks.keys() | ids.keys()) - bought:
-            was_run = tasks.get(seq, {}).get("state") in (TaskState.FINISHED, TaskState.DEAD)
+        for seq in tasks.keys() - bought:
+            was_run = tasks[seq].get("state") in (TaskState.FINISHED, TaskState.DEAD)
             self.lost["results" if was_run else "tasks"] += 1
-        claimed = {seq for seq, task in tasks.items() if task.get("state") == TaskState.CLAIMED}
-        claimed.update(seq for (seq,) in damaged.index("tasks", "tasks_claimed", "seq"))
         return len(claimed - bought)
-
-    def _enter_result(self, task: Record, result: Record) -> bool:
-        """A result and its task, both or neither."""
-        if not (_is_number(task["seq"]) and _is_number(task["entered_sequence"]) and _is_result(result.get("body"))):
-            return False
-        if not self._new.execute("SELECT 1 FROM queues WHERE id = ?", (task["queue"],)).get:
-            unknown = {"type": UNKNOWN, "model": UNKNOWN}
-            self._enter("queues", unknown, "ON CONFLICT (type, model, failed_at) DO NOTHING")
-            task["queue"] = self._new.execute("SELECT id FROM queues WHERE type = ?", (UNKNOWN,)).get
-        if not self._enter("tasks", task):
-            return False
-        if not self._enter("results", result):
-            self._new.execute("DELETE FROM tasks WHERE seq = ?", (task["seq"],))
-            return False
-        return True
 
     def _bring_completions(self, in_hand: int) -> None:
         """The memory of the limits: what is missing in it counts all the same, as late as it can have been.
 
         So do the `in_hand` claims: they may have been sent, and nobody is left to count them later.
         """
-        table = "task_completions"
-        rows = {row["id"]: row for row in self._damaged.numbered(table, self._columns(table), "id")}
-        times = {number: row.get("completed_at") for number, row in rows.items()}
-        history = mended({number: at for number, at in times.items() if isinstance(at, float)}, self._now)
-        windows = list(self._damaged.all("rate_limits", self._columns("rate_limits")))
-        missing = missing_since(windows, [at for at, _ in history], self._now)
-        if missing is None:  # nobody knows how many there were
-            missing = max(self._allowance.limits.values(), default=0) if self._damaged.torn & {table} else 0
-        history += [(self._now, None)] * (missing + in_hand)
-        before = None
-        for at, number in history:
-            if at >= self._now - LONGEST_WINDOW_SECONDS:
-                row = rows.get(number, {}) if number is not None else {}
-                named = {name: row.get(name, "") for name in ("task_type", "task_id")}
-                self._enter(table, {"completed_at": at, "is_first": int(at != before), **named})
-                (self.lost if number is None else self.saved)["completions"] += 1
-                before = at
-        self.lost["completions"] -= in_hand  # they are counted, and are no loss
+        damaged, now = self._damaged, self._now
+        found = {
+            row["id"]: row.get("completed_at") for row in damaged.numbered("task_completions", "id", "completed_at")
+        }
+        times = mended(found, now)
+        windows = damaged.ask(
+            "rate_limits",
+            "SELECT current_count, unixepoch(window_start) FROM rate_limits WHERE typeof(current_count) = 'integer'"
+            " AND unixepoch(window_start) <= ?1 AND unixepoch(window_end) > ?1",
+            (now,),
+        )
+        more = [count - sum(at >= start for at in times) for count, start in windows]
+        if believed := [each for each in more if each <= MOST_MISSING]:
+            missing = max(0, *believed)
+        else:  # nobody knows how many there were
+            missing = max(self._allowance.limits.values(), default=0) if "task_completions" in damaged.torn else 0
+        self.lost["completions"] = len(times) - len(found) + missing
+        self.saved["completions"] = len(found)
+        times += [now] * (missing + in_hand)
+        self._new.executemany(
+            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, '', '', ?)",
+            ((at, int(at != before)) for before, at in pairwise([-1.0, *times]) if at >= now - LONGEST_WINDOW_SECONDS),
+        )
 
     def _bring_money(self) -> None:
         """What was spent, and what calls in hand may cost; where that is not all there was, it was all that may be."""
-        whole = True
+        whole, allowance = True, self._allowance
         for table in ("spending", "reservations"):
-            for record in self._damaged.all(table, self._columns(table)):
+            for record in self._damaged.rows(table, *self._tables[table]):
                 # An amount less than nothing would let the others be spent twice.
-                whole &= _is_number(record.get("nano")) and self._enter(table, record)
-        allowance = self._allowance
+                whole &= _is_number(record.get("nano")) and self._enter((table, record))
         for currency, nano in self._new.execute("DELETE FROM reservations RETURNING currency, nano").fetchall():
-            spend(self._new, currency, nano, self._now, allowance.zone)  # those calls may have been made
+            budgets.spend(self._new, currency, nano, self._now, allowance.zone)  # those calls may have been made
         if not whole or self._damaged.torn & {"spending", "reservations"}:
-            left = left_nano(self._new, allowance.currency, allowance.budgets, self._now, allowance.zone)
+            left = budgets.left_nano(self._new, allowance.currency, allowance.budgets, self._now, allowance.zone)
             if left:
-                spend(self._new, allowance.currency, max(left.values()), self._now, allowance.zone)
+                budgets.spend(self._new, allowance.currency, max(left.values()), self._now, allowance.zone)
                 self.lost["budgets"] = len(left)
 
-    def _columns(self, table: str) -> list[str]:
-        return [name for (name,) in self._new.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-
-    def _enter_facts(self, record: Record) -> None:
-        """The row of the table `ledger`, instead of the new one's: what it does not say is as in a new ledger."""
-        said = {name: value for name, value in record.items() if value is not None}
-        updates = ", ".join(f"{name} = excluded.{name}" for name in self._columns("ledger") if name != "one")
-        self._enter("ledger", said, f"ON CONFLICT (one) DO UPDATE SET {updates}")
-
-    def _enter(self, table: str, record: Record, otherwise: str = "") -> bool:
-        """Whether the new ledger took it."""
-        marks = ", ".join("?" for _ in record)
-        insert = f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks}) {otherwise}"
+    def _enter(self, *rows: tuple[str, Record]) -> bool:
+        """Whether the new ledger took them: all, or none."""
         try:
-            self._new.execute(insert, tuple(record.values()))
+            with self._new:
+                for table, record in rows:
+                    marks = ", ".join("?" for _ in record)
+                    self._new.execute(
+                        f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks})", tuple(record.values())
+                    )
         except sqlite.SENSELESS:
             return False
         return True
 
-    def _refuse_newer(self, version: object) -> None:
-        """A number may be damage; one with tables or columns that this release does not know is none."""
-        if isinstance(version, int) and version > VERSION:
-            for table, columns in self._damaged.tables.items():
-                if not table.startswith("sqlite_") and set(columns) - set(self._columns(table)):
-                    raise ConfigurationError(
-                        [f"the ledger has version {version}, this release knows {VERSION}: recover it with that one"]
-                    )
 
+def mended(found: Mapping[int, Any], now: float) -> list[float]:
+    """When each completion was, in order, by what could be read of them: number and time.
 
-def mended(times: Mapping[int, float], now: float) -> list[tuple[float, int | None]]:
-    """(time, number) of every completion in order, number None for those that were missing.
-
-    Completions are numbered without a gap, and their times never decrease: a number that is missing was once one
-    between its neighbours, and counts with the later one. `times` by number is what could be read of them.
+    They are numbered without a gap, and their times never decrease: a number that is missing was once one between its
+    neighbours, and counts with the later one. So does one whose time makes no sense.
     """
-    rows = [(number, min(at, now)) for number, at in sorted(times.items()) if number > 0 and at >= 0]
-    found: list[tuple[float, int | None]] = []
-    before, before_at = (rows[0][0] - 1 if rows else 0), 0.0
+    rows = [(number, min(at, now)) for number, at in sorted(found.items()) if isinstance(at, float) and at >= 0]
+    times: list[float] = []
+    before = rows[0][0] - 1 if rows else 0
     for (number, at), (_, after) in pairwise([*rows, (0, now)]):
-        if before_at <= at and (at <= after or after < before_at):  # else its time is damaged: as good as missing
-            missing = number - before - 1
-            found += [(at, None)] * (missing if missing <= MOST_MISSING else 0)
-            found.append((at, number))
-            before, before_at = number, at
-    missing = rows[-1][0] - before if rows else 0
-    return found + [(now, None)] * (missing if missing <= MOST_MISSING else 0)
-
-
-def missing_since(windows: Collection[Mapping[str, Any]], times: Sequence[float], now: float) -> int | None:
-    """How many completions more than these there were, by the counts of `rate_limits` in the windows that hold now.
-
-    None where none of them can be read.
-    """
-    missing = []
-    for window in windows:
-        try:
-            start, end = (
-                datetime.strptime(window[name], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
-                for name in ("window_start", "window_end")
-            )
-            count = int(window["current_count"])
-        except (KeyError, ValueError, TypeError):
-            continue  # damaged as well
-        if start <= now < end and (more := count - sum(at >= start for at in times)) <= MOST_MISSING:
-            missing.append(max(0, more))
-    return max(missing, default=None)
+        if (times or [0.0])[-1] <= at <= after:
+            gap = number - before
+            times += [at] * (gap if gap <= MOST_MISSING else 1)
+            before = number
+    return times + [now] * (rows[-1][0] - before if rows else 0)
 
 
 def _is_result(body: object) -> bool:

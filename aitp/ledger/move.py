@@ -14,10 +14,9 @@ from typing import Any, Protocol
 
 from aitp.errors import LedgerError
 from aitp.ledger import postgresql, sqlite
-from aitp.ledger.engine import Connection, Cursor, Fleet, Place, Row, lock_file, migrate
+from aitp.ledger.engine import Connection, Cursor, Fleet, Place, Row, alone, migrate
 from aitp.ledger.hosts import holders
-from aitp.ledger.integrity import broken_promises, check
-from aitp.ledger.locks import MASTER_SLOT, SlotLocks
+from aitp.ledger.maintenance import broken_promises, check
 from aitp.ledger.schema import VERSION
 
 # What a fleet knows of its hosts is its own. So is a machine's start: by another one's, a clock that was set looks like
@@ -144,7 +143,7 @@ def _refuse_other_version(place: Place, version: int) -> None:
 @contextmanager
 def _source(place: Place) -> Iterator[_Side]:
     """One state of it, in which nobody changes anything meanwhile."""
-    with _unused(place):
+    with alone(place):
         if isinstance(place, Fleet):
             with postgresql.alone(place) as statements:
                 _refuse_slots(statements, place)
@@ -159,7 +158,7 @@ def _source(place: Place) -> Iterator[_Side]:
 @contextmanager
 def _target(place: Place) -> Iterator[_Side]:
     """A ledger, made if need be, and a transaction that is on disk when this is over."""
-    with _unused(place) as locks:
+    with alone(place) as locks:
         if isinstance(place, Fleet):
             _refuse_other_version(place, max(migrate(place), VERSION))
             with postgresql.alone(place) as statements:
@@ -175,20 +174,6 @@ def _target(place: Place) -> Iterator[_Side]:
                 yield _File(database.connection)
                 database.connection.execute("COMMIT")
                 database.flush()
-
-
-@contextmanager
-def _unused(place: Place) -> Iterator[SlotLocks]:
-    """Keep this host's processes away from it. Raises LedgerError if there are any."""
-    try:
-        locks = SlotLocks(lock_file(place))
-    except OSError as error:
-        raise LedgerError(f"{lock_file(place).parent} cannot be used: {error.strerror or error}") from error
-    with locks:
-        if not locks.acquire(MASTER_SLOT, 0) or locks.any_held_elsewhere():
-            raise LedgerError(f"the ledger {place} is in use: stop the service first")
-        with locks.queue():
-            yield locks
 
 
 def _refuse_slots(connection: Connection, place: Fleet) -> None:

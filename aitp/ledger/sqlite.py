@@ -11,13 +11,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import apsw
 
-from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
+from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
@@ -400,48 +400,29 @@ def open_read_only(path: Path) -> apsw.Connection:
 
 
 def open_to_check(path: Path) -> apsw.Connection:
-    """A connection that leaves the ledger as it is, and sees all that is wrong with it.
+    """A connection that leaves the ledger as it is, and sees all that is wrong with it. Raises apsw.Error as it is.
 
     SQLite looks at no CHECK where a file was opened to be read only (sqlite3AddCheckConstraint in build.c).
     """
-    with as_ledger_error(path):
-        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-
-
-def open_alone(path: Path) -> apsw.Connection:
-    """A plain connection to a file that no other process knows of. Raises apsw.Error as it is."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA synchronous = OFF")  # flushed as a whole, before it gets a name
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 
-def copy_whole(source: apsw.Connection, part: Path) -> apsw.Connection:
-    """SQLite's online backup: all pages in one read transaction, which keeps no writer waiting; open, to look over."""
-    with as_ledger_error(part):
-        copy = apsw.Connection(str(part), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            with copy.backup("main", source, "main") as pages:
-                pages.step()
-            # Else it would grow a log beside it as soon as it is read.
-            copy.execute("PRAGMA journal_mode = DELETE")
-        except BaseException:
-            copy.close()
-            raise
-        return copy
+def open_alone(path: Path) -> apsw.Connection:
+    """A plain connection to a file that no other process knows of."""
+    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
 
 
-def refuse_misplaced(path: Path) -> None:
-    """Raise MisplacedLedger for what never was a ledger. Of one that is damaged, only whoever opens it is told."""
-    refuse_no_file(path)
-    try:
-        open_to_check(path).close()
-    except MisplacedLedger:
-        raise
-    except LedgerError:
-        pass
+def copy_whole(path: Path, part: Path) -> None:
+    """SQLite's online backup: all pages in one read transaction, which keeps no writer waiting."""
+    with closing(open_read_only(path)) as source, as_ledger_error(part), closing(open_alone(part)) as copy:
+        if problems := header_problems(source):
+            raise damaged(path, problems[0])  # of which a copy would know nothing
+        with copy.backup("main", source, "main") as pages:
+            pages.step()
+        # Else it would grow a log beside it as soon as it is read.
+        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
@@ -472,9 +453,14 @@ def _connect_unless_damaged(path: Path) -> apsw.Connection:
 # The integrity check: what is wrong with the file, in words that may be printed
 
 
+def files_of(path: Path) -> tuple[Path, Path, Path]:
+    """A ledger's file, its log, and what SQLite makes anew where it is missing."""
+    return path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
 def is_log_alone(path: Path) -> bool:
     """Whether only the log of a ledger is left. To be asked before SQLite is: it would delete the log."""
-    log = path.with_name(path.name + "-wal")
+    _, log, _ = files_of(path)
     # SQLite takes a file of one byte for an empty one (unixFileSize in os_unix.c).
     return log.exists() and log.stat().st_size > 0 and (not path.exists() or path.stat().st_size <= 1)
 

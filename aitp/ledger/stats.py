@@ -170,7 +170,7 @@ def _reading_file(path: Path) -> Iterator[Connection]:
             yield connection
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
-        from aitp.ledger.integrity import check
+        from aitp.ledger.maintenance import check
 
         if isinstance(error, UnicodeDecodeError) or not check(path, quick=True).sound:
             raise sqlite.unlike_a_ledger(path, error) from error

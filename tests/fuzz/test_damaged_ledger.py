@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
-from aitp.ledger.integrity import check
-from aitp.ledger.maintenance import Allowance, back_up, recover
+from aitp.ledger.maintenance import Allowance, back_up, check, recover
 from aitp.ledger.stats import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived

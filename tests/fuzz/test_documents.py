@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.ledger import Malformed
-from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import check
 from aitp.process.relay import TASK_ID, read_document
 from aitp.taskapi.pages import ArraySplitter, NotAnArray
 from aitp.tasks import NewTask, TaskType

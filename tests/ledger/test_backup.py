@@ -10,8 +10,7 @@ import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger import Ledger, LedgerConfig
-from aitp.ledger.integrity import check
-from aitp.ledger.maintenance import back_up
+from aitp.ledger.maintenance import back_up, check
 from tests.ledger.damage import closed, lived, overwrite, pages_of
 from tests.ledger.processes import Process
 from tests.ledger.world import WORKER, World, terms

@@ -9,8 +9,7 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import prepare
-from aitp.ledger.integrity import check
-from aitp.ledger.maintenance import back_up, recover
+from aitp.ledger.maintenance import back_up, check, recover
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of
 from tests.ledger.world import World

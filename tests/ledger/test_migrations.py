@@ -11,7 +11,7 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, DeliveryOutcome, Failure, Ledger, LedgerConfig, Malformed, Report, prepare
-from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import check
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, VERSION
 from aitp.ledger.stats import snapshot
 from aitp.policy.costs import Bill, Pricing
@@ -72,7 +72,7 @@ def release(monkeypatch: pytest.MonkeyPatch, *migrations: str) -> int:
     """From here on this is a release that has these migrations as well; its version."""
     version = VERSION + len(migrations)
     monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", (*MIGRATIONS, *migrations))
-    for module in ("sqlite", "integrity", "stats", "claims", "inbox", "ledger"):
+    for module in ("sqlite", "maintenance", "stats", "claims", "inbox", "ledger"):
         monkeypatch.setattr(f"aitp.ledger.{module}.VERSION", version)
     return version
 

@@ -17,8 +17,8 @@ from aitp.errors import LedgerError
 from aitp.ledger import move as moving
 from aitp.ledger import prepare, session, sqlite
 from aitp.ledger.engine import Fleet, Row, open_database
-from aitp.ledger.integrity import check
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
+from aitp.ledger.maintenance import check
 from aitp.ledger.move import STAYING, move
 from aitp.ledger.schema import VERSION
 from aitp.tasks import Ending, Health

@@ -13,9 +13,8 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
 from aitp.ledger import Ledger, LedgerConfig, prepare
-from aitp.ledger.integrity import check
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.maintenance import back_up, recover
+from aitp.ledger.maintenance import back_up, check, recover
 from aitp.ledger.sqlite import NO_TABLE, version_of
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import closed, copy_of, lived

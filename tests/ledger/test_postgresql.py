@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, DeliveryOutcome, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
 from aitp.ledger.engine import Fleet
-from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import check
 from aitp.ledger.postgresql import QUEUE, look_over
 from aitp.ledger.schema import MIGRATIONS, VERSION, translated
 from aitp.ledger.session import numbered

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from aitp.ledger import IdleReason, prepare
-from aitp.ledger.integrity import check
 from aitp.ledger.limits import ALL_SENT, day_of, stand_ins_sent
-from aitp.ledger.maintenance import Allowance, Recovery, recover
+from aitp.ledger.maintenance import Allowance, Recovery, check, recover
 from aitp.policy.costs import Pricing
 from aitp.prices import Price
 from tests.ledger.conftest import Create
@@ -144,4 +143,18 @@ def test_limits_of_which_nothing_can_be_read_are_used_up(spender: World) -> None
     assert world.completions() == 1_000 + 4
     world.admit("again")
     assert world.idle().because is IdleReason.LIMIT
+    world.close()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["window_start = 'yesterday'", "window_end = ''", "window_end = window_start", "current_count = 1099511627776"],
+)
+def test_a_mirror_that_makes_no_sense_tells_nothing(spender: World, nonsense: str) -> None:
+    spender.change(f"UPDATE rate_limits SET {nonsense}")
+    path = closed(spender)
+    lose(path, "task_completions")
+    world, outcome = recovered(path, spender.clock, dataclasses.replace(ALLOWANCE, limits={"month": 1_000}))
+
+    assert outcome.lost["completions"] == 1_000
     world.close()

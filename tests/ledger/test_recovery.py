@@ -12,8 +12,7 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
-from aitp.ledger.integrity import check
-from aitp.ledger.maintenance import KEPT, back_up, recover
+from aitp.ledger.maintenance import KEPT, back_up, check, recover
 from aitp.ledger.schema import VERSION
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
@@ -224,7 +223,7 @@ def test_a_sound_ledger_stays_as_it_is(damaged: Path, clock: Clock) -> None:
 
 @pytest.mark.parametrize("slot", [0, RELAY, WORKER, 1_100])
 def test_a_ledger_in_use_is_left_alone(world: World, slot: int) -> None:
-    world.admit("a")
+    world.change("DELETE FROM polls")
 
     assert world.ledger.locks.acquire(slot, 0)
     read, write = os.pipe()

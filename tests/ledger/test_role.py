@@ -8,7 +8,7 @@ import psycopg
 from pydantic import SecretStr
 
 from aitp.ledger.engine import Fleet
-from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import check
 from aitp.ledger.postgresql import look_over
 from tests.ledger.world import World, prepared
 from tests.services.postgres import PostgreSQL

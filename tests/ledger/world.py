@@ -35,7 +35,7 @@ from aitp.ledger import (
 )
 from aitp.ledger.duplicates import fingerprint
 from aitp.ledger.engine import Database, Fleet, Place
-from aitp.ledger.integrity import check
+from aitp.ledger.maintenance import check
 from aitp.ledger.postgresql import PostgreSQLDatabase
 from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.costs import Pricing
