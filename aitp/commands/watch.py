@@ -275,7 +275,7 @@ def watch_status(interval: float, *, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
     from rich.live import Live
 
-    from aitp.process.master import wait_for_signal
+    from aitp.process.child import wait_for_signal
 
     own, console, pace = _own_settings(), screen(), Pace()
     on_screen = console.is_terminal and not console.is_dumb_terminal and not as_json

@@ -15,7 +15,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -33,6 +33,7 @@ RECORD_SECONDS = 3600.0  # a disk that hangs (a failing one, a network under it)
 EXIT_QUIT = 128 + signal.SIGQUIT
 # Wall clocks step, machines are suspended: nobody sleeps on one look at the clock for longer.
 LONGEST_WAIT_SECONDS = 60.0
+SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
 CALLS_OF_A_CLAIM = 3  # with a repair, and a text that is cut and sent again
 
 log = get_logger(__name__)
@@ -100,12 +101,11 @@ class Inherited:
 
 
 class Child:
-    """A child's own view. `cause` is what ended the process that held the slot before."""
+    """A child's own view."""
 
-    def __init__(self, slot: int, settings: Settings, cause: Cause, inherited: Inherited) -> None:
+    def __init__(self, slot: int, settings: Settings, inherited: Inherited) -> None:
         self.slot = slot
         self.role: Role = role_of(slot)
-        self.cause = cause
         self.locks = SlotLocks(lock_file(settings.ledger))
         self.poll_asked = False  # USR1 came: poll now. The reader resets it.
         self._settings = settings
@@ -208,7 +208,8 @@ class Child:
         if line is not None:
             self._sleep.unregister(line)
         notified = self._notifier.drain(self.slot)
-        _empty(self._signals)
+        with suppress(BlockingIOError):
+            os.read(self._signals, 65_536)  # all that a pipe holds
         self._pass_on(notified - 1)  # two notified one of us: another has work to do as well
 
     def take_slot(self) -> bool:
@@ -277,7 +278,7 @@ def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherit
         inherited.after_fork()
         withhold()  # nobody loads settings here again
         name_process(f"aitp {role_of(slot).value} {slot}")
-        child = Child(slot, settings, cause, inherited)
+        child = Child(slot, settings, inherited)
         child.listen()
         configure(settings.log_level, settings.log_format, slot=slot)
         if child.take_slot():
@@ -296,7 +297,22 @@ def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherit
         os._exit(code)  # whatever happens: a child never runs on in the master's code
 
 
-def _empty(descriptor: int) -> None:
-    with suppress(BlockingIOError):
-        while len(os.read(descriptor, 512)) == 512:
-            pass
+def wait_for_signal(signals: Iterable[signal.Signals], seconds: float) -> signal.Signals | None:
+    """The next of `signals`, all of which are blocked; None if none comes within `seconds`. Borrows SIGALRM's timer.
+
+    It does not leave the time to sigtimedwait: where that is interrupted (by a stop and SIGCONT, signal(7)) and its
+    time is up meanwhile, CPython (3.11) returns memory that nobody has written as the signal that was heard.
+    """
+    if seconds <= 0:
+        told = signal.sigtimedwait(signals, 0)  # sleeps not, and is never interrupted
+        return None if told is None else signal.Signals(told.si_signo)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGALRM,))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, SOONEST_SECONDS))
+        heard = signal.Signals(signal.sigwaitinfo((*signals, signal.SIGALRM)).si_signo)
+    finally:
+        # Also when another signal's handler raises: an alarm that came later would end the process.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.sigtimedwait((signal.SIGALRM,), 0)  # it may have fired just before
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return None if heard is signal.SIGALRM else heard

@@ -24,7 +24,8 @@ from aitp.hardening import Parent
 from aitp.ledger import Cause, SlotLocks
 from aitp.ledger.engine import lock_file
 from aitp.logs import configure, get_logger
-from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child
+from aitp.process import start
+from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, wait_for_signal
 from aitp.process.models import ModelPuller
 from aitp.process.scoreboard import (
     LAST_SLOT,
@@ -40,48 +41,17 @@ from aitp.process.scoreboard import (
     scoreboard_path,
     slots_of,
 )
-from aitp.process.start import (
-    OTHER_DESCRIPTORS,
-    forget_failed_start,
-    open_locks,
-    own_directory,
-    refuse_few_descriptors,
-    tell_of_failed_start,
-)
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, surroundings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 
 STOPPING_TICK_SECONDS = 1.0
-SOONEST_SECONDS = 0.001  # a timer that is set to nothing never fires
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
-DESCRIPTORS = LAST_SLOT + OTHER_DESCRIPTORS  # a reload may ask for any number of children
-FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
+DESCRIPTORS = LAST_SLOT + start.OTHER_DESCRIPTORS  # a reload may ask for any number of children
 # A child that ends so chose it itself, and not because of a bug.
 ORDERLY_EXITS = frozenset({ExitCode.FINE, ExitCode.AGAIN, EXIT_QUIT, ExitCode.MISCONFIGURED})
 
 log = get_logger(__name__)
-
-
-def wait_for_signal(signals: Iterable[signal.Signals], seconds: float) -> signal.Signals | None:
-    """The next of `signals`, all of which are blocked; None if none comes within `seconds`. Borrows SIGALRM's timer.
-
-    It does not leave the time to sigtimedwait: where that is interrupted (by a stop and SIGCONT, signal(7)) and its
-    time is up meanwhile, CPython (3.11) returns memory that nobody has written as the signal that was heard.
-    """
-    if seconds <= 0:
-        told = signal.sigtimedwait(signals, 0)  # sleeps not, and is never interrupted
-        return None if told is None else signal.Signals(told.si_signo)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGALRM,))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, SOONEST_SECONDS))
-        heard = signal.Signals(signal.sigwaitinfo((*signals, signal.SIGALRM)).si_signo)
-    finally:
-        # Also when another signal's handler raises: an alarm that came later would end the process.
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.sigtimedwait((signal.SIGALRM,), 0)  # it may have fired just before
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return None if heard is signal.SIGALRM else heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,37 +131,27 @@ def _help(work: Callable[[], bool | None], after_fork: Callable[[], None]) -> No
 
 
 @dataclass(slots=True)
-class Respawn:
-    """What is remembered of a slot between two children. `cause` is what ended the last one that had taken it over.
+class Slot:
+    """A slot that a child is wanted in, or was, and its living child (`pid`; 0: it is vacant). Moments are monotonic.
 
-    `unclean`: the next one has to tidy up. It is held back until `not_before` (monotonic): for 1, 2, 4 … seconds while
-    children keep dying early.
+    `told`: to leave, and `killed`: for what cause, by the master. `cause` is what ended the last child that had taken
+    the slot over; `unclean`: the next one has to tidy up. It starts at `not_before`, held back for 1, 2, 4 … seconds
+    while children keep dying early.
     """
 
-    cause: Cause = Cause.STOPPED
-    unclean: bool = False
-    early_deaths: int = 0
-    not_before: float = 0.0
-
-    def hold_back(self, now: float, longest_seconds: float) -> None:
-        self.not_before = now + min(2.0**self.early_deaths, longest_seconds)
-        self.early_deaths = min(self.early_deaths + 1, 16)
-
-    def reset(self) -> None:
-        """Start the next one at once."""
-        self.early_deaths, self.not_before = 0, 0.0
-
-
-@dataclass(slots=True)
-class ChildRecord:
-    """A living child, as its master sees it. `killed` says why, if the master has done so."""
-
-    pid: int
-    slot: int
-    role: Role
-    born: float
+    number: int
+    pid: int = 0
+    born: float = 0.0
     told: bool = False
     killed: Cause | None = None
+    cause: Cause = Cause.STOPPED
+    unclean: bool = False
+    held_back_seconds: float = 0.0
+    not_before: float = 0.0
+
+    @property
+    def role(self) -> Role:
+        return role_of(self.number)
 
 
 class Children:
@@ -199,93 +159,90 @@ class Children:
 
     def __init__(self, roles: Roles, inherited: Inherited) -> None:
         self._roles = roles
-        self._board = inherited.board
-        self._timings = inherited.timings
         self._inherited = inherited
-        self._living: dict[int, ChildRecord] = {}  # by pid
-        self._respawns: dict[int, Respawn] = {}  # by slot
+        self._board, self._timings = inherited.board, inherited.timings
+        self._slots: dict[int, Slot] = {}
         self.wanted: frozenset[int] = frozenset()
 
-    def __len__(self) -> int:
-        return len(self._living)
+    def __iter__(self) -> Iterator[Slot]:
+        return (slot for slot in self._slots.values() if slot.pid)
 
-    def __iter__(self) -> Iterator[ChildRecord]:
-        return iter(self._living.values())
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
     def want(self, settings: Settings) -> None:
         """Be as many as the settings say. Nobody is held back any longer: new settings may have mended it."""
         relays = slots_of(Role.RELAY, settings.relay_processes)
         workers = slots_of(Role.WORKER, settings.concurrency_limit)
         self.wanted = frozenset([*relays, *workers])
-        for slot in (*relays, *workers):
-            self._inherited.notifier.install(slot)
-            self._respawns.setdefault(slot, Respawn()).reset()
+        for number in (*relays, *workers):
+            self._inherited.notifier.install(number)
+            slot = self._slots.setdefault(number, Slot(number))
+            slot.held_back_seconds = slot.not_before = 0.0
 
     @property
     def unclean(self) -> bool:
         """Whether someone may have left things behind for a successor to free."""
-        return any(respawn.unclean for respawn in self._respawns.values())
+        return any(slot.unclean for slot in self._slots.values())
 
     def causes(self, but: frozenset[int]) -> Mapping[int, Cause]:
         """What ended the last child of each slot, `but` excepted."""
-        return {slot: respawn.cause for slot, respawn in self._respawns.items() if slot not in but}
+        return {number: slot.cause for number, slot in self._slots.items() if number not in but}
 
     def fill(self, settings: Settings) -> float:
         """Start children in vacant slots, as far as they may start now; when to look again (monotonic)."""
         now = time.monotonic()
-        vacant = sorted(self.wanted - {child.slot for child in self})
-        due = [slot for slot in vacant if self._respawns[slot].not_before <= now]
-        for slot in due[:FORKS_A_ROUND]:
-            self._start(slot, settings)
-        if len(due) > FORKS_A_ROUND:
-            return now
-        return min((self._respawns[slot].not_before for slot in vacant if slot not in due), default=math.inf)
+        vacant = [slot for number, slot in self._slots.items() if number in self.wanted and not slot.pid]
+        for slot in vacant:
+            if slot.not_before <= now:
+                self._start(slot, settings)
+        return min((slot.not_before for slot in vacant if not slot.pid), default=math.inf)
 
-    def _start(self, slot: int, settings: Settings) -> None:
+    def _start(self, slot: Slot, settings: Settings) -> None:
         now, wall = time.monotonic(), time.time()
-        respawn = self._respawns[slot]
         # The deadline counts from now on: whoever hangs in start-up is overdue like anyone else.
         deadline = now + self._timings.start_seconds
-        self._board.write(Record(slot, state=State.STARTING, started=wall, since=wall, deadline=deadline))
+        self._board.write(Record(slot.number, state=State.STARTING, started=wall, since=wall, deadline=deadline))
         try:
             pid = os.fork()
         except OSError as error:
-            log.error("Cannot fork", reason=error.strerror, child=slot)
-            self._board.write(Record(slot))
-            respawn.not_before = now + self._timings.longest_hold_back_seconds
+            log.error("Cannot fork", reason=error.strerror, child=slot.number)
+            self._board.write(Record(slot.number))
+            slot.not_before = now + self._timings.longest_hold_back_seconds
             return
         if pid == 0:
-            run_child(slot, settings, respawn.cause, self._roles, self._inherited)
-        self._living[pid] = ChildRecord(pid, slot, role_of(slot), now)
-        log.info("Child started", child=slot, role=role_of(slot).value, pid=pid)
+            run_child(slot.number, settings, slot.cause, self._roles, self._inherited)
+        slot.pid, slot.born, slot.told, slot.killed = pid, now, False, None
+        log.info("Child started", child=slot.number, role=slot.role.value, pid=pid)
 
     def reap(self, pid: int, exit_code: int) -> int | None:
-        """A process was reaped: if it was a child, its slot, which is vacant now."""
-        child = self._living.pop(pid, None)
-        if child is None:
+        """A process was reaped: if it was a child, its slot's number, which is vacant now."""
+        slot = next((slot for slot in self if slot.pid == pid), None)
+        if slot is None:
             return None
         now = time.monotonic()
-        last = self._board.read(child.slot)
+        last = self._board.read(slot.number)
         if last.pid != pid:
-            last = Record(child.slot)  # it never came to write its own
+            last = Record(slot.number)  # it never came to write its own
         took_over = last.state in TAKEN_OVER
-        cause = child.killed or (Cause.STOPPED if exit_code in ORDERLY_EXITS else Cause.CRASHED)
-        respawn = self._respawns[child.slot]
+        cause = slot.killed or (Cause.STOPPED if exit_code in ORDERLY_EXITS else Cause.CRASHED)
         if took_over:
-            respawn.cause, respawn.unclean = cause, exit_code != 0
+            slot.cause, slot.unclean = cause, exit_code != 0
         recycled = exit_code == 0 and last.done > 0
-        if child.told or recycled or (took_over and now - child.born >= self._timings.young_seconds):
-            respawn.reset()
+        if slot.told or recycled or (took_over and now - slot.born >= self._timings.young_seconds):
+            slot.held_back_seconds = 0.0
         else:
-            respawn.hold_back(now, self._timings.longest_hold_back_seconds)
-        self._board.write(Record(child.slot))
-        facts = {"child": child.slot, "role": child.role.value, "pid": pid, "exit_code": exit_code}
+            longest = self._timings.longest_hold_back_seconds
+            slot.held_back_seconds = min(max(2 * slot.held_back_seconds, 1.0), longest)
+        slot.pid, slot.not_before = 0, now + slot.held_back_seconds
+        self._board.write(Record(slot.number))
+        facts: dict[str, object] = {"child": slot.number, "role": slot.role.value, "pid": pid, "exit_code": exit_code}
         if exit_code == 0:
             log.info("Child left", **facts)
         else:
-            held_back = round(max(respawn.not_before - now, 0.0), 1)
-            log.warning("Child died", **facts, cause=cause.value, task_id=last.task_id, held_back_seconds=held_back)
-        return child.slot
+            facts |= {"cause": cause.value, "task_id": last.task_id, "held_back_seconds": slot.held_back_seconds}
+            log.warning("Child died", **facts)
+        return slot.number
 
     def kill_overdue(self, resume_grace_until: float) -> float:
         """Kill whoever should have ended a step some time ago; when to look again (monotonic)."""
@@ -294,31 +251,31 @@ class Children:
         for child in self:
             if child.killed is not None:
                 continue
-            record = self._board.read(child.slot)
+            record = self._board.read(child.number)
             moment = max(record.deadline + self._timings.slack_seconds, resume_grace_until)
             if moment > now:
                 again = min(again, moment)
-                continue
-            text = "Child overran its deadline and is killed"
-            log.error(text, child=child.slot, pid=child.pid, state=record.state.name, task_id=record.task_id)
-            self._kill(child, Cause.DEADLINE)
+            else:
+                text = "Child overran its deadline and is killed"
+                log.error(text, child=child.number, pid=child.pid, state=record.state.name, task_id=record.task_id)
+                self._kill(child, Cause.DEADLINE)
         return again
 
-    def give_up(self, children: Iterable[ChildRecord]) -> None:
+    def give_up(self, children: Iterable[Slot]) -> None:
         """Kill those who are left when the grace is over."""
         for child in children:
             if child.killed is None:
-                task_id = self._board.read(child.slot).task_id
+                task_id = self._board.read(child.number).task_id
                 text = "Grace is over, child is killed: what it had in hand goes back and may be bought again"
-                log.warning(text, child=child.slot, task_id=task_id)
+                log.warning(text, child=child.number, task_id=task_id)
                 self._kill(child, Cause.STOPPED)
 
-    def tell(self, child: ChildRecord, signum: signal.Signals) -> None:
+    def tell(self, child: Slot, signum: signal.Signals) -> None:
         """Ask a child to leave."""
         child.told = True
         os.kill(child.pid, signum)
 
-    def _kill(self, child: ChildRecord, cause: Cause) -> None:
+    def _kill(self, child: Slot, cause: Cause) -> None:
         child.killed = cause
         os.kill(child.pid, signal.SIGKILL)
 
@@ -346,7 +303,7 @@ class Master:
         self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
         self._children = Children(roles, inherited)
         self._helpers = Helpers(inherited.after_fork)
-        self._puller = ModelPuller(self._helpers, inherited.timings, self._wake_workers)
+        self._puller = ModelPuller(self._helpers, inherited.timings, partial(self._wake, Role.WORKER))
         self._systemd = systemd
         self._parent = Parent(supervised=under_supervisord())
         self._started = time.time()
@@ -389,15 +346,17 @@ class Master:
             self._resume_grace_until = now + self._timings.slack_seconds
         self._last_round = now
         self._next_event = now + tick
-        state = State.DRAINING if stopping else State.STARTING if self._phase is Phase.PREPARING else State.RUNNING
-        self._board.write(Record(MASTER, os.getpid(), state, self._started, time.time(), deadline=now + tick))
         if stopping:
+            state = State.DRAINING
             self._systemd.draining()
         elif self._phase is Phase.PREPARING:
+            state = State.STARTING
             self._systemd.preparing()
         else:
-            children = [self._board.read(child.slot) for child in self._children]
+            state = State.RUNNING
+            children = [self._board.read(child.number) for child in self._children]
             self._expect(self._systemd.working(children, len(self._children.wanted), now))
+        self._board.write(Record(MASTER, os.getpid(), state, self._started, time.time(), deadline=now + tick))
 
     def _reap(self) -> None:
         """Reap all who are dead: many may have died behind one SIGCHLD."""
@@ -452,9 +411,8 @@ class Master:
         self._systemd.reloading(time.monotonic())
         try:
             settings = self._roles.load()
-            self._refuse_moves(settings)
-            self._refuse_mock(settings)
-            refuse_few_descriptors(settings)
+            start.refuse_at_reload(settings, running=self._settings)
+            start.refuse_few_descriptors(settings)
         except ConfigurationError as error:
             self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
             return
@@ -472,7 +430,7 @@ class Master:
             self._roles.prepare(settings)
         except Exception as error:
             problems = error.problems if isinstance(error, ConfigurationError) else [str(error) or repr(error)]
-            tell_of_failed_start(settings.runtime_dir, problems)
+            start.tell_of_failed_start(settings.runtime_dir, problems)
             raise
 
     def _prepared(self, settings: Settings, exit_code: int) -> None:
@@ -488,10 +446,9 @@ class Master:
             self._exit_code = exit_code if exit_code == ExitCode.MISCONFIGURED else ExitCode.FAILED
 
     def _adopt(self, settings: Settings) -> None:
-        if self._phase is Phase.RELOADING:
-            configure(settings.log_level, settings.log_format, slot=MASTER)
-            self._systemd.reloaded(refused=False)
-        forget_failed_start(settings.runtime_dir)
+        configure(settings.log_level, settings.log_format, slot=MASTER)
+        self._systemd.reloaded(refused=False)
+        start.forget_failed_start(settings.runtime_dir)
         text = "Master ready" if self._phase is Phase.PREPARING else "New settings are in force"
         log.info(text, relays=settings.relay_processes, workers=settings.concurrency_limit)
         self._phase = Phase.WORKING
@@ -506,35 +463,14 @@ class Master:
         log.error("New settings are not valid, the running ones stay", **why)
         self._systemd.reloaded(refused=True)
 
-    def _refuse_moves(self, settings: Settings) -> None:
-        moved = [
-            f"{name.upper()}={new}: a reload cannot move it from {old}; restart the service"
-            for name in ("rate_limit_storage_path", "runtime_dir", "ledger_url", "ledger_schema", "host_name")
-            if (old := getattr(self._settings, name)) != (new := getattr(settings, name))
-        ]
-        if moved:
-            raise ConfigurationError(moved)
-
-    def _refuse_mock(self, settings: Settings) -> None:
-        """Whoever runs on real results does not mean invented ones by a reload."""
-        if invented := set(settings.mocks) - set(self._settings.mocks):
-            raise ConfigurationError(
-                [
-                    f"{', '.join(sorted(invented))} is a placeholder: a reload does not turn mock mode on, in which "
-                    "results are invented; put the key in, or restart the service if this is what you want"
-                ]
-            )
-
     # Freeing what slots own that nobody will take over: after a change of numbers, or the death of everything
 
     def _sweep_if_due(self) -> None:
-        if self._helpers.underway("sweep"):
-            return
         if self._sweep_due > time.monotonic():
             self._expect(self._sweep_due)
-            return
-        self._sweep_due = math.inf
-        self._sweep(self._children.wanted, self._swept)
+        elif not self._helpers.underway("sweep"):
+            self._sweep_due = math.inf
+            self._sweep(self._children.wanted, self._swept)
 
     def _sweep(self, wanted: frozenset[int], ended: Callable[[int], None]) -> None:
         work = partial(self._roles.sweep, self._settings, wanted, self._children.causes(but=wanted))
@@ -546,24 +482,17 @@ class Master:
 
     # Other signals
 
-    def _look_around(self) -> None:
-        """CHLD: the next round reaps."""
-
     def _poll_now(self) -> None:
         """USR1: relays poll, and nobody sleeps on."""
         for child in self._children:
             if child.role is Role.RELAY:
                 os.kill(child.pid, signal.SIGUSR1)
-            self._notifier.notify(child.slot)
+            self._notifier.notify(child.number)
 
-    def _wake_workers(self) -> None:
+    def _wake(self, role: Role) -> None:
         for child in self._children:
-            if child.role is Role.WORKER:
-                self._notifier.notify(child.slot)
-
-    def _look_after_models(self) -> None:
-        """USR2: a worker misses a model that it should find."""
-        self._puller.ask()
+            if child.role is role:
+                self._notifier.notify(child.number)
 
     def _stop_gracefully(self) -> None:
         """TERM, INT: workers end their calls, relays deliver what comes of them, all within the grace."""
@@ -582,15 +511,12 @@ class Master:
         if self._phase in STOPPING:
             return
         log.info("Stopping", grace_seconds=grace, children=len(self._children))
-        self._systemd.master_stops()
         self._phase = Phase.DRAINING
         self._kill_at = time.monotonic() + max(grace, 1.0)
         self._tick()  # all see that we drain
         self._helpers.end(signal.SIGTERM, "prepare")
         self._puller.stop()
-        for child in self._children:
-            if child.role is Role.RELAY:
-                self._notifier.notify(child.slot)
+        self._wake(Role.RELAY)
 
     def _drain(self) -> None:
         """Workers leave first, and have a little less than the grace, so that relays can deliver the last results."""
@@ -599,7 +525,7 @@ class Master:
         margin = min(self._timings.grace_margin_seconds, self._settings.shutdown_grace_seconds / 4)
         workers_end_at = self._kill_at - margin
         # Told again in each round: a signal that comes just before a system call interrupts nothing.
-        for child in list(self._children) if not workers or now >= workers_end_at else workers:
+        for child in self._children if not workers or now >= workers_end_at else workers:
             self._children.tell(child, signal.SIGTERM)
         if now >= workers_end_at:
             self._children.give_up(workers)
@@ -619,13 +545,13 @@ class Master:
 
 # The one signal table: blocked in the master, and heard in `_wait`.
 SIGNALS: Mapping[signal.Signals, Callable[[Master], None]] = {
-    signal.SIGCHLD: Master._look_around,
+    signal.SIGCHLD: lambda master: None,  # the next round reaps
     signal.SIGTERM: Master._stop_gracefully,
     signal.SIGINT: Master._stop_gracefully,
     signal.SIGQUIT: Master._quit,
     signal.SIGHUP: Master._ask_for_reload,
     signal.SIGUSR1: Master._poll_now,
-    signal.SIGUSR2: Master._look_after_models,
+    signal.SIGUSR2: lambda master: master._puller.ask(),  # a worker misses a model that it should find
 }
 
 
@@ -637,21 +563,22 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     name_process("aitp master")
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
-        refuse_few_descriptors(settings)
-        own_directory(settings.runtime_dir)
-        locks = open_locks(lock_file(settings.ledger))
+        start.refuse_few_descriptors(settings)
+        start.own_directory(settings.runtime_dir)
+        locks = start.open_locks(lock_file(settings.ledger))
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
         death_pipe, death_pipe_end = os.pipe2(os.O_CLOEXEC)
-        _allow_descriptors()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, start.most_descriptors()), hard))
     except ConfigurationError as error:
         log.error("Configuration cannot be used", problems=list(error.problems))
-        tell_of_failed_start(settings.runtime_dir, error.problems)
+        start.tell_of_failed_start(settings.runtime_dir, error.problems)
         return ExitCode.MISCONFIGURED
     except OSError as error:
         log.error("Master cannot start", reason=str(error))
-        tell_of_failed_start(settings.runtime_dir, [str(error)])
+        start.tell_of_failed_start(settings.runtime_dir, [str(error)])
         return ExitCode.FAILED
     log.info("Master started", pid=os.getpid())
     roles.warm_up()
@@ -675,10 +602,3 @@ def _take_over(locks: SlotLocks, patience: float) -> int | None:
         if wait_for_signal((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), LOOK_AGAIN_SECONDS):
             return ExitCode.FINE
     return None
-
-
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
-        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -22,7 +22,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -165,7 +165,7 @@ class Scoreboard:
 
 def glance(path: Path) -> list[Record]:
     """The slots in use, the master's first, as the file says now; nothing if there is no readable scoreboard."""
-    found: dict[int, bytes] = {}
+    found: list[bytes] = []
     for _ in range(TRIES):
         try:
             content = path.read_bytes()
@@ -173,12 +173,11 @@ def glance(path: Path) -> list[Record]:
             return []
         if not content.startswith(MAGIC):
             return []
-        for slot in range(min(LAST_SLOT + 1, len(content) // RECORD_BYTES - 1)):
-            if content[_offset(slot) + _STATE_AT] != State.GONE and not _whole(found.get(slot, b"")):
-                found[slot] = content[_offset(slot) : _offset(slot) + RECORD.size]
-        if all(map(_whole, found.values())):
+        slots = range(min(LAST_SLOT + 1, len(content) // RECORD_BYTES - 1))
+        found = [content[_offset(slot) : _offset(slot) + RECORD.size] for slot in slots]
+        if all(map(_whole, found)):
             break
-    records = (_decode(slot, raw) for slot, raw in sorted(found.items()))
+    records = (_decode(slot, raw) for slot, raw in enumerate(found) if raw[_STATE_AT] != State.GONE)
     return [record for record in records if record.state is not State.GONE]
 
 
@@ -191,13 +190,6 @@ def is_hidden(path: Path) -> bool:
         return True
     except OSError:
         return False
-
-
-def master_ticks(records: list[Record], monotonic: float) -> bool:
-    """Whether a master is there and does its rounds: its record's deadline is when it will have ticked again."""
-    # A deadline far ahead was written before the machine restarted, and its clock with it.
-    master = next((record for record in records if record.slot == MASTER), None)
-    return master is not None and not master.overdue(monotonic) and master.deadline < monotonic + 600
 
 
 def _offset(slot: int) -> int:
@@ -258,24 +250,24 @@ class Notifier:
         except BlockingIOError:
             return 0
 
-    def notify_idle(self, role: Role, count: int, board: Scoreboard, but: int = -1) -> int:
-        """Notify up to `count` idle children of a role, `but` excepted; how many were idle and stayed so."""
-        woken = 0
+    def notify_idle(self, role: Role, count: int, board: Scoreboard, but: int) -> None:
+        """Notify up to `count` idle children of a role, `but` excepted, not counting who turned busy meanwhile."""
         for slot in self._descriptors:
-            if woken >= count:
+            if count <= 0:
                 break
-            if slot == but or role_of(slot) is not role or board.state(slot) != State.IDLE:
-                continue
-            self.notify(slot)
-            woken += board.state(slot) == State.IDLE
-        return woken
+            if slot != but and slot in SLOTS[role] and board.state(slot) == State.IDLE:
+                self.notify(slot)
+                count -= board.state(slot) == State.IDLE
 
 
-def living_master(records: Sequence[Record]) -> Record | None:
+def living_master(records: Iterable[Record], monotonic: float | None = None) -> Record | None:
     """The master's record, if it is alive and does its rounds, whomever it belongs to."""
-    if not master_ticks(list(records), time.monotonic()):
+    now = time.monotonic() if monotonic is None else monotonic
+    master = next((record for record in records if record.slot == MASTER), None)
+    # Its deadline is when it will have ticked again. One far ahead was written before the machine restarted, and its
+    # clock with it.
+    if master is None or master.overdue(now) or master.deadline >= now + 600:
         return None
-    master = next(record for record in records if record.slot == MASTER)
     return master if is_alive(master.pid) else None
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 from aitp import in_force
 from aitp.errors import ConfigurationError
@@ -107,6 +107,22 @@ def refuse_few_descriptors(settings: Settings, most: int | None = None) -> None:
         )
 
 
+def refuse_at_reload(settings: Settings, running: Settings) -> None:
+    """Raise ConfigurationError for what only a restart changes."""
+    problems = [
+        f"{name.upper()}={new}: a reload cannot move it from {old}; restart the service"
+        for name in ("rate_limit_storage_path", "runtime_dir", "ledger_url", "ledger_schema", "host_name")
+        if (old := getattr(running, name)) != (new := getattr(settings, name))
+    ]
+    if invented := set(settings.mocks) - set(running.mocks):  # whoever runs on real results does not mean it
+        problems.append(
+            f"{', '.join(sorted(invented))} is a placeholder: a reload does not turn mock mode on, in which results "
+            "are invented; put the key in, or restart the service if this is what you want"
+        )
+    if problems:
+        raise ConfigurationError(problems)
+
+
 def most_descriptors(pid: int = 0) -> int:
     """The hard limit on open files of `pid` (0: of this process). Raises OSError."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -114,6 +130,9 @@ def most_descriptors(pid: int = 0) -> int:
 
 
 # ── what is told of it ───────────────────────────────────────────────────────────────────────────────────────────────
+T = TypeVar("T")
+
+
 class Supervision(NamedTuple):
     """What supervisord (`pid`) does with the master: `state` as supervisord names it, since when (UTC seconds).
 
@@ -147,10 +166,8 @@ def nothing_runs_here(runtime_dir: Path) -> None:
 
 def read_supervision(runtime_dir: Path) -> Supervision | None:
     """What was told last, if whoever told it still lives."""
-    with suppress(OSError, ValueError, TypeError):
-        told = Supervision(**json.loads((runtime_dir / "supervision.json").read_bytes()))
-        return told if is_alive(told.pid) else None
-    return None
+    told = _told(runtime_dir / "supervision.json", Supervision)
+    return told if told and is_alive(told.pid) else None
 
 
 def tell_of_failed_start(runtime_dir: Path, problems: Sequence[str]) -> None:
@@ -172,9 +189,7 @@ def forget_failed_start(runtime_dir: Path) -> None:
 
 def read_failed_start(runtime_dir: Path) -> FailedStart | None:
     """The last start, if it failed."""
-    with suppress(OSError, ValueError, TypeError):
-        return FailedStart(**json.loads((runtime_dir / "failed-start.json").read_bytes()))
-    return None
+    return _told(runtime_dir / "failed-start.json", FailedStart)
 
 
 def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None:
@@ -204,3 +219,9 @@ def _tell(path: Path, told: Supervision | FailedStart) -> None:
         replace_file(path, json.dumps(told._asdict()).encode())
     except OSError as error:
         _warn("What the service is doing cannot be told", file=str(path), reason=error.strerror)
+
+
+def _told(path: Path, kind: type[T]) -> T | None:
+    with suppress(OSError, ValueError, TypeError):
+        return kind(**json.loads(path.read_bytes()))
+    return None

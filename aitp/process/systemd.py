@@ -39,8 +39,7 @@ class Systemd:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog = environ.get("WATCHDOG_USEC", "")
-        self._ready = False
-        self._reloading = False
+        self._owes_ready = True  # at the start, and at the end of a reload
         self._status = ""
         self._remark = ""
 
@@ -56,39 +55,35 @@ class Systemd:
         """The service is running; when to look again (monotonic)."""
         able = work_can_be_done(children, monotonic)
         news = self._new(_summary(children, wanted) + self._remark)
-        if able and not self._ready and not self._reloading:
-            self._ready = True
+        if able and self._owes_ready:
+            self._owes_ready = False
             watchdog = [f"WATCHDOG_USEC={self._watchdog}"] if self._watchdog else []
             news = [*watchdog, "READY=1", *news]
         if able:
             news.append("WATCHDOG=1")
         if news:
             self._tell(*news)
-        waiting = self._address and not self._ready and not self._reloading
-        return monotonic + LOOK_SECONDS if waiting else math.inf
+        return monotonic + LOOK_SECONDS if self._address and self._owes_ready else math.inf
 
     def draining(self) -> None:
-        """The master is being stopped."""
-        self._tell(*self._new("Stopping: calls in hand end, and results are delivered"))
+        """The master is being stopped. supervisord bounds that. What it was asked for, a stop or a restart, only it
+        knows."""
+        if news := self._new("Stopping: calls in hand end, and results are delivered"):
+            self._tell(*news, *(["WATCHDOG_USEC=0"] if self._watchdog else []))
 
     # What happens in between
 
     def reloading(self, monotonic: float) -> None:
         """New settings are being judged, until `reloaded`."""
-        self._reloading, self._ready = True, False
+        self._owes_ready = False
         self._tell(
             "RELOADING=1", f"MONOTONIC_USEC={monotonic * 1_000_000:.0f}", *self._new("Reading the settings again")
         )
 
     def reloaded(self, *, refused: bool) -> None:
         """They are in force, or refused; the next round says READY again."""
-        self._reloading = False
+        self._owes_ready = True
         self._remark = "; the new settings are refused, the former ones stay in force (see the log)" if refused else ""
-
-    def master_stops(self) -> None:
-        """supervisord bounds the stop of a master. What it was asked for, a stop or a restart, only it knows."""
-        if self._watchdog:
-            self._tell("WATCHDOG_USEC=0")
 
     def master_stopped(self) -> None:
         """It leaves now."""

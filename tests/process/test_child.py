@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, SlotLocks
+from aitp.ledger import SlotLocks
 from aitp.process.child import Child, Inherited, Timings
 from aitp.process.scoreboard import Notifier, Record, Scoreboard, State
 from aitp.settings import Settings, load_settings
@@ -42,7 +42,7 @@ def inherited(settings: Settings, tmp_path: Path) -> Iterator[Inherited]:
 
 @pytest.fixture
 def child(settings: Settings, inherited: Inherited) -> Child:
-    return Child(101, settings, Cause.STOPPED, inherited)
+    return Child(101, settings, inherited)
 
 
 def waits(child: Child, seconds: float, line: int | None = None) -> float:

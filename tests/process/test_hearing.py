@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from aitp.process.master import wait_for_signal
+from aitp.process.child import wait_for_signal
 from aitp.settings import PROJECT_ROOT
 from tests.waiting import wait_until
 
@@ -69,7 +69,7 @@ def test_a_handler_that_raises_leaves_no_alarm_behind() -> None:
 def listener(seconds: float) -> Iterator[subprocess.Popen[str]]:
     """A process that hears, over and over, and prints what."""
     program = (
-        "import signal; from aitp.process.master import wait_for_signal\n"
+        "import signal; from aitp.process.child import wait_for_signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})\n"
         f"while True: print(repr(wait_for_signal((signal.SIGUSR1, signal.SIGTERM), {seconds})), flush=True)"
     )

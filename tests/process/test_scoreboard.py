@@ -18,7 +18,7 @@ from aitp.process.scoreboard import (
     Scoreboard,
     State,
     glance,
-    master_ticks,
+    living_master,
     role_of,
     slots_of,
 )
@@ -99,11 +99,12 @@ def test_a_reader_beside_a_writer_never_sees_half_a_record(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("deadline", "ticks"), [(100, True), (96, True), (94, False), (100 + 601, False)])
 def test_a_master_ticks_until_its_next_tick_is_overdue(deadline: float, ticks: bool) -> None:
-    assert master_ticks([Record(0, 1, State.RUNNING, deadline=deadline)], monotonic=100.0) is ticks
+    master = Record(0, 1, State.RUNNING, deadline=deadline)
+    assert living_master([BUSY, master], monotonic=100.0) == (master if ticks else None)
 
 
 def test_without_a_masters_record_nobody_ticks() -> None:
-    assert not master_ticks([BUSY], monotonic=0.0)
+    assert living_master([BUSY], monotonic=0.0) is None
 
 
 def test_slots_belong_to_roles() -> None:
