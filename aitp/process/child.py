@@ -25,7 +25,7 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import Cause, SlotLocks
 from aitp.ledger.engine import lock_file
 from aitp.logs import configure, get_logger
-from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
+from aitp.process.scoreboard import LAST_SLOT, MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
 from aitp.settings import Settings, withhold
 from aitp.tasks import ExitCode
 
@@ -176,12 +176,12 @@ class Child:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             self._write(State.BUSY)
 
-    def wake_workers(self, count: int = 1) -> None:
+    def wake_workers(self, count: int = LAST_SLOT) -> None:
         """There is work for `count` workers: wake as many idle ones."""
         self._wake(Role.WORKER, count)
 
-    def wake_relays(self, count: int = 1) -> None:
-        """There are results to deliver, or room to poll for: wake idle relays."""
+    def wake_relays(self, count: int = LAST_SLOT) -> None:
+        """There are results to deliver, or room to poll for: wake `count` idle relays."""
         self._wake(Role.RELAY, count)
 
     def miss_model(self) -> None:

@@ -8,7 +8,7 @@ of two lengths in one index break it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, get_args
@@ -18,7 +18,7 @@ from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Route, canonical
 from aitp.processors import PROCESSORS
-from aitp.processors.base import Memory
+from aitp.processors.base import Memory, default_models
 from aitp.providers.base import provider_rules, routing_of
 from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
 from aitp.tasks import QueueKey, Service
@@ -124,18 +124,17 @@ def setup_of(settings: Settings, service: str) -> str:
     return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
+def named_models(settings: Settings) -> tuple[str, ...]:
+    """The models that somebody here has named, in so many words or by a default."""
+    others = (*settings.fallback_models.values(), *settings.model_aliases.values(), *default_models(settings))
+    return (*settings.supported_models, *others)
+
+
 def strangers_of(settings: Settings) -> Callable[[str], bool]:
     """Whether a model is one that nobody here has named: a task alone does, and may have misspelt it."""
-    by_settings = (
-        *settings.supported_models,
-        *settings.fallback_models.values(),
-        *settings.model_aliases.values(),
-        settings.default_embedding_model,
-        settings.default_chat_model,
-    )
     routing = routing_of(settings)
     stand_ins = (rules.stand_in for rules in routing.rules.values())
-    named = {canonical(model) for model in (*by_settings, *stand_ins)} | openai_names()
+    named = {canonical(model) for model in (*named_models(settings), *stand_ins)} | openai_names()
     return lambda model: canonical(model) not in named and not routing.foreign_provider(model)
 
 
@@ -144,16 +143,7 @@ def openai_names() -> frozenset[str]:
     """What OpenAI has or once had: no misspelling, but gone, or not for this key. Found before the fork, for all."""
     from openai.types import ChatModel, EmbeddingModel
 
-    return frozenset(map(canonical, _names_in((ChatModel, EmbeddingModel))))
-
-
-def _names_in(types: object) -> Iterator[str]:
-    """The strings of (nested) Literals."""
-    for part in types if isinstance(types, tuple) else get_args(types):
-        if isinstance(part, str):
-            yield part
-        else:
-            yield from _names_in(part)
+    return frozenset(map(canonical, get_args(ChatModel) + get_args(EmbeddingModel)))
 
 
 class ModelAvailability:

@@ -8,17 +8,15 @@ whatever holds for a service holds for it. Beside a service on the same ledger i
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import configure, get_logger
-from aitp.process.child import Timings
+from aitp.process.child import Timings, wait_for_signal
 from aitp.process.master import run_master
 from aitp.process.scoreboard import MASTER, glance, scoreboard_path
 from aitp.process.service import roles
@@ -34,6 +32,7 @@ PATIENCE_SECONDS = 90.0
 LOOK_SECONDS, ASK_SECONDS = 0.2, 1.0
 # Since anything was last seen to happen: one of them may have begun before that.
 POLLS_THAT_BROUGHT_NOTHING = 2
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 ONE_OF_EACH = {"concurrency_limit": 1, "relay_processes": 1, "worker_max_tasks": 0}
 
 log = get_logger(__name__)
@@ -52,6 +51,7 @@ def run_once(settings: Settings) -> int:
             said = f"{settings.ledger} is in use: a service runs on this ledger, which does what `once` would do"
             raise LedgerError(said)
     roles_of_all = roles(settings)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     if (pid := os.fork()) == 0:
         # Should a service start just now, this one leaves at once.
         os._exit(run_master(settings, roles_of_all, Timings(takeover_seconds=-settings.shutdown_grace_seconds)))
@@ -68,13 +68,11 @@ class _Run:
         self._exit_code: int | None = None
 
     def watch(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         seen, since, ask_at = None, time.monotonic(), 0.0
         polls = set[float | None]()
         complete = False
         while not (complete or self._told_to_stop or self._has_ended()):
-            select.select([], [], [], LOOK_SECONDS)
+            self._told_to_stop = wait_for_signal(HEARD, LOOK_SECONDS) in (signal.SIGTERM, signal.SIGINT)
             if (state := self._look()) is None:
                 continue
             now = time.monotonic()
@@ -116,9 +114,6 @@ class _Run:
                 code = os.waitstatus_to_exitcode(status)
                 self._exit_code = code if code >= 0 else ExitCode.FAILED
         return self._exit_code is not None
-
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self._told_to_stop = True
 
     def _report(self, complete: bool) -> int:
         """Say how the run ended; its exit code. That nothing is left is known by the last polls only."""

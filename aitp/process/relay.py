@@ -191,7 +191,6 @@ class Relay:
         self._metrics = metrics
         self._settings = settings
         self._interval = settings.polling_interval_seconds
-        self._workers = settings.concurrency_limit
         self._call_seconds = settings.request_timeout * REQUESTS_IN_A_CALL
         self._terms = PollOptions(self._interval, settings.concurrency_limit, settings.embedding_batch_size)
         self._asked = False
@@ -244,7 +243,6 @@ class Relay:
     def _deliver(self, delivery: Delivery) -> bool:
         """Bring one result to the task API; False if the next would fare no better."""
         facts = {"task_id": delivery.id, "task_type": delivery.type}
-        fault: Fault | None = None
         try:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
@@ -261,7 +259,6 @@ class Relay:
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
             log.warning("Result could not be delivered, it waits", **facts, reason=_reason(error))
-        if fault is not None:
             self._metrics.delivery("deferred")
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
@@ -313,7 +310,7 @@ class Relay:
             self._close_poll(poll, harvest)
         self._tell(self._ledger.outbox.judge(self._owner, fault))
         if harvest.entered:
-            self._process.wake_workers(min(harvest.entered, self._workers))
+            self._process.wake_workers(harvest.entered)
 
     def _read_page(self, poll: Poll, harvest: Harvest) -> None:
         give_up = time.monotonic() + POLL_SECONDS
@@ -364,7 +361,7 @@ class Relay:
             return
         tell_of_breaker(change)
         # What the others sleep until has changed.
-        self._process.wake_relays(99)
+        self._process.wake_relays()
 
 
 def _reason(error: Exception) -> str:

@@ -68,19 +68,12 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
 
     `stranger`: no setting names the model that was asked for.
     """
-    report = _report(claim, error, stranger)
-    if sent or not any(outcome.ending is Ending.POSTPONED for outcome in report.outcomes):
-        return report
-    outcomes = [outcome._replace(ending=Ending.UNSENT) for outcome in report.outcomes]
-    return dataclasses.replace(report, outcomes=outcomes)
-
-
-def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
     reason = str(error)
+    postponed = Ending.POSTPONED if sent else Ending.UNSENT
     match error:
         case errors.CooldownRequired() | errors.ServiceFault() if error.service != claim.provider:
             # What the answer needs besides the provider (Wikidata): neither the task's fault nor the provider's.
-            return _all(claim, Ending.POSTPONED, reason)
+            return _all(claim, postponed, reason)
         case errors.CooldownRequired():
             pause = Cooldown(
                 error.seconds,
@@ -90,17 +83,16 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
                 guessed=not error.told,
                 counts=bool(claim.route.waits),
             )
-            return _all(claim, Ending.POSTPONED, reason, pause)
+            return _all(claim, postponed, reason, pause)
         case errors.NoRoom():
-            return _all(claim, Ending.POSTPONED, reason)
+            return _all(claim, postponed, reason)
         case errors.RetryableError():
             culprit = next(culprit for kind, culprit in CULPRITS if isinstance(error, kind))
-            parameter = PARAMETERS.get(error.parameter, error.parameter)
             failure = Failure(
                 culprit,
                 reason,
                 named=error.named,
-                parameter=parameter,
+                parameter=PARAMETERS.get(error.parameter, error.parameter),
                 stranger=stranger,
                 sent=error.sent,
                 patience=len(claim.route.waits),
@@ -108,24 +100,28 @@ def _report(claim: Claim, error: Exception, stranger: bool) -> Report:
             outcomes = [
                 Outcome(task, Ending.RETRY, reason=reason, culprit=culprit, times=error.answers) for task in claim.tasks
             ]
-            return Report(outcomes, failure, waits=claim.route.waits, at_least=error.wait)
+            return Report(outcomes, failure, at_least=error.wait)
         case errors.NonRetryableError():
             return _all(claim, Ending.FAILED, reason)
         case MemoryError() | OSError() | errors.LedgerError():
-            return _all(claim, Ending.POSTPONED, "this machine is in trouble")
+            return _all(claim, postponed, "this machine is in trouble")
         case _:
             ending = Ending.SPLIT if len(claim.tasks) > 1 else Ending.BUG
             return _all(claim, ending, f"unexpected {type(error).__name__}")
 
 
-def with_stand_in(report: Report, claim: Claim, routes: Iterable[Route]) -> Report:
-    """The same, with whether another provider takes over, after all the waits of the claim's own."""
-    stands_in = any(route.most_per_day is not None for route in routes)
-    return dataclasses.replace(report, waits=claim.route.waits, has_stand_in=stands_in)
+def with_next_route(report: Report, claim: Claim, routes: Iterable[Route]) -> Report:
+    """The same, with who is asked next, of the `routes` of the claim's queue.
 
-
-def with_fallback(report: Report) -> Report:
-    """The same, but what its provider failed at goes to the next one at once instead of back to this one."""
+    Where the provider's own rules say how long to wait, another one takes over after all of these waits. Else what it
+    failed at goes to the next one at once, if there is one, instead of back to this one.
+    """
+    if waits := claim.route.waits:
+        stands_in = any(route.most_per_day is not None for route in routes)
+        return dataclasses.replace(report, waits=waits, has_stand_in=stands_in)
+    is_last = claim.route.most_per_day is not None or bool(claim.queue.failed_at)
+    if is_last or all(route.provider == claim.provider for route in routes):
+        return report
     if report.failure is not None and report.failure.culprit not in REPLACEABLE:
         return report
     outcomes = [
@@ -196,26 +192,17 @@ class IntakeWatch:
 
     def heed(self, because: IdleReason | None, now: float) -> None:
         """`because`: what a claim or poll was refused for; None if it was not, or is not due. `now`: monotonic."""
+        if because is IdleReason.PAUSED or self._is_outdated:
+            return  # a pause comes first: nobody has looked at the disk
         if because is IdleReason.UPGRADE:
-            if not self._is_outdated:
-                self._is_outdated = True
-                log.warning(
-                    "Ledger is of the next release, new work waits: upgrade this host",
-                    stopped=self._what,
-                    path=str(self._ledger),
-                )
-            return
-        if because is IdleReason.PAUSED:
-            return  # that comes first: nobody has looked at the disk
-        if because is IdleReason.DISK:
+            self._is_outdated = True
+            text = "Ledger is of the next release, new work waits: upgrade this host"
+            log.warning(text, stopped=self._what, path=str(self._ledger))
+        elif because is IdleReason.DISK:
             if not self._stopped and now >= self._quiet_until:
                 self._stopped, self._quiet_until = True, now + QUIET_SECONDS
-                log.warning(
-                    "Ledger's disk is nearly full, new work waits",
-                    stopped=self._what,
-                    path=str(self._ledger),
-                    needs_free_mb=DISK_RESERVE_BYTES // 10**6,
-                )
+                text, needed = "Ledger's disk is nearly full, new work waits", DISK_RESERVE_BYTES // 10**6
+                log.warning(text, stopped=self._what, path=str(self._ledger), needs_free_mb=needed)
         elif self._stopped:
             self._stopped = False
             log.info("Ledger's disk has room again", goes_on=self._what)

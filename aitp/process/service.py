@@ -27,13 +27,13 @@ from aitp.logs import conceal, get_logger
 from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
 from aitp.prices import ALL_OTHERS
 from aitp.process.child import Child, Roles
-from aitp.process.dispatch import openai_names, reuse_scope, setup_of
+from aitp.process.dispatch import named_models, openai_names, reuse_scope, setup_of
 from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
-from aitp.process.scoreboard import Role
+from aitp.process.scoreboard import LAST_SLOT, Role
 from aitp.process.worker import worker_for
 from aitp.processors import PROCESSORS
-from aitp.processors.base import default_models, registered
+from aitp.processors.base import registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders, routing_of
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, under_supervisord
@@ -101,15 +101,7 @@ def metrics_directory(settings: Settings) -> Path:
 def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
-    return known_models(
-        (
-            *settings.supported_models,
-            *settings.fallback_models.values(),
-            *settings.model_aliases.values(),
-            *default_models(settings),
-            *priced[:MOST_LABELS],
-        )
-    )
+    return known_models((*named_models(settings), *priced[:MOST_LABELS]))
 
 
 def priced_models(settings: Settings) -> set[tuple[str, str, str]]:
@@ -189,7 +181,7 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     settings = settings.keeping("LEDGER_URL", "OAUTH2_CLIENT_SECRET")
     ledger, metrics = _open(child, settings, cause)
     # The one before may have died between bringing tasks and telling: nobody else would, and all would sleep on.
-    child.wake_workers(settings.concurrency_limit)
+    child.wake_workers()
     relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
     fleet = FleetWatch(child, ledger, ledger.hosts, settings) if ledger.hosts else None
 
@@ -235,8 +227,8 @@ class FleetWatch:
         for owner, settled in released.items():
             tell_of_release(owner, settled, self._hosts.name_of(owner))
         if released:
-            self._child.wake_workers(self._workers)
-            self._child.wake_relays(self._relays)
+            self._child.wake_workers()
+            self._child.wake_relays()
         seconds = self._hosts.look_again_in(self._ledger.owners())
         self._due = time.monotonic() + seconds
         self._again_at = time.time() + seconds
@@ -250,10 +242,10 @@ class FleetWatch:
     def _heard(self, what: str) -> None:
         whom, _, count = what.partition(" ")
         if whom in ("workers", "all"):
-            self._child.wake_workers(min(int(count), self._workers) if count.isdecimal() else self._workers)
+            self._child.wake_workers(int(count) if count.isdecimal() else LAST_SLOT)
         if whom in ("relays", "all"):
             self._is_called = True
-            self._child.wake_relays(self._relays)
+            self._child.wake_relays()
 
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
@@ -264,7 +256,7 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))
-    child.wake_relays()  # a task that was poison is finished now
+    child.wake_relays(1)  # a task that was poison is finished now
     return ledger, metrics
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LEDGER_RETRY_SECONDS = 1.0
 T = TypeVar("T")
+A = TypeVar("A", bound=Any)  # what a provider's verb gives: it has `usage` and `mock`
 # On top of the provider's own time-outs, which bound single reads: the client must have time to say what was wrong.
 MARGIN_SECONDS = 5.0
 
@@ -76,10 +77,8 @@ class MeteredProvider:
             return own
 
         def metered(*arguments: Any, model: str, **named: Any) -> Any:
-            with self._metered(model, 1) as answered:
-                answer = own(*arguments, model=model, **named)
-                answered(answer)
-            return answer
+            with self._metered(model) as started:
+                return self._answered(model, 1, started, own(*arguments, model=model, **named))
 
         return metered
 
@@ -102,16 +101,13 @@ class MeteredProvider:
     def embed(
         self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
     ) -> Embeddings:
-        with self._metered(model, len(texts)) as answered:
+        with self._metered(model) as started:
             answer = self._provider.embed(texts, model, dimensions, **self._without(leave_out))
-            answered(answer)
-        return answer
+            return self._answered(model, len(texts), started, answer)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
-        with self._metered(model, 1) as answered:
-            answer = self._provider.ask(question, model, **self._without(leave_out))
-            answered(answer)
-        return answer
+        with self._metered(model) as started:
+            return self._answered(model, 1, started, self._provider.ask(question, model, **self._without(leave_out)))
 
     def close(self) -> None:
         self._provider.close()
@@ -132,8 +128,8 @@ class MeteredProvider:
         return {"leave_out": names} if names else {}
 
     @contextmanager
-    def _metered(self, model: str, texts: int) -> Iterator[Callable[[Any], None]]:
-        """Around a call; what it gives is told the answer, and tells of it."""
+    def _metered(self, model: str) -> Iterator[float]:
+        """Around a call; when it began, for `_answered`."""
         if self.calls and not self._again():
             raise NoRoom(f"{self.name} was to be asked once more, and a limit or a budget has no room for that")
         if not self._is_fresh():  # this machine has slept, or its line is cut: others may have these tasks by now
@@ -142,15 +138,15 @@ class MeteredProvider:
         try:
             with self._bound():
                 self.calls += 1
-                yield lambda answer: self._answered(model, texts, answer, time.monotonic() - started)
+                yield started
         except Exception as error:
             self._metrics.provider_request(self.name, model, CallStatus.of(error), time.monotonic() - started)
             if not (isinstance(error, AitpError) and error.bought_nothing):
                 self._whole = False  # it may have cost something, and nobody knows how much
             raise
 
-    def _answered(self, model: str, texts: int, answer: Any, seconds: float) -> None:
-        usage = answer.usage
+    def _answered(self, model: str, texts: int, started: float, answer: A) -> A:
+        usage, seconds = answer.usage, time.monotonic() - started
         self._metrics.provider_request(self.name, model, CallStatus.SUCCESS, seconds)
         for type_ in TOKEN_TYPES:
             self._metrics.tokens(self.name, model, type_, getattr(usage, type_))
@@ -173,6 +169,7 @@ class MeteredProvider:
             seconds=round(seconds, 3),
             **({"mock": True} if answer.mock else {}),
         )
+        return answer
 
 
 class Worker:
@@ -198,7 +195,6 @@ class Worker:
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
         self._intake = reports.IntakeWatch(settings.ledger, "task processing")
         self.task_id = ""  # of the claim in hand, its first: for the scoreboard
-        self._workers = settings.concurrency_limit
         # Spread, so that workers which started together are not recycled together.
         self._tasks_left = settings.worker_max_tasks * random.uniform(0.9, 1.1) or float("inf")
 
@@ -239,7 +235,7 @@ class Worker:
             report = self._report_of(readable, provider, error)
         seconds = time.monotonic() - started
         optional = () if report.failure is None else provider.optional(claim.route.model, chat=not processor.batched)
-        report = self._with_fallback(claim, report)
+        report = reports.with_next_route(report, claim, self._terms.routes(claim.queue))
         report = dataclasses.replace(
             report,
             outcomes=[*malformed, *report.outcomes],
@@ -276,16 +272,6 @@ class Worker:
             log.error("Unexpected error", task_ids=[task.id for task in claim.tasks][:8], exc_info=error)
         stranger = isinstance(error, ModelGone) and self._is_stranger(claim.route.model)
         return reports.report_of_failure(claim, error, sent=provider.calls > 0, stranger=stranger)
-
-    def _with_fallback(self, claim: Claim, report: Report) -> Report:
-        """The next claim of these tasks is routed past the provider that failed for them, if there is another."""
-        routes = self._terms.routes(claim.queue)
-        if claim.route.waits:
-            return reports.with_stand_in(report, claim, routes)
-        if claim.route.most_per_day is not None:
-            return report
-        others = any(option.provider != claim.provider for option in routes)
-        return reports.with_fallback(report) if others and not claim.queue.failed_at else report
 
     def _context_of(self, claim: Claim, processor: Processor[Any]) -> Context:
         """A stand-in's vectors are to be as long as those of the model that it stands in for."""
@@ -346,7 +332,7 @@ class Worker:
             )
         if ended < len(settled.outcomes) or settled.breaker or settled.frees_others:
             # What the others sleep until has changed: a due time, a cooldown, a probe, room or money that came back.
-            self._process.wake_workers(self._workers)
+            self._process.wake_workers()
 
     def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
         facts = {**_facts(outcome.task, processor), **_facts_of(route)}
@@ -400,7 +386,7 @@ def worker_for(
 
     def observe(change: BreakerChange) -> None:
         reports.tell_of_breaker(change)
-        process.wake_workers(settings.concurrency_limit)
+        process.wake_workers()
 
     providers = {
         name: MeteredProvider(provider, metrics, partial(bound, _call_seconds(settings, name)), settings.prices)

@@ -44,7 +44,7 @@ def end(world: World, claim: Claim, error: Exception, terms: ClaimOptions = TERM
     """As a worker ends a claim that met `error`."""
     report = reports.report_of_failure(claim, error, sent=True)
     if claim.route.waits:
-        report = reports.with_stand_in(report, claim, terms.routes(claim.queue))
+        report = reports.with_next_route(report, claim, terms.routes(claim.queue))
     return world.ledger.claims.finish(claim, report)
 
 

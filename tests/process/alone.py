@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aitp.process.child import Child
+from aitp.process.scoreboard import LAST_SLOT
 
 
 class Alone(Child):
@@ -19,9 +20,9 @@ class Alone(Child):
 
     def recording(self) -> None: ...
 
-    def wake_workers(self, count: int = 1) -> None: ...
+    def wake_workers(self, count: int = LAST_SLOT) -> None: ...
 
-    def wake_relays(self, count: int = 1) -> None: ...
+    def wake_relays(self, count: int = LAST_SLOT) -> None: ...
 
     def count_done(self, count: int = 1) -> None:
         self.done += count

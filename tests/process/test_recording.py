@@ -14,7 +14,7 @@ from aitp.ledger import Cause, Claim, Report, Settled, prepare
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
-from aitp.process.scoreboard import State
+from aitp.process.scoreboard import LAST_SLOT, State
 from aitp.process.worker import Worker, worker_for
 from tests.ledger.world import WORKER, World
 from tests.metrics.reading import scrape, value
@@ -37,7 +37,7 @@ class Hands(Alone):
     def recording(self) -> None:
         self.said.append("recording")
 
-    def wake_relays(self, count: int = 1) -> None:
+    def wake_relays(self, count: int = LAST_SLOT) -> None:
         self.said.append("relays woken")
 
 

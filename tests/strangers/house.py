@@ -23,6 +23,7 @@ from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.metrics import Metrics
 from aitp.process.child import Child
+from aitp.process.scoreboard import LAST_SLOT
 from aitp.process.worker import Worker, worker_for
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
@@ -109,10 +110,10 @@ class _Resident:
 
     def recording(self, *_: object) -> None: ...
 
-    def wake_workers(self, count: int = 1) -> None:
+    def wake_workers(self, count: int = LAST_SLOT) -> None:
         self.house.wake(count, self)
 
-    def wake_relays(self, count: int = 1) -> None: ...
+    def wake_relays(self, count: int = LAST_SLOT) -> None: ...
 
     def count_done(self, count: int = 1) -> None: ...
 
