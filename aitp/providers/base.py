@@ -39,6 +39,18 @@ class Usage:
         prompt, completion = sum(map(_tokens, texts)), _tokens(answer)
         return cls(prompt, completion, prompt + completion, estimated=True)
 
+    @classmethod
+    def of(cls, prompt: object, completion: object, texts: Sequence[str], answer: str = "", total: object = 0) -> Self:
+        """The server's count, or an estimate where it has none that makes sense (of a prompt that it had in its cache).
+
+        Without an `answer` there are vectors, which have no completion.
+        """
+        completion = completion if answer else 1
+        if type(prompt) is not int or type(completion) is not int or prompt < 1 or completion < 1:
+            return cls.estimate(texts, answer)
+        least = prompt + completion * bool(answer)
+        return cls(prompt, least - prompt, max(least, total) if type(total) is int else least)
+
     def __add__(self, other: Usage) -> Usage:
         """What two calls cost together."""
         return Usage(

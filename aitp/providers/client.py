@@ -1,4 +1,4 @@
-"""The HTTP client under the clients: one call at a time, and no more of a body, nor for longer, than was agreed.
+"""The HTTP client under the providers: one call at a time, and no more of a body, nor for longer, than was agreed.
 
 Nothing from the process's environment unless asked for, no redirects (the key would follow them to another host),
 one connection kept alive. Built after fork, by the provider. httpx2 is what the OpenAI client itself is made of.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import httpx2
+import orjson
 
-from aitp.errors import DeadlineExceeded, ServiceFault
+from aitp.errors import AitpError, DeadlineExceeded, ServiceFault
+from aitp.providers.failures import error_of, no_answer, no_success, refusal_of, refused_with_200
+from aitp.settings import Settings
 from aitp.tls import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
@@ -106,3 +110,66 @@ def http_client(bound: BodyBound, timeout_seconds: float, trust: Trust) -> httpx
         follow_redirects=False,
         event_hooks={"response": [bound]},
     )
+
+
+class HttpProvider(ABC):
+    """A provider's connection to the server at `base_url`: its client, made at the first call, and one request a call.
+
+    `timeout_seconds` bound connecting, each read and each write, and with a margin the answer as a whole.
+    """
+
+    name: str
+    _client_errors: type[Exception] = httpx2.HTTPError
+
+    def __init__(self, settings: Settings, base_url: str, timeout_seconds: float) -> None:
+        self._settings = settings
+        self._base_url = base_url
+        self._timeout = timeout_seconds
+        self._bound = BodyBound(self.name, timeout_seconds + CALL_MARGIN_SECONDS)
+        self._client: Any = None
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """The client of the provider's own kind."""
+
+    def _send(self, path: str, body: bytes) -> httpx2.Response:
+        """One POST of JSON; an error answer is an answer, too."""
+        answer: httpx2.Response = self._client.post(path, content=body)
+        return answer
+
+    def _post(
+        self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str], limit_bytes: int
+    ) -> object:
+        """The answer's JSON; its body is free again when this returns.
+
+        `texts`: what the request says of tasks; `sent`: which parameters it holds, and could do without.
+        """
+        if self._client is None:
+            self._client = self._connect()
+        self._bound.begin(limit_bytes)
+        try:
+            answer = self._send(path, orjson.dumps(request))
+            if answer.is_success:
+                document = orjson.loads(answer.content)
+                if (refused := refused_with_200(document)) is None:
+                    return document
+                answer = refused
+            batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
+            failure = error_of(refusal_of(self.name, answer, request["model"], texts, sent, batch=batch, tier=tier))
+        except orjson.JSONDecodeError:
+            failure = no_success(self.name, "no JSON")
+        except self._client_errors as error:
+            failure = no_answer(self.name, error.__cause__ or error)
+        # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
+        self._failed(failure, request["model"])
+        raise failure
+
+    @abstractmethod
+    def _failed(self, failure: AitpError, model: str) -> None:
+        """A call for `model` is about to end with `failure`."""
+
+    def close(self) -> None:
+        """Close connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -1,8 +1,9 @@
-"""What a refused or broken call to a provider means: one table for OpenAI, one for Ollama, first match wins.
+"""What a refused or broken call to a provider means: one table, first match wins.
 
 A row names the culprit by the error that it makes: the service, the account, the model, a parameter or setting of ours,
 the text, or nobody yet (`RequestRefused`). Status, code and words are hints that make it quick; what no row knows is
-found out by evidence (`aitp.policy.evidence`).
+found out by evidence (`aitp.policy.evidence`). Gateways and proxies pass on what others have said, and servers speak
+more than one protocol: so a row holds for all, unless it says whose it is.
 
 Servers that speak a protocol differ in where they put what: an object, a list, a string, a page; `code` as a word or a
 number; the parameter under any of several names. So everything that is said anywhere counts as words (`Refusal`), in
@@ -20,19 +21,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from aitp.errors import (
-    AitpError,
-    CooldownRequired,
-    CredentialsRefused,
-    InputRefused,
-    InputTooLong,
-    ModelGone,
-    ModelMissing,
-    NotConnected,
-    RequestRefused,
-    ServiceFault,
-    SettingRefused,
-)
+from aitp import errors
 from aitp.policy.retry import delay_in_words, parse_duration, parse_retry_after
 from aitp.policy.routing import canonical
 from aitp.providers.request_profile import PARAMETERS
@@ -84,22 +73,37 @@ _POLICY = re.compile(
     r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
     r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content"
 )
+_MODEL = r"\b(?:models?|deployment)\b"
 _GONE = (
-    r"not[ _]found|does ?n[o']t exist|does not exist|no such|unknown|retired|deprecat|decommission|no longer"
+    r"not[ _]found|n[o']t exist|no such|unknown|retired|deprecat|decommission|no longer"
     r"|not (?:\w+ )?(?:supported|available|allowed|served|loaded|deployed|enabled)|unsupported|unavailable"
     r"|invalid|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
 )
+_MODEL_GONE = re.compile(rf"{_MODEL}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{_MODEL}")
+_NO_SUCH_MODEL = (
+    r"(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
+    r"|invalid model name|unqualified name"
+)
 _OTHER_KIND = re.compile(
-    r"/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
-    r"|(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
+    rf"{_NO_SUCH_MODEL}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
 )
 _PARAMETER_WORDS = re.compile(r"\b(?:parameter|argument|option|field|property)s?\b")
 _INPUT_WORDS = re.compile(r"\b(?:input|text|language|content|prompt|character|message|word)s?\b")
+_OPTIONS = r"option \"|invalid option|invalid duration|in duration"
+_MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
+# Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
+_NOT_A_NUMBER = r"\bnan\b|[+-]inf\b|\bjson compliant\b"
+# A server whose model runs in a process of its own; with some versions of Ollama even then 400.
+_RUNNER = (
+    r"embedding request:|embed response|\brunner\b|running the model|server status|server not responding"
+    r"|connection refused|no slots available|failed to acquire|system memory|out of memory"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error answer. `message`: all that it says, in lower case; nothing of a `page` (HTML): that is somebody else's.
+    """An error answer. `message`: all that it says, in lower case, "model" in place of the model's name, which may hold
+    any word; nothing of a `page` (HTML): that is somebody else's.
 
     `delay`: seconds that it asks to wait. `batch`: the request could be a smaller one. `sent`: which parameters of
     `Provider.optional` it held, and `tier`: the value of the one that has prices and room of its own.
@@ -124,14 +128,14 @@ class Refusal:
         said = f"{self.service} answered {self.status}" + (f" ({names})" if names else "")
         return f"{said}, with an HTML page: something in front of the provider refuses it" if self.page else said
 
-    @property
-    def pause_seconds(self) -> float:
-        """How long a 429 asks to wait, within bounds."""
-        return min(max(RATE_PAUSE_SECONDS if self.delay is None else self.delay, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+    def pause(self, unless_told: float) -> Mapping[str, Any]:
+        """How long it asks to wait, within bounds."""
+        seconds = unless_told if self.delay is None else self.delay
+        return {"seconds": min(max(seconds, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS), "told": self.delay is not None}
 
-    def says(self, *words: str) -> bool:
-        """Whether any of `words` stands in it."""
-        return any(word in self.message for word in words)
+    def says(self, pattern: str) -> bool:
+        """Whether it stands in its words."""
+        return bool(re.search(pattern, self.message))
 
     @property
     def parameter(self) -> str:
@@ -156,21 +160,19 @@ class Refusal:
     @property
     def names_the_model(self) -> bool:
         """By a code or `param`, or as what it does not have, does not allow, or cannot use for this."""
+        said = self.message
         if re.search("model|deployment", self.code.lower()) or re.fullmatch(r"(?:.*\.)?model", self.param):
             return True
-        said = self.message.replace(self.model.lower(), "model") if self.model else self.message
-        named = r"\b(?:models?|deployment)\b"
-        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(named, said)):
+        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(_MODEL, said)):
             return True
         if _PARAMETER_WORDS.search(said):
             return False
-        near = rf"(?:{named}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{named})"
-        return bool(_OTHER_KIND.search(said) or (re.search(near, said) and not _INPUT_WORDS.search(said)))
+        return bool(_OTHER_KIND.search(said) or (_MODEL_GONE.search(said) and not _INPUT_WORDS.search(said)))
 
     @property
     def tokens(self) -> tuple[int, int] | None:
         """How many tokens the request had and how many the model reads, if it says two numbers and no more."""
-        said = re.sub(r"(?<=\d),(?=\d{3})", "", self.message.replace(self.model.lower(), ""))
+        said = re.sub(r"(?<=\d),(?=\d{3})", "", self.message)
         found = {int(number) for number in re.findall(r"(?<![\w.\[-])\d{2,9}(?![\w\]-])", said)}
         return (max(found), min(found)) if len(found) == 2 else None
 
@@ -204,7 +206,8 @@ def refusal_of(
     for text in texts:
         if len(text) >= LEAST_QUOTED:
             words = words.replace(text, " ")
-    message = " ".join(words.lower().split())[:MOST_WORDS]
+    words = " ".join(words.lower().split())
+    message = re.sub(rf"(?<!\w){re.escape(model.lower())}(?!\w)", "model", words)[:MOST_WORDS] if model else words
 
     def first(*keys: str, names: bool = False) -> str:
         found = [word for key in keys for name, word in said if name == key and not (names and word.isdecimal())]
@@ -265,22 +268,19 @@ def _delay(key: str, value: object) -> float | None:
 
 def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], message: str) -> float | None:
     """The headers' own word first, then when the exhausted limit is whole again, then what the body says."""
-    milliseconds = parse_duration(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1_000
-    if (seconds := parse_retry_after(headers.get("retry-after"), time.time())) is not None:
-        return seconds
     resets = {name: parse_duration(headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
-    known = [value for value in resets.values() if value is not None]
-    if (named := resets.get(kind)) is not None:  # OpenAI's `type` says which limit it was
-        return named
-    if known or delays:
-        return max(known or delays)
-    return delay_in_words(message)
+    known = [seconds for seconds in resets.values() if seconds is not None]
+    told = (
+        _delay("retry_after_ms", headers.get("retry-after-ms")),
+        parse_retry_after(headers.get("retry-after"), time.time()),
+        resets.get(kind),  # OpenAI's `type` says which limit it was
+        max(known or delays, default=None),
+        delay_in_words(message),
+    )
+    return next((seconds for seconds in told if seconds is not None), None)
 
 
-Condition = Callable[[Refusal], bool]
-Facts = Callable[[Refusal], Mapping[str, Any]]
+Condition = Callable[[Refusal], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,21 +293,22 @@ class Row:
     statuses: tuple[int, ...]
     what: str
     holds: Condition
-    becomes: type[AitpError]
+    becomes: type[errors.AitpError]
     advice: str = ""
-    facts: Facts = lambda refusal: {}
+    facts: Callable[[Refusal], Mapping[str, Any]] = lambda refusal: {}
 
     @property
     def name(self) -> str:
         return ", ".join([*map(str, self.statuses), *([self.what] if self.what else [])])
 
     def fits(self, refusal: Refusal) -> bool:
-        return (not self.statuses or refusal.status in self.statuses) and self.holds(refusal)
+        return (not self.statuses or refusal.status in self.statuses) and bool(self.holds(refusal))
 
-    def error(self, refusal: Refusal) -> AitpError:
-        advice = self.advice.format(model=refusal.model, parameter=refusal.parameter)
+    def error(self, refusal: Refusal) -> errors.AitpError:
+        setting = refusal.service.upper()
+        advice = self.advice.format(model=refusal.model, parameter=refusal.parameter, SERVICE=setting)
         said = f"{refusal}: {advice}" if advice else f"{refusal}"
-        service = () if issubclass(self.becomes, RequestRefused) else (refusal.service,)
+        service = () if issubclass(self.becomes, errors.RequestRefused) else (refusal.service,)
         return self.becomes(*service, said, **self.facts(refusal))
 
 
@@ -325,13 +326,13 @@ def _is_out_of_credit(refusal: Refusal) -> bool:
 
 
 def _has_no_room_in_its_tier(refusal: Refusal) -> bool:
-    return refusal.tier in OTHER_TIERS and refusal.says("unavailable", "capacity", refusal.tier, "tier")
+    return refusal.tier in OTHER_TIERS and refusal.says(f"unavailable|capacity|tier|{refusal.tier}")
 
 
 def _is_above_the_limit(refusal: Refusal) -> bool:
     """More tokens than a minute allows: no pause would ever help, fewer texts do. A day's pause may mean the same."""
     endless = refusal.batch and refusal.delay is not None and refusal.delay > MAX_PAUSE_SECONDS
-    return endless or refusal.says("too large", "too many tokens in")
+    return endless or refusal.says("too large|too many tokens in")
 
 
 def _is_over_the_context(refusal: Refusal) -> bool:
@@ -348,134 +349,83 @@ def _is_of_the_key(refusal: Refusal) -> bool:
 def _is_of_the_cloud(refusal: Refusal) -> bool:
     """A model that Ollama runs elsewhere: by its tag, or by what is said of it."""
     tag = canonical(refusal.model).rsplit(":", 1)[-1]
-    return tag.endswith("cloud") or refusal.says("subscription", "upgrade", "sign in", "signin", "usage limit")
+    words = "subscription|upgrade|sign ?in|usage limit"
+    return refusal.service == OLLAMA and (tag.endswith("cloud") or refusal.says(words))
 
 
 def _is_a_refusal(refusal: Refusal) -> bool:
-    return 400 <= refusal.status < 500 and refusal.status not in (405, 407, 408, 409, 425, 499)
+    return 400 <= refusal.status < 500 and refusal.status not in (407, 408, 409, 425, 499)
 
 
-def _saying(*words: str) -> Condition:
-    return lambda refusal: refusal.says(*words)
-
-
-def _model(refusal: Refusal) -> Mapping[str, Any]:
-    return {"model": refusal.model}
-
-
-def _parameter(refusal: Refusal) -> Mapping[str, Any]:
-    return {"parameter": refusal.parameter}
-
-
-def _unnamed(refusal: Refusal) -> Mapping[str, Any]:
-    return {"named": False}
-
-
-def _tokens(refusal: Refusal) -> Mapping[str, Any]:
-    return {"tokens": refusal.tokens}
-
-
-def _rate(refusal: Refusal) -> Mapping[str, Any]:
-    # OpenAI counts by model; of Ollama it is a proxy in front that does.
-    model = refusal.model if refusal.service == OPENAI else None
-    return {"seconds": refusal.pause_seconds, "model": model, "told": refusal.delay is not None}
-
-
-def _cap(refusal: Refusal) -> Mapping[str, Any]:
-    seconds = LONG_PAUSE_SECONDS if refusal.delay is None else refusal.pause_seconds
-    return {"seconds": seconds, "model": refusal.model}
-
-
-_TOO_LONG_ADVICE = "the text is longer than what {model} reads at once"
-_PARAMETER_ADVICE = "{model} takes no {parameter} there"
-_INPUT_ADVICE = "it refuses the input"
-_REQUEST_ADVICE = "it refuses the request, and does not name what of it"
-
-OPENAI_ROWS: Sequence[Row] = (
-    Row((), "a refusal that names the account's credit", _is_out_of_credit, CooldownRequired,
+ROWS: Sequence[Row] = (
+    # Ollama's cloud refuses one by one what runs there (a cap, a subscription, a sign-in), and no local model with it.
+    Row((429,), "a model of Ollama's cloud", _is_of_the_cloud, errors.CooldownRequired,
+        "the account's cap for {model} is reached; other models go on",
+        lambda r: {"model": r.model, **r.pause(LONG_PAUSE_SECONDS)}),
+    Row((401, 402, 403), "a model of Ollama's cloud", _is_of_the_cloud, errors.ModelGone,
+        "{model} runs in Ollama's cloud, and needs a sign-in (ollama signin, OLLAMA_API_KEY) or a subscription; other "
+        "models go on", lambda r: {"model": r.model}),
+    Row((), "a refusal that names the account's credit", _is_out_of_credit, errors.CooldownRequired,
         "the account has no credit left; look at its billing and limits",
         lambda r: {"seconds": LONG_PAUSE_SECONDS, "model": None}),
-    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, RequestRefused,
+    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, errors.RequestRefused,
         "the tier of OPENAI_SERVICE_TIER has no room", lambda r: {"parameter": "service_tier"}),
     Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit,
-        RequestRefused, "one request asks for more than the limits of {model} ever allow"),
-    Row((429,), "", _whatever, CooldownRequired, "the rate limit of {model} is reached", _rate),
-    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, InputTooLong, _TOO_LONG_ADVICE, _tokens),
+        errors.RequestRefused, "one request asks for more than the limits of {model} ever allow"),
+    # OpenAI counts by model; of Ollama it is a proxy in front that does.
+    Row((429,), "too many (all of Ollama's models wait)", _whatever, errors.CooldownRequired,
+        "the rate limit of {model} is reached, or that of a proxy in front of it",
+        lambda r: {"model": r.model if r.service == OPENAI else None, **r.pause(RATE_PAUSE_SECONDS)}),
+    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, errors.InputTooLong,
+        "the text is longer than what {model} reads at once", lambda r: {"tokens": r.tokens}),
     # Some servers fail at what they do not know.
-    Row((400, 403, 404, 405, 409, 413, 415, 422, 500, 501), "a parameter by its name", lambda r: bool(r.parameter),
-        RequestRefused, _PARAMETER_ADVICE, _parameter),
-    Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
-        ModelGone, "it has no model {model} for us and this type of task; has it been retired?", _model),
-    Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input, InputRefused,
-        _INPUT_ADVICE),
-    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, CredentialsRefused,
-        "look at OPENAI_API_KEY and what its project may do"),
-    Row((401, 402, 403), "a page", lambda r: r.page, CredentialsRefused, facts=_unnamed),
-    Row((401, 402, 403), "not a word of the key", _whatever, CredentialsRefused,
-        "look at OPENAI_API_KEY, and at what stands in front of it", _unnamed),
-    Row((404, 405, 410), "the address", _whatever, ServiceFault,
-        "and not because of the model: look at OPENAI_BASE_URL"),
-    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, RequestRefused, _REQUEST_ADVICE),
-    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, ServiceFault),
-)  # fmt: skip
-
-# Ollama names no codes: an error is a status and a sentence. A missing model and a missing path are both 404. Models
-# that run in its cloud are refused one by one (a cap, a subscription, a sign-in), and no local one with them.
-OLLAMA_ROWS: Sequence[Row] = (
-    # 400 on /api/embed, 500 elsewhere, 413 from some versions' runners.
-    Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, InputTooLong, _TOO_LONG_ADVICE,
-        _tokens),
-    Row((400, 422, 500), "a parameter by its name", lambda r: bool(r.parameter), RequestRefused, _PARAMETER_ADVICE,
-        _parameter),
-    Row((), "a model of another kind, whatever the status", _saying("does not support"), ModelGone,
-        "{model} is no model for this type of task", _model),
-    Row((404,), "the model", lambda r: r.says("not found") and r.says("model"), ModelMissing,
-        "it has no model {model}; its tasks wait until that has been pulled",
-        lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
-    Row((404,), "the address", _whatever, ServiceFault, "and not because of the model: look at OLLAMA_BASE_URL"),
-    Row((429,), "a model of the cloud", _is_of_the_cloud, CooldownRequired,
-        "the account's cap for {model} is reached; other models go on", _cap),
-    Row((429,), "", _whatever, CooldownRequired, "it, or a proxy in front of it, wants fewer requests", _rate),
-    Row((401, 402, 403), "a model of the cloud", _is_of_the_cloud, ModelGone,
-        "{model} runs in Ollama's cloud, and needs a sign-in (ollama signin, OLLAMA_API_KEY) or a subscription; other "
-        "models go on", _model),
-    Row((401, 403), "the key by its name", _is_of_the_key, CredentialsRefused,
-        "look at OLLAMA_API_KEY and OLLAMA_BASE_URL"),
-    Row((401, 403), "not a word of the key", _whatever, CredentialsRefused,
-        "it, or a proxy in front of it, does not let us in; look at OLLAMA_BASE_URL and OLLAMA_ORIGINS", _unnamed),
-    # 400 or 500, by version and path.
-    Row((400, 500), "options", _saying('option "', "invalid option", "invalid duration", "in duration"), SettingRefused,
+    Row((400, 403, 404, 405, 409, 413, 415, 422, 500, 501), "a parameter by its name", lambda r: r.parameter,
+        errors.RequestRefused, "{model} takes no {parameter} there", lambda r: {"parameter": r.parameter}),
+    Row((400, 500), "the options of Ollama", lambda r: r.service == OLLAMA and r.says(_OPTIONS), errors.SettingRefused,
         "it does not take its options: look at OLLAMA_OPTIONS and OLLAMA_KEEP_ALIVE",
         lambda r: {"setting": "OLLAMA_OPTIONS"}),
-    Row((400, 500), "a name that is none", _saying("invalid model name", "unqualified name", "model is required"),
-        ModelGone, "{model} is no name of a model; look at SUPPORTED_MODELS", _model),
-    Row((500,), "memory", _saying("more system memory", "out of memory"), ServiceFault,
-        "its machine has too little memory to load {model}"),
-    # Some texts come out as NaN, with some models: 500 by most versions, in the words of Go's encoder.
-    Row((400, 500), "NaN", _saying("unsupported value: nan", "unsupported value: +inf", "nan or inf"), InputRefused,
-        _INPUT_ADVICE),
-    # /api/embed answers 400 even then: seen with 0.17.4, whose runner was killed within a batch.
-    Row((400, 500), "its runner is gone",
-        _saying("embedding request:", "embed response", "runner", "running the model", "server status",
-                "server not responding", "connection refused", "no slots available", "failed to acquire"),
-        ServiceFault, "the process that runs {model} died or does not answer; its machine may lack memory"),
-    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, RequestRefused, _REQUEST_ADVICE),
-    Row((503,), "", _whatever, ServiceFault, "its queue is full or it is overloaded"),
-    Row((), "405, 408, 409, 5xx, redirects, anything else", _whatever, ServiceFault),
+    Row((400, 500), "a vector that is none: NaN", lambda r: r.says(_NOT_A_NUMBER), errors.InputRefused,
+        "it refuses the input"),
+    Row((400, 500), "the process that runs the model is gone", lambda r: r.says(_RUNNER), errors.ServiceFault,
+        "the process that runs {model} died, or does not answer; its machine may lack memory"),
+    Row((404, 500), "a model of another kind, or a name that is none", lambda r: r.says(_NO_SUCH_MODEL),
+        errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
+    Row((404,), "the model, at Ollama", lambda r: r.service == OLLAMA and r.names_the_model, errors.ModelMissing,
+        "it has no model {model}; its tasks wait until that has been pulled",
+        lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
+    Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
+        errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
+    Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input,
+        errors.InputRefused, "it refuses the input"),
+    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, errors.CredentialsRefused,
+        "look at {SERVICE}_API_KEY and what it may do"),
+    Row((401, 402, 403), "a page", lambda r: r.page, errors.CredentialsRefused, facts=lambda r: {"named": False}),
+    Row((401, 402, 403), "not a word of the key", _whatever, errors.CredentialsRefused,
+        "look at {SERVICE}_API_KEY, {SERVICE}_BASE_URL, and at what stands in front of it",
+        lambda r: {"named": False}),
+    Row((404, 405, 410), "the address", _whatever, errors.ServiceFault,
+        "and not because of the model: look at {SERVICE}_BASE_URL"),
+    Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, errors.RequestRefused,
+        "it refuses the request, and does not name what of it"),
+    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, errors.ServiceFault),
 )  # fmt: skip
 
 
-def error_of(refusal: Refusal) -> AitpError:
+def error_of(refusal: Refusal) -> errors.AitpError:
     """Our error for an error answer."""
-    rows = OPENAI_ROWS if refusal.service == OPENAI else OLLAMA_ROWS
-    failure = next(row for row in rows if row.fits(refusal)).error(refusal)
+    failure = next(row for row in ROWS if row.fits(refusal)).error(refusal)
     failure.bought_nothing = refusal.status not in MAYBE_BOUGHT
     return failure
 
 
-def no_answer(service: str, error: BaseException) -> AitpError:
+def no_success(service: str, what: str) -> errors.ServiceFault:
+    """Our error for an answer with status 200 that is none."""
+    return errors.ServiceFault(service, f"{service} answered 200 with {what}")
+
+
+def no_answer(service: str, error: BaseException) -> errors.AitpError:
     """Our error for what an HTTP client raised in place of an answer."""
-    if isinstance(error, AitpError):
+    if isinstance(error, errors.AitpError):
         return error.with_traceback(None)  # a bound of ours, raised within the client
     name = type(error).__name__
     if name.endswith("Timeout"):
@@ -483,4 +433,4 @@ def no_answer(service: str, error: BaseException) -> AitpError:
     else:
         # Its words only where they are the system's: others quote what was sent.
         said = f"{service} gave no answer ({f'{name}: {error}' if name == 'ConnectError' else name})"
-    return NotConnected(service, said) if name in NEVER_SENT else ServiceFault(service, said)
+    return errors.NotConnected(service, said) if name in NEVER_SENT else errors.ServiceFault(service, said)

@@ -42,7 +42,7 @@ class MockProvider:
     def _vector(self, text: str, model: str) -> bytes:
         seed = blake2b(f"{model}\0{text}".encode(), digest_size=16).digest()
         numbers = np.random.Generator(np.random.PCG64(int.from_bytes(seed))).standard_normal(self._dimensions)
-        return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"), self._dimensions)
+        return vector_json((numbers / np.sqrt((numbers * numbers).sum())).astype("<f4"))
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         text = fake_answer(question, model)

@@ -10,22 +10,21 @@ A refusal, a cut answer and a filtered one arrive with status 200, and none of t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
-import orjson
 
 from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.client import CALL_MARGIN_SECONDS, PLAIN, BodyBound, http_client
-from aitp.providers.failures import OPENAI, error_of, no_answer, refusal_of, refused_with_200
+from aitp.providers.client import PLAIN, HttpProvider, http_client
+from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
 from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request
-from aitp.providers.vectors import UnusableVector, WrongLength, vector_from_base64, vector_from_numbers
+from aitp.providers.vectors import numbers_in, vector_of
 from aitp.settings import Settings
 
 # The longest answer that anybody should want, its JSON escapes and a server's extra fields included.
@@ -39,21 +38,19 @@ _HELD_BACK = ("content_filter", "safety", "recitation", "blocklist", "prohibited
 _log = get_logger(__name__)
 
 
-class OpenAIProvider:
+class OpenAIProvider(HttpProvider):
     """By OPENAI_* of the settings, which have a key; vectors of EMBEDDING_DIMENSIONS numbers, of models that let us."""
 
     name = OPENAI
+    _client_errors = openai.OpenAIError
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._base_url = settings.openai_base_url or OPENAI_URL
+        super().__init__(settings, settings.openai_base_url or OPENAI_URL, settings.openai_timeout)
         self._effort = settings.openai_reasoning_effort
         # Other servers know no tiers, most of them, and "default" is what they have: some refuse what they don't know.
         own = urlsplit(self._base_url).hostname == urlsplit(OPENAI_URL).hostname
         tier = settings.openai_service_tier or ""
         self._tier = tier if own or tier != "default" else ""
-        self._bound = BodyBound(OPENAI, settings.openai_timeout + CALL_MARGIN_SECONDS)
-        self._client: openai.OpenAI | None = None
 
     def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
         if chat:
@@ -80,52 +77,28 @@ class OpenAIProvider:
         request = chat_request(question, model, held, self._effort, self._tier)
         return read_reply(self._post("/chat/completions", request, texts, held, CHAT_BYTES), texts)
 
-    def _post(
-        self, path: str, request: Mapping[str, Any], texts: Sequence[str], held: Sequence[str], limit_bytes: int
-    ) -> object:
-        """The answer's JSON; its body is free again when this returns."""
-        if self._client is None:
-            self._client = self._connect()
-        self._bound.begin(limit_bytes)
+    def _send(self, path: str, body: bytes) -> httpx2.Response:
         try:
-            body = self._client.post(path, content=orjson.dumps(request), cast_to=httpx2.Response).content
-            document = orjson.loads(body)
-            if (refused := refused_with_200(document)) is None:
-                return document
-            failure = self._refused(refused, request, texts, held)
-        except orjson.JSONDecodeError:
-            failure = _no_success("no JSON")
+            answer: httpx2.Response = self._client.post(path, content=body, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
-            failure = self._refused(error.response, request, texts, held)
-        except openai.OpenAIError as error:
-            failure = no_answer(OPENAI, error.__cause__ or error)
-        # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
+            answer = error.response
+        return answer
+
+    def _failed(self, failure: errors.AitpError, model: str) -> None:
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
-        raise failure
-
-    def _refused(
-        self, answer: httpx2.Response, request: Mapping[str, Any], texts: Sequence[str], held: Sequence[str]
-    ) -> errors.AitpError:
-        batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
-        return error_of(refusal_of(OPENAI, answer, request["model"], texts, held, batch=batch, tier=tier))
 
     def _connect(self) -> openai.OpenAI:
-        seconds, key = self._settings.openai_timeout, self._settings.openai_api_key
+        key = self._settings.openai_api_key
         assert key is not None
         return openai.OpenAI(
             api_key=key.get_secret_value(),
             base_url=self._base_url,
             max_retries=0,
-            timeout=seconds,
-            http_client=http_client(self._bound, seconds, self._settings.trust),
+            timeout=self._timeout,
+            http_client=http_client(self._bound, self._timeout, self._settings.trust),
             default_headers=PLAIN,
         )
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
 
 def read_embeddings(
@@ -137,25 +110,22 @@ def read_embeddings(
     and of another length. ServiceFault: it is no answer to such a request.
     """
     if not isinstance(answer, dict) or not isinstance(items := answer.get("data"), list):
-        raise _no_success("JSON without a list of embeddings")
+        raise no_success(OPENAI, "JSON without a list of embeddings")
     found: list[list[Any]] = [[] for _ in texts]
     for index, item in zip(_positions(items, len(texts)), items, strict=True):
         if 0 <= index < len(texts):
             found[index].append(item.pop("embedding", None) if isinstance(item, dict) else None)
     if not any(isinstance(each, str | list) for embeddings in found for each in embeddings):
-        raise _no_success("no vector")
-    vectors: list[Vector] = []
-    lengths = set()
-    for embeddings in found:
-        try:
-            vectors.append(_vector(embeddings, length))
-        except UnusableVector as error:
-            vectors.append(errors.UselessAnswer(f"{OPENAI} sent {error}"))
-            if isinstance(error, WrongLength):
-                lengths.add(error.length)
-    if len(lengths) == 1 and not any(isinstance(vector, bytes) for vector in vectors):
+        raise no_success(OPENAI, "no vector")
+    # Freed one by one: a worker's memory is counted.
+    vectors: list[Vector] = [vector_of(OPENAI, each.pop() if len(each) == 1 else None) for each in found]
+    lengths = {numbers_in(vector) for vector in vectors if isinstance(vector, bytes)}
+    if length is not None and lengths and length not in lengths and len(lengths) == 1:
         said = f"{OPENAI} sent vectors of {lengths.pop()} numbers, and {length} are wanted: look at {setting}"
         raise errors.SettingRefused(OPENAI, said, setting=setting)
+    if length is not None and lengths - {length}:
+        odd = errors.UselessAnswer(f"{OPENAI} sent an unusable vector: expected {length} numbers")
+        vectors = [odd if isinstance(each, bytes) and numbers_in(each) != length else each for each in vectors]
     return Embeddings(vectors, usage_of(answer.get("usage"), texts))
 
 
@@ -173,24 +143,13 @@ def _positions(items: Sequence[Any], count: int) -> list[int]:
             for index, item in zip(said, items, strict=True)]  # fmt: skip
 
 
-def _vector(embeddings: list[Any], length: int | None) -> bytes:
-    if len(embeddings) > 1:
-        raise UnusableVector("two vectors for this text")
-    embedding = embeddings.pop() if embeddings else None  # freed one by one: a worker's memory is counted
-    if isinstance(embedding, str):
-        return vector_from_base64(embedding, length)
-    if isinstance(embedding, list):
-        return vector_from_numbers(embedding, length)
-    raise UnusableVector("no vector for this text")
-
-
 def read_reply(answer: object, texts: Sequence[str]) -> Reply:
     """What the model said to `texts`. Raises ModelRefused, AnswerCut, or what else keeps an answer from being one."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(answer, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
-        raise _no_success("JSON without a message")
+        raise no_success(OPENAI, "JSON without a message")
     if message.get("refusal"):
         raise errors.ModelRefused(f"{OPENAI}: the model refused to answer this text")
     reason = str(choice.get("finish_reason")).lower()
@@ -219,15 +178,8 @@ def _words(part: object) -> str:
 
 
 def usage_of(counted: object, texts: Sequence[str], answer: str = "") -> Usage:
-    """The server's count, or an estimate from words where it has none that makes sense."""
+    """As the server counts."""
     counts = counted if isinstance(counted, dict) else {}
-    # Vectors have no completion.
-    prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens") if answer else 0
-    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
-        return Usage.estimate(texts, answer)
-    total, least = counts.get("total_tokens"), prompt + completion
-    return Usage(prompt, completion, total if type(total) is int and total >= least else least)
-
-
-def _no_success(what: str) -> errors.ServiceFault:
-    return errors.ServiceFault(OPENAI, f"{OPENAI} answered 200 with {what}")
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, completion, total = (counts.get(name) for name in names)
+    return Usage.of(prompt, completion, texts, answer, total)

@@ -12,30 +12,36 @@ from typing import Any
 import numpy as np
 import orjson
 
+from aitp.errors import UselessAnswer
+
 
 class UnusableVector(ValueError):
     """What was sent is no vector that may be stored. The message says what was sent, without the numbers."""
 
 
-class WrongLength(UnusableVector):
-    """It is a vector, of another `length` than was wanted."""
+def vector_of(service: str, embedding: object) -> bytes | UselessAnswer:
+    """JSON of what a `service` sent as the vector of a text, or what is wrong with it."""
+    try:
+        if isinstance(embedding, str):
+            return vector_from_base64(embedding)
+        if isinstance(embedding, list):
+            return vector_from_numbers(embedding)
+        raise UnusableVector("not one vector for this text")
+    except UnusableVector as error:
+        return UselessAnswer(f"{service} sent {error}")
 
-    def __init__(self, wanted: int, length: int) -> None:
-        super().__init__(f"an unusable vector: expected {wanted} numbers, got {length}")
-        self.length = length
 
-
-def vector_from_base64(text: str, length: int | None) -> bytes:
-    """JSON of little-endian float32 in base64. `length`: how many were asked for, None if the model decides."""
+def vector_from_base64(text: str) -> bytes:
+    """JSON of little-endian float32 in base64."""
     try:
         raw = binascii.a2b_base64(text, strict_mode=True)  # otherwise it skips what is no base64, and shifts the rest
         vector = np.frombuffer(raw, dtype="<f4")
     except ValueError as error:
         raise UnusableVector("an unusable vector: expected float32 in base64") from error
-    return vector_json(vector, length)
+    return vector_json(vector)
 
 
-def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
+def vector_from_numbers(numbers: list[Any]) -> bytes:
     """JSON of a list of numbers: for servers that know no base64."""
     try:
         values = np.asarray(numbers)
@@ -44,15 +50,18 @@ def vector_from_numbers(numbers: list[Any], length: int | None) -> bytes:
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise UnusableVector("an unusable vector: expected a flat list of numbers")
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as such
-        return vector_json(values.astype("<f4"), length)
+        return vector_json(values.astype("<f4"))
 
 
-def vector_json(vector: np.ndarray[Any, np.dtype[np.float32]], length: int | None) -> bytes:
-    """JSON of `vector` (float32) in the shortest digits. UnusableVector: empty, not finite, all zeros, not as asked."""
+def vector_json(vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+    """JSON of `vector` (float32) in the shortest digits. UnusableVector: empty, not finite, all zeros."""
     if not len(vector) or not np.isfinite(vector).all():
         raise UnusableVector("an unusable vector: expected finite numbers, and at least one")
     if not vector.any():
         raise UnusableVector("an unusable vector: expected a direction, got nothing but zeros")
-    if length is not None and len(vector) != length:
-        raise WrongLength(length, len(vector))
     return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def numbers_in(vector: bytes) -> int:
+    """How many numbers such JSON holds."""
+    return vector.count(b",") + 1

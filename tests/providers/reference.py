@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aitp.errors import (
@@ -22,7 +22,7 @@ from aitp.errors import (
     SettingRefused,
     UselessAnswer,
 )
-from aitp.providers.failures import OLLAMA, OLLAMA_ROWS, OPENAI, OPENAI_ROWS, Refusal, Row
+from aitp.providers.failures import OPENAI, ROWS, Refusal
 from aitp.tasks import Culprit
 
 Condition = Callable[[Any], Any]
@@ -54,8 +54,9 @@ EFFECTS: Sequence[tuple[type[AitpError], Condition, str, str]] = (
 
 HEAD = """# What each failure of a provider means
 
-Written from the tables of `aitp/providers/failures.py`, first match first; a test holds this page to them. Reasons
-never repeat a text, a key or the server's own words.
+Written from the table of `aitp/providers/failures.py`, first match first; a test holds this page to it. It is one for
+OpenAI, Ollama and whatever speaks like them, or passes on what they say. Reasons never repeat a text, a key or the
+server's own words.
 
 Whose fault a failure is, the server may say by status, code or words, in a body of any shape, and is then believed at
 once. Where it uses words that no row knows, the same is found out from what befalls other tasks: it only takes a few
@@ -123,19 +124,9 @@ CALLS: Sequence[tuple[str, AitpError]] = (
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "## Both\n", _table(CALLS)]
-    for title, service, table in (
-        ("OpenAI", OPENAI, OPENAI_ROWS),
-        ("Ollama", OLLAMA, OLLAMA_ROWS),
-    ):
-        parts += [f"## {title}\n", _table(_answers(service, table))]
-    return "\n".join([*parts, LEFT_OUT, TRIED])
-
-
-def _answers(service: str, rows: Sequence[Row]) -> Iterator[tuple[str, AitpError]]:
-    for row in rows:
-        status = row.statuses[0] if row.statuses else 400
-        yield row.name, row.error(Refusal(service, status, "m", message="format", sent=("format",)))
+    refusal = Refusal(OPENAI, 400, "m", message="format", sent=("format",))
+    refused = _table((row.name, row.error(refusal)) for row in ROWS)
+    return "\n".join([HEAD, "## Calls\n", _table(CALLS), "## Error answers\n", refused, LEFT_OUT, TRIED])
 
 
 def _table(rows: Iterable[tuple[str, AitpError]]) -> str:

@@ -23,6 +23,8 @@ from aitp.errors import (
     RetryableError,
     ServiceFault,
 )
+from aitp.providers.failures import ROWS as TABLE
+from aitp.providers.failures import Refusal
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, provider_at
 from tests.providers.scripted import Answer, raw, reply, scripted
 
@@ -354,3 +356,60 @@ def test_a_code_that_is_no_plain_name_is_not_passed_on(code: object) -> None:
 def test_no_status_fails_a_task_for_good() -> None:
     for status in (301, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 418, 422, 429, 500, 503, 529):
         assert isinstance(failure_of(reply(status)), RetryableError), status
+
+
+def example(status: int, message: str = "", *, service: str = "openai", **facts: Any) -> Refusal:
+    return Refusal(service, status, SMALL, message=message, sent=("format",), **facts)
+
+
+EXAMPLES = [
+    example(429, "usage limit", service="ollama"),
+    example(402, "subscription", service="ollama"),
+    example(402, is_json=True),
+    example(429, "no capacity", tier="flex"),
+    example(429, "request too large"),
+    example(429),
+    example(400, "the input length exceeds the context length"),
+    example(500, "invalid json schema in format"),
+    example(400, 'option "num_ctx" must be of type integer', service="ollama"),
+    example(500, "failed to encode response: json: unsupported value: nan"),
+    example(400, 'do embedding request: post "http://127.0.0.1:40213/embedding": eof'),
+    example(500, "this model does not support embeddings"),
+    example(404, "model 'model' not found", service="ollama"),
+    example(404, "model 'model' not found"),
+    example(400, param="input"),
+    example(403, "bearer"),
+    example(403, page=True),
+    example(403),
+    example(404),
+    example(400, "no words of ours"),
+    example(500),
+]
+
+
+def test_no_row_stands_behind_one_that_takes_its_place() -> None:
+    reached = [next(row.name for row in TABLE if row.fits(example)) for example in EXAMPLES]
+
+    assert reached == [row.name for row in TABLE]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("failed to encode response: json: unsupported value: NaN", InputRefused),
+        ("Out of range float values are not JSON compliant", InputRefused),
+        ("this model does not support embeddings", ModelGone),
+        ("The model is overloaded, try again", ServiceFault),
+        ("litellm.InternalServerError: nothing that anybody knows", ServiceFault),
+    ],
+)
+def test_what_a_server_behind_a_gateway_says_is_understood_whatever_it_is(message: str, kind: type[AitpError]) -> None:
+    assert type(failure_of(reply(500, error(message=message)))) is kind
+
+
+def test_a_model_s_name_says_nothing_of_the_request() -> None:
+    answer = reply(400, {"detail": "base64-dimensions:v1 is out of sorts"})
+    with scripted(answer) as server, pytest.raises(RequestRefused) as raised:
+        provider_at(server.url, embedding_dimensions=8).embed([TEXT], "base64-dimensions:v1")
+
+    assert raised.value.parameter == ""

@@ -320,7 +320,7 @@ def test_calls_share_one_connection_that_close_ends() -> None:
 
 
 def test_an_answer_that_trickles_comes_to_an_end_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aitp.providers.ollama.CALL_MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr("aitp.providers.client.CALL_MARGIN_SECONDS", 0.0)
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, vectors([1.0]))) as server:

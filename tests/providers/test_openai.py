@@ -120,10 +120,10 @@ def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None
     assert first == b"[1.0,2.0]"
     assert all(type(error) is UselessAnswer for error in others)
     assert [str(error) for error in others] == [
-        "openai sent two vectors for this text",
-        "openai sent no vector for this text",
-        "openai sent an unusable vector: expected 2 numbers, got 1",
-        "openai sent no vector for this text",
+        "openai sent not one vector for this text",
+        "openai sent not one vector for this text",
+        "openai sent an unusable vector: expected 2 numbers",
+        "openai sent not one vector for this text",
     ]
 
 
@@ -311,7 +311,7 @@ def test_the_largest_answer_fits_the_bound() -> None:
 
 
 def test_an_answer_that_trickles_comes_to_an_end_and_the_next_call_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aitp.providers.openai.CALL_MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr("aitp.providers.client.CALL_MARGIN_SECONDS", 0.0)
     gone = threading.Event()
     slow = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", gone)
     with scripted(slow, reply(200, answer(item(0, as_base64([1.0]))))) as server:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from aitp.ledger import IdleReason
 from aitp.ledger.evidence import FUTILE_SECONDS
 from aitp.ledger.worlds import PROFILE_SECONDS
-from aitp.providers import failures, ollama, openai
+from aitp.providers import client, failures
 from aitp.tasks import TaskStatus
 from tests.services import same_vector
 from tests.strangers.house import House
@@ -62,8 +62,7 @@ def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
                 said, status=status, code="", type="", param="", message="", page=False, is_json=False
             )
 
-        for client in (openai, ollama):
-            monkeypatch.setattr(client, "refusal_of", mute)
+        monkeypatch.setattr(client, "refusal_of", mute)
     return str(request.param)
 
 
