@@ -12,6 +12,7 @@ which may quote texts and headers, never does.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -27,7 +28,6 @@ from urllib.parse import quote_plus
 
 import orjson
 
-from aitp import journal
 from aitp.errors import AitpError, printable
 
 
@@ -47,6 +47,8 @@ LINE_BYTES = 4_096
 MASK = "***"
 # Longest text kept in a line that is too long: tried in turn until the line fits.
 CUTS = (1_500, 500, 200, 60)
+# How systemd's journal is told of a line's priority (sd-daemon(3)).
+PRIORITIES = {"critical": "<2>", "error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
 LAST_RESORT = ("timestamp", "level", "event", "slot", "task_id")
 DEEPEST = 4
 MOST_MEMBERS = 50
@@ -135,7 +137,7 @@ def masked(text: str) -> str:
 def _write(level: str, stream: TextIO, render: Render, slot: int | None = None) -> None:
     structlog = loaded()
     always = {} if slot is None else {"slot": slot}
-    render = _with_priority(render) if journal.collects(stream) else render
+    render = _with_priority(render) if journal_collects(stream) else render
 
     def finish(logger: object, method: str, facts: MutableMapping[str, Any]) -> bytes:
         head = {name: facts.pop(name) for name in ("timestamp", "level", "event", "logger") if name in facts}
@@ -188,6 +190,41 @@ class _ThirdParty(logging.Handler):
         getattr(get_logger(record.name), method)(message, exc_info=record.exc_info)
 
 
+# ── systemd's journal ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def journal_collects(stream: TextIO) -> bool:
+    """Whether systemd's journal collects what is written there, so that `journalctl -p warning` can show ours.
+
+    It is the stream of that device and inode (systemd.exec(5)); programs of supervisord inherit copies of it.
+    """
+    told = os.environ.get("JOURNAL_STREAM")
+    try:
+        file = os.fstat(stream.fileno()) if told else None
+    except (OSError, ValueError):
+        return False
+    return file is not None and told == f"{file.st_dev}:{file.st_ino}"
+
+
+def mark_errors() -> None:
+    """From now on lines of this process's standard error are errors to the journal: tracebacks whole, too."""
+    if sys.stderr is not None and journal_collects(sys.stderr):
+        sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+
+
+class _Errors(io.TextIOWrapper):
+    _goes_on = False  # the line of what was written last
+
+    def write(self, text: str) -> int:
+        if text == "":
+            return 0
+        whole, mark = text.endswith("\n"), PRIORITIES["error"]
+        marked = text[: -1 if whole else None].replace("\n", f"\n{mark}")
+        super().write(("" if self._goes_on else mark) + marked + ("\n" if whole else ""))
+        self._goes_on = not whole
+        return len(text)
+
+
 # ── a line ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -204,7 +241,7 @@ def as_text(facts: Facts) -> bytes:
 
 
 def _with_priority(render: Render) -> Render:
-    return lambda facts: journal.PRIORITIES.get(facts["level"], "").encode() + render(facts)
+    return lambda facts: PRIORITIES.get(facts["level"], "").encode() + render(facts)
 
 
 def _word(value: Any) -> str:

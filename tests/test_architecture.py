@@ -30,7 +30,7 @@ FLOORS = (
     {"settings"},
     {"validators", "http", "extensions"},
     {"sources"},
-    {"tls", "hardening", "prices", "journal"},
+    {"tls", "hardening", "prices"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.
@@ -226,7 +226,7 @@ def test_the_environment_is_read_by_the_settings_alone() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
     # `sources`: of RUNTIME_DIR alone; `journal` for systemd's protocol.
-    assert readers == {"settings.py", "sources.py", "journal.py"}
+    assert readers == {"settings.py", "sources.py", "logs.py", "__main__.py"}
 
 
 def test_the_service_has_no_threads_no_event_loop_and_no_second_sqlite() -> None:

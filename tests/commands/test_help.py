@@ -67,7 +67,7 @@ def test_help_fits_a_terminal_and_loads_none_of_the_service(path: tuple[str, ...
     loaded = set(run.stderr.split())
     assert not loaded & heavy
     assert "kept" in loaded
-    ours = {"aitp", "aitp.journal", "aitp.commands", "aitp.commands.cli", "aitp.commands.help", "aitp.errors"}
+    ours = {"aitp", "aitp.commands", "aitp.commands.cli", "aitp.commands.help", "aitp.errors"}
     assert {name for name in loaded if name.startswith("aitp")} == ours
 
 

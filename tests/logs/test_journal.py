@@ -80,7 +80,7 @@ def test_what_the_command_line_refuses_is_an_error_line_by_line(tmp_path: Path) 
 
 
 def test_a_traceback_is_an_error_in_each_of_its_lines() -> None:
-    lines = written("-c", "from aitp.journal import mark_errors; mark_errors(); print('text'); {}['a\\nb']")
+    lines = written("-c", "from aitp.logs import mark_errors; mark_errors(); print('text'); {}['a\\nb']")
 
     assert [line for line in lines if not line.startswith("<3>")] == ["text"]
     assert "<3>Traceback (most recent call last):" in lines
