@@ -7,7 +7,6 @@ then addresses, what settings tell only together, and how a wrong one is told. P
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -24,9 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, unquote, urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, GroupedMetadata, Le
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -49,11 +48,17 @@ LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """In a type's metadata: what may be set, to follow "must be"."""
+@dataclass(frozen=True)
+class Allowed(GroupedMetadata):
+    """In a type's metadata: what may be set, to follow "must be"; of a text also how it has to look, as a whole."""
 
     words: str
+    pattern: str = ""
+    most: int | None = None
+
+    def __iter__(self) -> Iterator[object]:
+        if self.pattern:
+            yield StringConstraints(pattern=f"^{self.pattern}$", max_length=self.most)
 
 
 # ── the types of settings ────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,10 +87,7 @@ def zone_name(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ValueError, OSError, LookupError, RecursionError):
-        names = {zone.lower(): zone for zone in available_timezones()}
-        meant = difflib.get_close_matches(name[:SHOWN_CHARACTERS].lower().replace(" ", "_"), names, n=1)
-        hint = f"; did you mean {names[meant[0]]}?" if meant else ""
-        raise ValueError(f"must be the name of a time zone like UTC or America/Sao_Paulo{hint}") from None
+        raise ValueError("must be the name of a time zone like UTC or America/Sao_Paulo") from None
     return name
 
 
@@ -206,43 +208,22 @@ Host = Annotated[str, AfterValidator(listening_host), Allowed("an address of thi
 PostgreSQLUrl = Annotated[
     SecretStr, AfterValidator(postgresql_url), Allowed("an address, `postgresql://`, with what it takes to get in")
 ]
-SchemaName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$"), Allowed("lower-case letters, digits and _, 63 at most")
-]
-HostName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,100}$"), Allowed("letters, digits, dots, - and _, 100 at most")
-]
+SchemaName = Annotated[str, Allowed("lower-case letters, digits and _, 63 at most", "[a-z_][a-z0-9_]{0,62}")]
+HostName = Annotated[str, Allowed("letters, digits, dots, - and _, 100 at most", "[A-Za-z0-9._-]{0,100}")]
 Zone = Annotated[str, AfterValidator(zone_name), Allowed("a name of the time zone database, like `America/Sao_Paulo`")]
 Scopes = Annotated[str, AfterValidator(scopes), Allowed("words")]
 Slug = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
-    Allowed("the project's slug alone: lower-case letters, digits and hyphens"),
+    Allowed("the project's slug alone: lower-case letters, digits and hyphens", "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
 ]
-Language = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"),
-    Allowed("a language code like pt, en or pt-BR"),
-]
-Word = Annotated[
-    str, LOWER, StringConstraints(pattern=r"^[a-z0-9_-]{0,40}$"), Allowed("one word of letters, digits, _ and -")
-]
+Language = Annotated[str, Allowed("a language code like pt, en or pt-BR", "[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")]
+Word = Annotated[str, LOWER, Allowed("one word of letters, digits, _ and -", "[a-z0-9_-]{0,40}")]
 # They become a part of prompts.
-Words = Annotated[
-    str,
-    StringConstraints(pattern=rf"^({PRINTABLE}| )*$", max_length=100),
-    Allowed("words of printable characters, 100 at most"),
-]
+Words = Annotated[str, Allowed("words of printable characters, 100 at most", f"({PRINTABLE}| )*", 100)]
 # It stands between parentheses in a User-Agent.
-Contact = Annotated[
-    str,
-    StringConstraints(pattern=r"^[ -'*-~]{0,200}$"),
-    Allowed("printable ASCII characters without parentheses, 200 at most"),
-]
+Contact = Annotated[str, Allowed("printable ASCII characters without parentheses, 200 at most", "[ -'*-~]{0,200}")]
 Model = Annotated[
-    str,
-    StringConstraints(pattern=rf"^{PRINTABLE}*$", max_length=100),
-    Allowed("a model's name: printable characters without spaces, 100 at most"),
+    str, Allowed("a model's name: printable characters without spaces, 100 at most", f"{PRINTABLE}*", 100)
 ]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Models = Annotated[

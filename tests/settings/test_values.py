@@ -233,19 +233,6 @@ def test_a_time_zone_of_a_thousand_parts_is_none() -> None:
         load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": "0/" * 1_000})
 
 
-@pytest.mark.parametrize(
-    ("zone", "meant"),
-    [
-        ("America/São_Paulo", "America/Sao_Paulo"),
-        ("america/sao paulo", "America/Sao_Paulo"),
-        ("Europe/Berln", "Europe/Berlin"),
-    ],
-)
-def test_a_misspelt_time_zone_is_told_with_the_one_that_was_meant(zone: str, meant: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"; did you mean {meant}\?$"):
-        load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": zone})
-
-
 def test_a_relative_path_that_is_wrong_is_told_with_where_it_leads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
