@@ -28,7 +28,7 @@ from aitp import validators as v
 from aitp.errors import ConfigurationError, printable
 from aitp.extensions import foreign_settings
 from aitp.hardening import blot_out
-from aitp.prices import nano
+from aitp.policy.costs import nano
 from aitp.sources import PROJECT_ROOT as PROJECT_ROOT
 from aitp.sources import beside, misspelt, read_sources
 from aitp.tasks import Fleet, Period, Place

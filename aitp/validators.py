@@ -16,7 +16,7 @@ import stat
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
@@ -38,9 +38,9 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from aitp import prices, tls
+from aitp import tls
 from aitp.errors import printable
-from aitp.prices import nano
+from aitp.policy.costs import Price, Prices, nano
 from aitp.sources import absolute
 
 SHOWN_CHARACTERS = 120
@@ -199,7 +199,7 @@ Authorities = Annotated[
     Allowed("a path of a file of PEM certificates"),
 ]
 PriceList = Annotated[
-    prices.Prices,
+    Prices,
     BeforeValidator(lambda value: read_prices(absolute(Path(value))) if isinstance(value, str) else value),
     Allowed("a path of a TOML file of prices"),
 ]
@@ -260,7 +260,7 @@ PRICES_BYTES = 1_048_576
 HIGHEST_PRICE = 1_000_000  # of a million tokens
 
 
-def read_prices(path: Path) -> prices.Prices:
+def read_prices(path: Path) -> Prices:
     """The prices in a TOML file. Raises ValueError that says all that is wrong with it, entry by entry."""
     try:
         with path.open("rb") as file:
@@ -283,7 +283,7 @@ def read_prices(path: Path) -> prices.Prices:
         raise ValueError(
             'it has no price; a model has one like this: [openai."gpt-6.1-terra"] input = 1.00, output = 5.00'
         )
-    return prices.Prices(path, found.currency, models)
+    return Prices(path, found.currency, models)
 
 
 class _Terms(BaseModel):
@@ -291,15 +291,17 @@ class _Terms(BaseModel):
     input: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
     output: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
 
+    def price(self) -> Price:
+        return Price(nano(self.input), nano(self.output))
+
 
 class _PricedModel(_Terms):
     flex: _Terms | None = None
     priority: _Terms | None = None
 
-    def price(self) -> prices.Price:
+    def price(self) -> Price:
         tiers = {"flex": self.flex, "priority": self.priority}
-        own = {name: prices.Price(nano(terms.input), nano(terms.output)) for name, terms in tiers.items() if terms}
-        return prices.Price(nano(self.input), nano(self.output), own)
+        return replace(super().price(), tiers={name: terms.price() for name, terms in tiers.items() if terms})
 
 
 class _PriceFile(BaseModel):
@@ -470,7 +472,7 @@ def problem(
     if details["type"] == "missing":
         return f"{name}: required, but not set. {(fields[name].description or '').removeprefix('Required. ')}"
     value = "***" if name in secrets else shown(values.get(name.lower(), ""))
-    if value and {Path, tls.Authorities, prices.Prices} & {*_parts_of(fields[name].annotation)}:
+    if value and {Path, tls.Authorities, Prices} & {*_parts_of(fields[name].annotation)}:
         value = _with_root(value)
     if details["type"] == "value_error":
         return f"{name}={value}: {details['ctx']['error']}"

@@ -25,12 +25,11 @@ FLOORS = (
     {"ledger"},
     {"in_force"},
     {"metrics"},
-    {"policy"},
     {"logs"},
     {"settings"},
     {"validators", "http", "extensions"},
     {"sources"},
-    {"tls", "hardening", "prices"},
+    {"tls", "hardening", "policy"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

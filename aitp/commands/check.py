@@ -26,8 +26,7 @@ from aitp.errors import AitpError, ConfigurationError, printable
 from aitp.ledger import sqlite
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
 from aitp.ledger.schema import VERSION
-from aitp.policy.costs import FIRST_USAGE, Pricing, estimate
-from aitp.prices import amount
+from aitp.policy.costs import FIRST_USAGE, Pricing, amount, estimate
 from aitp.process import start
 from aitp.process.dispatch import claim_options
 from aitp.process.scoreboard import living_master

@@ -31,7 +31,7 @@ from aitp.errors import printable
 from aitp.in_force import InForce, in_force, published
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
-from aitp.prices import amount
+from aitp.policy.costs import amount
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
 from aitp.sources import runtime_dir
 from aitp.web.health import Facts, Phase, Problem, at_work, duration, problems, read_facts

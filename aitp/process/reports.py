@@ -29,8 +29,8 @@ from aitp.ledger.engine import HOST_SLOTS, Place
 from aitp.ledger.evidence import SETTINGS
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
+from aitp.policy.costs import amount
 from aitp.policy.routing import Route
-from aitp.prices import amount
 from aitp.process.scoreboard import role_of
 from aitp.processors import Result
 from aitp.tasks import BreakerState, Culprit, Ending, Outcome, Task

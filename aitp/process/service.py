@@ -25,7 +25,7 @@ from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.ledger.engine import engine_of
 from aitp.logs import conceal, get_logger
 from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
-from aitp.prices import ALL_OTHERS
+from aitp.policy.costs import ALL_OTHERS
 from aitp.process.child import Child, Roles
 from aitp.process.dispatch import named_models, openai_names, reuse_scope, setup_of
 from aitp.process.relay import Relay

@@ -21,9 +21,8 @@ from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger import BreakerChange, Claim, Idle, Ledger, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
-from aitp.policy.costs import Bill
+from aitp.policy.costs import NANO, NOTHING, Bill, Prices
 from aitp.policy.routing import Route
-from aitp.prices import NANO, NOTHING, Prices
 from aitp.process import reports
 from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, strangers_of

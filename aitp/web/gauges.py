@@ -21,7 +21,7 @@ from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.logs import get_logger
 from aitp.metrics import UNREADABLE_FILES, Family, reading
-from aitp.prices import NANO
+from aitp.policy.costs import NANO
 from aitp.process.scoreboard import State, role_of
 from aitp.providers.inventory import ModelState, Stage
 from aitp.settings import Settings

@@ -22,8 +22,8 @@ from aitp.in_force import InForce
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
+from aitp.policy.costs import amount
 from aitp.policy.routing import Availability, Routing
-from aitp.prices import amount
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
 from aitp.providers.inventory import (

@@ -31,9 +31,9 @@ from aitp import SERVICE_NAME, metrics, release
 from aitp.extensions import foreign_settings
 from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
 from aitp.logs import masked
+from aitp.policy.costs import Prices, amount, nano
 from aitp.policy.routing import Availability, Routing
 from aitp.policy.windows import ROLLING_SECONDS
-from aitp.prices import Prices, amount, nano
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.providers.inventory import Inventory
 from aitp.settings import FIELDS, PLACEHOLDER, Settings

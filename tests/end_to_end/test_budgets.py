@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aitp.prices import NANO
+from aitp.policy.costs import NANO
 from tests.end_to_end.running import Service
 from tests.metrics.reading import parse, value
 

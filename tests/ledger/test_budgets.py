@@ -9,9 +9,8 @@ import pytest
 
 from aitp.ledger import Cause, Claim, ClaimOptions, IdleReason, Settled
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Pricing, estimate
+from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Price, Pricing, estimate
 from aitp.policy.routing import Route
-from aitp.prices import Price
 from aitp.tasks import Ending, Period
 from tests.ledger.conftest import Create
 from tests.ledger.test_plans import assert_no_scans, recorded

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from aitp.ledger import Cause, Claim, IdleReason
 from aitp.ledger.budgets import use_of_budgets
 from aitp.ledger.engine import Place
-from aitp.policy.costs import Bill, Pricing
+from aitp.policy.costs import Bill, Price, Pricing
 from aitp.policy.windows import fixed_window
-from aitp.prices import Price
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG
 from tests.ledger.world import START, WORKER, World, example, examples, priced, report

@@ -14,8 +14,7 @@ from aitp.ledger import Cause, DeliveryOutcome, Failure, Ledger, LedgerConfig, M
 from aitp.ledger.maintenance import check
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, VERSION
 from aitp.ledger.stats import snapshot
-from aitp.policy.costs import Bill, Pricing
-from aitp.prices import Price
+from aitp.policy.costs import Bill, Price, Pricing
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, WORKER, Clock, World, ids, priced, report
 

@@ -10,8 +10,7 @@ import pytest
 from aitp.ledger import IdleReason, prepare
 from aitp.ledger.limits import ALL_SENT, day_of, stand_ins_sent
 from aitp.ledger.maintenance import Allowance, Recovery, check, recover
-from aitp.policy.costs import Pricing
-from aitp.prices import Price
+from aitp.policy.costs import Price, Pricing
 from tests.ledger.conftest import Create
 from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.test_budgets import pay, use

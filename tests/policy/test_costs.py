@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, affordable, estimate, learned
-from aitp.prices import Price
+from aitp.policy.costs import FIRST_USAGE, Bill, Price, Pricing, UsageEstimate, affordable, estimate, learned
 
 EMBEDDING = Pricing(Price(20_000_000, 0))  # 0.02 of a million tokens
 CHAT = Pricing(Price(1_100_000_000, 4_400_000_000), answers=True)

@@ -10,8 +10,7 @@ import pytest
 
 from aitp.errors import AitpError, DeadlineExceeded, InputRefused, ServiceFault
 from aitp.metrics import Metrics
-from aitp.policy.costs import Bill
-from aitp.prices import Price, Prices
+from aitp.policy.costs import Bill, Price, Prices
 from aitp.process.service import labelled_models
 from aitp.process.worker import MeteredProvider
 from aitp.providers import Embeddings, Question, Reply, Usage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import ConfigurationError
-from aitp.prices import Price, amount, nano
+from aitp.policy.costs import Price, amount, nano
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PROJECT_ROOT, Settings, load_settings
 from aitp.validators import read_prices
 from tests.settings.complete import COMPLETE

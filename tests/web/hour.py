@@ -16,9 +16,8 @@ from aitp.ledger import Claim, ClaimOptions, DeliveryOutcome, Failure, Fault, Le
 from aitp.ledger.budgets import spend
 from aitp.ledger.inbox import Poll
 from aitp.metrics import CallStatus, known_models, open_metrics
-from aitp.policy.costs import Bill, Pricing
+from aitp.policy.costs import NANO, Bill, Pricing
 from aitp.policy.routing import Route
-from aitp.prices import NANO
 from aitp.process.scoreboard import Record, State
 from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey
 from tests.ledger.world import Clock

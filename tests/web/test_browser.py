@@ -18,7 +18,7 @@ from aitp.ledger import Failure, Report
 from aitp.ledger.hosts import Host
 from aitp.ledger.stats import snapshot
 from aitp.metrics import known_models, open_metrics
-from aitp.prices import NANO
+from aitp.policy.costs import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web import health

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aitp.metrics import CallStatus, open_metrics
-from aitp.prices import NANO
+from aitp.policy.costs import NANO
 from tests.metrics.reading import parse, value
 from tests.web.test_page import change, page_of, rows
 from tests.web.world import WORKER, World, ask
