@@ -57,18 +57,19 @@ class Connection(Protocol):
 
 
 class Database(Protocol):
-    """One process's hold of the ledger, opened after fork. Everything but a violated constraint raises LedgerError."""
+    """One process's hold of the ledger, opened after fork. Everything but a violated constraint raises LedgerError.
+
+    What is answered here is so for a ledger that one host has to itself.
+    """
 
     path: Any
-    session: int
+    locks: SlotLocks
+    session: int = 0
     """How often this process has had to find the ledger anew: what it had claimed before may be another's by now."""
     on_disk: bool
     """Whether what the last durable transaction committed is on disk."""
-    may_die_alone: bool
+    may_die_alone: bool = False
     """Whether processes may live on when what was committed is lost."""
-
-    @property
-    def locks(self) -> SlotLocks: ...
 
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
@@ -82,17 +83,21 @@ class Database(Protocol):
     def flush(self) -> None:
         """Have on disk whatever was committed; to be called until it succeeds."""
 
-    def read(self, sql: str, bindings: Sequence[Any] = ..., /) -> list[Row]:
+    def read(self, sql: str, bindings: Sequence[Any] = (), /) -> list[Row]:
         """One query outside any transaction: it sees what was committed last."""
+        with self.reading() as connection:
+            return connection.execute(sql, bindings).fetchall()
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Queries outside any transaction, each of which sees what was committed last."""
 
     def here(self, instant: float) -> float:
         """An instant of the ledger, by this host's wall clock: for who is to sleep until then."""
+        return instant
 
     def owner(self, slot: int) -> int:
         """The number by which the ledger knows a slot of this host."""
+        return slot
 
     def obtain(self, owner: int) -> bool:
         """Whether an owner is gone for good. If so its place is this process's until `let_go`."""
@@ -102,6 +107,7 @@ class Database(Protocol):
 
     def is_fresh(self, session: int) -> bool:
         """Whether what was claimed in that `session` is this process's still, for sure."""
+        return True
 
     def announce(self, what: str) -> None:
         """Have other hosts hear that `workers`, `workers 7`, `relays` or `all` have something to look at.
@@ -113,9 +119,6 @@ class Database(Protocol):
         """Raise ConfigurationError for a ledger of no release or of one that is too new, LedgerError for one not yet
         migrated.
         """
-
-    def next_sequence(self) -> int:
-        """Move the ledger's own clock on by one. Only inside a transaction."""
 
     def short_of_disk(self) -> bool:
         """Whether there is too little room left to take on new work."""

@@ -17,7 +17,7 @@ from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
 from aitp.ledger.limits import Limits, completions_since, prune_completions
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, prune_queues, queue_id
+from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, next_sequence, prune_queues, queue_id
 from aitp.ledger.schema import VERSION
 from aitp.ledger.stats import fold_minutes, note_error, note_waiting
 from aitp.ledger.worlds import prune_worlds
@@ -131,7 +131,7 @@ class Inbox:
                 return NotYet(due_at)
             _forget_seen(connection)
             self._breakers.begin_probe(connection, API_SERVICES, slot)
-            sequence = self._database.next_sequence()
+            sequence = next_sequence(connection)
             connection.execute(
                 "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, now)
             )

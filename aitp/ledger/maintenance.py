@@ -149,11 +149,9 @@ def check(place: Place, *, quick: bool = False) -> Checkup:
         return _check_fleet(place)
     with sqlite.as_ledger_error(place):  # it may lie where this user may not look
         refuse_no_file(place)
-        if sqlite.is_log_alone(place):
-            return Checkup(0, (sqlite.LOG_ALONE,), {}, 0)
-        if not place.exists():
+        if not place.exists() and not sqlite.is_log_alone(place):
             raise sqlite.no_ledger(place)
-        size = place.stat().st_size
+        size = place.stat().st_size if place.exists() else 0
         try:
             with closing(sqlite.open_to_check(place)) as connection:
                 connection.execute("BEGIN")  # one state for all that follows
@@ -202,7 +200,8 @@ def broken_promises(connection: Connection) -> list[str]:
 
 def _broken_definitions_or_promises(connection: Any) -> list[str]:
     # A letter turned over in a definition hides a column, say: the rest could not even be asked.
-    ours, found = sqlite.our_definitions(), sqlite.definitions(connection)
+    with sqlite.ours() as ledger:
+        ours, found = sqlite.definitions(ledger), sqlite.definitions(connection)
     if unlike := sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name)):
         return [f"{name} is not defined as this release defines it" for name in unlike]
     problems = broken_promises(connection)
@@ -506,7 +505,7 @@ class _Saving:
         """A number may be damage; one with tables or columns that this release does not know is none."""
         if isinstance(version, int) and version > VERSION:
             for table, columns in self._damaged.tables.items():
-                if not table.startswith("sqlite_") and set(columns) - set(self._tables.get(table, ())):
+                if set(columns) - set(self._tables.get(table, ())):
                     raise ConfigurationError(
                         [f"the ledger has version {version}, this release knows {VERSION}: recover it with that one"]
                     )

@@ -48,9 +48,11 @@ def move(source: Place, target: Place) -> dict[str, int]:
         raise LedgerError(f"the ledger {source} is damaged ({found.problems[0]}): see `aitp ledger check`")
     _refuse_other_version(source, found.version)
     moved: dict[str, int] = {}
+    with sqlite.ours() as ledger:
+        tables = sqlite.tables(ledger)
     with _source(source) as here, _target(target) as there:
         _refuse_holdings(there, target)
-        for table, names in sqlite.our_tables().items():
+        for table, names in tables.items():
             if table in STAYING:
                 continue
             columns = ", ".join(names)

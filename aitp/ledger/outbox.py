@@ -25,7 +25,7 @@ from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown
 from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Place, Row, these
 from aitp.ledger.outcomes import let_go
-from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due
+from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due, next_sequence
 from aitp.ledger.stats import note_error, reading
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
@@ -163,7 +163,7 @@ class Outbox:
     ) -> None:
         if outcome is DeliveryOutcome.DELIVERED:
             self._duplicates.keep(connection, delivery.seq)
-            bury(connection, delivery.seq, delivery.id, self._database.next_sequence(), now)
+            bury(connection, delivery.seq, delivery.id, next_sequence(connection), now)
         elif outcome is DeliveryOutcome.REFUSED:
             connection.execute(f"UPDATE tasks SET {DEAD}, slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
@@ -349,7 +349,7 @@ class DeadLetters:
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
-            bury(connection, seq, task_id, self._database.next_sequence(), self._database.clock())
+            bury(connection, seq, task_id, next_sequence(connection), self._database.clock())
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:

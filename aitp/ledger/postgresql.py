@@ -266,10 +266,6 @@ class PostgreSQLDatabase:
             self._regain()
             yield self._statements
 
-    def next_sequence(self) -> int:
-        """Move the ledger's own clock on by one. Only inside a transaction."""
-        return int(self._statements.execute("UPDATE ledger SET sequence = sequence + 1 RETURNING sequence").get)
-
     def refuse_other_version(self) -> None:
         """Raise LedgerError for a ledger not yet made or migrated, ConfigurationError for one that is newer than the
         next release's: with that one this release goes on, and takes nothing new (IdleReason.UPGRADE).

@@ -54,6 +54,11 @@ def queue_id(connection: Connection, queue: QueueKey) -> int:
     return int(found)
 
 
+def next_sequence(connection: Connection) -> int:
+    """Move the clock by which polls and deliveries are ordered on by one."""
+    return int(connection.execute("UPDATE ledger SET sequence = sequence + 1 RETURNING sequence").get)
+
+
 def prune_queues(connection: Connection) -> None:
     """Forget queues without tasks: models are named by the API's users, and each misspelt one is a queue."""
     if int(connection.execute("SELECT COUNT(*) FROM queues").get) > MOST_QUEUES:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import apsw
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
-from aitp.ledger.engine import DISK_RESERVE_BYTES, Row
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Database, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
 
@@ -58,19 +58,16 @@ SENSELESS = (apsw.ConstraintError, apsw.MismatchError)
 
 MOST_PROBLEMS = 20
 MOST_WORDS = 200
-WRITE_VERSION_AT, MOST_WRITE_VERSION = 18, b"\x02"
 
 LOG_ALONE = "it is empty, but its write-ahead log is not"
 NO_TABLE = "its table ledger is lost, or is not what it was"
 
 
-class SQLiteDatabase:
+class SQLiteDatabase(Database):
     """One connection and the lock file beside it. `locks` are closed by whoever opened them: here, if none are given.
 
     When the machine's clock is set, the first transaction to find that has the ledger follow (`ledger.clock`).
     """
-
-    may_die_alone = False
 
     def __init__(self, path: Path, clock: Clock | None = None, *, locks: SlotLocks | None = None) -> None:
         refuse_affected_sqlite(apsw.sqlite_lib_version())
@@ -142,10 +139,6 @@ class SQLiteDatabase:
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
         return self._now if self.connection.in_transaction else self._clock()
-
-    def here(self, instant: float) -> float:
-        """They are by this host's clock."""
-        return instant
 
     def _begin_moment(self) -> None:
         self._now = self._clock()
@@ -222,11 +215,6 @@ class SQLiteDatabase:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    def read(self, sql: str, bindings: Sequence[Any] = (), /) -> list[Row]:
-        """One query outside the queue and outside any transaction: it sees what was committed last."""
-        with as_ledger_error(self.path):
-            return self.connection.execute(sql, bindings).fetchall()
-
     @contextmanager
     def reading(self) -> Iterator[apsw.Connection]:
         """Queries outside the queue and outside any transaction, each of which sees what was committed last."""
@@ -237,13 +225,6 @@ class SQLiteDatabase:
         """Give back the memory of the pages read so far."""
         with as_ledger_error(self.path):
             self.connection.execute("PRAGMA shrink_memory")
-
-    def next_sequence(self) -> int:
-        """Move the ledger's own clock on by one. Only inside a transaction."""
-        rows: list[Row] = self.connection.execute(
-            "UPDATE ledger SET sequence = sequence + 1 RETURNING sequence"
-        ).fetchall()
-        return int(rows[0][0])
 
     def refuse_other_version(self) -> None:
         """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
@@ -259,11 +240,7 @@ class SQLiteDatabase:
             status = os.statvfs(self._folder)
         return status.f_bavail * status.f_frsize
 
-    # Who owns what: the locks of this host tell all
-
-    def owner(self, slot: int) -> int:
-        """A slot is its own number."""
-        return slot
+    # Who owns what: the locks of this host tell all, and nobody takes anything from a process that lives
 
     def obtain(self, owner: int) -> bool:
         """Whether no process holds an owner's slot. If so this one does until `let_go`."""
@@ -272,12 +249,6 @@ class SQLiteDatabase:
     def let_go(self, owner: int) -> None:
         """Give back what `obtain` took."""
         self.locks.release(owner)
-
-    session = 0
-
-    def is_fresh(self, session: int) -> bool:
-        """Nobody takes anything from a process that lives."""
-        return True
 
     def announce(self, what: str) -> None:
         """There is nobody else to hear it."""
@@ -301,23 +272,18 @@ def migrate(path: Path) -> int:
     refuse_affected_sqlite(apsw.sqlite_lib_version())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     refuse_network_file_system(path.resolve().parent, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
-    with as_ledger_error(path):
-        connection = _connect_unless_damaged(path)
-    try:
-        with as_ledger_error(path):
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            found = version_in(connection, path)
-            _refuse_unknown(found, path)
-            if not found:
-                connection.execute(SCHEMA)
-            for number in range(max(found, FIRST_VERSION), VERSION):
-                connection.execute(MIGRATIONS[number - FIRST_VERSION])
-                connection.execute("UPDATE ledger SET version = ?", (number + 1,))
-            connection.execute("COMMIT")
-            return found
-    finally:
-        connection.close()
+    with as_ledger_error(path), closing(_connect_unless_damaged(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        found = version_in(connection, path)
+        _refuse_unknown(found, path)
+        if not found:
+            connection.execute(SCHEMA)
+        for number in range(max(found, FIRST_VERSION), VERSION):
+            connection.execute(MIGRATIONS[number - FIRST_VERSION])
+            connection.execute("UPDATE ledger SET version = ?", (number + 1,))
+        connection.execute("COMMIT")
+        return found
 
 
 def version_of(path: Path) -> int | None:
@@ -328,14 +294,11 @@ def version_of(path: Path) -> int | None:
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             return None
-    connection = open_read_only(path)
-    try:
-        with as_ledger_error(path):
-            return version_in(connection, path)
-    except (TypeError, ValueError) as error:
-        raise unlike_a_ledger(path, error) from error
-    finally:
-        connection.close()
+        try:
+            with closing(open_read_only(path)) as connection:
+                return version_in(connection, path)
+        except (TypeError, ValueError) as error:
+            raise unlike_a_ledger(path, error) from error
 
 
 def version_in(connection: apsw.Connection, path: Path) -> int:
@@ -366,14 +329,17 @@ def _refuse_unknown(found: int, path: Path) -> None:
 # Opening
 
 
-def _connect(path: Path, flags: int, *, keep_log: bool = False) -> apsw.Connection:
+def _connect(path: Path, flags: int, *, keep_log: bool = False, make: bool = False) -> apsw.Connection:
     """`keep_log`: closed as the last one it does not move the log into the file, which may be damaged.
 
     Raises MisplacedLedger for what never was a ledger.
     """
     refuse_no_file(path)
     if is_log_alone(path):
-        raise damaged(path, LOG_ALONE)
+        raise apsw.CorruptError(LOG_ALONE)
+    if make:
+        # Not by SQLite, whose file would be readable by all until the first chmod.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = apsw.Connection(str(path), flags=flags, statementcachesize=STATEMENTS_CACHED)
     if keep_log:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -416,32 +382,27 @@ def open_alone(path: Path) -> apsw.Connection:
 
 def copy_whole(path: Path, part: Path) -> None:
     """SQLite's online backup: all pages in one read transaction, which keeps no writer waiting."""
-    with closing(open_read_only(path)) as source, as_ledger_error(part), closing(open_alone(part)) as copy:
+    with as_ledger_error(path), closing(open_to_check(path)) as source:
         if problems := header_problems(source):
             raise damaged(path, problems[0])  # of which a copy would know nothing
-        with copy.backup("main", source, "main") as pages:
-            pages.step()
-        # Else it would grow a log beside it as soon as it is read.
-        copy.execute("PRAGMA journal_mode = DELETE")
+        with as_ledger_error(part), closing(open_alone(part)) as copy:
+            with copy.backup("main", source, "main") as pages:
+                pages.step()
+            # Else it would grow a log beside it as soon as it is read.
+            copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
-    refuse_no_file(path)
-    if is_log_alone(path):
-        problems = [LOG_ALONE]
+    try:
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True, make=True)
+    except CORRUPTION as error:
+        problems = [in_words(error)]
     else:
-        # Created here and not by SQLite, whose file would be readable by all until the first chmod.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        try:
-            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True)
-        except CORRUPTION as error:
-            problems = [in_words(error)]
-        else:
-            problems = file_problems(connection, quick=True, most=1)
-            if not problems:
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-                return connection
-            connection.close()
+        problems = file_problems(connection, quick=True, most=1)
+        if not problems:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            return connection
+        connection.close()
     raise ConfigurationError(
         [
             f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({problems[0]}): `aitp ledger recover` sets it"
@@ -466,38 +427,32 @@ def is_log_alone(path: Path) -> bool:
 
 
 def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
-    """What SQLite's own check finds wrong with the file, and whether it is a ledger. A new, empty one is sound."""
+    """What is wrong with a file that was opened to be written, as a ledger. A new, empty one is sound."""
     try:
-        found = _file_faults(connection, quick=quick, most=most)
-        if not found and is_ledger(connection):
-            # Whoever comes to need this row would find nothing to go by.
-            found = ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
-        elif not found and has_tables(connection):
-            found = [NO_TABLE]
+        if found := _file_faults(connection, quick=quick, most=most) or header_problems(connection):
+            return found
+        if not is_ledger(connection):
+            return [NO_TABLE] if has_tables(connection) else []
+        # Whoever comes to need this row would find nothing to go by.
+        return ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
     except CORRUPTION as error:
-        found = [in_words(error)]
-    return found
+        return [in_words(error)]
 
 
 def _file_faults(connection: apsw.Connection, *, quick: bool, most: int) -> list[str]:
-    """What makes it no SQLite file in order, whoever made it. Raises CORRUPTION where not even that can be asked."""
+    """What SQLite's own check finds, whoever made the file. Raises CORRUPTION where not even that can be asked."""
     check = f"PRAGMA {'quick' if quick else 'integrity'}_check({most})"
     rows: list[Row] = connection.execute(check).fetchall()
-    return [readable(str(said)) for (said,) in rows if said != "ok"] or header_problems(connection)
+    return [readable(str(said)) for (said,) in rows if said != "ok"]
 
 
 def header_problems(connection: apsw.Connection) -> list[str]:
     """A file that says it is to be written by a later SQLite is in order for this one, but can never be written.
 
-    See "File format version numbers" in sqlite.org/fileformat.html. Read by SQLite's own hands: to close a descriptor
-    of ours would let go of the locks that this process has on the file.
+    See "File format version numbers" in sqlite.org/fileformat.html.
     """
-    file = apsw.VFSFile("unix", connection.filename, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
-    try:
-        written_by = file.xRead(1, WRITE_VERSION_AT) if file.xFileSize() > WRITE_VERSION_AT else b""
-    finally:
-        file.xClose()
-    return ["its header says that only a later SQLite may write it"] if written_by > MOST_WRITE_VERSION else []
+    forbids = connection.readonly("main") and os.access(connection.filename, os.W_OK)
+    return ["its header says that only a later SQLite may write it"] if forbids else []
 
 
 def in_words(error: BaseException) -> str:
@@ -530,9 +485,9 @@ def is_another_programs(connection: apsw.Connection) -> bool:
         if is_ledger(connection):
             return False
         theirs = definitions(connection)
-        if not theirs or theirs.items() & our_definitions().items():
-            return False
-        return not _file_faults(connection, quick=True, most=1)
+        with ours() as ledger:
+            is_a_bit_ours = not theirs or theirs.items() & definitions(ledger).items()
+        return not is_a_bit_ours and not _file_faults(connection, quick=True, most=1)
     except CORRUPTION:
         return False
 
@@ -545,36 +500,24 @@ def definitions(connection: apsw.Connection) -> dict[str, str]:
     return {readable(name): " ".join(sql.split()) for name, sql in rows}
 
 
-def our_definitions() -> dict[str, str]:
-    """The definitions of a ledger of this release."""
-    with _ours() as connection:
-        return definitions(connection)
-
-
 def tables(connection: apsw.Connection) -> dict[str, list[str]]:
-    """The columns of each table, in the order that they were made in."""
-    named: list[Row] = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    """The columns of each of its tables, in the order that they were made in."""
+    named: list[Row] = connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+    ).fetchall()
     return {
         table: [str(column) for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
         for (table,) in named
     }
 
 
-def our_tables() -> dict[str, list[str]]:
-    """The tables of a ledger of this release, but for SQLite's own."""
-    with _ours() as connection:
-        return {table: columns for table, columns in tables(connection).items() if table in definitions(connection)}
-
-
 @contextmanager
-def _ours() -> Iterator[apsw.Connection]:
-    connection = apsw.Connection(":memory:")
-    try:
+def ours() -> Iterator[apsw.Connection]:
+    """An empty ledger of this release, in memory."""
+    with closing(apsw.Connection(":memory:")) as connection:
         for statements in (SCHEMA, *MIGRATIONS):
             connection.execute(statements)
         yield connection
-    finally:
-        connection.close()
 
 
 # Failures

@@ -22,6 +22,7 @@ from aitp.ledger import Cause, DeliveryOutcome, Idle, IdleReason, Ledger, NotYet
 from aitp.ledger.engine import Fleet
 from aitp.ledger.maintenance import check
 from aitp.ledger.postgresql import QUEUE, look_over
+from aitp.ledger.queue import next_sequence
 from aitp.ledger.schema import MIGRATIONS, VERSION, translated
 from aitp.ledger.session import numbered
 from aitp.ledger.stats import snapshot
@@ -353,7 +354,7 @@ def test_a_host_that_starts_on_the_next_release_s_ledger_changes_nothing_of_it_a
 def test_the_next_release_brings_a_ledger_up_to_date_while_others_write(world: World) -> None:
     world.admit("a")
     with futures.ThreadPoolExecutor(1) as another_host, world.database.transaction() as connection:
-        world.database.next_sequence()
+        next_sequence(connection)
         upgrade = another_host.submit(upgrade_another_host, world)
         # With the tables in its hands, or behind us in the queue.
         wait_until(lambda: connection.execute(WAITING_FOR_LOCKS).get or upgrade.done(), 10.0)
