@@ -349,6 +349,10 @@ MIGRATIONS: tuple[str, ...] = (
         slot INTEGER PRIMARY KEY,
         since REAL NOT NULL
     ) STRICT;
+    -- What has become of each parameter, as JSON, in place of lists of names: found out anew.
+    DELETE FROM request_profiles;
+    ALTER TABLE request_profiles DROP COLUMN guessed;
+    ALTER TABLE request_profiles RENAME COLUMN kept TO parameters;
     """,
 )
 

@@ -40,7 +40,7 @@ FURTHER = {
     "reservations": (WORKER, "USD", 12),
     "habits": ("openai", "o3-mini", "defining_topics", 1_000, 200),
     "unpriced": ("openai", "new"),
-    "request_profiles": ("openai", "o3", "setup", "[]", "", "", "[]", "400", -1.5),
+    "request_profiles": ("openai", "o3", "setup", "", "{}", "[]", "400", -1.5),
     "failures": (77, "openai", 1, "input", "[1]"),
 }
 
