@@ -10,18 +10,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from aitp.commands import check as check
-    from aitp.commands import console as console
-    from aitp.commands import watch as watch
+from typing import Any
 
 
-def __getattr__(name: str) -> ModuleType:
+def imported(name: str) -> Any:
+    """The function of that name: `room.module.function`."""
+    module, _, function = name.rpartition(".")
     with importing():
-        return import_module(f"{__name__}.{name}")
+        return getattr(import_module(f"aitp.{module}"), function)
 
 
 @contextmanager

@@ -1,25 +1,28 @@
-"""The command `aitp`: one function a command; what it does is imported when it runs (`later` does that by itself).
+"""The command `aitp`: one function a command, whose docstring is its help: what it does, examples, its own exit codes.
 
-Its docstring is its help: what it does, examples, its own exit codes (what all share is in `help`). Promises:
-`aitp --version` and any `--help` load none of the service (a test counts imports); a usage error exits 2.
+What all share is in `help`. What a command `runs` is imported then, and takes its options by their names, after
+`settings`. Promises: `aitp --version` and any `--help` load none of the service (a test counts imports); a usage error
+exits 2.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
-from aitp import commands as later
 from aitp import release
+from aitp.commands import imported
 from aitp.commands.help import HELP_NAMES, Group, completion, man
 
-if TYPE_CHECKING:
-    from aitp.settings import Settings
-
 SEE, RUN, LOOK, STEER, KEEP = "See it at work", "Run it", "Look at it", "Steer it", "Keep it"
+
+
+def _completed(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """For the shell: those that begin as what is there so far."""
+    return lambda context, parameter, begun: imported(f"commands.console.{what}_beginning")(begun)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
@@ -92,13 +95,13 @@ def demo(**options: Any) -> int:
         return start(**options)
 
 
-@commands.command("eval", section=SEE, needs_settings=False)
+@commands.command("eval", section=SEE, needs_settings=False, runs="quality.evaluation.run_evaluation")
 @click.option("--types", "types", default="all", show_default=True, help="Task types, separated by commas.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many texts, the languages in turn.")
 @click.option("--model", help="The model to ask, in place of the tasks' default.")
 @click.option("--texts", type=click.Path(file_okay=False), help="Directory of labelled texts, in place of ours.")
 @click.option("--wikidata", is_flag=True, help="Look people and subjects up, as the service does.")
-def evaluate(types: str, limit: int | None, model: str | None, texts: str | None, wikidata: bool, as_json: bool) -> int:
+def evaluate() -> None:
     """Measure how good the answers of your provider are.
 
     On labelled texts, one call a text and type (160 in all), each of them paid for, and not counted against the
@@ -112,16 +115,13 @@ def evaluate(types: str, limit: int | None, model: str | None, texts: str | None
       0  measured
       1  stopped before its end, or no text was answered
     """
-    from aitp.quality.evaluation import run_evaluation
-
-    return run_evaluation(types, limit, model, texts, wikidata=wikidata, as_json=as_json)
 
 
 # Run it
 
 
-@commands.command(section=RUN, prints=False, starts=True)
-def run(settings: Settings) -> int:
+@commands.command(section=RUN, prints=False, starts=True, runs="process.supervisord.run_supervised")
+def run() -> None:
     """Run the service in the foreground, under supervisord.
 
     For systemd, containers and terminals. TERM or Ctrl-C stops it within SHUTDOWN_GRACE_SECONDS, QUIT at once; HUP has
@@ -137,13 +137,10 @@ def run(settings: Settings) -> int:
       0  stopped from outside
       1  METRICS_PORT is taken, or a program failed for good; the log says why
     """
-    from aitp.process.supervisord import run_supervised
-
-    return run_supervised(settings)
 
 
-@commands.command(section=RUN, prints=False)
-def once(settings: Settings) -> int:
+@commands.command(section=RUN, prints=False, runs="process.once.run_once")
+def once() -> None:
     """Poll, work, deliver until nothing is left; then leave.
 
     In the foreground: for cron, debugging and tests.
@@ -158,13 +155,10 @@ def once(settings: Settings) -> int:
       1  something waits for longer than this run does, it may not poll, or a
          service is running already
     """
-    from aitp.process.once import run_once
-
-    return run_once(settings)
 
 
 @commands.command(section=RUN, prints=False, starts=True)
-def master(settings: Settings) -> int:
+def master(settings: Any) -> int:
     """Run the master with its relays and workers alone.
 
     In the foreground, without supervisord and metrics.
@@ -182,8 +176,8 @@ def master(settings: Settings) -> int:
     return run_master(settings, roles(settings))
 
 
-@commands.command(section=RUN, prints=False)
-def metrics(settings: Settings) -> int:
+@commands.command(section=RUN, prints=False, runs="web.serve.run_metrics")
+def metrics() -> None:
     """Serve /metrics, /health, /ready and the status page alone.
 
     Examples:
@@ -194,18 +188,15 @@ def metrics(settings: Settings) -> int:
       0  stopped from outside
       1  METRICS_HOST and METRICS_PORT cannot be listened on
     """
-    from aitp.web.serve import run_metrics
-
-    return run_metrics(settings)
 
 
 # Look at it
 
 
-@commands.command(section=LOOK, needs_settings=False)
+@commands.command(section=LOOK, needs_settings=False, runs="commands.check.show_findings")
 @click.option("--offline", is_flag=True, help="Ask no server.")
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
-def check(offline: bool, strict: bool, as_json: bool) -> int:
+def check() -> None:
     """Find what is wrong, and say what to do.
 
     With settings, machine and services. Safe beside a running service: no task is claimed, nothing is bought, nothing
@@ -222,15 +213,14 @@ def check(offline: bool, strict: bool, as_json: bool) -> int:
           a warning)
       78  it would not start: the settings cannot be used
     """
-    return later.check.show_findings(offline=offline, strict=strict, as_json=as_json)
 
 
-@commands.command(section=LOOK, looks=True)
+@commands.command(section=LOOK, looks=True, runs="commands.watch.show_status")
 @click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
 @click.option(
     "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
 )
-def status(watch: bool, interval: float, as_json: bool) -> int:
+def status() -> None:
     """Show what the service is doing now; with --watch, live.
 
     Its processes, the queue, limits, breakers, and what keeps it from its work.
@@ -245,12 +235,9 @@ def status(watch: bool, interval: float, as_json: bool) -> int:
       0  the service is running (with --watch: you ended it)
       1  it is not running, or not for this user to see
     """
-    if watch:
-        return later.watch.watch_status(interval, as_json=as_json)
-    return later.watch.show_status(as_json=as_json)
 
 
-@commands.command(section=LOOK)
+@commands.command(section=LOOK, runs="commands.console.list_tasks")
 @click.option(
     "--state",
     "states",
@@ -260,7 +247,7 @@ def status(watch: bool, interval: float, as_json: bool) -> int:
 )
 @click.option("--type", "types", multiple=True, help="Only tasks of that type; may be given more than once.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="How many, at most.")
-def tasks(settings: Settings, states: tuple[str, ...], types: tuple[str, ...], limit: int, as_json: bool) -> None:
+def tasks() -> None:
     """List the tasks that are held: state, tries, age, due.
 
     The oldest first. ready: to be claimed. waiting: for a moment that has been set. claimed: being run. finished: being
@@ -276,11 +263,10 @@ def tasks(settings: Settings, states: tuple[str, ...], types: tuple[str, ...], l
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
     """
-    later.console.list_tasks(settings, states, types, limit, as_json=as_json)
 
 
-@commands.command(section=LOOK)
-def limits(settings: Settings, as_json: bool) -> None:
+@commands.command(section=LOOK, runs="commands.console.show_limits")
+def limits() -> None:
     """Show rate limits and budgets: used, left, and when room frees.
 
     Tasks sent to providers a minute, hour, day, week and month. With a file of prices (PRICES) also what was spent
@@ -295,7 +281,6 @@ def limits(settings: Settings, as_json: bool) -> None:
       0  shown
       1  there is no ledger yet, or it cannot be used
     """
-    later.console.show_limits(settings, as_json=as_json)
 
 
 @commands.group(section=LOOK, usually="list")
@@ -306,8 +291,8 @@ def hosts() -> None:
     """
 
 
-@hosts.command("list")
-def hosts_list(settings: Settings, as_json: bool) -> None:
+@hosts.command("list", runs="commands.console.list_hosts")
+def hosts_list() -> None:
     """List them, by name: here or away, since when, and what they have.
 
     Examples:
@@ -318,12 +303,11 @@ def hosts_list(settings: Settings, as_json: bool) -> None:
       0  listed
       1  there is no ledger that hosts share, or it cannot be used
     """
-    later.console.list_hosts(settings, as_json=as_json)
 
 
-@hosts.command("forget")
-@click.argument("name", shell_complete=lambda context, parameter, begun: later.console.hosts_beginning(begun))
-def hosts_forget(settings: Settings, name: str, as_json: bool) -> None:
+@hosts.command("forget", runs="commands.console.forget_host")
+@click.argument("name", shell_complete=_completed("hosts"))
+def hosts_forget() -> None:
     """Forget one that is away and does not come back.
 
     What it had in hand is anyone's at once, and not only after HOST_GRACE_SECONDS. Where its calls were answered, they
@@ -337,14 +321,13 @@ def hosts_forget(settings: Settings, name: str, as_json: bool) -> None:
       1  it is here (stop its service first), or there is none of that name, or no
          ledger that can be used
     """
-    later.console.forget_host(settings, name, as_json=as_json)
 
 
 # Steer it
 
 
-@commands.command(section=STEER)
-def pause(settings: Settings, as_json: bool) -> None:
+@commands.command(section=STEER, runs="commands.console.pause")
+def pause() -> None:
     """Stop polling and claiming, across restarts.
 
     Until `aitp resume`. Calls in flight finish and are delivered.
@@ -357,11 +340,10 @@ def pause(settings: Settings, as_json: bool) -> None:
       0  paused
       1  there is no ledger yet, or it cannot be used
     """
-    later.console.pause(settings, paused=True, as_json=as_json)
 
 
-@commands.command(section=STEER)
-def resume(settings: Settings, as_json: bool) -> None:
+@commands.command(section=STEER, runs="commands.console.resume")
+def resume() -> None:
     """Go on after `aitp pause`.
 
     Examples:
@@ -371,11 +353,10 @@ def resume(settings: Settings, as_json: bool) -> None:
       0  resumed
       1  there is no ledger yet, or it cannot be used
     """
-    later.console.pause(settings, paused=False, as_json=as_json)
 
 
-@commands.command(section=STEER)
-def poll(settings: Settings, as_json: bool) -> None:
+@commands.command(section=STEER, runs="commands.console.ask_for_poll")
+def poll() -> None:
     """Have the running service poll the task API now.
 
     Examples:
@@ -385,7 +366,6 @@ def poll(settings: Settings, as_json: bool) -> None:
       0  the service was asked
       1  it is not running, or belongs to another user
     """
-    later.console.ask_for_poll(settings, as_json=as_json)
 
 
 @commands.group(section=STEER)
@@ -396,15 +376,12 @@ def dead() -> None:
     """
 
 
-_completed = partial(
-    click.argument, shell_complete=lambda context, parameter, begun: later.console.ids_beginning(begun)
-)
-_some_tasks = _completed("task_ids", nargs=-1)
+_some_tasks = click.argument("task_ids", nargs=-1, shell_complete=_completed("ids"))
 _all_option = click.option("--all", "of_all", is_flag=True, help="All that there are.")
 
 
-@dead.command("list")
-def dead_list(settings: Settings, as_json: bool) -> None:
+@dead.command("list", runs="commands.console.list_dead_letters")
+def dead_list() -> None:
     """List them, oldest first.
 
     Examples:
@@ -415,12 +392,11 @@ def dead_list(settings: Settings, as_json: bool) -> None:
       0  listed, if only that there are none
       1  there is no ledger yet, or it cannot be used
     """
-    later.console.list_dead_letters(settings, as_json=as_json)
 
 
-@dead.command("show")
-@_completed("task_id")
-def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
+@dead.command("show", runs="commands.console.show_dead_letter")
+@click.argument("task_id", shell_complete=_completed("ids"))
+def dead_show() -> None:
     """Show one, with the beginning of its result; with all of it as JSON.
 
     Examples:
@@ -431,13 +407,12 @@ def dead_show(settings: Settings, task_id: str, as_json: bool) -> None:
       0  shown
       1  there is none of that id, or no ledger that can be used
     """
-    later.console.show_dead_letter(settings, task_id, as_json=as_json)
 
 
-@dead.command("retry")
+@dead.command("retry", runs="commands.console.retry_dead_letters")
 @_some_tasks
 @_all_option
-def dead_retry(settings: Settings, task_ids: tuple[str, ...], of_all: bool, as_json: bool) -> int:
+def dead_retry() -> None:
     """Deliver them once more. Nothing is bought again.
 
     Examples:
@@ -448,14 +423,13 @@ def dead_retry(settings: Settings, task_ids: tuple[str, ...], of_all: bool, as_j
       0  all of them are to be delivered
       1  there is none of an id that was given, or no ledger that can be used
     """
-    return later.console.retry_dead_letters(settings, _ids(task_ids, of_all), as_json=as_json)
 
 
-@dead.command("drop")
+@dead.command("drop", runs="commands.console.drop_dead_letters")
 @_some_tasks
 @_all_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def dead_drop(settings: Settings, task_ids: tuple[str, ...], of_all: bool, yes: bool, as_json: bool) -> int:
+def dead_drop() -> None:
     """Throw them away, with their results.
 
     A task that the task API still lists as pending is then run, and bought, anew: end it there first.
@@ -469,13 +443,6 @@ def dead_drop(settings: Settings, task_ids: tuple[str, ...], of_all: bool, yes: 
       1  there is none of an id that was given, or no ledger that can be used, or
          you said no
     """
-    return later.console.drop_dead_letters(settings, _ids(task_ids, of_all), sure=yes, as_json=as_json)
-
-
-def _ids(task_ids: tuple[str, ...], of_all: bool) -> tuple[str, ...] | None:
-    if bool(task_ids) == of_all:
-        raise click.UsageError("Give ids of tasks, or --all")
-    return None if of_all else task_ids
 
 
 @commands.group(section=STEER)
@@ -483,8 +450,8 @@ def models() -> None:
     """Pull Ollama's models now."""
 
 
-@models.command("pull")
-def models_pull(settings: Settings, as_json: bool) -> int:
+@models.command("pull", runs="commands.console.pull_models")
+def models_pull() -> None:
     """Pull the models of SUPPORTED_MODELS that the Ollama server lacks.
 
     The service does so by itself, too.
@@ -497,7 +464,6 @@ def models_pull(settings: Settings, as_json: bool) -> int:
       0  all of them are there
       1  one is missing in the end, or the service is pulling already
     """
-    return later.console.pull_models(settings, as_json=as_json)
 
 
 # Keep it
@@ -512,9 +478,9 @@ def ledger() -> None:
     """
 
 
-@ledger.command("check")
+@ledger.command("check", runs="commands.console.check_ledger")
 @click.option("--quick", is_flag=True, help="Do not compare indexes with tables.")
-def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
+def ledger_check() -> None:
     """Look it over, also while the service runs.
 
     The file, and what its rows promise each other; of a fleet's database the latter.
@@ -527,13 +493,12 @@ def ledger_check(settings: Settings, quick: bool, as_json: bool) -> int:
       0  it is sound
       1  it is damaged: every problem is named; or there is none
     """
-    return later.console.check_ledger(settings, quick=quick, as_json=as_json)
 
 
-@ledger.command("backup")
+@ledger.command("backup", runs="commands.console.back_up_ledger")
 @click.argument("file", type=click.Path())
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-def ledger_backup(settings: Settings, file: str, force: bool, as_json: bool) -> None:
+def ledger_backup() -> None:
     """Write a copy to FILE, and check it; also while the service runs.
 
     To restore it: stop the service, remove the ledger with its -wal and -shm, put FILE in its place. What was finished
@@ -547,11 +512,10 @@ def ledger_backup(settings: Settings, file: str, force: bool, as_json: bool) -> 
       0  written, and found sound
       1  the ledger is damaged, or FILE cannot be written
     """
-    later.console.back_up_ledger(settings, file, overwrite=force, as_json=as_json)
 
 
-@ledger.command("recover")
-def ledger_recover(settings: Settings, as_json: bool) -> None:
+@ledger.command("recover", runs="commands.console.recover_ledger")
+def ledger_recover() -> None:
     """Set a damaged one aside, save what can be read in a new one.
 
     The service must be stopped. A sound ledger stays as it is; nothing of a damaged one is changed or removed.
@@ -564,12 +528,11 @@ def ledger_recover(settings: Settings, as_json: bool) -> None:
       0  recovered as far as can be, or it was sound
       1  it is in use, there is none, or the disk is full
     """
-    later.console.recover_ledger(settings, as_json=as_json)
 
 
-@ledger.command("move")
+@ledger.command("move", runs="commands.console.move_ledger")
 @click.option("--to", type=click.Choice(("fleet", "file")), required=True, help="LEDGER_URL's, or the file's place.")
-def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
+def ledger_move() -> None:
     """Copy it to a fleet's database, or back into a file.
 
     All of it or nothing, compared in the end. The service must be stopped on every host, LEDGER_URL must be set in both
@@ -586,7 +549,6 @@ def ledger_move(settings: Settings, to: str, as_json: bool) -> None:
       0  moved
       1  either is in use, there is something already, or one cannot be used
     """
-    later.console.move_ledger(settings, to, as_json=as_json)
 
 
 # Around it

@@ -130,9 +130,9 @@ def _wake(settings: Settings) -> bool:
 # Look at it
 
 
-def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], most: int, *, as_json: bool) -> None:
+def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], limit: int, *, as_json: bool) -> None:
     """The oldest of them, as a table or as JSON."""
-    found = held_tasks(settings.ledger, states, types, most)
+    found = held_tasks(settings.ledger, states, types, limit)
     head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
     rows = [_row(task, found.now) for task in found.tasks]
     if screen().width >= ROOMY:
@@ -228,14 +228,19 @@ def _refuse_file(settings: Settings) -> None:
 # Steer it
 
 
-def pause(settings: Settings, *, paused: bool, as_json: bool) -> None:
-    """Stop polling and claiming, or go on; a running service is told at once."""
+def pause(settings: Settings, *, as_json: bool) -> None:
+    """Stop polling and claiming."""
     with _open_ledger(settings) as ledger:
-        ledger.pause(paused)
-    if not paused:
-        _wake(settings)
-    said = "Paused: calls in flight finish and are delivered" if paused else "Resumed"
-    tell({"paused": paused}, said, as_json=as_json)
+        ledger.pause(True)
+    tell({"paused": True}, "Paused: calls in flight finish and are delivered", as_json=as_json)
+
+
+def resume(settings: Settings, *, as_json: bool) -> None:
+    """Go on; a running service is told at once."""
+    with _open_ledger(settings) as ledger:
+        ledger.pause(False)
+    _wake(settings)
+    tell({"paused": False}, "Resumed", as_json=as_json)
 
 
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
@@ -291,22 +296,29 @@ def _beginning(result: object) -> str:
     return text if len(text) <= SHOWN_SIGNS else f"{text[:SHOWN_SIGNS]}… (--json prints all of it)"
 
 
-def retry_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, as_json: bool) -> int:
-    """Put them (None: all) back into the outbox, and wake the relays; 1 if one was not there."""
+def retry_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool, *, as_json: bool) -> int:
+    """Put them back into the outbox, and wake the relays; 1 if one was not there."""
+    _refuse_both(task_ids, of_all)
     with _open_ledger(settings) as ledger:
         code = _each(ledger, task_ids, ledger.dead.retry, "retried", "will be delivered again", as_json=as_json)
     _wake(settings)
     return code
 
 
-def drop_dead_letters(settings: Settings, task_ids: Sequence[str] | None, *, sure: bool, as_json: bool) -> int:
-    """Throw them (None: all) away, once a person is `sure` or says yes; 1 if one was not there."""
-    if not (sure or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
+def drop_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool, yes: bool, *, as_json: bool) -> int:
+    """Throw them away, once a person says yes; 1 if one was not there."""
+    _refuse_both(task_ids, of_all)
+    if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
         raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
     with _open_ledger(settings) as ledger:
         code = _each(ledger, task_ids, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
         ledger.flush()
         return code
+
+
+def _refuse_both(task_ids: Sequence[str], of_all: bool) -> None:
+    if bool(task_ids) == of_all:
+        raise click.UsageError("Give ids of tasks, or --all")
 
 
 def _agreed(question: str) -> bool:
@@ -319,9 +331,10 @@ def _agreed(question: str) -> bool:
 
 
 def _each(
-    ledger: Ledger, wanted: Sequence[str] | None, act: Callable[[str], bool], done: str, told: str, *, as_json: bool
+    ledger: Ledger, named: Sequence[str], act: Callable[[str], bool], done: str, told: str, *, as_json: bool
 ) -> int:
-    task_ids = wanted if wanted is not None else [letter.id for letter in ledger.dead.list()]
+    """With each that is named, or with all of them."""
+    task_ids = named or [letter.id for letter in ledger.dead.list()]
     acted: list[str] = []
     missing: list[str] = []
     for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
@@ -401,7 +414,7 @@ def _file_of(settings: Settings) -> Path:
     raise LedgerError(f"the ledger {ledger} is no file of this host's; {said}")
 
 
-def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
+def check_ledger(settings: Settings, quick: bool, *, as_json: bool) -> int:
     """Say what is wrong with it; 0 if nothing is, else 1."""
     from aitp.ledger.maintenance import check
 
@@ -419,12 +432,12 @@ def check_ledger(settings: Settings, *, quick: bool, as_json: bool) -> int:
     return 0 if found.sound else 1
 
 
-def back_up_ledger(settings: Settings, file: str, *, overwrite: bool, as_json: bool) -> None:
+def back_up_ledger(settings: Settings, file: str, force: bool, *, as_json: bool) -> None:
     """Write it to `file`."""
     from aitp.ledger.maintenance import back_up
 
     path = _file_of(settings)
-    found = back_up(path, Path(file), overwrite=overwrite)
+    found = back_up(path, Path(file), overwrite=force)
     said = f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}"
     document = {"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows}
     tell(document, said, as_json=as_json)

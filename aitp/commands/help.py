@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from aitp import __version__
+from aitp.commands import imported
 from aitp.errors import ConfigurationError, LedgerError
 
 EXITS = (
@@ -60,7 +61,8 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """Its function returns an exit code, or None for 0. `section`: the heading that it is listed under.
+    """Its function, or in its place the one that it `runs`, returns an exit code, or None for 0. `section`: the heading
+    that it is listed under.
 
     `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
     has --json. `starts`: it is the service, whose failed start is told where people look. `looks`: what a running
@@ -71,6 +73,7 @@ class Command(click.Command):
         self,
         *arguments: Any,
         section: str = "Commands",
+        runs: str = "",
         needs_settings: bool = True,
         prints: bool = True,
         starts: bool = False,
@@ -78,7 +81,8 @@ class Command(click.Command):
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
-        self.section, self.needs_settings, self.starts, self.looks = section, needs_settings, starts, looks
+        self.section, self.runs = section, runs
+        self.needs_settings, self.starts, self.looks = needs_settings, starts, looks
         if prints:
             self.params.append(JSON)
 
@@ -100,6 +104,8 @@ class Command(click.Command):
             if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
                 # From here on there may be something to put in order: see `__main__`.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self.runs:
+                self.callback = imported(self.runs)
             ctx.exit(super().invoke(ctx) or ExitCode.FINE)
         except ConfigurationError as error:
             if self.starts:

@@ -83,8 +83,10 @@ class StatusView:
     problem: str | None
 
 
-def show_status(*, as_json: bool) -> int:
-    """One look; 0 if the master is there and does its rounds, else 1."""
+def show_status(watch: bool, interval: float, *, as_json: bool) -> int:
+    """One look; 0 if the master is there and does its rounds, else 1. Or, to `watch`, one after the other."""
+    if watch:
+        return watch_status(interval, as_json=as_json)
     settings = published(runtime_dir()) or in_force(_own_settings())
     facts = read_facts(settings)
     if as_json:

@@ -275,11 +275,11 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def run_evaluation(
-    types: str, limit: int | None, model: str | None, labels: str | None, *, wikidata: bool, as_json: bool
+    types: str, limit: int | None, model: str | None, texts: str | None, wikidata: bool, as_json: bool
 ) -> int:
     """0: all texts were tried, and some had an answer; else 1. ConfigurationError: it cannot begin.
 
-    `types`: with commas between, or all; `limit`: of texts; `labels`: their directory; `wikidata`: look people and
+    `types`: with commas between, or all; `limit`: of `texts`, which are a directory; `wikidata`: look people and
     subjects up, as the service does. None is the default of each.
     """
     from rich.console import Console
@@ -291,14 +291,14 @@ def run_evaluation(
     conceal(settings.openai_api_key, settings.ollama_api_key, settings.wikidata_token)
     # Standard output is the report's.
     configure("DEBUG" if settings.log_level == "DEBUG" else "WARNING", settings.log_format, stream=sys.stderr)
-    texts = load_labels(Path(labels) if labels else LABELS)[:limit]
+    labelled = load_labels(Path(texts) if texts else LABELS)[:limit]
     model = model or settings.default_chat_model
     provider, console = _configured(settings, model), Console(stderr=True)
     cases: list[Case] = []
-    stopped, total = "", len(texts) * len(chosen)
+    stopped, total = "", len(labelled) * len(chosen)
     with wikidata_of(settings) if wikidata else nullcontext(Knowledge()) as knowledge:
         try:
-            for case in evaluate(texts, chosen, provider, Context.of(settings, knowledge), model):
+            for case in evaluate(labelled, chosen, provider, Context.of(settings, knowledge), model):
                 cases.append(case)  # what has been paid for is shown, also if it is not all
                 if console.is_terminal:
                     console.print(f"{len(cases)} of {total}: {case.text.id} {case.task_type:<24}", end="\r")

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from inspect import cleandoc
+from inspect import cleandoc, signature
 
 import click
 import pytest
 
+from aitp.commands import imported
 from aitp.commands.cli import commands
-from aitp.commands.help import EXITS
+from aitp.commands.help import EXITS, Command
 from aitp.settings import PROJECT_ROOT, surroundings
 from tests.commands.desk import LOADED
 from tests.packaging.test_command import aitp
@@ -69,6 +70,14 @@ def test_help_fits_a_terminal_and_loads_none_of_the_service(path: tuple[str, ...
     assert "kept" in loaded
     ours = {"aitp", "aitp.commands", "aitp.commands.cli", "aitp.commands.help", "aitp.errors"}
     assert {name for name in loaded if name.startswith("aitp")} == ours
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=PATHS)
+def test_what_a_command_runs_takes_its_options_by_their_names(path: tuple[str, ...], command: Command) -> None:
+    if command.runs:
+        given = {str(parameter.name) for parameter in command.params}
+        given |= {"settings"} if command.needs_settings and not command.looks else set()
+        signature(imported(command.runs)).bind(**dict.fromkeys(given))
 
 
 def test_the_overview_names_every_command_once_with_a_line_that_is_not_cut() -> None:
