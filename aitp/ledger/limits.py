@@ -50,9 +50,7 @@ class Exceeded(NamedTuple):
     """A limit found exhausted for the first time in its window."""
 
     period: str
-    current: int
-    limit: int
-    frees_at: float | None
+    use: LimitUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +112,21 @@ class Limits:
     def __init__(self, database: Database) -> None:
         self._database = database
         # By how windows were cut, and when: there was room until so many in all are used.
-        self._reach: tuple[tuple[str, str, str | None] | None, float, int] = (None, 0.0, 0)
+        self._reach: tuple[tuple[str, str, str | None], float, int] | None = None
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
         zone = ZoneInfo(timezone)
         with self._database.transaction() as connection:
             connection.execute("UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, zone.key))
-            before = dict(connection.execute("SELECT period, allowed FROM limits").fetchall())
-            for period, limit in before.items():
-                if allowed.get(period, 0) != limit:
-                    connection.execute("DELETE FROM limits WHERE period = ?", (period,))
-            for period, limit in allowed.items():
+            for period in Period:
+                # Whoever was warned of a limit that stays as it is was warned.
+                limit = allowed.get(period, 0)
+                connection.execute("DELETE FROM limits WHERE period = ? AND allowed <> ?", (period, limit))
                 if limit > 0:
                     connection.execute(
                         "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT (period) DO NOTHING",
-                        (Period(period).value, limit),
+                        (period, limit),
                     )
             _mirror_windows(connection, self._database.clock(), zone)
 
@@ -141,20 +138,18 @@ class Limits:
         known = self.room_at_least(now, basis)
         if known is not None and known > enough:
             return Room(known)
-        tally = _tally(connection, now, basis)
-        room = min((limit - current for _, limit, current, _, _ in tally.rows), default=None)
-        self._reach = (None, 0.0, 0) if room is None else (basis.cut, now, room + basis.used)
+        uses = _uses(connection, now, basis)
+        room = min((use.limit - use.current for use in uses.values()), default=None)
+        self._reach = None if room is None else (basis.cut, now, room + basis.used)
         if room is None or room > 0:
             return Room(room)
-        exhausted = {period: use for period, use in _uses(connection, tally, now).items() if use.remaining == 0}
+        exhausted = {period: use for period, use in uses.items() if use.remaining == 0}
         times = [use.frees_at for use in exhausted.values()]
         frees_at = None if None in times else max(time for time in times if time is not None)
-        exceeded = [
-            Exceeded(period.value, use.current, use.limit, use.frees_at)
-            for period, use in exhausted.items()
-            if _is_news(connection, tally, period, now)
-        ]
-        return Room(0, frees_at, tuple(exceeded))
+        news = (
+            Exceeded(period.value, use) for period, use in exhausted.items() if _is_news(connection, period, use, now)
+        )
+        return Room(0, frees_at, tuple(news))
 
     def room_at_least(self, now: float, basis: Basis) -> int | None:
         """What this process last found, less all that came since; None: find out.
@@ -162,6 +157,8 @@ class Limits:
         Windows only move on, and a completion only ever gets an earlier time: so there is that much room at the least.
         Spares the searches, a third of a claim's pages, while limits are far away.
         """
+        if self._reach is None:
+            return None
         cut, at, reach = self._reach
         return reach - basis.used if basis.cut == cut and at <= now else None
 
@@ -188,13 +185,12 @@ class Limits:
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
-        tally = _tally(connection, now, present_basis(connection))
-        return [use for use in _uses(connection, tally, now).values() if use.remaining == 0]
+        return [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
 
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""
-    return _uses(connection, _tally(connection, now, present_basis(connection)), now)
+    return _uses(connection, now, present_basis(connection))
 
 
 def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
@@ -208,39 +204,21 @@ def present_basis(connection: Connection) -> Basis:
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 
-class _Tally(NamedTuple):
-    """What was counted: for each limit in force (period, limit, current, id of the first in the window, its end)."""
-
-    strategy: Strategy
-    zone: ZoneInfo
-    reserved: int
-    rows: list[tuple[Period, int, int, int, float]]
-
-
-def _tally(connection: Connection, now: float, basis: Basis) -> _Tally:
-    strategy, zone = Strategy(basis.strategy), ZoneInfo(basis.timezone)
-    rolling = strategy is Strategy.ROLLING
-    windows = [rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period]
-    limits: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows)).fetchall()
-    found = {period: (allowed, first) for period, allowed, first in limits}
-    after_newest = (basis.newest or 0) + 1
-    rows = []
-    for period, window in zip(Period, windows, strict=True):
+def _uses(connection: Connection, now: float, basis: Basis) -> dict[Period, LimitUse]:
+    rolling, zone = basis.strategy == Strategy.ROLLING, ZoneInfo(basis.timezone)
+    windows = {period: rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period}
+    rows: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows.values())).fetchall()
+    found = {period: (allowed, first) for period, allowed, first in rows}
+    after_newest, uses = (basis.newest or 0) + 1, {}
+    for period, window in windows.items():
         if period in found:
-            allowed, first = found[period]
+            limit, first = found[period]
             first = after_newest if first is None else first
-            rows.append((period, allowed, after_newest - first + basis.reserved, first, window.end))
-    return _Tally(strategy, zone, basis.reserved, rows)
-
-
-def _uses(connection: Connection, tally: _Tally, now: float) -> dict[Period, LimitUse]:
-    uses = {}
-    rolling = tally.strategy is Strategy.ROLLING
-    for period, limit, current, first, end in tally.rows:
-        frees_at = None
-        if current >= limit > tally.reserved:
-            frees_at = _leaves_at(connection, period, first + current - limit) if rolling else end
-        uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at, None if rolling else end)
+            current, frees_at = after_newest - first + basis.reserved, None
+            if current >= limit > basis.reserved:
+                frees_at = _leaves_at(connection, period, first + current - limit) if rolling else window.end
+            ends_at = None if rolling else window.end
+            uses[period] = LimitUse(current, limit, max(0, limit - current), frees_at, ends_at)
     return uses
 
 
@@ -250,12 +228,11 @@ def _leaves_at(connection: Connection, period: Period, number: int) -> float:
     return float(completed_at) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
-def _is_news(connection: Connection, tally: _Tally, period: Period, now: float) -> bool:
+def _is_news(connection: Connection, period: Period, use: LimitUse, now: float) -> bool:
     """Whether nobody was warned yet that this limit is exhausted in its present window; from now on somebody was."""
-    rolling = tally.strategy is Strategy.ROLLING
-    quiet_until = now + ROLLING_SECONDS[period] if rolling else fixed_window(period, now, tally.zone).end
+    quiet_until = now + ROLLING_SECONDS[period] if use.ends_at is None else use.ends_at
     connection.execute(
-        "UPDATE limits SET warned_until = ? WHERE period = ? AND warned_until <= ?", (quiet_until, period.value, now)
+        "UPDATE limits SET warned_until = ? WHERE period = ? AND warned_until <= ?", (quiet_until, period, now)
     )
     return connection.changes() > 0
 

@@ -151,9 +151,9 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
         log.warning(
             "Rate limit exceeded, skipping task processing",
             period=limit.period,
-            current=limit.current,
-            limit=limit.limit,
-            frees_in_seconds=None if limit.frees_at is None else round(max(0.0, limit.frees_at - now), 1),
+            current=limit.use.current,
+            limit=limit.use.limit,
+            frees_in_seconds=None if limit.use.frees_at is None else round(max(0.0, limit.use.frees_at - now), 1),
         )
     for budget in idle.overspent:
         metrics.budget_exceeded(budget.period)

@@ -231,8 +231,8 @@ def test_a_warning_tells_the_figures(create: Create) -> None:
     world.run()
     (warning,) = world.idle().exceeded
 
-    assert (warning.period, warning.current, warning.limit) == ("minute", 1, 1)
-    assert warning.frees_at == pytest.approx(START + 60.0, abs=0.002)
+    assert (warning.period, warning.use.current, warning.use.limit) == ("minute", 1, 1)
+    assert warning.use.frees_at == pytest.approx(START + 60.0, abs=0.002)
 
 
 def test_the_next_window_is_worth_another_warning(create: Create) -> None:
