@@ -48,12 +48,8 @@ class Overspent(NamedTuple):
     """A budget that keeps tasks back for the first time in its window. `needed_nano`: for the next one of them."""
 
     period: str
-    currency: str
-    spent_nano: int
-    reserved_nano: int
-    allowed_nano: int
+    use: BudgetUse
     needed_nano: int
-    frees_at: float
 
 
 class BudgetState(NamedTuple):
@@ -88,7 +84,7 @@ class Budgets:
                 )
 
     def state(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
-        """What may be spent now. Two reads: the budgets, and a month's days with what is reserved."""
+        """What may be spent now. One read: the budgets, each with a month's days and with what is reserved."""
         uses = {period: use for period, use in _uses(connection, now, zone).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
@@ -117,17 +113,13 @@ class Budgets:
         full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
         news = []
         for period, use in full.items():
-            warned_until, kept_back_until = connection.execute(
-                "SELECT warned_until, kept_back_until FROM budgets WHERE period = ?", (period.value,)
-            ).get
-            if not warned_until == kept_back_until == use.ends_at:  # the usual case of those who come back in vain
+            # Written once a window; of who comes back in vain nothing is.
+            for column in ("kept_back_until", "warned_until"):
                 connection.execute(
-                    "UPDATE budgets SET warned_until = ?1, kept_back_until = ?1 WHERE period = ?2",
-                    (use.ends_at, period.value),
+                    f"UPDATE budgets SET {column} = ?1 WHERE period = ?2 AND {column} <> ?1", (use.ends_at, period)
                 )
-            if warned_until != use.ends_at:
-                spent, reserved, allowed = use.spent_nano, use.reserved_nano, use.allowed_nano or 0
-                news.append(Overspent(period.value, use.currency, spent, reserved, allowed, needed, use.ends_at))
+            if connection.changes():
+                news.append(Overspent(period.value, use, needed))
         return max(use.ends_at for use in full.values()), tuple(news)
 
     def note_unpriced(self, connection: Connection, route: Route) -> bool:
@@ -146,19 +138,18 @@ class Budgets:
 
         Without a bill what was `sent` counts its estimate. Returns whether that may let tasks go on that wait for it.
         """
-        reserved: list[Row] = []
+        reserved = None
         if over:
             reserved = connection.execute(
                 "DELETE FROM reservations WHERE slot = ? RETURNING currency, nano", (slot,)
-            ).fetchall()
-        currency, estimate = reserved[0] if reserved else ("", 0)
-        spent = bill.nano if bill is not None else 0
+            ).get
+        currency, estimate = reserved or ("", 0)
+        spent = 0 if bill is None else bill.nano
         if sent and (bill is None or not bill.whole):
             spent = max(spent, estimate)
         if spent:
             _, zone = strategy_and_zone(connection)
-            currency = bill.currency if bill is not None else currency
-            spend(connection, currency, spent, now, zone)
+            spend(connection, currency if bill is None else bill.currency, spent, now, zone)
         if spent >= estimate:
             return False
         connection.execute("UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ?", (now,))
@@ -184,29 +175,24 @@ def use_of_budgets(connection: Connection, now: float) -> dict[Period, BudgetUse
 
 
 def _uses(connection: Connection, now: float, zone: ZoneInfo) -> dict[Period, BudgetUse]:
-    budgets: list[Row] = connection.execute(
-        "SELECT period, currency, allowed, kept_back_until FROM budgets ORDER BY period"
-    ).fetchall()
-    if not budgets:
-        return {}
     windows = {period: fixed_window(period, now, zone) for period in PERIODS}
-    currency = budgets[0][1]
+    day, month = windows.values()
     rows: list[Row] = connection.execute(
         # Served by the primary key: a month's days, and a row for each call in hand.
-        "SELECT ends, nano FROM spending WHERE currency = ?1 AND starts > ?2"
-        " UNION ALL SELECT NULL, CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM reservations WHERE currency = ?1",
-        (currency, windows[Period.MONTH].start - OVERLAP_SECONDS),
+        "SELECT period, currency, allowed, kept_back_until,"
+        " (SELECT CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM spending WHERE currency = budgets.currency"
+        f" AND starts > ?1 AND ends > CASE period WHEN '{Period.DAY}' THEN ?2 ELSE ?3 END),"
+        " (SELECT CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM reservations WHERE currency = budgets.currency)"
+        " FROM budgets ORDER BY period",
+        (month.start - OVERLAP_SECONDS, day.start, month.start),
     ).fetchall()
-    *days, (_, reserved) = rows
     uses = {}
-    for name, _, allowed, kept_back_until in budgets:
-        period = Period(name)
-        window = windows[period]
-        spent = sum(nano for ends, nano in days if ends > window.start)
+    for name, currency, allowed, kept_back_until, spent, reserved in rows:
+        end = windows[period := Period(name)].end
         remaining = None if allowed is None else max(0, allowed - spent - reserved)
-        kept_back = allowed is not None and kept_back_until == window.end
-        frees_at = window.end if kept_back or remaining == 0 else None
-        uses[period] = BudgetUse(currency, spent, reserved, allowed, remaining, frees_at, window.end)
+        kept_back = allowed is not None and kept_back_until == end
+        frees_at = end if kept_back or remaining == 0 else None
+        uses[period] = BudgetUse(currency, spent, reserved, allowed, remaining, frees_at, end)
     return uses
 
 

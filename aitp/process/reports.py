@@ -160,12 +160,12 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
         log.warning(
             "Budget exceeded, skipping task processing",
             period=budget.period,
-            currency=budget.currency,
-            spent=amount(budget.spent_nano),
-            reserved=amount(budget.reserved_nano),
-            budget=amount(budget.allowed_nano),
+            currency=budget.use.currency,
+            spent=amount(budget.use.spent_nano),
+            reserved=amount(budget.use.reserved_nano),
+            budget=amount(budget.use.allowed_nano or 0),
             needed=amount(budget.needed_nano),
-            frees_in_seconds=round(max(0.0, budget.frees_at - now), 1),
+            frees_in_seconds=round(max(0.0, budget.use.ends_at - now), 1),
         )
     for model in idle.unpriced:
         log.error(

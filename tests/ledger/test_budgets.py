@@ -144,8 +144,8 @@ def test_a_used_up_budget_is_warned_of_once_and_frees_at_midnight_of_its_zone(cr
     pay(world, world.claim(terms=PRICED), EACH)
     idle = world.idle(terms=PRICED)
     [news] = idle.overspent
-    assert (news.period, news.spent_nano, news.allowed_nano, news.currency) == ("day", EACH, EACH, "USD")
-    assert idle.until == news.frees_at == at("2025-07-31 03:00:00")
+    assert (news.period, news.use.spent_nano, news.use.allowed_nano, news.use.currency) == ("day", EACH, EACH, "USD")
+    assert idle.until == news.use.ends_at == at("2025-07-31 03:00:00")
     assert world.idle(OTHER_WORKER, PRICED).overspent == ()
 
     world.clock.now = idle.until - 0.001
