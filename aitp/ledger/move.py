@@ -152,8 +152,7 @@ def _source(place: Place) -> Iterator[_Side]:
                 statements.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 yield statements
         else:
-            with sqlite.as_ledger_error(place), closing(sqlite.open_read_only(place)) as connection:
-                connection.execute("BEGIN")
+            with sqlite.reading(place) as (connection, _):
                 yield _File(connection)
 
 

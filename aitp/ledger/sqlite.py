@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -286,6 +287,22 @@ def migrate(path: Path) -> int:
         return found
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[apsw.Connection, float]]:
+    """One consistent state of the ledger, and the time."""
+    with as_ledger_error(path):  # it may lie where this user may not look
+        if not path.exists():
+            raise no_ledger(path)
+        with closing(open_read_only(path)) as connection:
+            connection.execute("BEGIN")
+            version = version_in(connection, path)
+            if not version:
+                raise empty_ledger(path)
+            if version != VERSION:
+                raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
+            yield connection, time.time()
+
+
 def version_of(path: Path) -> int | None:
     """The version of the ledger at `path`, whatever release it is of; None if there is none yet, 0 if it is empty.
 
@@ -298,7 +315,7 @@ def version_of(path: Path) -> int | None:
             with closing(open_read_only(path)) as connection:
                 return version_in(connection, path)
         except (TypeError, ValueError) as error:
-            raise unlike_a_ledger(path, error) from error
+            raise damaged(path, NO_TABLE) from error
 
 
 def version_in(connection: apsw.Connection, path: Path) -> int:
@@ -548,11 +565,6 @@ def empty_ledger(path: Path) -> LedgerError:
 def damaged(path: Path, what: str) -> LedgerError:
     """What is said of one that is damaged."""
     return LedgerError(f"the ledger {path} is damaged ({what}): see `aitp ledger check`")
-
-
-def unlike_a_ledger(path: Path, error: Exception) -> LedgerError:
-    """SQLite finds no fault in the file, but what is read is not what was written."""
-    return damaged(path, f"{type(error).__name__} in what it holds")
 
 
 def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:

@@ -9,16 +9,14 @@ Reasons come from our own errors, which hold no text of a task and no secret. `h
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from aitp.errors import LedgerError
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
-from aitp.ledger.engine import Connection, Fleet, Place, Row, free_bytes, lock_file
+from aitp.ledger.engine import Connection, Fleet, Place, Row, engine_of, free_bytes, lock_file
 from aitp.ledger.hosts import Host, read_hosts
 from aitp.ledger.limits import LimitUse, stand_ins_sent, use_of_limits
 from aitp.ledger.queue import DEAD, FINISHED, READY
@@ -129,54 +127,20 @@ class Snapshot:
         return self.ready + self.waiting + self.claimed + self.finished
 
 
-def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
-    """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
-    with reading(place, now) as (connection, moment):
-        hosts: tuple[Host, ...] = ()
-        if isinstance(place, Fleet):
-            hosts = read_hosts(connection, place)
-        return _read(connection, moment, recovery, free_bytes(lock_file(place)), hosts)
-
-
 @contextmanager
 def reading(place: Place, now: float | None = None) -> Iterator[tuple[Connection, float]]:
     """One consistent state of the ledger, and the time. Raises LedgerError, as it does for what fails of it within."""
-    if isinstance(place, Fleet):
-        from aitp.ledger import postgresql
-
-        with postgresql.reading(place) as (connection, moment):
-            yield connection, moment if now is None else now
-        return
-    with _reading_file(place) as connection:
-        yield connection, time.time() if now is None else now
-
-
-@contextmanager
-def _reading_file(path: Path) -> Iterator[Connection]:
-    from aitp.ledger import sqlite
-
-    with sqlite.as_ledger_error(path):  # it may lie where this user may not look
-        if not path.exists():
-            raise sqlite.no_ledger(path)
-    connection = sqlite.open_read_only(path)
     try:
-        with sqlite.as_ledger_error(path):
-            connection.execute("BEGIN")
-            version = sqlite.version_in(connection, path)
-            if version == 0 and not sqlite.has_tables(connection):
-                raise sqlite.empty_ledger(path)
-            if version != VERSION:
-                raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
-            yield connection
+        with engine_of(place).reading(place) as (connection, moment):
+            yield connection, moment if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
         from aitp.ledger.maintenance import check
 
-        if isinstance(error, UnicodeDecodeError) or not check(path, quick=True).sound:
-            raise sqlite.unlike_a_ledger(path, error) from error
+        if isinstance(error, UnicodeDecodeError) or not check(place, quick=True).sound:
+            what = f"{type(error).__name__} in what it holds"
+            raise LedgerError(f"the ledger {place} is damaged ({what}): see `aitp ledger check`") from error
         raise
-    finally:
-        connection.close()
 
 
 class QueueInUse(NamedTuple):
@@ -195,46 +159,54 @@ def queues_in_use(place: Place) -> list[QueueInUse]:
         return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
 
 
-def _read(
-    connection: Connection, now: float, recovery: float, disk_free: int, hosts: tuple[Host, ...] = ()
-) -> Snapshot:
-    strategy, paused, version = connection.execute("SELECT strategy, paused, version FROM ledger").get
-    limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
-    polled_at, problem = connection.execute("SELECT succeeded_at, problem FROM polls").get
+def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
+    """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
+    with reading(place, now) as (connection, moment):
+        hosts = read_hosts(connection, place) if isinstance(place, Fleet) else ()
+        return _read(connection, moment, recovery, free_bytes(lock_file(place)), hosts)
+
+
+def _read(connection: Connection, now: float, recovery: float, disk_free: int, hosts: tuple[Host, ...]) -> Snapshot:
+    def rows(query: str, *bindings: object) -> list[Row]:
+        return connection.execute(query, bindings).fetchall()
+
+    [(strategy, paused, version, polled_at, problem)] = rows(
+        "SELECT strategy, paused, version, succeeded_at, problem FROM ledger, polls"
+    )
+    [(unreadable, oldest_ready, oldest_finished)] = rows(
+        f"SELECT (SELECT COUNT(*) FROM malformed), (SELECT MIN(entered_at) FROM tasks WHERE {READY}),"
+        f" (SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE {FINISHED})"
+    )
     counts = dict.fromkeys((*(state.value for state in TaskState), _WAITING), 0)
-    counts |= dict(connection.execute(f"SELECT {SHOWN_STATE} AS shown, COUNT(*) FROM tasks GROUP BY shown"))
-    oldest_ready = connection.execute(f"SELECT MIN(entered_at) FROM tasks WHERE {READY}").get
-    oldest_finished = connection.execute(
-        f"SELECT MIN(finished_at) FROM results JOIN tasks ON tasks.seq = results.seq WHERE {FINISHED}"
-    ).get
+    counts |= dict(rows(f"SELECT {SHOWN_STATE} AS shown, COUNT(*) FROM tasks GROUP BY shown"))
+    limits = {period.value: use for period, use in use_of_limits(connection, now).items()}
+    breakers = rows("SELECT service, state, failures, opened_at, opened_at + ?, reason FROM breakers", recovery)
+    cooldowns = rows(
+        "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? ORDER BY provider, model", now
+    )
+    quarantines = rows(
+        # One that nobody is left to be sent to says nothing any more after a while.
+        "SELECT provider, model, type, culprit, reason, paused_until FROM worlds"
+        " WHERE paused_until > ? ORDER BY provider, model, type",
+        now - LONGEST_DELAY_SECONDS,
+    )
+    profiles = rows(
+        "SELECT provider, model, left_out, reason, since FROM request_profiles"
+        " WHERE since > ? AND left_out <> '' ORDER BY provider, model",
+        now - PROFILE_SECONDS,
+    )
+    models = rows(f"SELECT model, COUNT(*) FROM tasks JOIN queues ON queues.id = queue WHERE {READY} GROUP BY model")
     return Snapshot(
         taken_at=now,
         strategy=str(strategy),
         limits_enabled=bool(limits),
         paused=bool(paused),
         limits=limits,
-        breakers={
-            service: BreakerView(
-                state, failures, opened_at, None if opened_at is None else opened_at + recovery, reason
-            )
-            for service, state, failures, opened_at, reason in connection.execute(
-                "SELECT service, state, failures, opened_at, reason FROM breakers"
-            )
-        },
-        cooldowns=tuple(
-            CooldownView(*row)
-            for row in connection.execute(
-                "SELECT provider, model, until, reason FROM cooldowns WHERE until > ? ORDER BY provider, model",
-                (now,),
-            )
-        ),
-        paused_processors=dict(
-            connection.execute("SELECT type, paused_until FROM processors WHERE paused_until > ?", (now,))
-        ),
+        breakers={service: BreakerView(*facts) for service, *facts in breakers},
+        cooldowns=tuple(CooldownView(*row) for row in cooldowns),
+        paused_processors=dict(rows("SELECT type, paused_until FROM processors WHERE paused_until > ?", now)),
         **counts,
-        hosts=hosts,
-        needs_upgrade=version > VERSION,
-        unreadable=int(connection.execute("SELECT COUNT(*) FROM malformed").get),
+        unreadable=unreadable,
         oldest_ready_age=max(0.0, now - (oldest_ready or now)),
         oldest_finished_age=max(0.0, now - (oldest_finished or now)),
         last_poll_at=polled_at,
@@ -242,32 +214,18 @@ def _read(
         disk_free=disk_free,
         budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
         unpriced=unpriced_models(connection),
-        quarantines=tuple(
-            QuarantineView(*row)
-            for row in connection.execute(
-                # One that nobody is left to be sent to says nothing any more after a while.
-                "SELECT provider, model, type, culprit, reason, paused_until FROM worlds"
-                " WHERE paused_until > ? ORDER BY provider, model, type",
-                (now - LONGEST_DELAY_SECONDS,),
-            )
-        ),
+        quarantines=tuple(QuarantineView(*row) for row in quarantines),
         profiles=tuple(
-            ProfileView(provider, model, tuple(left_out.split()), reason, since)
-            for provider, model, left_out, reason, since in connection.execute(
-                "SELECT provider, model, left_out, reason, since FROM request_profiles"
-                " WHERE since > ? AND left_out <> '' ORDER BY provider, model",
-                (now - PROFILE_SECONDS,),
-            )
+            ProfileView(provider, model, tuple(left_out.split()), *facts)
+            for provider, model, left_out, *facts in profiles
         ),
-        models=dict(
-            connection.execute(
-                f"SELECT model, COUNT(*) FROM tasks JOIN queues ON queues.id = queue WHERE {READY} GROUP BY model"
-            )
-        ),
+        models=dict(models),
         stand_ins={
             provider: stand_ins_sent(connection, provider, now)
-            for (provider,) in connection.execute("SELECT provider FROM stand_ins").fetchall()
+            for (provider,) in rows("SELECT provider FROM stand_ins")
         },
+        hosts=hosts,
+        needs_upgrade=version > VERSION,
     )
 
 
@@ -284,8 +242,7 @@ class Span(NamedTuple):
 SPANS = {"hour": Span(1, 60), "day": Span(20, 72), "week": Span(180, 56)}
 
 
-@dataclass(slots=True)
-class Bar:
+class Bar(NamedTuple):
     """Calls to providers that ended from `at` on (UTC seconds); `seconds` of all calls together.
 
     `succeeded`, `failed` and `returned` (tried again later, or elsewhere) are attempts at tasks. `waiting`: how many
@@ -300,15 +257,6 @@ class Bar:
     seconds: float = 0.0
     slowest: float = 0.0
     waiting: int | None = None
-
-    def add(self, calls: int, succeeded: int, failed: int, returned: int, seconds: float, slowest: float) -> None:
-        """Count those as well."""
-        self.calls += calls
-        self.succeeded += succeeded
-        self.failed += failed
-        self.returned += returned
-        self.seconds += seconds
-        self.slowest = max(self.slowest, slowest)
 
     @property
     def mean(self) -> float:
@@ -497,28 +445,31 @@ def read_history(place: Place, span: str = "hour", now: float | None = None) -> 
     )
 
 
+_SUMS = (
+    "CAST(SUM(calls) AS BIGINT), CAST(SUM(succeeded) AS BIGINT), CAST(SUM(failed) AS BIGINT),"
+    " CAST(SUM(returned) AS BIGINT), CAST(SUM(seconds) AS DOUBLE PRECISION), MAX(slowest) FROM minutes"
+    " WHERE type <> '' AND minute BETWEEN ? AND ?"
+)
+
+
 def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[tuple[Bar, ...], dict[str, Bar]]:
     """Every bar of a span, and what all of it came to by task type. So many tasks wait now."""
     last = present // span.minutes
-    bars = {number: Bar(60.0 * span.minutes * number) for number in range(last - span.bars + 1, last + 1)}
-    types: dict[str, Bar] = {}
-    known: dict[int, int] = {}
-    for minute, type_, waiting, *counts in connection.execute(
-        "SELECT minute, type, waiting, calls, succeeded, failed, returned, seconds, slowest FROM minutes"
-        " WHERE minute <= ? AND (minute >= ? OR type = '') ORDER BY minute",
-        (present, min(bars) * span.minutes),
-    ):
-        number = minute // span.minutes
-        if waiting is not None:
-            known[number] = waiting  # of a bar's minutes the last one is heard
-        elif number in bars:
-            bars[number].add(*counts)
-            types.setdefault(type_, Bar()).add(*counts)
-    # Where nothing was said as many waited as before.
-    waited = next((known[number] for number in reversed(known) if number < min(bars)), None)
-    for number, bar in bars.items():
-        bar.waiting = waited = held if number == last else known.get(number, waited)
-    return tuple(bars.values()), dict(sorted(types.items()))
+    first = last - span.bars + 1
+    within = (first * span.minutes, present)
+    by_bar = f"SELECT minute / {span.minutes} AS bar, {_SUMS} GROUP BY bar"
+    done = {bar: Bar(0.0, *sums) for bar, *sums in connection.execute(by_bar, within)}
+    by_type = connection.execute(f"SELECT type, {_SUMS} GROUP BY type ORDER BY type", within)
+    types = {type_: Bar(0.0, *sums) for type_, *sums in by_type}
+    # Of a bar's minutes the last one is heard; where nothing was said as many waited as before.
+    said = f"SELECT minute / {span.minutes}, waiting FROM minutes WHERE type = '' AND minute <= ? ORDER BY minute"
+    known: dict[int, int] = dict(connection.execute(said, (present,)).fetchall()) | {last: held}
+    waited = next((known[number] for number in reversed(known) if number < first), None)
+    bars = []
+    for number in range(first, last + 1):
+        waited = known.get(number, waited)
+        bars.append(done.get(number, Bar())._replace(at=60.0 * span.minutes * number, waiting=waited))
+    return tuple(bars), types
 
 
 # Task by task

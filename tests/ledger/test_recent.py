@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def look(world: World, span: str = "hour") -> History:
 
 def calls(world: World) -> list[Bar]:
     """The minutes in which there were any."""
-    return [replace(minute, waiting=None) for minute in look(world).minutes if minute.calls]
+    return [minute._replace(waiting=None) for minute in look(world).minutes if minute.calls]
 
 
 def finish(world: World, ending: Ending, seconds: float, batch: int = 1, reason: str = "") -> None:
