@@ -32,7 +32,8 @@ UNUSABLE = frozenset({
 CHATS = frozenset({"/v1/chat/completions", "/api/chat"})
 # What may be there after an orderly stop.
 KEPT = re.compile(
-    r"data/ledger\.db(\.lock|-wal|-shm)?|run/(scoreboard|token|token\.lock|models(\.\w+)*|metrics/.*\.db(\.damaged)?|exit-code)"
+    r"data/ledger\.db(\.lock|-wal|-shm)?|run/(scoreboard|token|token\.lock|models(\.\w+)*|exit-code)"
+    r"|run/metrics/(.*\.db(\.damaged)?|known\.json)"
 )
 
 
