@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,12 +106,16 @@ def test_a_real_key_goes_to_the_server_that_is_set_beside_it(
     assert "the server of OPENAI_BASE_URL, with your key: these calls are paid for" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_that_ends_commands_stops_the_service_as_well(number: signal.Signals, place: Path) -> None:
+def await_master(pid: int) -> set[int]:
+    """The sessions that this demo has begun, once its service has a master."""
+    wait_until(lambda: any("aitp master" in line for line in members(children(pid))), timeout=30, every=0.2)
+    return children(pid)
+
+
+def test_a_signal_that_ends_commands_stops_the_service_as_well(place: Path) -> None:
     with started(place) as demo:
-        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
-        begun = children(demo.pid)
-        demo.send_signal(number)
+        begun = await_master(demo.pid)
+        demo.send_signal(signal.SIGQUIT)
         told = demo.communicate(timeout=60)
 
     assert demo.returncode == 130, told
@@ -134,10 +139,9 @@ def test_a_terminal_that_is_closed_takes_the_service_with_it(place: Path) -> Non
     )
     os.close(theirs)
     try:
-        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
-        begun = children(demo.pid)
+        begun = await_master(demo.pid)
     finally:
-        os.close(ours)
+        os.close(ours)  # all in the terminal's session are sent HUP
         demo.wait(60)
 
     assert not members(begun)
@@ -158,11 +162,10 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(place: Path) -> 
 
 def test_a_demo_that_is_killed_takes_the_service_with_it(place: Path) -> None:
     with started(place) as demo:
-        wait_until(lambda: any("aitp master" in line for line in members(children(demo.pid))), timeout=30)
-        begun = children(demo.pid)
+        begun = await_master(demo.pid)
         demo.kill()
 
-    wait_until(lambda: not members(begun), timeout=30)
+    wait_until(lambda: not members(begun), timeout=30, every=0.1)
 
 
 def answers_signals(pid: int) -> bool:
@@ -190,15 +193,23 @@ def test_ctrl_c_before_a_command_has_begun_is_quiet_as_well(place: Path) -> None
 
 
 @pytest.mark.usefixtures("own_interpreter")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", EARLY)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("it loads its modules", signal.SIGTERM),
+        ("its servers start", signal.SIGINT),
+        ("its service starts", signal.SIGINT),
+        ("its service starts", signal.SIGTERM),
+    ],
+)
 def test_a_signal_while_it_starts_ends_it_quietly(moment: str, number: signal.Signals, place: Path) -> None:
     with started(place) as demo:
-        wait_until(lambda: EARLY[moment](demo.pid), timeout=30, every=0.001)
+        wait_until(lambda: EARLY[moment](demo.pid), timeout=30, every=0.005)
         demo.send_signal(number)
         begun: set[int] = set()
         while demo.poll() is None:
             begun |= children(demo.pid)
+            time.sleep(0.005)
         told = demo.communicate()
 
     assert (demo.returncode, told[1]) == (130, "")
