@@ -37,17 +37,21 @@ def build(settings: Settings, missing: Callable[[str], None] = lambda model: Non
     """
     from aitp.providers.base import plugin_builders
 
-    own = _own_providers(settings, missing)
-    return {**own, **{name: make(settings) for name, make in plugin_builders().items()}}
+    others = {name: make(settings) for name, make in plugin_builders().items()}
+    return {**_own_providers(settings, missing), **others}
 
 
 def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mapping[str, Provider]:
+    from aitp.providers.base import provider_rules
+
     found: list[Provider] = []
+    # OpenAI may answer for a provider of another package, whatever the mode is.
+    stands_in = any(rules.stand_in and rules.most_per_day for rules in provider_rules(settings).values())
     if settings.mock:
         from aitp.providers.mock import DIMENSIONS, MockProvider
 
         found.append(MockProvider(settings.embedding_dimensions or DIMENSIONS))
-    elif uses_openai(settings) or (settings.has_real_openai and _stands_in(settings)):
+    elif uses_openai(settings) or (settings.has_real_openai and stands_in):
         from aitp.providers.openai import OpenAIProvider
 
         found.append(OpenAIProvider(settings))
@@ -58,29 +62,19 @@ def _own_providers(settings: Settings, missing: Callable[[str], None]) -> Mappin
     return {provider.name: provider for provider in found}
 
 
-def _stands_in(settings: Settings) -> bool:
-    """Whether OpenAI answers for a provider of another package, whatever the mode is."""
-    from aitp.providers.base import provider_rules
-
-    return any(rules.stand_in and rules.most_per_day for rules in provider_rules(settings).values())
-
-
 def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
     import socket
 
-    from aitp.providers.base import plugin_builders
     from aitp.settings import EMBEDDING_MODEL
 
-    plugin_builders()  # looking for them reads the metadata of all packages
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused
         refusing = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
-        model = EMBEDDING_MODEL
-        addresses = {"openai_base_url": refusing, "ollama_base_url": refusing, "supported_models": (model,)}
+        addresses = {"openai_base_url": refusing, "ollama_base_url": refusing, "supported_models": (EMBEDDING_MODEL,)}
         for provider in _own_providers(settings.model_copy(update=addresses), lambda missing: None).values():
             try:
-                provider.embed(["warm-up"], model)
+                provider.embed(["warm-up"], EMBEDDING_MODEL)
             except ServiceFault:
                 pass
             provider.close()

@@ -8,7 +8,7 @@ it is to be used. They are loaded once, by the master's warm-up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, Protocol, Self
@@ -177,9 +177,8 @@ def provider_rules(settings: Settings) -> Mapping[str, Rules]:
     found: dict[str, Rules] = {}
     problems: list[str] = []
     for name, builder in plugin_builders().items():
-        rules: Callable[[Settings], Rules] | None = getattr(builder, "rules", None)
         try:
-            found[name] = Rules() if rules is None else rules(settings)
+            found[name] = builder.rules(settings) if hasattr(builder, "rules") else Rules()
         except ConfigurationError as error:
             problems += error.problems
     if problems:
@@ -194,9 +193,5 @@ def plugin_models() -> Mapping[str, str]:
 
 def routing_of(settings: Settings) -> Routing:
     """How `settings` route models, those of other packages too."""
-    return replace(
-        own_routing(settings),
-        foreign=plugin_models(),
-        rules=provider_rules(settings),
-        may_stand_in=settings.has_real_openai,
-    )
+    foreign, rules = plugin_models(), provider_rules(settings)
+    return replace(own_routing(settings), foreign=foreign, rules=rules, may_stand_in=settings.has_real_openai)

@@ -30,12 +30,6 @@ DAY_SECONDS = 86_400.0
 WARNED_DAYS = 60  # before a model is shut down
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_MODELS = 10_000
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "Mapping[str, float]": dict,
-}
 
 
 class Stage(StrEnum):
@@ -163,39 +157,37 @@ def read_inventory(runtime_dir: Path) -> Inventory | None:
     """What is known; None if nothing is."""
     try:
         told = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
-        models = {
-            name: _whole(ModelState(**{**it, "stage": Stage(it["stage"])})) for name, it in told["models"].items()
+        states = {
+            name: ModelState(**{**state, "stage": Stage(state["stage"])}) for name, state in told["models"].items()
         }
-        retirements = tuple(_whole(Retirement(**each)) for each in told["retirements"])
-        return _whole(Inventory(**{**told, "models": models, "retirements": retirements}))
+        models = {name: _like(ModelState(Stage.MISSING), state) for name, state in states.items()}
+        retirements = tuple(_like(Retirement("", 0.0, ""), Retirement(**each)) for each in told["retirements"])
+        return _like(Inventory({}), Inventory(**{**told, "models": models, "retirements": retirements}))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _whole(read: _Read) -> _Read:
+def _like(sample: _Read, read: _Read) -> _Read:
     """Raises TypeError for what others must have written. Not by pydantic: `aitp status` does without."""
-    for each in fields(read):
-        if not isinstance(getattr(read, each.name), _KINDS.get(str(each.type), object)):
+    for each in fields(sample):
+        if type(getattr(read, each.name)) is not type(getattr(sample, each.name)):
             raise TypeError(each.name)
     return read
 
 
 def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:
-    """The answer's status, and its JSON (None if it is none). Raises NoAnswer; `seconds` bound each read.
+    """The answer's status, and its JSON (None if it is no object). Raises NoAnswer; `seconds` bound each read.
 
     OpenAI tells of each model on which day it is shut down (`shutdown_date`, OpenAI API reference, models). Servers
     that only speak its protocol list less, more, or nothing at all: what is not understood is not known.
     """
-    from aitp.http import ask  # not above: who only reads the file asks nobody
+    from aitp.http import ask, json_object  # not above: who only reads the file asks nobody
 
     assert settings.openai_api_key is not None
     url = f"{(settings.openai_base_url or OPENAI_URL).rstrip('/')}/models"
     key = f"Bearer {settings.openai_api_key.get_secret_value()}"
     answer, body = ask(url, seconds, settings.trust, {"Accept": "application/json", "Authorization": key})
-    try:
-        return answer.status_code, orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return answer.status_code, None
+    return answer.status_code, json_object(body)
 
 
 def shutdowns_in(document: object) -> dict[str, float]:
