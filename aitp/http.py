@@ -20,7 +20,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import exceptions as urllib3
 
 from aitp import __version__
-from aitp.tls import Trust
+from aitp.validators import Trust
 
 USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536

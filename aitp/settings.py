@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import asdict
 from decimal import Decimal
 from functools import cache
 from hashlib import blake2b
@@ -27,12 +28,12 @@ from pydantic.fields import FieldInfo
 from aitp import validators as v
 from aitp.errors import ConfigurationError, printable
 from aitp.extensions import foreign_settings
-from aitp.hardening import blot_out
+from aitp.hardening import blot_out, replace_file
 from aitp.policy.costs import nano
+from aitp.policy.routing import Routing
 from aitp.sources import PROJECT_ROOT as PROJECT_ROOT
-from aitp.sources import beside, misspelt, read_sources
+from aitp.sources import PUBLISHED, InForce, beside, misspelt, read_sources, told
 from aitp.tasks import Fleet, Period, Place
-from aitp.tls import Trust, unusable
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 PLACEHOLDER = re.compile("your_[a-z_]+_here")  # of other packages' keys, by the same custom
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     """Take proxies and certificate bundles from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …). A SOCKS
     proxy, or a bundle that cannot be read, is refused then.
     """
-    tls_ca_file: v.Authorities | None = None
+    tls_ca_file: v.AuthoritiesFile | None = None
     """A file of PEM certificates: authorities of your own, trusted beside the public ones by whatever speaks TLS
     here (task API, token endpoint, OpenAI, Ollama, Wikidata). Certificates are always verified.
     """
@@ -311,9 +312,9 @@ class Settings(BaseModel):
         return self.oauth2_token_url or f"https://{self.ory_project_slug}.projects.oryapis.com/oauth2/token"
 
     @property
-    def trust(self) -> Trust:
+    def trust(self) -> v.Trust:
         """Whom to believe on the wire."""
-        return Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "")
+        return v.Trust(self.http_trust_env, self.tls_ca_file.certificates if self.tls_ca_file else "")
 
     @property
     def mock(self) -> bool:
@@ -453,7 +454,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         problems += dict.fromkeys(wrong)
     else:
         if settings.http_trust_env:
-            problems += unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
+            problems += v.unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
     problems += v.missing_together(values, PLACEHOLDER_KEY)
     others = {name: value.strip() for name in foreign_settings() if (value := given.get(name, "")).strip()}
     strangers = misspelt(given, known_names())
@@ -471,18 +472,44 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         *v.unreachable(limits, "{} limit"),
         *v.unreachable(budgets, "{}'s budget"),
     )
-    told = {**{name.upper(): value for name, value in values.items()}, **others}
-    origins = {name: printable(origin) for name, origin in found.origins.items() if name in told}
+    taken = {**{name.upper(): value for name, value in values.items()}, **others}
+    origins = {name: printable(origin) for name, origin in found.origins.items() if name in taken}
     if "runtime_dir" in derived:
         origins["RUNTIME_DIR"] = "beside RATE_LIMIT_STORAGE_PATH"
     about = {
         "warnings": tuple(map(printable, warnings)),
         "env_file": found.env_file,
         "origins": origins,
-        "given": {name: _without_secret(name, value) for name, value in told.items()},
+        "given": {name: _without_secret(name, value) for name, value in taken.items()},
         "extensions": {name: SecretStr(value) if foreign_settings()[name] else value for name, value in others.items()},
     }
     return settings.model_copy(update=about)
+
+
+def publish(settings: Settings, routing: Routing, pid: int) -> None:
+    """Say to whoever watches the service that these are in force while `pid` lives. Raises OSError."""
+    env_file = None if settings.env_file is None else str(settings.env_file)
+    found = {"pid": pid, "given": dict(settings.given), "origins": dict(settings.origins), "env_file": env_file}
+    if isinstance(settings.ledger, Path):  # else its address is a secret, which whoever looks has to know himself
+        judged = {name: getattr(settings, name) for name in InForce._fields if name != "routing"}
+        found["judged"] = {**judged, "routing": asdict(routing)}
+    replace_file(settings.runtime_dir / PUBLISHED, json.dumps(found, default=str).encode())
+
+
+def in_force(settings: Settings) -> Settings:
+    """The settings that the service of this RUNTIME_DIR has taken over, without secrets. `settings` themselves if none
+    runs, or what it said cannot be read (any more: a file that one of them names may be gone). What concerns whoever
+    watches alone, where to listen and whom to answer, is of `settings` as well.
+    """
+    try:
+        if (found := told(settings.runtime_dir)) is None:
+            return settings
+        about = {"env_file": found["env_file"] and Path(found["env_file"]), "origins": found["origins"]}
+        taken_over = load_settings({**found["given"], "AITP_ENV_FILE": ""})
+    except (OSError, ValueError, LookupError, TypeError, ConfigurationError):
+        return settings
+    own = ("aitp_env_file", "ledger_url", "metrics_host", "metrics_port", "metrics_token")
+    return taken_over.model_copy(update={**about, **{name: getattr(settings, name) for name in own}})
 
 
 def _without_secret(name: str, value: str) -> str:

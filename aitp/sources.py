@@ -5,6 +5,10 @@ with the files themselves; `misspelt` finds variables that look like ours and ar
 value means, and looks at the process's own environment if no other is given: it is how who judges no settings finds a
 service. All else of both is the settings' business.
 
+What a service has taken over, its master publishes in RUNTIME_DIR at a start and at each reload, which is the one truth
+of whoever watches. `published` gives it to `aitp status` as the master has judged it: without pydantic, which with all
+settings costs more CPU than the rest of a look. Page and /metrics have the settings whole (`aitp.settings.in_force`).
+
 Not pydantic-settings: it reads an env file with ${NAME} filled in, which changes a secret that holds a dollar sign, and
 passes over a line that it cannot read; it knows no <SECRET>_FILE; and it costs 4 MB and 0.1 s of CPU in each of four
 programs. The env file is read by python-dotenv's parser, because `dotenv_values` tells of such a line in a log of its
@@ -14,18 +18,22 @@ when a new version moves it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aitp.errors import ConfigurationError, printable
+from aitp.hardening import is_alive
+from aitp.policy.routing import Mode, Routing, Rules
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SECRET_FILE_BYTES = 65_536
+PUBLISHED = "settings.json"
 UNREAD = "stands-where-a-secret-could-not-be-read"  # a problem is listed already: it is not missing or wrong as well
 
 # Names under which nobody else keeps settings: whatever starts so was meant for us.
@@ -37,9 +45,9 @@ OUR_NAMES = (
 # Read by Ollama's server and by OpenAI's other tools; often set beside ours.
 NAMES_OF_OTHERS = frozenset(
     {
-        *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NUM_PARALLEL", "OLLAMA_KEEP_ALIVE", "OLLAMA_ORIGINS", "OLLAMA_DEBUG"),
+        *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NUM_PARALLEL", "OLLAMA_ORIGINS", "OLLAMA_DEBUG"),
         *("OLLAMA_MAX_QUEUE", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_FLASH_ATTENTION", "OLLAMA_KV_CACHE_TYPE"),
-        *("OLLAMA_LOAD_TIMEOUT", "OLLAMA_NOPRUNE", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_API_KEY", "OPENAI_ORG_ID"),
+        *("OLLAMA_LOAD_TIMEOUT", "OLLAMA_NOPRUNE", "OLLAMA_CONTEXT_LENGTH", "OPENAI_ORG_ID"),
         *("OPENAI_ORGANIZATION", "OPENAI_PROJECT", "OPENAI_PROJECT_ID", "OPENAI_LOG", "OPENAI_API_BASE"),
         *("OPENAI_API_VERSION", "OPENAI_API_TYPE", "OPENAI_WEBHOOK_SECRET", "OPENAI_ADMIN_KEY", "AITP_VENV"),
         "HOSTNAME",  # the shell's, not HOST_NAME
@@ -68,7 +76,8 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
     """
     problems: list[str] = []
     warnings: list[str] = []
-    path = _env_file(environ, fallback)
+    named = environ.get("AITP_ENV_FILE", fallback if fallback is not None and fallback.exists() else "")
+    path = Path(named).absolute() if named else None
     in_file = _read_env_file(path, problems, warnings) if path is not None else {}
     values = {**in_file, **environ}
     origins = {**dict.fromkeys(in_file, str(path)), **dict.fromkeys(environ, "environment")}
@@ -80,8 +89,12 @@ def read_sources(environ: Mapping[str, str], fallback: Path | None, secrets: Col
             problems.append(f"{', '.join(names)}: both are set; keep one of them")
         elif given:
             [(name, place)] = given.items()
-            values[secret] = _read_secret(name, Path(place).absolute(), problems) or UNREAD
             origins[secret] = place if name in values else name
+            try:
+                values[secret] = _read_secret(Path(place))
+            except ValueError as error:
+                problems.append(f"{name}={Path(place).absolute()}: {error}")
+                values[secret] = UNREAD
     return Sources(values, origins, path, problems, warnings)
 
 
@@ -137,22 +150,11 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> list[str]:
         # OAUTH2_SECRET is OAUTH2_CLIENT_SECRET with a word left out, although OAUTH2_SCOPE looks more like it.
         longer = [real for real in known if words <= set(real.split("_"))]
         ours = re.match(OUR_NAMES, name.upper())
-        cutoff = 0.6 if ours else ALIKE - 0.1
-        nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=cutoff)
-        if nearest and (ours or difflib.SequenceMatcher(None, name.upper(), nearest[0]).ratio() >= ALIKE):
-            lines.append(f"{name} is not a setting and is ignored; did you mean {nearest[0]}?")
-        elif ours:
-            lines.append(f"{name} is not a setting and is ignored")
+        nearest = difflib.get_close_matches(name.upper(), longer or known, n=1, cutoff=0.6 if ours else ALIKE)
+        if nearest or ours:
+            meant = f"; did you mean {nearest[0]}?" if nearest else ""
+            lines.append(f"{name} is not a setting and is ignored{meant}")
     return lines
-
-
-def _env_file(environ: Mapping[str, str], fallback: Path | None) -> Path | None:
-    named = environ.get("AITP_ENV_FILE")
-    if named:
-        return Path(named).absolute()
-    if named is None and fallback is not None and fallback.exists():
-        return fallback.absolute()
-    return None
 
 
 def _read_env_file(path: Path, problems: list[str], warnings: list[str]) -> dict[str, str]:
@@ -179,28 +181,63 @@ def _read_env_file(path: Path, problems: list[str], warnings: list[str]) -> dict
     return values
 
 
-def _read_secret(name: str, path: Path, problems: list[str]) -> str:
-    """The secret in `path` without its line end; "" with a problem added if there is none to be had."""
+def _read_secret(path: Path) -> str:
+    """The secret in `path` without its line end. Raises ValueError that says why there is none to be had."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
             regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
             secret = stream.read(SECRET_FILE_BYTES + 1).decode().strip() if regular else ""
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{name}={path}: {_reason(error)}; it must be a readable file that holds the secret")
-        return ""
+        raise ValueError(f"{_reason(error)}; it must be a readable file that holds the secret") from None
     if not regular:
         # Every process, and every reload, reads it again: a pipe has nothing left by then.
-        problems.append(f"{name}={path}: must be a regular file")
-    elif not secret:
-        problems.append(f"{name}={path}: the file is empty; it must hold the secret")
-    elif len(secret) > SECRET_FILE_BYTES:
-        problems.append(f"{name}={path}: the file is too big to be a secret (more than {SECRET_FILE_BYTES:,} bytes)")
-    else:
-        return secret
-    return ""
+        raise ValueError("must be a regular file")
+    if not 0 < len(secret) <= SECRET_FILE_BYTES:
+        raise ValueError(f"the file is {'too big' if secret else 'empty'}; it must hold the secret")
+    return secret
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else type(error).__name__
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "is not UTF-8 text"
+
+
+# ── what a running service has in force ──────────────────────────────────────────────────────────────────────────────
+
+
+class InForce(NamedTuple):
+    """What tells how a service is, by the names that the settings have for it, and how models are routed."""
+
+    runtime_dir: Path
+    ledger: Path
+    processing_mode: str
+    mock: bool
+    mocks: Sequence[str]
+    has_openai_key: bool
+    hybrid_fallback: bool
+    supported_models: Sequence[str]
+    concurrency_limit: int
+    relay_processes: int
+    circuit_breaker_recovery_seconds: float
+    routing: Routing
+
+
+def told(runtime_dir: Path) -> Any:
+    """What was published there, as it was written; None if nobody is alive who says so. Raises what reading it may."""
+    found = json.loads((runtime_dir / PUBLISHED).read_bytes())
+    return found if is_alive(found["pid"]) else None
+
+
+def published(runtime_dir: Path) -> InForce | None:
+    """What the service of this RUNTIME_DIR has published; None if none runs, or its ledger is a database, or what it
+    said cannot be read, as by another user or another release.
+    """
+    try:
+        if (found := told(runtime_dir)) is None:
+            return None
+        judged, routing = found["judged"], found["judged"]["routing"]
+        rules = {name: Rules(**{**each, "waits": tuple(each["waits"])}) for name, each in routing["rules"].items()}
+        places = {"runtime_dir": runtime_dir, "ledger": Path(judged["ledger"])}
+        routing = Routing(**{**routing, "mode": Mode(routing["mode"]), "rules": rules})
+        return InForce(**{**judged, **places, "routing": routing})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None

@@ -1,8 +1,9 @@
 """From a setting's text to its value, and to the words of what is wrong with it.
 
-First the types of settings, each with the words of what it allows (`Allowed`), which messages and SETTINGS.md quote;
-then addresses, what settings tell only together, and how a wrong one is told. Pure, but for `addresses` and
-`trouble_at`, which ask the resolver and this machine. Called by the settings; about addresses, by whoever listens.
+First whom to believe on the wire (`Trust`), which whoever speaks TLS is given; then the types of settings, each with
+the words of what it allows (`Allowed`), which messages and SETTINGS.md quote; then addresses, what settings tell only
+together, and how a wrong one is told. Pure, but for files that settings name, and `addresses` and `trouble_at`, which
+ask the resolver and this machine. Called by the settings; about addresses, by whoever listens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import stat
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
@@ -38,7 +39,6 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from aitp import tls
 from aitp.errors import printable
 from aitp.policy.costs import Price, Prices, nano
 from aitp.sources import absolute
@@ -59,6 +59,94 @@ class Allowed(GroupedMetadata):
     def __iter__(self) -> Iterator[object]:
         if self.pattern:
             yield StringConstraints(pattern=f"^{self.pattern}$", max_length=self.most)
+
+
+# ── whom to believe on the wire ───────────────────────────────────────────────────────────────────────────────────────
+
+AUTHORITIES_BYTES = 4_194_304
+# Of requests, curl and OpenSSL.
+BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """What TLS_CA_FILE held when it was read: `certificates` are PEM, at least one, and nothing else (no key)."""
+
+    path: Path
+    certificates: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The public authorities, and nobody without a certificate: there is no way to switch the check off.
+
+    `from_environment`: proxies and certificate bundles may come from there. `certificates`: PEM, trusted as well, as
+    the file held them when the settings were read: a reload changes them, and never one that is half written.
+    """
+
+    from_environment: bool = False
+    certificates: str = field(default="", repr=False)
+
+
+def read_authorities(path: Path) -> Authorities:
+    """The certificates in a PEM file. Raises ValueError that says what is wrong with it."""
+    import ssl  # two megabytes, for those who have such a file
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(AUTHORITIES_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise ValueError(f"{error.strerror}; it must be a readable file of PEM certificates") from None
+    certificates = "\n".join(CERTIFICATE.findall(text))
+    if not certificates:
+        raise ValueError("there is no PEM certificate in it (-----BEGIN CERTIFICATE-----)")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("a certificate in it cannot be read; it must be a file of PEM certificates") from None
+    return Authorities(path, certificates)
+
+
+def unusable(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that HTTP_TRUST_ENV=true would have us heed, and that we cannot: it would be gone past
+    without a word, or fail every call. Values stay out of it: a proxy's address may hold a password.
+    """
+    # Where a name is there in both spellings, the lower-case one counts (urllib.request.getproxies_environment).
+    spelt = {name.lower(): name for name in sorted(environ)}
+    problems = []
+    for scheme in ("http", "https"):
+        names = [spelt[name] for name in (f"{scheme}_proxy", "all_proxy") if environ.get(spelt.get(name, ""))]
+        if names and environ[names[0]].lower().startswith("socks"):
+            problems.append(
+                f"{names[0]}: a SOCKS proxy cannot be used, and HTTP_TRUST_ENV=true takes proxies from there; name an "
+                "HTTP proxy in it, or unset it"
+            )
+    for name in BUNDLES:
+        if environ.get(name) and (reason := _unreadable(name, environ[name])):
+            problems.append(
+                f"{name}={environ[name]}: {reason}, and HTTP_TRUST_ENV=true takes the authorities to trust from there; "
+                "correct it, or unset it"
+            )
+    return list(dict.fromkeys(problems))
+
+
+def _unreadable(name: str, place: str) -> str:
+    """Why no certificates can be had from what this variable names."""
+    import ssl
+
+    if name == "SSL_CERT_DIR":
+        return "" if any(map(os.path.isdir, place.split(os.pathsep))) else "no such directory"
+    if name != "SSL_CERT_FILE" and os.path.isdir(place):
+        return ""
+    try:
+        with open(place, "rb"):  # in the words of the system, not of OpenSSL
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
+    except ssl.SSLError:
+        return "there is no certificate in it that can be read"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 # ── the types of settings ────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,9 +281,9 @@ Password = Annotated[SecretStr, AfterValidator(bearer_token)]
 Place = Annotated[Path, AfterValidator(absolute)]
 Directory = Annotated[Path, AfterValidator(directory)]
 LedgerFile = Annotated[Path, AfterValidator(file_itself)]
-Authorities = Annotated[
-    tls.Authorities,
-    BeforeValidator(lambda value: tls.read_authorities(absolute(Path(value))) if isinstance(value, str) else value),
+AuthoritiesFile = Annotated[
+    Authorities,
+    BeforeValidator(lambda value: read_authorities(absolute(Path(value))) if isinstance(value, str) else value),
     Allowed("a path of a file of PEM certificates"),
 ]
 PriceList = Annotated[
@@ -472,7 +560,7 @@ def problem(
     if details["type"] == "missing":
         return f"{name}: required, but not set. {(fields[name].description or '').removeprefix('Required. ')}"
     value = "***" if name in secrets else shown(values.get(name.lower(), ""))
-    if value and {Path, tls.Authorities, Prices} & {*_parts_of(fields[name].annotation)}:
+    if value and {Path, Authorities, Prices} & {*_parts_of(fields[name].annotation)}:
         value = _with_root(value)
     if details["type"] == "value_error":
         return f"{name}={value}: {details['ctx']['error']}"

@@ -23,13 +23,13 @@ FLOORS = (
     {"processors"},
     {"providers", "taskapi", "knowledge"},
     {"ledger"},
-    {"in_force"},
     {"metrics"},
     {"logs"},
     {"settings"},
-    {"validators", "http", "extensions"},
+    {"http"},
+    {"validators", "extensions"},
     {"sources"},
-    {"tls", "hardening", "policy"},
+    {"hardening", "policy"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

@@ -28,12 +28,11 @@ from rich.text import Text
 from aitp import __version__, release, revision
 from aitp.commands.console import hosts_table, moment, screen, show, table, tell
 from aitp.errors import printable
-from aitp.in_force import InForce, in_force, published
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.policy.costs import amount
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
-from aitp.sources import runtime_dir
+from aitp.sources import InForce, published, runtime_dir
 from aitp.web.health import Facts, Phase, Problem, at_work, duration, problems, read_facts
 
 if TYPE_CHECKING:
@@ -87,13 +86,23 @@ def show_status(watch: bool, interval: float, *, as_json: bool) -> int:
     """One look; 0 if the master is there and does its rounds, else 1. Or, to `watch`, one after the other."""
     if watch:
         return watch_status(interval, as_json=as_json)
-    settings = published(runtime_dir()) or in_force(_own_settings())
+    settings = _in_force()
     facts = read_facts(settings)
     if as_json:
         tell(document(facts, settings), as_json=True)
     else:
         show(picture(facts, settings))
     return 0 if facts.master_ticks else 1
+
+
+def _in_force(own: Settings | None = None) -> Settings | InForce:
+    """As the service has it; where none runs, as every other command has them, or as they are given."""
+    found = published(own.runtime_dir if own else runtime_dir())
+    if found is None:
+        from aitp.settings import in_force
+
+        return in_force(own or _own_settings())
+    return found
 
 
 def _own_settings() -> Settings:
@@ -288,7 +297,7 @@ def watch_status(interval: float, *, as_json: bool) -> int:
     try:
         with live or nullcontext():
             while True:
-                settings = published(own.runtime_dir) or in_force(own)
+                settings = _in_force(own)
                 facts = read_facts(settings)
                 measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
                 if as_json:

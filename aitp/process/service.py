@@ -20,7 +20,6 @@ from pydantic import SecretStr
 
 from aitp import release
 from aitp.errors import LedgerError
-from aitp.in_force import publish
 from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
 from aitp.ledger.engine import engine_of
 from aitp.logs import conceal, get_logger
@@ -36,7 +35,7 @@ from aitp.processors import PROCESSORS
 from aitp.processors.base import registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders, routing_of
-from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, under_supervisord
+from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import connect
 from aitp.tasks import Fleet, Service
 from aitp.validators import password_in

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
-from aitp import in_force
+from aitp import sources
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
 from aitp.ledger.locks import SlotLocks
@@ -159,7 +159,7 @@ def tell_of_supervision(runtime_dir: Path, supervision: Supervision) -> None:
 
 def nothing_runs_here(runtime_dir: Path) -> None:
     """The service has ended: what it said of itself is over."""
-    for name in ("supervision.json", in_force.FILE_NAME):
+    for name in ("supervision.json", sources.PUBLISHED):
         with suppress(OSError):
             (runtime_dir / name).unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ import orjson
 from aitp.errors import AitpError, DeadlineExceeded, ServiceFault
 from aitp.providers.failures import error_of, no_answer, no_success, refusal_of, refused_with_200
 from aitp.settings import Settings
-from aitp.tls import Trust
+from aitp.validators import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 NO_OTHERS = Trust()  # than the public authorities

@@ -22,8 +22,8 @@ from aitp.hardening import replace_file
 from aitp.policy.routing import Availability, Mode, Routing
 
 if TYPE_CHECKING:
-    from aitp.in_force import InForce
     from aitp.settings import Settings
+    from aitp.sources import InForce
 
 FILE_NAME = "models.json"
 DAY_SECONDS = 86_400.0

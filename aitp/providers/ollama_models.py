@@ -23,7 +23,7 @@ from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.routing import canonical
 from aitp.providers.client import NO_OTHERS, PLAIN, BodyBound, BoundedStream, tls_context
 from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
-from aitp.tls import Trust
+from aitp.validators import Trust
 
 TAGS_BYTES, LIST_SECONDS = 16 * 1_048_576, 30.0
 STREAM_BYTES = 256 * 1_048_576

@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from aitp import SERVICE_NAME, __version__
-from aitp.in_force import in_force
 from aitp.logs import get_logger
-from aitp.settings import Settings
+from aitp.settings import Settings, in_force
 from aitp.web.gauges import Scrape, gauges
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
 from aitp.web.page import CONTENT_SECURITY_POLICY, render

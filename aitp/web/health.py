@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.extensions import has_providers
 from aitp.hardening import is_alive
-from aitp.in_force import InForce
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
@@ -36,6 +35,7 @@ from aitp.providers.inventory import (
     uses_models,
     uses_openai,
 )
+from aitp.sources import InForce
 from aitp.tasks import Service
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.providers.inventory import Inventory
 from aitp.settings import FIELDS, PLACEHOLDER, Settings
 from aitp.tasks import Period, Service
-from aitp.tls import Authorities
+from aitp.validators import Authorities
 from aitp.web.health import (
     Facts,
     Phase,

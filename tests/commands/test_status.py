@@ -17,10 +17,10 @@ from rich.console import Console
 
 from aitp.commands.watch import Pace, usage_bar
 from aitp.errors import printable
-from aitp.in_force import publish, published
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.providers.base import routing_of
-from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings, surroundings
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings, publish, surroundings
+from aitp.sources import published
 from aitp.web.health import duration
 from tests.commands.desk import LOADED, Desk
 from tests.commands.terminal import INTO_THE_ALTERNATE_SCREEN, OUT_OF_IT, Terminal

@@ -21,7 +21,7 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.errors import AitpError, CredentialsRefused, ServiceFault
 from aitp.taskapi import pages
-from aitp.tls import Trust
+from aitp.validators import Trust
 from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk, own
