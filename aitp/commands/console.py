@@ -246,7 +246,7 @@ def resume(settings: Settings, *, as_json: bool) -> None:
 def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
     """Poll now."""
     if not _wake(settings):
-        why = next(of_master(read_facts(settings), settings), None)
+        why = next(of_master(read_facts(settings)), None)
         said = f"{why.sentence}: {why.advice}" if why else "the running service is not this user's to ask"
         raise click.ClickException(printable(said))
     paused = snapshot(settings.ledger).paused

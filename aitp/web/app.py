@@ -64,13 +64,13 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._scrape = Scrape(settings.runtime_dir / "metrics")
-        self._routes: dict[str, Callable[[], Answer]] = {
-            "/": self._page,
-            "/day": partial(self._page, "day"),
-            "/week": partial(self._page, "week"),
-            "/health": self._health,
-            "/metrics": self._metrics,
-            "/ready": self._ready,
+        self._routes: dict[str, Callable[[Facts, Settings], Answer]] = {
+            "/": partial(_page, span="hour"),
+            "/day": partial(_page, span="day"),
+            "/week": partial(_page, span="week"),
+            "/health": _health,
+            "/metrics": lambda facts, settings: Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(facts, settings))),
+            "/ready": _ready,
         }
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -86,40 +86,40 @@ class Application:
         if method not in ("GET", "HEAD"):
             return _plain("405 Method Not Allowed", "Only GET and HEAD.", ("Allow", "GET, HEAD"))
         try:
-            if may_see_all(authorization, self.settings.metrics_token):
-                return self._routes[path]()
-            return _in_short(self._routes[path]()) if path in ("/health", "/ready") else _refuse()
+            sees_all = may_see_all(authorization, self.settings.metrics_token)
+            if not sees_all and path not in ("/health", "/ready"):
+                return _refuse()
+            settings = in_force(self.settings)
+            answer = self._routes[path](read_facts(settings), settings)
+            return answer if sees_all else _in_short(answer)
         except Exception:
             # The border of a request: whoever looks at a broken service must not see a traceback, the log must.
             log.exception("Request failed", path=path)
             return _plain("500 Internal Server Error", "See the service's log.")
 
-    def _metrics(self) -> Answer:
-        settings = in_force(self.settings)
-        return Answer(OK, PROMETHEUS_TEXT, self._scrape.text(gauges(read_facts(settings), settings)))
 
-    def _health(self) -> Answer:
-        settings = in_force(self.settings)
-        facts = read_facts(settings)
-        found = worst_first(problems(facts, settings), Severity.ERROR)
-        body: dict[str, object] = {
-            "status": "unhealthy" if found else "healthy",
-            "service": SERVICE_NAME,
-            "version": __version__,
-            "rate_limiting": _rate_limiting(facts, settings),
-        }
-        return _json(body, found, mock=bool(settings.mocks))
+def _health(facts: Facts, settings: Settings) -> Answer:
+    found = worst_first(problems(facts, settings), Severity.ERROR)
+    body: dict[str, object] = {
+        "status": "unhealthy" if found else "healthy",
+        "service": SERVICE_NAME,
+        "version": __version__,
+        "rate_limiting": _rate_limiting(facts, settings),
+    }
+    if settings.mocks:
+        body["mock"] = True
+    return _json(body, found)
 
-    def _ready(self) -> Answer:
-        settings = in_force(self.settings)
-        found = worst_first(problems(read_facts(settings), settings), Severity.PENDING)
-        return _json({"status": "not ready" if found else "ready", "service": SERVICE_NAME}, found)
 
-    def _page(self, span: str = "hour") -> Answer:
-        settings = in_force(self.settings)
-        facts, history = read_facts(settings), read_past(settings, span)
-        found = problems(facts, settings, history.minutes)
-        return Answer(OK, "text/html; charset=utf-8", render(facts, history, settings, found))
+def _ready(facts: Facts, settings: Settings) -> Answer:
+    found = worst_first(problems(facts, settings), Severity.PENDING)
+    return _json({"status": "not ready" if found else "ready", "service": SERVICE_NAME}, found)
+
+
+def _page(facts: Facts, settings: Settings, *, span: str) -> Answer:
+    history = read_past(settings, span)
+    found = problems(facts, settings, history.minutes)
+    return Answer(OK, "text/html; charset=utf-8", render(facts, history, settings, found))
 
 
 def may_see_all(authorization: str, token: SecretStr | None) -> bool:
@@ -140,21 +140,15 @@ def may_see_all(authorization: str, token: SecretStr | None) -> bool:
 
 
 def _rate_limiting(facts: Facts, settings: Settings) -> dict[str, object]:
-    """As the limits in force say; what the settings ask for while there is no ledger to tell."""
-    ledger = facts.ledger
-    if ledger is None:
-        enabled, strategy = settings.rate_limit_enabled, str(settings.rate_limit_strategy)
-        return {"enabled": enabled, "strategy": strategy, "current_usage": {}}
+    limits = facts.ledger.limits if facts.ledger else {}
     usage = {
-        period: {"current": use.current, "limit": use.limit, "remaining": use.remaining}
-        for period, use in ledger.limits.items()
+        name: {"current": use.current, "limit": use.limit, "remaining": use.remaining} for name, use in limits.items()
     }
-    return {"enabled": ledger.limits_enabled, "strategy": ledger.strategy, "current_usage": usage}
+    strategy = str(settings.rate_limit_strategy)
+    return {"enabled": bool(settings.rate_limits), "strategy": strategy, "current_usage": usage}
 
 
-def _json(body: dict[str, object], found: Sequence[Problem], *, mock: bool = False) -> Answer:
-    if mock:
-        body["mock"] = True
+def _json(body: dict[str, object], found: Sequence[Problem]) -> Answer:
     if found:
         body["reasons"] = [problem.sentence for problem in found]
         body["problems"] = [asdict(problem) for problem in found]

@@ -25,16 +25,7 @@ from aitp.policy.costs import amount
 from aitp.policy.routing import Availability, Routing
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
-from aitp.providers.inventory import (
-    Inventory,
-    ModelState,
-    Retirement,
-    Stage,
-    own_routing,
-    read_inventory,
-    uses_models,
-    uses_openai,
-)
+from aitp.providers import inventory as models
 from aitp.sources import InForce
 from aitp.tasks import Service
 
@@ -124,8 +115,8 @@ class Facts:
     ledger: Snapshot | None
     ledger_problem: str
     has_token: bool
-    inventory: Inventory | None = None
-    retirements: Sequence[Retirement] = ()
+    inventory: models.Inventory | None = None
+    retirements: Sequence[models.Retirement] = ()
     monotonic: float = 0.0
     hidden: bool = False
     ledger_holder: int | None = None
@@ -157,7 +148,7 @@ def read_facts(settings: Settings | InForce) -> Facts:
     children = tuple(record for record in records if _is_child(record.slot))
     ledger, problem = _read_ledger(settings)
     master = living_master(records)
-    inventory = read_inventory(settings.runtime_dir)
+    inventory = models.read_inventory(settings.runtime_dir)
     return Facts(
         now=time.time(),
         # One that hangs is there, one that died is not.
@@ -168,8 +159,8 @@ def read_facts(settings: Settings | InForce) -> Facts:
         ledger=ledger,
         ledger_problem=problem,
         has_token=_has_token(settings),
-        inventory=inventory if uses_models(settings) else None,
-        retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
+        inventory=inventory if models.uses_models(settings) else None,
+        retirements=inventory.retirements if inventory is not None and models.uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
         ledger_holder=None if master else master_of(lock_file(settings.ledger)),
@@ -238,14 +229,14 @@ def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -
 
 def problems(facts: Facts, settings: Settings | InForce, minutes: Sequence[Bar] = ()) -> list[Problem]:
     """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
-    found = list(of_master(facts, settings))
+    found = list(of_master(facts))
     if facts.ledger is None:
         advice = "Nothing is done without the ledger; the log says more."
         found.append(Problem("ledger", Severity.FAULT, facts.ledger_problem, advice))
     else:
         found += [*_of_room(facts.ledger), *_of_ledger(facts.ledger), *_of_services(facts.ledger, settings)]
         found += _of_extensions(facts.ledger, settings)
-    found += _of_models(facts, settings)
+    found += [*_of_children(facts, settings), *_of_models(facts, settings)]
     if not facts.has_token:
         found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
     if many_failed(minutes):
@@ -267,8 +258,8 @@ def _ended(minutes: Sequence[Bar]) -> tuple[int, int]:
     return failed, failed + sum(minute.succeeded for minute in minutes)
 
 
-def of_master(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
-    """Why it does not run, or is not at work (yet), and which of its processes are late or missing."""
+def of_master(facts: Facts) -> Iterator[Problem]:
+    """Why it does not run, or is about to stop, and which of its processes are late."""
     master = facts.master
     if not facts.master_ticks and facts.ledger_holder not in (None, master and master.pid):
         holder = f" (process {facts.ledger_holder})" if facts.ledger_holder else ""
@@ -286,7 +277,11 @@ def of_master(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
     for record in facts.overrun:
         advice = "The master replaces it within seconds; restart the service if this stays."
         yield Problem("deadline", Severity.ERROR, f"slot {record.slot} has overrun its deadline", advice)
-    if master is None or master.state is State.DRAINING:
+
+
+def _of_children(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
+    """Which of them are missing, of a master that is there."""
+    if facts.master is None or facts.master.state is State.DRAINING:
         return
     for role, wanted in ((Role.RELAY, settings.relay_processes), (Role.WORKER, settings.concurrency_limit)):
         there = [child for child in facts.children if role_of(child.slot) is role]
@@ -417,7 +412,7 @@ def known_routing(settings: Settings | InForce) -> Routing:
             return routing_of(settings)
         except ConfigurationError:
             pass
-    return own_routing(settings)
+    return models.own_routing(settings)
 
 
 def stand_ins_left(ledger: Snapshot, settings: Settings | InForce) -> dict[str, int]:
@@ -465,7 +460,7 @@ def _of_wait(seconds: float) -> Severity:
 def _of_models(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
     yield from of_retirements(facts.retirements, facts.now)
-    if not uses_models(settings):
+    if not models.uses_models(settings):
         return
     replaceable = len(providers_of(settings)) > 1
     severity = Severity.WARNING if replaceable else Severity.FAULT
@@ -480,18 +475,18 @@ def _of_models(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
         return
     routing = known_routing(settings)
     for name in (each for each in settings.supported_models if not routing.foreign_provider(each)):
-        state = facts.inventory.models.get(name, ModelState(Stage.MISSING))
-        if state.stage is Stage.FAILED:
+        state = facts.inventory.models.get(name, models.ModelState(models.Stage.MISSING))
+        if state.stage is models.Stage.FAILED:
             sentence = f"the model {name} could not be pulled: {state.reason}"
             advice = f"See SUPPORTED_MODELS for its name; `aitp models pull` tries again at once.{stead}"
             yield Problem("model", severity, sentence, advice)
-        elif state.stage is not Stage.PRESENT and (not replaceable or state.arrival is Availability.COMING):
+        elif state.stage is not models.Stage.PRESENT and (not replaceable or state.arrival is Availability.COMING):
             pulling = f"is being pulled: {state.percent} %"
-            phase = pulling if state.stage is Stage.PULLING else "is missing, and is to be pulled"
+            phase = pulling if state.stage is models.Stage.PULLING else "is missing, and is to be pulled"
             yield Problem("model", Severity.PENDING, f"the model {name} {phase}", "Wait until it is there.")
 
 
-def of_retirements(retirements: Iterable[Retirement], now: float) -> Iterator[Problem]:
+def of_retirements(retirements: Iterable[models.Retirement], now: float) -> Iterator[Problem]:
     """Models that are asked for, and that OpenAI shuts down before long, or has: their tasks wait from then on."""
     for each in retirements:
         if each.is_near(now):

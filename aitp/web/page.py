@@ -15,10 +15,11 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,17 +40,8 @@ from aitp.providers.inventory import Inventory
 from aitp.settings import FIELDS, PLACEHOLDER, Settings
 from aitp.tasks import Period, Service
 from aitp.validators import Authorities
-from aitp.web.health import (
-    Facts,
-    Phase,
-    Problem,
-    Severity,
-    at_work,
-    counted,
-    duration,
-    known_routing,
-    many_failed,
-)
+from aitp.web import health
+from aitp.web.health import Facts, Phase, Problem, Severity, duration
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -84,17 +76,17 @@ CONTENT_SECURITY_POLICY = (
 def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
     minutes, ledger = history.minutes, facts.ledger
-    level, sentence = judge(problems, facts, settings)
-    routing = known_routing(settings)
+    level, verdict = judge(problems, facts, settings)
+    routing = health.known_routing(settings)
     page = _TEMPLATES.get_template("page.html").render(
         service=SERVICE_NAME,
         version=release(),
         python=platform.python_version(),
         level=level,
-        sentence=sentence,
+        sentence=verdict,
         facts=facts,
         ledger=ledger,
-        many_failed=many_failed(minutes),
+        many_failed=health.many_failed(minutes),
         minutes=minutes,
         history=history,
         spans=list(SPANS),
@@ -175,20 +167,20 @@ def instant(seconds: float, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
         return f"{seconds:.3g}"
 
 
-def _sentence(words: str) -> str:
+def sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "…")) else ".")
 
 
-def _tokens(count: int) -> str:
+def tokens(count: int) -> str:
     """As many as have room; of many, the millions."""
     return f"{count:,}" if count < 10_000_000 else f"{count / 1_000_000:,.0f} M"
 
 
-def _cost(cost: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount(nano(Decimal(spent)))} {currency}" for currency, spent in cost.items())
+def cost(by_currency: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount(nano(Decimal(spent)))} {currency}" for currency, spent in by_currency.items())
 
 
-def _width(share: float) -> str:
+def width(share: float) -> str:
     """Of a bar that is 100 wide: how full something is, 0 to 1."""
     return f"{100 * min(1.0, max(0.0, share)):.1f}"
 
@@ -225,20 +217,21 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_TEMPLATES.filters |= {
-    "amount": amount,
-    "call_time": call_time,
-    "command_about": command_about,
-    "cost": _cost,
-    "counted": counted,
-    "duration": duration,
-    "instant": instant,
-    "number": number,
-    "sentence": _sentence,
-    "shown": shown,
-    "tokens": _tokens,
-    "width": _width,
-}
+_FILTERS = (
+    amount,
+    call_time,
+    command_about,
+    cost,
+    health.counted,
+    duration,
+    instant,
+    number,
+    sentence,
+    shown,
+    tokens,
+    width,
+)
+_TEMPLATES.filters |= {each.__name__: each for each in _FILTERS}
 _TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "command": command}
 
 
@@ -249,76 +242,67 @@ RECENT_MINUTES = 10
 SHORT_QUEUE_MINUTES = 2  # what is done so soon is no arrears
 
 
-class Chart(NamedTuple):
+@dataclass(frozen=True)
+class Chart:
     """Bars of a span, in a box as wide as there are of them and 100 high, and what they come to.
 
-    `columns`: of the table of values. `series`: class, name, outline. `scale`: what top, middle and bottom mean.
-    `limit`: how high its line is (1: at the top), and what it says.
+    `columns`: of the table of values. `series`: class, name, a value for each bar; they stand behind one another, or
+    upon. `least`: of the scale. `limit`: a line to compare with, and what it says.
     """
 
     id: str
     title: str
     columns: str
-    series: Sequence[tuple[str, str, str]]
-    scale: Sequence[str]
+    series: Sequence[tuple[str, str, Sequence[float]]]
+    least: float
     summary: str
     limit: tuple[float, str] | None = None
+    stacked: bool = False
+
+    @cached_property
+    def top(self) -> float:
+        """What the box's height means: a limit that is near is in it."""
+        bars = zip(*(values for _, _, values in self.series), strict=True)
+        top = _ceiling(max(sum(bar) if self.stacked else max(bar) for bar in bars), self.least)
+        return max(top, _ceiling(self.limit[0])) if self.limit and self.limit[0] <= 4 * top else top
+
+    def outlines(self) -> Iterator[tuple[str, str]]:
+        """The class of each series, and its bars as the path of an SVG; of one without any, nothing."""
+        below = [0.0] * len(self.series[0][2])
+        for kind, _, values in self.series:
+            outline = ""
+            for place, value in enumerate(values):
+                if value > 0:
+                    height = min(100.0, max(1.7, 100 * value / self.top))  # anything can be seen
+                    outline += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
+                    below[place] += height * self.stacked
+            if outline:
+                yield kind, outline
 
 
 def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     """What was done, what waited, and how long calls took."""
     bars, minutes = history.bars, SPANS[history.span].minutes
-    succeeded, failed, returned, calls, seconds = (
-        [getattr(bar, name) for bar in bars] for name in ("succeeded", "failed", "returned", "calls", "seconds")
-    )
-    ended = f"{sum(succeeded):,} succeeded, {sum(failed):,} failed, {sum(returned):,} put back."
-    mean = call_time(sum(seconds) / sum(calls)) if sum(calls) else ""
-    took = f"{counted(sum(calls), 'call')}, {mean} on average." if mean else "No calls."
+    sums = {name: sum(getattr(bar, name) for bar in bars) for name in ("succeeded", "failed", "returned")}
+    calls, seconds = sum(bar.calls for bar in bars), sum(bar.seconds for bar in bars)
+    took = f"{health.counted(calls, 'call')}, {call_time(seconds / calls)} on average." if calls else "No calls."
     attempts = [
-        (kind, name, [count / minutes for count in counts])
-        for kind, name, counts in (
-            ("main", "succeeded", succeeded),
-            ("bad", "failed", failed),
-            ("soft", "put back", returned),
+        (kind, words, [getattr(bar, name) / minutes for bar in bars])
+        for kind, words, name in (
+            ("main", "succeeded", "succeeded"),
+            ("bad", "failed", "failed"),
+            ("soft", "put back", "returned"),
         )
     ]
+    ended = "{succeeded:,} succeeded, {failed:,} failed, {returned:,} put back.".format(**sums)
+    limit, least = _limit(ledger, history.span), 2 if minutes == 1 else 0.2
     queue = [("main", "", [bar.waiting or 0 for bar in bars])]
     times = [("soft", "slowest", [bar.slowest for bar in bars]), ("main", "mean", [bar.mean for bar in bars])]
-    least = 2 if minutes == 1 else 0.2
     return [
-        _chart("done", "Tasks a minute", "1 2 3", attempts, least, ended, _limit(ledger, history.span), stacked=True),
-        _chart("queue", "Tasks that wait", "4", queue, 2, outlook(history, ledger)),
-        _chart("calls", "Seconds a call takes", "5 6", times, 0.01, took),
+        Chart("done", "Tasks a minute", "1 2 3", attempts, least, ended, limit, stacked=True),
+        Chart("queue", "Tasks that wait", "4", queue, 2, outlook(history, ledger)),
+        Chart("calls", "Seconds a call takes", "5 6", times, 0.01, took),
     ]
-
-
-def _chart(
-    id_: str,
-    title: str,
-    columns: str,
-    series: Sequence[tuple[str, str, Sequence[float]]],
-    least: float,
-    summary: str,
-    limit: tuple[float, str] | None = None,
-    *,
-    stacked: bool = False,
-) -> Chart:
-    """Draw `series`, behind or upon one another, in a scale of at least `least`; of a limit that is near, its line."""
-    bars = list(zip(*(values for _, _, values in series), strict=True))
-    top = _ceiling(max(sum(bar) if stacked else max(bar) for bar in bars), least)
-    if limit and limit[0] <= 4 * top:
-        top = max(top, _ceiling(limit[0]))
-    below, drawn = [0.0] * len(bars), []
-    for kind, name, values in series:
-        outline = ""
-        for place, value in enumerate(values):
-            if value > 0:
-                height = min(100.0, max(1.7, 100 * value / top))  # anything can be seen
-                outline += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
-                below[place] += height * stacked
-        drawn.append((kind, name, outline))
-    line = (limit[0] / top, limit[1]) if limit else None
-    return Chart(id_, title, columns, drawn, (number(top), number(top / 2), "0"), summary, line)
 
 
 def _ceiling(highest: float, least: float = 0.0) -> float:
@@ -422,7 +406,7 @@ def _at_work(facts: Facts) -> tuple[list[tuple[str, Record]], str]:
     folded = {role: idle for role, idle in by_role.items() if len(idle) > IDLE_SHOWN}
     hidden = set(chain(*folded.values()))
     others = [each for each in (facts.master, *facts.children) if each and each not in hidden]
-    shown, rest = at_work(others, facts.overrun, PROCESSES_SHOWN)
+    shown, rest = health.at_work(others, facts.overrun, PROCESSES_SHOWN)
     lines = [("master" if each.slot == MASTER else f"{role_of(each.slot)} {each.slot}", each) for each in shown]
     for role, idle in folded.items():
         together = replace(idle[0], since=0.0, task_id="", done=sum(each.done for each in idle))
@@ -437,16 +421,13 @@ _FAMILIES = {
 }
 
 
-@dataclass(slots=True)
-class ModelUse:
-    """One model at one provider, since the metrics began. `tokens` by type, `cost` by currency."""
+class ModelUse(NamedTuple):
+    """One model at one provider, since the metrics began. `counts`: calls, those that failed, and tokens by type."""
 
     provider: str
     model: str
-    calls: int = 0
-    unanswered: int = 0
-    tokens: dict[str, int] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str]
+    cost: dict[str, float]  # by currency
 
 
 def read_usage(directory: Path) -> list[ModelUse] | None:
@@ -461,17 +442,16 @@ def read_usage(directory: Path) -> list[ModelUse] | None:
             provider = labels["provider"] if sample.name == metrics.COST.name else _FAMILIES.get(sample.name)
             if provider is None or sample.value <= 0:
                 continue
-            use = uses.setdefault((provider, labels["model"]), ModelUse(provider, labels["model"]))
+            key = provider, labels["model"]
+            use = uses.setdefault(key, ModelUse(*key, Counter(), {}))
             if sample.name == metrics.COST.name:
                 use.cost[labels["currency"]] = sample.value
-            elif "type" in labels:
-                use.tokens[labels["type"]] = count
             else:
-                use.calls += count
-                use.unanswered += count if labels["status"] != metrics.CallStatus.SUCCESS else 0
+                use.counts[labels.get("type", "calls")] += count
+                use.counts["failed"] += count * (labels.get("status", "success") != metrics.CallStatus.SUCCESS)
     except metrics.UNREADABLE_FILES:
         return None
-    return sorted(uses.values(), key=lambda use: (-use.calls, use.provider, use.model))
+    return sorted(uses.values(), key=lambda use: (-use.counts["calls"], use.provider, use.model))
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, str, str]]:
