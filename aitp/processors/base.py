@@ -8,7 +8,7 @@ values among its results; errors of the call as a whole are raised. What it says
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -108,15 +108,13 @@ class Context:
         ConfigurationError: a processor's package or a prompt cannot be used.
         """
         places = {each.task_type: each.prompt for each in PROCESSORS.values() if each.prompt is not None}
-        prompts = load_prompts(places, settings.prompts_dir)
-        truncate = settings.embedding_overflow == "truncate"
         return cls(
             knowledge or Knowledge(),
             settings.result_language,
             settings.result_country,
-            prompts,
+            load_prompts(places, settings.prompts_dir),
             memory,
-            truncate=truncate,
+            truncate=settings.embedding_overflow == "truncate",
             personality_classes=settings.personality_classes,
         )
 
@@ -160,7 +158,7 @@ class Processor(ABC, Generic[C]):
         try:
             return self.content.model_validate(document, context=self.default_model(settings))
         except ValidationError as error:
-            raise NonRetryableError(_reason(error)) from None  # the cause quotes the input
+            raise NonRetryableError("; ".join(faults_in(error, "content"))) from None  # the cause quotes the input
 
     def load(self, stored: bytes) -> C:
         """`parse` of JSON: of what `Content.to_json` wrote, or of a document's own."""
@@ -177,7 +175,7 @@ class Processor(ABC, Generic[C]):
         """
 
 
-class Registry(MutableMapping[str, Processor[Any]]):
+class Registry(Mapping[str, Processor[Any]]):
     """Processors by task type: those of this package, and from the first look on those of other installed packages.
 
     Looking raises ConfigurationError if one of these cannot be used.
@@ -198,21 +196,18 @@ class Registry(MutableMapping[str, Processor[Any]]):
     def __len__(self) -> int:
         return len(self._all())
 
-    def __setitem__(self, task_type: str, entered: Processor[Any]) -> None:
-        if other := self._own.get(task_type):  # not a look: extensions enter themselves while they are being loaded
-            raise ValueError(f"task type {task_type} has a processor already: {other.label}")
-        self._own[task_type] = entered
-
-    def __delitem__(self, task_type: str) -> None:
-        del self._own[task_type]
-
     def of(self, task_type: str, provider: str) -> Processor[Any]:
         """Who runs tasks of a type at `provider`."""
         return self._instead.get((task_type, provider)) or self[task_type]
 
-    def take_over(self, task_type: str, provider: str, entered: Processor[Any]) -> None:
-        """Have `entered` run the tasks of a type that go to `provider`, which is its own package's."""
-        self._instead[task_type, provider] = entered
+    def enter(self, task_type: str, provider: str, entered: Processor[Any]) -> None:
+        """Have `entered` run the tasks of a type, or only those that go to `provider`, which is its own package's."""
+        if provider:
+            self._instead[task_type, provider] = entered
+        elif other := self._own.get(task_type):  # not a look: extensions enter themselves while they are being loaded
+            raise ValueError(f"task type {task_type} has a processor already: {other.label}")
+        else:
+            self._own[task_type] = entered
 
     def _all(self) -> dict[str, Processor[Any]]:
         if not self._complete:
@@ -248,19 +243,16 @@ def processor(task_type: str, provider: str = "") -> Callable[[type[Processor[An
     def register(kind: type[Processor[Any]]) -> type[Processor[Any]]:
         kind.task_type = task_type
         kind.label = kind.__name__
-        if provider:
-            PROCESSORS.take_over(task_type, provider, kind())
-        else:
-            PROCESSORS[task_type] = kind()
+        PROCESSORS.enter(task_type, provider, kind())
         return kind
 
     return register
 
 
-def _reason(error: ValidationError) -> str:
-    """All that is wrong, field by field, in pydantic's words, without the values."""
+def faults_in(error: ValidationError, *place: str) -> list[str]:
+    """All that is wrong, field by field, in pydantic's words, without the values. `place`: where the fields are."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(".".join(("content", *map(str, fault["loc"]))) + ": " + fault["msg"] for fault in faults)
+    return [".".join((*place, *map(str, fault["loc"]))) + ": " + fault["msg"] for fault in faults]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,20 +289,14 @@ class Registered:
 
 def registered(settings: Settings) -> Registered:
     """Everything that these settings and the installed packages come to. ConfigurationError: something is broken."""
-    rules = provider_rules(settings)
-    prompts = Context.of(settings).prompts
+    prompts, rules = Context.of(settings).prompts, provider_rules(settings)
     shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
-    return Registered(
-        tuple(
-            TaskTypeEntry(
-                name, each.label, type(each).__module__, shown.get(name, ""), PROCESSORS.packages.get(name, "")
-            )
-            for name, each in sorted(PROCESSORS.items())
-        ),
-        tuple(
-            ProviderEntry(
-                found.name, found.package, tuple(plugin_builders()[found.name].models), rules[found.name].lacks
-            )
-            for found in extensions(PROVIDERS_GROUP)
-        ),
+    types = (
+        TaskTypeEntry(name, each.label, type(each).__module__, shown.get(name, ""), PROCESSORS.packages.get(name, ""))
+        for name, each in sorted(PROCESSORS.items())
     )
+    providers = (
+        ProviderEntry(name, package, tuple(plugin_builders()[name].models), rules[name].lacks)
+        for name, package, _ in extensions(PROVIDERS_GROUP)
+    )
+    return Registered(tuple(types), tuple(providers))

@@ -20,7 +20,6 @@ from aitp.errors import ConfigurationError
 
 HEADER = re.compile(r"<!--\s*prompt:\s*(?P<name>[\w.-]+),\s*version:\s*(?P<version>[\w.-]+)\s*-->\s*\n")
 VARIABLES = {"language", "country"}
-MOST_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +56,18 @@ def load_prompts(places: Mapping[str, Path], instead: Path | None) -> dict[str, 
 def read_prompt(name: str, path: Path) -> Prompt:
     """The prompt `name` in `path`. ValueError says what is wrong with the file."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError("does not exist; copy the built-in one there and change it") from None
+        text = path.read_text("utf-8")
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"has more than {MOST_BYTES} bytes")
-    try:
-        text = content.decode().replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
+        raise ValueError(f"cannot be read ({error.strerror}); copy the built-in one there and change it") from error
     header = HEADER.match(text)
-    if header is None:
+    if header is None or header["name"] != name:
         raise ValueError(f"must begin with the line <!-- prompt: {name}, version: 1 -->")
-    if header["name"] != name:
-        raise ValueError(f"is the prompt {header['name']} by its first line, expected {name}")
     body = text[header.end() :].strip()
     if not body:
         raise ValueError("holds nothing below its first line")
-    _check_variables(Template(body))
-    return Prompt(name, header["version"], path, body)
-
-
-def _check_variables(template: Template) -> None:
+    template = Template(body)
     if not template.is_valid():
         raise ValueError("has a $ that stands for nothing; write $$ for a dollar sign")
     if unknown := sorted(set(template.get_identifiers()) - VARIABLES):
         raise ValueError(f"names ${unknown[0]}, which is none of ${', $'.join(sorted(VARIABLES))}")
+    return Prompt(name, header["version"], path, body)

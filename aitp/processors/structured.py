@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Context, Memory, Result, tell_of_cut
+from aitp.processors.base import Context, Memory, Result, faults_in, tell_of_cut
 from aitp.providers import Message, Provider, Question
 from aitp.providers.request_profile import BOUNDS
 
@@ -110,7 +110,7 @@ class Inquiry(Generic[M]):
                 value = self.output.model_validate(found)
             except ValidationError as error:
                 if number == 0:
-                    faults = _told(error)
+                    faults = faults_in(error)[:MOST_FAULTS]
                 continue
             faults = list(self.check(value))[:MOST_FAULTS]
             if faults and last and (left := self.salvage(value)) is not None:
@@ -173,11 +173,6 @@ def _shorter(text: object, question: Question, error: InputTooLong) -> str | Non
     written = len(orjson.dumps(text).decode())
     around = (sum(len(message.content) for message in question.messages) - written) * len(text) // written
     return shortened(text, error.tokens, around)
-
-
-def _told(error: ValidationError) -> list[str]:
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return [".".join(map(str, fault["loc"])) + ": " + fault["msg"] for fault in faults[:MOST_FAULTS]]
 
 
 def _repair(faults: Sequence[str]) -> str:

@@ -48,28 +48,26 @@ _CODES = ("code", "status", "reason")
 _PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
 _REPEATED = ("input", "inputs", "prompt", "messages", "request", "body", "content", "text", "ctx")
 _DELAY = re.compile(r"retry_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
-_BOUNDS = re.compile(r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b")
-_SCHEMA = re.compile(r"schema|format|grammar")
+_BOUNDS = r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b"
+_SCHEMA = r"schema|format|grammar"
 
-_KEY = re.compile(
+_KEY = (
     r"api[ _-]?key|credential|unauthenticated|authenticat|access[ _]token|\bbearer\b|unauthori[sz]ed|missing scopes?"
     r"|insufficient permissions?"
 )
-_CREDIT = re.compile(
+_CREDIT = (
     r"insufficient[ _](?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
     r"|(?:spend(?:ing)?|hard)[ _]limit|credit balance|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
 )
-_TOO_LONG = re.compile(
+_TOO_LONG = (
     r"context[ _-]?(?:length|window|size|limit)|max(?:imum)? (?:input |sequence |prompt |model )?(?:length|tokens)"
     r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|many tokens)|too long for"
     r"|reduce the (?:length|size)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
     r"|(?:exceed\w*|more than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
     r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
 )
-_ANOTHER_LIMIT = re.compile(
-    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b"
-)
-_POLICY = re.compile(
+_ANOTHER_LIMIT = r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b"
+_POLICY = (
     r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
     r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content"
 )
@@ -79,16 +77,14 @@ _GONE = (
     r"|not (?:\w+ )?(?:supported|available|allowed|served|loaded|deployed|enabled)|unsupported|unavailable"
     r"|invalid|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
 )
-_MODEL_GONE = re.compile(rf"{_MODEL}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{_MODEL}")
+_MODEL_GONE = rf"{_MODEL}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{_MODEL}"
 _NO_SUCH_MODEL = (
     r"(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
     r"|invalid model name|unqualified name"
 )
-_OTHER_KIND = re.compile(
-    rf"{_NO_SUCH_MODEL}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
-)
-_PARAMETER_WORDS = re.compile(r"\b(?:parameter|argument|option|field|property)s?\b")
-_INPUT_WORDS = re.compile(r"\b(?:input|text|language|content|prompt|character|message|word)s?\b")
+_OTHER_KIND = rf"{_NO_SUCH_MODEL}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
+_PARAMETER_WORDS = r"\b(?:parameter|argument|option|field|property)s?\b"
+_INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word)s?\b"
 _OPTIONS = r"option \"|invalid option|invalid duration|in duration"
 _MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
 # Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
@@ -140,34 +136,27 @@ class Refusal:
     @property
     def parameter(self) -> str:
         """Which of the parameters that were sent it names, by `param` or in its words; empty if none."""
-        if (
-            "schema_bounds" in self.sent
-            and _BOUNDS.search(self.message)
-            and _SCHEMA.search(f"{self.param} {self.message}")
-        ):
+        if "schema_bounds" in self.sent and self.says(_BOUNDS) and re.search(_SCHEMA, f"{self.param} {self.message}"):
             return "schema_bounds"
-        for said in (self.param.lower(), self.message):
-            for name in self.sent:
-                if name in PARAMETERS and PARAMETERS[name].search(said):
-                    return name
-        return ""
+        known = [name for name in self.sent if name in PARAMETERS]
+        said = (self.param.lower(), self.message)
+        return next((name for words in said for name in known if re.search(PARAMETERS[name], words)), "")
 
     @property
     def names_the_input(self) -> bool:
         """A policy on contents, or `param` is the text itself."""
-        return bool(_POLICY.search(self.message)) or bool(re.match(r"\W*(?:input|messages|prompt)\b", self.param))
+        return self.says(_POLICY) or bool(re.match(r"\W*(?:input|messages|prompt)\b", self.param))
 
     @property
     def names_the_model(self) -> bool:
         """By a code or `param`, or as what it does not have, does not allow, or cannot use for this."""
-        said = self.message
         if re.search("model|deployment", self.code.lower()) or re.fullmatch(r"(?:.*\.)?model", self.param):
             return True
-        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or re.search(_MODEL, said)):
+        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or self.says(_MODEL)):
             return True
-        if _PARAMETER_WORDS.search(said):
+        if self.says(_PARAMETER_WORDS):
             return False
-        return bool(_OTHER_KIND.search(said) or (_MODEL_GONE.search(said) and not _INPUT_WORDS.search(said)))
+        return self.says(_OTHER_KIND) or (self.says(_MODEL_GONE) and not self.says(_INPUT_WORDS))
 
     @property
     def tokens(self) -> tuple[int, int] | None:
@@ -281,6 +270,7 @@ def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], 
 
 
 Condition = Callable[[Refusal], Any]
+ANYHOW: Condition = lambda refusal: True  # noqa: E731
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,15 +295,11 @@ class Row:
         return (not self.statuses or refusal.status in self.statuses) and bool(self.holds(refusal))
 
     def error(self, refusal: Refusal) -> errors.AitpError:
-        setting = refusal.service.upper()
-        advice = self.advice.format(model=refusal.model, parameter=refusal.parameter, SERVICE=setting)
+        service = refusal.service.upper()
+        advice = self.advice.format(model=refusal.model, parameter=refusal.parameter, SERVICE=service)
         said = f"{refusal}: {advice}" if advice else f"{refusal}"
-        service = () if issubclass(self.becomes, errors.RequestRefused) else (refusal.service,)
-        return self.becomes(*service, said, **self.facts(refusal))
-
-
-def _whatever(refusal: Refusal) -> bool:
-    return True
+        whose = () if issubclass(self.becomes, errors.RequestRefused) else (refusal.service,)
+        return self.becomes(*whose, said, **self.facts(refusal))
 
 
 def _is_out_of_credit(refusal: Refusal) -> bool:
@@ -322,11 +308,7 @@ def _is_out_of_credit(refusal: Refusal) -> bool:
         return True
     # Where a pause is told, it is a rate in the same words.
     words = refusal.status in (400, 402, 403, 429) and refusal.delay is None
-    return words and bool(_CREDIT.search(refusal.message))
-
-
-def _has_no_room_in_its_tier(refusal: Refusal) -> bool:
-    return refusal.tier in OTHER_TIERS and refusal.says(f"unavailable|capacity|tier|{refusal.tier}")
+    return words and refusal.says(_CREDIT)
 
 
 def _is_above_the_limit(refusal: Refusal) -> bool:
@@ -338,12 +320,8 @@ def _is_above_the_limit(refusal: Refusal) -> bool:
 def _is_over_the_context(refusal: Refusal) -> bool:
     """It says that the text has more tokens than the model reads; not one of its other limits."""
     codes = {"context_length_exceeded", "exceed_context_size_error"}
-    words = bool(_TOO_LONG.search(refusal.message)) and not _ANOTHER_LIMIT.search(refusal.message)
+    words = refusal.says(_TOO_LONG) and not refusal.says(_ANOTHER_LIMIT)
     return bool(codes & {refusal.code, refusal.type}) or words
-
-
-def _is_of_the_key(refusal: Refusal) -> bool:
-    return bool(_KEY.search(refusal.message)) or (refusal.status == 401 and refusal.is_json)
 
 
 def _is_of_the_cloud(refusal: Refusal) -> bool:
@@ -368,12 +346,13 @@ ROWS: Sequence[Row] = (
     Row((), "a refusal that names the account's credit", _is_out_of_credit, errors.CooldownRequired,
         "the account has no credit left; look at its billing and limits",
         lambda r: {"seconds": LONG_PAUSE_SECONDS, "model": None}),
-    Row((429,), "no room in the tier that was asked for", _has_no_room_in_its_tier, errors.RequestRefused,
+    Row((429,), "no room in the tier that was asked for",
+        lambda r: r.tier in OTHER_TIERS and r.says(f"unavailable|capacity|tier|{r.tier}"), errors.RequestRefused,
         "the tier of OPENAI_SERVICE_TIER has no room", lambda r: {"parameter": "service_tier"}),
     Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit,
         errors.RequestRefused, "one request asks for more than the limits of {model} ever allow"),
     # OpenAI counts by model; of Ollama it is a proxy in front that does.
-    Row((429,), "too many (all of Ollama's models wait)", _whatever, errors.CooldownRequired,
+    Row((429,), "too many (all of Ollama's models wait)", ANYHOW, errors.CooldownRequired,
         "the rate limit of {model} is reached, or that of a proxy in front of it",
         lambda r: {"model": r.model if r.service == OPENAI else None, **r.pause(RATE_PAUSE_SECONDS)}),
     Row((400, 413, 422, 500), "longer than the context", _is_over_the_context, errors.InputTooLong,
@@ -397,17 +376,17 @@ ROWS: Sequence[Row] = (
         errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
     Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input,
         errors.InputRefused, "it refuses the input"),
-    Row((400, 401, 403, 422), "the key by its name", _is_of_the_key, errors.CredentialsRefused,
-        "look at {SERVICE}_API_KEY and what it may do"),
+    Row((400, 401, 403, 422), "the key by its name", lambda r: r.says(_KEY) or (r.status == 401 and r.is_json),
+        errors.CredentialsRefused, "look at {SERVICE}_API_KEY and what it may do"),
     Row((401, 402, 403), "a page", lambda r: r.page, errors.CredentialsRefused, facts=lambda r: {"named": False}),
-    Row((401, 402, 403), "not a word of the key", _whatever, errors.CredentialsRefused,
+    Row((401, 402, 403), "not a word of the key", ANYHOW, errors.CredentialsRefused,
         "look at {SERVICE}_API_KEY, {SERVICE}_BASE_URL, and at what stands in front of it",
         lambda r: {"named": False}),
-    Row((404, 405, 410), "the address", _whatever, errors.ServiceFault,
+    Row((404, 405, 410), "the address", ANYHOW, errors.ServiceFault,
         "and not because of the model: look at {SERVICE}_BASE_URL"),
     Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, errors.RequestRefused,
         "it refuses the request, and does not name what of it"),
-    Row((), "407, 408, 409, 5xx, redirects, anything else", _whatever, errors.ServiceFault),
+    Row((), "407, 408, 409, 5xx, redirects, anything else", ANYHOW, errors.ServiceFault),
 )  # fmt: skip
 
 

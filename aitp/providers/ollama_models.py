@@ -81,14 +81,12 @@ class OllamaModels:
         """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
         self._bound.begin(TAGS_BYTES, LIST_SECONDS)
         try:
-            listed = self._client.list().models
+            present = {canonical(model.model) for model in self._client.list().models if model.model}
+            return [model for model in models if canonical(model) not in present]
         except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
             failure = _judged(error, "")
         except (ValueError, TypeError, AttributeError):  # no JSON, or none of a list
             failure = ServiceFault(OLLAMA, "ollama answered with no list of models")
-        else:
-            present = {canonical(model.model) for model in listed if model.model}
-            return [model for model in models if canonical(model) not in present]
         raise failure
 
     def pull(self, model: str, told: Callable[[Progress], None]) -> None:
@@ -102,9 +100,7 @@ class OllamaModels:
             wait=wait_exponential(multiplier=self._pause_seconds, max=LONGEST_PAUSE_SECONDS),
             reraise=True,
         )
-        for attempt in tries:
-            with attempt:
-                self._pull_once(model, told)
+        tries(self._pull_once, model, told)
 
     def close(self) -> None:
         """Hang up. The server stops a pull that nobody listens to, and keeps what has come."""
@@ -112,21 +108,18 @@ class OllamaModels:
 
     def _pull_once(self, model: str, told: Callable[[Progress], None]) -> None:
         self._bound.begin(STREAM_BYTES)
+        failure: AitpError | None = None
         try:
-            last = self._follow(model, told)
-        except httpx.TimeoutException:
-            failure: AitpError = PullBroken(OLLAMA, f"the pull of {model} said nothing for {self._stall_seconds:g} s")
+            if self._follow(model, told) == "success":
+                return
+            said = "ended without saying that it succeeded"
         except (ollama.ResponseError, httpx.ConnectError) as error:
             failure = _judged(error, model)
         except httpx.HTTPError:
-            failure = PullBroken(OLLAMA, f"the pull of {model} broke off")
+            said = f"broke off, or said nothing for {self._stall_seconds:g} s"
         except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
-            failure = PullBroken(OLLAMA, f"the pull of {model} answered with lines that tell of no progress")
-        else:
-            if last == "success":
-                return
-            failure = PullBroken(OLLAMA, f"the pull of {model} ended without saying that it succeeded")
-        raise failure
+            said = "answered with lines that tell of no progress"
+        raise failure or PullBroken(OLLAMA, f"the pull of {model} {said}")
 
     def _follow(self, model: str, told: Callable[[Progress], None]) -> str:
         """The last status. Lines may come all the time: only new bytes and new stages are progress."""

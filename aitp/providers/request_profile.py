@@ -21,20 +21,17 @@ _REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9])(?![a-z])")
 _NOT_REASONING = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt)")
 
 # What a parameter of ours is called in refusals of it, by its name in `Provider.optional`.
-PARAMETERS: Mapping[str, re.Pattern[str]] = {
-    name: re.compile(pattern)
-    for name, pattern in {
-        "encoding_format": r"encoding[ _-]?format|base64",
-        "dimensions": r"\bdimensions?\b|matryoshka|\boutput[ _-]?(?:size|dim)",
-        "temperature": r"\btemperature\b",
-        "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b",
-        "service_tier": r"\bservice[ _-]?tier|\bflex\b",
-        "json_schema": r"\bjson[ _-]?schema|structured[ _-]?outputs?|response[ _-]?format|\bgrammar\b",
-        "json_object": r"\bjson[ _-]?(?:object|mode)|response[ _-]?format",
-        "think": r"\bthink(?:ing)?\b",
-        "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
-        r"|structured[ _-]?outputs?|\bgrammar\b",
-    }.items()
+PARAMETERS: Mapping[str, str] = {
+    "encoding_format": r"encoding[ _-]?format|base64",
+    "dimensions": r"\bdimensions?\b|matryoshka|\boutput[ _-]?(?:size|dim)",
+    "temperature": r"\btemperature\b",
+    "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b",
+    "service_tier": r"\bservice[ _-]?tier|\bflex\b",
+    "json_schema": r"\bjson[ _-]?schema|structured[ _-]?outputs?|response[ _-]?format|\bgrammar\b",
+    "json_object": r"\bjson[ _-]?(?:object|mode)|response[ _-]?format",
+    "think": r"\bthink(?:ing)?\b",
+    "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
+    r"|structured[ _-]?outputs?|\bgrammar\b",
 }
 
 
