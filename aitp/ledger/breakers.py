@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pybreaker
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.ledger.engine import Connection, Database
+from aitp.ledger.engine import Connection, Database, Row
 from aitp.tasks import BreakerState, Culprit, Health, Service
 
 # What a poll and a delivery need, in the order in which they need it: a token comes before the call.
@@ -43,7 +43,6 @@ class Gate:
     passes: bool
     probe: bool = False
     until: float | None = None
-    service: str = ""
     by_faults: bool = False
 
 
@@ -54,7 +53,6 @@ class BreakerChange:
     service: str
     state: str
     reason: str
-    before: str = ""
 
 
 class _Fault(Exception):
@@ -87,10 +85,10 @@ class Breakers:
             ).get
             by_faults = culprit == Culprit.SERVICE
             if state == BreakerState.HALF_OPEN:
-                return Gate(False, service=service, by_faults=by_faults)
+                return Gate(False, by_faults=by_faults)
             if state == BreakerState.OPEN:
                 if opened_at + self._recovery > now:
-                    return Gate(False, until=opened_at + self._recovery, service=service, by_faults=by_faults)
+                    return Gate(False, until=opened_at + self._recovery, by_faults=by_faults)
                 probe = True
         return Gate(True, probe=probe)
 
@@ -115,15 +113,18 @@ class Breakers:
 
         Outcomes of calls that were already under way when the breaker opened say nothing: only the probe's counts then.
         """
-        before, failures, opened_at, prober = connection.execute(
-            "SELECT state, failures, opened_at, probe_slot FROM breakers WHERE service = ?", (service,)
+        before, failures, prober = connection.execute(
+            "SELECT state, failures, probe_slot FROM breakers WHERE service = ?", (service,)
         ).get
         probing = before == BreakerState.HALF_OPEN and prober == slot
         if not (before == BreakerState.CLOSED or probing):
             return None
         if health is Health.UNKNOWN:
             if probing:
-                self._put_off(connection, service, now)
+                connection.execute(
+                    f"UPDATE breakers SET {_OPEN}, probe_slot = NULL, opened_at = ? WHERE service = ?",
+                    (now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS), service),
+                )
             return None
         if health is Health.HEALTHY and before == BreakerState.CLOSED and failures == 0:
             return None
@@ -134,51 +135,22 @@ class Breakers:
         if health is Health.REFUSED:
             breaker.open()
         else:
-            with suppress(_Fault):
-                breaker.call(_replay, health)
-        if row.opened_at is not None:
-            opened_at = now  # pybreaker reads its own clock; the ledger goes by the one it was given
+            with suppress(_Fault), breaker.calling():
+                if health is Health.FAULTY:
+                    raise _Fault
+        # pybreaker reads a clock of its own; the ledger goes by the one it was given.
+        opened_at = None if row.state == BreakerState.CLOSED else now
         reason = "" if health is Health.HEALTHY else reason
         connection.execute(
             "UPDATE breakers SET state = ?, failures = ?, opened_at = ?, probe_slot = NULL, reason = ?, culprit = ?"
             " WHERE service = ?",
-            (row.state, row.counter, None if row.state == BreakerState.CLOSED else opened_at, reason, culprit, service),
+            (row.state, row.counter, opened_at, reason, culprit, service),
         )
-        return None if row.state == before else BreakerChange(service, row.state, reason, before)
-
-    def tell_probe(
-        self, connection: Connection, service: str, slot: int, now: float, reason: str, culprit: str
-    ) -> BreakerChange | None:
-        """A call of `slot` failed: if it was the probe, the breaker stays open; else that says nothing here."""
-        if not self.is_probe(connection, service, slot):
-            return None
-        return self.tell(connection, service, Health.FAULTY, slot, now, reason, culprit)
-
-    def is_probe(self, connection: Connection, service: str, slot: int) -> bool:
-        """Whether `slot` makes the probe of `service`."""
-        prober = connection.execute("SELECT probe_slot FROM breakers WHERE service = ?", (service,)).get
-        return bool(prober == slot)
-
-    def is_closed(self, connection: Connection, service: str) -> bool:
-        """Whether nothing is known against `service`."""
-        state = connection.execute("SELECT state FROM breakers WHERE service = ?", (service,)).get
-        return bool(state == BreakerState.CLOSED)
+        return None if row.state == before else BreakerChange(service, row.state, reason)
 
     def release(self, connection: Connection, slot: int) -> None:
         """A dead slot's probes end without an outcome: the next process may probe at once."""
         connection.execute(f"UPDATE breakers SET {_OPEN}, probe_slot = NULL WHERE probe_slot = ?", (slot,))
-
-    def _put_off(self, connection: Connection, service: str, now: float) -> None:
-        opened_at = now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS)
-        connection.execute(
-            f"UPDATE breakers SET {_OPEN}, probe_slot = NULL, opened_at = ? WHERE service = ?",
-            (opened_at, service),
-        )
-
-
-def _replay(health: Health) -> None:
-    if health is Health.FAULTY:
-        raise _Fault
 
 
 # No cooldown is believed for longer: a server that names a time next week would stop the service till then.
@@ -317,7 +289,8 @@ class Services:
 
     def is_well(self, service: str) -> bool:
         """Whether `service` may be called by anyone: breaker closed, no cooldown. Reads only."""
-        return self._state(service)[0] == BreakerState.CLOSED and self._cooling(service) is None
+        state, _, _, quiet_until = self._look(service)
+        return state == BreakerState.CLOSED and quiet_until is None
 
     @contextmanager
     def call(self, service: str, slot: int, observe: Callable[[BreakerChange], None]) -> Iterator[None]:
@@ -345,13 +318,12 @@ class Services:
                 observe(change)
 
     def _enter(self, service: str, slot: int) -> None:
-        cooling = self._cooling(service)
-        if cooling is not None:
-            seconds = max(0.0, cooling - self._database.clock())
+        state, prober, _, quiet_until = self._look(service)
+        if quiet_until is not None:
+            seconds = max(0.0, quiet_until - self._database.clock())
             raise CooldownRequired(
                 service, f"{service} asked to be left alone for another {seconds:.0f} s", seconds=seconds, model=None
             )
-        state, prober, _ = self._state(service)
         # Half-open for this very slot: a claim let it probe.
         if state == BreakerState.CLOSED or (state == BreakerState.HALF_OPEN and prober == slot):
             return
@@ -367,10 +339,10 @@ class Services:
     def _tell(
         self, service: str, slot: int, health: Health, reason: str, cooldown: float | None
     ) -> BreakerChange | None:
-        if cooldown is None and health in (Health.HEALTHY, Health.UNKNOWN):
-            state, _, failures = self._state(service)
-            if state == BreakerState.CLOSED and (failures == 0 or health is Health.UNKNOWN):
-                return None
+        state, _, failures, _ = self._look(service)
+        says_nothing = health is Health.UNKNOWN or (health is Health.HEALTHY and failures == 0)
+        if cooldown is None and state == BreakerState.CLOSED and says_nothing:
+            return None
         with self._database.transaction() as connection:
             now = self._database.clock()
             if cooldown is not None:
@@ -380,14 +352,11 @@ class Services:
                 self._database.announce("workers")
             return change
 
-    def _state(self, service: str) -> tuple[str, int | None, int]:
-        """(state, slot of the probe, failures) of a breaker, outside a transaction."""
-        [(state, prober, failures)] = self._database.read(
-            "SELECT state, probe_slot, failures FROM breakers WHERE service = ?", (service,)
+    def _look(self, service: str) -> Row:
+        """(state, slot of the probe, failures in a row, end of the pause that it asked for), outside a transaction."""
+        [row] = self._database.read(
+            "SELECT state, probe_slot, failures, (SELECT MAX(until) FROM cooldowns WHERE provider = service"
+            " AND model = '' AND until > ?) FROM breakers WHERE service = ?",
+            (self._database.clock(), service),
         )
-        return str(state), prober, int(failures)
-
-    def _cooling(self, service: str) -> float | None:
-        with self._database.reading() as connection:
-            found = cooling(connection, service, "", self._database.clock())
-            return None if found is None else found.until
+        return row
