@@ -102,7 +102,7 @@ def moment(instant: float | None) -> str:
 # ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 ROOMY = 110  # columns, from which on there is room for models and reasons
 SHOWN_SIGNS = 300
-COMPLETED_AT_MOST = 50
+COMPLETED_AT_MOST, COMPLETED_OF = 50, 10_000
 # What it means that something is lost.
 MEANINGS = {
     "results": "their tasks are run again when the task API lists them: they are bought once more",
@@ -349,13 +349,13 @@ def _each(
 
 def ids_beginning(incomplete: str) -> list[str]:
     """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
-    from aitp.ledger.outbox import dead_letter_ids
     from aitp.settings import load_settings
 
     try:
-        return dead_letter_ids(load_settings().ledger, incomplete, COMPLETED_AT_MOST)
+        dead = held_tasks(load_settings().ledger, ["dead"], (), COMPLETED_OF).tasks
     except AitpError:
         return []
+    return [task.id for task in dead if task.id.startswith(incomplete)][:COMPLETED_AT_MOST]
 
 
 def pull_models(settings: Settings, *, as_json: bool) -> int:

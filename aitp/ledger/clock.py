@@ -45,20 +45,14 @@ FOLLOWING = {
     "hosts": ("seen_at",),
     "absences": ("since",),
 }
-# All others, and why they stay.
+# All others stay. Limits and budgets go by the calendar: only what was completed or spent in what is the future now was
+# so just now. A limit is said to be exhausted once more; what a budget has said holds for a window of its calendar.
 STAYING = {
-    "task_completions": {"completed_at": "limits go by the wall clock: only what would lie in the future was just now"},
-    "spending": {
-        "starts": "budgets go by the calendar: only what would lie in the future was today",
-        "ends": "it is a day's, as it starts",
-    },
-    "limits": {"warned_until": "begun anew: a limit is said to be exhausted once more"},
-    "budgets": {
-        "warned_until": "the end of a window on the calendar, compared with the present one's alone",
-        "kept_back_until": "likewise",
-    },
+    "task_completions": ("completed_at",),
+    "spending": ("starts", "ends"),
+    "limits": ("warned_until",),
+    "budgets": ("warned_until", "kept_back_until"),
 }
-
 
 OFFSET = "SELECT clock_offset FROM ledger"
 BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -8,7 +8,6 @@ who lives is told by the locks of its slots alone, and who is away by their bein
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from aitp.errors import LedgerError
 from aitp.ledger.engine import HOST_SLOTS, Connection, Fleet
 
 if TYPE_CHECKING:
-    from aitp.ledger.postgresql import Observer, PostgreSQLDatabase
+    from aitp.ledger.postgresql import PostgreSQLDatabase
 
 # Between looks at the other hosts.
 LOOK_SECONDS = 15.0
@@ -45,79 +44,54 @@ class Hosts:
     """What this host tells the others, and sees of them."""
 
     def __init__(self, database: PostgreSQLDatabase) -> None:
-        self._database = database
+        self.database = database
 
     @property
     def ours(self) -> range:
         """Owners that are this host's: their successors and their master release what they leave behind."""
-        return slots_of(self._database.owner(0) // HOST_SLOTS)
-
-    def observe(self, observer: Observer) -> None:
-        """Have `observer` told how long this process waits for the ledger, and when it loses it."""
-        self._database.observer = observer
-
-    def listen(self, heard: Callable[[str], None]) -> None:
-        """Have `heard` told from now on what other hosts announce (`Database.announce`); it may not use the ledger."""
-        self._database.listen(heard)
-
-    def hear(self) -> None:
-        """Take in what was announced since this process has last used the ledger. Raises LedgerError."""
-        self._database.hear()
-
-    @property
-    def line(self) -> int | None:
-        """A descriptor that is readable when there is something to hear, or nothing to hope for; None if it is lost."""
-        return self._database.line
+        return slots_of(self.database.owner(0) // HOST_SLOTS)
 
     def note(self, version: str, *, workers: int, relays: int, page: str) -> None:
         """This host is there."""
         facts = {"workers": workers, "relays": relays, "page": page}
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE hosts SET version = ?, seen_at = ?, facts = ? WHERE number = ?",
-                (version, self._database.clock(), json.dumps(facts), self.ours.start // HOST_SLOTS),
+                (version, self.database.clock(), json.dumps(facts), self.ours.start // HOST_SLOTS),
             )
 
     def name_of(self, owner: int) -> str:
         """Whose slot it is."""
-        rows = self._database.read("SELECT name FROM hosts WHERE number = ?", (owner // HOST_SLOTS,))
+        rows = self.database.read("SELECT name FROM hosts WHERE number = ?", (owner // HOST_SLOTS,))
         return str(rows[0][0]) if rows else ""
 
     def look_again_in(self, owners: list[int]) -> float:
         """Seconds until what these own may be anyone's, if their owners are away; until the next look, if not."""
         others = {owner for owner in owners if owner not in self.ours}
         since = [
-            float(moment)
-            for owner, moment in self._database.read("SELECT slot, since FROM absences")
-            if owner in others
+            float(moment) for owner, moment in self.database.read("SELECT slot, since FROM absences") if owner in others
         ]
         if not since:
             return LOOK_SECONDS
-        ends_in = min(since) + self._database.path.grace - self._database.clock()
+        ends_in = min(since) + self.database.path.grace - self.database.clock()
         return min(max(ends_in, LOOK_AGAIN_SECONDS), LOOK_SECONDS)
 
-    def refuse_living(self, number: int) -> None:
-        """Raise LedgerError if a process of that host holds a slot."""
-        with self._database.reading() as connection:
-            if any(owner in slots_of(number) for owner in holders(connection, self._database.path)):
-                raise LedgerError("that host is here: a process of it holds a slot; stop its service first")
-
-    def number_of(self, name: str) -> int | None:
-        """The number of the host of that name; None if there is none."""
-        rows = self._database.read("SELECT number FROM hosts WHERE name = ?", (name,))
-        return int(rows[0][0]) if rows else None
-
-    def take(self, owner: int) -> None:
-        """Have the place of an owner whose host is to be forgotten, however short it was away, until `let_go`."""
-        if not self._database.obtain(owner, at_once=True):
-            raise LedgerError("that host has come back")
-
-    def strike_out(self, number: int) -> None:
-        """Forget a host that owns nothing any more."""
-        with self._database.transaction(durable=True) as connection:
+    def slots_of_absent(self, name: str) -> range:
+        """The owners of a host that no process of is here. Raises LedgerError if one is, or no such host is known."""
+        with self.database.reading() as connection:
+            number = connection.execute("SELECT number FROM hosts WHERE name = ?", (name,)).get
+            if number is None:
+                raise LedgerError(f"no host of that name is known: {name}")
             theirs = slots_of(number)
+            if any(owner in theirs for owner in holders(connection, self.database.path)):
+                raise LedgerError("that host is here: a process of it holds a slot; stop its service first")
+        return theirs
+
+    def strike_out(self, theirs: range) -> None:
+        """Forget a host that owns nothing any more."""
+        with self.database.transaction(durable=True) as connection:
             connection.execute("DELETE FROM absences WHERE slot BETWEEN ? AND ?", (theirs.start, theirs.stop - 1))
-            connection.execute("DELETE FROM hosts WHERE number = ?", (number,))
+            connection.execute("DELETE FROM hosts WHERE number = ?", (theirs.start // HOST_SLOTS,))
 
 
 def read_hosts(connection: Connection, place: Fleet) -> tuple[Host, ...]:

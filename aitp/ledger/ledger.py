@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
-from aitp.ledger.budgets import Budgets, BudgetUse, Overspent
+from aitp.ledger.budgets import Budgets
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
 from aitp.ledger.clock import Clock
 from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
 from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Database, Fleet, Place, migrate, open_database
-from aitp.ledger.evidence import Failure, Notice
+from aitp.ledger.evidence import Failure
 from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
-from aitp.ledger.limits import Exceeded, Limits, LimitUse
+from aitp.ledger.limits import Limits
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
 from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.schema import VERSION
-from aitp.ledger.worlds import World, publish_setups
+from aitp.ledger.worlds import publish_setups
 
 if TYPE_CHECKING:
     from aitp.ledger.hosts import Hosts
@@ -32,8 +32,6 @@ __all__ = [
     "DISK_RESERVE_BYTES",
     "Admitted",
     "BreakerChange",
-    "BudgetUse",
-    "Cache",
     "Cause",
     "Claim",
     "ClaimOptions",
@@ -41,27 +39,21 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "DeliveryOutcome",
-    "Exceeded",
     "Failure",
     "Fault",
     "Idle",
     "IdleReason",
     "Ledger",
     "LedgerConfig",
-    "LimitUse",
     "Malformed",
     "NotYet",
     "Nothing",
-    "Notice",
-    "Overspent",
     "Poll",
     "PollOptions",
     "Report",
     "Reused",
-    "Services",
     "Settled",
     "SlotLocks",
-    "World",
     "prepare",
 ]
 
@@ -161,37 +153,36 @@ class Ledger:
 
         `spared` slots are left to their successors. `causes` are what is known of how the owners ended (else STOPPED).
         """
-        released = {}
+        # This process would obtain its own slots as well: they are never ownerless.
         held = {self.owner(slot) for slot in self.locks.held}
-        for slot in self.owners():
-            # This process would obtain its own slots as well: they are never ownerless.
-            if slot not in spared and slot not in held and self._database.obtain(slot):
-                try:
-                    released[slot] = self.claims.release(slot, (causes or {}).get(slot, Cause.STOPPED))
-                finally:
-                    self._database.let_go(slot)
-        return released
+        owners = [owner for owner in self.owners() if owner not in spared and owner not in held]
+        return self._release(owners, self._database.obtain, causes or {})
 
     def forget_host(self, name: str) -> dict[int, Settled]:
         """Have a fleet know a host no more, and what it owned be anyone's, as after a stop; what was released.
 
         Raises LedgerError if there is no such host, or it lives.
         """
-        hosts = self.hosts
-        number = None if hosts is None else hosts.number_of(name)
-        if hosts is None or number is None:
+        if self.hosts is None:
             raise LedgerError(f"no host of that name is known: {name}")
-        hosts.refuse_living(number)
-        released = {}
-        for owner in self.owners():
-            if owner // HOST_SLOTS == number:
-                hosts.take(owner)
-                try:
-                    released[owner] = self.claims.release(owner, Cause.STOPPED)
-                finally:
-                    self._database.let_go(owner)
-        hosts.strike_out(number)
+        theirs = self.hosts.slots_of_absent(name)
+        owners = [owner for owner in self.owners() if owner in theirs]
+        released = self._release(owners, partial(self.hosts.database.obtain, at_once=True), {})
+        if len(released) < len(owners):
+            raise LedgerError("that host has come back")
+        self.hosts.strike_out(theirs)
         self.flush()
+        return released
+
+    def _release(
+        self, owners: Iterable[int], obtain: Callable[[int], bool], causes: Mapping[int, Cause]
+    ) -> dict[int, Settled]:
+        released = {}
+        for owner in filter(obtain, owners):
+            try:
+                released[owner] = self.claims.release(owner, causes.get(owner, Cause.STOPPED))
+            finally:
+                self._database.let_go(owner)
         return released
 
     def pause(self, paused: bool) -> None:

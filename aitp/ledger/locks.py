@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -40,28 +39,14 @@ def lock_path(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + ".lock")
 
 
-NO_FILES = (
-    (stat.S_ISDIR, "is a directory, not a file"),
-    (stat.S_ISCHR, "is a device, not a file"),
-    (stat.S_ISBLK, "is a device, not a file"),
-    (stat.S_ISFIFO, "is a pipe, not a file"),
-    (stat.S_ISSOCK, "is a socket, not a file"),
-)
-
-
 def refuse_no_file(path: Path) -> None:
     """Raise MisplacedLedger for what is in a ledger's place and is no file, OSError where this user may not look.
 
     To be asked before anything is opened: a pipe would keep its reader waiting for ever. That is a wrong setting and no
     damage: whoever comes upon it says so and leaves it alone, recovery first of all.
     """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for is_one, what in NO_FILES:
-        if is_one(mode):
-            raise misplaced(path, f"{what}: the ledger cannot be there")
+    if path.exists() and not path.is_file():
+        raise misplaced(path, "is no file: the ledger cannot be there")
 
 
 def misplaced(path: Path, what: str) -> MisplacedLedger:

@@ -23,10 +23,10 @@ from enum import Enum
 
 from aitp.ledger.breakers import API_SERVICES, BreakerChange, Breakers, Cooldown, cool_down, quiet_until
 from aitp.ledger.duplicates import Duplicates
-from aitp.ledger.engine import Connection, Database, Place, Row, these
+from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due, next_sequence
-from aitp.ledger.stats import note_error, reading
+from aitp.ledger.stats import note_error
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.policy.retry import SPREAD, retry_delay
@@ -138,10 +138,15 @@ class Outbox:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            _note(connection, delivery, outcome, refusal, fault, now)
+            tasks = delivery.type, [delivery.id]
+            if fault is not None:
+                note_error(connection, now, fault.service, "not delivered", fault.reason, *tasks)
+            elif outcome is DeliveryOutcome.REFUSED:
+                note_error(connection, now, Service.API, "dead letter", refusal, *tasks)
             if fault is not None and fault.service == Service.API.value and fault.health is Health.FAULTY:
                 fault = self._weigh(connection, delivery, fault)
-            if _is_owned(connection, delivery):
+            is_owned = f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}"
+            if connection.execute(is_owned, (delivery.seq, delivery.slot)).get:
                 self._settle(connection, delivery, outcome, refusal, now)
             said_nothing = outcome is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
@@ -234,27 +239,6 @@ def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
     if len(rows) < most and due_at is not None and due_at <= now:
         rows += connection.execute(_FAILED_BEFORE, (now, most - len(rows))).fetchall()
     return rows
-
-
-def _note(
-    connection: Connection,
-    delivery: Delivery,
-    outcome: DeliveryOutcome,
-    refusal: str,
-    fault: Fault | None,
-    now: float,
-) -> None:
-    if fault is not None:
-        note_error(connection, now, fault.service, "not delivered", fault.reason, delivery.type, [delivery.id])
-    elif outcome is DeliveryOutcome.REFUSED:
-        note_error(connection, now, Service.API, "dead letter", refusal, delivery.type, [delivery.id])
-
-
-def _is_owned(connection: Connection, delivery: Delivery) -> bool:
-    found = connection.execute(
-        f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}", (delivery.seq, delivery.slot)
-    )
-    return found.get is not None
 
 
 # How long the pending list is believed to show a task whose result it has acknowledged.
@@ -369,16 +353,6 @@ class DeadLetters:
 def _dead(connection: Connection, task_id: str) -> int | None:
     seq = connection.execute(f"SELECT seq FROM tasks WHERE id = ? AND {DEAD}", (task_id,)).get
     return None if seq is None else int(seq)
-
-
-def dead_letter_ids(place: Place, beginning: str, most: int) -> builtins.list[str]:
-    """Ids of dead letters of the ledger at `place` that begin so, for a shell to complete. Reads only; LedgerError."""
-    with reading(place) as (connection, _):
-        rows: builtins.list[Row] = connection.execute(
-            f"SELECT id FROM tasks WHERE {DEAD} AND SUBSTR(id, 1, LENGTH(?1)) = ?1 ORDER BY id LIMIT ?2",
-            (beginning, most),
-        ).fetchall()
-    return [str(task_id) for (task_id,) in rows]
 
 
 def poll_is_awaited(connection: Connection, threshold: int) -> bool:

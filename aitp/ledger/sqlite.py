@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import apsw
 
@@ -112,10 +111,8 @@ class SQLiteDatabase(Database):
         on disk yet; a power cut in that moment makes it part of what was in flight, to be bought and delivered again.
         """
         connection = self.connection
-        try:
+        with as_ledger_error(self.path):
             with self.locks.queue():
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")  # of one that a timer's exception left behind
                 offset = self._offset
                 try:
                     # IMMEDIATE: a read that turns into a write fails at once when another process wrote in between.
@@ -134,8 +131,6 @@ class SQLiteDatabase(Database):
                     self.flush()
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()
-        except (apsw.Error, OSError) as error:
-            _raise_ledger_error(self.path, error)
 
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
@@ -230,7 +225,7 @@ class SQLiteDatabase(Database):
     def refuse_other_version(self) -> None:
         """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
         with as_ledger_error(self.path):
-            found = version_in(self.connection, self.path)
+            found = version_in(self.connection)
         _refuse_unknown(found, self.path)
         if found < VERSION:
             raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
@@ -276,7 +271,7 @@ def migrate(path: Path) -> int:
     with as_ledger_error(path), closing(_connect_unless_damaged(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
-        found = version_in(connection, path)
+        found = version_in(connection)
         _refuse_unknown(found, path)
         if not found:
             connection.execute(SCHEMA)
@@ -295,7 +290,7 @@ def reading(path: Path) -> Iterator[tuple[apsw.Connection, float]]:
             raise no_ledger(path)
         with closing(open_read_only(path)) as connection:
             connection.execute("BEGIN")
-            version = version_in(connection, path)
+            version = version_in(connection)
             if not version:
                 raise empty_ledger(path)
             if version != VERSION:
@@ -311,19 +306,19 @@ def version_of(path: Path) -> int | None:
     with as_ledger_error(path):  # it may lie where this user may not look
         if not path.exists():
             return None
-        try:
-            with closing(open_read_only(path)) as connection:
-                return version_in(connection, path)
-        except (TypeError, ValueError) as error:
-            raise damaged(path, NO_TABLE) from error
+        with closing(open_read_only(path)) as connection:
+            return version_in(connection)
 
 
-def version_in(connection: apsw.Connection, path: Path) -> int:
+def version_in(connection: apsw.Connection) -> int:
     """The version of the ledger in a file that need not have been looked over; 0 if there is nothing in it."""
     if is_ledger(connection):
-        return int(connection.execute("SELECT version FROM ledger").get)
-    if has_tables(connection):
-        raise damaged(path, NO_TABLE)
+        version = connection.execute("SELECT version FROM ledger").get
+        if not isinstance(version, int):
+            raise apsw.CorruptError("it has lost its version")
+        return version
+    if connection.execute("SELECT 1 FROM sqlite_schema").get:
+        raise apsw.CorruptError(NO_TABLE)
     return 0
 
 
@@ -400,8 +395,7 @@ def open_alone(path: Path) -> apsw.Connection:
 def copy_whole(path: Path, part: Path) -> None:
     """SQLite's online backup: all pages in one read transaction, which keeps no writer waiting."""
     with as_ledger_error(path), closing(open_to_check(path)) as source:
-        if problems := header_problems(source):
-            raise damaged(path, problems[0])  # of which a copy would know nothing
+        refuse_later_header(source)  # of which a copy would know nothing
         with as_ledger_error(part), closing(open_alone(part)) as copy:
             with copy.backup("main", source, "main") as pages:
                 pages.step()
@@ -446,12 +440,11 @@ def is_log_alone(path: Path) -> bool:
 def file_problems(connection: apsw.Connection, *, quick: bool, most: int = MOST_PROBLEMS) -> list[str]:
     """What is wrong with a file that was opened to be written, as a ledger. A new, empty one is sound."""
     try:
-        if found := _file_faults(connection, quick=quick, most=most) or header_problems(connection):
-            return found
-        if not is_ledger(connection):
-            return [NO_TABLE] if has_tables(connection) else []
-        # Whoever comes to need this row would find nothing to go by.
-        return ["it has lost its version"] * (connection.execute("SELECT version FROM ledger").get is None)
+        found = _file_faults(connection, quick=quick, most=most)
+        if not found:
+            refuse_later_header(connection)
+            version_in(connection)  # whoever comes to need it would find nothing to go by
+        return found
     except CORRUPTION as error:
         return [in_words(error)]
 
@@ -463,13 +456,13 @@ def _file_faults(connection: apsw.Connection, *, quick: bool, most: int) -> list
     return [readable(str(said)) for (said,) in rows if said != "ok"]
 
 
-def header_problems(connection: apsw.Connection) -> list[str]:
-    """A file that says it is to be written by a later SQLite is in order for this one, but can never be written.
+def refuse_later_header(connection: apsw.Connection) -> None:
+    """Raise CorruptError for a file that, opened to be written, says that only a later SQLite may do so.
 
-    See "File format version numbers" in sqlite.org/fileformat.html.
+    To this one it is in order. See "File format version numbers" in sqlite.org/fileformat.html.
     """
-    forbids = connection.readonly("main") and os.access(connection.filename, os.W_OK)
-    return ["its header says that only a later SQLite may write it"] if forbids else []
+    if connection.readonly("main") and os.access(connection.filename, os.W_OK):
+        raise apsw.CorruptError("its header says that only a later SQLite may write it")
 
 
 def in_words(error: BaseException) -> str:
@@ -480,11 +473,6 @@ def in_words(error: BaseException) -> str:
 def readable(words: str) -> str:
     """SQLite quotes what it found, which may be anything."""
     return "".join(character if character.isprintable() else "?" for character in words)[:MOST_WORDS]
-
-
-def has_tables(connection: apsw.Connection) -> bool:
-    """Whether it has any: a file that no program has used yet has none."""
-    return bool(connection.execute("SELECT 1 FROM sqlite_schema").get)
 
 
 def is_ledger(connection: apsw.Connection) -> bool:
@@ -548,8 +536,19 @@ def as_ledger_error(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except apsw.ConstraintError:
+        raise
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise LedgerError(f"the ledger {path} is damaged ({in_words(error)}): see `aitp ledger check`") from error
+    except apsw.FullError as error:
+        raise LedgerError(f"the disk that holds the ledger {path} is full") from error
+    except (PermissionError, apsw.ReadOnlyError) as error:
+        said = "its folder and files must be writable for this user"
+        raise LedgerError(
+            f"the ledger {path} cannot be used: {said} ({in_words(error)}); is it the service's?"
+        ) from error
     except (apsw.Error, OSError) as error:
-        _raise_ledger_error(path, error)
+        raise LedgerError(f"the ledger {path} cannot be used: {in_words(error)}") from error
 
 
 def no_ledger(path: Path) -> LedgerError:
@@ -560,28 +559,6 @@ def no_ledger(path: Path) -> LedgerError:
 def empty_ledger(path: Path) -> LedgerError:
     """What is said where there is a file with nothing in it."""
     return LedgerError(f"the ledger {path} is empty: no service has used it yet, or something has emptied it")
-
-
-def damaged(path: Path, what: str) -> LedgerError:
-    """What is said of one that is damaged."""
-    return LedgerError(f"the ledger {path} is damaged ({what}): see `aitp ledger check`")
-
-
-def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
-    match error:
-        case apsw.ConstraintError():
-            raise error
-        case apsw.CorruptError() | apsw.NotADBError():
-            raise damaged(path, in_words(error)) from error
-        case apsw.FullError():
-            raise LedgerError(f"the disk that holds the ledger {path} is full") from error
-        case PermissionError() | apsw.ReadOnlyError():
-            raise LedgerError(
-                f"the ledger {path} cannot be used: its folder and files must be writable for this user "
-                f"({in_words(error)}); is it the service's?"
-            ) from error
-        case _:
-            raise LedgerError(f"the ledger {path} cannot be used: {in_words(error)}") from error
 
 
 # What must not be used

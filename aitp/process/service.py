@@ -215,7 +215,7 @@ class FleetWatch:
         self._again_at = 0.0  # by this host's clock
         self._due = -math.inf
         self._is_called = False
-        hosts.listen(self._heard)
+        hosts.database.listen(self._heard)
 
     def look(self) -> None:
         """If it is time to."""
@@ -234,7 +234,7 @@ class FleetWatch:
 
     def next_look(self, until: float | None) -> float:
         """When this relay has something to do again, if by itself that were `until`; by this host's clock."""
-        self._hosts.hear()
+        self._hosts.database.hear()
         called, self._is_called = self._is_called, False
         return 0.0 if called else min(self._again_at, math.inf if until is None else until)
 
@@ -251,7 +251,7 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings), locks=child.locks)
     metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
     if ledger.hosts:
-        ledger.hosts.observe(metrics)
+        ledger.hosts.database.observer = metrics
     if cause is not Cause.STOPPED:
         metrics.child_ended(child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))
@@ -283,7 +283,7 @@ def _work(
                 steps = 0
                 ledger.forget_pages()
                 give_back()
-            child.wait(until, hosts.line if hosts else None)
+            child.wait(until, hosts.database.line if hosts else None)
 
 
 # What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch

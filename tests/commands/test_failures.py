@@ -107,7 +107,7 @@ def test_a_directory_in_the_ledger_s_place_is_a_wrong_setting_to_every_command(
     run = desk.run(*command.split(), RATE_LIMIT_STORAGE_PATH=str(tmp_path / "place"))
 
     assert run.returncode == exit_code
-    assert f"RATE_LIMIT_STORAGE_PATH={tmp_path}/place is a directory, not a file" in run.stdout + run.stderr
+    assert f"RATE_LIMIT_STORAGE_PATH={tmp_path}/place is no file" in run.stdout + run.stderr
     assert "recover" not in run.stdout + run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 

@@ -151,7 +151,7 @@ def test_a_ledger_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").write_text("")
 
     assert check.of_ledger(tmp_path / "damaged.db").severity is Severity.ERROR
-    assert "is a directory" in check.of_ledger(tmp_path).sentence
+    assert "is no file" in check.of_ledger(tmp_path).sentence
     assert "is not a directory" in check.of_ledger(tmp_path / "file" / "rate_limits.db").sentence
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert "may not write in" in check.of_ledger(tmp_path / "rate_limits.db").sentence

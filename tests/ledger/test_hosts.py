@@ -284,18 +284,18 @@ def test_what_one_host_announces_the_others_hear_and_it_does_not(
     heard: list[list[str]] = [[], []]
     for host, mine in zip(hosts, heard, strict=True):
         assert host.ledger.hosts is not None
-        host.ledger.hosts.listen(mine.append)
+        host.ledger.hosts.database.listen(mine.append)
         assert mine.pop() == "all"  # what was before nobody heard
     one, two = (host.ledger.hosts for host in hosts)
     assert one is not None
     assert two is not None
 
     hosts[0].admit("a", "b")
-    assert is_readable(two.line, patience(1.0))
-    two.hear()
-    one.hear()
+    assert is_readable(two.database.line, patience(1.0))
+    two.database.hear()
+    one.database.hear()
     assert heard == [[], ["workers 2"]]
-    assert not is_readable(two.line, 0.0)
+    assert not is_readable(two.database.line, 0.0)
     hosts[0].ledger.pause(True)
     wait_until(lambda: hosts[1].rows("SELECT 1") and heard[1][1:] == ["all"])  # whoever is at work hears it there
     hosts[0].ledger.pause(False)
@@ -303,17 +303,17 @@ def test_what_one_host_announces_the_others_hear_and_it_does_not(
     wait_until(lambda: hosts[1].rows("SELECT 1") and heard[1][2:] == ["all", "all"])
 
     own_server.restart()
-    assert is_readable(two.line, patience(1.0))
+    assert is_readable(two.database.line, patience(1.0))
     wait_until(lambda: not hears(two))  # not before the end: of what led to it the server tells first
-    assert two.line is None  # nobody waits at it in vain, or in a circle
+    assert two.database.line is None  # nobody waits at it in vain, or in a circle
     wait_until(lambda: hears(two))
     assert heard[1][4:] == ["all"]
-    assert not is_readable(two.line, 0.0)
+    assert not is_readable(two.database.line, 0.0)
 
 
 def hears(hosts: Hosts) -> bool:
     try:
-        hosts.hear()
+        hosts.database.hear()
     except LedgerError:
         return False
     return True
@@ -323,7 +323,7 @@ def test_a_breaker_that_moves_and_a_dead_letter_that_is_tried_again_are_announce
     one, two = hosts
     heard: list[str] = []
     assert two.ledger.hosts is not None
-    two.ledger.hosts.listen(heard.append)
+    two.ledger.hosts.database.listen(heard.append)
 
     def told(whom: str) -> bool:
         return hears(two.ledger.hosts) and heard[-1:] == [whom]  # type: ignore[arg-type]

@@ -231,7 +231,7 @@ class Heard:
 def observed(world: World) -> Heard:
     heard = Heard()
     assert world.ledger.hosts is not None
-    world.ledger.hosts.observe(heard)
+    world.ledger.hosts.database.observer = heard
     return heard
 
 
