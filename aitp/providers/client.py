@@ -6,10 +6,11 @@ one connection kept alive. Built after fork, by the provider. httpx2 is what the
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,9 @@ KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there
 NO_OTHERS = Trust()  # than the public authorities
 CALL_MARGIN_SECONDS = 5.0  # that a call as a whole may take beyond the time-out of its single reads
 LIMITS = httpx2.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
+# The longest answer that anybody should want, its JSON escapes and a server's extra fields included; and for a vector:
+# a number may need 24 bytes, and models have up to 4,096 of them.
+ANSWER_BYTES, VECTOR_BYTES = 1_048_576, 131_072
 # Base64 of floats does not compress, and a bound on compressed bytes bounds nothing: 4 MB may unpack to 4 GB.
 PLAIN = {"Accept-Encoding": "identity"}
 
@@ -35,13 +39,11 @@ class BodyBound:
     A time-out bounds single reads: whoever sends a byte now and then would never come to an end.
     """
 
-    def __init__(
-        self, service: str, seconds: float = float("inf"), stream: Callable[[Any, BodyBound], Any] | None = None
-    ) -> None:
+    def __init__(self, service: str, seconds: float = math.inf, stream: type[BoundedStream] | None = None) -> None:
         self._service = service
         self._seconds = seconds
         self._stream = stream or _Stream
-        self.begin(65_536)
+        self.begin(ANSWER_BYTES)
 
     def begin(self, limit_bytes: int, seconds: float | None = None) -> None:
         """A call begins, whose answer has at most so many bytes, and comes within as many seconds (None: as always)."""
@@ -51,19 +53,16 @@ class BodyBound:
 
     def __call__(self, response: Any) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise self._fault("sent a compressed answer although asked for a plain one")
+            raise ServiceFault(self._service, f"{self._service} compressed its answer although asked for a plain one")
         response.stream = self._stream(response.stream, self)
 
     def check(self, received: int) -> None:
         """Raise ServiceFault if `received` bytes are too many, or if they took too long."""
         if received > self.limit_bytes:
-            raise self._fault(f"sent more than the {self.limit_bytes} bytes allowed")
+            raise ServiceFault(self._service, f"{self._service} sent more than the {self.limit_bytes} bytes allowed")
         if time.monotonic() > self._ends:
             said = f"{self._service} did not come to the end of its answer within {self._allowed:g} s"
             raise DeadlineExceeded(self._service, said)
-
-    def _fault(self, what: str) -> ServiceFault:
-        return ServiceFault(self._service, f"{self._service} {what}")
 
 
 class BoundedStream:
@@ -137,16 +136,15 @@ class HttpProvider(ABC):
         answer: httpx2.Response = self._client.post(path, content=body)
         return answer
 
-    def _post(
-        self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str], limit_bytes: int
-    ) -> object:
+    def _post(self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str]) -> object:
         """The answer's JSON; its body is free again when this returns.
 
         `texts`: what the request says of tasks; `sent`: which parameters it holds, and could do without.
         """
         if self._client is None:
             self._client = self._connect()
-        self._bound.begin(limit_bytes)
+        inputs = len(request.get("input", ()))
+        self._bound.begin(ANSWER_BYTES + VECTOR_BYTES * inputs)
         try:
             answer = self._send(path, orjson.dumps(request))
             if answer.is_success:
@@ -154,8 +152,9 @@ class HttpProvider(ABC):
                 if (refused := refused_with_200(document)) is None:
                     return document
                 answer = refused
-            batch, tier = len(request.get("input", ())) > 1, str(request.get("service_tier", ""))
-            failure = error_of(refusal_of(self.name, answer, request["model"], texts, sent, batch=batch, tier=tier))
+            tier = str(request.get("service_tier", ""))
+            refusal = refusal_of(self.name, answer, request["model"], texts, sent, batch=inputs > 1, tier=tier)
+            failure = error_of(refusal)
         except orjson.JSONDecodeError:
             failure = no_success(self.name, "no JSON")
         except self._client_errors as error:

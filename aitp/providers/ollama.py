@@ -18,13 +18,10 @@ from aitp.policy.routing import canonical
 from aitp.providers.base import Embeddings, Question, Reply, Usage
 from aitp.providers.client import PLAIN, HttpProvider, http_client
 from aitp.providers.failures import OLLAMA, no_success
-from aitp.providers.request_profile import messages_of, schema_of
+from aitp.providers.request_profile import held_of, messages_of, schema_of
 from aitp.providers.vectors import vector_of
 from aitp.settings import Settings
 
-# A number of a vector may need 24 bytes, and models give up to 4,096 of them.
-ANSWER_BYTES = 1_048_576
-ANSWER_BYTES_A_TEXT = 131_072
 # A text of 10,000 characters with its prompt and its answer. Ollama's own default is 4,096 and less: it would cut the
 # prompt in the middle. num_predict: some models never come to an end by themselves.
 CHAT_OPTIONS: Mapping[str, Any] = {"num_ctx": 8192, "num_predict": 4096, "temperature": 0}
@@ -52,11 +49,10 @@ class OllamaProvider(HttpProvider):
         request = {**self._request(model), "input": texts, "truncate": False}
         if self._settings.ollama_options:
             request["options"] = self._settings.ollama_options
-        limit_bytes = ANSWER_BYTES + ANSWER_BYTES_A_TEXT * len(texts)
-        return read_embeddings(self._post("/api/embed", request, texts, (), limit_bytes), texts)
+        return read_embeddings(self._post("/api/embed", request, texts, ()), texts)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
-        held = [name for name in self.optional(model, chat=True) if name not in leave_out]
+        held = held_of(self.optional(model, chat=True), leave_out)
         request = {
             **self._request(model),
             "messages": messages_of(question, in_words="format" not in held),
@@ -70,10 +66,8 @@ class OllamaProvider(HttpProvider):
             request["think"] = self._settings.ollama_think
         if "format" in held:
             request["format"] = schema_of(question, held)
-        elif "schema_bounds" in held:
-            held.remove("schema_bounds")  # told in words, and no longer sent
         texts = [message.content for message in question.messages]
-        return read_reply(self._post("/api/chat", request, texts, held, ANSWER_BYTES), texts)
+        return read_reply(self._post("/api/chat", request, texts, held), texts)
 
     def _request(self, model: str) -> dict[str, Any]:
         """What all requests have. ModelGone: it is none of SUPPORTED_MODELS."""

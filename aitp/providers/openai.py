@@ -23,15 +23,10 @@ from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
 from aitp.providers.client import PLAIN, HttpProvider, http_client
 from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
-from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request
+from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request, held_of
 from aitp.providers.vectors import numbers_in, vector_of
 from aitp.settings import Settings
 
-# The longest answer that anybody should want, its JSON escapes and a server's extra fields included.
-CHAT_BYTES = 1_048_576
-# An answer of floats may need 24 bytes a number, and models have up to 4,096 of them.
-EMBEDDINGS_BYTES = 65_536
-EMBEDDING_BYTES = 131_072
 _CUT = ("length", "max_tokens", "model_length")
 _HELD_BACK = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii")
 
@@ -63,19 +58,16 @@ class OpenAIProvider(HttpProvider):
         length = (dimensions or self._settings.embedding_dimensions) if accepts_dimensions(model) else None
         wanted = {"encoding_format": "base64", "dimensions": length}
         held = {name: value for name, value in wanted.items() if value is not None and name not in leave_out}
-        limit_bytes = EMBEDDINGS_BYTES + EMBEDDING_BYTES * len(texts)
-        answer = self._post("/embeddings", {"model": model, "input": texts, **held}, texts, tuple(held), limit_bytes)
+        answer = self._post("/embeddings", {"model": model, "input": texts, **held}, texts, tuple(held))
         # Where a length is asked for besides the settings, it is that of the model that this one stands in for.
         setting = "EMBEDDING_DIMENSIONS" if dimensions is None else "FALLBACK_MODELS"
         return read_embeddings(answer, texts, length, setting)
 
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
-        held = [name for name in self.optional(model, chat=True) if name not in leave_out]
-        if "json_schema" in leave_out and "schema_bounds" in held:
-            held.remove("schema_bounds")  # told in words, and no longer sent
+        held = held_of(self.optional(model, chat=True), leave_out)
         texts = [message.content for message in question.messages]
         request = chat_request(question, model, held, self._effort, self._tier)
-        return read_reply(self._post("/chat/completions", request, texts, held, CHAT_BYTES), texts)
+        return read_reply(self._post("/chat/completions", request, texts, held), texts)
 
     def _send(self, path: str, body: bytes) -> httpx2.Response:
         try:

@@ -7,7 +7,7 @@ answers are checked anyway. Called by the clients of OpenAI's protocol and of Ol
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -52,6 +52,12 @@ def chat_parameters(model: str, effort: str, tier: str) -> tuple[str, ...]:
         "json_object": True,
     }
     return tuple(parameter for parameter, holds in held.items() if holds)
+
+
+def held_of(optional: Sequence[str], leave_out: Collection[str]) -> list[str]:
+    """Which parameters a question is sent with. Without a schema there are no bounds: it is told in words."""
+    held = [name for name in optional if name not in leave_out]
+    return held if {"json_schema", "format"}.intersection(held) else [name for name in held if name != "schema_bounds"]
 
 
 def chat_request(question: Question, model: str, held: Collection[str], effort: str, tier: str) -> dict[str, Any]:

@@ -287,7 +287,7 @@ CHUNKED = b"HTTP/1.1 %d Whatever\r\nContent-Type: application/json\r\nTransfer-E
 def test_a_body_without_end_is_refused(status: int) -> None:
     with (
         scripted(flood(CHUNKED % status, b"10000\r\n" + b" " * 0x10000 + b"\r\n", 500)) as server,
-        pytest.raises(ServiceFault, match="more than the 196608 bytes"),
+        pytest.raises(ServiceFault, match="more than the 1179648 bytes"),
     ):
         provider_at(server.url).embed([TEXT], SMALL)
 
