@@ -178,11 +178,12 @@ _LOOK = (
 )
 
 
-def _look(connection: Connection, slot: int, now: float) -> _Look:
-    owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, *basis = connection.execute(
-        _LOOK, (slot, now)
-    ).get
-    return _Look(owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, Basis(*basis))
+def _look(connection: Connection, slot: int, now: float) -> tuple[_Look, list[Row]]:
+    """What there is, and the queues with a task that is ready. Both asked before either is waited for."""
+    look, ready = connection.execute(_LOOK, (slot, now)), connection.execute(_READY_QUEUES)
+    owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, *basis = look.get
+    seen = _Look(owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, Basis(*basis))
+    return seen, ready.fetchall()
 
 
 class _Ready(NamedTuple):
@@ -276,12 +277,12 @@ class Claims:
     ) -> tuple[_Found | Idle, bool]:
         """What is found, and whether it is a reservation that must be on disk before anything is sent."""
         now = self._database.clock()
-        seen = _look(connection, slot, now)
+        seen, ready = _look(connection, slot, now)
         if seen.owns:
             self._outcomes.give_back(connection, slot, Cause.STOPPED, now)
             self._breakers.release(connection, slot)
             release_probes(connection, slot)
-            seen = _look(connection, slot, now)
+            seen, ready = _look(connection, slot, now)
         # What stops everybody, the cheapest question first. The limits come last: they are said to be exhausted, once
         # in a window, only if a task waits for them.
         if seen.version > VERSION:
@@ -290,9 +291,10 @@ class Claims:
             return Idle(IdleReason.PAUSED), False
         if short_of_disk:
             return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS), False
-        if seen.due_at is not None:
+        if seen.due_at is not None and seen.due_at <= now:
             promote_due(connection, now)
-        queues = _queues_by_fairness(connection)
+            ready = connection.execute(_READY_QUEUES).fetchall()
+        queues = _by_fairness(connection, ready)
         if not queues:
             return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY)), False
         most = options.workers * max(options.batch_size(queue) for _, queue, _ in queues)
@@ -501,7 +503,7 @@ class Claims:
                 if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
-            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, basis.newest_at)
+            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, basis.newest)
         if room.count is not None or claim.reserved_nano or claim.counted_for is not None:
             self._database.flush()
         return True
@@ -526,13 +528,11 @@ def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:
 # Which tasks a claim takes
 
 
-def _queues_by_fairness(connection: Connection) -> list[_Ready]:
+def _by_fairness(connection: Connection, rows: list[Row]) -> list[_Ready]:
     """Queues with a task that is ready now: fewest claimed tasks first, then the oldest task.
 
-    Walks tasks_ready from queue to queue, so that it costs as much as there are queues, not tasks; the claimed ones are
-    counted in tasks_claimed, if there is a choice at all.
+    The claimed ones are counted in tasks_claimed, if there is a choice at all.
     """
-    rows: list[Row] = connection.execute(_READY_QUEUES).fetchall()
     oldest: dict[int, Row] = {}
     if len(rows) > 1:
         claimed: dict[int, int] = dict(connection.execute(_CLAIMED_BY_QUEUE).fetchall())
@@ -557,15 +557,11 @@ def _is_spared(search: _Search, number: int, queue: QueueKey, route: Route, *, w
     )
 
 
-_READY_QUEUES = f"""
-    WITH RECURSIVE waiting (queue) AS (
-        SELECT MIN(queue) FROM tasks WHERE {CLAIMABLE}
-        UNION ALL
-        SELECT (SELECT MIN(queue) FROM tasks WHERE {CLAIMABLE} AND queue > waiting.queue)
-        FROM waiting WHERE waiting.queue IS NOT NULL
-    )
-    SELECT queues.id, type, model, failed_at FROM waiting JOIN queues ON queues.id = waiting.queue
-"""
+# One search in tasks_ready for each queue that there is. (An EXISTS PostgreSQL might turn round, and walk the tasks.)
+_READY_QUEUES = (
+    "SELECT id, type, model, failed_at FROM queues"
+    f" WHERE (SELECT 1 FROM tasks WHERE {CLAIMABLE} AND queue = queues.id LIMIT 1) = 1"
+)
 _CLAIMED_BY_QUEUE = f"SELECT queue, COUNT(*) FROM tasks WHERE {CLAIMED} GROUP BY queue"
 # Of fresh tasks and of suspects, which are apart in tasks_ready; none at all is later than any.
 _NONE = 2**62
@@ -581,8 +577,12 @@ _COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
 # A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails.
 _PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
 _FRESH = f"{_READY} AND is_suspect = 0"
-_COUNT_FRESH = f"SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2) AS fresh"
-_FRESH_BATCH = _COLUMNS + f"seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?2) ORDER BY seq"
+# With how many there are (up to ?2), of which only so many rows (?3) are read.
+_FRESH_BATCH = (
+    "SELECT seq, id, size, attempts, crashes, (SELECT COUNT(*) FROM"
+    f" (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2) AS fresh)"
+    f" FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?3) ORDER BY seq"
+)
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
 # Whether suspects wait, whether a batch of them is in flight, and whether it was they who went last.
 _TURN = (
@@ -607,7 +607,8 @@ def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:
     waiting = in_flight = theirs_last = False
     if search.seen.has_suspects:
         waiting, in_flight, theirs_last = connection.execute(_TURN, (number,)).get
-    fresh = int(connection.execute(_COUNT_FRESH, (number, most)).get)
+    fresh_rows: list[Row] = connection.execute(_FRESH_BATCH, (number, most, min(most, batch_size))).fetchall()
+    fresh = int(fresh_rows[0][-1]) if fresh_rows else 0
     if waiting and not in_flight and not (fresh and theirs_last):
         bound = connection.execute(_BOUND, (number,)).get
         size = min(most, batch_size, bound or batch_size)
@@ -615,6 +616,6 @@ def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:
         return _Batch(rows[: fitting(row[2] for row in rows)], fresh > 0, 1)
     if not fresh:
         return _Batch([])
-    rows = connection.execute(_FRESH_BATCH, (number, fair_share(fresh, workers, batch_size))).fetchall()
+    rows = [row[:5] for row in fresh_rows[: fair_share(fresh, workers, batch_size)]]
     rows = rows[: fitting(row[2] for row in rows)]
     return _Batch(rows, fresh > len(rows), 0 if waiting else None)

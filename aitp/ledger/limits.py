@@ -14,12 +14,11 @@ and tools that know the table.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
-
-import orjson
 
 from aitp.ledger.engine import Connection, Database, Row
 from aitp.ledger.queue import CLAIMED
@@ -62,6 +61,13 @@ class Room:
     exceeded: tuple[Exceeded, ...] = ()
 
 
+class Newest(NamedTuple):
+    """The last completion, as `NEWEST` has it in a select list (None: there is none)."""
+
+    id: int | None
+    at: float | None
+
+
 class Basis(NamedTuple):
     """What windows are counted from: a row of `BASIS`, for the select list of a query on `ledger`.
 
@@ -71,9 +77,13 @@ class Basis(NamedTuple):
     strategy: str
     timezone: str
     in_force: str | None
-    newest: int | None
+    newest_id: int | None
     newest_at: float | None
     reserved: int
+
+    @property
+    def newest(self) -> Newest:
+        return Newest(self.newest_id, self.newest_at)
 
     @property
     def cut(self) -> tuple[str, str, str | None]:
@@ -83,7 +93,7 @@ class Basis(NamedTuple):
     @property
     def used(self) -> int:
         """Grows by one with each task that is claimed, and stays when its attempt ends."""
-        return (self.newest or 0) + self.reserved
+        return (self.newest_id or 0) + self.reserved
 
 
 def _first_since(moment: str) -> str:
@@ -96,11 +106,11 @@ def _first_since(moment: str) -> str:
 # The id of the last completion, and when it was, NULL before the first; for a select list.
 # Not MAX(id): PostgreSQL keeps the plan that it made when there was one row, and walks all that came since by it.
 _LAST = "FROM task_completions WHERE id > 0 ORDER BY id DESC LIMIT 1"
-NEWEST, NEWEST_AT = f"(SELECT id {_LAST})", f"(SELECT completed_at {_LAST})"
+NEWEST = f"(SELECT id {_LAST}), (SELECT completed_at {_LAST})"
 # The claimed tasks are counted in tasks_claimed.
 BASIS = (
     "strategy, timezone, (SELECT group_concat(period || ' ' || allowed) FROM limits),"
-    f" {NEWEST}, {NEWEST_AT}, (SELECT COUNT(*) FROM tasks WHERE {CLAIMED})"
+    f" {NEWEST}, (SELECT COUNT(*) FROM tasks WHERE {CLAIMED})"
 )
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
 _FIRSTS = f"SELECT period, allowed, {_first_since(_STARTS)} FROM limits"
@@ -163,25 +173,20 @@ class Limits:
         return reach - basis.used if basis.cut == cut and at <= now else None
 
     def count(
-        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, newest_at: float | None
+        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, newest: Newest
     ) -> None:
-        """Record tasks of one type that were sent to a provider and whose attempt has ended now.
-
-        `newest_at`: when the last attempt before them ended (None: there was none).
-        """
+        """Record tasks of one type that were sent to a provider and whose attempt has ended now, after the `newest`."""
         if not task_ids:
             return
-        if newest_at is not None:
-            now = max(now, newest_at)  # set back by less than the ledger's clock takes note of
-        connection.execute(
-            "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first)"
-            f" SELECT COALESCE({NEWEST}, 0) + 1 + key, CAST(? AS DOUBLE PRECISION), CAST(? AS TEXT), value,"
-            " CASE WHEN key = 0 THEN 1 ELSE 0 END FROM json_each(?) AS each",
-            (now, task_type, orjson.dumps(task_ids).decode()),
+        at = now if newest.at is None else max(now, newest.at)  # set back by less than the ledger's clock takes note of
+        first = (newest.id or 0) + 1
+        connection.executemany(
+            "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, ?, ?)",
+            [(first + number, at, task_type, task_id, number == 0) for number, task_id in enumerate(task_ids)],
         )
-        connection.execute(_MIRROR_MORE, (len(task_ids), now))
+        connection.execute(_MIRROR_MORE, (len(task_ids), _stamp(at)))
         if connection.changes() < len(Period):  # one of the mirrored windows has ended
-            _mirror_windows(connection, now, strategy_and_zone(connection)[1])
+            _mirror_windows(connection, at, strategy_and_zone(connection)[1])
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
         """The limits that have no room now."""
@@ -209,7 +214,7 @@ def _uses(connection: Connection, now: float, basis: Basis) -> dict[Period, Limi
     windows = {period: rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period}
     rows: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows.values())).fetchall()
     found = {period: (allowed, first) for period, allowed, first in rows}
-    after_newest, uses = (basis.newest or 0) + 1, {}
+    after_newest, uses = (basis.newest_id or 0) + 1, {}
     for period, window in windows.items():
         if period in found:
             limit, first = found[period]
@@ -239,22 +244,26 @@ def _is_news(connection: Connection, period: Period, use: LimitUse, now: float) 
 
 # Completions
 
-# `rate_limits` has UTC seconds as text.
 _MIRROR_MORE = (
-    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = datetime(?2, 'unixepoch')"
-    " WHERE window_start <= datetime(?2, 'unixepoch') AND window_end > datetime(?2, 'unixepoch')"
+    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = ?2"
+    " WHERE window_start <= ?2 AND window_end > ?2"
 )
 _MIRROR_ANEW = (
     "INSERT INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
-    " VALUES (?, ?, datetime(?, 'unixepoch'), datetime(?, 'unixepoch'), datetime(?, 'unixepoch'))"
+    " VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (time_period) DO UPDATE SET current_count = excluded.current_count,"
     " window_start = excluded.window_start, window_end = excluded.window_end, last_updated = excluded.last_updated"
 )
 
 
+def _stamp(instant: float) -> str:
+    """As `rate_limits` has it: UTC seconds as text."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(instant))
+
+
 def completions_since(connection: Connection, moment: float) -> int:
     """How many there are that are not earlier. Two searches in indexes."""
-    first, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (moment,)).get
+    first, newest, _ = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (moment,)).get
     return 0 if first is None else int(newest + 1 - first)
 
 
@@ -272,7 +281,13 @@ def _mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
     connection.executemany(
         _MIRROR_ANEW,
         [
-            (period.value, completions_since(connection, window.start), window.start, window.end, now)
+            (
+                period.value,
+                completions_since(connection, window.start),
+                _stamp(window.start),
+                _stamp(window.end),
+                _stamp(now),
+            )
             for period, window in windows.items()
         ],
     )
@@ -280,7 +295,7 @@ def _mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
 
 def prune_completions(connection: Connection, now: float) -> None:
     """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
-    needed, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (now - LONGEST_WINDOW_SECONDS,)).get
+    needed, newest, _ = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (now - LONGEST_WINDOW_SECONDS,)).get
     connection.execute(
         "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
         (newest if needed is None else needed, PRUNE_ROWS),

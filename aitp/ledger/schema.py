@@ -366,11 +366,7 @@ NEXT_VERSION = VERSION + 1
 COMPATIBLE = """
 CREATE FUNCTION json_each(document TEXT) RETURNS TABLE (key BIGINT, value TEXT) LANGUAGE sql IMMUTABLE AS
     'SELECT position - 1, item FROM json_array_elements_text($1::json) WITH ORDINALITY AS items (item, position)';
-CREATE FUNCTION datetime(moment DOUBLE PRECISION, kind TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE AS
-    'SELECT to_char(to_timestamp($1) AT TIME ZONE ''UTC'', ''YYYY-MM-DD HH24:MI:SS'')';
-CREATE FUNCTION joined(so_far TEXT, one_more TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE AS
-    'SELECT COALESCE($1 || '','', '''') || $2';
-CREATE AGGREGATE group_concat(TEXT) (SFUNC = joined, STYPE = TEXT);
+CREATE AGGREGATE group_concat(TEXT) (SFUNC = textcat, STYPE = TEXT);
 CREATE FUNCTION json_valid(body TEXT) RETURNS BOOLEAN LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
     PERFORM convert_from(decode(substr(body, 3), 'hex'), 'UTF8')::json; RETURN TRUE;
 EXCEPTION WHEN OTHERS THEN RETURN FALSE; END $$;

@@ -336,8 +336,8 @@ class Memories:
                 assert least is None or least <= room
 
     def _count(self, connection: Connection, which: int, tasks: int) -> None:
-        newest_at = basis(connection).newest_at
-        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, newest_at)
+        newest = basis(connection).newest
+        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, newest)
 
     def _remember(self, connection: Connection, which: int) -> None:
         self.limits[which].room(connection, self.clock.now, basis(connection), enough=MORE_THAN_ANY)
