@@ -38,7 +38,7 @@ from aitp.ledger.schema import (
     VERSION,
     translated,
 )
-from aitp.ledger.session import ServerClock, Statements, as_ledger_error, connect, one
+from aitp.ledger.session import NOW, ServerClock, Statements, as_ledger_error, connect
 
 # After the session's module, which says what to do where it is not installed.
 import psycopg  # isort: skip
@@ -48,6 +48,8 @@ from psycopg.pq import TransactionStatus  # isort: skip
 # What is locked beside the slots, which are numbered from 0.
 QUEUE, PREPARING = -1, -2
 NUMBERS = "CAST(? AS INTEGER), CAST(? AS INTEGER)"
+# A record of the log that is waited for, and with it all before it.
+FLUSH = "SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'aitp', '')"
 # Between losing the line and dialling again, spread so that hosts do not come all at once.
 REGAIN_SECONDS = (0.2, 2.0)
 # How long a server goes on believing in a line that was cut while nothing was asked (keepalives, below), and a bit.
@@ -104,8 +106,8 @@ class PostgreSQLDatabase:
         self._connection = connect(self.path)
         self._statements = Statements(self._connection)
         if self._server_clock is None:
-            self._server_clock = ServerClock(self._connection)
-        self._server_clock.connection = self._connection
+            self._server_clock = ServerClock(self._statements)
+        self._server_clock.statements = self._statements
         try:
             self._know_host()
             for slot in self.locks.held:
@@ -174,33 +176,28 @@ class PostgreSQLDatabase:
         with as_ledger_error(self.path):
             self._regain()
             asked = time.monotonic()
-            with self.locks.queue():
-                offset = self._offset
-                try:
-                    with self._connection.pipeline() as pipeline:
-                        self._statements.pipeline = pipeline
-                        try:
-                            self._begin(asked)
-                            yield self._statements
-                            self._connection.execute(b"COMMIT")
-                        finally:
-                            self._statements.pipeline = None
-                except BaseException:
-                    self._offset = offset
-                    self._roll_back()
-                    raise
+            offset = self._offset
+            try:
+                with self._statements.together():
+                    with self.locks.queue():
+                        self._begin(asked)
+                        yield self._statements
+                        self._statements.execute("COMMIT")
+                        self._statements.send()
+                    # This host's next may ask meanwhile; and whoever has the queue waits for no disk.
+                    if durable:
+                        self._statements.execute(FLUSH)
+            except BaseException:
+                self._offset = offset
+                self._roll_back()
+                raise
             self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
-            if durable:
-                self.on_disk = False
-                self.flush()
 
     def _begin(self, asked: float) -> None:
         # READ COMMITTED: the queue's lock is ours before the first snapshot that counts is taken.
-        self._connection.execute(b"BEGIN")
+        self._statements.execute("BEGIN")
         self._statements.execute(f"SELECT pg_advisory_xact_lock({NUMBERS})", self._key(QUEUE))
-        now, known = self._statements.execute(
-            "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION), clock_offset FROM ledger"
-        ).get
+        now, known = self._statements.execute(f"SELECT {NOW}, clock_offset FROM ledger").get
         if self.observer is not None:
             self.observer.ledger_waited(time.monotonic() - asked)
         clock: Clock
@@ -227,7 +224,7 @@ class PostgreSQLDatabase:
 
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
-        if self._statements.pipeline is not None:
+        if self._statements.are_together:
             return self._now
         if self._given_clock is not None:
             return self._given_clock()
@@ -244,14 +241,10 @@ class PostgreSQLDatabase:
     def flush(self) -> None:
         """Have on disk whatever was committed, on a synchronous standby too where there is one. Raises LedgerError.
 
-        A record of the log that is waited for, and with it all before it: whoever holds the queue waits for no disk.
         In the session that has committed: a server that was started anew meanwhile may have forgotten that.
         """
         with as_ledger_error(self.path):
-            self._connection.execute(
-                b"SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'aitp', '')"
-            )
-        self.on_disk = True
+            self._statements.execute(FLUSH)
 
     def read(self, sql: str, bindings: Sequence[Any] = (), /) -> list[Row]:
         """One query outside the queue and outside any transaction: it sees what was committed last."""
@@ -347,7 +340,7 @@ class PostgreSQLDatabase:
         if time.clock_gettime(time.CLOCK_BOOTTIME) - self._answered < FRESH_SECONDS:
             return True
         try:
-            self._connection.execute(b"SELECT 1")
+            self._statements.execute("SELECT 1")
         except psycopg.Error:
             return False
         self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -367,18 +360,15 @@ class PostgreSQLDatabase:
     def _listen(self) -> None:
         if self._heard is None:
             return
-        self._connection.add_notify_handler(lambda notice: self._pass_on(notice.payload))
-        self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel(self.path.schema))))
+        self._statements.heard = self._pass_on
+        self._statements.execute(f'LISTEN "{channel(self.path.schema)}"')
         self._heard("all")  # what was announced before this was not heard
 
     def hear(self) -> None:
         """Take in what came since something was asked. Raises LedgerError if the line is lost."""
         with as_ledger_error(self.path):
             self._regain()
-            server = self._connection.pgconn
-            server.consume_input()
-            while (notice := server.notifies()) is not None:
-                self._pass_on(notice.extra.decode())
+            self._statements.hear()
 
     def _pass_on(self, announced: str) -> None:
         host, _, what = announced.partition(" ")
@@ -488,10 +478,11 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
             has += f", this release knows {VERSION}: upgrade this host as well"
         yield version not in (0, VERSION), f"{place}: PostgreSQL {release}, the ledger {has}"
         before = time.time()
-        ahead = ServerClock(connection)() - (before + time.time()) / 2
+        statements = Statements(connection)
+        ahead = ServerClock(statements)() - (before + time.time()) / 2
         if abs(ahead) > ODD_CLOCK_SECONDS:
             yield True, f"The server's clock is {ahead:+.0f} s from this host's: limits and logs go by different times"
-        standbys, away, tls, room = one(connection, _OF_SERVER)
+        standbys, away, tls, room = statements.execute(_OF_SERVER).get
         if away and not standbys:
             yield (
                 True,
@@ -507,7 +498,7 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
 
 FEWEST_LINES = 10
 ODD_CLOCK_SECONDS = 2.0
-_OF_SERVER = b"""
+_OF_SERVER = """
     SELECT current_setting('synchronous_standby_names') <> '', EXISTS (SELECT 1 FROM pg_stat_replication),
         COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), FALSE) OR inet_server_addr() IS NULL
             OR inet_server_addr() = inet_client_addr(),
@@ -525,7 +516,8 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
         if not VERSION <= version <= NEXT_VERSION:
             raise LedgerError(f"the ledger {place} has version {version}, this release reads {VERSION}")
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        yield Statements(connection), ServerClock(connection)()
+        statements = Statements(connection)
+        yield statements, ServerClock(statements)()
 
 
 @contextmanager

@@ -5,10 +5,13 @@ What is done in one is `postgresql`'s. The two alone name psycopg.
 
 from __future__ import annotations
 
+import itertools
 import re
+import select
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, NoReturn
 
@@ -17,8 +20,9 @@ from aitp.ledger.engine import Fleet, Row
 
 try:
     import psycopg
-    from psycopg import errors, sql
-    from psycopg.adapt import Dumper
+    from psycopg import errors, pq, sql
+    from psycopg.adapt import Dumper, PyFormat, Transformer
+    from psycopg.pq.abc import PGresult
     from psycopg.types.numeric import FloatDumper, FloatLoader, Int8Dumper
 except ImportError as error:
     said = "LEDGER_URL needs the package psycopg[binary], the extra `fleet`, which is not installed here"
@@ -26,9 +30,8 @@ except ImportError as error:
 
 OLDEST_SERVER = 130_000
 CONNECT_SECONDS = 10
-STATEMENTS_KEPT = 256
-# Of plain rows so many go in by one statement: in a third of the time that one by one they take of the server. Each
-# number of rows is a statement of its own.
+# Of plain rows so many go in by one statement: in a third of the time that one by one they take of the server. Half of
+# that is a statement of its own, and so on.
 PLAIN_ROW, ROWS_AT_ONCE = re.compile(r"\(\?(, \?)*\)"), 32
 
 # Of the session. A queue's statistics are always stale: whatever they say, indexes are to be used. The time-outs are
@@ -46,6 +49,7 @@ SESSION = {
     "enable_mergejoin": "off",
     "enable_hashjoin": "off",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # to plan anew takes longer than most statements
     "random_page_cost": "1.1",
     "timezone": "UTC",
     "client_min_messages": "warning",
@@ -75,54 +79,193 @@ class _BoolDumper(Dumper):
         return b"1" if obj else b"0"
 
 
-class Cursor(psycopg.RawCursor[Row]):
-    """What a statement gives, in the engine's words. Inside a transaction it is waited for when it is asked for."""
+class Answer:
+    """What a statement gives, waited for when it is asked for."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self.result: PGresult | None = None
 
     @property
     def get(self) -> Any:
         row = self.fetchone()
         return row if row is None or len(row) > 1 else row[0]
 
+    def fetchone(self) -> Row | None:
+        return next(iter(self), None)
+
+    def fetchall(self) -> list[Row]:
+        return self._statements.rows(self)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.fetchall())
+
 
 class Statements:
-    """A connection as the rest of the ledger knows it. Statements whose answer nobody reads go out with the next."""
+    """A connection as the rest of the ledger knows it: statements go out together, when the first answer is asked for.
+
+    By psycopg.pq, which is libpq's own interface. With psycopg's cursors, in its pipeline too, each statement is a
+    packet and a wake-up of its own, and whoever claims has the queue for twice as long (bench/README.md).
+    """
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
-        self._connection = connection
-        self._last: Cursor | None = None
-        self.pipeline: psycopg.Pipeline | None = None
+        self._connection, self._server = connection, connection.pgconn
+        self._adapted = Transformer(connection)
+        self._prepared: dict[_Prepared, bytes] = {}
+        # What was sent, or is to be, and was not answered; what is prepared counts only when it has been.
+        self._awaited: deque[Answer | tuple[_Prepared, bytes]] = deque()
+        self._last: Answer | None = None
+        self.heard: Callable[[str], None] = lambda announced: None
 
-    def execute(self, statement: str, bindings: Sequence[Any] = (), /) -> Cursor:
-        self._last = Cursor(self._connection)
-        self._last.execute(numbered(statement).encode(), bindings or None)
+    @property
+    def are_together(self) -> bool:
+        return self._server.pipeline_status != pq.PipelineStatus.OFF
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Statements made meanwhile are waited for when an answer is asked for, and at the end. Raises psycopg.Error:
+        where one fails none after it is executed.
+        """
+        self._server.enter_pipeline_mode()
+        try:
+            try:
+                yield
+            except BaseException:
+                with suppress(psycopg.Error):
+                    self._synchronize()
+                raise
+            if (error := self._synchronize()) is not None:
+                raise error
+            self._server.exit_pipeline_mode()
+        except BaseException:
+            self._awaited.clear()
+            try:
+                self._server.exit_pipeline_mode()
+            except psycopg.Error:
+                self._connection.close()  # answers are on their way that would be taken for others'
+            raise
+
+    def execute(self, statement: str, bindings: Sequence[Any] = (), /) -> Answer:
+        if not self.are_together:
+            with self.together():
+                return self.execute(statement, bindings)
+        values = self._adapted.dump_sequence(bindings, [PyFormat.AUTO] * len(bindings))
+        key = statement, self._adapted.types or ()
+        if (name := self._prepared.get(key)) is None:
+            name = b"aitp_%d" % next(_NAMES)
+            self._server.send_prepare(name, numbered(statement).encode(), key[1])
+            self._awaited.append((key, name))
+        self._server.send_query_prepared(name, values, self._adapted.formats)
+        self._last = Answer(self)
+        self._awaited.append(self._last)
         return self._last
 
     def executemany(self, statement: str, bindings: Iterable[Sequence[Any]], /) -> None:
         head, _, row = statement.partition(" VALUES ")
-        if not PLAIN_ROW.fullmatch(row):
-            self._last = Cursor(self._connection)
-            self._last.executemany(numbered(statement).encode(), bindings)
-            return
-        rows = list(bindings)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
-            self.execute(f"{head} VALUES {', '.join([row] * len(some))}", [value for each in some for value in each])
+        rows, most = list(bindings), ROWS_AT_ONCE if PLAIN_ROW.fullmatch(row) else 1
+        while rows:
+            while most > len(rows):
+                most //= 2
+            some, rows = rows[:most], rows[most:]
+            several = statement if most == 1 else f"{head} VALUES {', '.join([row] * most)}"
+            self.execute(several, [value for each in some for value in each])
 
     def changes(self) -> int:
         assert self._last is not None
-        if self.pipeline is not None:
-            self.pipeline.sync()
-        return max(0, self._last.rowcount)
+        return self._result_of(self._last).command_tuples or 0
+
+    def rows(self, answer: Answer) -> list[Row]:
+        result = self._result_of(answer)
+        self._adapted.set_pgresult(result)
+        return self._adapted.load_rows(0, result.ntuples, tuple)
+
+    def send(self) -> None:
+        """Have all so far on their way, with nobody waiting for them."""
+        self._server.send_flush_request()
+        self._flush()
+
+    def hear(self) -> None:
+        """Take in what was announced. Raises psycopg.Error if the line is lost."""
+        self._server.consume_input()
+        while (notice := self._server.notifies()) is not None:
+            self.heard(notice.extra.decode())
 
     def stream(self, query: str) -> Iterator[Row]:
         """Rows as they come, however many there are."""
-        return Cursor(self._connection).stream(query.encode())
+        return psycopg.RawCursor(self._connection).stream(query.encode())
 
     def fill(self, table: str, columns: str, rows: Iterable[Row]) -> None:
         """Enter any number of rows."""
-        with Cursor(self._connection).copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
+        with self._connection.cursor().copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
             for row in rows:
                 copy.write_row(row)
+
+    def _result_of(self, answer: Answer) -> PGresult:
+        if answer.result is None:
+            self.send()
+        while answer.result is None:
+            self._receive()
+        return answer.result
+
+    def _receive(self) -> None:
+        """Take the next answer. Raises psycopg.Error if that is a failure."""
+        result, awaited = self._next_result(), self._awaited.popleft()
+        if result is None:
+            raise psycopg.OperationalError("the line was lost")
+        self._next_result()  # the end of that
+        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise _error_of(result)
+        if isinstance(awaited, Answer):
+            awaited.result = result
+        else:
+            self._prepared.update([awaited])
+
+    def _synchronize(self) -> psycopg.Error | None:
+        """Have all answers, and the first failure among them. Raises psycopg.Error if the line is lost."""
+        self._server.pipeline_sync()
+        self._flush()
+        first = None
+        while self._awaited:
+            try:
+                self._receive()
+            except psycopg.Error as error:
+                if self._server.status != pq.ConnStatus.OK:
+                    raise
+                first = first or error
+        self._next_result()  # that they are all
+        return first
+
+    def _next_result(self) -> PGresult | None:
+        while self._server.is_busy():
+            self._wait(select.POLLIN)
+            self.hear()
+        return self._server.get_result()
+
+    def _flush(self) -> None:
+        while self._server.flush():
+            self._wait(select.POLLIN | select.POLLOUT)
+            self.hear()
+
+    def _wait(self, events: int) -> None:
+        waiting = select.poll()
+        waiting.register(self._server.socket, events)
+        waiting.poll()
+
+
+_NAMES = itertools.count()
+_Prepared = tuple[str, tuple[int, ...]]  # a statement, and its parameters' types
+
+
+def _error_of(result: PGresult) -> psycopg.Error:
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    try:
+        kind = errors.lookup(state)
+    except KeyError:
+        kind = psycopg.OperationalError  # the line's: the server names a state
+    return kind(result.get_error_message())
+
+
+NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
 class ServerClock:
@@ -135,12 +278,12 @@ class ServerClock:
 
     boot = ""
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
-        self.connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self.statements = statements
         self._base = 0.0
 
     def __call__(self) -> float:
-        return float(one(self.connection, b"SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8")[0])
+        return float(self.statements.execute(f"SELECT {NOW}").get)
 
     def uptime(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) + self._base
@@ -155,7 +298,7 @@ def connect(place: Fleet) -> psycopg.Connection[Row]:
     connection: psycopg.Connection[Row] = psycopg.Connection.connect(
         place.url.get_secret_value(),
         autocommit=True,
-        prepare_threshold=0,
+        prepare_threshold=None,
         connect_timeout=CONNECT_SECONDS,
         fallback_application_name="aitp",
         keepalives_idle=5,
@@ -164,7 +307,6 @@ def connect(place: Fleet) -> psycopg.Connection[Row]:
         tcp_user_timeout=10_000,
     )
     try:
-        connection.prepared_max = STATEMENTS_KEPT
         adapters = connection.adapters
         adapters.register_dumper(int, Int8Dumper)
         adapters.register_dumper(bool, _BoolDumper)
@@ -192,12 +334,6 @@ def connect(place: Fleet) -> psycopg.Connection[Row]:
         connection.close()
         raise
     return connection
-
-
-def one(connection: psycopg.Connection[Row], query: bytes) -> Row:
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return row
 
 
 # Failures

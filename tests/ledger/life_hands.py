@@ -171,8 +171,8 @@ def burning(database: Database, fuse: int) -> Iterator[None]:
 
     statements = database._statements
     with pytest.MonkeyPatch.context() as patches:
-        for each, verb in ((statements, "execute"), (statements, "executemany"), (line, "execute")):
-            patches.setattr(each, verb, cut(getattr(each, verb)))
+        for verb in ("execute", "executemany"):
+            patches.setattr(statements, verb, cut(getattr(statements, verb)))
         yield
 
 
@@ -180,22 +180,20 @@ def burning(database: Database, fuse: int) -> Iterator[None]:
 def cut_at_commit(database: Database, cut: Callable[[], None], *, committed: bool) -> Iterator[None]:
     """The next COMMIT does not arrive, or nobody hears that it did."""
     assert isinstance(database, PostgreSQLDatabase)
-    line, execute = database._connection, database._connection.execute
+    statements, execute = database._statements, database._statements.execute
 
-    def at_commit(query: Any, *arguments: Any, **named: Any) -> Any:
-        if query != b"COMMIT":
-            return execute(query, *arguments, **named)
-        pipeline = database._statements.pipeline
-        assert pipeline is not None
+    def at_commit(statement: str, *bindings: Any) -> Any:
+        if statement != "COMMIT":
+            return execute(statement, *bindings)
         if committed:
-            execute(query)
-        pipeline.sync()
+            execute(statement)
+        assert statements.changes() >= 0  # all so far have been answered
         cut()
         if not committed:
-            return execute(query)
-        line.close()
+            return execute(statement)
+        database._connection.close()
         raise psycopg.OperationalError("nobody heard the answer")
 
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(line, "execute", at_commit)
+        patches.setattr(statements, "execute", at_commit)
         yield

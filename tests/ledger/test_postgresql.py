@@ -94,19 +94,18 @@ def test_a_definition_is_translated_word_by_word() -> None:
 def cut_at_commit(world: World, monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
     """The next COMMIT does not arrive, or nobody hears that it did."""
     database = world.postgres
-    line, execute = database._connection, database._connection.execute
+    statements, execute = database._statements, database._statements.execute
 
-    def cut(query: Any, *arguments: Any, **named: Any) -> Any:
-        if query != b"COMMIT":
-            return execute(query, *arguments, **named)
+    def cut(statement: str, *bindings: Any) -> Any:
+        if statement != "COMMIT":
+            return execute(statement, *bindings)
         if committed:
-            execute(query)
-            assert database._statements.pipeline is not None
-            database._statements.pipeline.sync()
-        line.close()
+            execute(statement)
+            statements.changes()
+        database._connection.close()
         raise psycopg.OperationalError("the line was cut")
 
-    monkeypatch.setattr(line, "execute", cut)
+    monkeypatch.setattr(statements, "execute", cut)
 
 
 @pytest.mark.parametrize("committed", [False, True])
