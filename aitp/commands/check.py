@@ -26,7 +26,7 @@ from aitp.errors import AitpError, ConfigurationError, printable
 from aitp.ledger import sqlite
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
 from aitp.ledger.schema import VERSION
-from aitp.policy.costs import FIRST_USAGE, Pricing, amount, estimate
+from aitp.policy.costs import FIRST_USAGE, amount, estimate
 from aitp.process import start
 from aitp.process.dispatch import claim_options
 from aitp.process.scoreboard import living_master
@@ -81,7 +81,7 @@ def check(
         found = registered(settings)
     except ConfigurationError as error:
         return Report(tuple(of_unusable_settings(error)))
-    findings = [*of_settings(settings), *of_registered(found, settings), *of_prices(settings, paid_models(settings))]
+    findings = [*of_settings(settings), *of_registered(found, settings), *of_prices(settings)]
     facts = read_facts(settings)
     living = living_master([facts.master]) if facts.master else None
     master = living.pid if living else 0
@@ -182,22 +182,8 @@ def of_registered(found: Registered, settings: Settings) -> Iterator[Problem]:
             yield Problem("extension", Severity.WARNING, sentence, "Set it, or leave it if there are none")
 
 
-def paid_models(settings: Settings) -> list[tuple[str, str, bool]]:
-    """(provider, model, answers) of what is asked for where a task names no model: `answers` are paid for as well."""
-    found: dict[tuple[str, str], bool] = {}
-    routes = claim_options(settings).routes
-    for name, processor in PROCESSORS.items():
-        models = [processor.default_model(settings)]
-        if settings.processing_mode != "openai":
-            models += settings.supported_models
-        for model in models:
-            for route in routes(QueueKey(name, model)):
-                found[route.provider, route.model] = found.get((route.provider, route.model)) or not processor.batched
-    return [(provider, model, answers) for (provider, model), answers in found.items()]
-
-
-def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> Iterator[Problem]:
-    """Models that nobody has a price for, budgets that no task fits in. `models`: those in use, by `paid_models`."""
+def of_prices(settings: Settings) -> Iterator[Problem]:
+    """Models without a price, and budgets that no task fits in: of what is asked for where a task names no model."""
     prices = settings.prices
     if prices is None:
         return
@@ -206,17 +192,21 @@ def of_prices(settings: Settings, models: Sequence[tuple[str, str, bool]]) -> It
         yield Problem("prices", Severity.NOTE, f"{said}; in mock mode nothing is bought, and nothing counted")
         return
     yield Problem("prices", Severity.OK, said)
-    consequence = "its tasks wait while a budget is in force" if settings.budgets else "what it costs is not counted"
-    for provider, model, _ in models:
-        if prices.of(provider, model) is None:
-            sentence = f"PRICES={prices.path} has no price for {model} of {provider}: {consequence}"
-            advice = f'Add [{provider}."{model}"] with input and output, of a million tokens; "*" is for all others'
-            yield Problem("prices", Severity.FAULT if settings.budgets else Severity.WARNING, sentence, advice)
-    costs = [
-        (estimate(Pricing(price, answers), FIRST_USAGE, [TYPICAL_BYTES]), model)
-        for provider, model, answers in models
-        if (price := prices.of(provider, model)) is not None
+    claims = claim_options(settings)
+    supported = settings.supported_models if settings.processing_mode != "openai" else ()
+    queues = [
+        QueueKey(name, model)
+        for name, processor in PROCESSORS.items()
+        for model in (processor.default_model(settings), *supported)
     ]
+    asked = [(route, claims.pricing(queue, route)) for queue in queues for route in claims.routes(queue)]
+    consequence = "its tasks wait while a budget is in force" if settings.budgets else "what it costs is not counted"
+    for provider, model in dict.fromkeys((route.provider, route.model) for route, (price, _) in asked if price is None):
+        sentence = f"PRICES={prices.path} has no price for {model} of {provider}: {consequence}"
+        advice = f'Add [{provider}."{model}"] with input and output, of a million tokens; "*" is for all others'
+        yield Problem("prices", Severity.FAULT if settings.budgets else Severity.WARNING, sentence, advice)
+    priced = ((pricing, route.model) for route, pricing in asked if pricing.price is not None)
+    costs = ((estimate(pricing, FIRST_USAGE, [TYPICAL_BYTES]), model) for pricing, model in priced)
     most, dearest = max(costs, default=(0, ""))
     for period, budget in settings.budgets.items():
         said = f"BUDGET_PER_{period.upper()}={amount(budget)} {prices.currency}"

@@ -22,7 +22,7 @@ SEE, RUN, LOOK, STEER, KEEP = "See it at work", "Run it", "Look at it", "Steer i
 
 def _completed(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """For the shell: those that begin as what is there so far."""
-    return lambda context, parameter, begun: imported(f"commands.console.{what}_beginning")(begun)
+    return lambda context, parameter, begun: imported("commands.console.completed")(what, begun)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:

@@ -209,17 +209,6 @@ def forget_host(settings: Settings, name: str, *, as_json: bool) -> None:
     tell({"forgotten": name, "released": task_ids}, "\n".join(said), as_json=as_json)
 
 
-def hosts_beginning(incomplete: str) -> list[str]:
-    """Names of hosts that are away and begin so, for the shell: none where there is anything wrong."""
-    from aitp.settings import load_settings
-
-    try:
-        hosts = snapshot(load_settings().ledger).hosts
-    except AitpError:
-        return []
-    return [each.name for each in hosts if not each.is_here and each.name.startswith(incomplete)]
-
-
 def _refuse_file(settings: Settings) -> None:
     if isinstance(settings.ledger, Path):
         raise click.ClickException("the ledger is a file of this host's alone: LEDGER_URL is what hosts share")
@@ -347,15 +336,19 @@ def _each(
     return 1 if missing else 0
 
 
-def ids_beginning(incomplete: str) -> list[str]:
-    """Some ids of dead letters that begin so, for the shell: none of them where there is anything wrong."""
+def completed(what: str, begun: str) -> list[str]:
+    """For the shell: some ids of dead letters, or names of hosts that are away, none where there is anything wrong."""
     from aitp.settings import load_settings
 
     try:
-        dead = held_tasks(load_settings().ledger, ["dead"], (), COMPLETED_OF).tasks
+        ledger = load_settings().ledger
+        if what == "hosts":
+            found = [host.name for host in snapshot(ledger).hosts if not host.is_here]
+        else:
+            found = [task.id for task in held_tasks(ledger, ["dead"], (), COMPLETED_OF).tasks]
     except AitpError:
         return []
-    return [task.id for task in dead if task.id.startswith(incomplete)][:COMPLETED_AT_MOST]
+    return [name for name in found if name.startswith(begun)][:COMPLETED_AT_MOST]
 
 
 def pull_models(settings: Settings, *, as_json: bool) -> int:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rich.bar import Bar
@@ -95,18 +96,17 @@ def show_status(watch: bool, interval: float, *, as_json: bool) -> int:
     return 0 if facts.master_ticks else 1
 
 
-def _in_force(own: Settings | None = None) -> Settings | InForce:
-    """As the service has it; where none runs, as every other command has them, or as they are given."""
-    found = published(own.runtime_dir if own else runtime_dir())
-    if found is None:
+def _in_force() -> Settings | InForce:
+    """As the service has it, if one runs that says so; else as every other command has it."""
+    if (found := published(runtime_dir())) is None:
         from aitp.settings import in_force
 
-        return in_force(own or _own_settings())
+        return in_force(_own_settings())
     return found
 
 
+@cache
 def _own_settings() -> Settings:
-    """As every other command has them."""
     from aitp.settings import load_settings, prepare_environment
 
     prepare_environment()
@@ -288,7 +288,7 @@ def watch_status(interval: float, *, as_json: bool) -> int:
 
     from aitp.process.child import wait_for_signal
 
-    own, console, pace = _own_settings(), screen(), Pace()
+    console, pace = screen(), Pace()
     on_screen = console.is_terminal and not console.is_dumb_terminal and not as_json
     live = Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") if on_screen else None
     heard = ENDS | OF_THE_SCREEN if on_screen else ENDS
@@ -297,7 +297,7 @@ def watch_status(interval: float, *, as_json: bool) -> int:
     try:
         with live or nullcontext():
             while True:
-                settings = _in_force(own)
+                settings = _in_force()
                 facts = read_facts(settings)
                 measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
                 if as_json:

@@ -203,8 +203,6 @@ def _has_token(settings: Settings | InForce) -> bool:
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3 h`, `5 d`: two units are never mixed, and what is below 0 is 0."""
     seconds = max(0.0, seconds)
-    if seconds >= 1e12:
-        return f"{seconds:.0e} s"
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.commands.check import of_prices, paid_models
+from aitp.commands.check import of_prices
 from aitp.settings import Settings, load_settings
 from aitp.web.health import Problem, Severity
 from tests.settings.complete import COMPLETE
@@ -22,7 +22,7 @@ def settings(folder: Path, models: str = SMALL + CHAT, **environ: str) -> Settin
 
 
 def found(told: Settings) -> list[Problem]:
-    return list(of_prices(told, paid_models(told)))
+    return list(of_prices(told))
 
 
 def test_nothing_is_said_without_prices() -> None:
