@@ -40,14 +40,14 @@ SETTINGS: dict[str, Any] = {
 BACKLOG, PART = 500, 250
 SAMPLE_SECONDS = 0.25
 A_DAY = 86_400.0
-KILL_SECONDS = 2.0
+KILL_SECONDS = 1.5
 SCRAPE_SECONDS = 5.0
 FORGET_SECONDS = 5.0
 
 # A machine that has much else to do needs longer until the ledger has come to its size.
 LEAST_TASKS, LONGEST = 14_000, 5.0
 # Of the ledger most are results that are kept for duplicates: by shorter ones it comes to its size within seconds.
-SHORT_TASKS, SHORT = 5_000, {"EMBEDDING_DIMENSIONS": 64}
+SHORT_TASKS, SHORT = 3_000, {"EMBEDDING_DIMENSIONS": 64}
 
 MEGABYTE = float(1 << 20)
 BOUNDS: Mapping[str, Bound] = {

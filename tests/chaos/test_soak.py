@@ -8,8 +8,8 @@ import pytest
 
 from tests.chaos.soak import soak
 
-SECONDS = 15.0
-MOST_KILOBYTES = 1_500  # that a short soak may add to the ledger: half a kilobyte a task
+SECONDS = 8.0
+MOST_KILOBYTES = 900  # that a short soak may add to the ledger: half a kilobyte a task
 LONG = pytest.param(300.0, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
 
 
@@ -22,6 +22,6 @@ def test_at_full_speed_with_faults_nothing_grows_and_nothing_is_lost(tmp_path: P
     assert outcome.good, str(outcome)
     [ledger] = [finding for finding in outcome.findings if finding.name == "ledger, MB"]
     assert not short or ledger.growth * 1024 <= MOST_KILOBYTES, str(outcome)
-    assert outcome.kills > 5
+    assert outcome.kills >= 5
     assert outcome.days > seconds
     assert len(outcome.findings) >= 12
