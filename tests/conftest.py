@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.ollama_api import OllamaApi
@@ -25,6 +27,22 @@ for number, usual in (
 
 
 forkserver.install()
+
+
+# What one process is to test, one after the other: each browser more costs 5 s of CPU to start.
+OF_ONE_BROWSER = "tests/web/test_browser.py"
+
+
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Each test for itself, but for those. (xdist's own loadgroup marks ids in a way that pytest 9.2 does not see.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return OF_ONE_BROWSER if nodeid.startswith(OF_ONE_BROWSER) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Who tests what."""
+    return Groups(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from aitp.ledger.stats import reading
 from tests.end_to_end.running import Service
 from tests.web.browser import chromium, needs_browser
 
 
 @needs_browser
-@pytest.mark.xdist_group("browser")
 def test_who_watches_sees_the_tasks_go_by(service: Service) -> None:
     world = service.open_world()
     service.start(LOG_LEVEL="INFO")

@@ -30,7 +30,7 @@ from tests.web.serving import served, served_here
 from tests.web.test_spending import A_DAY_LONG
 from tests.web.world import WORKER, World
 
-pytestmark = [needs_browser, pytest.mark.xdist_group("browser")]  # one browser, however many processes test
+pytestmark = needs_browser
 
 CREW = {"CONCURRENCY_LIMIT": "1", "RELAY_PROCESSES": "1"}
 MOCK = CREW | {"OPENAI_API_KEY": "your_openai_api_key_here"}
@@ -334,7 +334,7 @@ def test_a_command_is_marked_whole_when_it_has_the_focus_and_stays_so(browser: B
         change(
             world, "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('e', 9, 'dead', 1, 0.5)"
         )
-        wait_until(lambda: "aitp dead retry e" in browser.text("#dead"), timeout=20)
+        wait_until(lambda: "aitp dead retry e" in browser.text("#dead"), timeout=20, every=0.2)
 
         assert browser.run("getSelection().toString()") == "aitp dead retry d"
         assert browser.run("document.activeElement.className") == "run"
@@ -394,7 +394,7 @@ def test_what_is_shown_follows_the_service(browser: Browser, world: World, tmp_p
 
         world.admit("t1", "t2", "t3")
         pause(world)
-        wait_until(lambda: browser.text("#verdict") == "Paused: nothing new is taken.", timeout=20)
+        wait_until(lambda: browser.text("#verdict") == "Paused: nothing new is taken.", timeout=20, every=0.2)
 
         assert "3" in browser.text("#figures dd")
         assert "aitp resume" in browser.text("#points")
@@ -415,7 +415,9 @@ def test_parts_that_come_or_go_bring_the_whole_page_anew(browser: Browser, world
 
         aside.rename(world.settings.rate_limit_storage_path)
 
-        wait_until(lambda: browser.text("#limits") and browser.text("#verdict") == "All is well.", timeout=20)
+        wait_until(
+            lambda: browser.text("#limits") and browser.text("#verdict") == "All is well.", timeout=20, every=0.2
+        )
 
 
 def test_a_service_that_does_not_answer_is_not_shown_as_well(browser: Browser, world: World, tmp_path: Path) -> None:
@@ -424,14 +426,14 @@ def test_a_service_that_does_not_answer_is_not_shown_as_well(browser: Browser, w
         browser.open(url)
         assert browser.text("#lost") == ""
         shown = browser.text("#now")
-    wait_until(lambda: browser.text("#lost"), timeout=20)
+    wait_until(lambda: browser.text("#lost"), timeout=20, every=0.2)
 
     assert browser.text("#lost").startswith("The service does not answer.")
     assert browser.run("document.title").startswith("No answer!")
     assert shown[:10] in browser.text("#lost")
 
     with served(tmp_path, CREW, port):
-        wait_until(lambda: not browser.text("#lost"), timeout=20)
+        wait_until(lambda: not browser.text("#lost"), timeout=20, every=0.2)
         assert browser.run("document.title").startswith("All is well.")
     assert any("ERR_CONNECTION" in line for line in browser.console())
 
@@ -443,7 +445,7 @@ def test_with_a_token_the_browser_asks_once_and_stays_live(browser: Browser, wor
         assert browser.text("#verdict") == "All is well."
 
         pause(world)
-        wait_until(lambda: browser.text("#verdict").startswith("Paused"), timeout=20)
+        wait_until(lambda: browser.text("#verdict").startswith("Paused"), timeout=20, every=0.2)
         assert "a-token-of-some-length" not in browser.run("document.documentElement.outerHTML")
 
 
