@@ -120,10 +120,7 @@ def _missing(settings: Settings) -> list[str]:
     """Those of SUPPORTED_MODELS that the Ollama server lacks."""
     from aitp.providers.ollama_models import OllamaModels
 
-    url, key = settings.ollama_base_url, settings.ollama_api_key
-    with closing(
-        OllamaModels(url, stall_seconds=settings.request_timeout, trust=settings.trust, api_key=key)
-    ) as server:
+    with closing(OllamaModels(settings, stall_seconds=settings.request_timeout)) as server:
         return server.missing(inventory.models_of_ollama(settings))
 
 

@@ -176,9 +176,7 @@ class _Round:
         """Whether all are there in the end."""
         from aitp.providers.ollama_models import OllamaModels
 
-        url, trust, key = self._settings.ollama_base_url, self._settings.trust, self._settings.ollama_api_key
-        stall_seconds = self._seconds / STALL_SHARE
-        with closing(OllamaModels(url, stall_seconds=stall_seconds, trust=trust, api_key=key)) as server:
+        with closing(OllamaModels(self._settings, stall_seconds=self._seconds / STALL_SHARE)) as server:
             try:
                 missing = server.missing(self._names)
             except RetryableError as error:

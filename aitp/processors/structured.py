@@ -100,7 +100,7 @@ class Inquiry(Generic[M]):
         return Question(self.name, self.schema or schema_of(self.output), messages)
 
     def judge(self, text: str, *, last: bool) -> tuple[M | None, list[str]]:
-        """The last object in `text` that is an `output`, and what the check says of it; None, and why there is none.
+        """The last object in `text` that is an `output`, if the check has nothing to say of it; else None, and why.
 
         `last`: it is asked no more, so that what can be salvaged is taken.
         """
@@ -112,10 +112,9 @@ class Inquiry(Generic[M]):
                 if number == 0:
                     faults = faults_in(error)[:MOST_FAULTS]
                 continue
-            faults = list(self.check(value))[:MOST_FAULTS]
-            if faults and last and (left := self.salvage(value)) is not None:
-                return left, []
-            return value, faults
+            if faults := list(self.check(value))[:MOST_FAULTS]:
+                return (self.salvage(value) if last else None), faults
+            return value, []
         return None, faults
 
 
@@ -128,8 +127,8 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
     """
     key = _key(model, inquiry.question(inquiry.data))
     for said in context.memory.get([key]).values() if context.memory is not None else ():
-        value, faults = inquiry.judge(said.decode(), last=True)
-        if value is not None and not faults:
+        value, _ = inquiry.judge(said.decode(), last=True)
+        if value is not None:
             return Structured(value, False, said.decode(), key)
     data = sent = inquiry.data
     later: list[Message] = []
@@ -151,7 +150,7 @@ def ask(provider: Provider, model: str, inquiry: Inquiry[M], context: Context) -
             tell_of_cut(model, inquiry.data["text"], data["text"], **facts)
             sent = data
         value, faults = inquiry.judge(reply.text, last=bool(later))
-        if value is not None and not faults:
+        if value is not None:
             return Structured(value, reply.mock, reply.text, key)
         if later:
             why = f"the model's answer is not usable, nor is its repair: {'; '.join(faults)}"

@@ -23,7 +23,6 @@ from aitp.settings import Settings
 from aitp.validators import Trust
 
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
-NO_OTHERS = Trust()  # than the public authorities
 CALL_MARGIN_SECONDS = 5.0  # that a call as a whole may take beyond the time-out of its single reads
 LIMITS = httpx2.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
 # The longest answer that anybody should want, its JSON escapes and a server's extra fields included; and for a vector:
@@ -109,6 +108,12 @@ def http_client(bound: BodyBound, timeout_seconds: float, trust: Trust) -> httpx
         follow_redirects=False,
         event_hooks={"response": [bound]},
     )
+
+
+def ollama_headers(settings: Settings) -> dict[str, str]:
+    """What goes with each request to Ollama."""
+    key = settings.ollama_api_key
+    return {**PLAIN, **({} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"})}
 
 
 class HttpProvider(ABC):

@@ -16,7 +16,7 @@ import httpx2
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, UselessAnswer
 from aitp.policy.routing import canonical
 from aitp.providers.base import Embeddings, Question, Reply, Usage
-from aitp.providers.client import PLAIN, HttpProvider, http_client
+from aitp.providers.client import HttpProvider, http_client, ollama_headers
 from aitp.providers.failures import OLLAMA, no_success
 from aitp.providers.request_profile import held_of, messages_of, schema_of
 from aitp.providers.vectors import vector_of
@@ -86,9 +86,7 @@ class OllamaProvider(HttpProvider):
     def _connect(self) -> httpx2.Client:
         client = http_client(self._bound, self._timeout, self._settings.trust)
         client.base_url = httpx2.URL(self._base_url)
-        client.headers.update({**PLAIN, "Content-Type": "application/json"})
-        if (key := self._settings.ollama_api_key) is not None:
-            client.headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+        client.headers.update({**ollama_headers(self._settings), "Content-Type": "application/json"})
         return client
 
 

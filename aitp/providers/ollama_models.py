@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import httpx  # what the ollama package is made of; loaded by nobody else
 import httpx2
 import ollama
-from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.routing import canonical
-from aitp.providers.client import NO_OTHERS, PLAIN, BodyBound, BoundedStream, tls_context
+from aitp.providers.client import BodyBound, BoundedStream, ollama_headers, tls_context
 from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
-from aitp.validators import Trust
+from aitp.settings import Settings
 
 TAGS_BYTES, LIST_SECONDS = 16 * 1_048_576, 30.0
 STREAM_BYTES = 256 * 1_048_576
@@ -51,29 +50,21 @@ class _Stream(BoundedStream, httpx.SyncByteStream):
 
 
 class OllamaModels:
-    """`stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds` later it is begun again."""
+    """By OLLAMA_* of the settings. `stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds`
+    later it is begun again."""
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        stall_seconds: float = 60.0,
-        pause_seconds: float = 0.5,
-        trust: Trust = NO_OTHERS,
-        api_key: SecretStr | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5) -> None:
         self._stall_seconds = stall_seconds
         self._pause_seconds = pause_seconds
         self._bound = BodyBound(OLLAMA, stream=_Stream)
-        key = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
         # Left to itself, it would follow redirects, wait for ever, and take proxies from the environment.
         self._client = ollama.Client(
-            base_url,
+            settings.ollama_base_url,
             follow_redirects=False,
             timeout=stall_seconds,
-            headers={**PLAIN, **key},
-            verify=tls_context(trust),
-            trust_env=trust.from_environment,
+            headers=ollama_headers(settings),
+            verify=tls_context(settings.trust),
+            trust_env=settings.trust.from_environment,
             event_hooks={"response": [self._bound]},
         )
 

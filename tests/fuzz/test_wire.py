@@ -23,6 +23,7 @@ from aitp.tasks import TaskStatus
 from tests.fuzz.cases import cases, likely, values
 from tests.knowledge.desk import settings_for as knowledge_settings
 from tests.providers.embeddings import provider_at as openai_at
+from tests.providers.embeddings import settings
 from tests.providers.ollama_answers import provider_at as ollama_at
 from tests.providers.scripted import ScriptedServer, raw, scripted
 from tests.taskapi.desk import settings_for
@@ -165,7 +166,9 @@ streams = lines.map(lambda told: b"\n".join(json.dumps(line).encode() for line i
 @given(answer=st.one_of(st.builds(framed, streams, statuses, headers, st.just(0)), answers({"models": [{"model": 1}]})),
        pull=st.booleans())  # fmt: skip
 def test_pulls_of_models(server: ScriptedServer, answer: bytes, pull: bool) -> None:
-    models = OllamaModels(f"http://127.0.0.1:{server.port}", stall_seconds=2.0, pause_seconds=0.0)
+    models = OllamaModels(
+        settings(ollama_base_url=f"http://127.0.0.1:{server.port}"), stall_seconds=2.0, pause_seconds=0.0
+    )
     told: list[object] = []
     attempt(server, answer, lambda: models.pull("m", told.append) if pull else models.missing(["m"]))
     models.close()

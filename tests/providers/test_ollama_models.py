@@ -12,6 +12,7 @@ import pytest
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
 from aitp.errors import CredentialsRefused, NonRetryableError, ServiceFault
 from aitp.providers.ollama_models import TRIES, OllamaModels, Progress, PullBroken
+from tests.providers.embeddings import settings
 from tests.providers.scripted import Answer, raw, reply, scripted, trickle
 
 NOMIC = "nomic-embed-text"
@@ -19,7 +20,9 @@ QWEN = "dengcao/Qwen3-Embedding-0.6B:Q8_0"
 
 
 def models_at(url: str, stall_seconds: float = 5.0) -> OllamaModels:
-    return OllamaModels(url.removesuffix("/v1"), stall_seconds=stall_seconds, pause_seconds=0.01)
+    return OllamaModels(
+        settings(ollama_base_url=url.removesuffix("/v1")), stall_seconds=stall_seconds, pause_seconds=0.01
+    )
 
 
 def stream(*lines: object, ended: bool = True) -> Answer:

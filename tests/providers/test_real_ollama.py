@@ -29,6 +29,7 @@ from aitp.providers import Message, Question
 from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import OllamaModels, Progress
 from tests.processors.models import context
+from tests.providers.embeddings import settings
 from tests.providers.model_registry import ModelRegistry
 from tests.providers.ollama_answers import provider_at
 from tests.providers.real_ollama import CHAT, EMBED, RealOllama, real_ollama
@@ -217,7 +218,7 @@ def registry(server: RealOllama, authority: Authority) -> Iterator[tuple[ModelRe
 
 def test_a_model_is_pulled_and_answers(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     name = f"{registry[1]}/library/small"
-    models = OllamaModels(server.url)
+    models = OllamaModels(settings(ollama_base_url=server.url))
     assert models.missing([name, EMBED, f"{EMBED}:other"]) == [name, f"{EMBED}:other"]
     told: list[Progress] = []
     models.pull(name, told.append)
@@ -231,18 +232,18 @@ def test_a_model_is_pulled_and_answers(server: RealOllama, registry: tuple[Model
 
 def test_a_model_that_the_registry_lacks_is_given_up(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     with pytest.raises(NonRetryableError, match=r"file does not exist; look at SUPPORTED_MODELS"):
-        OllamaModels(server.url).pull(f"{registry[1]}/library/nowhere", lambda progress: None)
+        OllamaModels(settings(ollama_base_url=server.url)).pull(f"{registry[1]}/library/nowhere", lambda progress: None)
 
 
 def test_a_name_that_is_none_is_given_up(server: RealOllama) -> None:
     with pytest.raises(NonRetryableError, match="SUPPORTED_MODELS"):
-        OllamaModels(server.url).pull("no:such:name", lambda progress: None)
+        OllamaModels(settings(ollama_base_url=server.url)).pull("no:such:name", lambda progress: None)
 
 
 def test_a_blob_that_breaks_off_is_gone_on_with(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     found, place = registry
     found.cuts = 1
-    models = OllamaModels(server.url)
+    models = OllamaModels(settings(ollama_base_url=server.url))
     models.pull(f"{place}/library/torn", lambda progress: None)
 
     assert models.missing([f"{place}/library/torn"]) == []
@@ -253,7 +254,7 @@ def test_a_pull_that_we_hang_up_on_goes_on_from_there(server: RealOllama, regist
     found, place = registry
     name = f"{place}/library/slow"
     found.piece_seconds = 0.1
-    first = OllamaModels(server.url)
+    first = OllamaModels(settings(ollama_base_url=server.url))
 
     def interrupt(progress: Progress) -> None:
         if progress.completed > 20_000:
@@ -264,7 +265,7 @@ def test_a_pull_that_we_hang_up_on_goes_on_from_there(server: RealOllama, regist
     first.close()
     found.piece_seconds = 0.0
     told: list[Progress] = []
-    OllamaModels(server.url).pull(name, told.append)
+    OllamaModels(settings(ollama_base_url=server.url)).pull(name, told.append)
 
     assert told[-1].status == "success"
     assert max(found.ranges) > 10_000

@@ -98,7 +98,7 @@ def embed_by(provider: str) -> Callable[[Settings], None]:
 
 
 def list_models(settings: Settings) -> None:
-    models = OllamaModels(settings.ollama_base_url, trust=settings.trust)
+    models = OllamaModels(settings)
     models.missing([MODEL])
     models.close()
 
