@@ -26,7 +26,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from aitp.ledger import Claim, ClaimOptions, Idle, Ledger, LedgerConfig, Poll, PollOptions, Report, prepare
+from aitp.ledger.claims import Claim, ClaimOptions, Idle
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.outcomes import Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import Ending, Fleet, NewTask, Outcome, Place, QueueKey

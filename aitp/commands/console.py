@@ -33,8 +33,9 @@ from aitp.web.health import duration, of_master, read_facts
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from aitp.ledger import DeadLetter, Ledger
     from aitp.ledger.hosts import Host
+    from aitp.ledger.ledger import Ledger
+    from aitp.ledger.outbox import DeadLetter
     from aitp.settings import Settings
 
 WIDE = 1_000  # columns, where there is no terminal to tell
@@ -116,7 +117,8 @@ MEANINGS = {
 
 def _open_ledger(settings: Settings) -> closing[Ledger]:
     """The ledger, to change something in it. Raises LedgerError if there is none, or one of another version."""
-    from aitp.ledger import Ledger, LedgerConfig
+    from aitp.ledger.ledger import Ledger
+    from aitp.ledger.queue import LedgerConfig
 
     snapshot(settings.ledger)  # says so clearly, and makes none
     return closing(Ledger.open(settings.ledger, LedgerConfig.of(settings)))

@@ -31,7 +31,8 @@ from requests.structures import CaseInsensitiveDict
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
 from aitp.knowledge import MOST_LINKS, Entity, Knowledge, Standing
-from aitp.ledger import BreakerChange, Ledger
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.ledger import Ledger
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.tasks import Service

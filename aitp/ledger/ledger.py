@@ -8,54 +8,24 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
-from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, Services, forget_bugs
+from aitp.ledger.breakers import Breakers, Services, forget_bugs
 from aitp.ledger.budgets import Budgets
 from aitp.ledger.cache import Cache
-from aitp.ledger.claims import Claim, ClaimOptions, Claims, Idle, IdleReason
+from aitp.ledger.claims import Claims
 from aitp.ledger.clock import Clock
-from aitp.ledger.duplicates import Duplicates, Reused, forget_answers
-from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Database, Fleet, Place, migrate, open_database
-from aitp.ledger.evidence import Failure
-from aitp.ledger.inbox import Admitted, Inbox, Malformed, NotYet, Poll, PollOptions
+from aitp.ledger.duplicates import Duplicates, forget_answers
+from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Place, migrate, open_database
+from aitp.ledger.inbox import Inbox
 from aitp.ledger.limits import Limits
 from aitp.ledger.locks import SlotLocks
-from aitp.ledger.outbox import DeadLetter, DeadLetters, Delivery, DeliveryOutcome, Fault, Nothing, Outbox
-from aitp.ledger.outcomes import Cause, Report, Settled
+from aitp.ledger.outbox import DeadLetters, Outbox
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import publish_setups
 
 if TYPE_CHECKING:
     from aitp.ledger.hosts import Hosts
-
-__all__ = [
-    "DISK_RESERVE_BYTES",
-    "Admitted",
-    "BreakerChange",
-    "Cause",
-    "Claim",
-    "ClaimOptions",
-    "Cooldown",
-    "DeadLetter",
-    "Delivery",
-    "DeliveryOutcome",
-    "Failure",
-    "Fault",
-    "Idle",
-    "IdleReason",
-    "Ledger",
-    "LedgerConfig",
-    "Malformed",
-    "NotYet",
-    "Nothing",
-    "Poll",
-    "PollOptions",
-    "Report",
-    "Reused",
-    "Settled",
-    "SlotLocks",
-    "prepare",
-]
 
 
 class Ledger:

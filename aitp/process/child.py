@@ -22,8 +22,9 @@ from types import FrameType
 from typing import NoReturn
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause, SlotLocks
 from aitp.ledger.engine import lock_file
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
 from aitp.process.scoreboard import LAST_SLOT, MASTER, Notifier, Record, Role, Scoreboard, State, name_process, role_of
 from aitp.settings import Settings, withhold

@@ -13,7 +13,7 @@ from functools import cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, get_args
 
-from aitp.ledger import ClaimOptions
+from aitp.ledger.claims import ClaimOptions
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Route, canonical

@@ -21,8 +21,9 @@ from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
-from aitp.ledger import Cause, SlotLocks
 from aitp.ledger.engine import lock_file
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, wait_for_signal

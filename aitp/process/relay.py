@@ -23,20 +23,12 @@ from typing import Any
 import orjson
 
 from aitp import errors
-from aitp.ledger import (
-    BreakerChange,
-    Delivery,
-    DeliveryOutcome,
-    Fault,
-    IdleReason,
-    Ledger,
-    Malformed,
-    Nothing,
-    NotYet,
-    Poll,
-    PollOptions,
-)
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import fingerprint
+from aitp.ledger.inbox import Malformed, NotYet, Poll, PollOptions
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.outbox import Delivery, DeliveryOutcome, Fault, Nothing
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.evidence import is_refused_for_good

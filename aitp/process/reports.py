@@ -13,20 +13,12 @@ import time
 from collections.abc import Iterable, Sequence
 
 from aitp import errors
-from aitp.ledger import (
-    DISK_RESERVE_BYTES,
-    BreakerChange,
-    Claim,
-    Cooldown,
-    Failure,
-    Idle,
-    IdleReason,
-    Report,
-    Reused,
-    Settled,
-)
-from aitp.ledger.engine import HOST_SLOTS, Place
-from aitp.ledger.evidence import SETTINGS
+from aitp.ledger.breakers import BreakerChange, Cooldown
+from aitp.ledger.claims import Claim, Idle, IdleReason
+from aitp.ledger.duplicates import Reused
+from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Place
+from aitp.ledger.evidence import SETTINGS, Failure
+from aitp.ledger.outcomes import Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import Metrics
 from aitp.policy.costs import amount

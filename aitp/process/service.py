@@ -20,8 +20,11 @@ from pydantic import SecretStr
 
 from aitp import release
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Idle, Ledger, LedgerConfig, prepare
+from aitp.ledger.claims import Idle
 from aitp.ledger.engine import engine_of
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.logs import conceal, get_logger
 from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
 from aitp.policy.costs import ALL_OTHERS

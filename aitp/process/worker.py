@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aitp.errors import AitpError, LedgerError, ModelGone, NonRetryableError, NoRoom
 from aitp.knowledge.wikidata import Wikidata
-from aitp.ledger import BreakerChange, Claim, Idle, Ledger, Report, Settled
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.claims import Claim, Idle
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.outcomes import Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
 from aitp.policy.costs import NANO, NOTHING, Bill, Prices

@@ -31,7 +31,9 @@ from click import BadParameter
 from aitp import errors
 from aitp.knowledge import Knowledge
 from aitp.knowledge.wikidata import Wikidata
-from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.logs import conceal, configure, get_logger
 from aitp.policy.routing import canonical
 from aitp.processors import PROCESSORS, Context

@@ -13,8 +13,7 @@ import apsw
 import orjson
 
 from aitp.demo.faults import FaultKind
-from aitp.ledger import SlotLocks
-from aitp.ledger.locks import QUEUE_BYTE
+from aitp.ledger.locks import QUEUE_BYTE, SlotLocks
 from aitp.process.scoreboard import LAST_SLOT
 from tests.chaos.record import Buy, Fate, Patch, Record, Sent
 from tests.chaos.schedule import Schedule

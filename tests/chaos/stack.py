@@ -116,10 +116,10 @@ def _ids(arguments: Sequence[Any]) -> dict[str, Any]:
 
 def install() -> None:
     """Wrap the steps. In the master, before it forks."""
-    from aitp.ledger import Claim, Poll, sqlite
+    from aitp.ledger import sqlite
     from aitp.ledger.breakers import Breakers
-    from aitp.ledger.claims import Claims
-    from aitp.ledger.inbox import Inbox
+    from aitp.ledger.claims import Claim, Claims
+    from aitp.ledger.inbox import Inbox, Poll
     from aitp.ledger.limits import Limits
     from aitp.ledger.outbox import Nothing, Outbox
     from aitp.ledger.sqlite import SQLiteDatabase

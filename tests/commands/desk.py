@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from aitp.ledger import DeliveryOutcome
+from aitp.ledger.outbox import DeliveryOutcome
 from tests.ledger.world import World
 from tests.packaging.test_command import aitp
 from tests.settings.complete import COMPLETE

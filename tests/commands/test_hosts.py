@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from aitp.ledger import Ledger, LedgerConfig, SlotLocks
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Fleet
 from tests.commands.desk import Desk
 from tests.commands.test_shell import complete

@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions
 from aitp.ledger.engine import migrate
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.process.relay import read_document
 from aitp.process.scoreboard import Role, State

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import DISK_RESERVE_BYTES
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from tests.end_to_end.running import Service
 
 DISK_MEGABYTES = 160  # above the reserve that the ledger keeps free

@@ -6,7 +6,9 @@ import json
 
 from aitp.demo.faults import Fault
 from aitp.demo.openai_api import BAD_MARKER
-from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import NewTask, QueueKey
 from tests.end_to_end.running import Service
 from tests.services import a_task

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.commands.cli import main
-from aitp.ledger import DeliveryOutcome
+from aitp.ledger.outbox import DeliveryOutcome
 from aitp.tasks import QueueKey
 from tests.fuzz.cases import cases, texts
 from tests.ledger.world import World, make_template

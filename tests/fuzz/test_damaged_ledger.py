@@ -11,8 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
+from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.maintenance import Allowance, back_up, check, recover
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived

@@ -9,7 +9,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import Malformed
+from aitp.ledger.inbox import Malformed
 from aitp.ledger.maintenance import check
 from aitp.process.relay import TASK_ID, read_document
 from aitp.taskapi.pages import ArraySplitter, NotAnArray

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.knowledge.wikidata import Wikidata
-from aitp.ledger import BreakerChange, Ledger, LedgerConfig, prepare
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.settings import Settings, load_settings
 from tests.ledger.world import file_of

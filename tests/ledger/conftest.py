@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from aitp.ledger import LedgerConfig
 from aitp.ledger.engine import Fleet, Place
+from aitp.ledger.queue import LedgerConfig
 from tests.ledger.world import World, make_template, prepared
 from tests.services.postgres import PostgreSQL, postgres_server
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import apsw
 
-from aitp.ledger import DeliveryOutcome, LedgerConfig
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.queue import LedgerConfig
 from tests.ledger.world import RELAY, WORKER, Clock, World, terms
 
 PAGE = 4_096

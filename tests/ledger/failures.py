@@ -6,12 +6,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from aitp.ledger import (
-    Claim,
-    Failure,
-    Report,
-    Settled,
-)
+from aitp.ledger.claims import Claim
+from aitp.ledger.evidence import Failure
+from aitp.ledger.outcomes import Report, Settled
 from aitp.tasks import Culprit, Ending, Outcome
 from tests.ledger.world import (
     OTHER_WORKER,

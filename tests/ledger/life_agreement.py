@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from aitp.ledger import Poll
+from aitp.ledger.inbox import Poll
 from aitp.ledger.limits import use_of_limits
 from tests.ledger.life_model import TEXTS, Listed, Model, result_of
 from tests.ledger.world import World

@@ -12,10 +12,12 @@ import psycopg
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Ledger, LedgerConfig, SlotLocks
 from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Place
 from aitp.ledger.hosts import holders
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.locks import SlotLocks
 from aitp.ledger.postgresql import PostgreSQLDatabase
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.sqlite import SQLiteDatabase
 from tests.ledger.world import World, middle
 from tests.waiting import wait_until

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from aitp.ledger import Cause, LedgerConfig
 from aitp.ledger.clock import TOLERANCE_SECONDS
 from aitp.ledger.outbox import LISTING_LAG_SECONDS
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Culprit, Ending, Period
 from tests.ledger.world import Clock

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Ledger, LedgerConfig
+from aitp.ledger.ledger import Ledger
 from aitp.ledger.maintenance import back_up, check
+from aitp.ledger.queue import LedgerConfig
 from tests.ledger.damage import closed, lived, overwrite, pages_of
 from tests.ledger.processes import Process
 from tests.ledger.world import WORKER, World, terms

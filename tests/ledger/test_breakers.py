@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, LedgerConfig
 from aitp.ledger.breakers import BreakerChange, Breakers
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Health
 from tests.ledger.world import START, WORKER, World
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, Claim, ClaimOptions, IdleReason, Settled
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
+from aitp.ledger.claims import Claim, ClaimOptions, IdleReason
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Price, Pricing, estimate
 from aitp.policy.routing import Route
 from aitp.tasks import Ending, Period

@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import Cause, Claim, IdleReason
 from aitp.ledger.budgets import use_of_budgets
+from aitp.ledger.claims import Claim, IdleReason
 from aitp.ledger.engine import Place
+from aitp.ledger.outcomes import Cause
 from aitp.policy.costs import Bill, Price, Pricing
 from aitp.policy.windows import fixed_window
 from aitp.tasks import Ending, Health, Period

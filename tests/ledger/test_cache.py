@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from aitp.ledger import Ledger
 from aitp.ledger.cache import MOST_BYTES, Cache
+from aitp.ledger.ledger import Ledger
 from tests.ledger.processes import Process
 from tests.ledger.world import Clock, World
 

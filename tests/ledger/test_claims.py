@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
-from aitp.ledger import Claim, ClaimOptions, Cooldown, Idle, IdleReason, Report
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.outcomes import Report
 from aitp.policy.routing import Availability, Route, Why
 from aitp.tasks import Ending, Health, Outcome, QueueKey
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms

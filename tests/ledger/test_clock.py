@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import Cooldown, IdleReason, Report
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.clock import FOLLOWING, STAYING, TOLERANCE_SECONDS, MachineClock
+from aitp.ledger.outcomes import Report
 from aitp.tasks import Ending, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.life_hands import Hands

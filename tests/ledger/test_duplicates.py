@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Admitted, Cause, Claim, DeliveryOutcome, IdleReason, LedgerConfig, Reused, prepare
-from aitp.ledger.duplicates import fingerprint
+from aitp.ledger.claims import Claim, IdleReason
+from aitp.ledger.duplicates import Reused, fingerprint
+from aitp.ledger.inbox import Admitted
+from aitp.ledger.ledger import prepare
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending, Health, NewTask, QueueKey
 from tests.ledger.conftest import Create
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, terms

@@ -6,15 +6,11 @@ import dataclasses
 
 import pytest
 
-from aitp.ledger import (
-    Cause,
-    Cooldown,
-    Failure,
-    Idle,
-    IdleReason,
-    LedgerConfig,
-    Report,
-)
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.claims import Idle, IdleReason
+from aitp.ledger.evidence import Failure
+from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
 from tests.ledger.conftest import Create

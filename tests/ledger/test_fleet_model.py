@@ -21,8 +21,12 @@ from hypothesis.stateful import invariant, precondition, rule, run_state_machine
 from pydantic import SecretStr
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, DeliveryOutcome, Ledger, Poll, Settled, postgresql
+from aitp.ledger import postgresql
 from aitp.ledger.engine import Fleet, Row
+from aitp.ledger.inbox import Poll
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.ledger.session import connect
 from aitp.tasks import Ending
 from tests.fuzz.cases import LONG

@@ -13,9 +13,13 @@ import pytest
 from pydantic import SecretStr
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, DeliveryOutcome, Fault, Ledger, Settled, SlotLocks, postgresql
+from aitp.ledger import postgresql
 from aitp.ledger.engine import HOST_SLOTS, Fleet
 from aitp.ledger.hosts import Hosts
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.locks import SlotLocks
+from aitp.ledger.outbox import DeliveryOutcome, Fault
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.tasks import Ending, Health
 from tests.ledger.processes import Gate, Process
 from tests.ledger.world import RELAY, WORKER, World, ids, prepared, report, terms

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.ledger import DeliveryOutcome, LedgerConfig, Malformed, Poll
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Place
+from aitp.ledger.inbox import Malformed, Poll
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.queue import LedgerConfig
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.tasks import Ending, NewTask, QueueKey
 from tests.ledger.conftest import Create

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import prepare
+from aitp.ledger.ledger import prepare
 from aitp.ledger.maintenance import back_up, check, recover
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, FINISHED, PAGE, READY, closed, lived, overwrite, pages_of

@@ -20,21 +20,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from aitp.ledger import (
-    Cause,
-    Claim,
-    Delivery,
-    DeliveryOutcome,
-    Failure,
-    IdleReason,
-    Ledger,
-    Nothing,
-    NotYet,
-    Report,
-    Settled,
-    prepare,
-)
+from aitp.ledger.claims import Claim, IdleReason
 from aitp.ledger.engine import HOST_SLOTS, Place
+from aitp.ledger.evidence import Failure
+from aitp.ledger.inbox import NotYet
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.outbox import Delivery, DeliveryOutcome, Nothing
+from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement

@@ -6,9 +6,11 @@ import os
 
 import pytest
 
-from aitp.ledger import Cause, IdleReason, LedgerConfig
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.clock import TOLERANCE_SECONDS
 from aitp.ledger.limits import use_of_limits
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending, Period
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, report, terms

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, Claim, Idle, IdleReason
+from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.engine import Connection, Database, Place
 from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
+from aitp.ledger.outcomes import Cause
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG

@@ -10,8 +10,13 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause, DeliveryOutcome, Failure, Ledger, LedgerConfig, Malformed, Report, prepare
+from aitp.ledger.evidence import Failure
+from aitp.ledger.inbox import Malformed
+from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.maintenance import check
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, VERSION
 from aitp.ledger.stats import snapshot
 from aitp.policy.costs import Bill, Price, Pricing

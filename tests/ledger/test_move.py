@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from aitp.errors import LedgerError
 from aitp.ledger import move as moving
-from aitp.ledger import prepare, session, sqlite
+from aitp.ledger import session, sqlite
 from aitp.ledger.engine import Fleet, Row, open_database
+from aitp.ledger.ledger import prepare
 from aitp.ledger.locks import MASTER_SLOT, SlotLocks
 from aitp.ledger.maintenance import check
 from aitp.ledger.move import STAYING, move

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import (
-    BreakerChange,
-    Cause,
-    DeadLetter,
-    Delivery,
-    DeliveryOutcome,
-    Fault,
-    IdleReason,
-    LedgerConfig,
-    Nothing,
-    NotYet,
-    Poll,
-)
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.claims import IdleReason
+from aitp.ledger.inbox import NotYet, Poll
+from aitp.ledger.outbox import DeadLetter, Delivery, DeliveryOutcome, Fault, Nothing
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending, Health, TaskStatus
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names

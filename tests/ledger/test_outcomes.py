@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, Cooldown, IdleReason, Report
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.claims import IdleReason
+from aitp.ledger.outcomes import Cause, Report
 from aitp.tasks import Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, SMALL, START, WORKER, World, ids, report, terms

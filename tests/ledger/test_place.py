@@ -12,9 +12,10 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError, MisplacedLedger
-from aitp.ledger import Ledger, LedgerConfig, prepare
+from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import back_up, check, recover
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.sqlite import NO_TABLE, version_of
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import closed, copy_of, lived

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, DeliveryOutcome, Failure, Fault, LedgerConfig, Report
 from aitp.ledger.engine import Fleet
+from aitp.ledger.evidence import Failure
+from aitp.ledger.outbox import DeliveryOutcome, Fault
+from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.session import numbered
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create

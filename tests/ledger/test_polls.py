@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger import Cause, DeliveryOutcome, Fault, IdleReason, LedgerConfig, NotYet, Poll
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.engine import DISK_RESERVE_BYTES
+from aitp.ledger.inbox import NotYet, Poll
+from aitp.ledger.outbox import DeliveryOutcome, Fault
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending, Health, NewTask
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names, terms

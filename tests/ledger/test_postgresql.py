@@ -18,9 +18,14 @@ import pytest
 from pydantic import SecretStr
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause, DeliveryOutcome, Idle, IdleReason, Ledger, NotYet, SlotLocks, prepare
+from aitp.ledger.claims import Idle, IdleReason
 from aitp.ledger.engine import Fleet
+from aitp.ledger.inbox import NotYet
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import check
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.postgresql import QUEUE, look_over
 from aitp.ledger.queue import next_sequence
 from aitp.ledger.schema import MIGRATIONS, VERSION, translated

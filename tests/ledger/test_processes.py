@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Cause, Claim, Failure, Idle, IdleReason, LedgerConfig, Poll, Report
+from aitp.ledger.claims import Claim, Idle, IdleReason
+from aitp.ledger.evidence import Failure
+from aitp.ledger.inbox import Poll
+from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.processes import Gate, Process

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cause, DeliveryOutcome, Fault, Report
+from aitp.ledger.outbox import DeliveryOutcome, Fault
+from aitp.ledger.outcomes import Cause, Report
 from aitp.ledger.stats import (
     DEAD_LISTED,
     ERRORS_KEPT,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import IdleReason, prepare
+from aitp.ledger.claims import IdleReason
+from aitp.ledger.ledger import prepare
 from aitp.ledger.limits import ALL_SENT, day_of, stand_ins_sent
 from aitp.ledger.maintenance import Allowance, Recovery, check, recover
 from aitp.policy.costs import Price, Pricing

@@ -11,8 +11,10 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import DeliveryOutcome, Ledger, LedgerConfig, prepare
+from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.maintenance import KEPT, back_up, check, recover
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.stats import snapshot
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from aitp.ledger import Cause, IdleReason, LedgerConfig
+from aitp.ledger.claims import IdleReason
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, WORKER, World, ids

@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import (
-    Cause,
-    Settled,
-)
 from aitp.ledger.evidence import FUTILE_SECONDS, GUESS_SECONDS
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.tasks import Culprit, Ending
 from tests.ledger.failures import (

@@ -7,7 +7,10 @@ import os
 import pytest
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.ledger import BreakerChange, Cause, Ledger, LedgerConfig
+from aitp.ledger.breakers import BreakerChange
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.outcomes import Cause
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import snapshot
 from tests.ledger.conftest import Create
 from tests.ledger.world import Clock, World

@@ -12,7 +12,10 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import IdleReason, Ledger, LedgerConfig, Report, prepare
+from aitp.ledger.claims import IdleReason
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.outcomes import Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import (
     CHECKPOINT_PAGES,

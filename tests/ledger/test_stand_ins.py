@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ModelGone, NonRetryableError, ServiceFault, UselessAnswer
-from aitp.ledger import Cause, Claim, ClaimOptions, Idle, IdleReason, Settled
+from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
+from aitp.ledger.outcomes import Cause, Settled
 from aitp.policy.routing import USED_UP, Mode, Routing, Rules
 from aitp.process import reports
 from aitp.tasks import Ending, QueueKey

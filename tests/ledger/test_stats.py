@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import Cooldown, DeliveryOutcome, Failure, Report
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.evidence import Failure
 from aitp.ledger.limits import LimitUse
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.outcomes import Report
 from aitp.ledger.sqlite import version_of
 from aitp.ledger.stats import (
     BreakerView,

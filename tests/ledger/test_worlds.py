@@ -7,17 +7,11 @@ import dataclasses
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import (
-    Cause,
-    Claim,
-    ClaimOptions,
-    Cooldown,
-    Idle,
-    IdleReason,
-    Report,
-    prepare,
-)
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.evidence import RETURN_SECONDS
+from aitp.ledger.ledger import prepare
+from aitp.ledger.outcomes import Cause, Report
 from aitp.ledger.worlds import MOST_WORLDS, prune_worlds
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey

@@ -14,29 +14,18 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 
-from aitp.ledger import (
-    Admitted,
-    Claim,
-    ClaimOptions,
-    Delivery,
-    DeliveryOutcome,
-    Failure,
-    Idle,
-    IdleReason,
-    Ledger,
-    LedgerConfig,
-    Malformed,
-    Poll,
-    PollOptions,
-    Report,
-    Settled,
-    SlotLocks,
-    prepare,
-)
+from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.duplicates import fingerprint
 from aitp.ledger.engine import Database, Fleet, Place
+from aitp.ledger.evidence import Failure
+from aitp.ledger.inbox import Admitted, Malformed, Poll, PollOptions
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import check
+from aitp.ledger.outbox import Delivery, DeliveryOutcome
+from aitp.ledger.outcomes import Report, Settled
 from aitp.ledger.postgresql import PostgreSQLDatabase
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.sqlite import SQLiteDatabase
 from aitp.policy.costs import Pricing
 from aitp.policy.routing import Route

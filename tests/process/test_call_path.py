@@ -10,7 +10,8 @@ import httpx2
 import openai
 import pytest
 
-from aitp.ledger import Claim, prepare
+from aitp.ledger.claims import Claim
+from aitp.ledger.ledger import prepare
 from aitp.metrics import Metrics
 from aitp.process.worker import Worker, worker_for
 from aitp.tasks import QueueKey

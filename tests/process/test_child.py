@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import SlotLocks
+from aitp.ledger.locks import SlotLocks
 from aitp.process.child import Child, Inherited, Timings
 from aitp.process.scoreboard import Notifier, Record, Scoreboard, State
 from aitp.settings import Settings, load_settings

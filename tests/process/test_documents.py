@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aitp.ledger import Malformed
+from aitp.ledger.inbox import Malformed
 from aitp.process.relay import read_document
 from aitp.processors import PROCESSORS
 from aitp.settings import load_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
-from aitp.ledger import SlotLocks
+from aitp.ledger.locks import SlotLocks
 from aitp.process import once
 from aitp.process.scoreboard import MASTER
 from tests.process.forks import in_child

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Cause, Claim, Report, Settled, prepare
+from aitp.ledger.claims import Claim
+from aitp.ledger.ledger import prepare
+from aitp.ledger.outcomes import Cause, Report, Settled
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers

@@ -11,7 +11,9 @@ import pytest
 from aitp.demo.authorization import AuthorizationServer
 from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
-from aitp.ledger import Claim, Ledger, LedgerConfig, prepare
+from aitp.ledger.claims import Claim
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process.relay import Relay
 from aitp.taskapi import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp import logs
-from aitp.ledger import IdleReason
+from aitp.ledger.claims import IdleReason
 from aitp.process.reports import IntakeWatch
 
 STOPS, GOES_ON = "warning", "info"

@@ -12,7 +12,9 @@ import pytest
 
 from aitp import logs
 from aitp.demo.openai_api import OpenAIApi
-from aitp.ledger import Ledger, LedgerConfig, Poll, PollOptions, prepare
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import QueueInUse
 from aitp.process.models import Look, asked_of_openai, look_after_models, retiring
 from aitp.providers.inventory import Inventory, Retirement, read_inventory, shutdowns_in, write_inventory

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger import Cause
+from aitp.ledger.outcomes import Cause
 from aitp.process.child import Child, Inherited, Roles, Timings
 from aitp.process.master import run_master
 from aitp.process.scoreboard import Role

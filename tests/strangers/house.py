@@ -19,7 +19,9 @@ from typing import Any, cast
 
 import orjson
 
-from aitp.ledger import Claim, DeliveryOutcome, Idle, LedgerConfig
+from aitp.ledger.claims import Claim, Idle
+from aitp.ledger.outbox import DeliveryOutcome
+from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.metrics import Metrics
 from aitp.process.child import Child

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from aitp.ledger import IdleReason
+from aitp.ledger.claims import IdleReason
 from aitp.ledger.evidence import FUTILE_SECONDS
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.providers import client, failures

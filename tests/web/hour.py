@@ -12,9 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from zoneinfo import ZoneInfo
 
-from aitp.ledger import Claim, ClaimOptions, DeliveryOutcome, Failure, Fault, Ledger, LedgerConfig, PollOptions, Report
 from aitp.ledger.budgets import spend
-from aitp.ledger.inbox import Poll
+from aitp.ledger.claims import Claim, ClaimOptions
+from aitp.ledger.evidence import Failure
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger
+from aitp.ledger.outbox import DeliveryOutcome, Fault
+from aitp.ledger.outcomes import Report
+from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import CallStatus, known_models, open_metrics
 from aitp.policy.costs import NANO, Bill, Pricing
 from aitp.policy.routing import Route

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aitp import __version__, logs
-from aitp.ledger import Failure, Report
+from aitp.ledger.evidence import Failure
+from aitp.ledger.outcomes import Report
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web.app import Application

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger import Failure, Report
+from aitp.ledger.evidence import Failure
 from aitp.ledger.hosts import Host
+from aitp.ledger.outcomes import Report
 from aitp.ledger.stats import snapshot
 from aitp.metrics import known_models, open_metrics
 from aitp.policy.costs import NANO

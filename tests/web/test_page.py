@@ -14,9 +14,9 @@ import certifi
 import pytest
 
 from aitp import logs
-from aitp.ledger import Report
 from aitp.ledger.hosts import Host
 from aitp.ledger.limits import LimitUse
+from aitp.ledger.outcomes import Report
 from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import Record, State

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aitp.ledger import Cooldown, Report
+from aitp.ledger.breakers import Cooldown
+from aitp.ledger.outcomes import Report
 from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, Family, open_metrics, prepare_directory, reading
 from aitp.process.scoreboard import State
 from aitp.tasks import Ending, Outcome, TaskStatus

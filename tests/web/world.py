@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aitp.ledger import Claim, ClaimOptions, Ledger, LedgerConfig, Poll, PollOptions, prepare
+from aitp.ledger.claims import Claim, ClaimOptions
+from aitp.ledger.inbox import Poll, PollOptions
+from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import prepare_directory
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, Scoreboard, State
