@@ -131,14 +131,16 @@ def finish(response: requests.Response) -> tuple[bytes, NoAnswer | None]:
     return body, cut
 
 
-def ask(url: str, seconds: float, trust: Trust, headers: Mapping[str, str]) -> tuple[requests.Response, bytes]:
-    """One GET over a connection of its own: the answer, and its whole body. Raises NoAnswer; `seconds` bound each read,
-    and the body.
+def ask(
+    url: str, seconds: float, trust: Trust, headers: Mapping[str, str], form: bytes | None = None
+) -> tuple[requests.Response, bytes]:
+    """One GET, or POST of a `form`, over a connection of its own: the answer, and its whole body. Raises NoAnswer;
+    `seconds` bound each read, and the body.
     """
     wire = Wire(url, seconds, trust)
     try:
         sent = {"User-Agent": USER_AGENT, "Connection": "close", **headers}
-        answer = wire.send("GET", url, CaseInsensitiveDict(sent))
+        answer = wire.send("GET" if form is None else "POST", url, CaseInsensitiveDict(sent), form)
         return answer, whole_body(answer, ANSWER_BYTES, seconds)
     finally:
         wire.close()

@@ -39,7 +39,7 @@ from aitp.processors.base import registered
 from aitp.providers import warm_up
 from aitp.providers.base import plugin_builders, routing_of
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
-from aitp.taskapi import connect
+from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import Fleet, Service
 from aitp.validators import password_in
 
@@ -184,7 +184,8 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     ledger, metrics = _open(child, settings, cause)
     # The one before may have died between bringing tasks and telling: nobody else would, and all would sleep on.
     child.wake_workers()
-    relay = Relay(child, ledger, connect(settings, metrics), metrics, settings)
+    api = TaskApi(settings, Tokens(settings, metrics.auth), metrics.api_request)
+    relay = Relay(child, ledger, api, metrics, settings)
     fleet = FleetWatch(child, ledger, ledger.hosts, settings) if ledger.hosts else None
 
     def step() -> float | None:

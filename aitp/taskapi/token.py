@@ -12,7 +12,6 @@ secret or the server's own text. Called by the client and by `aitp check`.
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import math
 import os
@@ -24,14 +23,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus
 
 import orjson
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.http import USER_AGENT, NoAnswer, Wire, json_object, whole_body
+from aitp.hardening import replace_file
+from aitp.http import NoAnswer, ask, json_object
 from aitp.policy.retry import pause_seconds
 from aitp.tasks import Service
 
@@ -52,7 +51,6 @@ REFUSED_AGAIN = (
 OAUTH = Service.OAUTH.value
 DEFAULT_LIFETIME_SECONDS = 300.0  # where the server does not say (RFC 6749 §5.1: expires_in is only recommended)
 LONGEST_LIFETIME_SECONDS = 86_400.0
-ANSWER_BYTES = 65_536
 VALUE = re.compile(r"[!-~]{1,16384}")
 
 # RFC 6749 §5.2, RFC 8707 §2, and what Auth0 says of an audience. Anything else in `error` is the server's own text, and
@@ -149,7 +147,7 @@ class Tokens:
         use_until = asked_at + grant.lifetime_seconds - min(MARGIN_SECONDS, grant.lifetime_seconds / 2)
         token = Token(grant.value, use_until, asked_at, min(replaced_at, asked_at), self._fingerprint)
         try:
-            write_token(self._path, token)
+            replace_file(self._path, orjson.dumps(asdict(token)))
         except OSError:
             pass  # a full disk costs each relay a token of its own, not the service
         return token
@@ -182,15 +180,6 @@ def read_token(path: Path) -> Token | None:
         return None
 
 
-def write_token(path: Path, token: Token) -> None:
-    """Put `token` into the file, whole or not at all. Raises OSError. The caller holds the lock."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(orjson.dumps(asdict(token)))
-    draft.rename(path)
-
-
 # ── the request ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -213,28 +202,22 @@ def ask_for_token(settings: Settings) -> Grant:
     # What is empty is not asked for: an empty `scope` is a scope that many a server does not know.
     asked = {"scope": settings.oauth2_scope, "audience": settings.oauth2_audience}
     fields = {"grant_type": "client_credentials", **{name: value for name, value in asked.items() if value}}
-    headers = {
-        "User-Agent": USER_AGENT,
-        "Accept": "application/json",
-        "Content-Type": "application/x-www-form-urlencoded",
-        "Connection": "close",  # the next one is most likely another process's
-    }
-    if settings.oauth2_client_auth == "post":
-        fields |= client
-    else:
+    by_post = settings.oauth2_client_auth == "post"
+    request = requests.Request(
+        "POST",
+        url,
+        headers={"Accept": "application/json"},
+        data=fields | client if by_post else fields,
         # Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`.
-        pair = ":".join(map(quote_plus, client.values()))
-        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-    form = urlencode(fields).encode()
-    headers["Content-Length"] = str(len(form))
-    wire = Wire(url, settings.request_timeout, settings.trust)
+        auth=None if by_post else (quote_plus(client["client_id"]), quote_plus(client["client_secret"])),
+    ).prepare()
+    form = str(request.body).encode()
     try:
-        response = wire.send("POST", url, CaseInsensitiveDict(headers), form)
-        body = json_object(whole_body(response, ANSWER_BYTES, settings.request_timeout)) or {}
+        # Over a connection of its own: the next request is most likely another process's.
+        response, content = ask(url, settings.request_timeout, settings.trust, request.headers, form)
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
-    finally:
-        wire.close()
+    body = json_object(content) or {}
     if response.status_code != 200:
         raise _refusal(response, body.get("error"), look)
     value = body.get("access_token")

@@ -16,7 +16,8 @@ from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process.relay import Relay
-from aitp.taskapi import connect
+from aitp.taskapi import TaskApi as Client
+from aitp.taskapi import Tokens
 from aitp.tasks import Ending
 from tests.ledger.world import WORKER, Clock, file_of, report, terms
 from tests.process.alone import Alone
@@ -39,8 +40,9 @@ class Office:
         settings = settings_for(task_api.url, token_url, directory)
         prepare_directory(directory / "metrics")
         metrics = open_metrics(directory / "metrics", SLOT)
-        self.relay = Relay(Alone(SLOT), self.ledger, connect(settings, metrics), metrics, settings)
-        self.other = Relay(Alone(OTHER_SLOT), self.ledger, connect(settings, metrics), metrics, settings)
+        api = Client(settings, Tokens(settings, metrics.auth), metrics.api_request)
+        self.relay = Relay(Alone(SLOT), self.ledger, api, metrics, settings)
+        self.other = Relay(Alone(OTHER_SLOT), self.ledger, api, metrics, settings)
 
     @property
     def polls(self) -> int:

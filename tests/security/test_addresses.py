@@ -6,6 +6,7 @@ Everything that comes from outside is made to name a trap: a server on loopback 
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -196,7 +197,7 @@ def test_addresses_are_made_in_the_places_that_speak_http_and_nowhere_else() -> 
         if "demo" in path.parts or path.match("aitp/http.py") or path.match("providers/client.py"):
             continue
         text = path.read_text()
-        if any(call in text for call in ("Wire(", "http_client(", "ollama.Client(", "urlopen", "requests.get")):
+        if re.search(r"\b(Wire|http\.ask|http_client|ollama\.Client|urlopen)\(|from aitp\.http import .*\bask\b", text):
             speaking.add(str(path.relative_to(PROJECT_ROOT)))
 
     assert speaking == known
