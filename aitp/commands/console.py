@@ -104,15 +104,6 @@ def moment(instant: float | None) -> str:
 ROOMY = 110  # columns, from which on there is room for models and reasons
 SHOWN_SIGNS = 300
 COMPLETED_AT_MOST, COMPLETED_OF = 50, 10_000
-# What it means that something is lost.
-MEANINGS = {
-    "results": "their tasks are run again when the task API lists them: they are bought once more",
-    "tasks": "the task API lists them again if they are still pending",
-    "completions": "they count in the limits all the same",
-    "budgets": "what was spent cannot be read: they count as used up until their day or month ends; if the provider's"
-    " bill says that something was left, raise BUDGET_PER_DAY or BUDGET_PER_MONTH by that",
-    "tombstones": "what was delivered in the last half minute may be run again",
-}
 
 
 def _open_ledger(settings: Settings) -> closing[Ledger]:
@@ -280,9 +271,6 @@ def _document(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _beginning(result: object) -> str:
-    """A vector of a thousand numbers tells nobody anything."""
-    if isinstance(result, list) and result and all(isinstance(part, int | float) for part in result):
-        return f"{len(result):,} numbers (--json prints them)"
     text = json.dumps(result, ensure_ascii=False)
     return text if len(text) <= SHOWN_SIGNS else f"{text[:SHOWN_SIGNS]}… (--json prints all of it)"
 
@@ -452,7 +440,7 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
             f"The damaged ledger is now {outcome.set_aside} ({outcome.problems[0]})",
             f"saved: {_counts('', outcome.saved) or 'nothing'}",
             f"lost: {_counts('', outcome.lost) or 'nothing that is known of'}",
-            *(f"  {what}: {meaning}" for what, meaning in MEANINGS.items() if outcome.lost.get(what)),
+            "What is lost counts as used up; its tasks are run, and bought, again if the task API lists them",
         ]
     set_aside = outcome.set_aside and str(outcome.set_aside)
     document = {"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside}

@@ -8,9 +8,11 @@ rate limit that is used up is no fault: waiting for room is the job.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ from aitp.ledger.locks import master_of
 from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
 from aitp.policy.costs import amount
 from aitp.policy.routing import Availability, Routing
-from aitp.process.scoreboard import MASTER, Record, Role, State, glance, is_hidden, living_master, role_of
+from aitp.process.scoreboard import MASTER, SLOTS, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
 from aitp.providers import inventory as models
 from aitp.sources import InForce
@@ -145,7 +147,8 @@ def read_facts(settings: Settings | InForce) -> Facts:
     """Look now. Never raises for the state of the service or of its files."""
     monotonic = time.monotonic()
     records = glance(settings.runtime_dir / "scoreboard")
-    children = tuple(record for record in records if _is_child(record.slot))
+    # Not what only a garbled scoreboard has in use: numbers between the roles.
+    children = tuple(record for record in records if any(record.slot in slots for slots in SLOTS.values()))
     ledger, problem = _read_ledger(settings)
     master = living_master(records)
     inventory = models.read_inventory(settings.runtime_dir)
@@ -158,7 +161,7 @@ def read_facts(settings: Settings | InForce) -> Facts:
         overrun=tuple(record for record in children if record.overdue(monotonic)),
         ledger=ledger,
         ledger_problem=problem,
-        has_token=_has_token(settings),
+        has_token=os.path.isfile(settings.runtime_dir / "token"),
         inventory=inventory if models.uses_models(settings) else None,
         retirements=inventory.retirements if inventory is not None and models.uses_openai(settings) else (),
         monotonic=monotonic,
@@ -184,20 +187,6 @@ def _read_ledger(settings: Settings | InForce) -> tuple[Snapshot | None, str]:
         return None, str(error)
     except _GARBLED as error:
         return None, f"the ledger {settings.ledger} cannot be understood: {error!r}"
-
-
-def _is_child(slot: int) -> bool:
-    try:
-        return role_of(slot) in Role
-    except ValueError:
-        return False  # the master's, or a number between the roles that only a garbled scoreboard has in use
-
-
-def _has_token(settings: Settings | InForce) -> bool:
-    try:
-        return (settings.runtime_dir / "token").stat().st_size > 0
-    except OSError:
-        return False
 
 
 def duration(seconds: float) -> str:
@@ -406,10 +395,8 @@ def known_routing(settings: Settings | InForce) -> Routing:
     if has_providers():  # else nothing of theirs is loaded by whoever only looks
         from aitp.providers.base import routing_of
 
-        try:
+        with suppress(ConfigurationError):
             return routing_of(settings)
-        except ConfigurationError:
-            pass
     return models.own_routing(settings)
 
 
@@ -434,21 +421,21 @@ def _of_quarantine(quarantine: QuarantineView, severity: Severity) -> Problem:
 
 def _of_room(ledger: Snapshot) -> Iterator[Problem]:
     """Which limits and budgets have no room, and when there is some again."""
-    for period, use in ledger.limits.items():
-        if use.remaining == 0:
-            wait = 0.0 if use.frees_at is None else use.frees_at - ledger.taken_at
-            room = "when a call ends" if use.frees_at is None else f"in {duration(wait)}"
-            used = f"{use.current:,} of {use.limit:,}"
-            sentence = f"the limit per {period} is used up ({used}): there is room again {room}"
-            advice = f"{_NONE_LOST} To go on now, raise RATE_LIMIT_PER_{period.upper()} and reload (HUP)."
-            yield Problem("limit", _of_wait(wait), sentence, advice)
+    full = [
+        ("limit", f"the limit per {period} is used up ({use.current:,} of {use.limit:,})", period, use.frees_at)
+        for period, use in ledger.limits.items()
+        if use.remaining == 0
+    ]
     for period, budget in ledger.budgets.items():
         if budget.frees_at is not None and budget.allowed_nano is not None:
-            wait = budget.frees_at - ledger.taken_at
             spent = f"{amount(budget.spent_nano)} of {amount(budget.allowed_nano)} {budget.currency} spent"
-            sentence = f"the budget of the {period} keeps tasks back ({spent}): there is room again in {duration(wait)}"
-            advice = f"{_NONE_LOST} To go on now, raise BUDGET_PER_{period.upper()} and reload (HUP)."
-            yield Problem("budget", _of_wait(wait), sentence, advice)
+            full.append(("budget", f"the budget of the {period} keeps tasks back ({spent})", period, budget.frees_at))
+    for code, said, period, frees_at in full:
+        wait = 0.0 if frees_at is None else frees_at - ledger.taken_at
+        room = "when a call ends" if frees_at is None else f"in {duration(wait)}"
+        setting = f"{'RATE_LIMIT' if code == 'limit' else 'BUDGET'}_PER_{period.upper()}"
+        advice = f"{_NONE_LOST} To go on now, raise {setting} and reload (HUP)."
+        yield Problem(code, _of_wait(wait), f"{said}: there is room again {room}", advice)
 
 
 def _of_wait(seconds: float) -> Severity:

@@ -50,17 +50,21 @@ def run_metrics(settings: Settings) -> int:
         with suppress(ConfigurationError):  # the master says so
             plugin_builders()  # their metrics are scraped as well
     application = Application(settings)
+    place = {"host": settings.metrics_host, "port": settings.metrics_port}
     # Blocked while waitress starts its thread, so that only this one is ever interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         server = listen(application, settings.metrics_host, settings.metrics_port)
-    except (OSError, ValueError) as error:
-        return _refusal(settings, error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        log.error("METRICS_HOST and METRICS_PORT cannot be listened on", reason=reason, **place)
+        return ExitCode.FAILED
+    except ValueError:
+        log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **place)
+        return ExitCode.MISCONFIGURED
     _install_signals(application)
     _stop_with_parent()
-    log.info(
-        "Metrics server started", host=settings.metrics_host, port=settings.metrics_port, mock=bool(settings.mocks)
-    )
+    log.info("Metrics server started", **place, mock=bool(settings.mocks))
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         server.run()
@@ -108,15 +112,6 @@ def _needed(settings: Settings) -> Settings:
     withhold("LEDGER_URL", "METRICS_TOKEN")
     logs.conceal(settings.ledger_url, settings.metrics_token)
     return settings.keeping("LEDGER_URL", "METRICS_TOKEN")
-
-
-def _refusal(settings: Settings, error: OSError | ValueError) -> int:
-    facts = {"host": settings.metrics_host, "port": settings.metrics_port}
-    if isinstance(error, OSError):
-        log.error("METRICS_HOST and METRICS_PORT cannot be listened on", reason=error.strerror or str(error), **facts)
-        return ExitCode.FAILED
-    log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **facts)
-    return ExitCode.MISCONFIGURED
 
 
 def _install_signals(application: Application) -> None:

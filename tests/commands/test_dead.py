@@ -17,7 +17,7 @@ def test_one_is_listed_with_its_reason_and_shown_with_its_result(desk: Desk) -> 
 
     assert "Embedding must be longer" in desk.run("dead", "list").stdout
     shown = desk.run("dead", "show", "65f0a").stdout
-    assert "1 numbers (--json prints them)" in shown
+    assert "[0.5]" in shown
     document = desk.json("dead", "show", "65f0a")
     assert (document["id"], document["status"], document["result"]) == ("65f0a", "succeeded", [0.5])
 
