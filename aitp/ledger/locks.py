@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from aitp.errors import MisplacedLedger
@@ -71,8 +70,8 @@ def master_of(ledger: Path) -> int | None:
         os.close(file)
 
 
-def _holder(file: int, slot: int) -> int | None:
-    question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+def _holder(file: int, slot: int, slots: int = 1) -> int | None:
+    question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, slots, 0)
     kind, _, _, _, pid = FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, question))
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
@@ -118,8 +117,7 @@ class SlotLocks:
 
     def any_held_elsewhere(self) -> bool:
         """Whether another process holds any slot."""
-        question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, QUEUE_BYTE, 0)
-        return bool(FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK)
+        return _holder(self._file, 0, QUEUE_BYTE) is not None
 
     @property
     def log_in_doubt(self) -> bool:
@@ -150,7 +148,7 @@ class SlotLocks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _try(self, slot: int) -> bool:

@@ -9,7 +9,7 @@ Reasons come from our own errors, which hold no text of a task and no secret. `h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -143,20 +143,13 @@ def reading(place: Place, now: float | None = None) -> Iterator[tuple[Connection
         raise
 
 
-class QueueInUse(NamedTuple):
-    """A kind that the ledger knows, and whether it has tasks of it now."""
-
-    queue: QueueKey
-    in_hand: bool
-
-
-def queues_in_use(place: Place) -> list[QueueInUse]:
-    """The kinds of all tasks that are there, or were not long ago. Raises LedgerError."""
+def queues_in_use(place: Place) -> dict[QueueKey, bool]:
+    """What tasks there are, or were not long ago, and whether there are some now. Raises LedgerError."""
     with reading(place) as (connection, _):
         found = connection.execute(
             "SELECT type, model, failed_at, id IN (SELECT queue FROM tasks) FROM queues ORDER BY id"
         )
-        return [QueueInUse(QueueKey(*facts), bool(in_hand)) for *facts, in_hand in found]
+        return {QueueKey(*facts): bool(in_hand) for *facts, in_hand in found}
 
 
 def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
@@ -345,7 +338,12 @@ def note_call(
     succeeded, failed = endings.count(Ending.SUCCEEDED), 0
     if succeeded < len(endings):
         failed = endings.count(Ending.FAILED) + endings.count(Ending.BUG)
-        _note_outcomes(connection, now, provider, outcomes)
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for outcome in outcomes:
+            if outcome.ending not in _NO_ERROR:
+                reasons.setdefault((outcome.ending.value, outcome.reason), []).append(outcome.task.id)
+        for (ending, reason), task_ids in reasons.items():
+            note_error(connection, now, provider, ending, reason, type_, task_ids)
     returned, seconds = len(endings) - succeeded - failed, max(0.0, seconds)
     connection.execute(_ADD, (int(now // 60), type_, 1, succeeded, failed, returned, seconds, seconds, None))
 
@@ -353,17 +351,6 @@ def note_call(
 def note_waiting(connection: Connection, now: float, tasks: int) -> None:
     """So many tasks wait now."""
     connection.execute(_ADD, (int(now // 60), "", 0, 0, 0, 0, 0.0, 0.0, tasks))
-
-
-def _note_outcomes(connection: Connection, now: float, provider: str, outcomes: Iterable[Outcome]) -> None:
-    """Note what went wrong with these tasks, each reason once."""
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for outcome in outcomes:
-        if outcome.ending not in _NO_ERROR:
-            key = (outcome.task.queue.type, outcome.ending.value, outcome.reason)
-            reasons.setdefault(key, []).append(outcome.task.id)
-    for (type_, ending, reason), task_ids in reasons.items():
-        note_error(connection, now, provider, ending, reason, type_, task_ids)
 
 
 def note_error(

@@ -20,7 +20,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from enum import Enum
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError, NonRetryableError, RetryableError, ServiceFault
 from aitp.http import NoAnswer
-from aitp.ledger.stats import QueueInUse, queues_in_use
+from aitp.ledger.stats import queues_in_use
 from aitp.logs import get_logger
 from aitp.process.child import Timings
 from aitp.process.dispatch import claim_options
@@ -273,7 +273,7 @@ def asked_of_openai(settings: Settings, queues: Iterable[QueueKey] = ()) -> dict
 
 
 def retiring(
-    settings: Settings, shutdowns: Mapping[str, float], queues: Sequence[QueueInUse], now: float
+    settings: Settings, shutdowns: Mapping[str, float], queues: Mapping[QueueKey, bool], now: float
 ) -> list[Retirement]:
     """What is to be shut down of all that OpenAI is asked for, the first first, out of the dates by model.
 
@@ -281,19 +281,19 @@ def retiring(
     ago.
     """
     by_settings = asked_of_openai(settings)
-    in_hand = asked_of_openai(settings, [each.queue for each in queues if each.in_hand])
-    asked = {**asked_of_openai(settings, [each.queue for each in queues]), **by_settings}
+    in_hand = asked_of_openai(settings, [queue for queue, in_hand in queues.items() if in_hand])
+    asked = {**asked_of_openai(settings, queues), **by_settings}
     found = [Retirement(model, shutdowns[model], setting) for model, setting in asked.items() if model in shutdowns]
     kept = [each for each in found if each.model in in_hand or not each.is_over(now)]
     return sorted(kept, key=lambda each: (each.at, each.model))
 
 
-def known_queues(settings: Settings) -> list[QueueInUse]:
+def known_queues(settings: Settings) -> dict[QueueKey, bool]:
     """What the ledger knows of tasks; nothing if it cannot be read, which others say."""
     try:
         return queues_in_use(settings.ledger)
     except (LedgerError, OSError):
-        return []
+        return {}
 
 
 def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:

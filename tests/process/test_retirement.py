@@ -15,7 +15,6 @@ from aitp.demo.openai_api import OpenAIApi
 from aitp.ledger.inbox import Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
-from aitp.ledger.stats import QueueInUse
 from aitp.process.models import Look, asked_of_openai, look_after_models, retiring
 from aitp.providers.inventory import Inventory, Retirement, read_inventory, shutdowns_in, write_inventory
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, Settings
@@ -84,14 +83,14 @@ def test_each_model_that_is_asked_for_comes_with_the_setting_that_names_it() -> 
 
 def test_what_is_over_is_told_while_tasks_or_settings_name_it() -> None:
     at = {"gone": NOON - DAY, "ends": NOON + 12 * DAY, CHAT_MODEL: NOON - 2 * DAY, "unused": NOON}
-    queues = [QueueInUse(QueueKey("defining_topics", name), in_hand=False) for name in ("gone", "ends")]
+    queues = dict.fromkeys((QueueKey("defining_topics", name) for name in ("gone", "ends")), False)
 
     found = retiring(settings(), at, queues, NOON)
     assert found == [
         Retirement(CHAT_MODEL, NOON - 2 * DAY, "DEFAULT_CHAT_MODEL"),
         Retirement("ends", NOON + 12 * DAY, "MODEL_ALIASES"),
     ]
-    waiting = [QueueInUse(QueueKey("defining_topics", "gone"), in_hand=True)]
+    waiting = {QueueKey("defining_topics", "gone"): True}
     assert Retirement("gone", NOON - DAY, "MODEL_ALIASES") in retiring(settings(), at, waiting, NOON)
     assert found[1].told(NOON) == "OpenAI shuts the model ends down on 11 December 2026"
     assert found[1].advice == 'Choose another one, and name it: MODEL_ALIASES={"ends": "…"}'
