@@ -60,10 +60,11 @@ _CREDIT = (
     r"|(?:spend(?:ing)?|hard)[ _]limit|credit balance|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
 )
 _TOO_LONG = (
-    r"context[ _-]?(?:length|window|size|limit)|max(?:imum)? (?:input |sequence |prompt |model )?(?:length|tokens)"
-    r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|many tokens)|too long for"
-    r"|reduce the (?:length|size)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
-    r"|(?:exceed\w*|more than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
+    r"context[ _-]?(?:length|window|size|limit)"
+    r"|max(?:imum)?[ _](?:input |sequence |prompt |model[ _])?(?:length|tokens|context|len\b)"
+    r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large)|too many (?:input )?tokens|too long for"
+    r"|reduce (?:the|your) (?:length|size|prompt|input|text)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
+    r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
     r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
 )
 _ANOTHER_LIMIT = r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b"
@@ -73,9 +74,10 @@ _POLICY = (
 )
 _MODEL = r"\b(?:models?|deployment)\b"
 _GONE = (
-    r"not[ _]found|n[o']t exist|no such|unknown|retired|deprecat|decommission|no longer"
-    r"|not (?:\w+ )?(?:supported|available|allowed|served|loaded|deployed|enabled)|unsupported|unavailable"
-    r"|invalid|(?:not have|no) access|shut ?down|sunset|discontinued|end[ -]of[ -]life|been removed"
+    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled|valid|active"
+    r"|offered|permitted|recogni[sz]ed)|(?:not have|no) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
+    r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued|end[ -]of[ -]life"
+    r"|been (?:removed|withdrawn)"
 )
 _MODEL_GONE = rf"{_MODEL}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{_MODEL}"
 _NO_SUCH_MODEL = (
@@ -219,12 +221,9 @@ def refused_with_200(document: object) -> httpx2.Response | None:
     if not isinstance(document, dict):
         return None
     choices = document.get("choices")
-    places = [document, *(choices if isinstance(choices, list) else ())]
-    error = next((place["error"] for place in places if isinstance(place, dict) and place.get("error")), None)
-    message = document.get("message")
-    answered = choices or document.get("data") or document.get("embeddings") or isinstance(message, dict)
-    if error is None or (answered and error is document.get("error")):
-        return None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    answered = choice or document.get("data") or document.get("embeddings") or isinstance(document.get("message"), dict)
+    error = choice.get("error") or (not answered and document.get("error"))
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
     return httpx2.Response(int(code), json={"error": error}) if re.fullmatch("[45][0-9]{2}", code) else None
 

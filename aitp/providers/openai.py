@@ -27,8 +27,9 @@ from aitp.providers.request_profile import accepts_dimensions, chat_parameters, 
 from aitp.providers.vectors import numbers_in, vector_of
 from aitp.settings import Settings
 
-_CUT = ("length", "max_tokens", "model_length")
-_HELD_BACK = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii")
+# Of `finish_reason`, in the words of whoever speaks the protocol.
+_CUT = r"length|max_\w*tokens|token_limit"
+_HELD_BACK = "filter|safety|recitation|block|prohibit|spii|sensitive|guardrail|refus"
 
 _log = get_logger(__name__)
 
@@ -145,9 +146,9 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
     if message.get("refusal"):
         raise errors.ModelRefused(f"{OPENAI}: the model refused to answer this text")
     reason = str(choice.get("finish_reason")).lower()
-    if reason in _CUT:
+    if re.search(_CUT, reason):
         raise errors.AnswerCut(f"{OPENAI}: the model's answer was cut at its greatest length")
-    if reason in _HELD_BACK:
+    if re.search(_HELD_BACK, reason):
         raise errors.ModelRefused(f"{OPENAI}: its content filter held the answer to this text back")
     text = text_of(message.get("content"))
     if not text.strip():

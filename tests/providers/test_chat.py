@@ -65,6 +65,12 @@ def test_other_models_are_asked_at_their_coldest(model: str) -> None:
     assert server.requests[0].json()["temperature"] == 0
 
 
+@pytest.mark.parametrize("reason", ["stop", "eos_token", "stop_sequence", "end_turn", None, "COMPLETE", 7])
+def test_an_answer_that_came_to_its_end_is_one_whatever_that_is_called(reason: object) -> None:
+    with scripted(reply(200, completion("{}", reason))) as server:
+        assert provider_at(server.url).ask(QUESTION, MODEL).text == "{}"
+
+
 ROWS: list[tuple[str, Answer, type[Exception], str]] = [
     ("refusal", reply(200, completion(None, refusal=f"I won't say {PLANTED}")), ModelRefused, "refused to answer"),
     ("refusal beside content", reply(200, completion("{}", refusal="No.")), ModelRefused, "refused"),
@@ -72,6 +78,8 @@ ROWS: list[tuple[str, Answer, type[Exception], str]] = [
     ("cut before the first word", reply(200, completion("", "length")), AnswerCut, "cut"),
     ("filtered", reply(200, completion("", "content_filter")), ModelRefused, "content filter"),
     ("cut, in capitals", reply(200, completion('{"severity": "low', "MAX_TOKENS")), AnswerCut, "cut"),
+    ("cut, in other words", reply(200, completion('{"severity": "low', "token_limit_reached")), AnswerCut, "cut"),
+    ("held back", reply(200, completion("", "guardrail_intervened")), ModelRefused, "content filter"),
     ("empty", reply(200, completion("  ")), UselessAnswer, "empty"),
     ("no content", reply(200, completion(None)), UselessAnswer, "empty"),
     ("content of another form", reply(200, completion([{"type": "text"}])), UselessAnswer, "empty"),

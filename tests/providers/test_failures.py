@@ -82,6 +82,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("500, over the batch, llama.cpp", reply(500, {"error": {"code": 500, "message": "input (812 tokens) is too large"
      " to process. increase the physical batch size (current batch size: 512)", "type": "server_error"}}), InputTooLong,
      "longer"),
+    ("422, over the context, by how much", reply(422, {"error": "`inputs` must have less than 512 tokens. Given: 1324",
+     "error_type": "Validation"}), InputTooLong, "longer"),
     ("400, over the request's tokens", reply(400, error("max_tokens_per_request", message="Requested 300001 tokens, max"
      " 300000 tokens per request")), RequestRefused, "400 (max_tokens_per_request"),
     ("401", reply(401, error("invalid_api_key")), CredentialsRefused, "(invalid_api_key, invalid_request_error)"),
@@ -103,6 +105,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("400 model", reply(400, error("model_decommissioned")), ModelGone, SMALL),
     ("400 model, by param", reply(400, error(param="model")), ModelGone, SMALL),
     ("400 model, in words", reply(400, {"message": f"The model {SMALL} is deprecated; choose"}), ModelGone, SMALL),
+    ("400 model, not valid", reply(400, {"error": {"message": f"{SMALL} is not a valid model ID"}}), ModelGone, SMALL),
+    ("400 model, disabled", reply(400, {"message": f"{SMALL} has been disabled for this project"}), ModelGone, SMALL),
     ("404 other API", reply(404, error(message="This is not a chat model", param="model")), ModelGone, SMALL),
     ("400 other API", reply(400, error(message="This model is only supported in v1/responses.")), ModelGone, SMALL),
     ("404 address", reply(404, {"detail": "Not Found"}), ServiceFault, "OPENAI_BASE_URL"),
