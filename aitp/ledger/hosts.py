@@ -97,16 +97,14 @@ class Hosts:
 def read_hosts(connection: Connection, place: Fleet) -> tuple[Host, ...]:
     """All of them, by name."""
     here = {owner // HOST_SLOTS for owner in holders(connection, place)}
+
+    def host(number: int, name: str, seen_at: float, version: str, facts: str) -> Host:
+        noted = {"workers": 0, "relays": 0, "page": ""} | json.loads(facts)  # by whatever release it has
+        said = noted["workers"], noted["relays"], noted["page"]
+        return Host(number, name, number in here, seen_at or None, version, *said)
+
     found = connection.execute("SELECT number, name, seen_at, version, facts FROM hosts ORDER BY name").fetchall()
-    return tuple(
-        _host(number, name, number in here, seen_at, version, facts) for number, name, seen_at, version, facts in found
-    )
-
-
-def _host(number: int, name: str, is_here: bool, seen_at: float, version: str, facts: str) -> Host:
-    noted = json.loads(facts)  # by whatever release it has
-    workers, relays = int(noted.get("workers", 0)), int(noted.get("relays", 0))
-    return Host(number, name, is_here, seen_at or None, version, workers, relays, str(noted.get("page", "")))
+    return tuple(host(*row) for row in found)
 
 
 def slots_of(number: int) -> range:

@@ -47,80 +47,65 @@ _SERVICES = ", ".join(f"'{service}'" for service in Service)
 
 # What must be empty: what it would mean if it were not, and a query for (how many, a row's number). The queries are
 # common SQL; further down, PRAGMA, sqlite_schema and INDEXED BY ask SQLite about its own file.
-PROMISES: tuple[tuple[str, str], ...] = (
-    (
-        "ready or claimed tasks have no content",
-        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq NOT IN (SELECT seq FROM contents)",
+PROMISES = {
+    "ready or claimed tasks have no content": (
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq NOT IN (SELECT seq FROM contents)"
     ),
-    (
-        "finished tasks or dead letters have no result",
-        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({FINISHED} OR {DEAD}) AND seq NOT IN (SELECT seq FROM results)",
+    "finished tasks or dead letters have no result": (
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({FINISHED} OR {DEAD}) AND seq NOT IN (SELECT seq FROM results)"
     ),
-    (
-        "tasks have a result but are not finished",
-        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq IN (SELECT seq FROM results)",
+    "tasks have a result but are not finished": (
+        f"SELECT COUNT(*), MIN(seq) FROM tasks WHERE ({READY} OR {CLAIMED}) AND seq IN (SELECT seq FROM results)"
     ),
-    (
-        "dead letters have no reason",
+    "dead letters have no reason": (
         "SELECT COUNT(*), MIN(results.seq) FROM results JOIN tasks ON tasks.seq = results.seq"
-        f" WHERE {DEAD} AND (refusal IS NULL OR refused_at IS NULL)",
+        f" WHERE {DEAD} AND (refusal IS NULL OR refused_at IS NULL)"
     ),
-    (
-        "results are no JSON",
-        "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))",
+    "results are no JSON": (
+        "SELECT COUNT(*), MIN(seq) FROM results WHERE body IS NOT NULL AND NOT json_valid(CAST(body AS TEXT))"
     ),
-    (
-        "duplicates wait for a task that is not going to be run",
+    "duplicates wait for a task that is not going to be run": (
         "SELECT COUNT(*), MIN(seq) FROM tasks WHERE duplicate_of IS NOT NULL AND duplicate_of NOT IN"
-        f" (SELECT seq FROM tasks WHERE ({READY} OR {CLAIMED}) AND duplicate_of IS NULL)",
+        f" (SELECT seq FROM tasks WHERE ({READY} OR {CLAIMED}) AND duplicate_of IS NULL)"
     ),
-    (
-        # Limits count by the difference of two ids.
-        "completions are missing between the first and the last",
-        "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0",
+    # Limits count by the difference of two ids.
+    "completions are missing between the first and the last": (
+        "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0"
     ),
-    (
-        "completions are out of order",
+    "completions are out of order": (
         "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at < LAG(completed_at) OVER (ORDER BY id) AS early"
-        " FROM task_completions) AS those WHERE early",
+        " FROM task_completions) AS those WHERE early"
     ),
-    (
-        # Only the first ones are in the index by which limits count.
-        "completions are not marked as the first of their moment",
+    # Only the first ones are in the index by which limits count.
+    "completions are not marked as the first of their moment": (
         "SELECT COUNT(*), MIN(id) FROM (SELECT id, is_first,"
         " completed_at IS DISTINCT FROM LAG(completed_at) OVER (ORDER BY id) AS opens FROM task_completions) AS those"
-        " WHERE opens AND is_first = 0 AND id > (SELECT MIN(id) FROM task_completions)",
+        " WHERE opens AND is_first = 0 AND id > (SELECT MIN(id) FROM task_completions)"
     ),
-    (
-        # Whoever asks for one that is not there fails each time.
-        "breakers of services are missing",
-        f"SELECT {len(Service)} - COUNT(*), NULL FROM breakers WHERE service IN ({_SERVICES})",
+    # Whoever asks for one that is not there fails each time.
+    "breakers of services are missing": (
+        f"SELECT {len(Service)} - COUNT(*), NULL FROM breakers WHERE service IN ({_SERVICES})"
     ),
-    (
-        "breakers are half-open without a probe, or have a probe without being half-open",
-        f"SELECT COUNT(*), NULL FROM breakers WHERE (state = '{BreakerState.HALF_OPEN}') <> (probe_slot IS NOT NULL)",
+    "breakers are half-open without a probe, or have a probe without being half-open": (
+        f"SELECT COUNT(*), NULL FROM breakers WHERE (state = '{BreakerState.HALF_OPEN}') <> (probe_slot IS NOT NULL)"
     ),
-    (
-        "money is reserved for slots that have nothing claimed",
-        f"SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN (SELECT slot FROM tasks WHERE {CLAIMED})",
+    "money is reserved for slots that have nothing claimed": (
+        f"SELECT COUNT(*), MIN(slot) FROM reservations WHERE slot NOT IN (SELECT slot FROM tasks WHERE {CLAIMED})"
     ),
-    (
-        # They would let others be spent twice.
-        "amounts of money are less than nothing",
+    # They would let others be spent twice.
+    "amounts of money are less than nothing": (
         "SELECT COUNT(*), NULL FROM (SELECT nano FROM spending UNION ALL SELECT nano FROM reservations) AS those"
-        " WHERE nano < 0",
+        " WHERE nano < 0"
     ),
-    (
-        "rows are ahead of the ledger's own sequence",
+    "rows are ahead of the ledger's own sequence": (
         "SELECT COUNT(*), NULL FROM (SELECT entered_sequence AS number FROM tasks UNION ALL SELECT sequence"
         " FROM tombstones UNION ALL SELECT began_sequence FROM polls) AS those"
-        " WHERE number > (SELECT sequence FROM ledger)",
+        " WHERE number > (SELECT sequence FROM ledger)"
     ),
-    (
-        "rows are missing in the tables of one row, ledger and polls",
-        "SELECT 2 - (SELECT COUNT(*) FROM ledger) - (SELECT COUNT(*) FROM polls), NULL",
+    "rows are missing in the tables of one row, ledger and polls": (
+        "SELECT 2 - (SELECT COUNT(*) FROM ledger) - (SELECT COUNT(*) FROM polls), NULL"
     ),
-)
+}
 
 COUNTED = ("tasks", "contents", "results", "tombstones", "task_completions", "malformed", "cache")
 
@@ -187,7 +172,7 @@ def _look_at_rows(connection: Connection, size: int, broken: Callable[[Any], lis
 def broken_promises(connection: Connection) -> list[str]:
     """What is wrong with the rows of a ledger of this version, on whichever engine."""
     problems = []
-    for promise, query in PROMISES:
+    for promise, query in PROMISES.items():
         count, first = connection.execute(query).fetchone() or (0, None)
         if count:
             problems.append(f"{count} {promise}" + ("" if first is None else f" (row {first} first)"))

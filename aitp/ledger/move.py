@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from hashlib import blake2b
-from typing import Any, Protocol
 
 from aitp.errors import LedgerError
 from aitp.ledger import postgresql, sqlite
-from aitp.ledger.engine import Connection, Cursor, Fleet, Place, Row, alone, migrate
+from aitp.ledger.engine import Connection, Fleet, Place, Row, alone, migrate
 from aitp.ledger.hosts import holders
 from aitp.ledger.maintenance import broken_promises, check
 from aitp.ledger.schema import VERSION
+from aitp.ledger.session import Statements
 
 # What a fleet knows of its hosts is its own. So is a machine's start: by another one's, a clock that was set looks like
 # time that has gone by (clock.py).
@@ -25,16 +25,6 @@ STAYING = ("hosts", "absences")
 FORGOTTEN = ("boot",)
 # What a ledger is kept for. Where there is none of it, the rest may be replaced.
 HOLDINGS = ("tasks", "tombstones", "task_completions", "spending", "answers")
-
-
-class _Side(Connection, Protocol):
-    """A ledger that nobody works with, in one transaction."""
-
-    def stream(self, query: str) -> Iterable[Row]:
-        """Rows as they come, however many there are."""
-
-    def fill(self, table: str, columns: str, rows: Iterable[Row]) -> None:
-        """Enter any number of rows."""
 
 
 def move(source: Place, target: Place) -> dict[str, int]:
@@ -59,8 +49,8 @@ def move(source: Place, target: Place) -> dict[str, int]:
             read = ", ".join(f"'' AS {name}" if name in FORGOTTEN else name for name in names)
             there.execute(f"DELETE FROM {table}")
             given, taken = _Count(), _Count()
-            there.fill(table, columns, given.each(here.stream(f"SELECT {read} FROM {table}")))
-            for _ in taken.each(there.stream(f"SELECT {columns} FROM {table}")):
+            _fill(there, table, columns, given.each(_stream(here, f"SELECT {read} FROM {table}")))
+            for _ in taken.each(_stream(there, f"SELECT {columns} FROM {table}")):
                 pass
             if given != taken:
                 raise LedgerError(f"{table} of {source} is not what {target} makes of it: nothing was moved")
@@ -89,7 +79,7 @@ class _Count:
             yield row
 
 
-def _refuse_holdings(there: _Side, target: Place) -> None:
+def _refuse_holdings(there: Connection, target: Place) -> None:
     counts = {table: there.execute(f"SELECT COUNT(*) FROM {table}").get for table in HOLDINGS}
     if held := ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in counts.items() if count):
         advice = "move that file away, with its -wal and -shm, or name another in RATE_LIMIT_STORAGE_PATH"
@@ -98,7 +88,7 @@ def _refuse_holdings(there: _Side, target: Place) -> None:
         raise LedgerError(f"the ledger {target} has {held} already: {advice}")
 
 
-def _number_on(there: _Side, target: Place, last: Mapping[str, int]) -> None:
+def _number_on(there: Connection, target: Place, last: Mapping[str, int]) -> None:
     """Have new rows numbered after all that there ever were."""
     if not isinstance(target, Fleet):
         there.execute("DELETE FROM sqlite_sequence")
@@ -117,23 +107,18 @@ def _number_on(there: _Side, target: Place, last: Mapping[str, int]) -> None:
 # The two sides
 
 
-class _File:
-    """SQLite's, by one connection."""
+def _stream(side: Connection, query: str) -> Iterable[Row]:
+    """Rows as they come, however many there are."""
+    return side.stream(query) if isinstance(side, Statements) else side.execute(query)
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.executemany, self.changes = connection.executemany, connection.changes
 
-    def execute(self, statement: str, bindings: Any = (), /) -> Cursor:
-        cursor: Cursor = self._connection.execute(statement, bindings)
-        return cursor
-
-    def stream(self, query: str) -> Iterable[Row]:
-        return self.execute(query)
-
-    def fill(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+def _fill(side: Connection, table: str, columns: str, rows: Iterable[Row]) -> None:
+    """Enter any number of rows."""
+    if isinstance(side, Statements):
+        side.fill(table, columns, rows)
+    else:
         places = ", ".join("?" for _ in columns.split(", "))
-        self._connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
+        side.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
 
 
 def _refuse_other_version(place: Place, version: int) -> None:
@@ -143,7 +128,7 @@ def _refuse_other_version(place: Place, version: int) -> None:
 
 
 @contextmanager
-def _source(place: Place) -> Iterator[_Side]:
+def _source(place: Place) -> Iterator[Connection]:
     """One state of it, in which nobody changes anything meanwhile."""
     with alone(place):
         if isinstance(place, Fleet):
@@ -153,11 +138,11 @@ def _source(place: Place) -> Iterator[_Side]:
                 yield statements
         else:
             with sqlite.reading(place) as (connection, _):
-                yield _File(connection)
+                yield connection
 
 
 @contextmanager
-def _target(place: Place) -> Iterator[_Side]:
+def _target(place: Place) -> Iterator[Connection]:
     """A ledger, made if need be, and a transaction that is on disk when this is over."""
     with alone(place) as locks:
         if isinstance(place, Fleet):
@@ -172,7 +157,7 @@ def _target(place: Place) -> Iterator[_Side]:
             migrate(place)
             with sqlite.as_ledger_error(place), closing(sqlite.SQLiteDatabase(place, locks=locks)) as database:
                 database.connection.execute("BEGIN IMMEDIATE")
-                yield _File(database.connection)
+                yield database.connection
                 database.connection.execute("COMMIT")
                 database.flush()
 
