@@ -19,7 +19,18 @@ from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN,
 from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
-from aitp.ledger.limits import BASIS, Basis, Exceeded, Limits, count_stand_ins, next_day, present_basis, stand_ins_sent
+from aitp.ledger.limits import (
+    BASIS,
+    COUNTED,
+    Basis,
+    Counted,
+    Exceeded,
+    Limits,
+    count_stand_ins,
+    next_day,
+    present_basis,
+    stand_ins_sent,
+)
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.schema import VERSION
@@ -503,7 +514,8 @@ class Claims:
                 if budget.left_nano < claim.reserved_nano:
                     return False
                 self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
-            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, basis.newest)
+            counted = Counted(*connection.execute(f"SELECT {COUNTED}").get)
+            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
         if room.count is not None or claim.reserved_nano or claim.counted_for is not None:
             self._database.flush()
         return True

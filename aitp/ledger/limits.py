@@ -61,11 +61,15 @@ class Room:
     exceeded: tuple[Exceeded, ...] = ()
 
 
-class Newest(NamedTuple):
-    """The last completion, as `NEWEST` has it in a select list (None: there is none)."""
+class Counted(NamedTuple):
+    """The last completion (None: there is none), and the span in which `rate_limits` has the present windows: a row of
+    `COUNTED`, a select list.
+    """
 
-    id: int | None
-    at: float | None
+    newest_id: int | None
+    newest_at: float | None
+    mirrored_since: str | None
+    mirrored_until: str | None
 
 
 class Basis(NamedTuple):
@@ -77,13 +81,9 @@ class Basis(NamedTuple):
     strategy: str
     timezone: str
     in_force: str | None
-    newest_id: int | None
+    newest: int | None
     newest_at: float | None
     reserved: int
-
-    @property
-    def newest(self) -> Newest:
-        return Newest(self.newest_id, self.newest_at)
 
     @property
     def cut(self) -> tuple[str, str, str | None]:
@@ -93,7 +93,7 @@ class Basis(NamedTuple):
     @property
     def used(self) -> int:
         """Grows by one with each task that is claimed, and stays when its attempt ends."""
-        return (self.newest_id or 0) + self.reserved
+        return (self.newest or 0) + self.reserved
 
 
 def _first_since(moment: str) -> str:
@@ -112,6 +112,7 @@ BASIS = (
     "strategy, timezone, (SELECT group_concat(period || ' ' || allowed) FROM limits),"
     f" {NEWEST}, (SELECT COUNT(*) FROM tasks WHERE {CLAIMED})"
 )
+COUNTED = f"{NEWEST}, (SELECT MAX(window_start) FROM rate_limits), (SELECT MIN(window_end) FROM rate_limits)"
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
 _FIRSTS = f"SELECT period, allowed, {_first_since(_STARTS)} FROM limits"
 
@@ -173,19 +174,20 @@ class Limits:
         return reach - basis.used if basis.cut == cut and at <= now else None
 
     def count(
-        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, newest: Newest
+        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, before: Counted
     ) -> None:
-        """Record tasks of one type that were sent to a provider and whose attempt has ended now, after the `newest`."""
+        """Record tasks of one type that were sent to a provider and whose attempt has ended now."""
         if not task_ids:
             return
-        at = now if newest.at is None else max(now, newest.at)  # set back by less than the ledger's clock takes note of
-        first = (newest.id or 0) + 1
+        at = max(now, before.newest_at or now)  # set back by less than the ledger's clock takes note of
+        first = (before.newest_id or 0) + 1
         connection.executemany(
             "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, ?, ?)",
             [(first + number, at, task_type, task_id, number == 0) for number, task_id in enumerate(task_ids)],
         )
-        connection.execute(_MIRROR_MORE, (len(task_ids), _stamp(at)))
-        if connection.changes() < len(Period):  # one of the mirrored windows has ended
+        if (before.mirrored_since or "~") <= _stamp(at) < (before.mirrored_until or ""):
+            connection.execute(_MIRROR_MORE, (len(task_ids), _stamp(at)))
+        else:  # one of the mirrored windows has ended
             _mirror_windows(connection, at, strategy_and_zone(connection)[1])
 
     def full(self, connection: Connection, now: float) -> list[LimitUse]:
@@ -214,7 +216,7 @@ def _uses(connection: Connection, now: float, basis: Basis) -> dict[Period, Limi
     windows = {period: rolling_window(period, now) if rolling else fixed_window(period, now, zone) for period in Period}
     rows: list[Row] = connection.execute(_FIRSTS, tuple(window.start for window in windows.values())).fetchall()
     found = {period: (allowed, first) for period, allowed, first in rows}
-    after_newest, uses = (basis.newest_id or 0) + 1, {}
+    after_newest, uses = (basis.newest or 0) + 1, {}
     for period, window in windows.items():
         if period in found:
             limit, first = found[period]
@@ -244,10 +246,7 @@ def _is_news(connection: Connection, period: Period, use: LimitUse, now: float) 
 
 # Completions
 
-_MIRROR_MORE = (
-    "UPDATE rate_limits SET current_count = current_count + ?1, last_updated = ?2"
-    " WHERE window_start <= ?2 AND window_end > ?2"
-)
+_MIRROR_MORE = "UPDATE rate_limits SET current_count = current_count + ?, last_updated = ?"
 _MIRROR_ANEW = (
     "INSERT INTO rate_limits (time_period, current_count, window_start, window_end, last_updated)"
     " VALUES (?, ?, ?, ?, ?)"

@@ -31,7 +31,7 @@ from aitp.ledger.budgets import Budgets
 from aitp.ledger.duplicates import ANY_DUPLICATES, Reused, settle_duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
-from aitp.ledger.limits import NEWEST, Limits, Newest, give_stand_ins_back
+from aitp.ledger.limits import COUNTED, Counted, Limits, give_stand_ins_back
 from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
 from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import World, release_probes
@@ -115,11 +115,11 @@ class _Look(NamedTuple):
     is_calm: bool
     has_duplicates: bool
     has_bugs: bool
-    newest: Newest
+    counted: Counted
 
 
 _CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
-_LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {NEWEST}"
+_LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {COUNTED}"
 # Served by tasks_claimed.
 _OWNED = f"SELECT seq, is_suspect FROM tasks WHERE {CLAIMED} AND slot = ?"
 
@@ -131,8 +131,8 @@ class _Attempt:
         self.connection, self.now, self.slot, self.provider = connection, now, slot, provider
         # Both asked before either is waited for.
         look, owned = connection.execute(_LOOK, (provider,)), connection.execute(_OWNED, (slot,))
-        is_calm, has_duplicates, has_bugs, *newest = look.get
-        self.seen = _Look(is_calm, has_duplicates, has_bugs, Newest(*newest))
+        is_calm, has_duplicates, has_bugs, *counted = look.get
+        self.seen = _Look(is_calm, has_duplicates, has_bugs, Counted(*counted))
         self.owned: dict[int, int] = dict(owned.fetchall())
 
 
@@ -216,7 +216,7 @@ class Outcomes:
         )
 
     def _count(self, attempt: _Attempt, queue: QueueKey, task_ids: Sequence[str]) -> None:
-        self._limits.count(attempt.connection, queue.type, task_ids, attempt.now, attempt.seen.newest)
+        self._limits.count(attempt.connection, queue.type, task_ids, attempt.now, attempt.seen.counted)
 
     def _pay(
         self, attempt: _Attempt, route: Route, queue: QueueKey, outcomes: Sequence[Outcome], bill: Bill | None

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aitp.errors import LedgerError
 from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.engine import Connection, Database, Place
-from aitp.ledger.limits import BASIS, Basis, Limits, prune_completions, use_of_limits
+from aitp.ledger.limits import BASIS, COUNTED, Basis, Counted, Limits, prune_completions, use_of_limits
 from aitp.ledger.outcomes import Cause
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Ending, Health, Period
@@ -337,8 +337,8 @@ class Memories:
                 assert least is None or least <= room
 
     def _count(self, connection: Connection, which: int, tasks: int) -> None:
-        newest = basis(connection).newest
-        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, newest)
+        counted = Counted(*connection.execute(f"SELECT {COUNTED}").get)
+        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, counted)
 
     def _remember(self, connection: Connection, which: int) -> None:
         self.limits[which].room(connection, self.clock.now, basis(connection), enough=MORE_THAN_ANY)
