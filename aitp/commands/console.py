@@ -350,11 +350,8 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
         raise click.ClickException("Ollama is not used: see PROCESSING_MODE, SUPPORTED_MODELS and OPENAI_API_KEY")
     configure("CRITICAL", settings.log_format)  # what it would say is shown here
     settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if as_json:
-        look = look_after_models(settings, anew=True)
-    else:
-        with _progress_bars() as told:
-            look = look_after_models(settings, anew=True, told=told)
+    with _progress_bars(hidden=as_json) as told:
+        look = look_after_models(settings, anew=True, told=told)
     if look is Look.ELSEWHERE:
         raise click.ClickException("the service is pulling models already: /ready and its log tell how far it is")
     stock = read_inventory(settings.runtime_dir)
@@ -369,12 +366,12 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress_bars() -> Iterator[Callable[[str, ModelState], None]]:
+def _progress_bars(*, hidden: bool) -> Iterator[Callable[[str, ModelState], None]]:
     """One bar a model that is being pulled."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}", markup=False), *columns) as progress:
+    with Progress(TextColumn("{task.description}", markup=False), *columns, disable=hidden) as progress:
         bars: dict[str, TaskID] = {}
 
         def told(name: str, state: ModelState) -> None:

@@ -39,8 +39,7 @@ from aitp.policy.routing import canonical
 from aitp.processors import PROCESSORS, Context
 from aitp.providers import Provider, Question, Reply, Usage, build
 from aitp.providers.base import plugin_models
-from aitp.quality.labels import LabelledText, load_labels
-from aitp.quality.scoring import TRIALS, Figures, Score, figures
+from aitp.quality.scoring import TRIALS, Figures, LabelledText, Score, figures, load_labels
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 
 if TYPE_CHECKING:

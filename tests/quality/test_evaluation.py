@@ -9,8 +9,7 @@ import pytest
 
 from aitp.errors import AitpError, AnswerCut, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.quality.evaluation import LABELS, OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
-from aitp.quality.labels import LabelledText, load_labels
-from aitp.quality.scoring import figures
+from aitp.quality.scoring import LabelledText, figures, load_labels
 from tests.processors.models import USAGE, Encyclopedia, ScriptedModel, context, person
 
 NOBODY: dict[str, list[object]] = {"personalities": []}

@@ -11,7 +11,7 @@ import pytest
 
 from aitp.errors import ConfigurationError
 from aitp.quality.evaluation import LABELS
-from aitp.quality.labels import load_labels
+from aitp.quality.scoring import load_labels
 
 TEXT: dict[str, Any] = {
     "id": "en-01",

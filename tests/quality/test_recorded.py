@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from aitp.quality.evaluation import ALL, LABELS, Failure, Report, Row, evaluate, print_report
-from aitp.quality.labels import load_labels
-from aitp.quality.scoring import TRIALS
+from aitp.quality.scoring import TRIALS, load_labels
 from tests.processors.models import context
 from tests.quality.playback import RecordedProvider
 
