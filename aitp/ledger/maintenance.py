@@ -349,13 +349,21 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
 
 
 def _set_aside(path: Path, now: float) -> Path:
-    """Give the damaged files another name; the log's first, because a new ledger must never meet it."""
+    """Give the damaged files a second name, then take the log's first one from it: a new ledger must never meet it.
+
+    Cut off here, the damaged ledger is still in its place, and whole under its new name.
+    """
     aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}")
     while any(file.exists() for file in sqlite.files_of(aside)):
         aside = aside.with_name(f"{aside.name}-2")
-    for file, name in reversed([*zip(sqlite.files_of(path), sqlite.files_of(aside), strict=True)]):
+    for file, name in zip(sqlite.files_of(path), sqlite.files_of(aside), strict=True):
         if file.exists():
-            file.rename(name)
+            try:
+                name.hardlink_to(file)
+            except OSError:  # not every file system knows second names
+                shutil.copy2(file, name)
+    for file in sqlite.files_of(path)[1:]:
+        file.unlink(missing_ok=True)
     return aside
 
 

@@ -263,6 +263,24 @@ def test_no_table_is_forgotten(damaged: Path) -> None:
     assert found == saved | left_behind | {"sqlite_sequence"}
 
 
+def test_cut_off_at_its_end_it_leaves_the_damaged_ledger_in_its_place(
+    damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next start would make a new one, and know nothing of what was bought and sent."""
+    overwrite(damaged, 1)
+    before = damaged.read_bytes()
+
+    def cut_off(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.replace", cut_off)
+    with pytest.raises(LedgerError, match="Input/output error"):
+        recover(damaged, clock=clock)
+
+    assert damaged.read_bytes() == before
+    assert [path.read_bytes() for path in damaged.parent.glob("*.damaged-*Z")] == [before]
+
+
 def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     overwrite(damaged, 1)
     before = damaged.read_bytes()
