@@ -11,11 +11,12 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from decimal import Decimal
 from functools import cache
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -114,7 +115,7 @@ class Settings(BaseModel):
     """How much OpenAI's models that reason are to do of it: minimal, low, medium, high, or what else yours takes.
     Empty: not said.
     """
-    openai_service_tier: Annotated[Literal["auto", "default", "flex", "priority"], v.LOWER] | None = "default"
+    openai_service_tier: v.Tier = "default"
     """By which terms chats are bought: flex is cheaper and slow, and falls back to the standard tier while it has no
     room; auto is what the project is set to. default is told OpenAI alone, empty: not said.
     """
@@ -156,7 +157,7 @@ class Settings(BaseModel):
     """
     embedding_batch_size: int = Field(32, ge=1, le=2048)
     """Texts in one embedding call, at most."""
-    embedding_dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = 1024
+    embedding_dimensions: Annotated[Annotated[int, Field(ge=1, le=65_536)] | None, v.OR_NONE] = 1024
     """Numbers asked for in an embedding, of models that let us ask. Empty: the model's own length."""
     embedding_overflow: Annotated[Literal["truncate", "fail"], v.LOWER] = "truncate"
     """A text too long for its model, in embeddings and chats: truncate (logged) or fail."""
@@ -277,25 +278,16 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["auto", "json", "console"], v.LOWER] = "auto"
     """json, console, or auto: console on a terminal, else json."""
 
-    @field_validator("api_base_url", "oauth2_token_url", "openai_base_url")
+    @field_validator("api_base_url", "oauth2_token_url", "openai_base_url", "ollama_api_key", "wikidata_token")
     @classmethod
-    def _keep_secrets_off_the_wire(cls, url: str | None, info: ValidationInfo) -> str | None:
-        # With a wrong ALLOW_INSECURE_HTTP, that alone is the problem to report.
-        if url is not None and not info.data.get("allow_insecure_http", True):
-            v.refuse_open_secrets(url)
-        return url
-
-    @field_validator("ollama_api_key", "wikidata_token")
-    @classmethod
-    def _keep_the_key_off_the_wire(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        where = {"ollama_api_key": "ollama_base_url", "wikidata_token": "wikidata_base_url"}[str(info.field_name)]
-        url = info.data.get(where)
-        if key is not None and url is not None and not info.data.get("allow_insecure_http", True):
-            try:
-                v.refuse_open_secrets(url)
-            except ValueError as error:
-                raise ValueError(f"cannot be sent to {where.upper()}: {error}") from None
-        return key
+    def _keep_secrets_off_the_wire(cls, value: Any, info: ValidationInfo) -> Any:
+        """An address that secrets go to in any case; a key that goes to an address if there is one."""
+        name = {"ollama_api_key": "ollama_base_url", "wikidata_token": "wikidata_base_url"}.get(str(info.field_name))
+        url = info.data.get(name) if name else value
+        # With a wrong address or ALLOW_INSECURE_HTTP, that alone is the problem to report.
+        if value is not None and url is not None and not info.data.get("allow_insecure_http", True):
+            v.refuse_open_secrets(url, f"cannot be sent to {name.upper()}: " if name else "")
+        return value
 
     @property
     def ledger(self) -> Place:
@@ -319,8 +311,7 @@ class Settings(BaseModel):
     @property
     def mock(self) -> bool:
         """Whether OpenAI's results are invented: the key is the placeholder, and the mode would use it."""
-        key = self.openai_api_key
-        return key is not None and key.get_secret_value() == PLACEHOLDER_KEY and self.processing_mode != "ollama"
+        return self.has_openai_key and not self.has_real_openai and self.processing_mode != "ollama"
 
     @property
     def rate_limits(self) -> dict[str, int]:
@@ -337,15 +328,17 @@ class Settings(BaseModel):
     @property
     def mocks(self) -> tuple[str, ...]:
         """The keys that are placeholders, so that results are invented where they would be used."""
-        others = (name for name, value in self.extensions.items() if isinstance(value, SecretStr))
-        own = ("OPENAI_API_KEY",) if self.mock else ()
-        return (*own, *(name for name in others if _is_placeholder(self.extensions[name])))
+        others = (name for name, key in self._keys_of_others.items() if _is_placeholder(key))
+        return ("OPENAI_API_KEY", *others) if self.mock else tuple(others)
 
     @property
     def buys_nothing(self) -> bool:
         """Whether all results are invented."""
-        others = (value for value in self.extensions.values() if isinstance(value, SecretStr))
-        return self.mock and all(map(_is_placeholder, others))
+        return self.mock and all(map(_is_placeholder, self._keys_of_others.values()))
+
+    @property
+    def _keys_of_others(self) -> dict[str, SecretStr]:
+        return {name: value for name, value in self.extensions.items() if isinstance(value, SecretStr)}
 
     @property
     def has_openai_key(self) -> bool:
@@ -372,7 +365,7 @@ class Settings(BaseModel):
             "ollama": (self.ollama_base_url, self.ollama_api_key),
             "wikidata": (self.wikidata_base_url, self.wikidata_contact, self.wikidata_token),
         }
-        door = doors.get(service, _flat(self.extensions))
+        door = doors.get(service) or chain.from_iterable(sorted(self.extensions.items()))
         parts = [service, self.trust.from_environment, self.trust.certificates, *door]
         plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
         return blake2b(json.dumps(plain).encode(), digest_size=8, person=b"aitp service").hexdigest()
@@ -393,10 +386,6 @@ def _is_placeholder(value: str | SecretStr) -> bool:
 
 def _masked(value: str | SecretStr | None) -> str | SecretStr | None:
     return SecretStr(WITHHELD) if isinstance(value, SecretStr) and not _is_placeholder(value) else value
-
-
-def _flat(values: Mapping[str, str | SecretStr]) -> tuple[object, ...]:
-    return tuple(part for name in sorted(values) for part in (name, values[name]))
 
 
 _ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
@@ -445,7 +434,10 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         for name in FIELDS
         if (value := given.get(name)) is not None and (value.strip() or name in MAY_BE_EMPTY)
     }
-    derived = _derived(values)
+    derived = {}
+    if "runtime_dir" not in values and "rate_limit_storage_path" in values:
+        with suppress(ValueError):  # the setting that it is derived from is the problem, and is told as one
+            derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))
     try:
         settings = Settings.model_validate({**values, **derived})
     except ValidationError as error:
@@ -460,17 +452,12 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     strangers = misspelt(given, known_names())
     if problems:
         raise ConfigurationError([*map(printable, problems)], [*map(printable, found.warnings + strangers)])
-    limits = [
-        (f"RATE_LIMIT_PER_{period.upper()}", period, Decimal(most)) for period, most in settings.rate_limits.items()
-    ]
-    money = {"day": settings.budget_per_day, "month": settings.budget_per_month}
-    budgets = [(f"BUDGET_PER_{period.upper()}", period, most) for period, most in money.items() if most]
     warnings = (
         *found.warnings,
         *strangers,
         *v.odd_values(values),
-        *v.unreachable(limits, "{} limit"),
-        *v.unreachable(budgets, "{}'s budget"),
+        *v.unreachable("RATE_LIMIT", settings.rate_limits),
+        *v.unreachable("BUDGET", {"day": settings.budget_per_day, "month": settings.budget_per_month}),
     )
     taken = {**{name.upper(): value for name, value in values.items()}, **others}
     origins = {name: printable(origin) for name, origin in found.origins.items() if name in taken}
@@ -566,15 +553,3 @@ def surroundings() -> dict[str, str]:
 def exported(*names: str) -> dict[str, str]:
     """Which of these the environment itself has, and not only the file of settings: for the demo."""
     return {name: value for name in names if (value := os.environ.get(name, "").strip())}
-
-
-def _derived(values: Mapping[str, str]) -> dict[str, Any]:
-    derived: dict[str, Any] = {
-        name.lower(): None for name in MAY_BE_EMPTY if values.get(name.lower()) == "" and name != "OAUTH2_SCOPE"
-    }
-    if "runtime_dir" not in values and "rate_limit_storage_path" in values:
-        try:
-            derived["runtime_dir"] = beside(Path(values["rate_limit_storage_path"]))
-        except ValueError:
-            pass  # the setting that it is derived from is the problem, and is told as one
-    return derived

@@ -271,6 +271,7 @@ def listening_host(text: str) -> str:
 
 LOWER = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 UPPER = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+OR_NONE = BeforeValidator(lambda value: None if value == "" else value)
 PRINTABLE = r"[^\p{C}\p{Z}]"
 
 Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
@@ -339,6 +340,7 @@ KeepAlive = Annotated[
     | Annotated[str, StringConstraints(pattern=r"^-?(\d{1,9}(\.\d+)?(ms|s|m|h))+$")],
     Allowed("a duration like 5m or 1h30m, or seconds; -1 for ever, 0 to unload at once"),
 ]
+Tier = Annotated[Literal["auto", "default", "flex", "priority"] | None, LOWER, OR_NONE]
 Thinking = Annotated[Literal["low", "medium", "high"] | bool, LOWER, Allowed("true, false, low, medium or high")]
 
 
@@ -415,12 +417,12 @@ Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
 NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
 
 
-def refuse_open_secrets(url: str) -> None:
+def refuse_open_secrets(url: str, said: str = "") -> None:
     """Raise ValueError if secrets sent to `url` could be read on the way: plain http to a public-looking host."""
     if urlsplit(url).scheme == "http" and not is_near(url):
         raise ValueError(
-            "plain http would send secrets in the open; use https:// (http:// is for loopback, private addresses and "
-            "names of a single label), or accept it with ALLOW_INSECURE_HTTP=true"
+            f"{said}plain http would send secrets in the open; use https:// (http:// is for loopback, private "
+            "addresses and names of a single label), or accept it with ALLOW_INSECURE_HTTP=true"
         )
 
 
@@ -538,15 +540,12 @@ def odd_values(values: Mapping[str, str]) -> Iterator[str]:
             yield f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless meant"
 
 
-def unreachable(bounds: Iterable[tuple[str, str, Decimal]], what: str) -> Iterator[str]:
-    """Of bounds in force, (setting, period, value), shortest first: those that a longer period's never lets be reached.
-
-    `what` is bounded so: "{} limit".
-    """
-    for (shorter, period, less), (longer, _, more) in pairwise(bounds):
+def unreachable(name: str, bounds: Mapping[str, int | Decimal]) -> Iterator[str]:
+    """Of bounds by period, shortest first, 0 for none: those that a longer period's never lets be reached."""
+    for (shorter, less), (longer, more) in pairwise((period, bound) for period, bound in bounds.items() if bound):
         if more < less:
-            reached = f"the {what.format(period)} can never be reached"
-            yield f"{longer}={more} is below {shorter}={less}: {reached}; raise one or set it to 0"
+            reached = f"the {shorter} {name.rpartition('_')[2].lower()} can never be reached; raise one or set it to 0"
+            yield f"{name}_PER_{longer.upper()}={more} is below {name}_PER_{shorter.upper()}={less}: {reached}"
 
 
 # ── a wrong setting in words ─────────────────────────────────────────────────────────────────────────────────────────
