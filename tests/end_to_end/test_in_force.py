@@ -41,8 +41,8 @@ def gauge(service: Service, name: str) -> float:
     return float(next(line.split()[-1] for line in answer[1].splitlines() if line.startswith(name)))
 
 
-def test_a_reload_of_the_master_alone_reaches_page_and_metrics(service: Service) -> None:
-    service.open_world()
+def test_a_reload_reaches_page_and_metrics_and_does_not_slide_into_mock_mode(service: Service) -> None:
+    service.open_world(4)
     service.start("run", POLLING_INTERVAL_SECONDS=7)
     assert gauge(service, "aitp_polling_interval_seconds") == 7
     service.configure(POLLING_INTERVAL_SECONDS=9)
@@ -56,10 +56,25 @@ def test_a_reload_of_the_master_alone_reaches_page_and_metrics(service: Service)
     assert gauge(service, "aitp_build_info") == 1
     assert f'revision="{revision()}"' in service.get("/metrics")[1]  # type: ignore[index]
 
+    service.await_states(succeeded=4)
+    key = service.world.environment["OPENAI_API_KEY"]
+    service.configure(OPENAI_API_KEY=PLACEHOLDER_KEY)
+    service.signal(signal.SIGHUP)
+    service.wait(lambda: service.said("New settings are not valid"))
+    assert "a reload does not turn mock mode on" in service.log()
 
-def test_what_status_prints_follows_its_schema_and_tells_instants_in_utc_seconds(
-    service: Service, tmp_path: Path
-) -> None:
+    assert gauge(service, "aitp_mock") == 0
+    assert told(service)["mock"] is False
+    service.world.add_tasks(4)
+    service.await_states(succeeded=8)
+    assert service.world.summary().texts_bought == 8, "results are not invented"
+    before = len(service.said("New settings are in force"))
+    service.configure(OPENAI_API_KEY=key)
+    service.signal(signal.SIGHUP)
+    service.wait(lambda: len(service.said("New settings are in force")) > before)
+
+
+def test_what_status_prints_follows_its_schema_and_says_why_a_start_failed(service: Service, tmp_path: Path) -> None:
     service.open_world(20, openai_api={"latency_seconds": 1.0})
     service.start("run")
     service.wait(lambda: service.snapshot().claimed)
@@ -80,25 +95,13 @@ def test_what_status_prints_follows_its_schema_and_tells_instants_in_utc_seconds
     assert deadlines
     assert all(abs(deadline - document["at"]) < 600 for deadline in deadlines)
 
+    assert service.run("run", timeout=60.0, CONCURRENCY_LIMIT="many") == 78
+    service.configure(CONCURRENCY_LIMIT=3)
 
-def test_a_running_service_does_not_slide_into_mock_mode(service: Service) -> None:
-    service.open_world(4)
+    (problem,) = (each for each in told(service)["problems"] if each["code"] == "failed-start")
+    assert "CONCURRENCY_LIMIT=many" in problem["sentence"]
     service.start("run")
-    service.await_states(succeeded=4)
-    key = service.world.environment["OPENAI_API_KEY"]
-    service.configure(OPENAI_API_KEY=PLACEHOLDER_KEY)
-    service.signal(signal.SIGHUP)
-    service.wait(lambda: service.said("New settings are not valid"))
-    assert "a reload does not turn mock mode on" in service.log()
-
-    assert gauge(service, "aitp_mock") == 0
-    assert told(service)["mock"] is False
-    service.world.add_tasks(4)
-    service.await_states(succeeded=8)
-    assert service.world.summary().texts_bought == 8, "results are not invented"
-    service.configure(OPENAI_API_KEY=key)
-    service.signal(signal.SIGHUP)
-    service.wait(lambda: service.said("New settings are in force"))
+    assert not [each for each in told(service)["problems"] if each["code"] == "failed-start"]
 
 
 def test_a_start_a_restart_and_a_stop_are_told_from_a_death(service: Service) -> None:
@@ -132,16 +135,3 @@ def test_a_start_a_restart_and_a_stop_are_told_from_a_death(service: Service) ->
 
     service.kill_everything()
     assert told(service)["phase"] == "down"
-
-
-def test_a_start_that_fails_says_why_where_people_look(service: Service) -> None:
-    service.open_world()
-    service.start("run")
-    service.stop()
-    assert service.run("run", timeout=60.0, CONCURRENCY_LIMIT="many") == 78
-    service.configure(CONCURRENCY_LIMIT=3)
-
-    (problem,) = (each for each in told(service)["problems"] if each["code"] == "failed-start")
-    assert "CONCURRENCY_LIMIT=many" in problem["sentence"]
-    service.start("run")
-    assert not [each for each in told(service)["problems"] if each["code"] == "failed-start"]

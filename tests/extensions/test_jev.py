@@ -37,15 +37,15 @@ def test_it_is_installed_without_an_index_and_brings_its_settings(tmp_path: Path
 
 
 def parts() -> list[list[str]]:
-    """Its tests in a few parts, which run side by side: those that start services take seconds each."""
+    """Its tests in three parts, which run side by side: those that start services take seconds each."""
     slow = EXAMPLE / "tests/test_service.py"
     names = re.findall(r"^def (test_\w+)", slow.read_text(), re.MULTILINE)
     services = [f"{slow}::{name}" for name in names]
     others = sorted(str(path) for path in slow.parent.glob("test_*.py") if path != slow)
-    return [others, *(services[first::4] for first in range(4))]
+    return [others, *(services[first::2] for first in range(2))]
 
 
-@pytest.mark.parametrize("tests", parts(), ids=["parts", *(f"services {number}" for number in range(4))])
+@pytest.mark.parametrize("tests", parts(), ids=["parts", *(f"services {number}" for number in range(2))])
 def test_the_packages_own_tests_pass(places: tuple[Path, Path], tests: list[str]) -> None:
     program = f"""
 import pytest, sys

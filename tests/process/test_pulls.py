@@ -154,10 +154,10 @@ def test_a_model_that_cannot_be_had_is_pulled_ever_more_seldom(ollama_api: Ollam
     clock = [1_000_000.0]
     settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=f"no-such,{NOMIC}")
     pulled: list[float] = []
-    for _ in range(6 * 60):  # somebody looks each ten seconds for an hour, then each minute for a day
+    for _ in range(2 * 60):  # somebody looks each half minute for an hour, then each hour
         look_after_models(settings, clock=lambda: clock[0])
         pulled += [clock[0] - 1_000_000.0] * (len(ollama_api.pulls) - len(pulled))
-        clock[0] += 10.0
+        clock[0] += 30.0
     assert len([at for at in pulled if at <= 600]) <= 5
     assert 5 <= len(pulled) <= 8
 

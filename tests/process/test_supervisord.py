@@ -19,6 +19,7 @@ import pytest
 from aitp.process.scoreboard import State
 from aitp.process.supervisord import MOST_ENDS, NEEDED, clear_sockets
 from aitp.settings import withheld
+from tests.end_to_end.running import see_that_programs_can_start
 from tests.process.house import ROOT, Stage, alive
 from tests.waiting import wait_until
 
@@ -245,7 +246,9 @@ def test_plain_supervisord_works_with_the_same_file(stage: Stage) -> None:
 
 
 def test_the_project_brings_its_supervisord_which_names_its_user(stage: Stage) -> None:
+    see_that_programs_can_start()
     (stage.directory / "run").mkdir()
+    stage.surroundings["AITP_VENV"] = sys.prefix
     supervisord = stage.play(str(ROOT / "bin/supervisord"), "-c", str(stage.configuration))
     stage.await_service()
     supervisord.terminate()
