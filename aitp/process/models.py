@@ -241,7 +241,8 @@ class _Round:
     def _note(self, name: str, state: ModelState, *, write: bool = True) -> None:
         self._told(name, state)
         if write:
-            self._inventory = self._inventory.having(name, state, self._clock())
+            models = {**self._inventory.models, name: state}
+            self._inventory = replace(self._inventory, models=models, problem="", at=self._clock())
             write_inventory(self._settings.runtime_dir, self._inventory)
             self._written = time.monotonic()
 

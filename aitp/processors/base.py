@@ -44,15 +44,12 @@ def _plain_name(name: str) -> str:
 class Content(BaseModel):
     """`{text, model?, …}`, or a bare string, which is a text for the default model.
 
-    Unknown fields are ignored: the API may add some at any time. `default_model`: for a type that has a model of its
-    own; empty, it is the settings'. `Processor.parse` brings it along.
+    Unknown fields are ignored: the API may add some at any time. `Processor.parse` brings the default model along.
     """
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
     )
-
-    default_model: ClassVar[str] = ""
 
     text: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_not_blank)]
     model: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain_name)]
@@ -147,11 +144,10 @@ class Processor(ABC, Generic[C]):
     content: type[C]
 
     def default_model(self, settings: Settings | None = None) -> str:
-        """The model of a task that names none: the type's own, or the settings' (without any: their default)."""
-        embedding, chat = EMBEDDING_MODEL, CHAT_MODEL
-        if settings is not None:
-            embedding, chat = settings.default_embedding_model, settings.default_chat_model
-        return self.content.default_model or (embedding if self.batched else chat)
+        """The model of a task that names none: the settings' (without any: their default)."""
+        if settings is None:
+            return EMBEDDING_MODEL if self.batched else CHAT_MODEL
+        return settings.default_embedding_model if self.batched else settings.default_chat_model
 
     def parse(self, document: object, settings: Settings | None = None) -> C:
         """The content of a task document. NonRetryableError: it can never succeed; the message does not repeat it."""

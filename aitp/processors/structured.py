@@ -8,7 +8,6 @@ field, never in the answer's words.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,9 +195,8 @@ def narrowed(schema: Mapping[str, Any], field: str, options: Sequence[str]) -> M
     """`schema` with the string `field` of its object bound to `options`, if there are any, and not too many."""
     if not 0 < len(options) <= MOST_OPTIONS:
         return schema
-    narrow = copy.deepcopy(dict(schema))
-    narrow["properties"][field]["enum"] = list(options)
-    return narrow
+    properties = schema["properties"]
+    return {**schema, "properties": {**properties, field: {**properties[field], "enum": list(options)}}}
 
 
 def _strict(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

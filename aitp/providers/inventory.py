@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -108,9 +108,6 @@ class Inventory:
     shutdowns: Mapping[str, float] = field(default_factory=dict)
     shutdowns_at: float = 0.0
     retirements: tuple[Retirement, ...] = ()
-
-    def having(self, name: str, state: ModelState, at: float) -> Inventory:
-        return replace(self, models={**self.models, name: state}, problem="", at=at)
 
 
 _Read = TypeVar("_Read", ModelState, Retirement, Inventory)

@@ -97,13 +97,11 @@ def messages_of(question: Question, *, in_words: bool) -> list[dict[str, str]]:
 
 
 def _without_bounds(schema: Any) -> Any:
-    if isinstance(schema, Mapping):
-        # A property may have the name of a keyword.
-        return {
-            key: {name: _without_bounds(part) for name, part in value.items()}
-            if key == "properties"
-            else _without_bounds(value)
-            for key, value in schema.items()
-            if key not in BOUNDS
-        }
-    return [_without_bounds(part) for part in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        return [_without_bounds(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = {key: _without_bounds(value) for key, value in schema.items() if key not in BOUNDS}
+    if "properties" in kept:  # which may have the names of keywords
+        kept["properties"] = {name: _without_bounds(part) for name, part in schema["properties"].items()}
+    return kept
