@@ -90,21 +90,22 @@ class SlotLocks:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.held: set[int] = set()
 
-    def acquire(self, slot: int, timeout: float | None = None) -> bool:
+    def acquire(self, slot: int, timeout: float = 0.0) -> bool:
         """Hold `slot` until released or dead; False if another process still has it after `timeout` seconds.
 
-        None waits for ever, 0 tries once; any other asks again and again, because this wait of the kernel's has no end.
+        It is asked for again and again, because the kernel's own wait has no end.
         """
-        if timeout is None:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, slot)
-        else:
-            until = time.monotonic() + timeout
-            while not self._try(slot):
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+            except BlockingIOError:
                 if (left := until - time.monotonic()) <= 0:
                     return False
                 select.select((), (), (), min(left, ASK_AGAIN_SECONDS))
-        self.held.add(slot)
-        return True
+            else:
+                self.held.add(slot)
+                return True
 
     def release(self, slot: int) -> None:
         """Give `slot` back; nothing happens if this process does not hold it."""
@@ -150,10 +151,3 @@ class SlotLocks:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _try(self, slot: int) -> bool:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-        except BlockingIOError:
-            return False
-        return True

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from aitp.ledger.locks import SlotLocks, lock_path
-from tests.waiting import wait_until
 
 HOLDER = """
 import signal, sys
@@ -27,19 +26,18 @@ if queue:
         print("held", flush=True)
         sys.stdin.readline()
 else:
-    locks.acquire(int(sys.argv[2]))
-    print("held", flush=True)
+    print("held" if locks.acquire(int(sys.argv[2])) else "refused", flush=True)
     sys.stdin.readline()
 """
 
 
 @contextmanager
-def another_process_holds(ledger: Path, what: str) -> Iterator[subprocess.Popen[str]]:
+def another_process_holds(ledger: Path, what: str, said: str = "held") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.snippet", HOLDER, str(ledger), what]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            assert process.stdout.readline() == "held\n"
+            assert process.stdout.readline() == f"{said}\n"
             yield process
         finally:
             process.kill()
@@ -86,23 +84,10 @@ def test_a_forked_child_does_not_inherit_and_its_end_takes_nothing_away(ledger: 
             obtained = locks.acquire(7, timeout=0)
             os._exit(1 if obtained else 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.snippet", HOLDER, str(ledger), "7"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as other:
-            wait_until(lambda: locks_waited_for(other.pid))
+        with another_process_holds(ledger, "7", said="refused"):
             locks.release(7)
-            assert other.stdout is not None
-            assert other.stdout.readline() == "held\n"
-            other.kill()
-
-
-def locks_waited_for(pid: int) -> bool:
-    """Whether the kernel lists `pid` as one that waits for a POSIX lock."""
-    lines = Path("/proc/locks").read_text().splitlines()
-    return any("->" in line and f" {pid} " in line for line in lines)
+        with another_process_holds(ledger, "7"):
+            pass
 
 
 def test_the_queue_admits_one_at_a_time_and_is_left_when_an_error_passes(ledger: Path) -> None:
