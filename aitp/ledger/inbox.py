@@ -154,6 +154,7 @@ class Inbox:
             " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
         ).get
         ready, waiting = _held(connection)
+        rate = completions_since(connection, now - 60.0) / 60.0
         return PollFacts(
             now=now,
             interval=options.interval,
@@ -165,12 +166,7 @@ class Inbox:
             delivered_since=bool(delivered_since),
             ready=ready,
             low_water=options.concurrency * options.batch_size,
-            appetite=appetite(
-                completions_since(connection, now - 60.0) / 60.0,
-                options.interval,
-                options.concurrency,
-                options.batch_size,
-            ),
+            appetite=appetite(rate, options.interval, options.concurrency, options.batch_size),
             inbox_limit=self._inbox_limit,
             full=bool(full),
             room_at=max(room_times) if len(room_times) == len(full) and full else None,
