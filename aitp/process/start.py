@@ -25,7 +25,7 @@ from aitp import sources
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
 from aitp.ledger.locks import SlotLocks
-from aitp.process.scoreboard import MASTER, glance, living_master, scoreboard_path
+from aitp.process.scoreboard import MASTER, State, glance, living_master, scoreboard_path
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -200,7 +200,9 @@ def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None
     while time.monotonic() < give_up:
         records = glance(scoreboard_path(runtime_dir))
         children = [record for record in records if record.slot != MASTER]
-        if living_master(records) and work_can_be_done(children, time.monotonic()):
+        master = living_master(records)
+        # Its children may be at work before it says at its next round that it runs, which is what people are told.
+        if master and master.state is State.RUNNING and work_can_be_done(children, time.monotonic()):
             return None
         if failed := read_failed_start(runtime_dir):
             return f"aitp: the start failed: {failed.reason}"
