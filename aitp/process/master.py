@@ -25,30 +25,17 @@ from aitp.ledger.engine import lock_file
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
-from aitp.process import start
+from aitp.process import scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, wait_for_signal
 from aitp.process.models import ModelPuller
-from aitp.process.scoreboard import (
-    LAST_SLOT,
-    MASTER,
-    TAKEN_OVER,
-    Notifier,
-    Record,
-    Role,
-    Scoreboard,
-    State,
-    name_process,
-    role_of,
-    scoreboard_path,
-    slots_of,
-)
+from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.process.systemd import Systemd
 from aitp.settings import Settings, surroundings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 
 STOPPING_TICK_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
-DESCRIPTORS = LAST_SLOT + start.OTHER_DESCRIPTORS  # a reload may ask for any number of children
+DESCRIPTORS = scoreboard.LAST_SLOT + start.OTHER_DESCRIPTORS  # a reload may ask for any number of children
 # A child that ends so chose it itself, and not because of a bug.
 ORDERLY_EXITS = frozenset({ExitCode.FINE, ExitCode.AGAIN, EXIT_QUIT, ExitCode.MISCONFIGURED})
 
@@ -225,7 +212,7 @@ class Children:
         last = self._board.read(slot.number)
         if last.pid != pid:
             last = Record(slot.number)  # it never came to write its own
-        took_over = last.state in TAKEN_OVER
+        took_over = last.state in scoreboard.TAKEN_OVER
         cause = slot.killed or (Cause.STOPPED if exit_code in ORDERLY_EXITS else Cause.CRASHED)
         if took_over:
             slot.cause, slot.unclean = cause, exit_code != 0
@@ -561,7 +548,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS.keys())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, the dead would be reaped behind our back
     os.umask(0o077)
-    name_process("aitp master")
+    scoreboard.name_process("aitp master")
     configure(settings.log_level, settings.log_format, slot=MASTER)
     try:
         start.refuse_few_descriptors(settings)
@@ -569,7 +556,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
         locks = start.open_locks(lock_file(settings.ledger))
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
-        board = Scoreboard.create(scoreboard_path(settings.runtime_dir))
+        board = Scoreboard.create(scoreboard.scoreboard_path(settings.runtime_dir))
         death_pipe, death_pipe_end = os.pipe2(os.O_CLOEXEC)
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, start.most_descriptors()), hard))

@@ -34,20 +34,9 @@ from aitp.logs import get_logger
 from aitp.process.child import Timings
 from aitp.process.dispatch import claim_options
 from aitp.processors import PROCESSORS
+from aitp.providers import inventory
 from aitp.providers.base import routing_of
-from aitp.providers.inventory import (
-    Inventory,
-    ModelState,
-    Retirement,
-    Stage,
-    ask_for_models,
-    models_of_ollama,
-    read_inventory,
-    shutdowns_in,
-    uses_models,
-    uses_openai,
-    write_inventory,
-)
+from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, uses_models, uses_openai
 from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
 
@@ -163,9 +152,9 @@ class _Round:
         self._settings = settings
         self._told = told
         self._clock = clock
-        self._names = models_of_ollama(settings)
+        self._names = inventory.models_of_ollama(settings)
         self._seconds = settings.ollama_model_download_timeout
-        found = read_inventory(settings.runtime_dir) or Inventory({})
+        found = inventory.read_inventory(settings.runtime_dir) or Inventory({})
         self._before: Mapping[str, ModelState] = {} if anew else found.models
         models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
         self._problem = found.problem
@@ -182,7 +171,7 @@ class _Round:
             except RetryableError as error:
                 if str(error) != self._problem:
                     log.warning("Ollama cannot be asked for its models", reason=str(error))
-                write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
+                inventory.write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
                 return False
             for name in self._names:
                 self._note(name, self._lacking(name) if name in missing else ModelState(Stage.PRESENT))
@@ -243,7 +232,7 @@ class _Round:
         if write:
             models = {**self._inventory.models, name: state}
             self._inventory = replace(self._inventory, models=models, problem="", at=self._clock())
-            write_inventory(self._settings.runtime_dir, self._inventory)
+            inventory.write_inventory(self._settings.runtime_dir, self._inventory)
             self._written = time.monotonic()
 
 
@@ -305,14 +294,16 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
     """
     if not uses_openai(settings):
         return
-    now, before = time.time(), read_inventory(settings.runtime_dir) or Inventory({})
+    now, before = time.time(), inventory.read_inventory(settings.runtime_dir) or Inventory({})
     asked = None
     if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
         asked = _dates(settings)
     shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
     found = tuple(retiring(settings, shutdowns, known_queues(settings), now)) if shutdowns else ()
     if asked is not None or found != before.retirements:
-        write_inventory(settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found))
+        inventory.write_inventory(
+            settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found)
+        )
     for each in found if asked is not None else ():
         if each.is_near(now):
             (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)
@@ -321,11 +312,11 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
 def _dates(settings: Settings) -> dict[str, float] | None:
     """When which models are shut down, as the server says; None if it says nothing."""
     try:
-        status, document = ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
+        status, document = inventory.ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
     except NoAnswer as failure:
         log.info("OpenAI cannot be asked for its models", reason=str(failure))
         return None
     if status != 200:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
         log.info("OpenAI lists no models", status=status)
         return None
-    return shutdowns_in(document)
+    return inventory.shutdowns_in(document)

@@ -16,6 +16,8 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -37,7 +39,7 @@ from aitp.process.child import Child
 from aitp.process.reports import IntakeWatch, tell_of_breaker, tell_of_reuse
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
-from aitp.taskapi import PendingPage, TaskApi
+from aitp.taskapi import TaskApi
 from aitp.tasks import Health, NewTask, QueueKey, Service
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
@@ -235,6 +237,7 @@ class Relay:
     def _deliver(self, delivery: Delivery) -> bool:
         """Bring one result to the task API; False if the next would fare no better."""
         facts = {"task_id": delivery.id, "task_type": delivery.type}
+        settle = partial(self._ledger.outbox.settle, delivery)
         try:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
@@ -242,11 +245,11 @@ class Relay:
             if is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
                 self._metrics.delivery("refused")
-                self._settle(delivery, DeliveryOutcome.REFUSED, refusal=str(error))
+                self._tell(settle(DeliveryOutcome.REFUSED, str(error)))
             else:
                 log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
                 self._metrics.delivery("deferred")
-                self._settle(delivery, DeliveryOutcome.CONFLICT)
+                self._tell(settle(DeliveryOutcome.CONFLICT))
             return True
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
@@ -254,17 +257,12 @@ class Relay:
             self._metrics.delivery("deferred")
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
-            self._settle(delivery, DeliveryOutcome.RETURNED if unsent else DeliveryOutcome.LATER, fault=fault)
+            self._tell(settle(DeliveryOutcome.RETURNED if unsent else DeliveryOutcome.LATER, fault=fault))
             return False
         self._metrics.delivery("delivered")
-        self._settle(delivery, DeliveryOutcome.DELIVERED)
+        self._tell(settle(DeliveryOutcome.DELIVERED))
         log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
         return True
-
-    def _settle(
-        self, delivery: Delivery, verdict: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
-    ) -> None:
-        self._tell(self._ledger.outbox.settle(delivery, verdict, refusal, fault))
 
     def _fault_of(self, error: Exception) -> Fault:
         """What a failed call says of the task API and of the authorization server."""
@@ -306,11 +304,10 @@ class Relay:
 
     def _read_page(self, poll: Poll, harvest: Harvest) -> None:
         give_up = time.monotonic() + POLL_SECONDS
-        page: PendingPage | None = None
-        try:
-            # Each step has a deadline of its own, and none is open while the ledger is written to.
-            with self._process.call("", self._call_seconds):
-                page = self._api.pending(poll.limit)
+        # Each step has a deadline of its own, and none is open while the ledger is written to.
+        with self._process.call("", self._call_seconds):
+            page = self._api.pending(poll.limit)
+        with closing(page):
             while True:
                 with self._process.call("", self._call_seconds):
                     part = list(islice(page, PART))
@@ -324,9 +321,6 @@ class Relay:
                         Service.API.value, f"the pending list took longer than {POLL_SECONDS:g} s"
                     )
             harvest.enter_invalid()
-        finally:
-            if page is not None:
-                page.close()
 
     def _close_poll(self, poll: Poll, harvest: Harvest) -> None:
         dropped = self._ledger.inbox.end_poll(

@@ -216,7 +216,6 @@ class FleetWatch:
         self._child, self._ledger, self._hosts = child, ledger, hosts
         self._workers, self._relays = settings.concurrency_limit, settings.relay_processes
         self._page = page_address(settings)
-        self._again_at = 0.0  # by this host's clock
         self._due = -math.inf
         self._is_called = False
         hosts.database.listen(self._heard)
@@ -232,15 +231,14 @@ class FleetWatch:
         if released:
             self._child.wake_workers()
             self._child.wake_relays()
-        seconds = self._hosts.look_again_in(self._ledger.owners())
-        self._due = time.monotonic() + seconds
-        self._again_at = time.time() + seconds
+        self._due = time.monotonic() + self._hosts.look_again_in(self._ledger.owners())
 
     def next_look(self, until: float | None) -> float:
         """When this relay has something to do again, if by itself that were `until`; by this host's clock."""
         self._hosts.database.hear()
         called, self._is_called = self._is_called, False
-        return 0.0 if called else min(self._again_at, math.inf if until is None else until)
+        again_at = time.time() + self._due - time.monotonic()
+        return 0.0 if called else min(again_at, math.inf if until is None else until)
 
     def _heard(self, what: str) -> None:
         whom, _, count = what.partition(" ")
