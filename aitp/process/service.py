@@ -33,7 +33,7 @@ from aitp.process.dispatch import named_models, openai_names, reuse_scope, setup
 from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
 from aitp.process.scoreboard import LAST_SLOT, Role
-from aitp.process.worker import worker_for
+from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS
 from aitp.processors.base import registered
 from aitp.providers import warm_up
@@ -169,7 +169,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
     """A worker's whole life."""
     settings = settings.keeping("LEDGER_URL", *PROVIDERS_SECRETS, others=True)
     ledger, metrics = _open(child, settings, cause)
-    worker = worker_for(child, ledger, metrics, settings, missing=lambda model: child.miss_model())
+    worker = Worker(child, ledger, metrics, settings, missing=lambda model: child.miss_model())
 
     def step() -> float | None:
         found = worker.step()

@@ -5,12 +5,12 @@ write to our own standard output instead of a pipe that breaks with us, and whic
 
 The rest is in RPC interface factories, which are supervisor's one public way into its process. `Ends`, for a bare
 supervisord too: a dead program must not leave it running on empty. One that it will not start again (it ended with an
-expected exit code, or cannot be started at all), or that ends again and again, ends the whole service, and its exit
-code goes to a file beside the socket. `Service` is what `aitp run` adds. From there on there are back doors, since
-supervisor has no public way for them: three of its events are subscribed to (an event listener would be one more
-process, for as long as the service runs); its lines are logged like ours by a handler of its logger; HUP and USR1,
-which would restart everything or nothing, go to the programs' pids; and a pipe among what it polls lets no signal wait
-until its sleep of a second is over. `tests/process/test_supervisord.py` notices when a new version moves any of them.
+expected exit code, or cannot be started at all), or that ends again and again, ends the whole service, and `aitp run`
+with its exit code. `Service` is what `aitp run` adds. From there on there are back doors, since supervisor has no public
+way for them: three of its events are subscribed to (an event listener would be one more process, for as long as the
+service runs); its lines are logged like ours by a handler of its logger; HUP and USR1, which would restart everything
+or nothing, go to the programs' pids; and a pipe among what it polls lets no signal wait until its sleep of a second is
+over. `tests/process/test_supervisord.py` notices when a new version moves any of them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import signal
 import socket
 import time
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from supervisor import events, loggers, supervisord  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
-SOCKET, EXIT_CODE = "supervisor.sock", "exit-code"
+SOCKET = "supervisor.sock"
 ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 # Copies of our standard output and error that programs inherit, as the shell can name them.
 OUTPUT, ERRORS = 8, 9
@@ -87,8 +86,6 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         log.error(text, reason=reason, host=settings.metrics_host, port=settings.metrics_port)
         start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
-    exit_code = settings.runtime_dir / EXIT_CODE
-    exit_code.unlink(missing_ok=True)
     start.tell_of_supervision(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     clear_sockets(settings.runtime_dir)
     os.dup2(1, OUTPUT)
@@ -106,12 +103,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         return ExitCode.FAILED
     finally:
         start.nothing_runs_here(settings.runtime_dir)
-    try:
-        return int(exit_code.read_text())
-    except FileNotFoundError:
-        return ExitCode.FINE  # stopped from outside
-    except ValueError:
-        return ExitCode.FAILED  # the disk was full
+    return Ends.exit_code
 
 
 def configured(configuration: Path, settings: Settings) -> str:
@@ -197,23 +189,19 @@ def _is_taken(host: str, port: int) -> bool:
 class Ends:
     """Made by supervisord for each run: ends it when a program is gone for good. It has no methods for RPC."""
 
+    exit_code: ClassVar[int] = ExitCode.FINE  # of the program that ended the service: the first, others only follow
+
     def __init__(self, supervisor: Any) -> None:
         self._supervisor = supervisor
         self._ends: dict[str, list[float]] = defaultdict(list)  # of each program, the last few: monotonic
         events.subscribe(events.ProcessStateEvent, self.ended)
 
-    @property
-    def runtime_dir(self) -> Path:
-        return Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
-
     def ended(self, event: Any) -> None:
         """A program has ended, or changed its state in another way."""
         code = self._last_code(event)
         if code is not None and self._supervisor.options.mood == SupervisorStates.RUNNING:
-            # The first one to end is the reason; the others only follow.
             self._supervisor.options.mood = SupervisorStates.SHUTDOWN
-            with suppress(OSError):
-                (self.runtime_dir / EXIT_CODE).write_text(f"{code}\n")
+            Ends.exit_code = code
 
     def _last_code(self, event: Any) -> int | None:
         """The exit code that a program leaves the service with; None if it goes on, or is started again."""
@@ -250,7 +238,8 @@ class Service(Ends):
             if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
                 state = "STOPPING"  # with all others
             self._told = start.Supervision(os.getpid(), state, time.time(), code)
-            start.tell_of_supervision(self.runtime_dir, self._told)
+            runtime_dir = Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
+            start.tell_of_supervision(runtime_dir, self._told)
 
     def _running(self, event: object) -> None:
         """supervisord has installed its handlers: ours come after them."""

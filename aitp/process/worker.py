@@ -11,7 +11,7 @@ import dataclasses
 import random
 import select
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -175,29 +175,35 @@ class MeteredProvider:
 
 
 class Worker:
-    """One worker's tools. `recycle_after`: tasks after which it leaves to be replaced (0: never)."""
+    """One worker, and all that it works with; after fork. `missing` hears of an Ollama model that is not there."""
 
     def __init__(
         self,
         process: Child,
         ledger: Ledger,
-        providers: Mapping[str, MeteredProvider],
         metrics: Metrics,
         settings: Settings,
-        context: Context,
+        missing: Callable[[str], None] = lambda model: None,
     ) -> None:
         self._process = process
         self._ledger = ledger
         self._owner = ledger.owner(process.slot)
-        self._providers = providers
         self._metrics = metrics
-        self._context = context
+        self._providers = {
+            name: MeteredProvider(
+                provider, metrics, partial(self._call, _call_seconds(settings, name)), settings.prices
+            )
+            for name, provider in build(settings, missing).items()
+        }
+        looks_up = settings.wikidata_enabled
+        knowledge = Wikidata(settings, ledger, self._owner, self._call, self._observe) if looks_up else None
+        self._context = Context.of(settings, knowledge, ledger.cache)
         self._terms = claim_options(settings, tells=process.slot == SLOTS[Role.WORKER].start)
         self._is_stranger = strangers_of(settings)
         self._lengths = EmbeddingDimensions(ledger.cache, routing_of(settings).asked_for)
         self._intake = reports.IntakeWatch(settings.ledger, "task processing")
-        self.task_id = ""  # of the claim in hand, its first: for the scoreboard
-        # Spread, so that workers which started together are not recycled together.
+        self._task_id = ""  # of the claim in hand, its first: for the scoreboard
+        # Spread, so that workers which started together are not recycled together. 0: it never is.
         self._tasks_left = settings.worker_max_tasks * random.uniform(0.9, 1.1) or float("inf")
 
     @property
@@ -225,7 +231,7 @@ class Worker:
         processor, provider = PROCESSORS.of(claim.queue.type, claim.provider), self._providers[claim.provider]
         readable, contents, malformed = self._load(claim, processor)
         provider.begin(claim.world.left_out, partial(self._ledger.claims.again, claim), is_fresh)
-        self.task_id = claim.tasks[0].id
+        self._task_id = claim.tasks[0].id
         started = time.monotonic()
         try:
             if processor.looks_up:
@@ -250,6 +256,13 @@ class Worker:
         self._tell(claim, settled, seconds)
         self._tasks_left -= len(claim.tasks)
         return claim
+
+    def _call(self, seconds: float) -> AbstractContextManager[Any]:
+        return self._process.call(self._task_id, seconds)
+
+    def _observe(self, change: BreakerChange) -> None:
+        reports.tell_of_breaker(change)
+        self._process.wake_workers()
 
     def _load(self, claim: Claim, processor: Processor[Any]) -> tuple[Claim, list[Content], list[Outcome]]:
         """The claim without the tasks that cannot be read, what is asked for each of the others, and what becomes of
@@ -372,34 +385,6 @@ def _facts_of(route: Route) -> dict[str, str]:
         "fallback_reason": route.reason,
         "fallback_model": route.model,
     }
-
-
-def worker_for(
-    process: Child,
-    ledger: Ledger,
-    metrics: Metrics,
-    settings: Settings,
-    missing: Callable[[str], None] = lambda model: None,
-) -> Worker:
-    """A worker and all that it works with. After fork. `missing` hears of an Ollama model that is not there."""
-
-    def bound(seconds: float) -> AbstractContextManager[Any]:
-        return process.call(worker.task_id, seconds)
-
-    def observe(change: BreakerChange) -> None:
-        reports.tell_of_breaker(change)
-        process.wake_workers()
-
-    providers = {
-        name: MeteredProvider(provider, metrics, partial(bound, _call_seconds(settings, name)), settings.prices)
-        for name, provider in build(settings, missing).items()
-    }
-    knowledge = (
-        Wikidata(settings, ledger, ledger.owner(process.slot), bound, observe) if settings.wikidata_enabled else None
-    )
-    context = Context.of(settings, knowledge, ledger.cache)
-    worker = Worker(process, ledger, providers, metrics, settings, context)
-    return worker
 
 
 def _call_seconds(settings: Settings, provider: str) -> float:

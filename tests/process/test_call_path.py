@@ -13,7 +13,7 @@ import pytest
 from aitp.ledger.claims import Claim
 from aitp.ledger.ledger import prepare
 from aitp.metrics import Metrics
-from aitp.process.worker import Worker, worker_for
+from aitp.process.worker import Worker
 from aitp.tasks import QueueKey
 from tests.ledger.world import WORKER, World
 from tests.process.alone import Alone
@@ -60,7 +60,7 @@ def test_from_step_to_the_clients_call_it_takes_seven_frames_at_most(
         read = settings_for(
             "http://127.0.0.1:9", "http://127.0.0.1:9/token", tmp_path, WIKIDATA_ENABLED="false", **settings
         )
-        worker = worker_for(Alone(WORKER), world.ledger, Metrics(), read)
+        worker = Worker(Alone(WORKER), world.ledger, Metrics(), read)
         world.admit("a", queue=queue, content=content)
         assert isinstance(worker.step(), Claim)
     finally:

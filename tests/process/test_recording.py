@@ -17,7 +17,7 @@ from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
 from aitp.process.scoreboard import LAST_SLOT, State
-from aitp.process.worker import Worker, worker_for
+from aitp.process.worker import Worker
 from tests.ledger.world import WORKER, World
 from tests.metrics.reading import scrape, value
 from tests.process.alone import Alone
@@ -58,7 +58,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     world, process = World(path), Hands(WORKER)
     world.open()
     settings = settings_for("http://127.0.0.1:9", "http://127.0.0.1:9/token", tmp_path)
-    worker = worker_for(process, world.ledger, open_metrics(tmp_path / "metrics", WORKER), settings)
+    worker = Worker(process, world.ledger, open_metrics(tmp_path / "metrics", WORKER), settings)
     try:
         yield Bench(world, process, worker)
     finally:

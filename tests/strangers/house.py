@@ -26,7 +26,7 @@ from aitp.ledger.stats import Snapshot, snapshot
 from aitp.metrics import Metrics
 from aitp.process.child import Child
 from aitp.process.scoreboard import LAST_SLOT
-from aitp.process.worker import Worker, worker_for
+from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
 from aitp.tasks import NewTask, QueueKey, TaskStatus
@@ -172,7 +172,7 @@ class House:
         stranger.clock = self.clock
         self._residents = [_Resident(self, FIRST_WORKER + n) for n in range(settings.concurrency_limit)]
         for resident in self._residents:
-            resident.worker = worker_for(cast(Child, _Hands(resident)), self.ledger, metrics, settings)
+            resident.worker = Worker(cast(Child, _Hands(resident)), self.ledger, metrics, settings)
             resident.thread = threading.Thread(target=resident.live, daemon=True)
             resident.thread.start()
             resident.wakes_at = self.clock.now
