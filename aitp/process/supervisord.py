@@ -6,11 +6,11 @@ write to our own standard output instead of a pipe that breaks with us, and whic
 The rest is in RPC interface factories, which are supervisor's one public way into its process. `Ends`, for a bare
 supervisord too: a dead program must not leave it running on empty. One that it will not start again (it ended with an
 expected exit code, or cannot be started at all), or that ends again and again, ends the whole service, and `aitp run`
-with its exit code. `Service` is what `aitp run` adds. From there on there are back doors, since supervisor has no public
-way for them: three of its events are subscribed to (an event listener would be one more process, for as long as the
-service runs); its lines are logged like ours by a handler of its logger; HUP and USR1, which would restart everything
-or nothing, go to the programs' pids; and a pipe among what it polls lets no signal wait until its sleep of a second is
-over. `tests/process/test_supervisord.py` notices when a new version moves any of them.
+with its exit code. `Service` is what `aitp run` adds. From there on there are back doors, since supervisor has no
+public way for them: three of its events are subscribed to (an event listener would be one more process, for as long
+as the service runs); its lines are logged like ours by a handler of its logger; HUP and USR1, which would restart
+everything or nothing, go to the programs' pids; and a pipe among what it polls lets no signal wait until its sleep of a
+second is over. `tests/process/test_supervisord.py` notices when a new version moves any of them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import orjson
@@ -124,6 +124,9 @@ class HttpProvider(ABC):
 
     name: str
     _client_errors: type[Exception] = httpx2.HTTPError
+    # How its client gives an answer as it came, and what it raises for one of an error, which is an answer, too.
+    _as_it_came: ClassVar[Mapping[str, Any]] = {}
+    _status_errors: Any = ()
 
     def __init__(self, settings: Settings, base_url: str, timeout_seconds: float) -> None:
         self._settings = settings
@@ -136,11 +139,6 @@ class HttpProvider(ABC):
     def _connect(self) -> Any:
         """The client of the provider's own kind."""
 
-    def _send(self, path: str, body: bytes) -> httpx2.Response:
-        """One POST of JSON; an error answer is an answer, too."""
-        answer: httpx2.Response = self._client.post(path, content=body)
-        return answer
-
     def _post(self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str]) -> object:
         """The answer's JSON; its body is free again when this returns.
 
@@ -151,7 +149,10 @@ class HttpProvider(ABC):
         inputs = len(request.get("input", ()))
         self._bound.begin(ANSWER_BYTES + VECTOR_BYTES * inputs)
         try:
-            answer = self._send(path, orjson.dumps(request))
+            try:
+                answer: httpx2.Response = self._client.post(path, content=orjson.dumps(request), **self._as_it_came)
+            except self._status_errors as error:
+                answer = error.response
             if answer.is_success:
                 document = orjson.loads(answer.content)
                 if (refused := refused_with_200(document)) is None:

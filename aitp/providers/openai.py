@@ -10,8 +10,8 @@ A refusal, a cut answer and a filtered one arrive with status 200, and none of t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -39,6 +39,8 @@ class OpenAIProvider(HttpProvider):
 
     name = OPENAI
     _client_errors = openai.OpenAIError
+    _as_it_came: ClassVar[Mapping[str, Any]] = {"cast_to": httpx2.Response}
+    _status_errors = openai.APIStatusError
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.openai_base_url or OPENAI_URL, settings.openai_timeout)
@@ -69,13 +71,6 @@ class OpenAIProvider(HttpProvider):
         texts = [message.content for message in question.messages]
         request = chat_request(question, model, held, self._effort, self._tier)
         return read_reply(self._post("/chat/completions", request, texts, held), texts)
-
-    def _send(self, path: str, body: bytes) -> httpx2.Response:
-        try:
-            answer: httpx2.Response = self._client.post(path, content=body, cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            answer = error.response
-        return answer
 
     def _failed(self, failure: errors.AitpError, model: str) -> None:
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
