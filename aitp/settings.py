@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Self
 # It would look for plugins of its own in the metadata of all packages, in each program.
 os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from aitp import validators as v
@@ -45,7 +45,7 @@ EMBEDDING_MODEL, CHAT_MODEL = "text-embedding-3-small", "gpt-6.1-terra"
 PERSONALITY_CLASSES = ("Q5", "Q891723", "Q1153191", "Q7188")
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True, validate_default=True, hide_input_in_errors=True):
     """What the service was told. `warnings` are lines for the log; `env_file` is the file that took part, if any;
     `origins` tells by a setting's name where its value is from, unless it is the default; `given` are the values that
     were set, as they were written, without secrets. `extensions`: settings of other packages, as they were written.
@@ -55,8 +55,6 @@ class Settings(BaseModel):
 
     # Not pydantic's use_attribute_docstrings: see `described`. Nor are annotations put off (`from __future__`) here:
     # pydantic would compile the text of each a dozen times, in each program.
-    model_config = ConfigDict(frozen=True, validate_default=True, hide_input_in_errors=True)
-
     warnings: tuple[str, ...] = ()
     env_file: Path | None = None
     origins: Mapping[str, str] = {}

@@ -27,16 +27,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, GroupedMetadata, Le
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
 
 from aitp.errors import printable
@@ -376,8 +367,7 @@ def read_prices(path: Path) -> Prices:
     return Prices(path, found.currency, models)
 
 
-class _Terms(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Terms(BaseModel, extra="forbid"):
     input: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
     output: Annotated[Decimal, Field(ge=0, le=HIGHEST_PRICE, allow_inf_nan=False)]
 
@@ -394,10 +384,9 @@ class _PricedModel(_Terms):
         return replace(super().price(), tiers={name: terms.price() for name, terms in tiers.items() if terms})
 
 
-class _PriceFile(BaseModel):
+class _PriceFile(BaseModel, extra="allow"):
     """The rest of it is a table of models for each provider."""
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, _PricedModel]]
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
 

@@ -97,9 +97,8 @@ def _midnight(day: date, zone: ZoneInfo) -> int:
     if datetime.fromtimestamp(instant, zone).replace(tzinfo=None) == wall.replace(tzinfo=None):
         return instant
     # A skipped time is read with the offset from before the gap, so this instant is in or at the end of the hours
-    # after it; the change itself is less than the gap's length earlier.
-    gap = _offset_seconds(instant, zone) - math.floor(wall.utcoffset().total_seconds())  # type: ignore[union-attr]
-    return _change(instant - gap, instant, zone)
+    # after it; the change itself is no more than the gap's length earlier, and no gap is longer than a day.
+    return _change(instant - 86_400, instant, zone)
 
 
 def _change(low: int, high: int, zone: ZoneInfo) -> int:
@@ -115,5 +114,4 @@ def _change(low: int, high: int, zone: ZoneInfo) -> int:
 
 
 def _offset_seconds(instant: int, zone: ZoneInfo) -> int:
-    offset = datetime.fromtimestamp(instant, zone).utcoffset()
-    return 0 if offset is None else math.floor(offset.total_seconds())
+    return math.floor(datetime.fromtimestamp(instant, zone).utcoffset().total_seconds())  # type: ignore[union-attr]

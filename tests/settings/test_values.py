@@ -207,7 +207,7 @@ def test_secrets_are_masked_in_what_settings_print() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings(COMPLETE).concurrency_limit = 7
+        load_settings(COMPLETE).concurrency_limit = 7  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("contact", ["see (us)", "Zoë", "a\nb", "x" * 201])
