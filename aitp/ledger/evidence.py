@@ -11,7 +11,6 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import NamedTuple
 
 from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
@@ -133,15 +132,20 @@ class Judge:
             return Judgement(tuple(outcomes), breaker=change)
         tally, facts = Tally(*row[:5]), row[5:]
         case = _Case(self, connection, slot, now, outcomes, failure or NO_FAILURE, optional, witnessed, tally, *facts)
-        return case.judged(health)
+        judged = tuple(case.judge(health))
+        return Judgement(judged, case.tries, case.limits, case.breaker, tuple(case.notices), case.cleared)
 
 
-# A world as a case begins, and its provider's breaker: whether it is closed, or this slot makes its probe.
+# A world as a case begins: whether its model has served anyone, however it was set up; calls of other slots there,
+# counted in tasks_claimed; and its provider's breaker, whether it is closed, or this slot makes its probe.
 _WORLD = (
     f"SELECT {', '.join(f'worlds.{field}' for field in Tally._fields)},"
     " id, provider, model, type, worlds.setup, left_out, proven, pauses, paused_until IS NOT NULL, worlds.culprit,"
     " COALESCE(worlds.probe_slot, -1) = ?1,"
-    f" state = '{BreakerState.CLOSED}', COALESCE(breakers.probe_slot, -1) = ?1"
+    " EXISTS (SELECT 1 FROM worlds AS any_such WHERE any_such.provider = worlds.provider"
+    " AND any_such.model = worlds.model AND any_such.proven = 1),"
+    f" (SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ?2 AND slot <> ?1),"
+    f" breakers.state = '{BreakerState.CLOSED}', COALESCE(breakers.probe_slot, -1) = ?1"
     " FROM worlds JOIN breakers ON breakers.service = provider WHERE id = ?2"
 )
 # A task's evidence in one world: the world's tally then, and its own failures since.
@@ -157,8 +161,9 @@ _NOTE = (
 class _Case:
     """One call to be judged, the world that it was made in, and what has been found out about it so far.
 
-    `probing`: this slot was the one to try the paused world; `paused_by`: whose fault that was. `is_closed`: the
-    breaker of its provider, and `probes_provider`: this slot makes its probe.
+    `probing`: this slot was the one to try the paused world; `paused_by`: whose fault that was. `has_answered`: its
+    model, ever. `in_flight`: calls of other slots. `is_closed`: the breaker of its provider; `probes_provider`: this
+    slot makes its probe.
     """
 
     rules: Judge
@@ -181,13 +186,17 @@ class _Case:
     paused: bool
     paused_by: str
     probing: bool
+    has_answered: bool
+    in_flight: int
     is_closed: bool
     probes_provider: bool
+    breaker: BreakerChange | None = None
+    cleared: bool = False
     notices: list[Notice] = field(default_factory=list)
     tries: dict[int, int] = field(default_factory=dict)
     limits: dict[int, int] = field(default_factory=dict)
 
-    def judged(self, health: Health) -> Judgement:
+    def judge(self, health: Health) -> Iterable[Outcome]:
         """`health`: what the call says of the provider where it says nothing of its tasks."""
         if self.probing:
             release_probes(self.connection, self.slot)  # over, whatever is made of it
@@ -198,17 +207,15 @@ class _Case:
         if self.probing:  # it said nothing of its world
             self._set_world("paused_until = ?", self.now + self.rules.recovery)
             moved(self.connection)
-        return self._judgement(self.outcomes, self._tell(health))
+        self._tell(health)
+        return self.outcomes
 
-    def _judgement(
-        self, outcomes: Iterable[Outcome], breaker: BreakerChange | None, *, cleared: bool = False
-    ) -> Judgement:
-        return Judgement(tuple(outcomes), self.tries, self.limits, breaker, tuple(self.notices), cleared)
-
-    def _tell(self, health: Health, reason: str = "") -> BreakerChange | None:
+    def _tell(self, health: Health, reason: str = "") -> None:
         """What the call says of its provider."""
         culprit = "" if health is Health.HEALTHY else self.failure.culprit
-        return self.rules.breakers.tell(self.connection, self.provider, health, self.slot, self.now, reason, culprit)
+        self.breaker = self.rules.breakers.tell(
+            self.connection, self.provider, health, self.slot, self.now, reason, culprit
+        )
 
     def _notice(self, what: str, reason: str = "", *, parameter: str = "", until: float | None = None) -> None:
         self.notices.append(Notice(what, self.provider, self.model, self.type, reason, parameter, until))
@@ -218,26 +225,26 @@ class _Case:
 
     # A call that brought something
 
-    def _serve(self) -> Judgement:
+    def _serve(self) -> Iterable[Outcome]:
         connection = self.connection
         self.tally = self.tally.more(None)
         self._set_world("good = good + 1, proven = 1, pauses = 0, paused_until = NULL, probe_slot = NULL")
-        change = self._tell(Health.HEALTHY)
-        has_closed = change is not None
+        self._tell(Health.HEALTHY)
+        has_closed = self.breaker is not None
         self.is_closed = self.is_closed or has_closed
         forget_guesses(connection, self.provider, self.model)
         if self.left_out and not self.proven:
             self._doubt_guesses()
         connection.execute("DELETE FROM failures WHERE world = ?", (self.world,))
-        cleared = connection.changes() > 0 or self.paused or not self.proven
+        self.cleared = connection.changes() > 0 or self.paused or not self.proven
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (self.provider,))
         self._end_row(of_provider=has_closed, returns=self.paused or has_closed)
-        if cleared:
+        if self.cleared:
             moved(connection)
         if self.paused:
             self._notice("Tasks of this model go on")
         # The provider has spoken about each of these by itself, batch or not.
-        return self._judgement([self._judged(outcome) for outcome in self.outcomes], change, cleared=cleared)
+        return map(self._judged, self.outcomes)
 
     def _end_row(self, *, of_provider: bool = False, returns: bool = True) -> None:
         """This world is well again, or all of its provider: what failed in that row is due within a few seconds, if it
@@ -255,14 +262,16 @@ class _Case:
 
     # A call that failed
 
-    def _fail(self) -> Judgement:
+    def _fail(self) -> Iterable[Outcome]:
         failure, culprit, profile = self.failure, self.failure.culprit, self._profile()
         if culprit in (Culprit.INPUT, Culprit.REQUEST) and profile.left_out != self.left_out:
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
-            return self._judgement(map(_adapted, self.outcomes), self._tell(Health.UNKNOWN))
-        if culprit is Culprit.MODEL and failure.stranger and not self._has_answered():
+            self._tell(Health.UNKNOWN)
+            return map(_adapted, self.outcomes)
+        if culprit is Culprit.MODEL and failure.stranger and not self.has_answered:
+            self._tell(Health.HEALTHY)
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
-            return self._judgement([_failed(each, reason) for each in self.outcomes], self._tell(Health.HEALTHY))
+            return [_failed(each, reason) for each in self.outcomes]
         failed = [each.task.seq for each in self.outcomes if each.ending in (Ending.RETRY, Ending.FALLBACK)]
         counted = culprit in COUNTED
         if counted:
@@ -280,9 +289,11 @@ class _Case:
         elif failure.sent and not optional:
             changed = self._restore(profile, futile=situation.row_is_ill or situation.insists)
         if changed and culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
-            return self._judgement(map(_adapted, self.outcomes), self._tell(Health.HEALTHY), cleared=True)
-        judged = [self._judged(each) if counted else _postponed(each) for each in self.outcomes]
-        change = self._speak(opens=asked is Remedy.OPEN)
+            self._tell(Health.HEALTHY)
+            self.cleared = True
+            return map(_adapted, self.outcomes)
+        judged = [*map(self._judged if counted else _postponed, self.outcomes)]
+        self._speak(opens=asked is Remedy.OPEN)
         # A useless answer is one all the same: the model is there, and takes what it is sent.
         if self.probing and culprit is Culprit.ANSWER and self.paused_by not in (Culprit.ANSWER, Culprit.REQUEST):
             self._resume()
@@ -290,14 +301,8 @@ class _Case:
             self._pause(profile)
         elif counted:
             moved(self.connection)  # the row is longer
-        return self._judgement(judged, change, cleared=counted)
-
-    def _has_answered(self) -> bool:
-        """Whether this model ever served anyone here, however it was set up."""
-        found = self.connection.execute(
-            "SELECT 1 FROM worlds WHERE provider = ? AND model = ? AND proven = 1", (self.provider, self.model)
-        )
-        return found.get is not None
+        self.cleared = counted
+        return judged
 
     def _count(self, seqs: Sequence[int]) -> None:
         """One more failure in the world's tally; and in a row, unless all its tasks fail where others are served
@@ -331,15 +336,12 @@ class _Case:
             "SELECT world, provider, culprit, tasks FROM failures WHERE world = ? OR provider = ? ORDER BY number",
             (self.world, self.provider),
         ).fetchall()
-        own, of_provider, served = [], [], False
-        for world, provider, culprit, tasks in failures:
-            call = frozenset(json.loads(tasks))
-            if world == self.world:
-                own.append(call)
-                served = served or not provider
-            # What is a whole provider's, not one model's.
-            if provider and culprit in (Culprit.SERVICE, Culprit.ACCOUNT):
-                of_provider.append(call)
+        calls = [
+            (world == self.world, of, culprit, frozenset(json.loads(tasks))) for world, of, culprit, tasks in failures
+        ]
+        own = [tasks for is_own, _, _, tasks in calls if is_own]
+        # What is a whole provider's, not one model's.
+        of_provider = [tasks for _, of, culprit, tasks in calls if of and culprit in (Culprit.SERVICE, Culprit.ACCOUNT)]
         by_name = failure.parameter in optional
         return Situation(
             failure.culprit,
@@ -350,7 +352,7 @@ class _Case:
             proven=self.proven,
             row_is_ill=is_ill(failure.culprit, own, threshold),
             provider_is_ill=is_ill(failure.culprit, of_provider, threshold),
-            provider_serves=served,
+            provider_serves=any(is_own and not of for is_own, of, _, _ in calls),
         )
 
     def _insists(self) -> bool:
@@ -365,15 +367,6 @@ class _Case:
     @property
     def _retries(self) -> int:
         return max(self.rules.max_retries, self.failure.patience)
-
-    @cached_property
-    def _in_flight(self) -> int:
-        """Calls of other slots in this world. Served by tasks_claimed; asked once, however many tasks failed."""
-        found = self.connection.execute(
-            f"SELECT COUNT(DISTINCT slot) FROM tasks WHERE {CLAIMED} AND world = ? AND slot <> ?",
-            (self.world, self.slot),
-        )
-        return int(found.get)
 
     def _judged(self, outcome: Outcome) -> Outcome:
         """Note one more failure of a task, and fail it if the evidence says that it is to blame.
@@ -391,7 +384,7 @@ class _Case:
         ).fetchone()
         if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
             # What is in flight already began before this failure, and is no witness of what the world is like since.
-            before, own, turns = self.tally.more(None, self._in_flight), dict.fromkeys(COUNTED, 0), 1
+            before, own, turns = self.tally.more(None, self.in_flight), dict.fromkeys(COUNTED, 0), 1
         else:
             before = Tally(*row[:5]).more(culprit, int(failed_whole))
             own, turns = dict(zip(COUNTED, row[5:-1], strict=True)), int(row[-1])
@@ -419,20 +412,18 @@ class _Case:
             return _failed(outcome, often + outcome.reason)
         return outcome
 
-    def _speak(self, *, opens: bool) -> BreakerChange | None:
+    def _speak(self, *, opens: bool) -> None:
         """What a failed call says of its provider."""
         failure = self.failure
         if opens:
-            reason = failure.reason
-            if failure.culprit is Culprit.INPUT:
-                reason += ", whatever is sent"
-            if failure.culprit in (Culprit.INPUT, Culprit.ACCOUNT) and not failure.named:
-                reason += f": look at {ACCESS.get(self.provider, 'its settings')}"
-            return self._tell(Health.REFUSED, reason)
-        if failure.culprit in (Culprit.ANSWER, Culprit.MODEL, Culprit.REQUEST):
-            return self._tell(Health.HEALTHY)
-        # Whether it is the service's fault was decided above: only a probe is judged by this alone.
-        return self._tell(Health.FAULTY, failure.reason) if self.probes_provider else None
+            needs_advice = failure.culprit in (Culprit.INPUT, Culprit.ACCOUNT) and not failure.named
+            advice = f": look at {ACCESS.get(self.provider, 'its settings')}" if needs_advice else ""
+            self._tell(Health.REFUSED, failure.reason + advice)
+        elif failure.culprit in (Culprit.ANSWER, Culprit.MODEL, Culprit.REQUEST):
+            self._tell(Health.HEALTHY)
+        elif self.probes_provider:
+            # Whether it is the service's fault was decided above: only a probe is judged by this alone.
+            self._tell(Health.FAULTY, failure.reason)
 
     # A world is paused
 

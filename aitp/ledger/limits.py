@@ -75,7 +75,8 @@ class Counted(NamedTuple):
 class Basis(NamedTuple):
     """What windows are counted from: a row of `BASIS`, for the select list of a query on `ledger`.
 
-    `in_force`: the limits in one text, to be compared only (None: there are none).
+    `in_force`: the limits in one text, to be compared only (None: there are none). By other ones than these first three
+    what was counted says nothing.
     """
 
     strategy: str
@@ -84,11 +85,6 @@ class Basis(NamedTuple):
     newest: int | None
     newest_at: float | None
     reserved: int
-
-    @property
-    def cut(self) -> tuple[str, str, str | None]:
-        """How windows are cut and what they allow: by another one, what was counted says nothing."""
-        return self.strategy, self.timezone, self.in_force
 
     @property
     def used(self) -> int:
@@ -123,7 +119,7 @@ class Limits:
     def __init__(self, database: Database) -> None:
         self._database = database
         # By how windows were cut, and when: there was room until so many in all are used.
-        self._reach: tuple[tuple[str, str, str | None], float, int] | None = None
+        self._reach: tuple[tuple[object, ...], float, int] = (), 0.0, 0
 
     def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
         """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
@@ -151,7 +147,7 @@ class Limits:
             return Room(known)
         uses = _uses(connection, now, basis)
         room = min((use.limit - use.current for use in uses.values()), default=None)
-        self._reach = None if room is None else (basis.cut, now, room + basis.used)
+        self._reach = ((), 0.0, 0) if room is None else (basis[:3], now, room + basis.used)
         if room is None or room > 0:
             return Room(room)
         exhausted = {period: use for period, use in uses.items() if use.remaining == 0}
@@ -168,10 +164,8 @@ class Limits:
         Windows only move on, and a completion only ever gets an earlier time: so there is that much room at the least.
         Spares the searches, a third of a claim's pages, while limits are far away.
         """
-        if self._reach is None:
-            return None
         cut, at, reach = self._reach
-        return reach - basis.used if basis.cut == cut and at <= now else None
+        return reach - basis.used if basis[:3] == cut and at <= now else None
 
     def count(
         self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, before: Counted

@@ -92,16 +92,13 @@ def is_at_fault(
         return False
     good = max(0, world.good - before.good)
     more = QUIET_TRIES if turns < ENOUGH_TURNS and culprit in (Culprit.SERVICE, Culprit.ACCOUNT) else 0
-    if alone < _fewest_tries(culprit, max_retries) + more:
+    fewest = {Culprit.INPUT: 1, Culprit.ACCOUNT: ACCOUNT_TRIES}.get(culprit, max_retries + 1)
+    if alone < fewest + more:
         return False
     others = max(0, world.failures(culprit) - before.failures(culprit))
     failed, called = BELIEVED[culprit]
     chance = ((others + failed) / (good + others + called)) ** alone
     return chance < (IMPROBABLE_REFUSAL if culprit is Culprit.INPUT else IMPROBABLE)
-
-
-def _fewest_tries(culprit: Culprit, max_retries: int) -> int:
-    return {Culprit.INPUT: 1, Culprit.ACCOUNT: ACCOUNT_TRIES}.get(culprit, max_retries + 1)
 
 
 def is_ill(culprit: Culprit, row: Sequence[frozenset[int]], threshold: int) -> bool:
@@ -173,14 +170,6 @@ def remedy(situation: Situation) -> Remedy:
         case Culprit.ANSWER if ill:
             return Remedy.PAUSE
     return Remedy.WAIT
-
-
-def answers_again(paused_by: str, culprit: Culprit) -> bool:
-    """Whether the failed probe of a world shows that what it was paused for is over.
-
-    A useless answer is one all the same: the model is there, and takes what it is sent.
-    """
-    return culprit is Culprit.ANSWER and paused_by not in ("", Culprit.ANSWER, Culprit.REQUEST)
 
 
 CONFLICT = 409
