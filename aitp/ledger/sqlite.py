@@ -406,20 +406,15 @@ def copy_whole(path: Path, part: Path) -> None:
 def _connect_unless_damaged(path: Path) -> apsw.Connection:
     try:
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE, keep_log=True, make=True)
+        if problems := file_problems(connection, quick=True, most=1):
+            connection.close()
+            raise apsw.CorruptError(problems[0])
     except CORRUPTION as error:
-        problems = [in_words(error)]
-    else:
-        problems = file_problems(connection, quick=True, most=1)
-        if not problems:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            return connection
-        connection.close()
-    raise ConfigurationError(
-        [
-            f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({problems[0]}): `aitp ledger recover` sets it"
-            " aside and saves what can be read, or put a backup in its place"
-        ]
-    )
+        said = f"RATE_LIMIT_STORAGE_PATH={path}: the ledger is damaged ({in_words(error)})"
+        advice = "`aitp ledger recover` sets it aside and saves what can be read, or put a backup in its place"
+        raise ConfigurationError([f"{said}: {advice}"]) from error
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    return connection
 
 
 # The integrity check: what is wrong with the file, in words that may be printed
@@ -487,12 +482,11 @@ def is_another_programs(connection: apsw.Connection) -> bool:
     A ledger whose list of tables is damaged may look like one. What is in doubt is damage: of that, nothing gets lost.
     """
     try:
-        if is_ledger(connection):
+        if is_ledger(connection) or not (theirs := definitions(connection)):
             return False
-        theirs = definitions(connection)
         with ours() as ledger:
-            is_a_bit_ours = not theirs or theirs.items() & definitions(ledger).items()
-        return not is_a_bit_ours and not _file_faults(connection, quick=True, most=1)
+            shared = theirs.items() & definitions(ledger).items()
+        return not shared and not _file_faults(connection, quick=True, most=1)
     except CORRUPTION:
         return False
 
