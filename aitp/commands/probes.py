@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from aitp import http
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
+from aitp.knowledge.wikidata import headers_of
 from aitp.process import models
 from aitp.providers import inventory
 from aitp.providers.base import plugin_builders
@@ -127,11 +128,7 @@ def _missing(settings: Settings) -> list[str]:
 def _wikidata(settings: Settings) -> Answered:
     """Wikidata's description of itself."""
     url = f"{settings.wikidata_base_url.rstrip('/')}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
-    contact = settings.wikidata_contact or "its operator has set no contact"
-    headers = {"Accept": "application/json", "User-Agent": f"{http.USER_AGENT} ({contact})"}
-    if settings.wikidata_token is not None:
-        headers["Authorization"] = f"Bearer {settings.wikidata_token.get_secret_value()}"
-    answer, body = http.ask(url, settings.request_timeout, settings.trust, headers)
+    answer, body = http.ask(url, settings.request_timeout, settings.trust, headers_of(settings))
     return answer.status_code, http.json_object(body)
 
 

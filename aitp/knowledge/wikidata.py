@@ -188,6 +188,14 @@ def _is_free(place: socket.socket, name: str) -> bool:
     return True
 
 
+def headers_of(settings: Settings) -> dict[str, str]:
+    """Who asks, as Wikimedia wants to be told."""
+    contact, token = settings.wikidata_contact or "its operator has set no contact", settings.wikidata_token
+    agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
+    authorization = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
+    return {"User-Agent": agent, "Accept": "application/json", **authorization}
+
+
 class Api:
     """The two APIs. `read` makes a value of a body; what it raises says that the answer is nonsense."""
 
@@ -195,14 +203,9 @@ class Api:
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._gate, self._bound = gate, bound
         self._timeout, self._trust = settings.request_timeout, settings.trust
-        contact = settings.wikidata_contact or "its operator has set no contact"
-        agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
-        self._headers = {"User-Agent": agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        least = 0.0 if self._base_url not in VIEW_HOSTS else LEAST_SECONDS
-        if settings.wikidata_token is not None:
-            self._headers["Authorization"] = f"Bearer {settings.wikidata_token.get_secret_value()}"
-            least = min(least, WITH_TOKEN_SECONDS)
-        self._turn = partial(turn, least)
+        self._headers = {**headers_of(settings), "Accept-Encoding": "gzip, deflate"}
+        least = WITH_TOKEN_SECONDS if settings.wikidata_token else LEAST_SECONDS
+        self._turn = partial(turn, least if self._base_url in VIEW_HOSTS else 0.0)
         self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
         self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
         self._wires: dict[str, Wire] = {}

@@ -59,6 +59,13 @@ ANSWERS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("404 proxy", reply(404, b"<html>model not found</html>"), ServiceFault, "OLLAMA_BASE_URL"),
     ("404 other words", reply(404, {"detail": "model not found"}), ModelMissing, CHAT),
     ("404 other words, no model", reply(404, {"detail": "nothing here"}), ServiceFault, "OLLAMA_BASE_URL"),
+    ("404 no such model", reply(404, {"error": "no such model here"}), ModelMissing, CHAT),
+    ("400 key, of a gateway", reply(400, {"error": "Incorrect API key"}), CredentialsRefused, "OLLAMA_API_KEY"),
+    ("400 policy, of a gateway", reply(400, {"error": {"code": "content_filter"}}), InputRefused, "refuses the input"),
+    ("402 credit, of a gateway", reply(402, {"error": "top up, please"}), CooldownRequired, "no credit left"),
+    ("400 retired", reply(400, {"error": f"The model {CHAT} has been retired"}), ModelGone, f"no model {CHAT}"),
+    ("500 NaN, in Python", reply(500, {"detail": "Out of range float values are not JSON compliant"}), InputRefused,
+     "500"),
     ("401", reply(401, b"<html>"), CredentialsRefused, "something in front of the provider"),
     ("401 key", reply(401, error("unauthorized")), CredentialsRefused, "OLLAMA_API_KEY"),
     ("403", reply(403, b""), CredentialsRefused, "OLLAMA_BASE_URL"),
@@ -182,3 +189,12 @@ def test_silence_is_a_time_out_that_names_the_setting() -> None:
 def test_all_failures_but_refusals_leave_the_task_pending() -> None:
     for status in (301, 401, 403, 404, 405, 408, 409, 429, 499, 500, 502, 503, 504):
         assert isinstance(failure_of(reply(status)), RetryableError), status
+
+
+def test_a_model_whose_name_speaks_of_thinking_is_not_taken_for_a_refusal_of_it() -> None:
+    name = "kimi-k2-thinking"
+    with (
+        scripted(reply(400, {"error": f'"{name}" does not support chat'})) as server,
+        pytest.raises(ModelGone),
+    ):
+        provider_at(server, models=[name], think=True).ask(QUESTION, name)
