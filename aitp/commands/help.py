@@ -13,7 +13,7 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -37,27 +37,6 @@ COMPLETION_FIXES = {
     "zsh": ("$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _aitp"),
     "fish": ('string split ","', 'string split --max 1 ","'),
 }
-
-
-class Failure(click.ClickException):
-    """What kept a command from its part, one line a problem; `warnings` may say where the problems come from."""
-
-    def __init__(
-        self, problems: Sequence[str], warnings: Sequence[str] = (), *, as_json: bool, exit_code: int = 1
-    ) -> None:
-        super().__init__("; ".join(problems))
-        self.exit_code = exit_code  # type: ignore[misc] # click asks the instance
-        self._told = {"problems": list(problems), "warnings": list(warnings)}
-        self._as_json = as_json
-
-    def show(self, file: Any = None) -> None:
-        """Say it."""
-        import json
-
-        for line in (*self._told["problems"], *self._told["warnings"]):
-            click.echo(f"aitp: {line}", err=True)
-        if self._as_json:
-            click.echo(json.dumps({"error": self.message, **self._told, "exit_code": self.exit_code}))
 
 
 class Command(click.Command):
@@ -92,7 +71,6 @@ class Command(click.Command):
         from aitp.tasks import ExitCode
 
         keep_memory_private()
-        as_json = bool(ctx.params.get("as_json"))
         try:
             if not self.looks:
                 from aitp.settings import load_settings, prepare_environment
@@ -113,14 +91,11 @@ class Command(click.Command):
                 from aitp.sources import runtime_dir
 
                 tell_of_failed_start(runtime_dir(), error.problems)
-            code = ExitCode.MISCONFIGURED
-            raise Failure(error.problems, error.warnings, as_json=as_json, exit_code=code) from error
-        except LedgerError as error:
-            raise Failure([str(error)], as_json=as_json) from error
+            _fail(ctx, error.problems, error.warnings, ExitCode.MISCONFIGURED)
         except click.UsageError:
             raise  # with the command's usage
-        except click.ClickException as error:
-            raise Failure([error.message], as_json=as_json) from error
+        except (LedgerError, click.ClickException) as error:
+            _fail(ctx, [str(error)])
 
     def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
         """Its first sentence whole, in shells' completion as well."""
@@ -135,6 +110,18 @@ class Command(click.Command):
         """What all share."""
         formatter.write_paragraph()
         formatter.write_text(EXITS)
+
+
+def _fail(ctx: click.Context, problems: Sequence[str], warnings: Sequence[str] = (), code: int = 1) -> NoReturn:
+    """Say what kept it from its part, one line a problem; `warnings` may say where the problems come from."""
+    for line in (*problems, *warnings):
+        click.echo(f"aitp: {line}", err=True)
+    if ctx.params.get("as_json"):
+        import json
+
+        told = {"error": "; ".join(problems), "problems": problems, "warnings": warnings, "exit_code": code}
+        click.echo(json.dumps(told))
+    ctx.exit(code)
 
 
 class Group(click.Group):
@@ -164,7 +151,7 @@ class Group(click.Group):
         width = max(map(len, self.commands))
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
-            if isinstance(command, Command | Group) and not command.hidden:
+            if isinstance(command, Command | Group):
                 told = (name.ljust(width), command.get_short_help_str())
                 sections.setdefault(command.section, []).append(told)
         for heading, rows in sections.items():
@@ -237,7 +224,7 @@ def _commands(group: click.Group, path: str) -> Iterator[tuple[click.Command, st
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from _commands(command, f"{path} {name}")
-        elif not command.hidden:
+        else:
             yield command, f"{path} {name}"
 
 

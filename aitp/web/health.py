@@ -192,6 +192,8 @@ def _read_ledger(settings: Settings | InForce) -> tuple[Snapshot | None, str]:
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3 h`, `5 d`: two units are never mixed, and what is below 0 is 0."""
     seconds = max(0.0, seconds)
+    if seconds >= 1e12:  # of a garbled file: it would be hundreds of digits wide
+        return f"{seconds:.0e} s"
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"

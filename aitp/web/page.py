@@ -75,31 +75,20 @@ CONTENT_SECURITY_POLICY = (
 
 def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
-    minutes, ledger = history.minutes, facts.ledger
+    ledger, routing = facts.ledger, health.known_routing(settings)
     level, verdict = judge(problems, facts, settings)
-    routing = health.known_routing(settings)
+    waiting = history.waiting[:QUEUES_SHOWN]
     page = _TEMPLATES.get_template("page.html").render(
-        service=SERVICE_NAME,
-        version=release(),
-        python=platform.python_version(),
         level=level,
         sentence=verdict,
         facts=facts,
         ledger=ledger,
-        many_failed=health.many_failed(minutes),
-        minutes=minutes,
+        many_failed=health.many_failed(history.minutes),
         history=history,
-        spans=list(SPANS),
         charts=_charts(history, ledger) if ledger and history.bars else [],
-        waiting=[
-            (each, waits_for(each, ledger, facts.inventory, routing))
-            for each in history.waiting[:QUEUES_SHOWN]
-            if ledger
-        ],
-        queues_left_out=len(history.waiting[QUEUES_SHOWN:]),
+        waiting=[(each, waits_for(each, ledger, facts.inventory, routing)) for each in waiting if ledger],
         types=_by_type(history),
         times=list(_times(history)),
-        rows_shown=ROWS_SHOWN,
         problems=problems,
         processes=_at_work(facts),
         uses=read_usage(settings.runtime_dir / "metrics"),
@@ -232,7 +221,8 @@ _FILTERS = (
     width,
 )
 _TEMPLATES.filters |= {each.__name__: each for each in _FILTERS}
-_TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "command": command}
+_TEMPLATES.globals |= {"style": Markup(STYLE), "script": Markup(SCRIPT), "command": command, "rows_shown": ROWS_SHOWN}
+_TEMPLATES.globals |= {"service": SERVICE_NAME, "version": release(), "python": platform.python_version()}
 
 
 # ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
