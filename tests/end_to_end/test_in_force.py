@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from aitp import revision
 from aitp.process.scoreboard import MASTER
 from aitp.settings import PLACEHOLDER_KEY
 from tests.end_to_end.running import ROOT, Service
+from tests.waiting import wait_until
+
+LOOK_SECONDS = 0.2  # between two commands, each of which costs half as much CPU
 
 
 def supervisorctl(service: Service, *command: str) -> subprocess.CompletedProcess[str]:
@@ -112,15 +116,16 @@ def test_a_start_a_restart_and_a_stop_are_told_from_a_death(service: Service) ->
     while not phases or phases[-1] != "running":
         phases.append(told(service)["phase"])
         assert phases[-1] in ("starting", "running"), phases
+        time.sleep(LOOK_SECONDS)
     assert phases[0] == "starting"
     service.await_crew()
 
     master = service.board()[MASTER].pid
     os.kill(master, signal.SIGKILL)
-    found = service.wait(lambda: (now := told(service)) and now["phase"] == "starting" and now)
+    found = wait_until(lambda: (now := told(service)) and now["phase"] == "starting" and now, 30.0, LOOK_SECONDS)
     assert {each["severity"] for each in found["problems"] if each["code"] == "starting"} == {"pending"}
     service.await_crew()
-    service.wait(lambda: told(service)["phase"] == "running")
+    wait_until(lambda: told(service)["phase"] == "running", 30.0, LOOK_SECONDS)
 
     assert supervisorctl(service, "stop", "aitp-master").returncode == 0
     assert told(service)["phase"] == "stopped"
