@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import partial
@@ -293,36 +293,36 @@ def reading(family: Family, found: Mapping[tuple[str, ...], float]) -> Metric:
     return metric
 
 
-def known_label_sets(
-    models: Collection[str], task_types: Collection[str], replaceable: Collection[str] = ()
-) -> Iterator[tuple[Family, tuple[str | Enum, ...]]]:
-    """Every label set of a counter or histogram that can be known before it is first counted."""
+def _known_label_sets(
+    models: Collection[str],
+    task_types: Collection[str],
+    priced: Collection[tuple[str, str, str]],
+    replaceable: Collection[str],
+) -> dict[str, list[list[str]]]:
+    """Every label set of a counter or histogram that can be known before it is first counted, by family."""
     models = (*models, OTHER)
-    combinations: list[tuple[Family, Iterable[Labels]]] = [
-        (TASKS_PROCESSED, product(task_types, TaskStatus)),
-        (TASK_DURATION, product(task_types)),
-        (TASK_ATTEMPTS, product(task_types, Ending)),
-        (RESULTS_REUSED, product(task_types)),
-        (API_REQUESTS, ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES)),
-        (API_DURATION, API_CALLS),
-        (DELIVERIES, product(DELIVERY_OUTCOMES)),
-        (TOKEN_REQUESTS, product(("success", "failure"))),
-        (LIMIT_EXCEEDED, product(Period)),
-        (FALLBACKS, product(("ollama", *replaceable), ("openai",), Why)),
-        (BUDGET_EXCEEDED, product((Period.DAY, Period.MONTH))),
-        (CHILD_EXITS, product(ROLES, EXIT_CAUSES)),
-        *((family, [()]) for family in (LEDGER_QUEUE, LEDGER_LOST, LATE_ANSWERS)),
-    ]
+    known: dict[Family, Iterable[Labels]] = {
+        TASKS_PROCESSED: product(task_types, TaskStatus),
+        TASK_DURATION: product(task_types),
+        TASK_ATTEMPTS: product(task_types, Ending),
+        RESULTS_REUSED: product(task_types),
+        API_REQUESTS: ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES),
+        API_DURATION: API_CALLS,
+        DELIVERIES: product(DELIVERY_OUTCOMES),
+        TOKEN_REQUESTS: product(("success", "failure")),
+        LIMIT_EXCEEDED: product(Period),
+        FALLBACKS: product(("ollama", *replaceable), ("openai",), Why),
+        COST: priced,
+        BUDGET_EXCEEDED: product((Period.DAY, Period.MONTH)),
+        CHILD_EXITS: product(ROLES, EXIT_CAUSES),
+        **dict.fromkeys((LEDGER_QUEUE, LEDGER_LOST, LATE_ANSWERS), ((),)),
+        **{FAMILIES[name]: label_sets(models) for name, label_sets in _FOREIGN.items()},
+    }
     for provider in (_OPENAI, _OLLAMA):
-        combinations += [
-            (provider.requests, product(models, CallStatus)),
-            (provider.tokens, product(models, TOKEN_TYPES)),
-            (provider.duration, product(models)),
-        ]
-    combinations += [(FAMILIES[name], known(models)) for name, known in _FOREIGN.items()]
-    for family, label_sets in combinations:
-        for labels in label_sets:
-            yield family, labels
+        known[provider.requests] = product(models, CallStatus)
+        known[provider.tokens] = product(models, TOKEN_TYPES)
+        known[provider.duration] = product(models)
+    return {family.name: [[*map(_word, labels)] for labels in label_sets] for family, label_sets in known.items()}
 
 
 # ── counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -355,10 +355,6 @@ class Metrics:
         self.count(TASKS_PROCESSED, task_type, status)
         self.observe(TASK_DURATION, seconds, task_type)
 
-    def attempt_ended(self, task_type: str, ending: Ending) -> None:
-        """One attempt at one task ended, whether or not the task did."""
-        self.count(TASK_ATTEMPTS, task_type, ending)
-
     def result_reused(self, task_type: str) -> None:
         """A task succeeded with the result that was bought for an equal one."""
         self.count(TASKS_PROCESSED, task_type, TaskStatus.SUCCEEDED)
@@ -371,10 +367,6 @@ class Metrics:
         code = str(status_code) if status_code is not None and 100 <= status_code <= 599 else NO_ANSWER
         self.count(API_REQUESTS, endpoint, method, code)
         self.observe(API_DURATION, seconds, endpoint, method)
-
-    def delivery(self, outcome: Literal["delivered", "refused", "deferred"]) -> None:
-        """One attempt to bring a result to the task API."""
-        self.count(DELIVERIES, outcome)
 
     def auth(self, success: bool) -> None:
         """One request for an access token."""
@@ -395,22 +387,6 @@ class Metrics:
         """What a call cost, in the currency's own unit."""
         self.count(COST, provider, self.known(model), currency, amount=amount)
 
-    def provider_fallback(self, first: str, instead: str, reason: str) -> None:
-        """A call to `instead`, because `first` failed or could not be asked."""
-        self.count(FALLBACKS, first, instead, reason)
-
-    def rate_limit_exceeded(self, period: str) -> None:
-        """The limit of `period` keeps tasks waiting: once for each window, as the warning in the log."""
-        self.count(LIMIT_EXCEEDED, period)
-
-    def budget_exceeded(self, period: str) -> None:
-        """The budget of `period` keeps tasks waiting: once for each window, as the warning in the log."""
-        self.count(BUDGET_EXCEEDED, period)
-
-    def child_ended(self, role: str, cause: str) -> None:
-        """A child ended. Its successor in the slot counts it."""
-        self.count(CHILD_EXITS, role, cause)
-
     def ledger_waited(self, seconds: float) -> None:
         """A transaction of a fleet's ledger had its turn."""
         self.observe(LEDGER_QUEUE, seconds)
@@ -418,10 +394,6 @@ class Metrics:
     def ledger_lost(self) -> None:
         """This process's line to a fleet's ledger was lost."""
         self.count(LEDGER_LOST)
-
-    def answers_were_late(self, count: int) -> None:
-        """Answers to tasks that had been taken from this process meanwhile, and still counted."""
-        self.count(LATE_ANSWERS, amount=count)
 
     def count(self, family: Family, *labels: str | Enum, amount: float = 1) -> None:
         """`amount` more in a counter, of this package or of another's (`declare`)."""
@@ -490,9 +462,7 @@ def prepare_directory(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in directory.glob("*.db"):
         _set_aside_if_damaged(path)
-    known: dict[str, list[list[str]]] = {}
-    for family, labels in (*known_label_sets(models, task_types, replaceable), *((COST, labels) for labels in priced)):
-        known.setdefault(family.name, []).append([*map(_word, labels)])
+    known = _known_label_sets(models, task_types, priced, replaceable)
     replace_file(directory / KNOWN_FILE, json.dumps(known).encode())
 
 

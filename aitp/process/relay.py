@@ -32,7 +32,7 @@ from aitp.ledger.inbox import Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.ledger import Ledger
 from aitp.ledger.outbox import Delivery, DeliveryOutcome, Fault, Nothing
 from aitp.logs import get_logger
-from aitp.metrics import Metrics
+from aitp.metrics import DELIVERIES, Metrics
 from aitp.policy.evidence import is_refused_for_good
 from aitp.policy.polling import is_complete, may_hold_more
 from aitp.process.child import Child
@@ -244,22 +244,22 @@ class Relay:
         except errors.DeliveryRefused as error:
             if is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
-                self._metrics.delivery("refused")
+                self._metrics.count(DELIVERIES, "refused")
                 self._tell(settle(DeliveryOutcome.REFUSED, str(error)))
             else:
                 log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
-                self._metrics.delivery("deferred")
+                self._metrics.count(DELIVERIES, "deferred")
                 self._tell(settle(DeliveryOutcome.CONFLICT))
             return True
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
             log.warning("Result could not be delivered, it waits", **facts, reason=_reason(error))
-            self._metrics.delivery("deferred")
+            self._metrics.count(DELIVERIES, "deferred")
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
             self._tell(settle(DeliveryOutcome.RETURNED if unsent else DeliveryOutcome.LATER, fault=fault))
             return False
-        self._metrics.delivery("delivered")
+        self._metrics.count(DELIVERIES, "delivered")
         self._tell(settle(DeliveryOutcome.DELIVERED))
         log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
         return True

@@ -20,7 +20,7 @@ from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Place
 from aitp.ledger.evidence import SETTINGS, Failure
 from aitp.ledger.outcomes import Report, Settled
 from aitp.logs import get_logger
-from aitp.metrics import Metrics
+from aitp.metrics import BUDGET_EXCEEDED, LIMIT_EXCEEDED, Metrics
 from aitp.policy.costs import amount
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import role_of
@@ -139,7 +139,7 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
     """Log and count what `idle` is to be warned about."""
     now = time.time()
     for limit in idle.exceeded:
-        metrics.rate_limit_exceeded(limit.period)
+        metrics.count(LIMIT_EXCEEDED, limit.period)
         log.warning(
             "Rate limit exceeded, skipping task processing",
             period=limit.period,
@@ -148,7 +148,7 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
             frees_in_seconds=None if limit.use.frees_at is None else round(max(0.0, limit.use.frees_at - now), 1),
         )
     for budget in idle.overspent:
-        metrics.budget_exceeded(budget.period)
+        metrics.count(BUDGET_EXCEEDED, budget.period)
         log.warning(
             "Budget exceeded, skipping task processing",
             period=budget.period,

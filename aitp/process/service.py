@@ -26,7 +26,7 @@ from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.logs import conceal, get_logger
-from aitp.metrics import OTHER, Metrics, known_models, open_metrics, prepare_directory
+from aitp.metrics import CHILD_EXITS, OTHER, Metrics, known_models, open_metrics, prepare_directory
 from aitp.policy.costs import ALL_OTHERS
 from aitp.process.child import Child, Roles
 from aitp.process.dispatch import named_models, openai_names, reuse_scope, setup_of
@@ -255,7 +255,7 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
     if ledger.hosts:
         ledger.hosts.database.observer = metrics
     if cause is not Cause.STOPPED:
-        metrics.child_ended(child.role.value, cause.value)
+        metrics.count(CHILD_EXITS, child.role.value, cause.value)
     tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))
     child.wake_relays(1)  # a task that was poison is finished now
     return ledger, metrics

@@ -23,7 +23,7 @@ from aitp.ledger.claims import Claim, Idle
 from aitp.ledger.ledger import Ledger
 from aitp.ledger.outcomes import Report, Settled
 from aitp.logs import get_logger
-from aitp.metrics import TOKEN_TYPES, CallStatus, Metrics
+from aitp.metrics import FALLBACKS, LATE_ANSWERS, TASK_ATTEMPTS, TOKEN_TYPES, CallStatus, Metrics
 from aitp.policy.costs import NANO, NOTHING, Bill, Prices
 from aitp.policy.routing import Route
 from aitp.process import reports
@@ -224,7 +224,7 @@ class Worker:
         if claim.more:
             self._process.wake_workers(1)
         if fallback_from := claim.route.fallback_from:
-            self._metrics.provider_fallback(fallback_from, claim.provider, claim.route.reason)
+            self._metrics.count(FALLBACKS, fallback_from, claim.provider, claim.route.reason)
 
         if claim.stand_ins_left == 0:
             log.warning("Calls of the day in another provider's stead are used up", instead_of=fallback_from)
@@ -328,7 +328,7 @@ class Worker:
             ended += self._tell_of(outcome, processor, claim.route, seconds)
             if whose is not None:
                 whose.ended(claim.route, outcome)
-        self._metrics.answers_were_late(settled.late)
+        self._metrics.count(LATE_ANSWERS, amount=settled.late)
         reports.tell_of_reuse(settled.reused, self._metrics)
         self._process.count_done(ended)
         if change := settled.breaker:
@@ -351,7 +351,7 @@ class Worker:
 
     def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
         facts = {**_facts(outcome.task, processor), **_facts_of(route)}
-        self._metrics.attempt_ended(processor.task_type, outcome.ending)
+        self._metrics.count(TASK_ATTEMPTS, processor.task_type, outcome.ending)
         match outcome.ending:
             case Ending.SUCCEEDED:
                 status = TaskStatus.SUCCEEDED

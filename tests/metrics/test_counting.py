@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from aitp.metrics import BUCKETS, CallStatus, Metrics, known_models, open_metrics, prepare_directory
+from aitp.metrics import (
+    BUCKETS,
+    CHILD_EXITS,
+    DELIVERIES,
+    LATE_ANSWERS,
+    LIMIT_EXCEEDED,
+    TASK_ATTEMPTS,
+    CallStatus,
+    Metrics,
+    known_models,
+    open_metrics,
+    prepare_directory,
+)
 from aitp.tasks import Ending, TaskStatus, TaskType
 from tests.metrics.reading import scrape, value
 
@@ -17,20 +29,20 @@ MODEL = "text-embedding-3-small"
 
 def count_everything_once(metrics: Metrics) -> None:
     metrics.task_ended(TaskType.TEXT_EMBEDDING, TaskStatus.SUCCEEDED, 0.3)
-    metrics.attempt_ended(TaskType.TEXT_EMBEDDING, Ending.RETRY)
+    metrics.count(TASK_ATTEMPTS, TaskType.TEXT_EMBEDDING, Ending.RETRY)
     metrics.api_request("/api/ai-tasks/pending", "GET", 200, 0.02)
     metrics.api_request("/api/ai-tasks/:id", "PATCH", None, 30)
-    metrics.delivery("delivered")
+    metrics.count(DELIVERIES, "delivered")
     metrics.auth(success=True)
     metrics.provider_request("openai", MODEL, CallStatus.SUCCESS, 0.4)
     metrics.tokens("openai", MODEL, "prompt_tokens", 17)
     metrics.provider_request("ollama", "nomic-embed-text", CallStatus.ERROR, 5)
     metrics.tokens("ollama", "nomic-embed-text", "total_tokens", 5)
-    metrics.rate_limit_exceeded("day")
-    metrics.child_ended("worker", "deadline")
+    metrics.count(LIMIT_EXCEEDED, "day")
+    metrics.count(CHILD_EXITS, "worker", "deadline")
     metrics.ledger_waited(0.25)
     metrics.ledger_lost()
-    metrics.answers_were_late(3)
+    metrics.count(LATE_ANSWERS, amount=3)
 
 
 def test_each_call_moves_its_series_and_labels_are_plain_words(tmp_path: Path) -> None:
