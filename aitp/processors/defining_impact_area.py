@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from aitp.errors import RetryableError
 from aitp.knowledge import Entity
 from aitp.processors.base import Content, Context, Processor, Result, processor
-from aitp.processors.linking import folded, linked_subjects
+from aitp.processors.linking import folded, link, linked_subjects
 from aitp.processors.structured import Inquiry, Output, ask, narrowed, schema_of
 from aitp.providers import Provider
 
@@ -62,14 +62,8 @@ class DefiningImpactAreaProcessor(Processor[ImpactAreaContent]):
         name = _option(found.value.name, content.options) or found.value.name
         with found.kept(context.memory):
             entity = _linked(name, content, context)
-        return found.answer(
-            {
-                "name": name,
-                "description": found.value.description,
-                "wikidataId": entity and entity.id,
-                "language": context.language,
-            }
-        )
+        described = {"name": name, "description": found.value.description}
+        return found.answer({**described, **link(entity, context.language)})
 
 
 def _linked(name: str, content: ImpactAreaContent, context: Context) -> Entity | None:

@@ -28,10 +28,6 @@ def _id(given: object) -> object:
     return given if isinstance(given, str) and given[:1] == "Q" and given[1:].isdecimal() else None
 
 
-def _list(given: object) -> object:
-    return tuple(given) if isinstance(given, list) else given
-
-
 class Touched(BaseModel):
     """Something that the claim touches: its area, a topic, a personality. All but the name may be missing."""
 
@@ -41,7 +37,7 @@ class Touched(BaseModel):
     wikidata_id: Annotated[str | None, BeforeValidator(_id)] = Field(None, alias="wikidataId")
 
 
-Found = Annotated[tuple[Touched, ...], BeforeValidator(_list), Field(max_length=200)]
+Found = Annotated[tuple[Touched, ...], Field(max_length=200, strict=False)]
 
 
 class SeverityContent(Content):

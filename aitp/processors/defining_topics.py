@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 
 from aitp.errors import UselessAnswer
 from aitp.processors.base import Content, Context, Processor, Result, processor
-from aitp.processors.linking import first_of_each, linked_subjects
+from aitp.processors.linking import first_of_each, link, linked_subjects
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 
@@ -52,9 +52,4 @@ class DefiningTopicsProcessor(Processor[Content]):
             raise UselessAnswer("no topic found: the model names none for this text")
         with found.kept(context.memory):
             entities = linked_subjects(names, context.knowledge, context.language)
-        return found.answer(
-            [
-                {"name": name, "wikidataId": entity and entity.id, "language": context.language}
-                for name, entity in entities.items()
-            ]
-        )
+        return found.answer([{"name": name, **link(entity, context.language)} for name, entity in entities.items()])

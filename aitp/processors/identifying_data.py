@@ -78,11 +78,6 @@ def _inquiry(text: str, prompt: str) -> Inquiry[Personalities]:
 
 
 def _shown(person: Personality, entity: Entity | None) -> dict[str, Any]:
-    wikidata = entity and {
-        "id": entity.id,
-        "url": entity.url,
-        "label": entity.label,
-        "description": entity.description,
-        "aliases": list(entity.aliases),
-    }
+    told = ("id", "url", "label", "description", "aliases")
+    wikidata = entity and {name: getattr(entity, name) for name in told}
     return {**person.model_dump(), "wikidata": wikidata}

@@ -56,6 +56,11 @@ def linked_subjects(names: Iterable[str], knowledge: Knowledge, language: str) -
     return _linked(names, knowledge, language, _subject)
 
 
+def link(entity: Entity | None, language: str) -> dict[str, str | None]:
+    """How a result names what it is about: by an id, null where there is none."""
+    return {"wikidataId": entity.id if entity else None, "language": language}
+
+
 def _linked(names: Iterable[str], knowledge: Knowledge, language: str, choice: Choice) -> dict[str, Entity | None]:
     hits = {name: knowledge.find(name, language)[:MOST_CANDIDATES] for name in names}
     ids = list(dict.fromkeys(id_ for found in hits.values() for id_ in found))
