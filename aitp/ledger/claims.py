@@ -86,8 +86,7 @@ class ClaimOptions:
     canary_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Tasks of one queue that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
 
     `reserved_nano`: what it may cost, where budgets are in force. `counted_for`: the day on which it counts as made in
@@ -101,7 +100,7 @@ class Claim:
     probe: bool
     more: bool
     reserved_nano: int = 0
-    world: World = World(0)  # noqa: RUF009 (frozen)
+    world: World = World(0)
     counted_for: int | None = None
     stand_ins_left: int | None = None
 
@@ -123,20 +122,6 @@ class Idle:
     service: str = ""
     overspent: tuple[Overspent, ...] = ()
     unpriced: tuple[str, ...] = ()
-
-
-class _Found(NamedTuple):
-    """A claim in the making: its tasks are rows."""
-
-    route: Route
-    queue: QueueKey
-    rows: list[Row]
-    probe: bool
-    more: bool
-    reserved_nano: int
-    world: World
-    counted_for: int | None = None
-    stand_ins_left: int | None = None
 
 
 class _Stop(NamedTuple):
@@ -262,31 +247,18 @@ class Claims:
             # the end of a server that this process survives, the tasks would be others' as well.
             self._database.flush()
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
-        are_these, seqs = these(row[0] for row in found.rows)
+        are_these, seqs = these(task.seq for task in found.tasks)
         contents: dict[int, bytes] = dict(
             self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
         )
-        tasks = tuple(
-            Task(seq, task_id, found.queue, contents[seq], attempts, crashes)
-            for seq, task_id, _, attempts, crashes in found.rows
-        )
-        return Claim(
-            slot,
-            found.route,
-            found.queue,
-            tasks,
-            found.probe,
-            found.more,
-            found.reserved_nano,
-            found.world,
-            found.counted_for,
-            found.stand_ins_left,
-        )
+        return found._replace(tasks=tuple(task._replace(content=contents[task.seq]) for task in found.tasks))
 
     def _claim(
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
-    ) -> tuple[_Found | Idle, bool]:
-        """What is found, and whether it is a reservation that must be on disk before anything is sent."""
+    ) -> tuple[Claim | Idle, bool]:
+        """A claim, but for its tasks' contents; and whether it is a reservation that must be on disk before anything is
+        sent.
+        """
         now = self._database.clock()
         seen, ready = _look(connection, slot, now)
         if seen.owns:
@@ -322,18 +294,18 @@ class Claims:
             found = self._first_queue(search, stops)
         if found is None:
             return _first_end(stops, next_due(connection, TaskState.READY)), False
-        others = len(queues) > 1 and (room.count is None or room.count > len(found.rows))
+        others = len(queues) > 1 and (room.count is None or room.count > len(found.tasks))
         limited = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
         return found._replace(more=found.more or others), limited
 
-    def _first_queue(self, search: _Search, stops: list[Idle]) -> _Found | None:
+    def _first_queue(self, search: _Search, stops: list[Idle]) -> Claim | None:
         """Tasks of the first queue that nothing stops; what does stop the others is added to `stops`."""
         for number, queue, _ in search.queues:
             if (found := self._first_route(search, number, queue, stops)) is not None:
                 return found
         return None
 
-    def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> _Found | None:
+    def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> Claim | None:
         """Tasks of `queue` by the first of its routes that nothing stops; what does is added to `stops`."""
         routes = search.options.routes(queue)
         if not routes:
@@ -346,7 +318,7 @@ class Claims:
                 found = self._take_in_stead(search, number, queue, route, route.most_per_day)
             else:
                 break
-            if isinstance(found, _Found):
+            if isinstance(found, Claim):
                 return found._replace(route=route._replace(reason=USED_UP)) if used_up else found
             stops.append(found.idle)
             if found.waits:
@@ -356,7 +328,7 @@ class Claims:
 
     def _take_in_stead(
         self, search: _Search, number: int, queue: QueueKey, route: Route, most_per_day: int
-    ) -> _Found | _Stop:
+    ) -> Claim | _Stop:
         """Tasks of `queue` for a provider that stands in for another one by that one's rules, within a day's number."""
         instead_of, now = route.fallback_from, search.now
         left = most_per_day - stand_ins_sent(search.connection, instead_of, now)
@@ -366,11 +338,11 @@ class Claims:
         found = self._take(replace(search, room=room), number, queue, route)
         if isinstance(found, _Stop):
             return found
-        calls = len(found.rows)
+        calls = len(found.tasks)
         day = count_stand_ins(search.connection, instead_of, now, calls)
         return found._replace(counted_for=day, stand_ins_left=left - calls)
 
-    def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> _Found | _Stop:
+    def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> Claim | _Stop:
         """Tasks of `queue` to be sent by `route`, or what stops that.
 
         What holds for most tasks is asked first, and what depends on the tasks themselves last: nobody is told that
@@ -443,7 +415,8 @@ class Claims:
         self._own(connection, search.slot, provider, gate, world, rows)
         if search.seen.has_suspects:
             world = self._worlds.with_good(connection, world)
-        return _Found(route, queue, rows, gate.probe, batch.more, reserved, world)
+        tasks = tuple(Task(seq, task_id, queue, b"", attempts, crashes) for seq, task_id, _, attempts, crashes in rows)
+        return Claim(search.slot, route, queue, tasks, gate.probe, batch.more, reserved, world)
 
     def _service_stops(self, search: _Search, service: str, model: str) -> _Stop | None:
         """Whether a service is out, or has asked for a pause, of this model or of all that it serves."""

@@ -278,7 +278,7 @@ class Worker:
             as_named = claim.route.model == claim.queue.model
             tasks.append(task)
             contents.append(content if as_named else content.model_copy(update={"model": claim.route.model}))
-        return dataclasses.replace(claim, tasks=tuple(tasks)), contents, malformed
+        return claim._replace(tasks=tuple(tasks)), contents, malformed
 
     def _report_of(self, claim: Claim, provider: MeteredProvider, error: Exception) -> Report:
         if isinstance(error, MemoryError | OSError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -280,7 +279,7 @@ class Life(Agreement):
             was_told = cut.committed
             settled = self.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
         if partly:
-            self.claims[slot] = replace(claim, tasks=claim.tasks[-1:])
+            self.claims[slot] = claim._replace(tasks=claim.tasks[-1:])
         else:
             del self.claims[slot]
         # Its own still; others it may have lost with its host's line, and their answers are late.
