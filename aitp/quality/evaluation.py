@@ -217,9 +217,8 @@ class Report:
         """In the order of the cases; for each processor its languages, then all of them."""
         for task_type in dict.fromkeys(case.task_type for case in self.cases):
             cases = [case for case in self.cases if case.task_type == task_type]
-            for language in sorted({case.text.language for case in cases}):
-                yield _row(task_type, language, [case for case in cases if case.text.language == language])
-            yield _row(task_type, ALL, cases)
+            for language in (*sorted({case.text.language for case in cases}), ALL):
+                yield _row(task_type, language, [case for case in cases if language in (case.text.language, ALL)])
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as values that JSON knows."""
