@@ -518,9 +518,8 @@ def prepare_environment() -> None:
 
 def withheld(*needed: str) -> dict[str, str]:
     """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
-    given = {name: os.environ.get(name, "").strip() for name in secret_names()}
-    real = (name for name, value in given.items() if value and not _is_placeholder(value))
-    return {name: WITHHELD for name in real if name not in needed}
+    others = {name: os.environ.get(name, "").strip() for name in secret_names() if name not in needed}
+    return {name: WITHHELD for name, value in others.items() if value and not _is_placeholder(value)}
 
 
 def set_aside() -> dict[str, str]:

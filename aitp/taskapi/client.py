@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import requests
@@ -22,13 +22,10 @@ from requests.structures import CaseInsensitiveDict
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.policy.retry import pause_seconds
+from aitp.settings import Settings
 from aitp.taskapi.pages import PendingPage
 from aitp.taskapi.token import REFUSED_AGAIN
 from aitp.tasks import Service, TaskStatus
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
-
 
 API = Service.API.value
 PENDING = "/api/ai-tasks/pending"

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 import orjson
@@ -32,10 +31,8 @@ from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, Service
 from aitp.hardening import replace_file
 from aitp.http import NoAnswer, ask, json_object
 from aitp.policy.retry import pause_seconds
+from aitp.settings import Settings
 from aitp.tasks import Service
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 MARGIN_SECONDS = 60.0
 REPLACEMENT_PAUSE_SECONDS = 60.0
@@ -203,20 +200,18 @@ def ask_for_token(settings: Settings) -> Grant:
     asked = {"scope": settings.oauth2_scope, "audience": settings.oauth2_audience}
     fields = {"grant_type": "client_credentials", **{name: value for name, value in asked.items() if value}}
     by_post = settings.oauth2_client_auth == "post"
-    request = requests.Request(
-        "POST",
-        url,
-        headers={"Accept": "application/json"},
-        data=fields | client if by_post else fields,
-        # Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`.
-        auth=None if by_post else (quote_plus(client["client_id"]), quote_plus(client["client_secret"])),
-    ).prepare()
-    form = str(request.body).encode()
+    # Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`.
+    basic = (quote_plus(client["client_id"]), quote_plus(client["client_secret"]))
+    asking = requests.Request("POST", url, {"Accept": "application/json"}, data=fields | client if by_post else fields)
+    asking.auth = None if by_post else basic
     try:
+        sent = asking.prepare()
         # Over a connection of its own: the next request is most likely another process's.
-        response, content = ask(url, settings.request_timeout, settings.trust, request.headers, form)
+        response, content = ask(url, settings.request_timeout, settings.trust, sent.headers, str(sent.body).encode())
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
+    except requests.RequestException:
+        raise ServiceFault(OAUTH, f"the token endpoint cannot be asked at {url}: {look}") from None
     body = json_object(content) or {}
     if response.status_code != 200:
         raise _refusal(response, body.get("error"), look)
