@@ -1,5 +1,5 @@
-"""The processes: a master that keeps children in their slots, and what a child knows of itself.
+"""The processes: a master that keeps children in their slots, what each of them does, and supervisord around it.
 
-Plain Unix: fork, signals, locks, exit codes. Nothing here speaks to the network or to the ledger; what relays and
-workers do is handed in as a table of functions (`roles.Roles`).
+Plain Unix: fork, signals, locks, exit codes. The master speaks to no network and opens no ledger; what relays and
+workers do is handed to it as a table of functions (`child.Roles`, made by `service.roles`).
 """

@@ -273,11 +273,9 @@ class Child:
 
 
 def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherited: Inherited) -> NoReturn:
-    """Be the child in `slot`, from fork to exit. Never returns, never unwinds into the master's stack."""
-    code = ExitCode.FAILED
-    try:
-        inherited.after_fork()
-        withhold()  # nobody loads settings here again
+    """Be the child in `slot`, from fork to exit."""
+
+    def life() -> None:
         name_process(f"aitp {role_of(slot).value} {slot}")
         child = Child(slot, settings, inherited)
         child.listen()
@@ -285,17 +283,27 @@ def run_child(slot: int, settings: Settings, cause: Cause, roles: Roles, inherit
         if child.take_slot():
             roles.mains[child.role](child, settings, cause)
         child.leave()
-        code = ExitCode.FINE
+
+    run_forked("Child", life, inherited)
+
+
+def run_forked(what: str, work: Callable[[], bool | None], inherited: Inherited) -> NoReturn:
+    """Do `work` and exit: AGAIN for False, or where the machine fails; never unwinds into the master's stack."""
+    code = ExitCode.FAILED
+    try:
+        inherited.after_fork()
+        withhold()  # nobody loads settings here again
+        code = ExitCode.AGAIN if work() is False else ExitCode.FINE
     except ConfigurationError as error:
-        log.error("Configuration cannot be used", problems=error.problems)
+        log.error("Configuration cannot be used", problems=list(error.problems))
         code = ExitCode.MISCONFIGURED
     except (LedgerError, OSError, MemoryError):
-        log.exception("Child gives up: the machine or the ledger fails it")
+        log.exception(f"{what} gives up: the machine or the ledger fails it")
         code = ExitCode.AGAIN
     except Exception:
-        log.exception("Child failed")
+        log.exception(f"{what} failed")
     finally:
-        os._exit(code)  # whatever happens: a child never runs on in the master's code
+        os._exit(code)  # whatever happens: it never runs on in the master's code
 
 
 def wait_for_signal(signals: Iterable[signal.Signals], seconds: float) -> signal.Signals | None:

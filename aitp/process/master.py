@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import NoReturn
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
@@ -26,11 +25,11 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
 from aitp.process import scoreboard, start
-from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, wait_for_signal
+from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
 from aitp.process.models import ModelPuller
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.process.systemd import Systemd
-from aitp.settings import Settings, surroundings, under_supervisord, withhold
+from aitp.settings import Settings, surroundings, under_supervisord
 from aitp.tasks import ExitCode
 
 STOPPING_TICK_SECONDS = 1.0
@@ -52,17 +51,20 @@ class Helper:
 
 
 class Helpers:
-    """One-shot processes for what must not happen in the master, the ledger's preparation above all.
+    """One-shot processes for what must not happen in the master, the ledger's preparation above all."""
 
-    `after_fork` is what each does first: let go of what is the master's alone.
-    """
-
-    def __init__(self, after_fork: Callable[[], None]) -> None:
-        self._after_fork = after_fork
+    def __init__(self, inherited: Inherited) -> None:
+        self._inherited = inherited
         self._underway: dict[int, Helper] = {}  # by pid
 
     def send(self, name: str, seconds: float, work: Callable[[], bool | None], ended: Callable[[int], None]) -> None:
-        """Do `work` in a process of its own. It exits AGAIN for False, MISCONFIGURED for a ConfigurationError."""
+        """Do `work` in a process of its own, whose exit code `ended` is told (`run_forked`)."""
+
+        def helps() -> bool | None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            return work()
+
         try:
             pid = os.fork()
         except OSError as error:
@@ -70,7 +72,7 @@ class Helpers:
             ended(ExitCode.FAILED)
             return
         if pid == 0:
-            _help(work, self._after_fork)
+            run_forked("A short-lived process", helps, self._inherited)
         self._underway[pid] = Helper(name, time.monotonic() + seconds, ended)
 
     def underway(self, name: str) -> bool:
@@ -98,24 +100,6 @@ class Helpers:
         for pid, helper in self._underway.items():
             if name in (None, helper.name):
                 os.kill(pid, signum)
-
-
-def _help(work: Callable[[], bool | None], after_fork: Callable[[], None]) -> NoReturn:
-    code = ExitCode.FAILED
-    try:
-        after_fork()
-        withhold()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        code = ExitCode.AGAIN if work() is False else ExitCode.FINE
-    except ConfigurationError as error:
-        code = ExitCode.MISCONFIGURED
-        for problem in error.problems:
-            log.error("Configuration cannot be used", problem=problem)
-    except Exception:
-        log.exception("A short-lived process failed")
-    finally:
-        os._exit(code)  # whatever happens: it never runs on in the master's code
 
 
 @dataclass(slots=True)
@@ -290,7 +274,7 @@ class Master:
         self._roles = roles
         self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
         self._children = Children(roles, inherited)
-        self._helpers = Helpers(inherited.after_fork)
+        self._helpers = Helpers(inherited)
         self._puller = ModelPuller(self._helpers, inherited.timings, partial(self._wake, Role.WORKER))
         self._systemd = systemd
         self._parent = Parent(supervised=under_supervisord())
