@@ -219,11 +219,9 @@ def paused_since(connection: Connection, provider: str) -> float | None:
 def forget_guesses(connection: Connection, provider: str, model: str) -> None:
     """The provider serves this model again: the next pause of which nobody says how long is short, and the first."""
     connection.execute(
-        "UPDATE cooldowns SET since = NULL WHERE provider = ? AND model IN ('', ?) AND since IS NOT NULL",
+        "UPDATE cooldowns SET since = NULL, until = CASE WHEN guessed > 0 THEN 0 ELSE until END, guessed = 0"
+        " WHERE provider = ? AND model IN ('', ?) AND (guessed > 0 OR since IS NOT NULL)",
         (provider, model),
-    )
-    connection.execute(
-        "DELETE FROM cooldowns WHERE provider = ? AND model IN ('', ?) AND guessed > 0", (provider, model)
     )
 
 

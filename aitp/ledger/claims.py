@@ -34,7 +34,7 @@ from aitp.ledger.limits import (
 from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.schema import VERSION
-from aitp.ledger.worlds import World, Worlds, release_probes, world_fails_by
+from aitp.ledger.worlds import World, Worlds, release_probes
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
 from aitp.policy.routing import USED_UP, Availability, Route, Why
@@ -373,7 +373,7 @@ class Claims:
         )
         if world.is_paused_at(now):
             until = None if world.probe_slot is not None else world.paused_until
-            by_faults = bool(route.waits) and world_fails_by(connection, world) == Culprit.SERVICE
+            by_faults = bool(route.waits) and world.culprit == Culprit.SERVICE
             return _Stop(Idle(IdleReason.QUARANTINE, until, service=provider), by_faults=by_faults)
         # The model is not there. While it is on its way nothing stands in for it: that would be another vector space.
         missed = cooling(connection, provider, route.model, now) if search.seen.has_cooldowns else None

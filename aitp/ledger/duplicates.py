@@ -69,20 +69,16 @@ class Duplicates:
         """
         if fingerprint is None or not self._seconds:
             return None
-        oldest = now - self._seconds
         row: Row | None = connection.execute(
-            # Served by tasks_fingerprint. Results that other settings led to are older than `reuse_after`.
+            # Served by tasks_fingerprint, and by the unique index on fingerprint. Results that other settings led to
+            # are older than `reuse_after`.
             "SELECT body, tasks.id FROM tasks JOIN results ON results.seq = tasks.seq"
-            f" WHERE fingerprint = ? AND {_SUCCEEDED} AND finished_at > ?"
-            " AND tasks.seq > (SELECT reuse_after FROM ledger) LIMIT 1",
-            (fingerprint, oldest),
+            f" WHERE fingerprint = ?1 AND {_SUCCEEDED} AND finished_at > ?2"
+            " AND tasks.seq > (SELECT reuse_after FROM ledger)"
+            " UNION ALL SELECT body, task_id FROM answers"
+            " WHERE fingerprint = ?1 AND finished_at > ?2 AND task_id <> ?3 LIMIT 1",
+            (fingerprint, now - self._seconds, task_id),
         ).fetchone()
-        if row is None:
-            # Served by the unique index on fingerprint.
-            row = connection.execute(
-                "SELECT body, task_id FROM answers WHERE fingerprint = ? AND task_id <> ? AND finished_at > ?",
-                (fingerprint, task_id, oldest),
-            ).fetchone()
         return row
 
     def keep(self, connection: Connection, seq: int) -> None:
@@ -141,12 +137,11 @@ def hand_on(connection: Connection, seqs: Sequence[int]) -> None:
     if not connection.execute(f"SELECT {ANY_DUPLICATES}").get:
         return
     are_these, bound = these(seqs)
-    heirs: list[Row] = connection.execute(
-        f"SELECT duplicate_of, MIN(seq) FROM tasks WHERE duplicate_of {are_these} GROUP BY duplicate_of", bound
-    ).fetchall()
-    for original, oldest in heirs:
-        connection.execute("UPDATE tasks SET duplicate_of = NULL WHERE seq = ?", (oldest,))
-        connection.execute("UPDATE tasks SET duplicate_of = ? WHERE duplicate_of = ?", (oldest, original))
+    connection.execute(
+        "UPDATE tasks SET duplicate_of = NULLIF(heir, seq) FROM (SELECT duplicate_of AS original, MIN(seq) AS heir"
+        f" FROM tasks WHERE duplicate_of {are_these} GROUP BY duplicate_of) AS heirs WHERE duplicate_of = original",
+        bound,
+    )
 
 
 def forget_answers(connection: Connection, scope: str) -> None:

@@ -23,7 +23,7 @@ MOST_WORLDS = 500
 
 
 class World(NamedTuple):
-    """A queue's present world, as a claim needs it.
+    """A queue's present world, as a claim needs it. `culprit`: whose fault it is that it is paused.
 
     `left_out`: parameters not to be sent. `proven`: it has served a task. `row`: failures in a row. `paused_until`:
     when it is probed, by `probe_slot` (None: by nobody yet). `expires_at`: until then its profile is believed.
@@ -36,6 +36,7 @@ class World(NamedTuple):
     row: int = 0
     paused_until: float | None = None
     probe_slot: int | None = None
+    culprit: str = ""
     expires_at: float = float("inf")
     good: int | None = None
 
@@ -103,15 +104,10 @@ class Worlds:
         moved(connection)
 
 
-def world_fails_by(connection: Connection, world: World) -> str:
-    """Whose fault it is that it is paused."""
-    return str(connection.execute("SELECT culprit FROM worlds WHERE id = ?", (world.id,)).get)
-
-
 _PROFILE = "SELECT left_out, since FROM request_profiles WHERE provider = ? AND model = ? AND setup = ? AND since > ?"
 _WORLD = (
-    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_until, probe_slot"
-    " FROM worlds WHERE provider = ? AND model = ? AND type = ? AND setup = ? AND left_out = ?"
+    "SELECT id, proven, (SELECT COUNT(*) FROM failures WHERE world = worlds.id), paused_until, probe_slot,"
+    " culprit FROM worlds WHERE provider = ? AND model = ? AND type = ? AND setup = ? AND left_out = ?"
 )
 
 
@@ -124,8 +120,8 @@ def _find(connection: Connection, route: Route, type_: str, setup: str, now: flo
         connection.execute("INSERT INTO worlds (provider, model, type, setup, left_out) VALUES (?, ?, ?, ?, ?)", key)
         row = connection.execute(_WORLD, key).fetchone()
         assert row is not None
-    number, proven, failures, until, prober = row
-    return World(number, tuple(left_out.split()), bool(proven), failures, until, prober, expires_at)
+    number, proven, failures, until, prober, culprit = row
+    return World(number, tuple(left_out.split()), bool(proven), failures, until, prober, culprit, expires_at)
 
 
 def moved(connection: Connection) -> None:
@@ -155,8 +151,7 @@ def publish_setups(connection: Connection, setups: Mapping[str, str]) -> None:
         connection.execute("DELETE FROM cooldowns WHERE provider = ?", (service,))
         connection.execute("DELETE FROM request_profiles WHERE provider = ? AND setup <> ?", (service, setup))
         connection.execute(
-            "UPDATE worlds SET paused_until = NULL, probe_slot = NULL, culprit = '', reason = ''"
-            " WHERE provider = ? AND setup <> ?",
+            "UPDATE worlds SET paused_until = NULL, probe_slot = NULL WHERE provider = ? AND setup <> ?",
             (service, setup),
         )
     moved(connection)
