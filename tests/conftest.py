@@ -27,6 +27,7 @@ for number, usual in (
 
 
 forkserver.install()
+gc.disable()  # until all is collected, all of which stays
 
 
 # What one process is to test, one after the other: each browser more costs 5 s of CPU to start.
@@ -49,6 +50,7 @@ def pytest_collection_finish() -> None:
     """Thousands of collected tests stay until the end: no collection of garbage is to look through them again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ description is an error, not an empty cell.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ from aitp.validators import allowed
 NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
 
 
-def documents() -> dict[Path, str]:
+@functools.cache
+def documents() -> Mapping[Path, str]:
     """The generated documents: where each belongs, and what it should say."""
     return {
         PROJECT_ROOT / "docs/METRICS.md": metrics_document(),

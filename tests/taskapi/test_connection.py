@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import socket
 import threading
@@ -27,7 +28,12 @@ from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk, own
 
 CALLS: tuple[Callable[[Desk], Any], ...] = (Desk.list, Desk.deliver)
-BOMB = gzip.compress(b"[" + b" " * 50_000_000)  # 50 kB on the wire
+
+
+@functools.cache
+def bomb() -> bytes:
+    """50 kB on the wire."""
+    return gzip.compress(b"[" + b" " * 50_000_000)
 
 
 @contextmanager
@@ -362,7 +368,7 @@ def little_memory(most: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_body_that_bursts_is_never_unpacked_in_memory(desk_at: MakeDesk, status: int) -> None:
-    with api_of(desk_at, reply(status, BOMB, Content_Encoding="gzip")) as (desk, _), little_memory(5_000_000):
+    with api_of(desk_at, reply(status, bomb(), Content_Encoding="gzip")) as (desk, _), little_memory(5_000_000):
         for call in CALLS:
             try:
                 call(desk)
@@ -382,7 +388,7 @@ def test_a_page_beyond_all_bounds_is_given_up(desk_at: MakeDesk, monkeypatch: py
 
 
 def test_the_token_endpoints_answer_is_bounded_too(desk_at: MakeDesk, task_api: TaskApi) -> None:
-    with scripted(reply(200, BOMB, Content_Encoding="gzip")) as server, little_memory(12_000_000):
+    with scripted(reply(200, bomb(), Content_Encoding="gzip")) as server, little_memory(12_000_000):
         desk = desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/oauth2/token")
         with pytest.raises(ServiceFault, match="more than 4194304 bytes"):
             desk.list()
