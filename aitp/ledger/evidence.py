@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
 from aitp.ledger.engine import Connection, these
-from aitp.ledger.queue import CLAIMED, READY
+from aitp.ledger.queue import CLAIMED, READY, LedgerConfig
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
 from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
@@ -100,12 +100,10 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Judges calls that have ended. `recovery`: seconds until a world that was paused is probed."""
+    """Judges calls that have ended."""
 
     breakers: Breakers
-    threshold: int
-    recovery: float
-    max_retries: int
+    config: LedgerConfig
 
     def judge(
         self,
@@ -205,7 +203,7 @@ class _Case:
         if self.failure is not NO_FAILURE:
             return self._fail()
         if self.probing:  # it said nothing of its world
-            self._set_world("paused_until = ?", self.now + self.rules.recovery)
+            self._set_world("paused_until = ?", self.now + self.rules.config.breaker_recovery)
             moved(self.connection)
         self._tell(health)
         return self.outcomes
@@ -327,11 +325,11 @@ class _Case:
         connection.execute(
             "DELETE FROM failures WHERE world = ?1 AND number NOT IN"
             " (SELECT number FROM failures WHERE world = ?1 ORDER BY number DESC LIMIT ?2)",
-            (self.world, max(self.rules.threshold, 5)),
+            (self.world, max(self.rules.config.breaker_threshold, 5)),
         )
 
     def _situation(self, optional: Collection[str], *, setting: bool) -> Situation:
-        failure, threshold = self.failure, self.rules.threshold
+        failure, threshold = self.failure, self.rules.config.breaker_threshold
         failures = self.connection.execute(
             "SELECT world, provider, culprit, tasks FROM failures WHERE world = ? OR provider = ? ORDER BY number",
             (self.world, self.provider),
@@ -366,7 +364,7 @@ class _Case:
 
     @property
     def _retries(self) -> int:
-        return max(self.rules.max_retries, self.failure.patience)
+        return max(self.rules.config.max_retries, self.failure.patience)
 
     def _judged(self, outcome: Outcome) -> Outcome:
         """Note one more failure of a task, and fail it if the evidence says that it is to blame.
@@ -428,7 +426,7 @@ class _Case:
     # A world is paused
 
     def _pause(self, profile: _Profile) -> None:
-        until = self.now + pause_delay(self.pauses, self.rules.recovery)
+        until = self.now + pause_delay(self.pauses, self.rules.config.breaker_recovery)
         reason = self.failure.reason
         if self.failure.culprit is Culprit.INPUT and profile.settings:
             reason += f"; nothing is left to leave out of the request: look at {profile.settings}"

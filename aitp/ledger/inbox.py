@@ -14,7 +14,7 @@ from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
-from aitp.ledger.limits import Limits, completions_since, prune_completions
+from aitp.ledger.limits import completions_since, prune_completions, use_of_limits
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, next_sequence, prune_queues, queue_id
@@ -85,12 +85,9 @@ class NotYet:
 class Inbox:
     """Polls and admissions."""
 
-    def __init__(
-        self, database: Database, breakers: Breakers, limits: Limits, duplicates: Duplicates, config: LedgerConfig
-    ) -> None:
+    def __init__(self, database: Database, breakers: Breakers, duplicates: Duplicates, config: LedgerConfig) -> None:
         self._database = database
         self._breakers = breakers
-        self._limits = limits
         self._duplicates = duplicates
         self._inbox_limit = config.inbox_limit
         self._threshold = config.breaker_threshold
@@ -146,7 +143,7 @@ class Inbox:
 
     def _facts(self, connection: Connection, options: PollOptions, now: float, *, asked: bool) -> PollFacts:
         """What the polling decision rests on."""
-        full = self._limits.full(connection, now)
+        full = [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
         room_times = [use.frees_at for use in full if use.frees_at is not None]
         began_at, regular_at, failures, more_there, delivered_since = connection.execute(
             # Served by tombstones_sequence.

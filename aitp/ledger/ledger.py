@@ -37,7 +37,7 @@ class Ledger:
         duplicates = Duplicates(config.reuse_seconds)
         self.limits = Limits(database)
         self.budgets = Budgets(database)
-        self.inbox = Inbox(database, breakers, self.limits, duplicates, config)
+        self.inbox = Inbox(database, breakers, duplicates, config)
         self.claims = Claims(database, breakers, self.limits, config)
         self.outbox = Outbox(database, breakers, duplicates, config)
         self.dead = DeadLetters(database)

@@ -184,10 +184,6 @@ class Limits:
         else:  # one of the mirrored windows has ended
             _mirror_windows(connection, at, strategy_and_zone(connection)[1])
 
-    def full(self, connection: Connection, now: float) -> list[LimitUse]:
-        """The limits that have no room now."""
-        return [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
-
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
     """The state of every limit in force, shortest period first. Reads only."""

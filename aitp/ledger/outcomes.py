@@ -150,7 +150,7 @@ class Outcomes:
     ) -> None:
         self._database = database
         self._breakers = breakers
-        self._judge = Judge(breakers, config.breaker_threshold, config.breaker_recovery, config.max_retries)
+        self._judge = Judge(breakers, config)
         self._limits = limits
         self._budgets = budgets
         self._config = config
