@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -29,12 +30,11 @@ from aitp.ledger.schema import VERSION
 from aitp.policy.costs import FIRST_USAGE, amount, estimate
 from aitp.process import start
 from aitp.process.dispatch import claim_options
-from aitp.process.scoreboard import living_master
 from aitp.processors.base import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
 from aitp.validators import addresses, is_near, trouble_at
-from aitp.web.health import Facts, Problem, Severity, problems, read_facts
+from aitp.web.health import Facts, Problem, Severity, counted, problems, read_facts
 
 COMFORTABLE_BYTES = 1_000_000_000
 TYPICAL_BYTES = 2_000  # of a task's content: a page
@@ -83,8 +83,7 @@ def check(
         return Report(tuple(of_unusable_settings(error)))
     findings = [*of_settings(settings), *of_registered(found, settings), *of_prices(settings)]
     facts = read_facts(settings)
-    living = living_master([facts.master]) if facts.master else None
-    master = living.pid if living else 0
+    master = facts.master.pid if facts.master and facts.master_ticks else 0
     findings += [*_of_machine(settings, master), *of_service(facts, settings, master)]
     if not offline:
         findings += of_servers(settings, told)
@@ -103,11 +102,9 @@ def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
 
 def summary(findings: Sequence[Problem]) -> str:
     """All of them in one line: how many there are of each that is worth a look."""
-    counts = []
-    for severity in (Severity.ERROR, Severity.FAULT, Severity.WARNING):
-        if count := sum(finding.severity is severity for finding in findings):
-            counts.append(f"{count} {severity.value}{'s' if count > 1 else ''}")
-    return ", ".join(counts) or "All is well"
+    counts = Counter(finding.severity for finding in findings)
+    worth = (Severity.ERROR, Severity.FAULT, Severity.WARNING)
+    return ", ".join(counted(counts[each], each.value) for each in worth if counts[each]) or "All is well"
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ import select
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import groupby, product
@@ -166,13 +166,10 @@ def wikidata_of(settings: Settings) -> Iterator[Knowledge]:
         path = Path(directory) / "lookups.db"
         prepare(path, strategy="rolling", timezone="UTC", limits={})
         ledger = Ledger.open(path, LedgerConfig.of(settings))
-        try:
-            # Nobody else has this ledger open: any slot will do.
-            wikidata = Wikidata(settings, ledger, 0, lambda seconds: nullcontext(), _tell)
+        # Nobody else has this ledger open: any slot will do.
+        wikidata = Wikidata(settings, ledger, 0, lambda seconds: nullcontext(), _tell)
+        with closing(ledger), closing(wikidata):
             yield wikidata
-            wikidata.close()
-        finally:
-            ledger.close()
 
 
 def _tell(change: BreakerChange) -> None:
