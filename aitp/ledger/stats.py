@@ -397,13 +397,14 @@ def fold_minutes(connection: Connection, now: float) -> None:
 def read_history(place: Place, span: str = "hour", now: float | None = None) -> History:
     """Read what the page shows of the past and, task by task, of the present. Raises LedgerError."""
     with reading(place, now) as (connection, moment):
-        waiting = [
+        waiting = tuple(
             WaitingTasks(QueueKey(type_, model, failed_at), *facts)
             for type_, model, failed_at, *facts in connection.execute(
                 "SELECT type, model, failed_at, COUNT(*), COUNT(due_at), COUNT(duplicate_of), MIN(entered_at),"
                 f" MIN(due_at) FROM tasks JOIN queues ON queues.id = queue WHERE {READY} GROUP BY queues.id"
+                " ORDER BY COUNT(*) DESC, type, model"
             )
-        ]
+        )
         held = sum(each.tasks for each in waiting)
         minutes, types = _bars(connection, int(moment // 60), SPANS["hour"], held)
         bars = minutes
@@ -426,7 +427,7 @@ def read_history(place: Place, span: str = "hour", now: float | None = None) -> 
         bars,
         types,
         tuple(RecentError(*row) for row in errors),
-        tuple(sorted(waiting, key=lambda each: (-each.tasks, each.queue.type, each.queue.model))),
+        waiting,
         tuple(RefusedResult(*row) for row in dead),
         bool(more_there),
     )
