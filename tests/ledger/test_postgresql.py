@@ -393,6 +393,46 @@ class AtServerTime(World):
         return self.ledger
 
 
+def test_after_a_statement_that_fails_none_is_executed_and_the_next_transaction_knows_all_of_them(
+    world: World,
+) -> None:
+    bad, good = "INSERT INTO queues (id) VALUES (?)", "UPDATE ledger SET paused = 1 WHERE paused = ?"
+
+    def fail() -> None:
+        with world.database.transaction() as connection:
+            connection.execute(bad, (1,))
+            connection.execute(good, (0,))  # sent, but never prepared
+
+    with pytest.raises(psycopg.IntegrityError):
+        fail()
+    assert world.value("SELECT paused FROM ledger") == 0
+
+    with world.database.transaction() as connection:
+        connection.execute(good, (0,))
+        assert connection.changes() == 1
+
+
+def test_more_than_a_line_holds_goes_out_and_comes_back_though_nobody_reads_meanwhile(world: World) -> None:
+    much = "x" * 100_000
+    with world.database.transaction() as connection:
+        answers = [connection.execute("SELECT CAST(? AS TEXT)", (much,)) for _ in range(300)]
+        connection.execute("UPDATE ledger SET paused = 1")
+
+        assert {answer.get for answer in answers} == {much}
+    assert world.value("SELECT paused FROM ledger") == 1
+
+
+def test_what_other_hosts_announce_is_heard_while_something_is_asked(world: World, own_server: PostgreSQL) -> None:
+    heard: list[str] = []
+    world.postgres.listen(heard.append)
+    heard.clear()
+    with psycopg.connect(own_server.url, autocommit=True) as other:
+        other.execute("SELECT pg_notify('aitp_aitp', '7 workers')")
+    wait_until(lambda: world.value("SELECT 1 FROM ledger") == 1 and heard)
+
+    assert heard == ["workers"]
+
+
 @pytest.mark.parametrize("seconds", [A_DAY, -A_DAY])
 def test_a_server_s_clock_that_is_set_is_followed_once_for_all_processes(world: World, seconds: float) -> None:
     world.postgres._connection.execute(SET_BY.encode(), prepare=False)
