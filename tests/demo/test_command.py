@@ -204,7 +204,7 @@ def test_ctrl_c_before_a_command_has_begun_is_quiet_as_well(place: Path) -> None
 )
 def test_a_signal_while_it_starts_ends_it_quietly(moment: str, number: signal.Signals, place: Path) -> None:
     with started(place) as demo:
-        wait_until(lambda: EARLY[moment](demo.pid), timeout=30, every=0.005)
+        wait_until(lambda: EARLY[moment](demo.pid), timeout=30, every=0.001)
         demo.send_signal(number)
         begun: set[int] = set()
         while demo.poll() is None:
