@@ -251,7 +251,12 @@ class Claims:
         contents: dict[int, bytes] = dict(
             self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
         )
-        return found._replace(tasks=tuple(task._replace(content=contents[task.seq]) for task in found.tasks))
+        return found._replace(
+            tasks=tuple(
+                Task(seq, task_id, queue, contents[seq], attempts, crashes)
+                for seq, task_id, queue, _, attempts, crashes in found.tasks
+            )
+        )
 
     def _claim(
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
