@@ -1,6 +1,6 @@
 """Outcomes: how attempts end, with a report of the worker that made them, or with the death of its process.
 
-Either is one transaction, on disk before it returns: the result is stored (which is the outbox), the attempt is
+Either is one transaction, on disk before anybody is told: the result is stored (which is the outbox), the attempt is
 counted, the claim is gone, the breaker is told. A kill between any two instructions loses nothing and buys again only
 the call in flight. `Claims.finish` and `Claims.release` come here.
 """
