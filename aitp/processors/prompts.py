@@ -21,6 +21,8 @@ from aitp.errors import ConfigurationError
 HEADER = re.compile(r"<!--\s*prompt:\s*(?P<name>[\w.-]+),\s*version:\s*(?P<version>[\w.-]+)\s*-->\s*\n")
 VARIABLES = {"language", "country"}
 
+MOST_CHARACTERS = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -59,6 +61,8 @@ def read_prompt(name: str, path: Path) -> Prompt:
         text = path.read_text("utf-8")
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror}); copy the built-in one there and change it") from error
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"has more than {MOST_CHARACTERS:,} characters, which would go with each call")
     header = HEADER.match(text)
     if header is None or header["name"] != name:
         raise ValueError(f"must begin with the line <!-- prompt: {name}, version: 1 -->")

@@ -57,7 +57,8 @@ _KEY = (
 )
 _CREDIT = (
     r"insufficient[ _](?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
-    r"|(?:spend(?:ing)?|hard)[ _]limit|credit balance|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
+    r"|budget has been exceeded|(?:spend(?:ing)?|hard)[ _]limit|credit balance"
+    r"|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
 )
 _TOO_LONG = (
     r"context[ _-]?(?:length|window|size|limit)"
@@ -65,28 +66,35 @@ _TOO_LONG = (
     r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large)|too many (?:input )?tokens|too long for"
     r"|reduce (?:the|your) (?:length|size|prompt|input|text)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
     r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
-    r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
+    r"|\btokens?\b.{0,60}\b(?:exceed|at most)|must be <=.{0,20}given|n_keep|expected maxlength"
 )
-_ANOTHER_LIMIT = r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b"
+_ANOTHER_LIMIT = (
+    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b|throttl|please wait"
+    r"|try(?:ing)? again (?:later|in\b)|before (?:re)?trying|\bexpired"
+)
 _POLICY = (
     r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
     r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content"
 )
 _MODEL = r"\b(?:models?|deployment)\b"
 _GONE = (
-    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled|valid|active"
-    r"|offered|permitted|recogni[sz]ed)|(?:not have|no) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
+    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled)"
+    r"|(?:not have|no) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
     r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued|end[ -]of[ -]life"
     r"|been (?:removed|withdrawn)"
 )
-_MODEL_GONE = rf"{_MODEL}.{{0,80}}(?:{_GONE})|(?:{_GONE}).{{0,40}}{_MODEL}"
-_NO_SUCH_MODEL = (
-    r"(?:not|n't|only) support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
-    r"|invalid model name|unqualified name"
+# Only behind it: before it they may be said of a key.
+_GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)"
+_MODEL_GONE = (
+    rf"{_MODEL}.{{0,80}}(?:{_GONE}|{_GONE_BEHIND})|(?:{_GONE}).{{0,40}}{_MODEL}|n[o']t (?:an? )?valid {_MODEL}"
 )
-_OTHER_KIND = rf"{_NO_SUCH_MODEL}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
+_KINDS = r"support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
+_NO_SUCH_MODEL = rf"(?:not|n't) {_KINDS}|invalid model name|unqualified name"
+_OTHER_KIND = (
+    rf"{_NO_SUCH_MODEL}|only {_KINDS}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
+)
 _PARAMETER_WORDS = r"\b(?:parameter|argument|option|field|property)s?\b"
-_INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word)s?\b"
+_INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word|output|json)s?\b"
 _OPTIONS = r"option \"|invalid option|invalid duration|in duration"
 _MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
 # Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
@@ -320,6 +328,8 @@ def _is_over_the_context(refusal: Refusal) -> bool:
     """It says that the text has more tokens than the model reads; not one of its other limits."""
     codes = {"context_length_exceeded", "exceed_context_size_error"}
     words = refusal.says(_TOO_LONG) and not refusal.says(_ANOTHER_LIMIT)
+    if words and refusal.says(r"\bschema") and refusal.tokens is None:
+        return False  # a bound in the schema that it does not know
     return bool(codes & {refusal.code, refusal.type}) or words
 
 
@@ -366,10 +376,11 @@ ROWS: Sequence[Row] = (
         "it refuses the input"),
     Row((400, 500), "the process that runs the model is gone", lambda r: r.says(_RUNNER), errors.ServiceFault,
         "the process that runs {model} died, or does not answer; its machine may lack memory"),
-    Row((404, 500), "a model of another kind, or a name that is none", lambda r: r.says(_NO_SUCH_MODEL),
-        errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
-    Row((404,), "the model, at Ollama", lambda r: r.service == OLLAMA and r.names_the_model, errors.ModelMissing,
-        "it has no model {model}; its tasks wait until that has been pulled",
+    Row((404, 500), "a model of another kind, or a name that is none",
+        lambda r: r.says(_NO_SUCH_MODEL) and (r.service == OLLAMA or r.says(_MODEL)), errors.ModelGone,
+        _MODEL_ADVICE, lambda r: {"model": r.model}),
+    Row((404,), "the model, at Ollama", lambda r: r.service == OLLAMA and r.says(_GONE) and r.names_the_model,
+        errors.ModelMissing, "it has no model {model}; its tasks wait until that has been pulled",
         lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
     Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
         errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),

@@ -84,6 +84,26 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
      "longer"),
     ("422, over the context, by how much", reply(422, {"error": "`inputs` must have less than 512 tokens. Given: 1324",
      "error_type": "Validation"}), InputTooLong, "longer"),
+    ("422, over the context, TGI", reply(422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens`"
+     " must be <= 4096. Given: 5000 `inputs` tokens and 512 `max_new_tokens`"}), InputTooLong, "longer"),
+    ("400, over the context, LM Studio", reply(400, {"error": "Cannot truncate prompt with n_keep (9000) >= n_ctx (4096"
+     ")"}), InputTooLong, "longer"),
+    ("500 a throttle, Bedrock", reply(500, {"message": "ThrottlingException: Too many tokens, please wait before trying"
+     " again."}), ServiceFault, "500"),
+    ("400 a throttle, Bedrock", reply(400, {"message": "Too many tokens, please wait before trying again."}),
+     RequestRefused, "400"),
+    ("400 a bound of the schema", reply(400, error(message="Invalid schema for response_format: 'max_length' is not"
+     " permitted.")), RequestRefused, "400"),
+    ("400 the budget, LiteLLM", reply(400, error("400", "budget_exceeded", message="Budget has been exceeded!"
+     " Current cost: 1.2, Max budget: 1.0")), CooldownRequired, "credit"),
+    ("403 key, beside the model", reply(403, {"message": "API key not valid for this model"}), CredentialsRefused,
+     "_KEY"),
+    ("403 key, not permitted", reply(403, {"message": "This API key is not permitted to use the model"}),
+     CredentialsRefused, "_KEY"),
+    ("400 the answer, beside the model", reply(400, {"message": "Failed to validate JSON. The model's output is not"
+     " valid."}), RequestRefused, "400"),
+    ("500 of a gateway", reply(500, {"message": "upstream does not support keepalive; chat backend failed"}),
+     ServiceFault, "500"),
     ("400, over the request's tokens", reply(400, error("max_tokens_per_request", message="Requested 300001 tokens, max"
      " 300000 tokens per request")), RequestRefused, "400 (max_tokens_per_request"),
     ("401", reply(401, error("invalid_api_key")), CredentialsRefused, "(invalid_api_key, invalid_request_error)"),
