@@ -197,7 +197,7 @@ def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
 
 
 def present_basis(connection: Connection) -> Basis:
-    """The same by itself, for who has no other query on `ledger` to make."""
+    """A `Basis` by itself, for who has no other query on `ledger` to make."""
     return Basis(*connection.execute(f"SELECT {BASIS} FROM ledger").get)
 
 

@@ -18,13 +18,13 @@ import math
 import random
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
-from aitp.ledger.engine import HOST_SLOTS, Fleet, Row
+from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Row
 from aitp.ledger.hosts import namespace
 from aitp.ledger.locks import ASK_AGAIN_SECONDS, SlotLocks
 from aitp.ledger.schema import (
@@ -68,7 +68,7 @@ class Observer(Protocol):
         """Told once of each line."""
 
 
-class PostgreSQLDatabase:
+class PostgreSQLDatabase(Database):
     """One process's connection to the fleet's ledger. `locks`: this process's on its host, closed by whoever opened
     them: here, if none are given. `clock`: None is the server's.
     """
@@ -220,7 +220,7 @@ class PostgreSQLDatabase:
     def _roll_back(self) -> None:
         with suppress(psycopg.Error):
             if self._connection.info.transaction_status != TransactionStatus.IDLE:
-                self._connection.execute(b"ROLLBACK")
+                self._statements.execute("ROLLBACK")
 
     def clock(self) -> float:
         """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
@@ -245,12 +245,6 @@ class PostgreSQLDatabase:
         """
         with as_ledger_error(self.path):
             self._statements.execute(FLUSH)
-
-    def read(self, sql: str, bindings: Sequence[Any] = (), /) -> list[Row]:
-        """One query outside the queue and outside any transaction: it sees what was committed last."""
-        with as_ledger_error(self.path):
-            self._regain()
-            return self._statements.execute(sql, bindings).fetchall()
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:

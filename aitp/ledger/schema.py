@@ -364,8 +364,8 @@ NEXT_VERSION = VERSION + 1
 
 # SQLite's functions that the common SQL calls, and what tells of its numbers.
 COMPATIBLE = """
-CREATE FUNCTION json_each(document TEXT) RETURNS TABLE (key BIGINT, value TEXT) LANGUAGE sql IMMUTABLE AS
-    'SELECT position - 1, item FROM json_array_elements_text($1::json) WITH ORDINALITY AS items (item, position)';
+CREATE FUNCTION json_each(document TEXT) RETURNS TABLE (value TEXT) LANGUAGE sql IMMUTABLE AS
+    'SELECT json_array_elements_text($1::json)';
 CREATE AGGREGATE group_concat(TEXT) (SFUNC = textcat, STYPE = TEXT);
 CREATE FUNCTION json_valid(body TEXT) RETURNS BOOLEAN LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
     PERFORM convert_from(decode(substr(body, 3), 'hex'), 'UTF8')::json; RETURN TRUE;

@@ -30,6 +30,7 @@ except ImportError as error:
 
 OLDEST_SERVER = 130_000
 CONNECT_SECONDS = 10
+STATEMENTS_KEPT = 256
 # Of plain rows so many go in by one statement: in a third of the time that one by one they take of the server. Half of
 # that is a statement of its own, and so on.
 PLAIN_ROW, ROWS_AT_ONCE = re.compile(r"\(\?(, \?)*\)"), 32
@@ -129,6 +130,10 @@ class Statements:
         self._server.enter_pipeline_mode()
         try:
             try:
+                if len(self._prepared) > STATEMENTS_KEPT:  # with other parameters it is another one
+                    self._prepared.clear()
+                    self._server.send_query_params(b"DEALLOCATE ALL", None)
+                    self._awaited.append(Answer(self))
                 yield
             except BaseException:
                 with suppress(psycopg.Error):
@@ -232,8 +237,8 @@ class Statements:
                 if self._server.status != pq.ConnStatus.OK:
                     raise
                 first = first or error
-        self._next_result()  # that they are all
-        return first
+        end = self._next_result()
+        return first if end is None or end.status == pq.ExecStatus.PIPELINE_SYNC else first or _error_of(end)
 
     def _next_result(self) -> PGresult | None:
         while self._server.is_busy():

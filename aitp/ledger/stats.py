@@ -134,7 +134,10 @@ def reading(place: Place, now: float | None = None) -> Iterator[tuple[Connection
         with engine_of(place).reading(place) as (connection, moment):
             yield connection, moment if now is None else now
     except (TypeError, ValueError, LookupError, OverflowError) as error:
-        # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger.
+        # In a sound one it is a bug of ours, not to be hidden behind what would have people recover their ledger; and a
+        # server looks after its own pages.
+        if isinstance(place, Fleet):
+            raise
         from aitp.ledger.maintenance import check
 
         if isinstance(error, UnicodeDecodeError) or not check(place, quick=True).sound:

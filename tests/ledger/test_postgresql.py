@@ -433,6 +433,34 @@ def test_what_other_hosts_announce_is_heard_while_something_is_asked(world: Worl
     assert heard == ["workers"]
 
 
+def test_what_is_announced_while_a_transaction_fails_is_heard(world: World, own_server: PostgreSQL) -> None:
+    heard: list[str] = []
+    world.postgres.listen(heard.append)
+    heard.clear()
+
+    def fail() -> None:
+        with world.database.transaction(), psycopg.connect(own_server.url, autocommit=True) as other:
+            other.execute("SELECT pg_notify('aitp_aitp', '7 workers')")
+            raise LedgerError("the transaction fails")  # the server tells of it as soon as that is over
+
+    with pytest.raises(LedgerError):
+        fail()
+    wait_until(lambda: world.value("SELECT 1 FROM ledger") == 1 and heard)
+
+    assert heard == ["workers"]
+
+
+def test_a_session_keeps_a_bounded_number_of_statements(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitp.ledger.session.STATEMENTS_KEPT", 20)
+    for number in range(100):
+        with world.database.transaction() as connection:
+            assert connection.execute(f"SELECT {number}").get == number
+
+    assert world.value("SELECT COUNT(*) FROM pg_prepared_statements") < 40
+    world.admit("a")
+    assert ids(world.claim()) == ["a"]
+
+
 @pytest.mark.parametrize("seconds", [A_DAY, -A_DAY])
 def test_a_server_s_clock_that_is_set_is_followed_once_for_all_processes(world: World, seconds: float) -> None:
     world.postgres._connection.execute(SET_BY.encode(), prepare=False)
