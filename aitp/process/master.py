@@ -35,6 +35,7 @@ from aitp.tasks import ExitCode
 STOPPING_TICK_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
 DESCRIPTORS = scoreboard.LAST_SLOT + start.OTHER_DESCRIPTORS  # a reload may ask for any number of children
+FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
 # A child that ends so chose it itself, and not because of a bug.
 ORDERLY_EXITS = frozenset({ExitCode.FINE, ExitCode.AGAIN, EXIT_QUIT, ExitCode.MISCONFIGURED})
 
@@ -165,9 +166,8 @@ class Children:
         """Start children in vacant slots, as far as they may start now; when to look again (monotonic)."""
         now = time.monotonic()
         vacant = [slot for number, slot in self._slots.items() if number in self.wanted and not slot.pid]
-        for slot in vacant:
-            if slot.not_before <= now:
-                self._start(slot, settings)
+        for slot in [slot for slot in vacant if slot.not_before <= now][:FORKS_A_ROUND]:
+            self._start(slot, settings)
         return min((slot.not_before for slot in vacant if not slot.pid), default=math.inf)
 
     def _start(self, slot: Slot, settings: Settings) -> None:
@@ -542,8 +542,9 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
             return code
         board = Scoreboard.create(scoreboard.scoreboard_path(settings.runtime_dir))
         death_pipe, death_pipe_end = os.pipe2(os.O_CLOEXEC)
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, start.most_descriptors()), hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= soft < DESCRIPTORS:  # RLIM_INFINITY is below nothing
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, start.most_descriptors()), hard))
     except ConfigurationError as error:
         log.error("Configuration cannot be used", problems=list(error.problems))
         start.tell_of_failed_start(settings.runtime_dir, error.problems)

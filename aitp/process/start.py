@@ -123,9 +123,9 @@ def refuse_at_reload(settings: Settings, running: Settings) -> None:
         raise ConfigurationError(problems)
 
 
-def most_descriptors(pid: int = 0) -> int:
-    """The hard limit on open files of `pid` (0: of this process). Raises OSError."""
-    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+def most_descriptors() -> int:
+    """This process's hard limit on open files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (1 << 62) if hard == resource.RLIM_INFINITY else hard
 
 

@@ -194,9 +194,9 @@ class Ends:
     def __init__(self, supervisor: Any) -> None:
         self._supervisor = supervisor
         self._ends: dict[str, list[float]] = defaultdict(list)  # of each program, the last few: monotonic
-        events.subscribe(events.ProcessStateEvent, self.ended)
+        events.subscribe(events.ProcessStateEvent, self._ended)
 
-    def ended(self, event: Any) -> None:
+    def _ended(self, event: Any) -> None:
         """A program has ended, or changed its state in another way."""
         code = self._last_code(event)
         if code is not None and self._supervisor.options.mood == SupervisorStates.RUNNING:
@@ -235,7 +235,8 @@ class Service(Ends):
             died = isinstance(event, events.ProcessStateExitedEvent) and not event.expected
             code = process.exitstatus if died else self._told.exit_code
             state = events.getEventNameByType(type(event)).removeprefix("PROCESS_STATE_")
-            if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
+            ends = isinstance(event, events.ProcessStateExitedEvent | events.ProcessStateFatalEvent)
+            if self._supervisor.options.mood == SupervisorStates.SHUTDOWN and not ends:
                 state = "STOPPING"  # with all others
             self._told = start.Supervision(os.getpid(), state, time.time(), code)
             runtime_dir = Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent

@@ -31,7 +31,7 @@ UNUSABLE = frozenset({
 CHATS = frozenset({"/v1/chat/completions", "/api/chat"})
 # What may be there after an orderly stop.
 KEPT = re.compile(
-    r"data/ledger\.db(\.lock|-wal|-shm)?|run/(scoreboard|token|token\.lock|models(\.\w+)*|exit-code)"
+    r"data/ledger\.db(\.lock|-wal|-shm)?|run/(scoreboard|token|token\.lock|models(\.\w+)*)"
     r"|run/metrics/(.*\.db(\.damaged)?|known\.json)"
 )
 
