@@ -8,8 +8,7 @@ anyway, so that a malformed one costs the others nothing. `TaskApi.pending` make
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Self
+from collections.abc import Iterator
 
 import requests
 
@@ -21,63 +20,112 @@ PAGE_BYTES = 2**30
 DOCUMENT_BYTES = 2**20
 KEPT_OF_OVERSIZED = 4096
 
-# What tells nothing about where an element ends: whole strings and other signs; within an element, commas as well.
-# (Possessive: a repetition that could be taken back would cost memory each time.)
-STRING = rb'"(?:[^"\\]++|\\.)*+'
-DULL = re.compile(rb'(?:[^"\[\]{},]++|%b")*+' % STRING, re.DOTALL)
-DULL_WITHIN = re.compile(rb'(?:[^"\[\]{}]++|%b")*+' % STRING, re.DOTALL)
-OPEN_STRING = re.compile(STRING, re.DOTALL)
+QUOTE, COMMA, BACKSLASH = b'",\\'
+# What tells nothing about where an element ends: between elements, and within one, where commas don't either. Long
+# strings and those with escapes are left to `bytes.find`. (Bounded, as each repetition costs the engine memory.)
+BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|"[^"\\]{0,100}"){0,200}')
+WITHIN = re.compile(rb'(?:[^"\[\]{}]+|"[^"\\]{0,100}"){0,200}')
 
 
 class NotAnArray(ValueError):
-    """What came is not a JSON array, or not all of one."""
+    """What was fed is not a JSON array."""
 
 
-def elements(pieces: Iterable[bytes], most: int = DOCUMENT_BYTES) -> Iterator[bytes]:
-    """The elements of a JSON array, however its bytes arrive. They are not checked, only told apart. Raises NotAnArray.
+class ArraySplitter:
+    """Cuts a JSON array into its elements, however the bytes arrive. Elements are not checked, only told apart.
 
     Of an element of more than `most` bytes only the beginning is given, in which its id may be.
     """
-    buffer = b""  # what may be part of an element that is not complete
-    at = 0  # up to here it is understood
-    depth, closed = 0, False
-    oversized: bytes | None = None  # the beginning of an element that is being skipped
-    for piece in pieces:
-        buffer, start = buffer + piece, 0
-        if depth == 0:
-            buffer = buffer.lstrip()
-            if buffer and (closed or not buffer.startswith(b"[")):
-                raise NotAnArray("something follows its end" if closed else "it does not begin with [")
-            depth = start = at = len(buffer[:1])
-        while depth:
-            dull = (DULL if depth == 1 else DULL_WITHIN).match(buffer, at)
-            at = dull.end() if dull else at
-            sign = buffer[at : at + 1]
-            if sign in (b"", b'"'):
-                break  # the rest, of a string as well, is still to come
-            at += 1
-            depth += {b"[": 1, b"{": 1, b",": 0}.get(sign, -1)
-            if depth == 0 and sign == b"}":
-                raise NotAnArray("it does not end with ]")
-            if depth == 0 or sign == b",":
-                element = _bounded(buffer[start : at - 1], most) if oversized is None else oversized
-                closed, oversized, start = depth == 0, None, at
-                if element or not closed:
-                    yield element
-        buffer, at = buffer[start:], at - start
-        if len(buffer) > most and oversized is None:
-            oversized = _bounded(buffer, most)
-        if oversized is not None:
-            # Of a string that goes on its beginning will do, and a backslash that stands at its end.
-            buffer, at = OPEN_STRING.sub(b'"', buffer[at:], count=1), 0
-        if closed and buffer.strip():
+
+    def __init__(self, most: int = DOCUMENT_BYTES) -> None:
+        self.closed = False  # the array ended
+        self._most = most
+        self._buffer = b""  # what may be part of an element that is not complete
+        self._understood = 0  # up to here the buffer was scanned
+        self._depth = 0
+        self._in_string = False
+        self._oversized: bytes | None = None  # the beginning of an element that is being skipped
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The elements that `data` completes. Raises NotAnArray."""
+        buffer = self._buffer = self._buffer + data
+        start, end = 0, self._understood
+        if self._in_string:
+            end = self._leave_string(end)
+        while end < len(buffer) and not self._in_string:
+            dull = (WITHIN if self._depth > 1 else BETWEEN).match(buffer, end)
+            at = end if dull is None else dull.end()
+            end = min(at + 1, len(buffer))
+            sign = buffer[at] if at < end else 0
+            if self._depth == 0:
+                self._open(sign, buffer[start:at])
+                start = end
+            elif sign == QUOTE:
+                end = self._leave_string(end)
+            elif sign == COMMA and self._depth == 1:
+                yield self._element(buffer[start:at])
+                start = end
+            elif sign in b"[{":
+                self._depth += 1
+            elif sign in b"]}" and self._depth > 1:
+                self._depth -= 1
+            elif sign in b"]}":
+                if last := self._close(sign, buffer[start:at]):
+                    yield last
+                start = end
+        self._forget(start, end)
+
+    def _open(self, sign: int, before: bytes) -> None:
+        """At the first sign of anything but white space, or at the end of the buffer (sign 0)."""
+        if self.closed and (sign or before.strip()):
             raise NotAnArray("something follows its end")
-    if not closed:
-        raise NotAnArray("it ends too soon")
+        if sign not in b"[\0" or before.strip():
+            raise NotAnArray("it does not begin with [")
+        self._depth = 1 if sign else 0
+
+    def _close(self, sign: int, before: bytes) -> bytes:
+        if sign not in b"]":
+            raise NotAnArray("it does not end with ]")
+        self._depth = 0
+        self.closed = True
+        return self._element(before)
+
+    def _leave_string(self, at: int) -> int:
+        """From `at`, inside a string, to behind its end; or to the end of the buffer, if the string goes on there."""
+        buffer = self._buffer
+        self._in_string = False
+        while (quote := buffer.find(b'"', at)) >= 0:
+            if not _escaped(buffer, quote, at):
+                return quote + 1
+            at = quote + 1
+        self._in_string = True
+        return len(buffer) - _escaped(buffer, len(buffer), at)
+
+    def _element(self, raw: bytes) -> bytes:
+        beginning, self._oversized = self._oversized, None
+        if beginning is None and len(raw) > self._most:
+            beginning = self._beginning(raw)
+        return raw.strip() if beginning is None else beginning
+
+    def _beginning(self, raw: bytes) -> bytes:
+        return raw[: self._most].strip()[:KEPT_OF_OVERSIZED]
+
+    def _forget(self, start: int, understood: int) -> None:
+        """Keep what is needed from `start` on; of an element beyond all bounds only what is not understood yet."""
+        if len(self._buffer) - start > self._most or self._oversized is not None:
+            if self._oversized is None:
+                self._oversized = self._beginning(self._buffer[start:])
+            start = understood
+        self._buffer = self._buffer[start:]
+        self._understood = understood - start
 
 
-def _bounded(element: bytes, most: int) -> bytes:
-    return element.strip() if len(element) <= most else element[:most].strip()[:KEPT_OF_OVERSIZED]
+def _escaped(buffer: bytes, position: int, start: int) -> bool:
+    """Whether a backslash (not one that is escaped itself), `start` at the earliest, escapes what is at `position`."""
+    before = position - 1
+    while before >= start and buffer[before] == BACKSLASH:
+        before -= 1
+    return (position - before) % 2 == 0
 
 
 class PendingPage:
@@ -89,20 +137,24 @@ class PendingPage:
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
-        self._documents = elements(pieces(response, PAGE_BYTES))
+        self._documents = self._split()
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[bytes]:
+        return self._documents
 
-    def __next__(self) -> bytes:
+    def _split(self) -> Iterator[bytes]:
+        splitter = ArraySplitter()
         try:
-            return next(self._documents)
+            for piece in pieces(self._response, PAGE_BYTES):
+                yield from splitter.feed(piece)
         except NotAnArray as error:
-            said = f"the pending list is no JSON array ({error}): look at API_BASE_URL"
-            raise ServiceFault(Service.API.value, said) from None
+            raise ServiceFault(
+                Service.API.value, f"the pending list is no JSON array ({error}): look at API_BASE_URL"
+            ) from None
         except NoAnswer as error:
             raise ServiceFault(Service.API.value, f"the task API {error}, within the pending list") from None
+        if not splitter.closed:
+            raise ServiceFault(Service.API.value, "the pending list ended too soon")
 
     def close(self) -> None:
-        """Let go of the rest of it."""
         self._response.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aitp.ledger.inbox import Malformed
 from aitp.ledger.maintenance import check
 from aitp.process.relay import TASK_ID, read_document
-from aitp.taskapi.pages import NotAnArray, elements
+from aitp.taskapi.pages import ArraySplitter, NotAnArray
 from aitp.tasks import NewTask, TaskType
 from tests.fuzz.cases import cases, likely, texts, values
 from tests.ledger.world import World
@@ -83,10 +83,12 @@ def test_any_bytes_are_cut_into_documents_or_refused_however_they_arrive(data: s
     pieces = [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
 
     def split(pieces: list[bytes]) -> list[bytes] | None:
+        splitter = ArraySplitter(most=64)
         try:
-            return list(elements(pieces, most=64))
+            found = [element for piece in pieces for element in splitter.feed(piece)]
         except NotAnArray:
             return None
+        return found if splitter.closed else None
 
     assert split(pieces) == split([raw])
 
