@@ -238,5 +238,10 @@ def test_nobody_sleeps_where_something_could_wake_him() -> None:
     assert not lines_with(r"time\.sleep\(", outside="nothing")
 
 
+def test_no_pattern_is_possessive() -> None:
+    # Python 3.11 before 3.11.5, Debian 12's among them, matches those wrongly.
+    assert lines_with(r"[)\]][*+?]\+|\(\?>", outside="nowhere") == []
+
+
 def test_no_module_is_longer_than_seven_hundred_lines() -> None:
     assert not [path.name for path in SOURCES if len(path.read_text().splitlines()) > 720]
