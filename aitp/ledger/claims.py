@@ -563,14 +563,13 @@ _OLDEST = "SELECT " + ", ".join(
 
 # Served by tasks_ready, which holds all that is asked of it; of those chosen the rows are read.
 _READY = f"{CLAIMABLE} AND queue = ?1"
-_COLUMNS = "SELECT seq, id, size, attempts, crashes FROM tasks WHERE "
+_COLUMNS = "SELECT seq, id, size, attempts, crashes"
 # A fresh task if there is one, else the suspect that failed least: one that failed often may be what fails.
-_PROBE = _COLUMNS + f"{_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
+_PROBE = f"{_COLUMNS} FROM tasks WHERE {_READY} ORDER BY is_suspect, attempts, seq LIMIT 1"
 _FRESH = f"{_READY} AND is_suspect = 0"
 # With how many there are (up to ?2), of which only so many rows (?3) are read.
 _FRESH_BATCH = (
-    "SELECT seq, id, size, attempts, crashes, (SELECT COUNT(*) FROM"
-    f" (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2) AS fresh)"
+    f"{_COLUMNS}, (SELECT COUNT(*) FROM (SELECT 1 FROM tasks WHERE {_FRESH} LIMIT ?2) AS fresh)"
     f" FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE {_FRESH} ORDER BY seq LIMIT ?3) ORDER BY seq"
 )
 _SUSPECTS = f"{_READY} AND is_suspect = 1"
@@ -583,7 +582,9 @@ _TURN = (
 # All served by tasks_suspect. The least suspect first: what fails again and again is not to keep from its turn what
 # failed beside it once. Only those with the same bound go together.
 _BOUND = f"SELECT batch_limit FROM tasks WHERE {_SUSPECTS} ORDER BY attempts, seq LIMIT 1"
-_SUSPECT_BATCH = _COLUMNS + f"{_SUSPECTS} AND batch_limit IS NOT DISTINCT FROM ?2 ORDER BY attempts, seq LIMIT ?3"
+_SUSPECT_BATCH = (
+    f"{_COLUMNS} FROM tasks WHERE {_SUSPECTS} AND batch_limit IS NOT DISTINCT FROM ?2 ORDER BY attempts, seq LIMIT ?3"
+)
 
 
 def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:

@@ -83,7 +83,6 @@ class Basis(NamedTuple):
     timezone: str
     in_force: str | None
     newest: int | None
-    newest_at: float | None
     reserved: int
 
     @property
@@ -99,16 +98,19 @@ def _first_since(moment: str) -> str:
     return f"({first} ORDER BY completed_at, id LIMIT 1)"
 
 
-# The id of the last completion, and when it was, NULL before the first; for a select list.
+# The id of the last completion, NULL before the first; for a select list.
 # Not MAX(id): PostgreSQL keeps the plan that it made when there was one row, and walks all that came since by it.
 _LAST = "FROM task_completions WHERE id > 0 ORDER BY id DESC LIMIT 1"
-NEWEST = f"(SELECT id {_LAST}), (SELECT completed_at {_LAST})"
+NEWEST = f"(SELECT id {_LAST})"
 # The claimed tasks are counted in tasks_claimed.
 BASIS = (
     "strategy, timezone, (SELECT group_concat(period || ' ' || allowed) FROM limits),"
     f" {NEWEST}, (SELECT COUNT(*) FROM tasks WHERE {CLAIMED})"
 )
-COUNTED = f"{NEWEST}, (SELECT MAX(window_start) FROM rate_limits), (SELECT MIN(window_end) FROM rate_limits)"
+COUNTED = (
+    f"{NEWEST}, (SELECT completed_at {_LAST}),"
+    " (SELECT MAX(window_start) FROM rate_limits), (SELECT MIN(window_end) FROM rate_limits)"
+)
 _STARTS = "CASE period " + " ".join(f"WHEN '{period}' THEN ?" for period in Period) + " END"
 _FIRSTS = f"SELECT period, allowed, {_first_since(_STARTS)} FROM limits"
 
@@ -179,8 +181,9 @@ class Limits:
             "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, ?, ?)",
             [(first + number, at, task_type, task_id, number == 0) for number, task_id in enumerate(task_ids)],
         )
-        if (before.mirrored_since or "~") <= _stamp(at) < (before.mirrored_until or ""):
-            connection.execute(_MIRROR_MORE, (len(task_ids), _stamp(at)))
+        stamp = _stamp(at)
+        if (before.mirrored_since or "~") <= stamp < (before.mirrored_until or ""):
+            connection.execute(_MIRROR_MORE, (len(task_ids), stamp))
         else:  # one of the mirrored windows has ended
             _mirror_windows(connection, at, strategy_and_zone(connection)[1])
 
@@ -252,7 +255,7 @@ def _stamp(instant: float) -> str:
 
 def completions_since(connection: Connection, moment: float) -> int:
     """How many there are that are not earlier. Two searches in indexes."""
-    first, newest, _ = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (moment,)).get
+    first, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (moment,)).get
     return 0 if first is None else int(newest + 1 - first)
 
 
@@ -284,7 +287,7 @@ def _mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:
 
 def prune_completions(connection: Connection, now: float) -> None:
     """Forget some of the completions that no window can reach any more. The newest row stays: ids go on from it."""
-    needed, newest, _ = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (now - LONGEST_WINDOW_SECONDS,)).get
+    needed, newest = connection.execute(f"SELECT {_first_since('?')}, {NEWEST}", (now - LONGEST_WINDOW_SECONDS,)).get
     connection.execute(
         "DELETE FROM task_completions WHERE id < ?1 AND id < ?2 + (SELECT MIN(id) FROM task_completions)",
         (newest if needed is None else needed, PRUNE_ROWS),
