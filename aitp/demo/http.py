@@ -3,6 +3,8 @@
 A thread a connection, blocking. A server is a context manager; `url` is where it listens. A subclass gives `answer`
 (what to say), `error` (its own kind of error body) and, if it likes, `ended` (told how each request went). A call
 counts as in flight until its last byte leaves, or until its client is gone: a killed client makes no call any more.
+How a request went is noted after that byte, for it may still fail; who has the answer finds it in the record all the
+same, which is not given out (`settled`) while notes of what has left are missing.
 Don't fork from a process that runs a server and expect its port to close: use `aitp.demo.world` for that.
 """
 
@@ -14,11 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from aitp.demo.faults import BROKEN_OFF, IDLE_KINDS, RESETS, Fault, FaultKind, FaultPlan
 from aitp.demo.wire import Connection, ConnectionOver, Piece, Request, Response
 
+Entry = TypeVar("Entry")
 FOR_EVER_SECONDS = 86_400.0
 PAGE = b"<!doctype html><html><head><title>Sign in</title></head><body><h1>Sign in</h1></body></html>"
 
@@ -81,7 +84,9 @@ class HttpServer:
         self.latency_seconds = latency_seconds
         self.clock_ahead_seconds = 0.0  # of its Date headers; may be set at any time
         self.faults = FaultPlan(fault_seed)
-        self.exchanges: list[Exchange] = []
+        self._exchanges: list[Exchange] = []
+        self._unnoted: set[int] = set()  # numbers of requests whose last byte is on its way
+        self._noted = threading.Condition()
         self.flights = Flights()
         self.calls_in_flight = Flights()  # those that are calls; servers whose calls count together share it
         self._idle_seconds = idle_seconds
@@ -125,9 +130,21 @@ class HttpServer:
         """The most there were at one time."""
         return self.flights.most
 
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Every request that is over."""
+        return self.settled(self._exchanges)
+
+    def settled(self, record: list[Entry]) -> list[Entry]:
+        """This record, once it has all that was answered so far (but for clients that leave an answer unread)."""
+        with self._noted:
+            answered = set(self._unnoted)
+            self._noted.wait_for(lambda: not answered & self._unnoted, timeout=10)
+        return record
+
     def records(self) -> list[list[Any]]:
         """Everything that grows with each request; its entries say when they were received."""
-        return [self.exchanges]
+        return [self._exchanges]
 
     def forget(self, before: float) -> None:
         """Forget the records of requests that were received before (monotonic)."""
@@ -267,8 +284,11 @@ class HttpServer:
                 request.received_monotonic,
                 time.monotonic(),
             )
-            self.exchanges.append(exchange)
+            self._exchanges.append(exchange)
             self.ended(request, exchange)
+            with self._noted:
+                self._unnoted.discard(request.number)
+                self._noted.notify_all()
 
     def _response(self, request: Request, fault: Fault | None) -> Response | None:
         if fault is not None and fault.kind in IDLE_KINDS and fault.kind is not FaultKind.QUOTA:
@@ -298,8 +318,7 @@ class HttpServer:
         for piece in pieces[:-1]:
             if not connection.send(piece) or connection.gone_within(pause_seconds):
                 return False
-        # Before the last byte, not after: with it in hand the client may call again before this thread runs.
-        self._leave(request)
+        self._leave_with_last_byte(request)
         if not connection.send(pieces[-1]):
             return False
         return fault is None or fault.kind not in BROKEN_OFF
@@ -313,7 +332,7 @@ class HttpServer:
                 return False
             if not connection.send(b"%x\r\n%s\r\n" % (len(piece.data), piece.data)):
                 return False
-        self._leave(request)
+        self._leave_with_last_byte(request)
         return connection.send(b"0\r\n\r\n")
 
     def _enter(self, request: Request, connection: Connection) -> int:
@@ -321,6 +340,12 @@ class HttpServer:
         if self.is_call(request):
             self.calls_in_flight.enter(key, connection)
         return self.flights.enter(key, connection)
+
+    def _leave_with_last_byte(self, request: Request) -> None:
+        # Before it, not after: with it in hand the client may call again before this thread runs.
+        with self._noted:
+            self._unnoted.add(request.number)
+        self._leave(request)
 
     def _leave(self, request: Request) -> None:
         key = (self.port, request.number)

@@ -96,7 +96,7 @@ class OllamaApi(HttpServer):
         self.pull_error = ""
         self.answers: list[str] = []
         self.done_reason = "stop"
-        self.purchases: list[Purchase] = []
+        self._purchases: list[Purchase] = []
         self.pulls: list[str] = []
         self.loaded: set[str] = set()
         self._fetched: dict[str, int] = {}  # bytes of models that are there in part
@@ -105,6 +105,11 @@ class OllamaApi(HttpServer):
                 raise TypeError(f"{name} is no switch of this server")
             setattr(self, name, value)
 
+    @property
+    def purchases(self) -> list[Purchase]:
+        """Every text of every call, in the order in which the calls ended."""
+        return self.settled(self._purchases)
+
     def times_bought(self) -> Counter[str]:
         """How often each text was worked on (answered with 200, whether or not the answer got through)."""
         return Counter(purchase.text for purchase in list(self.purchases) if purchase.status == 200)
@@ -112,6 +117,9 @@ class OllamaApi(HttpServer):
     def times_answered(self) -> Counter[str]:
         """How often each text's answer reached the client."""
         return Counter(p.text for p in list(self.purchases) if p.status == 200 and p.answered)
+
+    def records(self) -> list[list[Any]]:
+        return [*super().records(), self._purchases]
 
     def expected(self, text: str, model: str = "nomic-embed-text") -> list[float]:
         """The vector that this text gets: of unit length."""
@@ -158,7 +166,7 @@ class OllamaApi(HttpServer):
         """Write down what was worked on."""
         document = _document(request)
         for text in _texts(request.path, document):
-            self.purchases.append(
+            self._purchases.append(
                 Purchase(
                     text,
                     blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),

@@ -81,7 +81,7 @@ class OpenAIApi(HttpServer):
         self.refuses = set(refuses)
         self.hidden: set[str] = set()  # models that its list leaves out
         self.shutdowns: dict[str, str] = {}  # the days on which models are shut down, in its list
-        self.purchases: list[Purchase] = []
+        self._purchases: list[Purchase] = []
         self._models = {**MODELS, **(models or {})}
         self._shuffle = random.Random(shuffle_seed)
 
@@ -89,6 +89,11 @@ class OpenAIApi(HttpServer):
     def base_url(self) -> str:
         """What OPENAI_BASE_URL is to be."""
         return self.url + "/v1"
+
+    @property
+    def purchases(self) -> list[Purchase]:
+        """Every text of every call, in the order in which the calls ended."""
+        return self.settled(self._purchases)
 
     def times_bought(self) -> Counter[str]:
         """How often each text was paid for (answered with 200, whether or not the answer got through)."""
@@ -103,7 +108,7 @@ class OpenAIApi(HttpServer):
         return vector(text, model, dimensions)
 
     def records(self) -> list[list[Any]]:
-        return [*super().records(), self.purchases]
+        return [*super().records(), self._purchases]
 
     def answer(self, request: Request, fault: Fault | None) -> Response:
         """One call, checked in the order in which OpenAI checks."""
@@ -150,7 +155,7 @@ class OpenAIApi(HttpServer):
         if request.path == CHAT_PATH:
             texts = [asked_text(document)]
         for text in texts:
-            self.purchases.append(
+            self._purchases.append(
                 Purchase(
                     text,
                     blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),

@@ -101,7 +101,7 @@ class TaskApi(HttpServer):
         self.keep_results = keep_results
         self.broken_targets: set[str] = set()
         self.follow_up: Callable[[TaskDocument], Iterable[TaskDocument]] | None = None
-        self.deliveries: list[Delivery] = []
+        self._deliveries: list[Delivery] = []
         self._tasks: dict[str, _Stored] = {}
         self._lock_tasks = threading.Lock()
         self._windows: dict[str, tuple[float, int]] = {}
@@ -141,12 +141,17 @@ class TaskApi(HttpServer):
         body = self._tasks[task_id].result
         return None if body is None else orjson.loads(body).get("result")
 
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every PATCH that is over."""
+        return self.settled(self._deliveries)
+
     def deliveries_of(self, task_id: str) -> list[Delivery]:
         """Every PATCH of a task, in order."""
         return [delivery for delivery in list(self.deliveries) if delivery.task_id == task_id]
 
     def records(self) -> list[list[Any]]:
-        return [*super().records(), self.deliveries]
+        return [*super().records(), self._deliveries]
 
     def forget_ended(self, before: float) -> int:
         """Delete tasks that have not been pending since then (monotonic); how many."""
@@ -190,7 +195,7 @@ class TaskApi(HttpServer):
             return
         task_id, state = self._patches.pop(request.number, (request.path.removeprefix(TASK_PATH), ""))
         digest = blake2b(request.body, digest_size=8).hexdigest()
-        self.deliveries.append(
+        self._deliveries.append(
             Delivery(
                 task_id,
                 state,

@@ -9,8 +9,10 @@ import time
 import pytest
 import requests
 
+from aitp.demo.http import Exchange
 from aitp.demo.openai_api import OpenAIApi
 from aitp.demo.task_api import TaskApi
+from aitp.demo.wire import Request
 from tests.demo.talking import session
 from tests.waiting import patience, wait_until
 
@@ -19,10 +21,23 @@ def test_a_session_keeps_its_connection(openai_api: OpenAIApi) -> None:
     talker = session(openai_api.key)
     for _ in range(5):
         talker.post(openai_api.base_url + "/embeddings", json={"model": "text-embedding-3-small", "input": "a"})
-    wait_until(lambda: len(openai_api.exchanges) == 5)
 
     assert len({exchange.connection for exchange in openai_api.exchanges}) == 1
     assert all(exchange.authorized and exchange.body_bytes > 10 for exchange in openai_api.exchanges)
+
+
+class _SlowToNote(OpenAIApi):
+    def ended(self, request: Request, exchange: Exchange) -> None:
+        time.sleep(0.2)
+        super().ended(request, exchange)
+
+
+def test_who_has_the_answer_finds_it_in_the_record_however_slowly_it_is_noted() -> None:
+    with _SlowToNote() as server:
+        body = {"model": "text-embedding-3-small", "input": "a"}
+        session(server.key).post(server.base_url + "/embeddings", json=body)
+        assert [(purchase.status, purchase.answered) for purchase in server.purchases] == [(200, True)]
+        assert len(server.exchanges) == 1
 
 
 def test_a_stopped_server_refuses_drops_what_was_open_and_comes_back_on_its_port() -> None:

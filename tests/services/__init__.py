@@ -16,7 +16,7 @@ In a thread of the test process: quick, and everything is an attribute.
 `openai_api`     .base_url .key .bad_marker .purchases .times_bought() .times_answered() .expected(text, model, n)
 all three        .exchanges (every request) .in_flight .most_at_once .faults .latency_seconds .stop() .start()
                  .down_for(seconds)
-A record is written just after its answer has left: `wait_until` it is there.
+Who has an answer finds it in the record; what another process was answered, `wait_until` it is there.
 
 Faults, the same for all three (aitp/demo/faults.py):
 
