@@ -140,12 +140,16 @@ def may_see_all(authorization: str, token: SecretStr | None) -> bool:
 
 
 def _rate_limiting(facts: Facts, settings: Settings) -> dict[str, object]:
-    limits = facts.ledger.limits if facts.ledger else {}
-    usage = {
-        name: {"current": use.current, "limit": use.limit, "remaining": use.remaining} for name, use in limits.items()
+    """As the ledger has it, which in a fleet may be another host's word; by the settings where it cannot be read."""
+    ledger = facts.ledger
+    uses = ledger.limits.items() if ledger else ()
+    return {
+        "enabled": ledger.limits_enabled if ledger else bool(settings.rate_limits),
+        "strategy": ledger.strategy if ledger else str(settings.rate_limit_strategy),
+        "current_usage": {
+            name: {"current": use.current, "limit": use.limit, "remaining": use.remaining} for name, use in uses
+        },
     }
-    strategy = str(settings.rate_limit_strategy)
-    return {"enabled": bool(settings.rate_limits), "strategy": strategy, "current_usage": usage}
 
 
 def _json(body: dict[str, object], found: Sequence[Problem]) -> Answer:

@@ -41,7 +41,7 @@ from aitp.settings import FIELDS, PLACEHOLDER, Settings
 from aitp.tasks import Period, Service
 from aitp.validators import Authorities
 from aitp.web import health
-from aitp.web.health import Facts, Phase, Problem, Severity, duration
+from aitp.web.health import Facts, Problem, Severity, duration
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -76,7 +76,7 @@ CONTENT_SECURITY_POLICY = (
 def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
     ledger, routing = facts.ledger, health.known_routing(settings)
-    level, verdict = judge(problems, facts, settings)
+    level, verdict = judge(problems, settings)
     waiting = history.waiting[:QUEUES_SHOWN]
     page = _TEMPLATES.get_template("page.html").render(
         level=level,
@@ -98,33 +98,33 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
     return page.encode("utf-8", "replace")
 
 
-def judge(problems: Sequence[Problem], facts: Facts, settings: Settings) -> tuple[Level, str]:
-    """One sentence for whoever looks for five seconds. It changes only when the state does.
+# What is said for whoever looks for five seconds: of a problem by its code, else of the worst one by its severity.
+_BY_CODE = {
+    **dict.fromkeys(("not-running", "failed-start", "other-service", "hidden"), "The service is not running."),
+    "stopped": "The service is stopped.",
+    "paused": "Paused: nothing new is taken.",
+    "draining": "Stopping.",
+}
+_BY_SEVERITY = {
+    Severity.ERROR: (Level.BAD, "Not well."),
+    Severity.FAULT: (Level.BAD, "Running, but it cannot do its work."),
+    Severity.PENDING: (Level.LOOK, "Starting."),
+    Severity.WARNING: (Level.LOOK, "It works, but take a look."),
+}
+
+
+def judge(problems: Sequence[Problem], settings: Settings) -> tuple[Level, str]:
+    """How well it is, in one sentence that changes only when the state does. `problems`: the worst first.
 
     BAD: the service cannot do its work. LOOK: it works, or will in a moment, but a person should know something. WELL:
     neither; that it waits for a moment, because a limit or a provider wants it so, is part of its work.
     """
     worst = problems[0].severity if problems else Severity.OK
-    if worst is Severity.ERROR:
-        return Level.BAD, _ABSENT.get(facts.phase, "Not well.") if facts.master is None else "Not well."
-    if worst is Severity.FAULT:
-        return Level.BAD, "Running, but it cannot do its work."
-    if worst is Severity.PENDING:
-        codes = {problem.code for problem in problems}
-        phases = {"paused": "Paused: nothing new is taken.", "draining": "Stopping."}
-        return Level.LOOK, next((said for code, said in phases.items() if code in codes), "Starting.")
-    if settings.mocks:
+    if settings.mocks and not worst.at_least(Severity.PENDING):
         return Level.LOOK, f"It works, but {'every result is' if settings.buys_nothing else 'results are'} invented."
-    if worst is Severity.WARNING:
-        return Level.LOOK, "It works, but take a look."
-    return Level.WELL, "All is well."
-
-
-_ABSENT = {
-    Phase.DOWN: "The service is not running.",
-    Phase.HIDDEN: "The service is not running.",
-    Phase.STOPPED: "The service is stopped.",
-}
+    level, sentence = _BY_SEVERITY.get(worst, (Level.WELL, "All is well."))
+    codes = (problem.code for problem in problems if problem.severity is worst)
+    return level, next((_BY_CODE[code] for code in codes if code in _BY_CODE), sentence)
 
 
 # ── how values are shown ─────────────────────────────────────────────────────────────────────────────────────────────

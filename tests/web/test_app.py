@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_health_without_limits(tmp_path: Path) -> None:
         "strategy": "rolling",
         "current_usage": {},
     }
+
+
+def test_limits_are_those_in_force_whatever_this_host_s_settings_say(world: World) -> None:
+    world.ledger().limits.publish("fixed", "UTC", {})
+    told = ask(world.app, "/health").json["rate_limiting"]
+    shutil.rmtree(world.settings.rate_limit_storage_path.parent)
+    unread = ask(world.app, "/health").json["rate_limiting"]
+
+    assert told == {"enabled": False, "strategy": "fixed", "current_usage": {}}
+    assert unread == {"enabled": True, "strategy": "rolling", "current_usage": {}}
 
 
 def test_mock_mode_cannot_be_missed(tmp_path: Path) -> None:

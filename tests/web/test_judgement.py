@@ -49,7 +49,7 @@ def verdict(moment: tuple[Facts, Settings], *, minutes: tuple[Bar, ...] = (), **
     ledger = replace(facts.ledger, taken_at=NOW, **{name: changes.pop(name) for name in of_ledger})
     facts = replace(facts, **{"ledger": ledger, **changes})
     found = problems(facts, settings, minutes)
-    return Verdict(*judge(found, facts, settings), found)
+    return Verdict(*judge(found, settings), found)
 
 
 def test_a_service_that_is_well_has_nothing_more_to_say(moment: tuple[Facts, Settings]) -> None:
