@@ -344,15 +344,15 @@ def completed(what: str, begun: str) -> list[str]:
 def pull_models(settings: Settings, *, as_json: bool) -> int:
     """Pull what Ollama lacks, with a progress bar for people; 0 if all is there."""
     from aitp.logs import configure
-    from aitp.process.models import Look, look_after_models
+    from aitp.process.models import look_after_models
 
     if not uses_models(settings):
         raise click.ClickException("Ollama is not used: see PROCESSING_MODE, SUPPORTED_MODELS and OPENAI_API_KEY")
     configure("CRITICAL", settings.log_format)  # what it would say is shown here
     settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _progress_bars(hidden=as_json) as told:
-        look = look_after_models(settings, anew=True, told=told)
-    if look is Look.ELSEWHERE:
+        all_there = look_after_models(settings, anew=True, told=told)
+    if all_there is None:
         raise click.ClickException("the service is pulling models already: /ready and its log tell how far it is")
     stock = read_inventory(settings.runtime_dir)
     states, problem = (dict(stock.models), stock.problem) if stock else ({}, "")
@@ -362,7 +362,7 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
     rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
     shown = table(("MODEL", "STATE", "REASON"), rows)
     tell({"models": document, "problem": problem}, shown, as_json=as_json)
-    return 0 if look is Look.ALL_THERE else 1
+    return 0 if all_there else 1
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
@@ -24,15 +23,17 @@ from aitp.ledger.engine import lock_file
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
-from aitp.process import scoreboard, start
+from aitp.process import models, scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
-from aitp.process.models import ModelPuller
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.process.systemd import Systemd
+from aitp.providers.inventory import uses_models, uses_openai
 from aitp.settings import Settings, surroundings, under_supervisord
 from aitp.tasks import ExitCode
 
+AT_ONCE = 0.0  # by the monotonic clock
 STOPPING_TICK_SECONDS = 1.0
+LOOK_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
 LOOK_AGAIN_SECONDS = 0.2  # for another master's lock, whose end nothing tells
 DESCRIPTORS = scoreboard.LAST_SLOT + start.OTHER_DESCRIPTORS  # a reload may ask for any number of children
 FORKS_A_ROUND = 16  # signals are heard in between, however many children are to start
@@ -42,65 +43,66 @@ ORDERLY_EXITS = frozenset({ExitCode.FINE, ExitCode.AGAIN, EXIT_QUIT, ExitCode.MI
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Helper:
-    """One that is underway. `deadline` is monotonic; `ended` is told the exit code (negative: a signal)."""
+    """One-shot processes for something that must not happen in the master; one at a time. Moments are monotonic.
 
-    name: str
-    deadline: float
-    ended: Callable[[int], None]
+    When it is `due`, `work` is done in a process of its own, which exits as `run_forked` says, and may take `seconds`;
+    then `ended` is told the exit code (negative: a signal).
+    """
 
+    def __init__(
+        self,
+        name: str,
+        inherited: Inherited,
+        seconds: float,
+        work: Callable[[], bool | None],
+        ended: Callable[[int], None],
+    ) -> None:
+        self._name, self._inherited, self._work, self._ended = name, inherited, work, ended
+        self.seconds = seconds
+        self.pid = 0
+        self.due = self._deadline = math.inf
 
-class Helpers:
-    """One-shot processes for what must not happen in the master, the ledger's preparation above all."""
-
-    def __init__(self, inherited: Inherited) -> None:
-        self._inherited = inherited
-        self._underway: dict[int, Helper] = {}  # by pid
-
-    def send(self, name: str, seconds: float, work: Callable[[], bool | None], ended: Callable[[int], None]) -> None:
-        """Do `work` in a process of its own, whose exit code `ended` is told (`run_forked`)."""
-
-        def helps() -> bool | None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            return work()
-
+    def send_if_due(self) -> float:
+        """When to look again."""
+        now = time.monotonic()
+        if self.pid or self.due > now:
+            return math.inf if self.pid else self.due
         try:
             pid = os.fork()
         except OSError as error:
-            log.error("Cannot fork", reason=error.strerror, helper=name)
-            ended(ExitCode.FAILED)
-            return
+            log.error("Cannot fork", reason=error.strerror, helper=self._name)
+            self.due = math.inf
+            self._ended(ExitCode.FAILED)
+            return self.due
         if pid == 0:
-            run_forked("A short-lived process", helps, self._inherited)
-        self._underway[pid] = Helper(name, time.monotonic() + seconds, ended)
+            run_forked("A short-lived process", self._help, self._inherited)
+        self.pid, self.due, self._deadline = pid, math.inf, now + self.seconds
+        return math.inf
 
-    def underway(self, name: str) -> bool:
-        return any(helper.name == name for helper in self._underway.values())
-
-    def __len__(self) -> int:
-        return len(self._underway)
+    def _help(self) -> bool | None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        return self._work()
 
     def reap(self, pid: int, exit_code: int) -> None:
-        """A process was reaped; if it was a helper, go on with what waits for it."""
-        if helper := self._underway.pop(pid, None):
-            helper.ended(exit_code)
+        """A process was reaped; if it was this one, go on with what waits for it."""
+        if pid == self.pid:
+            self.pid, self._deadline = 0, math.inf
+            self._ended(exit_code)
+
+    def end(self, signum: signal.Signals) -> None:
+        """Signal the one that is underway."""
+        if self.pid:
+            os.kill(self.pid, signum)
 
     def kill_overdue(self) -> float:
-        """Kill those that took too long; when to look again (monotonic)."""
-        now = time.monotonic()
-        for pid, helper in self._underway.items():
-            if now >= helper.deadline:
-                log.error("A short-lived process took too long and is killed", helper=helper.name)
-                os.kill(pid, signal.SIGKILL)
-        return min((helper.deadline for helper in self._underway.values() if helper.deadline > now), default=math.inf)
-
-    def end(self, signum: signal.Signals, name: str | None = None) -> None:
-        """Signal those of that name, or all."""
-        for pid, helper in self._underway.items():
-            if name in (None, helper.name):
-                os.kill(pid, signum)
+        """Kill the one that is underway if it took too long; when to look again."""
+        if self._deadline <= time.monotonic():
+            log.error("A short-lived process took too long and is killed", helper=self._name)
+            self.end(signal.SIGKILL)
+            self._deadline = math.inf
+        return self._deadline
 
 
 @dataclass(slots=True)
@@ -270,12 +272,15 @@ class Master:
     """One service's master. Made once; `run` is its life. Its signals must be blocked before it is made."""
 
     def __init__(self, settings: Settings, roles: Roles, inherited: Inherited, systemd: Systemd) -> None:
-        self._settings = settings
+        self._settings = self._new_settings = settings
         self._roles = roles
         self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
         self._children = Children(roles, inherited)
-        self._helpers = Helpers(inherited)
-        self._puller = ModelPuller(self._helpers, inherited.timings, partial(self._wake, Role.WORKER))
+        timings = inherited.timings
+        self._preparer = Helper("prepare", inherited, timings.prepare_seconds, self._prepare, self._prepared)
+        self._sweeper = Helper("sweep", inherited, timings.sweep_seconds, self._sweep, self._swept)
+        self._looker = Helper("look after models", inherited, 0.0, self._look_after_models, self._looked)
+        self._helpers = (self._preparer, self._sweeper, self._looker)
         self._systemd = systemd
         self._parent = Parent(supervised=under_supervisord())
         self._started = time.time()
@@ -283,20 +288,20 @@ class Master:
         self._reload_asked = False
         self._exit_code: int | None = None
         # All monotonic.
-        self._sweep_due = math.inf
         self._kill_at = math.inf  # a stop is on: whoever is left then is killed
-        self._last_round = time.monotonic()
+        self._last_round = self._may_look_at = time.monotonic()  # … after models
         self._resume_grace_until = 0.0
         self._next_event = 0.0
 
     def run(self) -> int:
         """Keep the service going until told to stop; the exit code."""
-        self._prepare(self._settings)
+        self._preparer.due = AT_ONCE
         while self._exit_code is None:
             self._tick()
             self._reap()
             self._expect(self._children.kill_overdue(self._resume_grace_until))
-            self._expect(self._helpers.kill_overdue())
+            for helper in self._helpers:
+                self._expect(helper.kill_overdue())
             self._manage()
             if self._exit_code is None:
                 self._wait()
@@ -340,10 +345,11 @@ class Master:
             if pid == 0:
                 return
             exit_code = os.waitstatus_to_exitcode(status)
-            self._helpers.reap(pid, exit_code)
+            for helper in self._helpers:
+                helper.reap(pid, exit_code)
             vacant = self._children.reap(pid, exit_code)
             if vacant is not None and vacant not in self._children.wanted:
-                self._sweep_due = 0.0
+                self._sweeper.due = AT_ONCE
 
     def _manage(self) -> None:
         if self._phase not in STOPPING and self._parent.is_gone:
@@ -355,10 +361,9 @@ class Master:
             return
         if self._phase is Phase.WORKING and self._reload_asked:
             self._reload()
-        if self._phase is not Phase.PREPARING:
-            self._expect(self._children.fill(self._settings))
-            self._expect(self._puller.send_if_due(self._settings))
-            self._sweep_if_due()
+        self._expect(self._children.fill(self._settings))
+        for helper in self._helpers:
+            self._expect(helper.send_if_due())
 
     def _wait(self) -> None:
         """Sleep until a signal or the next event; answer all signals that are pending."""
@@ -389,27 +394,24 @@ class Master:
             self._keep_settings(problems=list(error.problems), warnings=list(error.warnings))
             return
         self._phase = Phase.RELOADING
-        self._prepare(settings)
+        self._new_settings = settings
+        self._preparer.due = AT_ONCE
 
-    def _prepare(self, settings: Settings) -> None:
-        prepare = self._prepare_first if self._phase is Phase.PREPARING else self._roles.prepare
-        work, ended = partial(prepare, settings), partial(self._prepared, settings)
-        self._helpers.send("prepare", self._timings.prepare_seconds, work, ended)
-
-    def _prepare_first(self, settings: Settings) -> None:
-        """In a helper: where it fails, the start has."""
+    def _prepare(self) -> None:
+        """In a helper."""
         try:
-            self._roles.prepare(settings)
+            self._roles.prepare(self._new_settings)
         except Exception as error:
-            problems = error.problems if isinstance(error, ConfigurationError) else [str(error) or repr(error)]
-            start.tell_of_failed_start(settings.runtime_dir, problems)
+            if self._phase is Phase.PREPARING:  # the start has failed with it
+                problems = error.problems if isinstance(error, ConfigurationError) else [str(error) or repr(error)]
+                start.tell_of_failed_start(self._settings.runtime_dir, problems)
             raise
 
-    def _prepared(self, settings: Settings, exit_code: int) -> None:
+    def _prepared(self, exit_code: int) -> None:
         if self._phase in STOPPING:
             return
         if exit_code == ExitCode.FINE:
-            self._adopt(settings)
+            self._adopt(self._new_settings)
         elif self._phase is Phase.RELOADING:
             self._phase = Phase.WORKING
             self._keep_settings(exit_code=exit_code)
@@ -426,8 +428,10 @@ class Master:
         self._phase = Phase.WORKING
         self._settings = settings
         self._children.want(settings)
-        self._sweep_due = 0.0
-        self._puller.begin_anew()
+        self._sweeper.due = AT_ONCE
+        self._looker.due = AT_ONCE if uses_models(settings) or uses_openai(settings) else math.inf
+        self._looker.seconds = models.longest_look_seconds(settings)
+        self._looker.end(signal.SIGTERM)
         for child in self._children:
             self._children.tell(child, signal.SIGHUP)
 
@@ -437,20 +441,34 @@ class Master:
 
     # Freeing what slots own that nobody will take over: after a change of numbers, or the death of everything
 
-    def _sweep_if_due(self) -> None:
-        if self._sweep_due > time.monotonic():
-            self._expect(self._sweep_due)
-        elif not self._helpers.underway("sweep"):
-            self._sweep_due = math.inf
-            self._sweep(self._children.wanted, self._swept)
-
-    def _sweep(self, wanted: frozenset[int], ended: Callable[[int], None]) -> None:
-        work = partial(self._roles.sweep, self._settings, wanted, self._children.causes(but=wanted))
-        self._helpers.send("sweep", self._timings.sweep_seconds, work, ended)
+    def _sweep(self) -> bool:
+        """In a helper."""
+        wanted = self._children.wanted
+        return self._roles.sweep(self._settings, wanted, self._children.causes(but=wanted))
 
     def _swept(self, exit_code: int) -> None:
         if exit_code != ExitCode.FINE:
-            self._sweep_due = min(self._sweep_due, time.monotonic() + self._timings.sweep_again_seconds)
+            self._sweeper.due = min(self._sweeper.due, time.monotonic() + self._timings.sweep_again_seconds)
+
+    # Looking after models: at once with other settings, when a worker misses one, and time and again
+
+    def _look_after_models(self) -> bool:
+        """In a helper."""
+        # With other settings, or by another master than before, nothing of what was is waited for.
+        return bool(models.look_after_models(self._settings, anew=self._looker.due == AT_ONCE))
+
+    def _looked(self, exit_code: int) -> None:
+        self._wake(Role.WORKER)  # their tasks may be waiting for a model
+        now, asked = time.monotonic(), self._looker.due
+        self._may_look_at = now + self._timings.look_again_seconds
+        if asked != AT_ONCE:
+            # What was asked for meanwhile was asked for the sake of what this look may have found already.
+            soon = exit_code != ExitCode.FINE or asked < math.inf
+            self._looker.due = self._may_look_at if soon else now + LOOK_SECONDS
+
+    def _miss_model(self) -> None:
+        """USR2: a worker misses a model that it should find. Have somebody look, however often this is asked for."""
+        self._looker.due = min(self._looker.due, self._may_look_at)
 
     # Other signals
 
@@ -475,7 +493,8 @@ class Master:
         log.warning("Told to quit at once: calls in hand are lost, and may be bought again")
         self._stop(0.0)
         self._phase, self._kill_at = Phase.QUITTING, 0.0
-        self._helpers.end(signal.SIGKILL)
+        for helper in self._helpers:
+            helper.end(signal.SIGKILL)
 
     # Stopping
 
@@ -486,8 +505,8 @@ class Master:
         self._phase = Phase.DRAINING
         self._kill_at = time.monotonic() + max(grace, 1.0)
         self._tick()  # all see that we drain
-        self._helpers.end(signal.SIGTERM, "prepare")
-        self._puller.stop()
+        self._preparer.end(signal.SIGTERM)
+        self._looker.end(signal.SIGTERM)
         self._wake(Role.RELAY)
 
     def _drain(self) -> None:
@@ -503,14 +522,17 @@ class Master:
             self._children.give_up(workers)
         if now >= self._kill_at:
             self._children.give_up(self._children)
-            self._helpers.end(signal.SIGKILL, "prepare")
+            self._preparer.end(signal.SIGKILL)
+            self._looker.end(signal.SIGKILL)
         for moment in (self._kill_at, workers_end_at):
             self._expect(moment if moment > now else math.inf)
-        if self._children or self._helpers:
+        if self._children or any(helper.pid for helper in self._helpers):
             return
         if self._phase is Phase.DRAINING and self._children.unclean:
             self._phase = Phase.SWEEPING
-            self._sweep(frozenset(), lambda _: None)
+            self._children.wanted = frozenset()
+            self._sweeper.due = AT_ONCE
+            self._sweeper.send_if_due()
         else:
             self._exit_code = ExitCode.FINE
 
@@ -523,7 +545,7 @@ SIGNALS: Mapping[signal.Signals, Callable[[Master], None]] = {
     signal.SIGQUIT: Master._quit,
     signal.SIGHUP: Master._ask_for_reload,
     signal.SIGUSR1: Master._poll_now,
-    signal.SIGUSR2: lambda master: master._puller.ask(),  # a worker misses a model that it should find
+    signal.SIGUSR2: Master._miss_model,
 }
 
 

@@ -1,10 +1,10 @@
 """Looking after models: Ollama's that are missing are pulled, OpenAI's that are to be shut down are told of.
 
 One process at a time does it: under a master a one-shot helper, while relays and workers do their work. The master
-sends it (`ModelPuller`) at start, at a reload, whenever a worker misses a model (USR2), each hour, and each half minute
-as long as one is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a
-minute, and then ever more seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and
-it apart. What is known is told by a file (`aitp.providers.inventory`) and by the log.
+sends it at start, at a reload, whenever a worker misses a model (USR2), each hour, and each half minute as long as one
+is missing. A look asks the server for what it has; a pull that brought nothing is tried again after a minute, and then
+ever more seldom, up to an hour, however often somebody looks. A lock file keeps `aitp models pull` and it apart. What
+is known is told by a file (`aitp.providers.inventory`) and by the log.
 
 OLLAMA_MODEL_DOWNLOAD_TIMEOUT counts twice: a tenth of it without a new byte breaks a pull off, which goes on from there
 at once, a few times; the whole of it ends the pull, which goes on from there when the master sends the next helper.
@@ -18,102 +18,38 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError, NonRetryableError, RetryableError, ServiceFault
 from aitp.http import NoAnswer
 from aitp.ledger.stats import queues_in_use
 from aitp.logs import get_logger
-from aitp.process.child import Timings
 from aitp.process.dispatch import claim_options
 from aitp.processors import PROCESSORS
 from aitp.providers import inventory
 from aitp.providers.base import routing_of
-from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage, uses_models, uses_openai
+from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage
 from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:
-    from aitp.process.master import Helpers
     from aitp.providers.ollama_models import OllamaModels, Progress
 
-NAME = "look after models"
-IDLE_SECONDS = 3_600.0  # between looks while all is well: a model may vanish, or be announced to be shut down
 STALL_SHARE = 10
 WRITE_SECONDS = 1.0
 LOG_PERCENT = 10
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3_600.0
-Told = Callable[[str, ModelState], None]
 DAY_SECONDS = 86_400.0
 ASKING_SECONDS = 10.0
 
 log = get_logger(__name__)
 
 
-class ModelPuller:
-    """One master's. `ended` is called after each look: tasks may be waiting for a model. `due` is monotonic."""
-
-    def __init__(self, helpers: Helpers, timings: Timings, ended: Callable[[], None]) -> None:
-        self._helpers = helpers
-        self._tell = ended
-        self._timings = timings
-        self._due = math.inf
-        self._not_before = 0.0
-        self._anew = False
-
-    def ask(self) -> None:
-        """A worker misses a model: have somebody look, soon, however often this is asked for."""
-        self._due = min(self._due, self._not_before)
-
-    def begin_anew(self) -> None:
-        """Have it done at once, with other settings, or by another master than before."""
-        self._due = 0.0
-        self._anew = True
-        self.stop()
-
-    def stop(self) -> None:
-        """End what is underway. The server keeps what has come of a model."""
-        self._helpers.end(signal.SIGTERM, NAME)
-
-    def send_if_due(self, settings: Settings) -> float:
-        """When to look again (monotonic)."""
-        if self._helpers.underway(NAME):
-            return math.inf
-        if self._due > time.monotonic():
-            return self._due
-        anew, self._anew, self._due = self._anew, False, math.inf
-        if uses_models(settings) or uses_openai(settings):
-            seconds = longest_pull_seconds(settings)
-            look = partial(look_after_models, settings, anew=anew)
-            self._helpers.send(NAME, seconds, lambda: look() is Look.ALL_THERE, self._ended)
-        return math.inf
-
-    def _ended(self, exit_code: int) -> None:
-        self._tell()
-        now = time.monotonic()
-        self._not_before = now + self._timings.look_again_seconds
-        # What was asked for meanwhile was asked for the sake of what this look may have found already.
-        if not self._anew:
-            soon = exit_code != 0 or self._due < math.inf
-            self._due = self._not_before if soon else now + IDLE_SECONDS
-
-
-class Look(Enum):
-    """What came of a look."""
-
-    ALL_THERE = "all there"
-    SOME_MISSING = "some missing"
-    ELSEWHERE = "another process is at it"
-
-
-def longest_pull_seconds(settings: Settings) -> float:
+def longest_look_seconds(settings: Settings) -> float:
     """How long `look_after_models` may take."""
     pull = settings.ollama_model_download_timeout * (1 + 1 / STALL_SHARE)
     return 60.0 + ASKING_SECONDS + pull * max(1, len(settings.supported_models))
@@ -123,42 +59,39 @@ def look_after_models(
     settings: Settings,
     *,
     anew: bool = False,
-    told: Told = lambda name, state: None,
+    told: Callable[[str, ModelState], None] = lambda name, state: None,
     clock: Callable[[], float] = time.time,
-) -> Look:
-    """Pull what is missing, unless another process does; before that, learn which of OpenAI's are to be shut down.
+) -> bool | None:
+    """Learn which of OpenAI's models are to be shut down, and pull what Ollama lacks, of which `told` hears.
 
-    `anew`: forget what has been before, and how long a pull that has failed is to wait.
+    Whether all are there in the end; None if another process is at it. `anew`: forget what has been before, and how
+    long a pull that has failed is to wait.
     """
-    if not (uses_models(settings) or uses_openai(settings)):
-        return Look.ALL_THERE
     descriptor = os.open(settings.runtime_dir / "models.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(descriptor, "rb") as lock:  # which ends with the process, however that ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("Another process looks after the models")
-            return Look.ELSEWHERE
-        look_for_retirements(settings, anew=anew)
-        if not uses_models(settings) or _Round(settings, anew, told, clock).go():
-            return Look.ALL_THERE
-        return Look.SOME_MISSING
+            return None
+        if inventory.uses_openai(settings):
+            look_for_retirements(settings, anew=anew)
+        return not inventory.uses_models(settings) or _Round(settings, anew, told, clock).go()
 
 
 class _Round:
     """One look at the server, and the pulls that follow from it."""
 
-    def __init__(self, settings: Settings, anew: bool, told: Told, clock: Callable[[], float]) -> None:
-        self._settings = settings
-        self._told = told
-        self._clock = clock
+    def __init__(
+        self, settings: Settings, anew: bool, told: Callable[[str, ModelState], None], clock: Callable[[], float]
+    ) -> None:
+        self._settings, self._told, self._clock = settings, told, clock
         self._names = inventory.models_of_ollama(settings)
         self._seconds = settings.ollama_model_download_timeout
         found = inventory.read_inventory(settings.runtime_dir) or Inventory({})
-        self._before: Mapping[str, ModelState] = {} if anew else found.models
-        models = {name: self._before.get(name, ModelState(Stage.MISSING)) for name in self._names}
-        self._problem = found.problem
-        self._inventory = replace(found, models=models, problem="", at=clock())
+        before: Mapping[str, ModelState] = {} if anew else found.models
+        models = {name: before.get(name, ModelState(Stage.MISSING)) for name in self._names}
+        self._inventory = replace(found, models=models, at=clock())
         self._written = -math.inf
 
     def go(self) -> bool:
@@ -169,7 +102,7 @@ class _Round:
             try:
                 missing = server.missing(self._names)
             except RetryableError as error:
-                if str(error) != self._problem:
+                if str(error) != self._inventory.problem:
                     log.warning("Ollama cannot be asked for its models", reason=str(error))
                 inventory.write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
                 return False
@@ -181,7 +114,7 @@ class _Round:
         return all(state.stage is Stage.PRESENT for state in self._inventory.models.values())
 
     def _lacking(self, name: str) -> ModelState:
-        last = self._before.get(name, ModelState(Stage.MISSING))
+        last = self._inventory.models[name]
         # A clock that was set back puts nothing off for longer than that.
         if last.stage is Stage.FAILED and 0 < last.pull_at - self._clock() <= LONGEST_PAUSE_SECONDS:
             return last
@@ -209,11 +142,10 @@ class _Round:
         self._note(name, state)
         try:
             server.pull(name, follow)
-        except (RetryableError, NonRetryableError) as error:
-            self._failed(name, state, str(error), brought=0 < first < state.completed)
-        except KeyboardInterrupt:
-            self._failed(name, state, "it was interrupted", brought=0 < first < state.completed)
-            raise
+        except (RetryableError, NonRetryableError, KeyboardInterrupt) as error:
+            self._failed(name, state, str(error) or "it was interrupted", brought=0 < first < state.completed)
+            if isinstance(error, KeyboardInterrupt):
+                raise
         else:
             log.info("Model is there", model=name, bytes=state.total, seconds=round(time.monotonic() - started, 1))
             self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total, failures=0))
@@ -270,11 +202,10 @@ def retiring(
     What is over already and no setting names is told only while tasks in hand name it: others may have done so long
     ago.
     """
-    by_settings = asked_of_openai(settings)
     in_hand = asked_of_openai(settings, [queue for queue, in_hand in queues.items() if in_hand])
-    asked = {**asked_of_openai(settings, queues), **by_settings}
-    found = [Retirement(model, shutdowns[model], setting) for model, setting in asked.items() if model in shutdowns]
-    kept = [each for each in found if each.model in in_hand or not each.is_over(now)]
+    asked = asked_of_openai(settings, queues)
+    found = (Retirement(model, shutdowns[model], setting) for model, setting in asked.items() if model in shutdowns)
+    kept = (each for each in found if each.model in in_hand or not each.is_over(now))
     return sorted(kept, key=lambda each: (each.at, each.model))
 
 
@@ -292,31 +223,22 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
     The caller holds the lock of whoever looks after models. Nothing waits for it: a server that does not answer, or
     lists no models, is asked again at the next look.
     """
-    if not uses_openai(settings):
-        return
     now, before = time.time(), inventory.read_inventory(settings.runtime_dir) or Inventory({})
-    asked = None
+    known, asked = before, False
     if anew or not 0 <= now - before.shutdowns_at < DAY_SECONDS:
-        asked = _dates(settings)
-    shutdowns, at = (before.shutdowns, before.shutdowns_at) if asked is None else (asked, now)
-    found = tuple(retiring(settings, shutdowns, known_queues(settings), now)) if shutdowns else ()
-    if asked is not None or found != before.retirements:
-        inventory.write_inventory(
-            settings.runtime_dir, replace(before, shutdowns=shutdowns, shutdowns_at=at, retirements=found)
-        )
-    for each in found if asked is not None else ():
+        try:
+            status, document = inventory.ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
+        except NoAnswer as failure:
+            log.info("OpenAI cannot be asked for its models", reason=str(failure))
+        else:
+            if asked := status == 200:
+                known = replace(before, shutdowns=inventory.shutdowns_in(document), shutdowns_at=now)
+            else:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
+                log.info("OpenAI lists no models", status=status)
+    found = retiring(settings, known.shutdowns, known_queues(settings), now) if known.shutdowns else []
+    known = replace(known, retirements=tuple(found))
+    if known != before:
+        inventory.write_inventory(settings.runtime_dir, known)
+    for each in found if asked else ():
         if each.is_near(now):
             (log.error if each.is_over(now) else log.warning)(each.told(now), model=each.model, advice=each.advice)
-
-
-def _dates(settings: Settings) -> dict[str, float] | None:
-    """When which models are shut down, as the server says; None if it says nothing."""
-    try:
-        status, document = inventory.ask_for_models(settings, min(settings.request_timeout, ASKING_SECONDS))
-    except NoAnswer as failure:
-        log.info("OpenAI cannot be asked for its models", reason=str(failure))
-        return None
-    if status != 200:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
-        log.info("OpenAI lists no models", status=status)
-        return None
-    return inventory.shutdowns_in(document)

@@ -17,7 +17,7 @@ from aitp import logs
 from aitp.demo.ollama_api import LIBRARY, OllamaApi
 from aitp.policy.routing import Availability, Route
 from aitp.process.dispatch import ModelAvailability
-from aitp.process.models import Look, look_after_models
+from aitp.process.models import look_after_models
 from aitp.process.scoreboard import State
 from aitp.providers.inventory import FILE_NAME, Inventory, ModelState, Stage, read_inventory, write_inventory
 from aitp.settings import Settings, load_settings
@@ -61,12 +61,12 @@ def test_what_is_missing_is_pulled_and_known_to_be_there(ollama_api: OllamaApi, 
     settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=f"{NOMIC},{CHAT}")
     told: list[tuple[str, ModelState]] = []
 
-    assert look_after_models(settings, told=lambda *state: told.append(state)) is Look.ALL_THERE
+    assert look_after_models(settings, told=lambda *state: told.append(state)) is True
     assert ollama_api.pulls == [f"{NOMIC}:latest"]
     assert state_of(settings) == ModelState(Stage.PRESENT, SIZE, SIZE)
     assert state_of(settings, CHAT) == ModelState(Stage.PRESENT)
     assert [state.stage for name, state in told if name == NOMIC][:2] == [Stage.MISSING, Stage.PULLING]
-    assert look_after_models(settings) is Look.ALL_THERE
+    assert look_after_models(settings) is True
     assert len(ollama_api.pulls) == 1
 
 
@@ -94,7 +94,7 @@ def test_a_pull_that_breaks_off_never_seems_to_begin_from_nothing(ollama_api: Ol
 def test_other_modes_ask_nobody(ollama_api: OllamaApi, tmp_path: Path) -> None:
     for values in ({"PROCESSING_MODE": "openai"}, {"PROCESSING_MODE": "hybrid"}):
         given = {**values, "OPENAI_API_KEY": "your_openai_api_key_here"}
-        assert look_after_models(settings_at(tmp_path, ollama_api, **given)) is Look.ALL_THERE
+        assert look_after_models(settings_at(tmp_path, ollama_api, **given)) is True
 
     assert not ollama_api.exchanges
 
@@ -103,9 +103,9 @@ def test_only_one_process_is_at_it(ollama_api: OllamaApi, tmp_path: Path) -> Non
     settings = settings_at(tmp_path, ollama_api)
     with (settings.runtime_dir / "models.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_SH)  # even so
-        assert look_after_models(settings) is Look.ELSEWHERE
+        assert look_after_models(settings) is None
 
-    assert look_after_models(settings) is Look.ALL_THERE
+    assert look_after_models(settings) is True
 
 
 def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: OllamaApi, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
     settings = settings_at(
         tmp_path, ollama_api, OLLAMA_MODEL_DOWNLOAD_TIMEOUT="1.5", SUPPORTED_MODELS=f"{NOMIC},{CHAT}"
     )
-    assert look_after_models(settings) is Look.SOME_MISSING
+    assert look_after_models(settings) is False
     first = state_of(settings)
     assert (first.stage, first.failures, first.arrival) == (Stage.FAILED, 1, Availability.GIVEN_UP)
     assert "longer than 1.5 s in all" in first.reason
@@ -122,7 +122,7 @@ def test_a_pull_is_bounded_in_all_and_goes_on_at_the_next_look(ollama_api: Ollam
 
     ollama_api.pull_seconds = 0.0
     seen: list[ModelState] = []
-    assert look_after_models(settings, told=lambda name, state: seen.append(state)) is Look.ALL_THERE
+    assert look_after_models(settings, told=lambda name, state: seen.append(state)) is True
     assert next(state for state in seen if state.completed).completed >= first.completed
     assert {state.arrival for state in seen if state.stage is Stage.PULLING} == {Availability.GIVEN_UP}
     assert (state_of(settings).failures, state_of(settings).arrival) == (0, Availability.UNKNOWN)
@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_had_costs_the_others_nothing(ollama_api: OllamaA
     ollama_api.present = set()
     settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=f"no-such,{NOMIC}")
 
-    assert look_after_models(settings) is Look.SOME_MISSING
+    assert look_after_models(settings) is False
     assert "file does not exist" in state_of(settings, "no-such").reason
     assert state_of(settings).stage is Stage.PRESENT
 
@@ -179,7 +179,7 @@ def test_a_model_that_somebody_else_pulls_is_seen_at_the_next_look(ollama_api: O
     look_after_models(settings)
     assert len(ollama_api.pulls) == 1
     ollama_api.present = {f"{NOMIC}:latest"}
-    assert look_after_models(settings) is Look.ALL_THERE
+    assert look_after_models(settings) is True
     assert state_of(settings) == ModelState(Stage.PRESENT)
 
 
@@ -187,7 +187,7 @@ def test_models_are_known_by_any_of_their_names(ollama_api: OllamaApi, tmp_path:
     names = f"Nomic-Embed-Text,registry.ollama.ai/library/{CHAT}"
     settings = settings_at(tmp_path, ollama_api, SUPPORTED_MODELS=names)
 
-    assert look_after_models(settings) is Look.ALL_THERE
+    assert look_after_models(settings) is True
     assert ollama_api.pulls == []
     assert ModelAvailability(settings)(Route("ollama", NOMIC)) is Availability.UNKNOWN
     ollama_api.present, ollama_api.pull_error = set(), "pull model manifest: no"
@@ -200,7 +200,7 @@ def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: 
     look_after_models(settings)
     ollama_api.stop()
 
-    assert look_after_models(settings) is Look.SOME_MISSING
+    assert look_after_models(settings) is False
     stock = read_inventory(settings.runtime_dir)
     assert stock is not None
     assert "Connection refused" in stock.problem
@@ -210,10 +210,10 @@ def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: 
 def test_a_model_that_vanishes_is_pulled_again(ollama_api: OllamaApi, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, ollama_api)
     for _ in range(2):
-        assert look_after_models(settings) is Look.ALL_THERE
+        assert look_after_models(settings) is True
         ollama_api.present = set()
 
-    assert look_after_models(settings) is Look.ALL_THERE
+    assert look_after_models(settings) is True
     assert len(ollama_api.pulls) == 2
 
 

@@ -15,7 +15,7 @@ from aitp.demo.openai_api import OpenAIApi
 from aitp.ledger.inbox import Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
-from aitp.process.models import Look, asked_of_openai, look_after_models, retiring
+from aitp.process.models import asked_of_openai, look_after_models, retiring
 from aitp.providers.inventory import Inventory, Retirement, read_inventory, shutdowns_in, write_inventory
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, Settings
 from aitp.tasks import NewTask, QueueKey
@@ -103,7 +103,7 @@ def test_the_dates_are_asked_for_once_a_day_and_told_of(
     openai_api.shutdowns[CHAT_MODEL] = "2020-01-01"
     told = settings_at(tmp_path, openai_api)
     for _ in range(3):
-        assert look_after_models(told) is Look.ALL_THERE
+        assert look_after_models(told) is True
     assert len(openai_api.exchanges) == 1
     stock = read_inventory(tmp_path)
     assert stock is not None
