@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from aitp.commands.console import grid, tell
+from aitp.commands.console import Told, grid
 from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, printable
 from aitp.ledger import sqlite
@@ -59,14 +59,13 @@ class Report(NamedTuple):
     registered: Registered = Registered(())
 
 
-def show_findings(*, offline: bool, strict: bool, as_json: bool) -> int:
-    """Check everything, and print what was found; the exit code."""
+def show_findings(*, offline: bool, strict: bool) -> Told:
+    """Check everything, and tell what was found."""
     with Console(stderr=True).status("looking") as waiting:
         report = check(offline=offline, told=lambda server: waiting.update(f"asking {server}"))
     code = exit_code(report.findings, strict=strict)
     said = f"\n{summary(report.findings)}{'' if code == 0 else f' (exit code {code})'}"
-    tell(_document(report, code), grid(_rows(report.findings)), Text(said, style="bold"), as_json=as_json)
-    return code
+    return Told(_document(report, code), grid(_rows(report.findings)), Text(said, style="bold"), code=code)
 
 
 def check(

@@ -52,7 +52,7 @@ def commands() -> None:
 # See it at work
 
 
-@commands.command(section=SEE, needs_settings=False)
+@commands.command(section=SEE, needs_settings=False, prints=True)
 @click.option("--tasks", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many tasks.")
 @click.option("--workers", default=5, show_default=True, type=click.IntRange(1, 100), help="Provider calls at a time.")
 @click.option("--latency-ms", default=100, show_default=True, type=click.IntRange(0, 60_000), help="The provider's.")
@@ -95,7 +95,7 @@ def demo(**options: Any) -> int:
         return start(**options)
 
 
-@commands.command("eval", section=SEE, needs_settings=False, runs="quality.evaluation.run_evaluation")
+@commands.command("eval", section=SEE, needs_settings=False, prints=True, runs="quality.evaluation.run_evaluation")
 @click.option("--types", "types", default="all", show_default=True, help="Task types, separated by commas.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many texts, the languages in turn.")
 @click.option("--model", help="The model to ask, in place of the tasks' default.")
@@ -120,7 +120,7 @@ def evaluate() -> None:
 # Run it
 
 
-@commands.command(section=RUN, prints=False, starts=True, runs="process.supervisord.run_supervised")
+@commands.command(section=RUN, silent=True, starts=True, runs="process.supervisord.run_supervised")
 def run() -> None:
     """Run the service in the foreground, under supervisord.
 
@@ -139,7 +139,7 @@ def run() -> None:
     """
 
 
-@commands.command(section=RUN, prints=False, runs="process.once.run_once")
+@commands.command(section=RUN, silent=True, runs="process.once.run_once")
 def once() -> None:
     """Poll, work, deliver until nothing is left; then leave.
 
@@ -157,7 +157,7 @@ def once() -> None:
     """
 
 
-@commands.command(section=RUN, prints=False, starts=True)
+@commands.command(section=RUN, silent=True, starts=True)
 def master(settings: Any) -> int:
     """Run the master with its relays and workers alone.
 
@@ -176,7 +176,7 @@ def master(settings: Any) -> int:
     return run_master(settings, roles(settings))
 
 
-@commands.command(section=RUN, prints=False, runs="web.serve.run_metrics")
+@commands.command(section=RUN, silent=True, runs="web.serve.run_metrics")
 def metrics() -> None:
     """Serve /metrics, /health, /ready and the status page alone.
 
@@ -215,7 +215,7 @@ def check() -> None:
     """
 
 
-@commands.command(section=LOOK, looks=True, runs="commands.watch.show_status")
+@commands.command(section=LOOK, looks=True, prints=True, runs="commands.watch.show_status")
 @click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
 @click.option(
     "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."
@@ -450,7 +450,7 @@ def models() -> None:
     """Pull Ollama's models now."""
 
 
-@models.command("pull", runs="commands.console.pull_models")
+@models.command("pull", prints=True, runs="commands.console.pull_models")
 def models_pull() -> None:
     """Pull the models of SUPPORTED_MODELS that the Ollama server lacks.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aitp.settings import Settings
 
 WIDE = 1_000  # columns, where there is no terminal to tell
+Cell = RenderableType | int | None  # of a table: a number with separators, nothing
 
 
 def screen() -> Console:
@@ -59,19 +60,26 @@ def show(*parts: RenderableType) -> None:
         print(line.rstrip())
 
 
-def tell(document: object, *parts: RenderableType, as_json: bool) -> None:
-    """The one for programs, or the others for people."""
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show(*parts)
+class Told:
+    """What a command tells: a document for programs, or parts for people, one below the other; and its exit code."""
+
+    def __init__(self, document: object, *parts: RenderableType, code: int = 0) -> None:
+        self.document, self.parts, self.code = document, parts, code
+
+    def print(self, *, as_json: bool) -> int:
+        """To whoever reads it; the exit code."""
+        if as_json:
+            print(json.dumps(self.document, indent=2))
+        else:
+            show(*self.parts)
+        return self.code
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[RenderableType]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
+    head: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = (), cut: Sequence[str] = ()
 ) -> Table:
-    """A table without lines. Columns named in `right` hold numbers, never folded; those in `cut` lose their ends if
-    there is no room, all others keep their words whole.
+    """A table without lines; None is an empty cell. Columns named in `right` hold numbers, never folded; those in `cut`
+    lose their ends if there is no room, all others keep their words whole.
     """
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head:
@@ -80,7 +88,8 @@ def table(
             name, justify=justify, no_wrap=name in (*cut, *right), overflow="ellipsis" if name in cut else "fold"
         )
     for row in rows:
-        made.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+        texts = (f"{cell:,}" if isinstance(cell, int) else cell or "" for cell in row)
+        made.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in texts))
     return made
 
 
@@ -123,7 +132,7 @@ def _wake(settings: Settings) -> bool:
 # Look at it
 
 
-def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], limit: int, *, as_json: bool) -> None:
+def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], limit: int) -> Told:
     """The oldest of them, as a table or as JSON."""
     found = held_tasks(settings.ledger, states, types, limit)
     head = ["TASK", "STATE", "TRIES", "AGE", "DUE", "TYPE"]
@@ -136,7 +145,7 @@ def list_tasks(settings: Settings, states: Sequence[str], types: Sequence[str], 
     parts = (table(head, rows, right=("TRIES", "AGE", "DUE"), cut=("REASON",)), f"{shown:,}{more}")
     none = "No such task is held" if states or types else "No tasks are held"
     document = {"at": found.now, "total": found.total, "tasks": [task._asdict() for task in found.tasks]}
-    tell(document, *(parts if rows else (none,)), as_json=as_json)
+    return Told(document, *(parts if rows else (none,)))
 
 
 def _row(task: HeldTask, now: float) -> list[str]:
@@ -150,7 +159,7 @@ def _row(task: HeldTask, now: float) -> list[str]:
     return [task.id, task.state, tries, duration(now - task.entered_at), due, task.type]
 
 
-def show_limits(settings: Settings, *, as_json: bool) -> None:
+def show_limits(settings: Settings) -> Told:
     """The limits and budgets in force."""
     from aitp.commands.watch import budgets_table, limits_table
 
@@ -162,7 +171,7 @@ def show_limits(settings: Settings, *, as_json: bool) -> None:
     parts = [limits_table(seen) if seen.limits else "No limits are in force"]
     if seen.budgets:
         parts += ["", budgets_table(seen.budgets)]
-    tell(document, *parts, as_json=as_json)
+    return Told(document, *parts)
 
 
 def hosts_table(hosts: Iterable[Host], now: float) -> RenderableType:
@@ -172,8 +181,8 @@ def hosts_table(hosts: Iterable[Host], now: float) -> RenderableType:
             each.name,
             Text("here", style="green") if each.is_here else Text("away", style="bold red"),
             "never" if each.seen_at is None else duration(max(0.0, now - each.seen_at)),
-            f"{each.workers:,}",
-            f"{each.relays:,}",
+            each.workers,
+            each.relays,
             each.version,
             each.page,
         )
@@ -183,15 +192,15 @@ def hosts_table(hosts: Iterable[Host], now: float) -> RenderableType:
     return table(head, rows, right=("SEEN", "WORKERS", "RELAYS"))
 
 
-def list_hosts(settings: Settings, *, as_json: bool) -> None:
+def list_hosts(settings: Settings) -> Told:
     """Those of a fleet."""
     _refuse_file(settings)
     seen = snapshot(settings.ledger)
     document = {"at": seen.taken_at, "hosts": [dataclasses.asdict(each) for each in seen.hosts]}
-    tell(document, hosts_table(seen.hosts, seen.taken_at), as_json=as_json)
+    return Told(document, hosts_table(seen.hosts, seen.taken_at))
 
 
-def forget_host(settings: Settings, name: str, *, as_json: bool) -> None:
+def forget_host(settings: Settings, name: str) -> Told:
     """One that is away."""
     _refuse_file(settings)
     with _open_ledger(settings) as ledger:
@@ -199,7 +208,7 @@ def forget_host(settings: Settings, name: str, *, as_json: bool) -> None:
     task_ids = [outcome.task.id for settled in released.values() for outcome in settled.outcomes]
     said = [f"Forgotten: {printable(name)}"]
     said += [f"{printable(each)}: anyone's again, it may be bought once more" for each in task_ids]
-    tell({"forgotten": name, "released": task_ids}, "\n".join(said), as_json=as_json)
+    return Told({"forgotten": name, "released": task_ids}, *said)
 
 
 def _refuse_file(settings: Settings) -> None:
@@ -210,22 +219,22 @@ def _refuse_file(settings: Settings) -> None:
 # Steer it
 
 
-def pause(settings: Settings, *, as_json: bool) -> None:
+def pause(settings: Settings) -> Told:
     """Stop polling and claiming."""
     with _open_ledger(settings) as ledger:
         ledger.pause(True)
-    tell({"paused": True}, "Paused: calls in flight finish and are delivered", as_json=as_json)
+    return Told({"paused": True}, "Paused: calls in flight finish and are delivered")
 
 
-def resume(settings: Settings, *, as_json: bool) -> None:
+def resume(settings: Settings) -> Told:
     """Go on; a running service is told at once."""
     with _open_ledger(settings) as ledger:
         ledger.pause(False)
     _wake(settings)
-    tell({"paused": False}, "Resumed", as_json=as_json)
+    return Told({"paused": False}, "Resumed")
 
 
-def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
+def ask_for_poll(settings: Settings) -> Told:
     """Poll now."""
     if not _wake(settings):
         why = next(of_master(read_facts(settings)), None)
@@ -233,19 +242,19 @@ def ask_for_poll(settings: Settings, *, as_json: bool) -> None:
         raise click.ClickException(printable(said))
     paused = snapshot(settings.ledger).paused
     said = "Asked, but it is paused: it polls after `aitp resume`" if paused else "Asked"
-    tell({"asked": True, "paused": paused}, said, as_json=as_json)
+    return Told({"asked": True, "paused": paused}, said)
 
 
-def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
+def list_dead_letters(settings: Settings) -> Told:
     """Dead letters without their results."""
     with _open_ledger(settings) as ledger:
         letters = ledger.dead.list()
     rows = [(each.id, each.type, each.status.value, moment(each.refused_at), each.refusal) for each in letters]
     shown = table(("TASK", "TYPE", "STATUS", "REFUSED AT", "REASON"), rows) if rows else "There are no dead letters"
-    tell([_document(letter) for letter in letters], shown, as_json=as_json)
+    return Told([_document(letter) for letter in letters], shown)
 
 
-def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None:
+def show_dead_letter(settings: Settings, task_id: str) -> Told:
     """One: with the beginning of its result, or as JSON with all of it."""
     with _open_ledger(settings) as ledger:
         letter = ledger.dead.show(task_id)
@@ -263,7 +272,7 @@ def show_dead_letter(settings: Settings, task_id: str, *, as_json: bool) -> None
         "Result": _beginning(result),
     }
     rows = [(Text(name, style="bold"), Text(printable(value))) for name, value in shown.items()]
-    tell(_document(letter) | {"result": result}, grid(rows), as_json=as_json)
+    return Told(_document(letter) | {"result": result}, grid(rows))
 
 
 def _document(letter: DeadLetter) -> dict[str, Any]:
@@ -275,24 +284,24 @@ def _beginning(result: object) -> str:
     return text if len(text) <= SHOWN_SIGNS else f"{text[:SHOWN_SIGNS]}… (--json prints all of it)"
 
 
-def retry_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool, *, as_json: bool) -> int:
+def retry_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool) -> Told:
     """Put them back into the outbox, and wake the relays; 1 if one was not there."""
     _refuse_both(task_ids, of_all)
     with _open_ledger(settings) as ledger:
-        code = _each(ledger, task_ids, ledger.dead.retry, "retried", "will be delivered again", as_json=as_json)
+        told = _each(ledger, task_ids, ledger.dead.retry, "retried", "will be delivered again")
     _wake(settings)
-    return code
+    return told
 
 
-def drop_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool, yes: bool, *, as_json: bool) -> int:
+def drop_dead_letters(settings: Settings, task_ids: Sequence[str], of_all: bool, yes: bool) -> Told:
     """Throw them away, once a person says yes; 1 if one was not there."""
     _refuse_both(task_ids, of_all)
     if not (yes or _agreed("Their results are lost, and tasks that the task API still lists are bought anew. Go on?")):
         raise click.ClickException("nothing is dropped: you did not say yes; with --yes nobody is asked")
     with _open_ledger(settings) as ledger:
-        code = _each(ledger, task_ids, ledger.dead.drop, "dropped", "dropped", as_json=as_json)
+        told = _each(ledger, task_ids, ledger.dead.drop, "dropped", "dropped")
         ledger.flush()
-        return code
+        return told
 
 
 def _refuse_both(task_ids: Sequence[str], of_all: bool) -> None:
@@ -309,21 +318,17 @@ def _agreed(question: str) -> bool:
         return False
 
 
-def _each(
-    ledger: Ledger, named: Sequence[str], act: Callable[[str], bool], done: str, told: str, *, as_json: bool
-) -> int:
+def _each(ledger: Ledger, named: Sequence[str], act: Callable[[str], bool], done: str, words: str) -> Told:
     """With each that is named, or with all of them."""
     task_ids = named or [letter.id for letter in ledger.dead.list()]
     acted: list[str] = []
     missing: list[str] = []
     for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
         (acted if act(task_id) else missing).append(task_id)
-    said = [f"{printable(task_id)}: {told}" for task_id in acted] if task_ids else ["There are no dead letters"]
-    if as_json or said:
-        tell({done: acted, "missing": missing}, "\n".join(said), as_json=as_json)
     if missing:
         print(f"aitp: no dead letter of: {', '.join(map(printable, missing))}", file=sys.stderr)
-    return 1 if missing else 0
+    said = [f"{printable(task_id)}: {words}" for task_id in acted] if task_ids else ["There are no dead letters"]
+    return Told({done: acted, "missing": missing}, *said, code=1 if missing else 0)
 
 
 def completed(what: str, begun: str) -> list[str]:
@@ -341,7 +346,7 @@ def completed(what: str, begun: str) -> list[str]:
     return [name for name in found if name.startswith(begun)][:COMPLETED_AT_MOST]
 
 
-def pull_models(settings: Settings, *, as_json: bool) -> int:
+def pull_models(settings: Settings, as_json: bool) -> int:
     """Pull what Ollama lacks, with a progress bar for people; 0 if all is there."""
     from aitp.logs import configure
     from aitp.process.models import look_after_models
@@ -361,7 +366,7 @@ def pull_models(settings: Settings, *, as_json: bool) -> int:
     document = {name: dataclasses.asdict(state) for name, state in states.items()}
     rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
     shown = table(("MODEL", "STATE", "REASON"), rows)
-    tell({"models": document, "problem": problem}, shown, as_json=as_json)
+    Told({"models": document, "problem": problem}, shown).print(as_json=as_json)
     return 0 if all_there else 1
 
 
@@ -394,7 +399,7 @@ def _file_of(settings: Settings) -> Path:
     raise LedgerError(f"the ledger {ledger} is no file of this host's; {said}")
 
 
-def check_ledger(settings: Settings, quick: bool, *, as_json: bool) -> int:
+def check_ledger(settings: Settings, quick: bool) -> Told:
     """Say what is wrong with it; 0 if nothing is, else 1."""
     from aitp.ledger.maintenance import check
 
@@ -408,11 +413,11 @@ def check_ledger(settings: Settings, quick: bool, *, as_json: bool) -> int:
         if not isinstance(place, Path):
             advice = "Stop the service on every host, and restore it by PostgreSQL's own means."
         said = f"{place} is damaged:\n{listed}{advice}"
-    tell({"ok": found.sound, "path": str(place), **dataclasses.asdict(found)}, said, as_json=as_json)
-    return 0 if found.sound else 1
+    document = {"ok": found.sound, "path": str(place), **dataclasses.asdict(found)}
+    return Told(document, said, code=0 if found.sound else 1)
 
 
-def back_up_ledger(settings: Settings, file: str, force: bool, *, as_json: bool) -> None:
+def back_up_ledger(settings: Settings, file: str, force: bool) -> Told:
     """Write it to `file`."""
     from aitp.ledger.maintenance import back_up
 
@@ -420,10 +425,10 @@ def back_up_ledger(settings: Settings, file: str, force: bool, *, as_json: bool)
     found = back_up(path, Path(file), overwrite=force)
     said = f"Backed up to {file}, {found.bytes:,} bytes{_counts(': ', found.rows)}"
     document = {"path": str(path), "backup": str(file), "bytes": found.bytes, "rows": found.rows}
-    tell(document, said, as_json=as_json)
+    return Told(document, said)
 
 
-def recover_ledger(settings: Settings, *, as_json: bool) -> None:
+def recover_ledger(settings: Settings) -> Told:
     """Put a new ledger in the place of a damaged one, and say what was saved and lost."""
     from aitp.ledger.maintenance import Allowance, recover
 
@@ -441,10 +446,10 @@ def recover_ledger(settings: Settings, *, as_json: bool) -> None:
         ]
     set_aside = outcome.set_aside and str(outcome.set_aside)
     document = {"path": str(path), **dataclasses.asdict(outcome), "set_aside": set_aside}
-    tell(document, "\n".join(said), as_json=as_json)
+    return Told(document, *said)
 
 
-def move_ledger(settings: Settings, to: str, *, as_json: bool) -> None:
+def move_ledger(settings: Settings, to: str) -> Told:
     """Copy it to the other place that the settings name, and say what to do next."""
     file, fleet = settings.rate_limit_storage_path, settings.ledger
     if isinstance(fleet, Path):
@@ -459,7 +464,7 @@ def move_ledger(settings: Settings, to: str, *, as_json: bool) -> None:
     if to == "file":
         then = "Take LEDGER_URL out of the settings, and start the service on this host alone"
     said = f"Moved {source} to {target}, and compared them{_counts(': ', moved)}\n{then}"
-    tell({"from": str(source), "to": str(target), "rows": moved}, said, as_json=as_json)
+    return Told({"from": str(source), "to": str(target), "rows": moved}, said)
 
 
 def _counts(before: str, rows: Mapping[str, int]) -> str:

@@ -40,12 +40,13 @@ COMPLETION_FIXES = {
 
 
 class Command(click.Command):
-    """Its function, or in its place the one that it `runs`, returns an exit code, or None for 0. `section`: the heading
-    that it is listed under.
+    """Its function, or in its place the one that it `runs`, returns what it tells (`console.Told`).
 
+    `section`: the heading that it is listed under.
     `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
-    has --json. `starts`: it is the service, whose failed start is told where people look. `looks`: what a running
-    service has published is enough for it; where there is none, it loads settings by itself.
+    takes `as_json`, prints by itself, and returns an exit code; so does, without --json, what is `silent`. `starts`: it
+    is the service, whose failed start is told where people look. `looks`: what a running service has published is
+    enough for it; where there is none, it loads settings by itself.
     """
 
     def __init__(
@@ -54,15 +55,16 @@ class Command(click.Command):
         section: str = "Commands",
         runs: str = "",
         needs_settings: bool = True,
-        prints: bool = True,
+        prints: bool = False,
+        silent: bool = False,
         starts: bool = False,
         looks: bool = False,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
         self.section, self.runs = section, runs
-        self.needs_settings, self.starts, self.looks = needs_settings, starts, looks
-        if prints:
+        self.needs_settings, self.prints, self.starts, self.looks = needs_settings, prints or silent, starts, looks
+        if not silent:
             self.params.append(JSON)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -71,6 +73,7 @@ class Command(click.Command):
         from aitp.tasks import ExitCode
 
         keep_memory_private()
+        as_json = ctx.params.get("as_json", False) if self.prints else ctx.params.pop("as_json")
         try:
             if not self.looks:
                 from aitp.settings import load_settings, prepare_environment
@@ -84,18 +87,19 @@ class Command(click.Command):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             if self.runs:
                 self.callback = imported(self.runs)
-            ctx.exit(super().invoke(ctx) or ExitCode.FINE)
+            told = super().invoke(ctx)
+            ctx.exit((told if self.prints else told.print(as_json=as_json)) or ExitCode.FINE)
         except ConfigurationError as error:
             if self.starts:
                 from aitp.process.start import tell_of_failed_start
                 from aitp.sources import runtime_dir
 
                 tell_of_failed_start(runtime_dir(), error.problems)
-            _fail(ctx, error.problems, error.warnings, ExitCode.MISCONFIGURED)
+            _fail(ctx, as_json, error.problems, error.warnings, ExitCode.MISCONFIGURED)
         except click.UsageError:
             raise  # with the command's usage
         except (LedgerError, click.ClickException) as error:
-            _fail(ctx, [str(error)])
+            _fail(ctx, as_json, [str(error)])
 
     def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
         """Its first sentence whole, in shells' completion as well."""
@@ -112,11 +116,13 @@ class Command(click.Command):
         formatter.write_text(EXITS)
 
 
-def _fail(ctx: click.Context, problems: Sequence[str], warnings: Sequence[str] = (), code: int = 1) -> NoReturn:
+def _fail(
+    ctx: click.Context, as_json: bool, problems: Sequence[str], warnings: Sequence[str] = (), code: int = 1
+) -> NoReturn:
     """Say what kept it from its part, one line a problem; `warnings` may say where the problems come from."""
     for line in (*problems, *warnings):
         click.echo(f"aitp: {line}", err=True)
-    if ctx.params.get("as_json"):
+    if as_json:
         import json
 
         told = {"error": "; ".join(problems), "problems": problems, "warnings": warnings, "exit_code": code}
@@ -164,7 +170,7 @@ class Group(click.Group):
         formatter.write_text(f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes.")
 
 
-@click.command(cls=Command, section=AROUND, needs_settings=False, prints=False)
+@click.command(cls=Command, section=AROUND, needs_settings=False, silent=True)
 @click.argument("shell", type=click.Choice(tuple(COMPLETION_FIXES)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
@@ -189,7 +195,7 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(made.source().replace(*COMPLETION_FIXES[shell]))
 
 
-@click.command(cls=Command, section=AROUND, needs_settings=False, prints=False)
+@click.command(cls=Command, section=AROUND, needs_settings=False, silent=True)
 @click.pass_context
 def man(context: click.Context) -> None:
     """Print the manual page, made of the help of all commands.

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,14 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from aitp import __version__, release, revision
-from aitp.commands.console import hosts_table, moment, screen, show, table, tell
+from aitp.commands.console import Cell, hosts_table, moment, screen, show, table
 from aitp.errors import printable
 from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
 from aitp.policy.costs import amount
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
 from aitp.sources import InForce, published, runtime_dir
-from aitp.web.health import Facts, Phase, Problem, at_work, duration, problems, read_facts
+from aitp.web.health import Facts, Phase, at_work, duration, problems, read_facts
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -47,50 +46,14 @@ ROOM = ("limit", "budget")
 OF_ITS_PROCESSES = ("token", "poll", "models", "model", "starting", "processes")
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessView:
-    """One process of the service. Instants in UTC seconds; `deadline`: when its present step must be over."""
-
-    slot: int
-    role: str
-    pid: int
-    state: str
-    started: float
-    since: float
-    deadline: float | None
-    done: int
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class StatusView:
-    """What `aitp status --json` prints (docs/status.schema.json). All instants are UTC seconds.
-
-    `running`: whether a master makes its rounds, None where this user may not see it; `problem`: why there is no
-    `ledger`.
-    """
-
-    at: float
-    phase: Phase
-    running: bool | None
-    version: str
-    revision: str
-    mode: str
-    mock: bool
-    problems: list[Problem]
-    processes: list[ProcessView]
-    ledger: Snapshot | None
-    problem: str | None
-
-
-def show_status(watch: bool, interval: float, *, as_json: bool) -> int:
+def show_status(watch: bool, interval: float, as_json: bool) -> int:
     """One look; 0 if the master is there and does its rounds, else 1. Or, to `watch`, one after the other."""
     if watch:
-        return watch_status(interval, as_json=as_json)
+        return watch_status(interval, as_json)
     settings = _in_force()
     facts = read_facts(settings)
     if as_json:
-        tell(document(facts, settings), as_json=True)
+        print(json.dumps(document(facts, settings), indent=2))
     else:
         show(picture(facts, settings))
     return 0 if facts.master_ticks else 1
@@ -114,28 +77,26 @@ def _own_settings() -> Settings:
 
 
 def document(facts: Facts, settings: Settings | InForce) -> dict[str, Any]:
-    """One look, for programs."""
-    view = StatusView(
-        at=facts.now,
-        phase=facts.phase,
-        running=None if facts.phase is Phase.HIDDEN else facts.master_ticks,
-        version=__version__,
-        revision=revision(),
-        mode=settings.processing_mode,
-        mock=bool(settings.mocks),
-        problems=problems(facts, settings),
-        processes=[_view(record, facts) for record in (facts.master, *facts.children) if record is not None],
-        ledger=facts.ledger,
-        problem=facts.ledger_problem or None,
-    )
-    return dataclasses.asdict(view)
+    """One look, for programs: docs/status.schema.json tells what each means."""
+    return {
+        "at": facts.now,
+        "phase": facts.phase,
+        "running": None if facts.phase is Phase.HIDDEN else facts.master_ticks,
+        "version": __version__,
+        "revision": revision(),
+        "mode": settings.processing_mode,
+        "mock": bool(settings.mocks),
+        "problems": [dataclasses.asdict(problem) for problem in problems(facts, settings)],
+        "processes": [_process(record, facts) for record in (facts.master, *facts.children) if record is not None],
+        "ledger": facts.ledger and dataclasses.asdict(facts.ledger),
+        "problem": facts.ledger_problem or None,
+    }
 
 
-def _view(record: Record, facts: Facts) -> ProcessView:
+def _process(record: Record, facts: Facts) -> dict[str, Any]:
     role = "master" if record.slot == MASTER else role_of(record.slot).value
     deadline = facts.now + record.deadline - facts.monotonic if record.deadline else None
-    known = dataclasses.asdict(record) | {"state": record.state.name.lower(), "deadline": deadline}
-    return ProcessView(role=role, **known)
+    return {**dataclasses.asdict(record), "role": role, "state": record.state.name.lower(), "deadline": deadline}
 
 
 def picture(
@@ -195,7 +156,7 @@ def _processes(facts: Facts, room: int) -> RenderableType:
             Text("overdue", style="bold red") if record in facts.overrun else record.state.name.lower(),
             duration(facts.now - record.since),
             record.task_id,
-            f"{record.done:,}" if role_of(record.slot) is Role.WORKER else "",  # relays do not count
+            record.done if role_of(record.slot) is Role.WORKER else None,  # relays do not count
         )
         for record in shown
     ]
@@ -213,20 +174,13 @@ def _queue(ledger: Snapshot) -> list[RenderableType]:
         ages.append(f"oldest result {duration(ledger.oldest_finished_age)}")
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
     told = ", ".join((*ages, f"last poll {polled}", f"{decimal(ledger.disk_free)} free"))
-    return [Text(), table(head, [[f"{count:,}" for count in queue]], right=head), Text(told, style="dim")]
+    return [Text(), table(head, [queue], right=head), Text(told, style="dim")]
 
 
 def limits_table(ledger: Snapshot) -> RenderableType:
     """The limits in force: what is used of each, as figures and as a bar."""
     rows = [
-        (
-            period,
-            f"{use.current:,}",
-            f"{use.limit:,}",
-            f"{use.remaining:,}",
-            usage_bar(use.current, use.limit),
-            moment(use.frees_at),
-        )
+        (period, use.current, use.limit, use.remaining, usage_bar(use.current, use.limit), moment(use.frees_at))
         for period, use in ledger.limits.items()
     ]
     figures = ("USED", "ALLOWED", "LEFT")
@@ -235,18 +189,13 @@ def limits_table(ledger: Snapshot) -> RenderableType:
 
 def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
     """What was spent in the current calendar windows, and what their budgets leave."""
-    rows = [
-        (
-            period,
-            amount(use.spent_nano),
-            amount(use.reserved_nano),
-            "" if use.allowed_nano is None else amount(use.allowed_nano),
-            "" if use.remaining_nano is None else amount(use.remaining_nano),
-            "" if use.allowed_nano is None else usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano),
-            moment(use.frees_at),
-        )
-        for period, use in budgets.items()
-    ]
+    rows = []
+    for period, use in budgets.items():
+        left: tuple[Cell, ...] = (None, None, None)
+        if use.allowed_nano is not None and use.remaining_nano is not None:
+            bar = usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano)
+            left = (amount(use.allowed_nano), amount(use.remaining_nano), bar)
+        rows.append((period, amount(use.spent_nano), amount(use.reserved_nano), *left, moment(use.frees_at)))
     currency = next(iter(budgets.values())).currency
     figures = ("SPENT", "RESERVED", "BUDGET", "LEFT")
     return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
@@ -282,7 +231,7 @@ class Pace:
         return (now - before) / (last - first) if last > first else None
 
 
-def watch_status(interval: float, *, as_json: bool) -> int:
+def watch_status(interval: float, as_json: bool) -> int:
     """Until Ctrl-C, TERM, or nobody reads on; always 0."""
     from rich.live import Live
 

@@ -11,6 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from aitp import metrics
-from aitp.commands.watch import StatusView
+from aitp.ledger.stats import Snapshot
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
 from aitp.settings import PROJECT_ROOT, SECRETS, described
 from aitp.tasks import Ending, Period, Service, TaskStatus, TaskType
 from aitp.validators import allowed
+from aitp.web.health import Phase, Problem
 
 NOTE = "<!-- Written by `bin/docs`: change the source that it names, then run `bin/docs` again. -->"
 
@@ -36,6 +38,42 @@ def documents() -> Mapping[Path, str]:
         PROJECT_ROOT / "docs/SETTINGS.md": settings_document(described(), sections()),
         PROJECT_ROOT / "docs/status.schema.json": status_schema(),
     }
+
+
+@dataclass
+class ProcessView:
+    """One process of the service. Instants in UTC seconds; `deadline`: when its present step must be over."""
+
+    slot: int
+    role: str
+    pid: int
+    state: str
+    started: float
+    since: float
+    deadline: float | None
+    done: int
+    task_id: str
+
+
+@dataclass
+class StatusView:
+    """What `aitp status --json` prints (docs/status.schema.json). All instants are UTC seconds.
+
+    `running`: whether a master makes its rounds, None where this user may not see it; `problem`: why there is no
+    `ledger`.
+    """
+
+    at: float
+    phase: Phase
+    running: bool | None
+    version: str
+    revision: str
+    mode: str
+    mock: bool
+    problems: list[Problem]
+    processes: list[ProcessView]
+    ledger: Snapshot | None
+    problem: str | None
 
 
 def status_schema() -> str:
