@@ -27,9 +27,9 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from aitp.ledger.claims import Claim, ClaimOptions, Idle
+from aitp.ledger.evidence import Report
 from aitp.ledger.inbox import Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
-from aitp.ledger.outcomes import Report
 from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import Route
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
@@ -121,7 +121,7 @@ def drain(path: Place, number: int, batch: int, workers: int, result: bytes) -> 
     terms = ClaimOptions(workers, lambda queue: (Route("openai", queue.model),), lambda queue: batch)
     began, tasks = time.monotonic(), 0
     while not isinstance(claim := ledger.claims.claim(FIRST_WORKER + number, terms), Idle):
-        ledger.claims.finish(claim, report_on(claim, result))
+        ledger.outcomes.finish(claim, report_on(claim, result))
         tasks += len(claim.tasks)
     ended, cpu = time.monotonic(), time.process_time()
     ledger.close()
@@ -184,7 +184,7 @@ def pace(path: Place, number: int, processes: int, rate: float, seconds: float) 
         if not is_measured and isinstance(claim, Idle):
             continue  # one goes first, until something was served
         assert isinstance(claim, Claim)
-        ledger.claims.finish(claim, report_on(claim, SMALL))
+        ledger.outcomes.finish(claim, report_on(claim, SMALL))
         if is_measured:
             claims.append(claimed - started)
             finishes.append(time.perf_counter() - claimed)

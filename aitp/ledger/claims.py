@@ -2,13 +2,11 @@
 
 A claim is one transaction. It asks, in this order, what stops everybody (`_claim`: a ledger of the next release, a
 pause, the disk, no task, a limit), then for each queue, the fairest first, and each of its routes, what stops that one
-(`_take`), and writes its slot to the first tasks that nothing stops. Workers claim and finish; whoever obtains a slot
-releases what its former process left. How an attempt ends is told in outcomes.py.
+(`_take`), and writes its slot to the first tasks that nothing stops. How an attempt ends is told in outcomes.py.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -31,10 +29,9 @@ from aitp.ledger.limits import (
     present_basis,
     stand_ins_sent,
 )
-from aitp.ledger.outcomes import Cause, Outcomes, Report, Settled
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.schema import VERSION
-from aitp.ledger.worlds import World, Worlds, release_probes
+from aitp.ledger.worlds import World, Worlds
 from aitp.policy.batching import fair_share, fitting
 from aitp.policy.costs import FREE, Pricing, affordable, estimate
 from aitp.policy.routing import USED_UP, Availability, Route, Why
@@ -211,22 +208,23 @@ class _Search:
 
 
 class Claims:
-    """Claims of the workers. `draw(low, high)` is the spread of the back-off."""
+    """Claims of the workers. `release`: ends what a slot has left over."""
 
     def __init__(
         self,
         database: Database,
         breakers: Breakers,
         limits: Limits,
+        budgets: Budgets,
         config: LedgerConfig,
-        draw: Callable[[float, float], float] = random.uniform,
+        release: Callable[[int], object],
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._limits = limits
-        self._budgets = Budgets(database)
+        self._budgets = budgets
         self._worlds = Worlds(config.breaker_threshold)
-        self._outcomes = Outcomes(database, breakers, limits, self._budgets, config, draw)
+        self._release = release
 
     def claim(self, slot: int, options: ClaimOptions) -> Claim | Idle:
         """Take tasks of the fairest queue that may be sent now, as many as are this slot's share.
@@ -240,6 +238,9 @@ class Claims:
         except BaseException:
             self._worlds.forget()
             raise
+        if found is None:
+            self._release(slot)
+            return self.claim(slot, options)
         if isinstance(found, Idle):
             return found
         if limited or self._database.may_die_alone:
@@ -260,17 +261,14 @@ class Claims:
 
     def _claim(
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
-    ) -> tuple[Claim | Idle, bool]:
+    ) -> tuple[Claim | Idle | None, bool]:
         """A claim, but for its tasks' contents; and whether it is a reservation that must be on disk before anything is
-        sent.
+        sent. None: the slot owns tasks still.
         """
         now = self._database.clock()
         seen, ready = _look(connection, slot, now)
         if seen.owns:
-            self._outcomes.give_back(connection, slot, Cause.STOPPED, now)
-            self._breakers.release(connection, slot)
-            release_probes(connection, slot)
-            seen, ready = _look(connection, slot, now)
+            return None, False
         # What stops everybody, the cheapest question first. The limits come last: they are said to be exhausted, once
         # in a window, only if a task waits for them.
         if seen.version > VERSION:
@@ -454,22 +452,6 @@ class Claims:
             (slot, provider, world.id, *seqs),
         )
 
-    def finish(self, claim: Claim, report: Report) -> Settled:
-        """Record how a claim's call ended, for all or some of its tasks; on disk once `Ledger.flush` has returned.
-
-        Raises LedgerError, with nothing recorded: keep the report and try again, its answers are paid for. What is
-        returned is settled, and told once: another try would find nothing left to settle.
-        """
-        return self._outcomes.finish(
-            claim.slot,
-            claim.route,
-            claim.queue,
-            report,
-            claim.world,
-            reserved=claim.reserved_nano > 0,
-            counted_for=claim.counted_for,
-        )
-
     def again(self, claim: Claim) -> bool:
         """Take room for one more send of all tasks of a claim; False if a limit or a budget has none.
 
@@ -497,10 +479,6 @@ class Claims:
         if room.count is not None or claim.reserved_nano or claim.counted_for is not None:
             self._database.flush()
         return True
-
-    def release(self, slot: int, cause: Cause) -> Settled:
-        """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
-        return self._outcomes.release(slot, cause)
 
 
 def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:

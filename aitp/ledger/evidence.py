@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from aitp.ledger.breakers import BreakerChange, Breakers, forget_guesses
+from aitp.ledger.breakers import BreakerChange, Breakers, Cooldown, forget_guesses
+from aitp.ledger.duplicates import Reused
 from aitp.ledger.engine import Connection, these
 from aitp.ledger.queue import CLAIMED, READY, LedgerConfig
 from aitp.ledger.worlds import PROFILE_SECONDS, moved, release_probes
+from aitp.policy.costs import Bill
 from aitp.policy.evidence import Remedy, Situation, Tally, is_at_fault, is_ill, remedy
 from aitp.policy.retry import pause_delay
 from aitp.tasks import BreakerState, Culprit, Ending, Health, Outcome
@@ -84,18 +86,46 @@ class Notice:
     until: float | None = None
 
 
-class Judgement(NamedTuple):
-    """What became of a call's tasks: `tries` of those that are to wait, by task (how long grows with it).
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a claim's call ended: an outcome for each task, how it failed as a whole if it did, how long it took.
 
-    `limits`: the largest batch that a task may be in, where that was cut. `cleared`: others may go on now.
+    `optional`: parameters that it was sent with and could do without. `bill`: what it cost, where prices are known.
+    `waits`: the provider's own rule of how long a task at which it fails waits, by the number of the try; `at_least`:
+    what it asked for; `has_stand_in`: another one takes it over after them.
     """
 
-    outcomes: tuple[Outcome, ...]
-    tries: Mapping[int, int] = {}
-    limits: Mapping[int, int] = {}
+    outcomes: Sequence[Outcome]
+    failure: Failure | None = None
+    cooldown: Cooldown | None = None
+    seconds: float = 0.0
+    bill: Bill | None = None
+    optional: Sequence[str] = ()
+    waits: Sequence[float] = ()
+    at_least: float = 0.0
+    has_stand_in: bool = False
+
+
+@dataclass(slots=True)
+class Settled:
+    """What is made of tasks whose attempt has ended: blame and poison are decided.
+
+    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their duplicates.
+    `frees_others`: others may go on now, or money came back that they wait for. `told`: for a person to hear of.
+    `late`: how many of them were this slot's no more. By task, of those that wait: `tries`, with which the wait grows,
+    and the largest batch that they may be in, where that was cut (`bounds`).
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
     breaker: BreakerChange | None = None
+    retry_at: float | None = None
+    paused_processor: str | None = None
+    reused: tuple[Reused, ...] = ()
+    frees_others: bool = False
     told: tuple[Notice, ...] = ()
-    cleared: bool = False
+    late: int = 0
+    tries: dict[int, int] = field(default_factory=dict)
+    bounds: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +138,21 @@ class Judge:
     def judge(
         self,
         connection: Connection,
+        now: float,
         slot: int,
         world: int | None,
-        outcomes: Sequence[Outcome],
-        failure: Failure | None,
-        optional: Collection[str],
-        provider: str,
-        now: float,
-        *,
-        health: Health,
+        report: Report,
+        settled: Settled,
         witnessed: int | None = None,
-    ) -> Judgement:
-        """What is to become of the tasks of a call in `world`, and what it says of the world and of its provider.
-
-        `failure`: how it failed as a whole. `optional`: the parameters that it was sent with, and could do without.
-        `health`: what it says of the provider where it says nothing of its tasks. `witnessed`: `World.good` as claimed.
+    ) -> None:
+        """Decide what is to become of the tasks of a call by `slot` in `world`, and what it says of that and of its
+        provider. `settled`: what has become of them so far. `witnessed`: `World.good` as claimed.
         """
         row = connection.execute(_WORLD, (slot, world)).fetchone()
-        if row is None:  # forgotten, and nothing is known of it
-            change = self.breakers.tell(connection, provider, health, slot, now)
-            return Judgement(tuple(outcomes), breaker=change)
-        tally, facts = Tally(*row[:5]), row[5:]
-        case = _Case(self, connection, slot, now, outcomes, failure or NO_FAILURE, optional, witnessed, tally, *facts)
-        judged = tuple(case.judge(health))
-        return Judgement(judged, case.tries, case.limits, case.breaker, tuple(case.notices), case.cleared)
+        if row is not None:  # else it was forgotten, and nothing is known of it
+            facts = len(Tally._fields)
+            case = _Case(self, connection, now, slot, report, settled, witnessed, Tally(*row[:facts]), *row[facts:])
+            settled.outcomes = tuple(case.judge())
 
 
 # A world as a case begins: whether its model has served anyone, however it was set up; calls of other slots there,
@@ -157,7 +178,7 @@ _NOTE = (
 
 @dataclass
 class _Case:
-    """One call to be judged, the world that it was made in, and what has been found out about it so far.
+    """One call to be judged, and the world that it was made in.
 
     `probing`: this slot was the one to try the paused world; `paused_by`: whose fault that was. `has_answered`: its
     model, ever. `in_flight`: calls of other slots. `is_closed`: the breaker of its provider; `probes_provider`: this
@@ -166,11 +187,10 @@ class _Case:
 
     rules: Judge
     connection: Connection
-    slot: int
     now: float
-    outcomes: Sequence[Outcome]
-    failure: Failure
-    optional: Collection[str]
+    slot: int
+    report: Report
+    settled: Settled
     witnessed: int | None
     tally: Tally
     world: int
@@ -188,35 +208,38 @@ class _Case:
     in_flight: int
     is_closed: bool
     probes_provider: bool
-    breaker: BreakerChange | None = None
-    cleared: bool = False
-    notices: list[Notice] = field(default_factory=list)
-    tries: dict[int, int] = field(default_factory=dict)
-    limits: dict[int, int] = field(default_factory=dict)
 
-    def judge(self, health: Health) -> Iterable[Outcome]:
-        """`health`: what the call says of the provider where it says nothing of its tasks."""
+    def judge(self) -> Iterable[Outcome]:
+        """What is to become of the tasks."""
         if self.probing:
             release_probes(self.connection, self.slot)  # over, whatever is made of it
         if any(outcome.ending is Ending.SUCCEEDED for outcome in self.outcomes):
             return self._serve()
-        if self.failure is not NO_FAILURE:
+        if self.report.failure is not None:
             return self._fail()
         if self.probing:  # it said nothing of its world
             self._set_world("paused_until = ?", self.now + self.rules.config.breaker_recovery)
             moved(self.connection)
-        self._tell(health)
+        self._tell(Health.UNKNOWN if self.report.cooldown is None else Health.HEALTHY)
         return self.outcomes
+
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        return self.settled.outcomes
+
+    @property
+    def failure(self) -> Failure:
+        return self.report.failure or NO_FAILURE
 
     def _tell(self, health: Health, reason: str = "") -> None:
         """What the call says of its provider."""
         culprit = "" if health is Health.HEALTHY else self.failure.culprit
-        self.breaker = self.rules.breakers.tell(
+        self.settled.breaker = self.rules.breakers.tell(
             self.connection, self.provider, health, self.slot, self.now, reason, culprit
         )
 
     def _notice(self, what: str, reason: str = "", *, parameter: str = "", until: float | None = None) -> None:
-        self.notices.append(Notice(what, self.provider, self.model, self.type, reason, parameter, until))
+        self.settled.told += (Notice(what, self.provider, self.model, self.type, reason, parameter, until),)
 
     def _set_world(self, settings: str, *bound: object) -> None:
         self.connection.execute(f"UPDATE worlds SET {settings} WHERE id = ?", (*bound, self.world))
@@ -228,16 +251,16 @@ class _Case:
         self.tally = self.tally.more(None)
         self._set_world("good = good + 1, proven = 1, pauses = 0, paused_until = NULL, probe_slot = NULL")
         self._tell(Health.HEALTHY)
-        has_closed = self.breaker is not None
+        has_closed = self.settled.breaker is not None
         self.is_closed = self.is_closed or has_closed
         forget_guesses(connection, self.provider, self.model)
         if self.left_out and not self.proven:
             self._doubt_guesses()
         connection.execute("DELETE FROM failures WHERE world = ?", (self.world,))
-        self.cleared = connection.changes() > 0 or self.paused or not self.proven
+        self.settled.frees_others = connection.changes() > 0 or self.paused or not self.proven
         connection.execute("UPDATE failures SET provider = '' WHERE provider = ?", (self.provider,))
         self._end_row(of_provider=has_closed, returns=self.paused or has_closed)
-        if self.cleared:
+        if self.settled.frees_others:
             moved(connection)
         if self.paused:
             self._notice("Tasks of this model go on")
@@ -277,7 +300,7 @@ class _Case:
         kept = {Parameter.IN_VAIN, Parameter.NEEDED}
         if culprit is Culprit.SERVICE:
             kept.add(Parameter.TRIED_IN_VAIN)
-        optional = [name for name in self.optional if failure.sent and profile.parameters.get(name) not in kept]
+        optional = [name for name in self.report.optional if failure.sent and profile.parameters.get(name) not in kept]
         situation = self._situation(optional, setting=bool(profile.settings))
         asked = remedy(situation)
         changed = asked is Remedy.LEAVE_OUT
@@ -288,7 +311,7 @@ class _Case:
             changed = self._restore(profile, futile=situation.row_is_ill or situation.insists)
         if changed and culprit is not Culprit.SERVICE:  # a service that fails is not asked at once again
             self._tell(Health.HEALTHY)
-            self.cleared = True
+            self.settled.frees_others = True
             return map(_adapted, self.outcomes)
         judged = [*map(self._judged if counted else _postponed, self.outcomes)]
         self._speak(opens=asked is Remedy.OPEN)
@@ -299,7 +322,7 @@ class _Case:
             self._pause(profile)
         elif counted:
             moved(self.connection)  # the row is longer
-        self.cleared = counted
+        self.settled.frees_others = counted
         return judged
 
     def _count(self, seqs: Sequence[int]) -> None:
@@ -374,7 +397,7 @@ class _Case:
         if outcome.ending is not Ending.RETRY:
             return outcome
         failure, culprit, seq = self.failure, outcome.culprit, outcome.task.seq
-        failed_whole = failure is not NO_FAILURE
+        failed_whole = self.report.failure is not None
         alone = not failed_whole or len(self.outcomes) == 1
         row = self.connection.execute(
             f"SELECT {', '.join(_TALLIES)}, turns + 1 - failed_in_row FROM evidence WHERE seq = ? AND world = ?",
@@ -389,10 +412,10 @@ class _Case:
         if alone:
             own[culprit] += outcome.times
         else:
-            self.limits[seq] = len(self.outcomes) // 2
+            self.settled.bounds[seq] = len(self.outcomes) // 2
         self.connection.execute(_NOTE, (seq, self.world, *before, *own.values(), turns))
         tries = own[culprit] if failure.patience else sum(own.values())
-        self.tries[seq] = max(1, tries) if alone else 1
+        self.settled.tries[seq] = max(1, tries) if alone else 1
         if not alone or self.paused or not self.is_closed:
             return outcome
         if is_at_fault(

@@ -15,11 +15,12 @@ from aitp.ledger.claims import Claims
 from aitp.ledger.clock import Clock
 from aitp.ledger.duplicates import Duplicates, forget_answers
 from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Place, migrate, open_database
+from aitp.ledger.evidence import Settled
 from aitp.ledger.inbox import Inbox
 from aitp.ledger.limits import Limits
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetters, Outbox
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.outcomes import Cause, Outcomes
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import publish_setups
@@ -38,7 +39,9 @@ class Ledger:
         self.limits = Limits(database)
         self.budgets = Budgets(database)
         self.inbox = Inbox(database, breakers, duplicates, config)
-        self.claims = Claims(database, breakers, self.limits, config)
+        self.outcomes = Outcomes(database, breakers, self.limits, self.budgets, config)
+        leave = partial(self.outcomes.release, cause=Cause.STOPPED)
+        self.claims = Claims(database, breakers, self.limits, self.budgets, config, leave)
         self.outbox = Outbox(database, breakers, duplicates, config)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
@@ -150,7 +153,7 @@ class Ledger:
         released = {}
         for owner in filter(obtain, owners):
             try:
-                released[owner] = self.claims.release(owner, causes.get(owner, Cause.STOPPED))
+                released[owner] = self.outcomes.release(owner, causes.get(owner, Cause.STOPPED))
             finally:
                 self._database.let_go(owner)
         return released

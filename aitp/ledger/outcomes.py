@@ -2,15 +2,13 @@
 
 Either is one transaction, on disk before anybody is told: the result is stored (which is the outbox), the attempt is
 counted, the claim is gone, the breaker is told. A kill between any two instructions loses nothing and buys again only
-the call in flight. `Claims.finish` and `Claims.release` come here.
+the call in flight. Whose fault a failure is, is judged in evidence.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -18,9 +16,7 @@ from aitp.ledger.breakers import (
     ANY_BUGS,
     ANY_GUESSED,
     IS_CALM,
-    BreakerChange,
     Breakers,
-    Cooldown,
     cool_down,
     cooling,
     count_bugs,
@@ -28,17 +24,16 @@ from aitp.ledger.breakers import (
     paused_since,
 )
 from aitp.ledger.budgets import Budgets
-from aitp.ledger.duplicates import ANY_DUPLICATES, Reused, settle_duplicates
+from aitp.ledger.claims import Claim
+from aitp.ledger.duplicates import ANY_DUPLICATES, settle_duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
-from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Judgement, Notice
+from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Report, Settled
 from aitp.ledger.limits import COUNTED, Counted, Limits, give_stand_ins_back
 from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
 from aitp.ledger.stats import note_call, note_error
-from aitp.ledger.worlds import World, release_probes
-from aitp.policy.costs import Bill
+from aitp.ledger.worlds import release_probes
 from aitp.policy.retry import LONGEST_DELAY_SECONDS, SPREAD, retry_delay
-from aitp.policy.routing import Route
-from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey, Task, TaskStatus
+from aitp.tasks import Culprit, Ending, Outcome, QueueKey, Task, TaskStatus
 
 # A task that was postponed with nothing else to hold it back (this machine is in trouble) is not tried at once.
 POSTPONE_SECONDS = 5.0
@@ -56,54 +51,6 @@ class Cause(Enum):
     CRASHED = "crashed"  # it died by itself
     DEADLINE = "deadline"  # the master killed it for overrunning a deadline
     STOPPED = "stopped"  # all else: told to leave, killed at the grace's end, gone with its master
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a claim's call ended: an outcome for each task, how it failed as a whole if it did, how long it took.
-
-    `optional`: parameters that it was sent with and could do without. `bill`: what it cost, where prices are known.
-    `waits`: the provider's own rule of how long a task at which it fails waits, by the number of the try; `at_least`:
-    what it asked for; `has_stand_in`: another one takes it over after them.
-    """
-
-    outcomes: Sequence[Outcome]
-    failure: Failure | None = None
-    cooldown: Cooldown | None = None
-    seconds: float = 0.0
-    bill: Bill | None = None
-    optional: Sequence[str] = ()
-    waits: Sequence[float] = ()
-    at_least: float = 0.0
-    has_stand_in: bool = False
-
-    @property
-    def health(self) -> Health:
-        """What it says of the provider where no task has its result and nothing failed as a whole."""
-        spoke = self.cooldown is not None or any(outcome.ending is Ending.SUCCEEDED for outcome in self.outcomes)
-        return Health.HEALTHY if spoke else Health.UNKNOWN
-
-
-NO_REPORT = Report(())
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What a finish or a release made of the tasks: blame and poison are decided.
-
-    `breaker`: the one that moved. `paused_processor`: the type whose bugs just paused it. `reused`: their duplicates.
-    `frees_others`: others may go on now, or money came back that they wait for. `told`: for a person to hear of.
-    `late`: how many of them were this slot's no more.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    breaker: BreakerChange | None = None
-    retry_at: float | None = None
-    paused_processor: str | None = None
-    reused: tuple[Reused, ...] = ()
-    frees_others: bool = False
-    told: tuple[Notice, ...] = ()
-    late: int = 0
 
 
 class _Look(NamedTuple):
@@ -125,10 +72,15 @@ _OWNED = f"SELECT seq, is_suspect FROM tasks WHERE {CLAIMED} AND slot = ?"
 
 
 class _Attempt:
-    """An attempt at tasks that `slot` has claimed, which ends now; `owned`: those tasks, and which are suspects."""
+    """An attempt at tasks that `slot` has claimed, which ends now; `owned`: those tasks, and which are suspects.
+    `model`: of a report.
+    """
 
-    def __init__(self, connection: Connection, now: float, slot: int, provider: str) -> None:
-        self.connection, self.now, self.slot, self.provider = connection, now, slot, provider
+    def __init__(
+        self, connection: Connection, now: float, slot: int, provider: str, report: Report, model: str = ""
+    ) -> None:
+        self.connection, self.now, self.slot, self.provider, self.model = connection, now, slot, provider, model
+        self.report, self.settled = report, Settled()
         # Both asked before either is waited for.
         look, owned = connection.execute(_LOOK, (provider,)), connection.execute(_OWNED, (slot,))
         is_calm, has_duplicates, has_bugs, *counted = look.get
@@ -158,72 +110,55 @@ class Outcomes:
 
     # With a report
 
-    def finish(
-        self,
-        slot: int,
-        route: Route,
-        queue: QueueKey,
-        report: Report,
-        world: World,
-        *,
-        reserved: bool = False,
-        counted_for: int | None = None,
-    ) -> Settled:
-        """Record a report on tasks of `queue` that `slot` owns. Those it does not own any more are left alone, but an
-        answer is taken as long as nobody else is at its task: their attempt has been counted, as that of a lost host.
+    def finish(self, claim: Claim, report: Report) -> Settled:
+        """Record how a claim's call ended, for all or some of its tasks; on disk once `Ledger.flush` has returned.
 
-        `world`: the one they were sent in. `reserved`: money was reserved for them. `counted_for`: the day for which
-        they count as sent in another provider's stead.
+        Tasks that its slot does not own any more are left alone, but an answer is taken as long as nobody else is at
+        its task: their attempt has been counted, as that of a lost host. Raises LedgerError, with nothing recorded:
+        keep the report and try again, its answers are paid for. What is returned is settled, and told once: another try
+        would find nothing left to settle.
         """
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
+        type_ = claim.queue.type
         with self._database.transaction(durable=True) as connection:
-            attempt = _Attempt(connection, self._database.clock(), slot, route.provider)
-            outcomes = [outcome for seq, outcome in reported.items() if seq in attempt.owned]
+            now = self._database.clock()
+            attempt = _Attempt(connection, now, claim.slot, claim.provider, report, claim.route.model)
+            settled = attempt.settled
+            outcomes = settled.outcomes = tuple(each for seq, each in reported.items() if seq in attempt.owned)
             late = _late(attempt, reported)
             if not outcomes and not late:
-                return Settled(())  # told before, by a commit that did not look like one: a failure is to count once
+                return settled  # told before, by a commit that did not look like one: a failure is to count once
             if report.cooldown is not None:
-                cool_down(connection, route.provider, report.cooldown, attempt.now)
-            self._count(attempt, queue, [each.task.id for each in outcomes if each.ending is not Ending.UNSENT])
-            is_well = attempt.seen.is_calm and world.is_well
-            if not outcomes or (is_well and all(each.ending is Ending.SUCCEEDED for each in outcomes)):
-                judgement = Judgement(tuple(outcomes))  # it says nothing new
-            else:
-                judgement = self._judge.judge(
-                    connection, slot, world.id, outcomes, report.failure, report.optional, route.provider, attempt.now,
-                    health=report.health, witnessed=world.good,
-                )  # fmt: skip
-            judgement = judgement._replace(outcomes=(*judgement.outcomes, *late))
-            if report.has_stand_in and queue.failed_at != route.provider:
-                judgement = judgement._replace(outcomes=_handed_over(attempt, judgement, report))
-            if counted_for is not None:
-                unsent = sum(outcome.ending is Ending.UNSENT for outcome in judgement.outcomes)
-                give_stand_ins_back(connection, route.fallback_from, counted_for, unsent)
-            settled = self._settle(attempt, judgement, route.model, report)
-            note_call(connection, attempt.now, route.provider, queue.type, report.seconds, settled.outcomes)
-            quarantined = _count_bugs(attempt, queue.type, [outcome.ending for outcome in judgement.outcomes])
-            affords_more = False
-            if outcomes and (reserved or report.bill is not None):  # those released already were with their estimate
-                affords_more = self._pay(attempt, route, queue, outcomes, report.bill)
-            if settled.breaker or settled.frees_others or affords_more:
+                cool_down(connection, claim.provider, report.cooldown, now)
+            self._count(attempt, type_, [each.task.id for each in outcomes if each.ending is not Ending.UNSENT])
+            is_well = attempt.seen.is_calm and claim.world.is_well
+            if outcomes and not (is_well and all(each.ending is Ending.SUCCEEDED for each in outcomes)):
+                self._judge.judge(connection, now, claim.slot, claim.world.id, report, settled, claim.world.good)
+            settled.outcomes, settled.late = (*settled.outcomes, *late), len(late)
+            if report.has_stand_in and claim.queue.failed_at != claim.provider:
+                settled.outcomes = _handed_over(attempt)
+            if claim.counted_for is not None:
+                unsent = sum(outcome.ending is Ending.UNSENT for outcome in settled.outcomes)
+                give_stand_ins_back(connection, claim.route.fallback_from, claim.counted_for, unsent)
+            self._settle(attempt)
+            note_call(connection, now, claim.provider, type_, report.seconds, settled.outcomes)
+            if _count_bugs(attempt, type_):
+                settled.paused_processor = type_
+            if outcomes and (claim.reserved_nano or report.bill):  # those released already were with their estimate
+                settled.frees_others |= self._pay(attempt, claim, outcomes)
+            if settled.breaker or settled.frees_others:
                 self._database.announce("workers")  # what they sleep until has changed
-        return dataclasses.replace(
-            settled,
-            paused_processor=queue.type if quarantined else None,
-            frees_others=affords_more or settled.frees_others,
-            late=len(late),
-        )
+        return settled
 
-    def _count(self, attempt: _Attempt, queue: QueueKey, task_ids: Sequence[str]) -> None:
-        self._limits.count(attempt.connection, queue.type, task_ids, attempt.now, attempt.seen.counted)
+    def _count(self, attempt: _Attempt, task_type: str, task_ids: Sequence[str]) -> None:
+        self._limits.count(attempt.connection, task_type, task_ids, attempt.now, attempt.seen.counted)
 
-    def _pay(
-        self, attempt: _Attempt, route: Route, queue: QueueKey, outcomes: Sequence[Outcome], bill: Bill | None
-    ) -> bool:
+    def _pay(self, attempt: _Attempt, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
         """Settle what the attempt cost; whether that may let other tasks go on."""
+        bill = attempt.report.bill
         if bill is not None and bill.output_tokens and len(outcomes) == 1:
-            self._budgets.learn(attempt.connection, queue, route, bill, len(outcomes[0].task.content))
+            self._budgets.learn(attempt.connection, claim.queue, claim.route, bill, len(outcomes[0].task.content))
         sent = any(outcome.ending is not Ending.UNSENT for outcome in outcomes)
         over = len(outcomes) == len(attempt.owned)
         return self._budgets.settle(attempt.connection, attempt.slot, bill, attempt.now, sent=sent, over=over)
@@ -234,13 +169,13 @@ class Outcomes:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
         with self._database.transaction(durable=True) as connection:
             now = self._database.clock()
-            settled = self.give_back(connection, slot, cause, now)
+            settled = self._give_back(connection, slot, cause, now)
             let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
             if settled.breaker or settled.frees_others:
                 self._database.announce("workers")
             return settled
 
-    def give_back(self, connection: Connection, slot: int, cause: Cause, now: float) -> Settled:
+    def _give_back(self, connection: Connection, slot: int, cause: Cause, now: float) -> Settled:
         """End the attempts at what `slot` has claimed. They count as sent: nobody can tell whether they were."""
         # Served by tasks_claimed.
         rows: list[Row] = connection.execute(
@@ -249,26 +184,24 @@ class Outcomes:
             (slot,),
         ).fetchall()
         if not rows:
-            return Settled(())
+            return Settled()
         provider, world, *_ = rows[0]
         tasks = [
             Task(seq, task_id, QueueKey(type_, model, failed_at), b"", attempts, crashes)
             for _, _, seq, task_id, type_, model, failed_at, attempts, crashes in rows
         ]
-        attempt, task_ids = _Attempt(connection, now, slot, provider), [task.id for task in tasks]
-        self._count(attempt, tasks[0].queue, task_ids)
+        outcomes = tuple(self._outcome_of_death(connection, task, cause) for task in tasks)
+        failure = Failure(Culprit.SERVICE, outcomes[0].reason) if cause is Cause.DEADLINE else None
+        attempt = _Attempt(connection, now, slot, provider, Report(outcomes, failure))
+        settled, task_type, task_ids = attempt.settled, tasks[0].queue.type, [task.id for task in tasks]
+        settled.outcomes = outcomes
+        self._count(attempt, task_type, task_ids)
         self._budgets.settle(connection, slot, None, now, sent=True)
-        outcomes = [self._outcome_of_death(connection, task, cause) for task in tasks]
-        judgement = Judgement(tuple(outcomes))
-        if cause is Cause.DEADLINE:
-            failure = Failure(Culprit.SERVICE, outcomes[0].reason)
-            judgement = self._judge.judge(
-                connection, slot, world, outcomes, failure, (), provider, now, health=Health.UNKNOWN
-            )
-        settled = self._settle(attempt, judgement)
+        if failure is not None:
+            self._judge.judge(connection, now, slot, world, attempt.report, settled)
+        self._settle(attempt)
         if cause is not Cause.STOPPED:
-            reason = settled.outcomes[0].reason
-            note_error(connection, now, provider, cause.value, reason, tasks[0].queue.type, task_ids)
+            note_error(connection, now, provider, cause.value, settled.outcomes[0].reason, task_type, task_ids)
         return settled
 
     def _outcome_of_death(self, connection: Connection, task: Task, cause: Cause) -> Outcome:
@@ -287,40 +220,35 @@ class Outcomes:
 
     # Either way
 
-    def _settle(self, attempt: _Attempt, judgement: Judgement, model: str = "", report: Report = NO_REPORT) -> Settled:
-        """Write each outcome's state: its result, or that it is ready again. `model`: of a report."""
-        delivered = [outcome for outcome in judgement.outcomes if outcome.ending in DELIVERED]
-        returned = [outcome for outcome in judgement.outcomes if outcome.ending not in DELIVERED]
+    def _settle(self, attempt: _Attempt) -> None:
+        """Write each outcome's state: its result, or that it is ready again."""
+        settled = attempt.settled
+        delivered = [outcome for outcome in settled.outcomes if outcome.ending in DELIVERED]
+        returned = [outcome for outcome in settled.outcomes if outcome.ending not in DELIVERED]
         _store_results(attempt, delivered)
-        reused: tuple[Reused, ...] = ()
         if attempt.seen.has_duplicates:
-            reused = settle_duplicates(attempt.connection, [outcome.task.seq for outcome in delivered], attempt.now)
-        retry_at = self._put_back(attempt, returned, judgement, model, report) if returned else None
-        return Settled(judgement.outcomes, judgement.breaker, retry_at, None, reused, judgement.cleared, judgement.told)
+            seqs = [outcome.task.seq for outcome in delivered]
+            settled.reused = settle_duplicates(attempt.connection, seqs, attempt.now)
+        if returned:
+            settled.retry_at = self._put_back(attempt, returned)
 
-    def _put_back(
-        self,
-        attempt: _Attempt,
-        returned: Sequence[Outcome],
-        judgement: Judgement,
-        model: str,
-        report: Report,
-    ) -> float | None:
+    def _put_back(self, attempt: _Attempt, returned: Sequence[Outcome]) -> float | None:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
+        report, settled = attempt.report, attempt.settled
         connection, now, cooldown = attempt.connection, attempt.now, report.cooldown
         spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         pause = cooldown.seconds if cooldown is not None and not cooldown.awaited else 0.0
         waits = any(outcome.ending in (Ending.POSTPONED, Ending.UNSENT) for outcome in returned)
-        held_back = waits and model and self._is_held_back(attempt, model)
+        held_back = waits and attempt.model and self._is_held_back(attempt)
         due: list[float] = []
         for outcome in returned:
             task, due_at = outcome.task, None
             tried, suspect, bound, queue = 0, 0, None, None
             match outcome.ending:
                 case Ending.RETRY:
-                    tried, suspect, bound = 1, 1, judgement.limits.get(task.seq)
-                    tries = judgement.tries.get(task.seq, 1)
+                    tried, suspect, bound = 1, 1, settled.bounds.get(task.seq)
+                    tries = settled.tries.get(task.seq, 1)
                     if report.waits and outcome.culprit is Culprit.SERVICE:
                         own = report.waits[min(tries, len(report.waits)) - 1] * self._draw(*WAITS_SPREAD)
                         due_at = now + min(max(own, report.at_least), LONGEST_DELAY_SECONDS)
@@ -346,11 +274,11 @@ class Outcomes:
             due += [] if due_at is None else [due_at]
         return min(due, default=None)
 
-    def _is_held_back(self, attempt: _Attempt, model: str) -> bool:
+    def _is_held_back(self, attempt: _Attempt) -> bool:
         """Whether something keeps tasks from being sent again at once."""
         connection, provider, now = attempt.connection, attempt.provider, attempt.now
         gate = self._breakers.gate(connection, (provider,), now)
-        return not gate.passes or cooling(connection, provider, model, now) is not None
+        return not gate.passes or cooling(connection, provider, attempt.model, now) is not None
 
     def _delay(self, tries: int, spread: float) -> float:
         """Seconds until the next try. With the retries used up they double, whatever factor the settings name."""
@@ -371,20 +299,21 @@ def _late(attempt: _Attempt, reported: Mapping[int, Outcome]) -> list[Outcome]:
     return [answers[seq] for seq, task_id in waiting if answers[seq].task.id == task_id]
 
 
-def _handed_over(attempt: _Attempt, judgement: Judgement, report: Report) -> tuple[Outcome, ...]:
+def _handed_over(attempt: _Attempt) -> tuple[Outcome, ...]:
     """Tasks at which the service has failed through all of its waits, or has asked for a pause for as long: another one
     is to stand in, even where evidence would have failed them."""
+    report, settled = attempt.report, attempt.settled
     has_failed = report.failure is not None and report.failure.culprit is Culprit.SERVICE
     since = paused_since(attempt.connection, attempt.provider) if report.cooldown is not None else None
     is_through = since is not None and attempt.now - since >= sum(report.waits)
 
     def ended(outcome: Outcome) -> Outcome:
-        is_last = judgement.tries.get(outcome.task.seq, 0) > len(report.waits)
+        is_last = settled.tries.get(outcome.task.seq, 0) > len(report.waits)
         failed = has_failed and is_last and outcome.ending in (Ending.RETRY, Ending.FAILED)
         paused = is_through and outcome.ending is Ending.POSTPONED
         return outcome._replace(ending=Ending.FALLBACK) if failed or paused else outcome
 
-    return tuple(map(ended, judgement.outcomes))
+    return tuple(map(ended, settled.outcomes))
 
 
 def _store_results(attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
@@ -407,8 +336,9 @@ def _store_results(attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
     connection.executemany("INSERT INTO results (seq, status, body, reason, finished_at) VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def _count_bugs(attempt: _Attempt, task_type: str, endings: Sequence[Ending]) -> bool:
+def _count_bugs(attempt: _Attempt, task_type: str) -> bool:
     """Whether bugs have just put the processor of `task_type` into quarantine."""
+    endings = [outcome.ending for outcome in attempt.settled.outcomes]
     if Ending.SUCCEEDED in endings:
         if attempt.seen.has_bugs:
             forget_bugs(attempt.connection, task_type)
@@ -418,7 +348,7 @@ def _count_bugs(attempt: _Attempt, task_type: str, endings: Sequence[Ending]) ->
 
 
 def let_go(connection: Connection, breakers: Breakers, slot: int, now: float) -> None:
-    """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.give_back`'s.
+    """Free the deliveries, the poll and the probes of `slot`; its claims are `Outcomes.release`'s.
 
     A slot does one thing at a time. So whatever it still owns when its process begins something new is left over: from
     a process that is gone, or from a step of this one that ended in a failure of the ledger (a full disk, say) before

@@ -17,8 +17,7 @@ from aitp.ledger.breakers import BreakerChange, Cooldown
 from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.duplicates import Reused
 from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Place
-from aitp.ledger.evidence import SETTINGS, Failure
-from aitp.ledger.outcomes import Report, Settled
+from aitp.ledger.evidence import SETTINGS, Failure, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import BUDGET_EXCEEDED, LIMIT_EXCEEDED, Metrics
 from aitp.policy.costs import amount

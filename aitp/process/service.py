@@ -256,7 +256,7 @@ def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metri
         ledger.hosts.database.observer = metrics
     if cause is not Cause.STOPPED:
         metrics.count(CHILD_EXITS, child.role.value, cause.value)
-    tell_of_release(child.slot, ledger.claims.release(ledger.owner(child.slot), cause))
+    tell_of_release(child.slot, ledger.outcomes.release(ledger.owner(child.slot), cause))
     child.wake_relays(1)  # a task that was poison is finished now
     return ledger, metrics
 

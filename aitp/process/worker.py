@@ -20,8 +20,8 @@ from aitp.errors import AitpError, LedgerError, ModelGone, NonRetryableError, No
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger.breakers import BreakerChange
 from aitp.ledger.claims import Claim, Idle
+from aitp.ledger.evidence import Report, Settled
 from aitp.ledger.ledger import Ledger
-from aitp.ledger.outcomes import Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import FALLBACKS, LATE_ANSWERS, TASK_ATTEMPTS, TOKEN_TYPES, CallStatus, Metrics
 from aitp.policy.costs import NANO, NOTHING, Bill, Prices
@@ -302,7 +302,7 @@ class Worker:
 
     def _record(self, claim: Claim, report: Report) -> Settled:
         """Finish, as often as it takes: what the report holds is paid for. Once it is settled, see it onto the disk."""
-        settled = self._insist(lambda: self._ledger.claims.finish(claim, report))
+        settled = self._insist(lambda: self._ledger.outcomes.finish(claim, report))
         self._insist(self._ledger.flush)
         return settled
 

@@ -122,6 +122,7 @@ def install() -> None:
     from aitp.ledger.inbox import Inbox, Poll
     from aitp.ledger.limits import Limits
     from aitp.ledger.outbox import Nothing, Outbox
+    from aitp.ledger.outcomes import Outcomes
     from aitp.ledger.sqlite import SQLiteDatabase
     from aitp.process.worker import MeteredProvider, Worker
     from aitp.taskapi import TaskApi
@@ -164,12 +165,12 @@ def install() -> None:
     wrap(Claims, "claim", "claim", claimed)
     wrap(MeteredProvider, "embed", "embed", silent)
     wrap(MeteredProvider, "ask", "ask", silent)
-    wrap(Claims, "finish", "finish", ended)
+    wrap(Outcomes, "finish", "finish", ended)
     wrap(Worker, "_tell", "told", silent)
     wrap(Outbox, "take", "take", taken)
     wrap(TaskApi, "deliver", "deliver", lambda _, *arguments: {"id": arguments[1]})
     wrap(Outbox, "settle", "settle", settled)
-    wrap(Claims, "release", "release", ended)
+    wrap(Outcomes, "release", "release", ended)
     _wrap_log(SQLiteDatabase)
     _wrap_transactions(SQLiteDatabase)
     if "CHAOS_GRACE_SECONDS" in os.environ:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aitp.ledger.claims import Claim
-from aitp.ledger.evidence import Failure
-from aitp.ledger.outcomes import Report, Settled
+from aitp.ledger.evidence import Failure, Report, Settled
 from aitp.tasks import Culprit, Ending, Outcome
 from tests.ledger.world import (
     OTHER_WORKER,
@@ -41,7 +40,7 @@ def failed(
 def fail(world: World, claim: Claim | None = None, culprit: Culprit = SERVICE, **about: object) -> Settled:
     """A call that fails as a whole; of the next task to be claimed, if none is given."""
     claim = claim or world.claim(terms=ONE)
-    return world.ledger.claims.finish(claim, failed(claim, culprit, **about))  # type: ignore[arg-type]
+    return world.ledger.outcomes.finish(claim, failed(claim, culprit, **about))  # type: ignore[arg-type]
 
 
 def fail_each(world: World, count: int, culprit: Culprit = SERVICE, prefix: str = "f", **about: object) -> Settled:

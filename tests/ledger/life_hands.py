@@ -54,7 +54,7 @@ class Hands:
         if slot not in self._ledgers:
             place, locks = self._at_home(slot)
             ledger = Ledger.open(place, self._rules, clock=self._world.clock, locks=locks)
-            for part in (ledger.outbox, ledger.claims._outcomes):
+            for part in (ledger.outbox, ledger.outcomes):
                 part._draw = middle
             self._ledgers[slot] = ledger
         return self._ledgers[slot]

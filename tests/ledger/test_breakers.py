@@ -112,7 +112,7 @@ def test_there_is_one_probe_at_a_time_and_its_slot_s_death_ends_it(world: World,
     world.clock.go(60.0)
 
     assert [probe(world, breakers, slot=slot) for slot in (101, 102, 103)] == [True, False, False]
-    world.ledger.claims.release(101, Cause.CRASHED)
+    world.ledger.outcomes.release(101, Cause.CRASHED)
     assert [probe(world, breakers, slot=slot) for slot in (102, 103)] == [True, False]
 
 

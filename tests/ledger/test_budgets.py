@@ -9,7 +9,8 @@ import pytest
 
 from aitp.ledger.budgets import BudgetUse, unpriced_models, use_of_budgets
 from aitp.ledger.claims import Claim, ClaimOptions, IdleReason
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.evidence import Settled
+from aitp.ledger.outcomes import Cause
 from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Price, Pricing, estimate
 from aitp.policy.routing import Route
 from aitp.tasks import Ending, Period
@@ -40,7 +41,7 @@ def use(world: World, period: str = "day") -> BudgetUse:
 def pay(world: World, claim: Claim, nano: int, ending: Ending = Ending.SUCCEEDED, **more: Any) -> Settled:
     """Finish a claim that has cost so much."""
     bill = Bill("USD", nano)._replace(**more)
-    return world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, ending), bill=bill))
+    return world.ledger.outcomes.finish(claim, dataclasses.replace(report(claim.tasks, ending), bill=bill))
 
 
 # Reserving and settling
@@ -90,7 +91,7 @@ def test_an_attempt_whose_process_is_gone_counts_its_estimate(create: Create, ca
     world = budgeted(create, day=100 * EACH)
     world.admit("a", "b")
     world.claim(terms=PRICED)
-    world.ledger.claims.release(WORKER, cause)
+    world.ledger.outcomes.release(WORKER, cause)
 
     assert (use(world).spent_nano, use(world).reserved_nano) == (2 * EACH, 0)
 
@@ -118,10 +119,10 @@ def test_the_reservation_stays_until_the_last_task_of_a_claim_has_ended(create: 
     world.admit("a", "b")
     claim = world.claim(terms=PRICED)
     part = dataclasses.replace(report(claim.tasks[:1], Ending.SUCCEEDED), bill=Bill("USD", 5))
-    world.ledger.claims.finish(claim, part)
+    world.ledger.outcomes.finish(claim, part)
     assert (use(world).spent_nano, use(world).reserved_nano) == (5, 2 * EACH)
     rest = dataclasses.replace(report(claim.tasks[1:], Ending.SUCCEEDED), bill=Bill("USD", 6))
-    world.ledger.claims.finish(claim, rest)
+    world.ledger.outcomes.finish(claim, rest)
     assert (use(world).spent_nano, use(world).reserved_nano) == (11, 0)
 
 
@@ -323,7 +324,7 @@ def test_with_budgets_no_statement_walks_what_grows(create: Create) -> None:
         for pricing in (EMBEDDING, CHAT):
             pay(world, world.claim(terms=priced(pricing, batch=1)), 5, input_tokens=100, output_tokens=100)
         world.claim(terms=PRICED)
-        world.ledger.claims.release(WORKER, Cause.CRASHED)
+        world.ledger.outcomes.release(WORKER, Cause.CRASHED)
     assert_no_scans(world, statements, 25)
 
 

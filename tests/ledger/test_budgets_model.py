@@ -121,7 +121,7 @@ class Model:
             cost = estimate * hundredths // 100
             bill = Bill("USD", cost)
             done = report(claim.tasks, Ending.SUCCEEDED, Health.UNKNOWN)
-            self.world.ledger.claims.finish(claim, dataclasses.replace(done, bill=bill))
+            self.world.ledger.outcomes.finish(claim, dataclasses.replace(done, bill=bill))
             self.pay(cost, cost - estimate)
 
     def lose(self, slot: int) -> None:
@@ -129,13 +129,13 @@ class Model:
         if (claim := self.claims.pop(slot, None)) is not None:
             lost = report(claim.tasks, Ending.ABANDONED, Health.UNKNOWN)
             bill = Bill("USD", 1, whole=False)
-            self.world.ledger.claims.finish(claim, dataclasses.replace(lost, bill=bill))
+            self.world.ledger.outcomes.finish(claim, dataclasses.replace(lost, bill=bill))
             self.pay(self.estimate(slot, claim), 0)
             self.requests.pop(slot, None)
 
     def release(self, slot: int) -> None:
         if (claim := self.claims.pop(slot, None)) is not None:
-            self.world.ledger.claims.release(slot, Cause.CRASHED)
+            self.world.ledger.outcomes.release(slot, Cause.CRASHED)
             self.pay(self.estimate(slot, claim), 0)
             self.requests.pop(slot, None)
 

@@ -9,7 +9,7 @@ import pytest
 from aitp.ledger.breakers import Cooldown
 from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.engine import DISK_RESERVE_BYTES
-from aitp.ledger.outcomes import Report
+from aitp.ledger.evidence import Report
 from aitp.policy.routing import Availability, Route, Why
 from aitp.tasks import Ending, Health, Outcome, QueueKey
 from tests.ledger.world import LARGE, OTHER_WORKER, SMALL, START, TOPICS, WORKER, World, ids, names, report, terms
@@ -104,7 +104,7 @@ def test_halving_ends_with_the_bad_one_alone_whatever_the_shares_are(world: Worl
 def test_what_a_slot_still_had_claimed_goes_back_when_it_claims_again(world: World) -> None:
     world.admit("a", "b")
     first = world.claim()
-    world.ledger.claims.finish(first, report(first.tasks[:1], Ending.SUCCEEDED))
+    world.ledger.outcomes.finish(first, report(first.tasks[:1], Ending.SUCCEEDED))
     again = world.claim()
 
     assert ids(again) == ["b"]
@@ -206,7 +206,7 @@ def test_a_cooldown_stops_its_model_only(world: World) -> None:
     claim = world.claim(terms=terms(batch=1))
     pause = Cooldown(20.0, SMALL.model, "429")
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="429")
-    world.ledger.claims.finish(claim, Report([outcome], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([outcome], cooldown=pause))
     idle = world.idle()
 
     assert (idle.because, idle.service, idle.until) == (IdleReason.COOLDOWN, "openai", START + 20.0)
@@ -221,7 +221,7 @@ def test_a_cooldown_of_the_whole_provider_stops_all_of_its_models(world: World) 
     world.admit("l1", queue=LARGE)
     claim = world.claim()
     pause = Cooldown(300.0, None, "insufficient_quota")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 300.0
 
@@ -238,7 +238,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     claim = world.claim(terms=terms)
     missing = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED)
-    world.ledger.claims.finish(claim, Report([outcome], cooldown=missing))
+    world.ledger.outcomes.finish(claim, Report([outcome], cooldown=missing))
 
     assert claim.route == routes[0]
     assert (world.idle(terms=terms).because, world.idle(terms=terms).until) == (IdleReason.MODEL, START + 10.0)
@@ -248,7 +248,7 @@ def test_a_model_that_is_missing_is_waited_for_until_its_pull_has_failed(world: 
     known["arrival"] = Availability.UNKNOWN
     claim = world.claim(terms=terms)
     assert claim.route == routes[0]
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=missing))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=missing))
     known["arrival"] = Availability.GIVEN_UP
     assert world.claim(terms=terms).route == routes[1]
 
@@ -282,7 +282,7 @@ def test_what_is_out_is_stood_in_for_and_a_model_on_its_way_is_waited_for(
     if missed:
         lacking = Cooldown(10.0, SMALL.model, "no such model", awaited=True)
         claim = world.claim(terms=dataclasses.replace(options, availability=lambda route: Availability.UNKNOWN))
-        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=lacking))
+        world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=lacking))
     if blocked:
         world.change("UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'ollama'", world.clock.now)
     found = world.ledger.claims.claim(WORKER, options)
@@ -310,7 +310,7 @@ def test_a_pause_that_was_asked_for_counts_before_a_model_that_is_awaited(world:
         world.admit(queue.model, queue=queue)
         claim = world.claim(terms=terms)
         pause = Cooldown(300.0, model, "", awaited=awaited)
-        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+        world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.claim(terms=terms).route == routes(SMALL)[1]
 
@@ -323,7 +323,7 @@ def test_of_several_reasons_to_wait_the_one_that_ends_first_wakes(world: World) 
     world.clock.go(50.0)
     world.admit("topic", queue=TOPICS)
     claim = world.claim(terms=later)
-    world.ledger.claims.finish(claim, report(claim.tasks, Ending.RETRY))
+    world.ledger.outcomes.finish(claim, report(claim.tasks, Ending.RETRY))
     idle = world.idle(terms=later)
 
     assert (idle.because, idle.until) == (IdleReason.BREAKER, START + 52.0)  # the topic, before the probe at 60
@@ -380,7 +380,7 @@ def test_when_the_clock_steps_back_an_open_breaker_is_probed_after_its_time(worl
 def test_when_the_clock_steps_back_a_cooldown_lasts_no_longer(world: World, model: str | None) -> None:
     world.admit("a")
     claim = world.claim()
-    world.ledger.claims.finish(
+    world.ledger.outcomes.finish(
         claim,
         Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=Cooldown(9e9, model, "429")),
     )

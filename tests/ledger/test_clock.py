@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aitp.ledger.breakers import Cooldown
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.clock import FOLLOWING, STAYING, TOLERANCE_SECONDS, MachineClock
-from aitp.ledger.outcomes import Report
+from aitp.ledger.evidence import Report
 from aitp.tasks import Ending, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.life_hands import Hands
@@ -29,7 +29,7 @@ def cool(world: World, seconds: float) -> None:
     world.admit("cooled")
     claim = world.claim()
     pause = Cooldown(seconds, None, "429")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
 
 def test_of_each_instant_in_the_ledger_it_is_decided_whether_it_follows(template: Path) -> None:

@@ -180,7 +180,7 @@ def test_duplicates_of_poison_are_run_alone_one_after_the_other(create: Create) 
     world = create(LedgerConfig(max_crashes=1))
     enter(world, "a", "b", "c")
     world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
 
     assert world.states() == {"a": "finished", "b": "ready", "c": "ready"}
     assert ids(world.claim()) == ["b"]

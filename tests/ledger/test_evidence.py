@@ -8,8 +8,8 @@ import pytest
 
 from aitp.ledger.breakers import Cooldown
 from aitp.ledger.claims import Idle, IdleReason
-from aitp.ledger.evidence import Failure
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.evidence import Failure, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
@@ -56,7 +56,7 @@ def test_suspects_and_fresh_tasks_are_never_in_one_batch_and_one_batch_of_suspec
     assert ids(world.claim(WORKER)) == ["a", "b"]
     assert ids(world.claim(OTHER_WORKER)) == ["e", "f"]
     assert world.idle(THIRD_WORKER).because is IdleReason.TURN  # c and d wait until it is known what becomes of a and b
-    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
     assert ids(world.claim(THIRD_WORKER)) == ["a", "b"]
 
 
@@ -124,7 +124,7 @@ def test_a_batch_that_fails_is_halved_durably_whatever_the_answer_was(world: Wor
 def test_a_deadline_s_victims_are_halved_like_any_batch(world: World) -> None:
     world.admit(*names("t", 8))
     world.claim()
-    settled = world.ledger.claims.release(WORKER, Cause.DEADLINE)
+    settled = world.ledger.outcomes.release(WORKER, Cause.DEADLINE)
 
     assert {outcome.ending for outcome in settled.outcomes} == {Ending.RETRY}
     world.clock.go(2.0)
@@ -157,7 +157,7 @@ def test_a_text_that_is_asked_to_wait_again_and_again_lets_others_go_first(world
         claim = world.claim(terms=terms(batch=1))
         assert ids(claim) == ["always"]
         pause = Cooldown(60.0, SMALL.model, "429")
-        settled = world.ledger.claims.finish(
+        settled = world.ledger.outcomes.finish(
             claim, Report([Outcome(task, Ending.POSTPONED) for task in claim.tasks], cooldown=pause)
         )
         world.clock.go(60.0)
@@ -454,10 +454,10 @@ def test_one_useless_answer_among_good_ones_is_that_task_s_alone(world: World) -
         good, bad = claim.tasks if attempt == 0 else (None, claim.tasks[0])
         mixed = [Outcome(bad, Ending.RETRY, reason="zeros", culprit=ANSWER)]
         if good is None:
-            settled = world.ledger.claims.finish(claim, Report(mixed, Failure(ANSWER, "zeros")))
+            settled = world.ledger.outcomes.finish(claim, Report(mixed, Failure(ANSWER, "zeros")))
         else:
             succeeded = Outcome(good, Ending.SUCCEEDED, b"[1]")
-            settled = world.ledger.claims.finish(claim, Report([succeeded, *mixed]))
+            settled = world.ledger.outcomes.finish(claim, Report([succeeded, *mixed]))
         world.clock.go(A_MINUTE)
 
     assert (attempt, settled.outcomes[0].ending) == (3, Ending.FAILED)

@@ -23,10 +23,11 @@ from pydantic import SecretStr
 from aitp.errors import LedgerError
 from aitp.ledger import postgresql
 from aitp.ledger.engine import Fleet, Row
+from aitp.ledger.evidence import Settled
 from aitp.ledger.inbox import Poll
 from aitp.ledger.ledger import Ledger
 from aitp.ledger.outbox import DeliveryOutcome
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.session import connect
 from aitp.tasks import Ending
 from tests.fuzz.cases import LONG

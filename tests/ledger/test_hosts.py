@@ -15,11 +15,12 @@ from pydantic import SecretStr
 from aitp.errors import LedgerError
 from aitp.ledger import postgresql
 from aitp.ledger.engine import HOST_SLOTS, Fleet
+from aitp.ledger.evidence import Settled
 from aitp.ledger.hosts import Hosts
 from aitp.ledger.ledger import Ledger
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeliveryOutcome, Fault
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.outcomes import Cause
 from aitp.tasks import Ending, Health
 from tests.ledger.processes import Gate, Process
 from tests.ledger.world import RELAY, WORKER, World, ids, prepared, report, terms
@@ -110,7 +111,7 @@ def test_a_killed_process_has_its_slot_free_for_its_own_host_at_once(hosts: tupl
         process.kill()
         killed_at = time.monotonic()
         owner = two.be_child(WORKER)
-        two.ledger.claims.release(owner, Cause.CRASHED)
+        two.ledger.outcomes.release(owner, Cause.CRASHED)
         took = time.monotonic() - killed_at
 
     assert one.states() == {"a": "ready"}
@@ -239,7 +240,7 @@ def test_an_answer_that_comes_late_is_taken_while_its_task_waits_still(hosts: tu
         assert process.result() == ([other], 1)
 
     assert one.states() == {other: "finished", ids(mine)[0]: "claimed"}
-    assert one.ledger.claims.finish(mine, report(mine.tasks, Ending.SUCCEEDED)).late == 0
+    assert one.ledger.outcomes.finish(mine, report(mine.tasks, Ending.SUCCEEDED)).late == 0
     assert set(one.states().values()) == {"finished"}
     assert one.completions() == 3  # both were sent once, and one of them again
 
@@ -252,7 +253,7 @@ def test_whoever_sweeps_loses_a_place_with_its_line(hosts: tuple[Host, Host]) ->
     wait_until(lambda: database.obtain(owner))
     database._connection.close()  # type: ignore[attr-defined]
     with pytest.raises(LedgerError):
-        one.ledger.claims.release(owner, Cause.STOPPED)
+        one.ledger.outcomes.release(owner, Cause.STOPPED)
     assert two.be_child(WORKER) == owner
 
 

@@ -21,11 +21,11 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 
 from aitp.ledger.claims import Claim, IdleReason
 from aitp.ledger.engine import HOST_SLOTS, Place
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report, Settled
 from aitp.ledger.inbox import NotYet
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.outbox import Delivery, DeliveryOutcome, Nothing
-from aitp.ledger.outcomes import Cause, Report, Settled
+from aitp.ledger.outcomes import Cause
 from aitp.tasks import Culprit, Ending, NewTask, Outcome
 from tests.fuzz.cases import LONG
 from tests.ledger.life_agreement import Agreement
@@ -81,7 +81,7 @@ class Life(Agreement):
         """Another process takes the slot over, and what it had claimed goes back."""
         self.hands.hang_up(slot)
         mine = self.model.claimed_by(slot)
-        settled = self.hands.of(slot).claims.release(slot, cause)
+        settled = self.hands.of(slot).outcomes.release(slot, cause)
         self.give_up(slot)
         endings = self.model.release(mine, cause)
         found = sorted((outcome.task.id, outcome.ending.value) for outcome in settled.outcomes)
@@ -271,13 +271,13 @@ class Life(Agreement):
         report = Report([Outcome(task, ending, results.get(task.id), culprit=culprit) for task in told], failure)
         was_told = False
         try:
-            settled = self.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
+            settled = self.attempt(slot, lambda ledger: ledger.outcomes.finish(claim, report))
         except Died:
             self.succeed(slot, Cause.CRASHED)
             return
         except Cut as cut:
             was_told = cut.committed
-            settled = self.attempt(slot, lambda ledger: ledger.claims.finish(claim, report))
+            settled = self.attempt(slot, lambda ledger: ledger.outcomes.finish(claim, report))
         if partly:
             self.claims[slot] = claim._replace(tasks=claim.tasks[-1:])
         else:
@@ -288,7 +288,7 @@ class Life(Agreement):
         endings, given = self.model.finish(mine, ending, culprit)
         given |= self.model.finish_late(late)
         if was_told:
-            assert settled == Settled(())
+            assert settled == Settled()
         else:
             assert [outcome.ending for outcome in settled.outcomes] == [*endings, *(ending for _ in late)]
             assert settled.late == len(late)
@@ -425,7 +425,7 @@ class Life(Agreement):
         released = self.world.ledger.release_ownerless()
         for slot in slots:
             self.claims.pop(slot, None)
-            self.has_released(slot, released.pop(slot, Settled(())))
+            self.has_released(slot, released.pop(slot, Settled()))
         return released
 
     def has_released(self, slot: int, settled: Settled) -> None:

@@ -119,8 +119,8 @@ def test_only_what_was_not_sent_gives_its_room_back(create: Create) -> None:
     world = create(minute=4)
     world.admit(*names("t", 8))
     claim = world.claim()
-    world.ledger.claims.finish(claim, report(claim.tasks[:1], Ending.UNSENT))
-    world.ledger.claims.finish(claim, report(claim.tasks[1:], Ending.ABANDONED))
+    world.ledger.outcomes.finish(claim, report(claim.tasks[:1], Ending.UNSENT))
+    world.ledger.outcomes.finish(claim, report(claim.tasks[1:], Ending.ABANDONED))
 
     assert len(world.claim().tasks) == 1
 
@@ -133,7 +133,7 @@ def test_each_attempt_counts_again_where_it_ended(create: Create) -> None:
     world.run(Ending.RETRY)
     world.clock.go(4.0)
     world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
 
     assert use(world, "minute")[0] == 3
     assert [at for (at,) in world.rows("SELECT completed_at FROM task_completions")] == [START, START + 2, START + 6]

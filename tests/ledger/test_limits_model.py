@@ -154,7 +154,7 @@ class Model:
     def release(self, slot: int, cause: Cause) -> None:
         if slot in self.claims:
             self.send(slot)  # it may have been, so it counts
-            self.world.ledger.claims.release(slot, cause)
+            self.world.ledger.outcomes.release(slot, cause)
             self.forget(slot, counted=True)
             self.put_all_back_at_once()
 

@@ -10,12 +10,12 @@ import apsw
 import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.inbox import Malformed
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.maintenance import check
 from aitp.ledger.outbox import DeliveryOutcome
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, VERSION
 from aitp.ledger.stats import snapshot
@@ -59,10 +59,10 @@ def live(world: World) -> None:
     claim = world.claim(terms=dear)
     refused = Failure(Culprit.INPUT, "400: dimensions", named=True, parameter="dimensions")
     outcome = Outcome(claim.tasks[0], Ending.RETRY, culprit=Culprit.INPUT)
-    ledger.claims.finish(claim, Report([outcome], refused, optional=["dimensions"]))
+    ledger.outcomes.finish(claim, Report([outcome], refused, optional=["dimensions"]))
     claim = world.claim(terms=dear)
     paid = Bill("USD", 5_000_000, input_tokens=1_000, output_tokens=1_000)
-    world.ledger.claims.finish(claim, dataclasses.replace(report(claim.tasks, Ending.SUCCEEDED), bill=paid))
+    world.ledger.outcomes.finish(claim, dataclasses.replace(report(claim.tasks, Ending.SUCCEEDED), bill=paid))
     world.deliver_all()
     enter(world, "finished")
     world.run(slot=OTHER_WORKER)
@@ -112,7 +112,7 @@ def test_a_ledger_with_work_in_it_is_brought_to_the_next_version_and_its_work_go
     assert snapshot(busy.path, now=busy.clock()).limits["day"].current == 6  # the claim in hand is counted, too
     assert ledger.cache.get(["wikidata/pt/São Paulo"]) == {"wikidata/pt/São Paulo": b'["Q174"]'}
     # Whoever held the slot is gone: what he had claimed is ready again.
-    assert [outcome.task.id for outcome in ledger.claims.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
+    assert [outcome.task.id for outcome in ledger.outcomes.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
     [delivery] = busy.take()
     assert (delivery.id, delivery.result) == ("finished", b"[0.5]")
     ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)

@@ -109,7 +109,7 @@ def test_what_was_not_sent_is_anyone_s_at_once(world: World) -> None:
 def test_deliveries_of_a_process_that_died_are_made_again(world: World) -> None:
     finished(world, "a", "b")
     world.take(RELAY)
-    world.ledger.claims.release(RELAY, Cause.CRASHED)
+    world.ledger.outcomes.release(RELAY, Cause.CRASHED)
 
     assert [delivery.id for delivery in world.take(OTHER_RELAY)] == ["a", "b"]
 
@@ -121,7 +121,7 @@ def test_what_had_failed_before_its_process_died_still_comes_last(world: World) 
     world.clock.go(2.0)
     assert [delivery.id for delivery in world.take(RELAY)] == ["good", "bad"]
     for slot in (RELAY, OTHER_RELAY):
-        world.ledger.claims.release(slot, Cause.CRASHED)
+        world.ledger.outcomes.release(slot, Cause.CRASHED)
         taken = world.take(OTHER_RELAY)
 
         assert [(delivery.id, delivery.tries) for delivery in taken] == [("good", 0), ("bad", 1)]
@@ -138,7 +138,7 @@ def test_deliveries_whose_end_could_not_be_written_are_made_again(world: World) 
 def test_settling_too_late_changes_nothing(world: World) -> None:
     finished(world, "a")
     (late,) = world.take(RELAY)
-    world.ledger.claims.release(RELAY, Cause.CRASHED)
+    world.ledger.outcomes.release(RELAY, Cause.CRASHED)
     world.take(OTHER_RELAY)
     world.ledger.outbox.settle(late, DeliveryOutcome.DELIVERED)
 

@@ -6,7 +6,8 @@ import pytest
 
 from aitp.ledger.breakers import Cooldown
 from aitp.ledger.claims import IdleReason
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.evidence import Report
+from aitp.ledger.outcomes import Cause
 from aitp.tasks import Ending, Health, Outcome
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_WORKER, SMALL, START, WORKER, World, ids, report, terms
@@ -51,7 +52,7 @@ def test_a_result_is_stored_with_its_status(world: World) -> None:
         Outcome(good, Ending.SUCCEEDED, b"[0.25]"),
         Outcome(bad, Ending.FAILED, reason="the input is empty"),
     ]
-    world.ledger.claims.finish(claim, Report(outcomes))
+    world.ledger.outcomes.finish(claim, Report(outcomes))
 
     assert world.rows("SELECT status, body, reason FROM results ORDER BY seq") == [
         ("succeeded", b"[0.25]", ""),
@@ -62,9 +63,9 @@ def test_a_result_is_stored_with_its_status(world: World) -> None:
 def test_a_claim_can_be_finished_part_by_part(world: World) -> None:
     world.admit("a", "b", "c", "d")
     claim = world.claim()
-    world.ledger.claims.finish(claim, report(claim.tasks[:2], Ending.SUCCEEDED))
+    world.ledger.outcomes.finish(claim, report(claim.tasks[:2], Ending.SUCCEEDED))
     assert world.states() == {"a": "finished", "b": "finished", "c": "claimed", "d": "claimed"}
-    settled = world.ledger.claims.finish(claim, report(claim.tasks, Ending.FAILED))
+    settled = world.ledger.outcomes.finish(claim, report(claim.tasks, Ending.FAILED))
 
     assert [outcome.task.id for outcome in settled.outcomes] == ["c", "d"]
     assert world.completions() == 4
@@ -79,7 +80,7 @@ def test_a_claim_can_be_finished_part_by_part(world: World) -> None:
 def test_a_report_that_names_a_task_twice_is_recorded_once(world: World) -> None:
     world.admit("a")
     claim = world.claim()
-    world.ledger.claims.finish(claim, report([*claim.tasks, *claim.tasks], Ending.SUCCEEDED))
+    world.ledger.outcomes.finish(claim, report([*claim.tasks, *claim.tasks], Ending.SUCCEEDED))
 
     assert world.completions() == 1
 
@@ -89,17 +90,17 @@ def test_a_failure_that_is_told_again_counts_once(world: World) -> None:
     world.admit("a")
     claim = world.claim()
     told = report(claim.tasks, Ending.RETRY, Health.FAULTY)
-    world.ledger.claims.finish(claim, told)
+    world.ledger.outcomes.finish(claim, told)
     counted = world.rows("SELECT service, good FROM worlds")
 
-    assert world.ledger.claims.finish(claim, told).outcomes == ()
+    assert world.ledger.outcomes.finish(claim, told).outcomes == ()
     assert world.rows("SELECT service, good FROM worlds") == counted
 
 
 def test_an_answer_is_taken_though_its_task_was_taken_away_meanwhile(world: World) -> None:
     world.admit("a", "b")
     claim = world.claim()
-    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
     other = world.claim(OTHER_WORKER, terms(batch=1))  # one of them is in another's hands by then
     settled = world.finish(claim)
 
@@ -174,7 +175,7 @@ def test_a_postponed_task_waits_for_its_cooldown_and_no_longer(world: World) -> 
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(7.5, SMALL.model, "429")
-    settled = world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    settled = world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert settled.retry_at is None
     assert world.idle().until == START + 7.5
@@ -185,7 +186,7 @@ def test_a_cooldown_of_no_time_is_a_second(world: World, seconds: float) -> None
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(seconds, SMALL.model, "Retry-After: 0")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 1.0
 
@@ -195,7 +196,7 @@ def test_a_shorter_cooldown_that_arrives_later_does_not_end_a_longer_one(world: 
     claims = [world.claim(101, terms(batch=1)), world.claim(102, terms(batch=1))]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
-        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+        world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
 
     assert world.idle().until == START + 60.0
 
@@ -205,7 +206,7 @@ def test_of_several_cooldowns_the_longest_counts_though_the_clock_is_set_back_be
     claims = [world.claim(101, terms(batch=1)), world.claim(102, terms(batch=1))]
     for claim, seconds in zip(claims, (60.0, 5.0), strict=True):
         pause = Cooldown(seconds, SMALL.model, "429")
-        world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+        world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
         world.clock.step(-10.0)
 
     assert world.idle().until == START - 20.0 + 60.0

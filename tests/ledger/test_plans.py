@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from aitp.ledger.engine import Fleet
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.outbox import DeliveryOutcome, Fault
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.session import numbered
 from aitp.tasks import Culprit, Ending, Health, Outcome
@@ -180,7 +180,7 @@ def test_claims(world: World) -> None:
         world.ledger.claims.claim(WORKER + 1, ALONE)
         world.ledger.claims.claim(WORKER + 2, ALONE)
         world.clock.go(5_000.0)
-        world.ledger.claims.release(WORKER, Cause.STOPPED)
+        world.ledger.outcomes.release(WORKER, Cause.STOPPED)
         world.ledger.claims.claim(WORKER, ALONE)
 
     assert_no_scans(world, statements, 15)
@@ -202,7 +202,7 @@ def test_judgements(world: World, culprit: Culprit) -> None:
         claim = world.claim(terms=terms(batch=3))
         outcomes = [Outcome(task, Ending.RETRY, culprit=culprit) for task in claim.tasks]
         optional = {"dimensions"} - set(claim.world.left_out)
-        world.ledger.claims.finish(claim, Report(outcomes, Failure(culprit, "said the test"), optional=[*optional]))
+        world.ledger.outcomes.finish(claim, Report(outcomes, Failure(culprit, "said the test"), optional=[*optional]))
 
     with recorded(world) as statements:
         for _ in range(8):
@@ -213,7 +213,7 @@ def test_judgements(world: World, culprit: Culprit) -> None:
     with recorded(world) as more:
         claims = [world.claim(slot, terms(batch=1)) for slot in (WORKER, WORKER + 1)]
         assert world.ledger.claims.again(claims[0])
-        world.ledger.claims.release(WORKER, Cause.DEADLINE)
+        world.ledger.outcomes.release(WORKER, Cause.DEADLINE)
 
     assert_no_scans(world, statements | more, 40)
 
@@ -222,7 +222,7 @@ def test_judgements(world: World, culprit: Culprit) -> None:
 def test_releases(world: World, cause: Cause) -> None:
     world.claim()
     with recorded(world) as statements:
-        world.ledger.claims.release(WORKER, cause)
+        world.ledger.outcomes.release(WORKER, cause)
 
     assert_no_scans(world, statements, 10)
 

@@ -142,7 +142,7 @@ def test_the_poll_of_a_process_that_died_is_anyone_s(world: World) -> None:
     polled(world)
     world.clock.go(60.0)
     assert isinstance(begin(world, OTHER_RELAY), NotYet)
-    world.ledger.claims.release(RELAY, Cause.CRASHED)
+    world.ledger.outcomes.release(RELAY, Cause.CRASHED)
 
     assert isinstance(begin(world, OTHER_RELAY), Poll)
 

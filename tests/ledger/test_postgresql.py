@@ -349,7 +349,7 @@ def test_a_host_that_starts_on_the_next_release_s_ledger_changes_nothing_of_it_a
 
     assert world.value("SELECT version FROM ledger") == VERSION + 1
     assert snapshot(world.place).limits["minute"].limit == 60
-    assert [each.task.id for each in ledger.claims.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
+    assert [each.task.id for each in ledger.outcomes.release(WORKER, Cause.CRASHED).outcomes] == ["claimed"]
     assert world.idle() == Idle(IdleReason.UPGRADE)
     assert check(world.place).version == VERSION + 1
     assert any(is_odd and "upgrade this host" in said for is_odd, said in look_over(world.postgres.path))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from aitp.ledger.claims import Claim, Idle, IdleReason
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.inbox import Poll
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
@@ -104,7 +104,7 @@ def test_claims_of_a_killed_process_are_released_by_whoever_gets_its_slot(
         process.kill()
 
     assert world.ledger.locks.acquire(WORKER, 0)
-    world.ledger.claims.release(WORKER, cause)
+    world.ledger.outcomes.release(WORKER, cause)
     assert world.states() == {"a": state}
     assert world.rows("SELECT attempts, crashes FROM tasks") == [(attempts, crashes)]
     assert world.completions() == 1  # it may have been sent
@@ -164,7 +164,7 @@ def test_a_probe_that_dies_with_its_process_is_made_by_the_next(world: World) ->
         told.wait()
         assert world.idle(WORKER + 1).because is IdleReason.BREAKER
         process.kill()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
 
     assert world.claim(WORKER + 1).probe
 
@@ -196,7 +196,7 @@ def test_one_probe_of_a_paused_model_and_one_batch_of_suspects_over_all_processe
     claim = world.claim()
     failure = Failure(Culprit.MODEL, "404: no such model", named=True)
     outcomes = [Outcome(task, Ending.RETRY, culprit=Culprit.MODEL) for task in claim.tasks]
-    world.ledger.claims.finish(claim, Report(outcomes, failure))
+    world.ledger.outcomes.finish(claim, Report(outcomes, failure))
     world.clock.go(60.0)
     assert found_together() == ["claim"] + [IdleReason.QUARANTINE] * 5
     assert world.ledger.owners() == []
@@ -242,7 +242,7 @@ def test_kill_9_in_the_middle_of_a_transaction_loses_nothing_and_blocks_nobody(w
     assert world.states() == {"a": "claimed", "b": "ready"}
     assert world.completions() == 0
     assert world.ledger.locks.acquire(WORKER, 0)
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
     assert world.completions() == 1
     assert sorted(name for slot in (WORKER, WORKER + 1) for name in ids(world.claim(slot))) == ["a", "b"]
 
@@ -262,7 +262,7 @@ def test_kill_9_at_any_moment_leaves_a_sound_ledger_in_which_every_task_is_accou
         process.kill()
     for slot in (101, 102):
         assert world.ledger.locks.acquire(slot, 0)
-        world.ledger.claims.release(slot, Cause.CRASHED)
+        world.ledger.outcomes.release(slot, Cause.CRASHED)
 
     states = Counter(world.states().values())
     assert states["finished"] + states["ready"] == len(names)
@@ -293,7 +293,7 @@ def test_poison_is_found_by_crashes_of_real_processes(create: Create) -> None:
             break
         deaths += 1
         world.ledger.locks.acquire(WORKER)
-        world.ledger.claims.release(WORKER, Cause.CRASHED)
+        world.ledger.outcomes.release(WORKER, Cause.CRASHED)
         world.ledger.locks.release(WORKER)
 
     assert deaths == 3

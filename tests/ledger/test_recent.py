@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import LedgerError
+from aitp.ledger.evidence import Report
 from aitp.ledger.outbox import DeliveryOutcome, Fault
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.stats import (
     DEAD_LISTED,
     ERRORS_KEPT,
@@ -41,7 +42,7 @@ def calls(world: World) -> list[Bar]:
 def finish(world: World, ending: Ending, seconds: float, batch: int = 1, reason: str = "") -> None:
     claim = world.claim(terms=terms(batch=batch))
     outcomes = [Outcome(task, ending, b"[1]" if ending is Ending.SUCCEEDED else None, reason) for task in claim.tasks]
-    world.ledger.claims.finish(claim, Report(outcomes, seconds=seconds))
+    world.ledger.outcomes.finish(claim, Report(outcomes, seconds=seconds))
 
 
 def test_an_hour_without_calls_is_sixty_empty_minutes(world: World) -> None:
@@ -79,7 +80,7 @@ def test_what_is_blamed_on_the_task_counts_as_failed(world: World) -> None:
 def test_a_late_answer_counts_when_it_is_taken(world: World) -> None:
     world.admit("a")
     claim = world.claim()
-    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
     world.finish(claim)
 
     assert [(minute.calls, minute.succeeded, minute.returned) for minute in calls(world)] == [(1, 1, 0)]
@@ -88,7 +89,7 @@ def test_a_late_answer_counts_when_it_is_taken(world: World) -> None:
 def test_an_answer_to_a_task_that_another_is_at_meanwhile_counts_no_call(world: World) -> None:
     world.admit("a")
     claim = world.claim()
-    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
     world.claim(OTHER_WORKER)
     world.finish(claim)
 
@@ -175,7 +176,7 @@ def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
     world.admit("a", "b", "c", "d")
     finish(world, Ending.RETRY, 1.0, reason="OpenAI answers 503")
     world.claim(terms=terms(batch=1))
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
     finish(world, Ending.SUCCEEDED, 1.0)
     (delivery,) = world.take()
     world.ledger.outbox.settle(delivery, DeliveryOutcome.LATER, fault=Fault("oauth", Health.FAULTY, "503 for a token"))
@@ -199,7 +200,7 @@ def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
 def test_what_is_nobodys_trouble_is_not_noted(world: World, ending: Ending) -> None:
     world.admit("a", "b")
     world.finish(world.claim(), ending)
-    world.ledger.claims.release(WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
 
     assert look(world).errors == ()
 
@@ -253,7 +254,7 @@ def test_a_finish_that_is_rolled_back_leaves_no_trace(world: World, monkeypatch:
 
     monkeypatch.setattr("aitp.ledger.outcomes._count_bugs", fail)
     with pytest.raises(LedgerError):
-        world.ledger.claims.finish(claim, report(claim.tasks, Ending.SUCCEEDED, Health.HEALTHY))
+        world.ledger.outcomes.finish(claim, report(claim.tasks, Ending.SUCCEEDED, Health.HEALTHY))
 
     assert calls(world) == []
 

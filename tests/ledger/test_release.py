@@ -13,7 +13,7 @@ from tests.ledger.world import OTHER_WORKER, WORKER, World, ids
 def test_release_frees_what_a_slot_had_claimed_and_counts_it_as_sent(world: World) -> None:
     world.admit("a", "b")
     world.claim()
-    settled = world.ledger.claims.release(WORKER, Cause.STOPPED)
+    settled = world.ledger.outcomes.release(WORKER, Cause.STOPPED)
 
     assert [(outcome.task.id, outcome.ending) for outcome in settled.outcomes] == [
         ("a", Ending.ABANDONED),
@@ -21,13 +21,13 @@ def test_release_frees_what_a_slot_had_claimed_and_counts_it_as_sent(world: Worl
     ]
     assert world.states() == {"a": "ready", "b": "ready"}
     assert world.completions() == 2
-    assert world.ledger.claims.release(WORKER, Cause.STOPPED).outcomes == ()
+    assert world.ledger.outcomes.release(WORKER, Cause.STOPPED).outcomes == ()
 
 
 def test_a_deadline_kill_counts_as_a_failed_attempt(world: World) -> None:
     world.admit("a")
     world.claim()
-    settled = world.ledger.claims.release(WORKER, Cause.DEADLINE)
+    settled = world.ledger.outcomes.release(WORKER, Cause.DEADLINE)
 
     assert settled.outcomes[0].ending is Ending.RETRY
     assert world.states() == {"a": "later"}
@@ -38,7 +38,7 @@ def test_a_deadline_kill_counts_as_a_failed_attempt(world: World) -> None:
 def test_after_a_crash_tasks_are_claimed_alone(world: World) -> None:
     world.admit("a", "b", "c")
     world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
 
     alone = world.claim()
     assert ids(alone) == ["a"]
@@ -55,7 +55,7 @@ def test_a_task_whose_processes_died_three_times_is_poison(create: Create) -> No
     for _ in range(3):
         claimed = world.claim(WORKER)
         assert claimed.tasks[0].id == "poison"
-        settled = world.ledger.claims.release(WORKER, Cause.CRASHED)
+        settled = world.ledger.outcomes.release(WORKER, Cause.CRASHED)
 
     assert settled.outcomes[0].ending is Ending.FAILED
     assert "poison" in settled.outcomes[0].reason
@@ -67,7 +67,7 @@ def test_finishing_too_late_changes_nothing(world: World) -> None:
     """Its slot was taken over and released meanwhile: the task is somebody else's."""
     world.admit("a")
     late = world.claim()
-    world.ledger.claims.release(WORKER, Cause.CRASHED)
+    world.ledger.outcomes.release(WORKER, Cause.CRASHED)
     world.claim(OTHER_WORKER)
     settled = world.finish(late)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger.evidence import FUTILE_SECONDS, GUESS_SECONDS
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.evidence import FUTILE_SECONDS, GUESS_SECONDS, Settled
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.tasks import Culprit, Ending
 from tests.ledger.failures import (
@@ -51,7 +51,7 @@ def left_out(world: World) -> tuple[str, ...]:
     """What the next request for the small model is sent without."""
     world.admit(name := f"look{next(NUMBERS)}")
     claim = world.claim(OTHER_WORKER, ONE)
-    world.ledger.claims.release(OTHER_WORKER, Cause.STOPPED)
+    world.ledger.outcomes.release(OTHER_WORKER, Cause.STOPPED)
     take_away(world, name)
     return claim.world.left_out
 

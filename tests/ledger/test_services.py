@@ -119,7 +119,7 @@ def test_a_dead_probers_slot_frees_the_probe(desk: Desk) -> None:
     desk.fail(3)
     desk.clock.now += 60
     desk.world.change("UPDATE breakers SET state = 'half-open', probe_slot = 103")
-    desk.ledger.claims.release(103, Cause.CRASHED)
+    desk.ledger.outcomes.release(103, Cause.CRASHED)
     desk.call(slot=104)
     assert desk.state == "closed"
 

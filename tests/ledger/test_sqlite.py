@@ -13,8 +13,8 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.claims import IdleReason
+from aitp.ledger.evidence import Report
 from aitp.ledger.ledger import Ledger, prepare
-from aitp.ledger.outcomes import Report
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.sqlite import (
@@ -160,11 +160,11 @@ def test_a_full_disk_loses_nothing_and_the_process_goes_on(world: World) -> None
     fill(world)
     for _ in range(3):
         with pytest.raises(LedgerError, match="is full"):
-            world.ledger.claims.finish(claim, paid_for)
+            world.ledger.outcomes.finish(claim, paid_for)
     assert world.states() == {"a": "claimed", "b": "ready"}
     assert world.completions() == 0
     make_room(world)
-    settled = world.ledger.claims.finish(claim, paid_for)
+    settled = world.ledger.outcomes.finish(claim, paid_for)
 
     assert [outcome.task.id for outcome in settled.outcomes] == ["a"]
     assert world.value("SELECT LENGTH(body) FROM results") == 500_000

@@ -6,7 +6,8 @@ import pytest
 
 from aitp.errors import CooldownRequired, CredentialsRefused, ModelGone, NonRetryableError, ServiceFault, UselessAnswer
 from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
-from aitp.ledger.outcomes import Cause, Settled
+from aitp.ledger.evidence import Settled
+from aitp.ledger.outcomes import Cause
 from aitp.policy.routing import USED_UP, Mode, Routing, Rules
 from aitp.process import reports
 from aitp.tasks import Ending, QueueKey
@@ -46,7 +47,7 @@ def end(world: World, claim: Claim, error: Exception, terms: ClaimOptions = TERM
     report = reports.report_of_failure(claim, error, sent=True)
     if claim.route.waits:
         report = reports.with_next_route(report, claim, terms.routes(claim.queue))
-    return world.ledger.claims.finish(claim, report)
+    return world.ledger.outcomes.finish(claim, report)
 
 
 def fail_through(world: World, name: str, error: Exception = OUT, tries: int = len(WAITS) + 1) -> list[Settled]:
@@ -235,7 +236,7 @@ def test_a_kill_makes_no_room(jev: World, cause: Cause) -> None:
     while isinstance(found := jev.ledger.claims.claim(OTHER_WORKER, TERMS), Claim):
         assert found.provider == "openai"
         taken += 1
-        jev.ledger.claims.release(OTHER_WORKER, cause)
+        jev.ledger.outcomes.release(OTHER_WORKER, cause)
 
     assert taken == 3
 

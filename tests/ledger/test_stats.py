@@ -8,10 +8,9 @@ import pytest
 
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import Cooldown
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.limits import LimitUse
 from aitp.ledger.outbox import DeliveryOutcome
-from aitp.ledger.outcomes import Report
 from aitp.ledger.sqlite import version_of
 from aitp.ledger.stats import (
     BreakerView,
@@ -79,7 +78,7 @@ def test_breakers_and_cooldowns_in_force(world: World) -> None:
     claim = world.claim()
     pause = Cooldown(30.0, None, "quota")
     refused = Failure(Culprit.ACCOUNT, "401", named=True)
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)], refused, pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)], refused, pause))
     world.clock.go(10.0)
     seen = look(world)
 
@@ -97,7 +96,7 @@ def test_models_whose_tasks_wait_and_what_requests_do_without(world: World) -> N
         world.admit(kind.model, queue=kind)
         claim = world.claim()
         outcome = Outcome(claim.tasks[0], Ending.RETRY, reason=failure.reason, culprit=failure.culprit)
-        world.ledger.claims.finish(claim, Report([outcome], failure, optional=["dimensions"]))
+        world.ledger.outcomes.finish(claim, Report([outcome], failure, optional=["dimensions"]))
     seen = look(world)
 
     assert seen.quarantines == (
@@ -112,7 +111,7 @@ def test_pauses_and_ages_are_shown_as_long_as_they_are_when_the_clock_is_set_bac
     world.admit("a")
     claim = world.claim()
     pause = Cooldown(30.0, None, "quota")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
     for number in range(5):
         world.admit(f"t{number}")
     world.clock.step(-60.0)

@@ -9,9 +9,9 @@ import pytest
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import Cooldown
 from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
-from aitp.ledger.evidence import RETURN_SECONDS
+from aitp.ledger.evidence import RETURN_SECONDS, Report
 from aitp.ledger.ledger import prepare
-from aitp.ledger.outcomes import Cause, Report
+from aitp.ledger.outcomes import Cause
 from aitp.ledger.worlds import MOST_WORLDS, prune_worlds
 from aitp.policy.routing import Route
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
@@ -390,7 +390,7 @@ def test_a_probe_whose_process_is_gone_is_made_by_another(world: World, cause: C
     world.admit("a", "b")
     world.claim()
     assert world.ledger.owners() == [WORKER]
-    world.ledger.claims.release(WORKER, cause)
+    world.ledger.outcomes.release(WORKER, cause)
 
     assert world.ledger.owners() == []
     assert len(world.claim(OTHER_WORKER).tasks) == 1
@@ -401,7 +401,7 @@ def test_a_probe_that_overran_its_deadline_has_failed(world: World) -> None:
     fail(world, culprit=MODEL, named=True)
     world.clock.go(A_MINUTE)
     world.claim()
-    world.ledger.claims.release(WORKER, Cause.DEADLINE)
+    world.ledger.outcomes.release(WORKER, Cause.DEADLINE)
     assert world.rows("SELECT paused_until, probe_slot FROM worlds") == [(world.clock.now + 2 * A_MINUTE, None)]
 
 
@@ -409,7 +409,7 @@ def test_a_breaker_s_probe_that_overran_its_deadline_has_failed(world: World) ->
     world.fail_until_open()
     world.clock.go(A_MINUTE)
     world.claim()
-    world.ledger.claims.release(WORKER, Cause.DEADLINE)
+    world.ledger.outcomes.release(WORKER, Cause.DEADLINE)
     world.admit("b")
     take_away(world, *(name for name, state in world.states().items() if state != "ready" or name != "b"))
     idle = world.idle()
@@ -454,7 +454,7 @@ def test_no_more_calls_are_in_flight_than_it_takes_to_know_whose_fault_that_is(w
     for slot in range(200, 210):
         world.claim(slot, ONE)
     for slot in range(200, 210):
-        world.ledger.claims.release(slot, Cause.STOPPED)
+        world.ledger.outcomes.release(slot, Cause.STOPPED)
     for _ in range(2):
         fail(world)
     claims = [world.ledger.claims.claim(slot, ONE) for slot in range(200, 210)]
@@ -482,7 +482,7 @@ def test_a_new_set_up_is_tried_at_once_and_what_was_learned_is_forgotten(world: 
     fail(world, claim, INPUT, named=True, parameter="dimensions", optional=("encoding_format", "dimensions"))
     claim = world.claim(terms=old)
     pause = Cooldown(AN_HOUR, None, "quota")
-    world.ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
+    world.ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.POSTPONED)], cooldown=pause))
     set_up(world, openai="old key")
     assert world.idle(terms=old).because is IdleReason.COOLDOWN  # the same as before
 

@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, settings
 from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.duplicates import fingerprint
 from aitp.ledger.engine import Database, Fleet, Place
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report, Settled
 from aitp.ledger.inbox import Admitted, Malformed, Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import check
 from aitp.ledger.outbox import Delivery, DeliveryOutcome
-from aitp.ledger.outcomes import Report, Settled
 from aitp.ledger.postgresql import PostgreSQLDatabase
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.sqlite import SQLiteDatabase
@@ -119,7 +118,7 @@ class World:
     def open(self, locks: SlotLocks | None = None) -> Ledger:
         """Open it (again, in a forked process)."""
         self.ledger = Ledger.open(self.place, self.rules, clock=self.clock, locks=locks)
-        for part in (self.ledger.outbox, self.ledger.claims._outcomes):
+        for part in (self.ledger.outbox, self.ledger.outcomes):
             part._draw = middle
         return self.ledger
 
@@ -225,7 +224,7 @@ class World:
         return idle
 
     def finish(self, claim: Claim, ending: Ending = Ending.SUCCEEDED, health: Health = Health.HEALTHY) -> Settled:
-        return self.ledger.claims.finish(claim, report(claim.tasks, ending, health))
+        return self.ledger.outcomes.finish(claim, report(claim.tasks, ending, health))
 
     def run(self, ending: Ending = Ending.SUCCEEDED, health: Health = Health.HEALTHY, slot: int = WORKER) -> Settled:
         """One attempt: claim and finish."""

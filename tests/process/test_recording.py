@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from aitp.ledger.claims import Claim
+from aitp.ledger.evidence import Report, Settled
 from aitp.ledger.ledger import prepare
-from aitp.ledger.outcomes import Cause, Report, Settled
+from aitp.ledger.outcomes import Cause
 from aitp.logs import configure
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process import worker as workers
@@ -103,14 +104,14 @@ def test_from_the_answer_until_it_is_on_disk_a_worker_says_that_it_is_recording(
 def test_an_answer_to_a_task_that_was_taken_away_meanwhile_is_counted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    claims = bench.world.ledger.claims
-    finish = claims.finish
+    outcomes = bench.world.ledger.outcomes
+    finish = outcomes.finish
 
     def taken_away(claim: Claim, report: Report) -> Settled:
-        claims.release(WORKER, Cause.STOPPED)
+        outcomes.release(WORKER, Cause.STOPPED)
         return finish(claim, report)
 
-    monkeypatch.setattr(claims, "finish", taken_away)
+    monkeypatch.setattr(outcomes, "finish", taken_away)
     bench.world.admit("a")
     bench.worker.step()
 

@@ -61,7 +61,7 @@ class Office:
     def finish_all(self) -> None:
         claim = self.ledger.claims.claim(WORKER, terms())
         assert isinstance(claim, Claim)
-        self.ledger.claims.finish(claim, report(claim.tasks, Ending.SUCCEEDED))
+        self.ledger.outcomes.finish(claim, report(claim.tasks, Ending.SUCCEEDED))
 
 
 @pytest.fixture

@@ -14,11 +14,10 @@ from zoneinfo import ZoneInfo
 
 from aitp.ledger.budgets import spend
 from aitp.ledger.claims import Claim, ClaimOptions
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.inbox import Poll, PollOptions
 from aitp.ledger.ledger import Ledger
 from aitp.ledger.outbox import DeliveryOutcome, Fault
-from aitp.ledger.outcomes import Report
 from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import CallStatus, known_models, open_metrics
 from aitp.policy.costs import NANO, Bill, Pricing
@@ -124,7 +123,7 @@ class Hour:
         culprit = Culprit.SERVICE if health is Health.FAULTY else Culprit.ACCOUNT
         failure = None if health is Health.HEALTHY else Failure(culprit, reason, named=health is Health.REFUSED)
         outcomes = [Outcome(task, ending, reason=reason, culprit=culprit) for task in claim.tasks]
-        self.ledger.claims.finish(claim, Report(outcomes, failure, seconds=30.0))
+        self.ledger.outcomes.finish(claim, Report(outcomes, failure, seconds=30.0))
         self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.ERROR, 30.0)
 
     def api_refuses(self, reason: str) -> None:
@@ -162,7 +161,7 @@ class Hour:
             outcomes = [Outcome(task, Ending.SUCCEEDED, b"[0.5]") for task in claim.tasks]
             prompt, completion = PROMPT_TOKENS * texts, 0 if claim.queue == EMBEDDING else COMPLETION_TOKENS
             bill = self._bill(claim, prompt, completion)
-            self.ledger.claims.finish(claim, Report(outcomes, seconds=seconds, bill=bill))
+            self.ledger.outcomes.finish(claim, Report(outcomes, seconds=seconds, bill=bill))
             self._metrics.provider_request(claim.provider, claim.route.model, CallStatus.SUCCESS, seconds)
             self._metrics.tokens(claim.provider, claim.route.model, "prompt_tokens", prompt)
             if completion:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from aitp import __version__, logs
-from aitp.ledger.evidence import Failure
-from aitp.ledger.outcomes import Report
+from aitp.ledger.evidence import Failure, Report
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web.app import Application
@@ -143,7 +142,7 @@ def test_refused_credentials_are_a_reason_with_their_message(world: World) -> No
     claim = world.claim(ledger)
     outcome = Outcome(claim.tasks[0], Ending.RETRY, reason="refused", culprit=Culprit.ACCOUNT)
     refused = Failure(Culprit.ACCOUNT, "OpenAI refuses OPENAI_API_KEY (401)", named=True)
-    ledger.claims.finish(claim, Report([outcome], refused))
+    ledger.outcomes.finish(claim, Report([outcome], refused))
 
     (reason,) = ask(world.app, "/ready").json["reasons"]
 

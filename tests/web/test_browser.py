@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from aitp.ledger.evidence import Failure
+from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.hosts import Host
-from aitp.ledger.outcomes import Report
 from aitp.ledger.stats import snapshot
 from aitp.metrics import known_models, open_metrics
 from aitp.policy.costs import NANO
@@ -120,7 +119,7 @@ def use_the_limit_up(world: World) -> None:
     world.admit("t1", "t2")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
+    ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
     ledger.close()
 
 
@@ -130,7 +129,7 @@ def refuse_the_key(world: World) -> None:
     claim = world.claim(ledger)
     outcomes = [Outcome(claim.tasks[0], Ending.RETRY, reason="401", culprit=Culprit.ACCOUNT)]
     refused = Failure(Culprit.ACCOUNT, "OpenAI refuses OPENAI_API_KEY (401)", named=True)
-    ledger.claims.finish(claim, Report(outcomes, refused))
+    ledger.outcomes.finish(claim, Report(outcomes, refused))
     ledger.close()
 
 

@@ -14,9 +14,9 @@ import certifi
 import pytest
 
 from aitp import logs
+from aitp.ledger.evidence import Report
 from aitp.ledger.hosts import Host
 from aitp.ledger.limits import LimitUse
-from aitp.ledger.outcomes import Report
 from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import Record, State
@@ -118,7 +118,7 @@ def test_an_exhausted_limit_says_when_there_is_room_again(tmp_path: Path) -> Non
     world.admit("t1", "t2")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
+    ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
     ledger.close()
 
     page = page_of(world)
@@ -135,7 +135,7 @@ def test_the_last_hour_and_the_last_errors(world: World) -> None:
         claim = world.claim(ledger)
         result = b"[1]" if ending is Ending.SUCCEEDED else None
         outcomes = [Outcome(claim.tasks[0], ending, result, reason)]
-        ledger.claims.finish(claim, Report(outcomes, seconds=1.5))
+        ledger.outcomes.finish(claim, Report(outcomes, seconds=1.5))
     ledger.close()
 
     page = page_of(world)
@@ -197,7 +197,7 @@ def test_tasks_that_wait_are_listed_with_what_they_wait_for(world: World) -> Non
     world.admit("t1", "t2", "t3")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)]))
+    ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.RETRY)]))
     ledger.close()
     model, run = "text-embedding-3-small", "aitp tasks --type text_embedding"
 

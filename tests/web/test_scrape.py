@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aitp.ledger.breakers import Cooldown
-from aitp.ledger.outcomes import Report
+from aitp.ledger.evidence import Report
 from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, Family, open_metrics, prepare_directory, reading
 from aitp.process.scoreboard import State
 from aitp.tasks import Ending, Outcome, TaskStatus
@@ -64,7 +64,7 @@ def test_gauges_of_tasks_and_limits_are_the_ledgers(world: World) -> None:
     ledger = world.ledger()
     claim = world.claim(ledger)
     done = Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")
-    ledger.claims.finish(claim, Report([done]))
+    ledger.outcomes.finish(claim, Report([done]))
     world.claim(ledger)
 
     series = scrape(world)
@@ -85,7 +85,7 @@ def test_a_used_up_limit_says_when_room_frees_and_a_fixed_one_when_its_window_en
     world.admit("a")
     ledger = world.ledger()
     claim = world.claim(ledger)
-    ledger.claims.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
+    ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
 
     rolling = scrape(world)
     ledger.limits.publish("fixed", "UTC", {"minute": 1, "day": 9})
@@ -126,7 +126,7 @@ def test_a_cooldown_is_counted_for_its_service(world: World) -> None:
     ledger = world.ledger()
     claim = world.claim(ledger)
     outcome = Outcome(claim.tasks[0], Ending.POSTPONED, reason="429")
-    ledger.claims.finish(claim, Report([outcome], cooldown=Cooldown(30, None, "429")))
+    ledger.outcomes.finish(claim, Report([outcome], cooldown=Cooldown(30, None, "429")))
 
     series = scrape(world)
 
