@@ -297,12 +297,19 @@ class Services:
         Raises ServiceFault or CooldownRequired without running the block if the service is to be left alone now; what
         the block raises is judged and passes. `observe` is told when the breaker moves.
         """
-        self._enter(service, slot)
+        state, prober, failures, quiet_until = self._look(service)
+        if quiet_until is not None:
+            seconds = max(0.0, quiet_until - self._database.clock())
+            said = f"{service} asked to be left alone for another {seconds:.0f} s"
+            raise CooldownRequired(service, said, seconds=seconds, model=None)
+        # Half-open for this very slot: a claim let it probe.
+        if not (state == BreakerState.CLOSED or (state == BreakerState.HALF_OPEN and prober == slot)):
+            self._begin_probe(service, slot)
         health, reason, cooldown = Health.HEALTHY, "", None
         try:
             yield
         except CooldownRequired as error:
-            reason, cooldown = str(error), error.seconds
+            reason, cooldown = str(error), Cooldown(error.seconds, None, str(error))
             raise
         except ServiceFault as error:
             health, reason = Health.REFUSED if isinstance(error, CredentialsRefused) else Health.FAULTY, str(error)
@@ -311,20 +318,20 @@ class Services:
             health = Health.UNKNOWN
             raise
         finally:
-            change = self._tell(service, slot, health, reason, cooldown)
-            if change is not None:
-                observe(change)
+            says_nothing = health is Health.UNKNOWN or (health is Health.HEALTHY and not failures)
+            if state != BreakerState.CLOSED or cooldown is not None or not says_nothing:
+                with self._database.transaction() as connection:
+                    now = self._database.clock()
+                    if cooldown is not None:
+                        cool_down(connection, service, cooldown, now)
+                    change = self._breakers.tell(connection, service, health, slot, now, reason)
+                    if change is not None:
+                        self._database.announce("workers")
+                if change is not None:
+                    observe(change)
 
-    def _enter(self, service: str, slot: int) -> None:
-        state, prober, _, quiet_until = self._look(service)
-        if quiet_until is not None:
-            seconds = max(0.0, quiet_until - self._database.clock())
-            raise CooldownRequired(
-                service, f"{service} asked to be left alone for another {seconds:.0f} s", seconds=seconds, model=None
-            )
-        # Half-open for this very slot: a claim let it probe.
-        if state == BreakerState.CLOSED or (state == BreakerState.HALF_OPEN and prober == slot):
-            return
+    def _begin_probe(self, service: str, slot: int) -> None:
+        """Have `slot` be the one to probe an open breaker, or raise ServiceFault."""
         with self._database.transaction() as connection:
             now = self._database.clock()
             gate = self._breakers.gate(connection, (service,), now)
@@ -333,22 +340,6 @@ class Services:
         if not gate.passes:
             wait = "until its probe ends" if gate.until is None else f"for another {max(0.0, gate.until - now):.0f} s"
             raise ServiceFault(service, f"{service} is out of order: its breaker is open {wait}")
-
-    def _tell(
-        self, service: str, slot: int, health: Health, reason: str, cooldown: float | None
-    ) -> BreakerChange | None:
-        state, _, failures, _ = self._look(service)
-        says_nothing = health is Health.UNKNOWN or (health is Health.HEALTHY and failures == 0)
-        if cooldown is None and state == BreakerState.CLOSED and says_nothing:
-            return None
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            if cooldown is not None:
-                cool_down(connection, service, Cooldown(cooldown, None, reason), now)
-            change = self._breakers.tell(connection, service, health, slot, now, reason)
-            if change is not None:
-                self._database.announce("workers")
-            return change
 
     def _look(self, service: str) -> Row:
         """(state, slot of the probe, failures in a row, end of the pause that it asked for), outside a transaction."""

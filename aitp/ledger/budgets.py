@@ -15,8 +15,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from aitp.ledger.engine import Connection, Database, Row
-from aitp.ledger.limits import strategy_and_zone
-from aitp.policy.costs import FIRST_USAGE, Bill, Pricing, UsageEstimate, learned
+from aitp.ledger.limits import zone_in_force
+from aitp.policy.costs import FIRST_USAGE, Bill, UsageEstimate, learned
 from aitp.policy.routing import Route
 from aitp.policy.windows import fixed_window
 from aitp.tasks import Period, QueueKey
@@ -85,26 +85,26 @@ class Budgets:
 
     def state(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
         """What may be spent now. One read: the budgets, each with a month's days and with what is reserved."""
-        uses = {period: use for period, use in _uses(connection, now, zone).items() if use.allowed_nano}
+        uses = {period: use for period, use in use_of_budgets(connection, now, zone).items() if use.allowed_nano}
         left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
         currency = next((use.currency for use in uses.values()), "")
         return BudgetState(currency, left, uses)
 
-    def usage(self, connection: Connection, pricing: Pricing, queue: QueueKey, route: Route) -> UsageEstimate:
-        """How much attempts of this kind took lately. One read, if the kind has answers that are paid for."""
-        return _usage(connection, queue, route) if pricing.answers else FIRST_USAGE
+    def usage(self, connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
+        """How much attempts of this kind took lately."""
+        row = connection.execute(
+            "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
+            (route.provider, route.model, queue.type),
+        ).fetchone()
+        return FIRST_USAGE if row is None else UsageEstimate(*row)
 
     def reserve(self, connection: Connection, slot: int, currency: str, nano: int) -> None:
-        """The slot's attempt may cost so much."""
+        """The slot's attempt may cost so much, or so much more: it makes a second request."""
         connection.execute(
             "INSERT INTO reservations (slot, currency, nano) VALUES (?, ?, ?)"
-            " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = excluded.nano",
+            " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = reservations.nano + excluded.nano",
             (slot, currency, nano),
         )
-
-    def reserve_more(self, connection: Connection, slot: int, nano: int) -> None:
-        """The slot's attempt may cost so much on top: it makes a second request."""
-        connection.execute("UPDATE reservations SET nano = nano + ? WHERE slot = ?", (nano, slot))
 
     def keep_back(
         self, connection: Connection, budget: BudgetState, needed: int
@@ -148,8 +148,7 @@ class Budgets:
         if sent and (bill is None or not bill.whole):
             spent = max(spent, estimate)
         if spent:
-            _, zone = strategy_and_zone(connection)
-            spend(connection, currency if bill is None else bill.currency, spent, now, zone)
+            spend(connection, currency if bill is None else bill.currency, spent, now, zone_in_force(connection))
         if spent >= estimate:
             return False
         connection.execute("UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ?", (now,))
@@ -157,9 +156,8 @@ class Budgets:
 
     def learn(self, connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
         """How much an attempt at one task took."""
-        before = _usage(connection, queue, route)
-        after = learned(before, bill, size)
-        if after != before:
+        before = self.usage(connection, queue, route)
+        if (after := learned(before, bill, size)) != before:
             connection.execute(
                 "INSERT INTO habits (provider, model, type, input_tokens, output_tokens) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (provider, model, type) DO UPDATE"
@@ -168,13 +166,9 @@ class Budgets:
             )
 
 
-def use_of_budgets(connection: Connection, now: float) -> dict[Period, BudgetUse]:
-    """What was spent, day before month, if prices are known. Reads only."""
-    _, zone = strategy_and_zone(connection)
-    return _uses(connection, now, zone)
-
-
-def _uses(connection: Connection, now: float, zone: ZoneInfo) -> dict[Period, BudgetUse]:
+def use_of_budgets(connection: Connection, now: float, zone: ZoneInfo | None = None) -> dict[Period, BudgetUse]:
+    """What was spent, day before month, if prices are known. Reads only. `zone`: in force, if it is known."""
+    zone = zone or zone_in_force(connection)
     windows = {period: fixed_window(period, now, zone) for period in PERIODS}
     day, month = windows.values()
     rows: list[Row] = connection.execute(
@@ -218,9 +212,8 @@ def spent_by_now(connection: Connection, now: float) -> None:
     ahead: list[Row] = connection.execute(
         "DELETE FROM spending WHERE starts > ? RETURNING currency, nano", (now,)
     ).fetchall()
-    _, zone = strategy_and_zone(connection)
     for currency, nano in ahead:
-        spend(connection, currency, nano, now, zone)
+        spend(connection, currency, nano, now, zone_in_force(connection))
 
 
 def left_nano(
@@ -235,11 +228,3 @@ def left_nano(
         ).get
         left[period] = max(0, allowed - spent)
     return left
-
-
-def _usage(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
-    row = connection.execute(
-        "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
-        (route.provider, route.model, queue.type),
-    ).fetchone()
-    return FIRST_USAGE if row is None else UsageEstimate(*row)

@@ -7,35 +7,24 @@ pause, the disk, no task, a limit), then for each queue, the fairest first, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from aitp.ledger import limits
 from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN, Breakers, Gate, cooling, paused_until
 from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
-from aitp.ledger.limits import (
-    BASIS,
-    COUNTED,
-    Basis,
-    Counted,
-    Exceeded,
-    Limits,
-    count_stand_ins,
-    next_day,
-    present_basis,
-    stand_ins_sent,
-)
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import World, Worlds
 from aitp.policy.batching import fair_share, fitting
-from aitp.policy.costs import FREE, Pricing, affordable, estimate
+from aitp.policy.costs import FREE, NO_USAGE, Pricing, affordable, estimate
 from aitp.policy.routing import USED_UP, Availability, Route, Why
-from aitp.tasks import Culprit, QueueKey, Task, TaskState
+from aitp.tasks import Culprit, Period, QueueKey, Task, TaskState
 
 # Whoever waits for a model is woken when it has come; this is for those who are not.
 MODEL_LOOK_SECONDS = 10.0
@@ -87,7 +76,8 @@ class Claim(NamedTuple):
     """Tasks of one queue that `slot` owns, for one call by `route`. `more`: others could be claimed as well.
 
     `reserved_nano`: what it may cost, where budgets are in force. `counted_for`: the day on which it counts as made in
-    another provider's stead, and `stand_ins_left` of that day; None if it is not.
+    another provider's stead, and `stand_ins_left` of that day; None if it is not. `is_bounded`: others go by that these
+    tasks were sent, which is on disk before they are.
     """
 
     slot: int
@@ -100,6 +90,7 @@ class Claim(NamedTuple):
     world: World = World(0)
     counted_for: int | None = None
     stand_ins_left: int | None = None
+    is_bounded: bool = False
 
     @property
     def provider(self) -> str:
@@ -110,24 +101,16 @@ class Claim(NamedTuple):
 class Idle:
     """Nothing to claim until `until`, UTC seconds (None: until something happens).
 
-    To be warned about: limits `exceeded`, budgets `overspent`, and `unpriced` models.
+    To be warned about: limits `exceeded`, budgets `overspent`, and `unpriced` models. Of one route: `waits`, if tasks
+    wait for this very one, and no other stands in; `by_faults`: its service itself has failed.
     """
 
     because: IdleReason
     until: float | None = None
-    exceeded: tuple[Exceeded, ...] = ()
+    exceeded: Mapping[Period, limits.LimitUse] = field(default_factory=dict)
     service: str = ""
     overspent: tuple[Overspent, ...] = ()
     unpriced: tuple[str, ...] = ()
-
-
-class _Stop(NamedTuple):
-    """What keeps a queue's tasks from one route. `waits`: they wait for this very route, and no other stands in.
-
-    `by_faults`: the service itself has failed.
-    """
-
-    idle: Idle
     waits: bool = False
     by_faults: bool = False
 
@@ -150,6 +133,7 @@ class _Look(NamedTuple):
     `due_at`: when the next ready task is due.
     """
 
+    basis: limits.Basis
     owns: bool
     version: int
     paused: bool
@@ -160,23 +144,21 @@ class _Look(NamedTuple):
     due_at: float | None
     has_suspects: bool
     worlds_version: int
-    basis: Basis
 
 
 # Served by tasks_claimed and tasks_later.
 _LOOK = (
     f"SELECT EXISTS (SELECT 1 FROM tasks WHERE {CLAIMED} AND slot = ?1), version, paused, "
     f"{ALL_CLOSED}, EXISTS (SELECT 1 FROM budgets WHERE allowed IS NOT NULL), {ANY_COOLDOWNS.format('?2')}, "
-    f"{ANY_BUGS}, {NEXT_READY}, {ANY_SUSPECTS}, worlds_version, {BASIS} FROM ledger"
+    f"{ANY_BUGS}, {NEXT_READY}, {ANY_SUSPECTS}, worlds_version, {limits.BASIS} FROM ledger"
 )
 
 
 def _look(connection: Connection, slot: int, now: float) -> tuple[_Look, list[Row]]:
     """What there is, and the queues with a task that is ready. Both asked before either is waited for."""
     look, ready = connection.execute(_LOOK, (slot, now)), connection.execute(_READY_QUEUES)
-    owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, *basis = look.get
-    seen = _Look(owns, version, paused, closed, budgets, cooldowns, bugs, due_at, suspects, worlds, Basis(*basis))
-    return seen, ready.fetchall()
+    row = look.get
+    return _Look(limits.Basis(*row[10:]), *row[:10]), ready.fetchall()
 
 
 class _Ready(NamedTuple):
@@ -214,14 +196,14 @@ class Claims:
         self,
         database: Database,
         breakers: Breakers,
-        limits: Limits,
+        rate_limits: limits.Limits,
         budgets: Budgets,
         config: LedgerConfig,
         release: Callable[[int], object],
     ) -> None:
         self._database = database
         self._breakers = breakers
-        self._limits = limits
+        self._limits = rate_limits
         self._budgets = budgets
         self._worlds = Worlds(config.breaker_threshold)
         self._release = release
@@ -234,7 +216,7 @@ class Claims:
         short_of_disk = self._database.short_of_disk()
         try:
             with self._database.transaction() as connection:
-                found, limited = self._claim(connection, slot, options, short_of_disk)
+                found = self._claim(connection, slot, options, short_of_disk)
         except BaseException:
             self._worlds.forget()
             raise
@@ -243,7 +225,7 @@ class Claims:
             return self.claim(slot, options)
         if isinstance(found, Idle):
             return found
-        if limited or self._database.may_die_alone:
+        if found.is_bounded or self._database.may_die_alone:
             # Taken away by a power cut, the reservation would be room for others, on top of what is sent now; and by
             # the end of a server that this process survives, the tasks would be others' as well.
             self._database.flush()
@@ -261,32 +243,30 @@ class Claims:
 
     def _claim(
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
-    ) -> tuple[Claim | Idle | None, bool]:
-        """A claim, but for its tasks' contents; and whether it is a reservation that must be on disk before anything is
-        sent. None: the slot owns tasks still.
-        """
+    ) -> Claim | Idle | None:
+        """A claim, but for its tasks' contents. None: the slot owns tasks still."""
         now = self._database.clock()
         seen, ready = _look(connection, slot, now)
         if seen.owns:
-            return None, False
+            return None
         # What stops everybody, the cheapest question first. The limits come last: they are said to be exhausted, once
         # in a window, only if a task waits for them.
         if seen.version > VERSION:
-            return Idle(IdleReason.UPGRADE), False
+            return Idle(IdleReason.UPGRADE)
         if seen.paused:
-            return Idle(IdleReason.PAUSED), False
+            return Idle(IdleReason.PAUSED)
         if short_of_disk:
-            return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS), False
+            return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
         if seen.due_at is not None and seen.due_at <= now:
             promote_due(connection, now)
             ready = connection.execute(_READY_QUEUES).fetchall()
         queues = _by_fairness(connection, ready)
         if not queues:
-            return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY)), False
+            return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY))
         most = options.workers * max(options.batch_size(queue) for _, queue, _ in queues)
         room = self._limits.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
-            return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded), False
+            return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
         zone = ZoneInfo(seen.basis.timezone)
         budget = self._budgets.state(connection, now, zone) if seen.has_budgets else None
         search = _Search(connection, now, slot, options, seen, queues, room.count, budget)
@@ -296,10 +276,10 @@ class Claims:
             search.spares = False
             found = self._first_queue(search, stops)
         if found is None:
-            return _first_end(stops, next_due(connection, TaskState.READY)), False
+            return _first_end(stops, next_due(connection, TaskState.READY))
         others = len(queues) > 1 and (room.count is None or room.count > len(found.tasks))
-        limited = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
-        return found._replace(more=found.more or others), limited
+        is_bounded = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
+        return found._replace(more=found.more or others, is_bounded=is_bounded)
 
     def _first_queue(self, search: _Search, stops: list[Idle]) -> Claim | None:
         """Tasks of the first queue that nothing stops; what does stop the others is added to `stops`."""
@@ -315,53 +295,41 @@ class Claims:
             stops.append(Idle(IdleReason.TYPE))
         by_faults = used_up = False
         for route in routes:
-            if route.most_per_day is None:
-                found = self._take(search, number, queue, route)
-            elif by_faults or route.reason == Why.FAILED:
-                found = self._take_in_stead(search, number, queue, route, route.most_per_day)
-            else:
+            if route.most_per_day is not None and not (by_faults or route.reason == Why.FAILED):
                 break
+            found = self._take(search, number, queue, route)
             if isinstance(found, Claim):
                 return found._replace(route=route._replace(reason=USED_UP)) if used_up else found
-            stops.append(found.idle)
+            stops.append(found)
             if found.waits:
                 break
-            by_faults, used_up = found.by_faults, found.idle.because is IdleReason.STAND_IN
+            by_faults, used_up = found.by_faults, found.because is IdleReason.STAND_IN
         return None
 
-    def _take_in_stead(
-        self, search: _Search, number: int, queue: QueueKey, route: Route, most_per_day: int
-    ) -> Claim | _Stop:
-        """Tasks of `queue` for a provider that stands in for another one by that one's rules, within a day's number."""
-        instead_of, now = route.fallback_from, search.now
-        left = most_per_day - stand_ins_sent(search.connection, instead_of, now)
-        if left <= 0:
-            return _Stop(Idle(IdleReason.STAND_IN, next_day(now), service=instead_of))
-        room = left if search.room is None else min(left, search.room)
-        found = self._take(replace(search, room=room), number, queue, route)
-        if isinstance(found, _Stop):
-            return found
-        calls = len(found.tasks)
-        day = count_stand_ins(search.connection, instead_of, now, calls)
-        return found._replace(counted_for=day, stand_ins_left=left - calls)
-
-    def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> Claim | _Stop:
+    def _take(self, search: _Search, number: int, queue: QueueKey, route: Route) -> Claim | Idle:
         """Tasks of `queue` to be sent by `route`, or what stops that.
 
         What holds for most tasks is asked first, and what depends on the tasks themselves last: nobody is told that
         money is short, and no turn is used up, for a call that could not be made anyway.
         """
         connection, now, options, provider = search.connection, search.now, search.options, route.provider
+        # It stands in for another one by that one's rules, within a day's number.
+        room, left = search.room, None
+        if route.most_per_day is not None:
+            left = route.most_per_day - limits.stand_ins_sent(connection, route.fallback_from, now)
+            if left <= 0:
+                return Idle(IdleReason.STAND_IN, limits.next_day(now), service=route.fallback_from)
+            room = left if room is None else min(left, room)
         for service in options.needs(queue, route):
             # One whose probe is due may be called: whoever calls it makes the probe.
             if stop := self._service_stops(search, service, ""):
-                return stop._replace(by_faults=False)
+                return replace(stop, by_faults=False)
         # Its provider is out, or has asked for a pause.
         if stop := self._service_stops(search, provider, route.model):
             return stop
         # Our own processor fails at everything.
         if search.seen.has_bugs and (until := paused_until(connection, queue.type, now)) is not None:
-            return _Stop(Idle(IdleReason.PROCESSOR, until))
+            return Idle(IdleReason.PROCESSOR, until)
         # Nobody knows what it would cost.
         budget = search.budget
         pricing = options.pricing(queue, route) if budget is not None else FREE
@@ -369,7 +337,7 @@ class Claims:
             budget = None
         if budget is not None and (pricing.price is None or options.currency != budget.currency):
             news = (route.model,) if self._budgets.note_unpriced(connection, route) else ()
-            return _Stop(Idle(IdleReason.PRICE, service=provider, unpriced=news))
+            return Idle(IdleReason.PRICE, service=provider, unpriced=news)
         # This model fails at tasks of this type.
         world = self._worlds.find(
             connection, search.seen.worlds_version, route, queue.type, options.setup(provider), now
@@ -377,38 +345,38 @@ class Claims:
         if world.is_paused_at(now):
             until = None if world.probe_slot is not None else world.paused_until
             by_faults = bool(route.waits) and world.culprit == Culprit.SERVICE
-            return _Stop(Idle(IdleReason.QUARANTINE, until, service=provider), by_faults=by_faults)
+            return Idle(IdleReason.QUARANTINE, until, service=provider, by_faults=by_faults)
         # The model is not there. While it is on its way nothing stands in for it: that would be another vector space.
         missed = cooling(connection, provider, route.model, now) if search.seen.has_cooldowns else None
         availability = options.availability(route)
         if missed is not None or availability is not Availability.UNKNOWN:
             until = now + MODEL_LOOK_SECONDS if missed is None else missed.until
             given_up = availability is Availability.GIVEN_UP
-            return _Stop(Idle(IdleReason.MODEL, until, service=provider), waits=not given_up)
+            return Idle(IdleReason.MODEL, until, service=provider, waits=not given_up)
         # Calls in flight are to tell more before another one is made.
         if not self._worlds.free_for(connection, world, number, now, options.canary_seconds):
             first_answer = None if world.proven else now + options.canary_seconds
-            return _Stop(Idle(IdleReason.TURN, first_answer, service=provider), waits=True)
+            return Idle(IdleReason.TURN, first_answer, service=provider, waits=True)
         gate = self._gate(search, provider)
         if gate.probe or world.paused_until is not None:
             if search.spares and _is_spared(search, number, queue, route, whole_provider=gate.probe):
                 search.spared = True
-                return _Stop(Idle(IdleReason.TURN), waits=True)
+                return Idle(IdleReason.TURN, waits=True)
             batch = _Batch(connection.execute(_PROBE, (number,)).fetchall())
         else:
-            batch = _select_batch(search, number, options.batch_size(queue))
+            batch = _select_batch(search, number, options.batch_size(queue), room)
         if not batch.rows:
-            return _Stop(Idle(IdleReason.TURN), waits=True)
+            return Idle(IdleReason.TURN, waits=True)
         # Money: what a call costs depends on its tasks.
         rows, reserved = batch.rows, 0
         if budget is not None:
-            usage = self._budgets.usage(connection, pricing, queue, route)
+            usage = self._budgets.usage(connection, queue, route) if pricing.answers else NO_USAGE
             sizes = [size for _, _, size, _, _ in rows]
             rows = rows[: affordable(pricing, usage, sizes, budget.left_nano)]
             if not rows:
                 needed = estimate(pricing, usage, sizes[:1])
                 until, overspent = self._budgets.keep_back(connection, budget, needed)
-                return _Stop(Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent))
+                return Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent)
             reserved = estimate(pricing, usage, sizes[: len(rows)])
             self._budgets.reserve(connection, search.slot, budget.currency, reserved)
         if batch.turn is not None:
@@ -419,17 +387,21 @@ class Claims:
         if search.seen.has_suspects:
             world = self._worlds.with_good(connection, world)
         tasks = tuple(Task(seq, task_id, queue, b"", attempts, crashes) for seq, task_id, _, attempts, crashes in rows)
-        return Claim(search.slot, route, queue, tasks, gate.probe, batch.more, reserved, world)
+        claim = Claim(search.slot, route, queue, tasks, gate.probe, batch.more, reserved, world)
+        if left is None:
+            return claim
+        day = limits.count_stand_ins(connection, route.fallback_from, now, len(tasks))
+        return claim._replace(counted_for=day, stand_ins_left=left - len(tasks))
 
-    def _service_stops(self, search: _Search, service: str, model: str) -> _Stop | None:
+    def _service_stops(self, search: _Search, service: str, model: str) -> Idle | None:
         """Whether a service is out, or has asked for a pause, of this model or of all that it serves."""
         gate = self._gate(search, service)
         if not gate.passes:
-            return _Stop(Idle(IdleReason.BREAKER, gate.until, service=service), by_faults=gate.by_faults)
+            return Idle(IdleReason.BREAKER, gate.until, service=service, by_faults=gate.by_faults)
         pause = cooling(search.connection, service, model, search.now) if search.seen.has_cooldowns else None
         if pause is None or pause.awaited:
             return None
-        return _Stop(Idle(IdleReason.COOLDOWN, pause.until, service=service))
+        return Idle(IdleReason.COOLDOWN, pause.until, service=service)
 
     def _gate(self, search: _Search, service: str) -> Gate:
         """Its breaker, looked at once in a search, if at all."""
@@ -460,23 +432,23 @@ class Claims:
         """
         with self._database.transaction() as connection:
             now = self._database.clock()
-            basis = present_basis(connection)
+            basis = limits.present_basis(connection)
             room = self._limits.room(connection, now, basis, enough=len(claim.tasks))
             if room.count is not None and room.count < len(claim.tasks):
                 return False
             if claim.route.most_per_day is not None:
                 instead_of, calls = claim.route.fallback_from, len(claim.tasks)
-                if stand_ins_sent(connection, instead_of, now) + calls > claim.route.most_per_day:
+                if limits.stand_ins_sent(connection, instead_of, now) + calls > claim.route.most_per_day:
                     return False
-                count_stand_ins(connection, instead_of, now, calls)
+                limits.count_stand_ins(connection, instead_of, now, calls)
             if claim.reserved_nano:
                 budget = self._budgets.state(connection, now, ZoneInfo(basis.timezone))
                 if budget.left_nano < claim.reserved_nano:
                     return False
-                self._budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
-            counted = Counted(*connection.execute(f"SELECT {COUNTED}").get)
+                self._budgets.reserve(connection, claim.slot, budget.currency, claim.reserved_nano)
+            counted = limits.Counted(*connection.execute(f"SELECT {limits.COUNTED}").get)
             self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
-        if room.count is not None or claim.reserved_nano or claim.counted_for is not None:
+        if room.count is not None or claim.is_bounded:
             self._database.flush()
         return True
 
@@ -565,13 +537,13 @@ _SUSPECT_BATCH = (
 )
 
 
-def _select_batch(search: _Search, number: int, batch_size: int) -> _Batch:
+def _select_batch(search: _Search, number: int, batch_size: int, room: int | None) -> _Batch:
     """One claim's tasks of a queue, oldest first, as many as are a worker's share.
 
     Suspects, if there are any, take turns with fresh tasks, one batch of them at a time, so that what fails together is
     told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
     """
-    connection, workers, room = search.connection, search.options.workers, search.room
+    connection, workers = search.connection, search.options.workers
     most = batch_size * workers if room is None else min(batch_size * workers, room)
     waiting = in_flight = theirs_last = False
     if search.seen.has_suspects:

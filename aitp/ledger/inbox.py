@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aitp.ledger import limits
 from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
 from aitp.ledger.claims import IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
-from aitp.ledger.limits import completions_since, prune_completions, use_of_limits
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import CLAIMABLE, READY, LedgerConfig, next_sequence, prune_queues, queue_id
@@ -106,14 +106,14 @@ class Inbox:
                 # Relays come by all the time, whatever is paused or out; once a minute is enough.
                 self._noted = now // 60
                 note_waiting(connection, now, _held(connection)[1])
-            version, paused = connection.execute("SELECT version, paused FROM ledger").get
+            version, paused, poller = connection.execute("SELECT version, paused, slot FROM ledger, polls").get
             if version > VERSION:
                 return NotYet(None, IdleReason.UPGRADE)
             if paused:
                 return NotYet(None, IdleReason.PAUSED)
             if self._database.short_of_disk():
                 return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)
-            if connection.execute("SELECT 1 FROM polls WHERE slot IS NOT NULL").get:
+            if poller is not None:
                 # Whoever polls knows better when the next one is due, but may be busy delivering by then.
                 return NotYet(now + max(options.interval, SHORTEST_PAUSE_SECONDS), IdleReason.UNDERWAY)
             gate = self._breakers.gate(connection, API_SERVICES, now)
@@ -143,15 +143,14 @@ class Inbox:
 
     def _facts(self, connection: Connection, options: PollOptions, now: float, *, asked: bool) -> PollFacts:
         """What the polling decision rests on."""
-        full = [use for use in use_of_limits(connection, now).values() if use.remaining == 0]
-        room_times = [use.frees_at for use in full if use.frees_at is not None]
+        full = [use for use in limits.use_of_limits(connection, now).values() if use.remaining == 0]
         began_at, regular_at, failures, more_there, delivered_since = connection.execute(
             # Served by tombstones_sequence.
             "SELECT began_at, regular_at, failures, more_there,"
             " EXISTS (SELECT 1 FROM tombstones WHERE sequence > began_sequence) FROM polls"
         ).get
         ready, waiting = _held(connection)
-        rate = completions_since(connection, now - 60.0) / 60.0
+        rate = limits.completions_since(connection, now - 60.0) / 60.0
         return PollFacts(
             now=now,
             interval=options.interval,
@@ -166,7 +165,7 @@ class Inbox:
             appetite=appetite(rate, options.interval, options.concurrency, options.batch_size),
             inbox_limit=self._inbox_limit,
             full=bool(full),
-            room_at=max(room_times) if len(room_times) == len(full) and full else None,
+            room_at=limits.until_room(full) if full else None,
             asked=asked,
             awaited=poll_is_awaited(connection, self._threshold),
         )
@@ -249,7 +248,7 @@ class Inbox:
                 " more_there = CASE WHEN ? = 1 THEN more_there + 1 ELSE ? END, problem = ?",
                 (regular_at, now, longest_page, int(barren), int(more_there), problem),
             )
-            prune_completions(connection, now)
+            limits.prune_completions(connection, now)
             prune_worlds(connection)
             fold_minutes(connection, now)
             prune_queues(connection)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -45,20 +45,16 @@ class LimitUse:
     ends_at: float | None = None
 
 
-class Exceeded(NamedTuple):
-    """A limit found exhausted for the first time in its window."""
-
-    period: str
-    use: LimitUse
-
-
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Tasks that may be claimed now (None: any number), and if none, when that changes (None: when a call ends)."""
+    """Tasks that may be claimed now (None: any number), and if none, when that changes (None: when a call ends).
+
+    `exceeded`: limits that are found exhausted for the first time in their windows.
+    """
 
     count: int | None
     frees_at: float | None = None
-    exceeded: tuple[Exceeded, ...] = ()
+    exceeded: Mapping[Period, LimitUse] = field(default_factory=dict)
 
 
 class Counted(NamedTuple):
@@ -153,12 +149,8 @@ class Limits:
         if room is None or room > 0:
             return Room(room)
         exhausted = {period: use for period, use in uses.items() if use.remaining == 0}
-        times = [use.frees_at for use in exhausted.values()]
-        frees_at = None if None in times else max(time for time in times if time is not None)
-        news = (
-            Exceeded(period.value, use) for period, use in exhausted.items() if _is_news(connection, period, use, now)
-        )
-        return Room(0, frees_at, tuple(news))
+        news = {period: use for period, use in exhausted.items() if _is_news(connection, period, use, now)}
+        return Room(0, until_room(exhausted.values()), news)
 
     def room_at_least(self, now: float, basis: Basis) -> int | None:
         """What this process last found, less all that came since; None: find out.
@@ -185,7 +177,7 @@ class Limits:
         if (before.mirrored_since or "~") <= stamp < (before.mirrored_until or ""):
             connection.execute(_MIRROR_MORE, (len(task_ids), stamp))
         else:  # one of the mirrored windows has ended
-            _mirror_windows(connection, at, strategy_and_zone(connection)[1])
+            _mirror_windows(connection, at, zone_in_force(connection))
 
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
@@ -193,10 +185,15 @@ def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:
     return _uses(connection, now, present_basis(connection))
 
 
-def strategy_and_zone(connection: Connection) -> tuple[Strategy, ZoneInfo]:
-    """How windows are cut, by the settings in force."""
-    strategy, zone = connection.execute("SELECT strategy, timezone FROM ledger").get
-    return Strategy(strategy), ZoneInfo(zone)
+def until_room(exhausted: Iterable[LimitUse]) -> float | None:
+    """When all of these have room; None: when a call ends."""
+    times = [math.inf if use.frees_at is None else use.frees_at for use in exhausted]
+    return None if math.inf in times else max(times)
+
+
+def zone_in_force(connection: Connection) -> ZoneInfo:
+    """By which calendars are cut, by the settings in force."""
+    return ZoneInfo(connection.execute("SELECT timezone FROM ledger").get)
 
 
 def present_basis(connection: Connection) -> Basis:
@@ -264,7 +261,7 @@ def completed_by_now(connection: Connection, now: float) -> None:
     first = connection.execute(f"SELECT {_first_since('?')}", (math.nextafter(now, math.inf),)).get
     if first is not None:
         connection.execute("UPDATE task_completions SET completed_at = ? WHERE id >= ?", (now, first))
-    _mirror_windows(connection, now, strategy_and_zone(connection)[1])
+    _mirror_windows(connection, now, zone_in_force(connection))
 
 
 def _mirror_windows(connection: Connection, now: float, zone: ZoneInfo) -> None:

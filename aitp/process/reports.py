@@ -137,14 +137,14 @@ def _all(claim: Claim, ending: Ending, reason: str, cooldown: Cooldown | None = 
 def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
     """Log and count what `idle` is to be warned about."""
     now = time.time()
-    for limit in idle.exceeded:
-        metrics.count(LIMIT_EXCEEDED, limit.period)
+    for period, use in idle.exceeded.items():
+        metrics.count(LIMIT_EXCEEDED, period)
         log.warning(
             "Rate limit exceeded, skipping task processing",
-            period=limit.period,
-            current=limit.use.current,
-            limit=limit.use.limit,
-            frees_in_seconds=None if limit.use.frees_at is None else round(max(0.0, limit.use.frees_at - now), 1),
+            period=period.value,
+            current=use.current,
+            limit=use.limit,
+            frees_in_seconds=None if use.frees_at is None else round(max(0.0, use.frees_at - now), 1),
         )
     for budget in idle.overspent:
         metrics.count(BUDGET_EXCEEDED, budget.period)

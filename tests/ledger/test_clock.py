@@ -169,7 +169,7 @@ def test_a_step_makes_no_room_and_is_told_of_in_the_windows_of_the_new_time(crea
     world.admit(*names("t", 5))
     world.run()
     assert world.idle().exceeded
-    assert world.idle().exceeded == ()
+    assert world.idle().exceeded == {}
     world.clock.step(-DAY)
     idle = world.idle()
 
