@@ -3,8 +3,8 @@
 It is whole without its script, which only asks for it again and puts the parts that changed in place; nothing is loaded
 but the page itself. Style and script are files beside this one, sent within it, and named to the browser by their
 hashes. The markup is `page.html`, by jinja2: every value is escaped, whoever wrote it, and made fit to be seen. What
-stands here is what the markup needs beside the facts: the level and its sentence, how values are shown, the charts,
-what waiting tasks wait for, and what the models were used for. Called by `aitp.web.app`.
+stands here is what the markup needs beside the facts: the level and its sentence, how values are shown, the charts, and
+what the models were used for. Called by `aitp.web.app`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,10 @@ from aitp.extensions import foreign_settings
 from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
 from aitp.logs import masked
 from aitp.policy.costs import Prices, amount, nano
-from aitp.policy.routing import Availability, Routing
 from aitp.policy.windows import ROLLING_SECONDS
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
-from aitp.providers.inventory import Inventory
 from aitp.settings import FIELDS, PLACEHOLDER, Settings
-from aitp.tasks import Period, Service
+from aitp.tasks import Period
 from aitp.validators import Authorities
 from aitp.web import health
 from aitp.web.health import Facts, Problem, Severity, duration
@@ -75,9 +73,8 @@ CONTENT_SECURITY_POLICY = (
 
 def render(facts: Facts, history: History, settings: Settings, problems: Sequence[Problem]) -> bytes:
     """The whole page."""
-    ledger, routing = facts.ledger, health.known_routing(settings)
+    ledger = facts.ledger
     level, verdict = judge(problems, settings)
-    waiting = history.waiting[:QUEUES_SHOWN]
     page = _TEMPLATES.get_template("page.html").render(
         level=level,
         sentence=verdict,
@@ -86,7 +83,7 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
         many_failed=health.many_failed(history.minutes),
         history=history,
         charts=_charts(history, ledger) if ledger and history.bars else [],
-        waiting=[(each, waits_for(each, ledger, facts.inventory, routing)) for each in waiting if ledger],
+        waiting=history.waiting[:QUEUES_SHOWN],
         types=_by_type(history),
         times=list(_times(history)),
         problems=problems,
@@ -197,6 +194,17 @@ def command_about(error: RecentError) -> str:
     return command("tasks", "--type", error.type) if error.type else command("check")
 
 
+def waits_for(tasks: WaitingTasks, now: float) -> str:
+    """For what in themselves: what keeps back all, or those of a provider or model, is told among the problems."""
+    due = "" if tasks.due_at is None else f" in {duration(tasks.due_at - now)}"
+    kinds = (
+        (tasks.tasks - tasks.later - tasks.duplicates, "their turn"),
+        (tasks.later, f"another try{due}"),
+        (tasks.duplicates, "the result of one like them"),
+    )
+    return ", ".join(f"{count:,} for {what}" for count, what in kinds if count > 0)
+
+
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -218,6 +226,7 @@ _FILTERS = (
     sentence,
     shown,
     tokens,
+    waits_for,
     width,
 )
 _TEMPLATES.filters |= {each.__name__: each for each in _FILTERS}
@@ -337,50 +346,7 @@ def _times(history: History) -> Iterator[tuple[float, str]]:
             yield place / len(history.bars), instant(bar.at, form)
 
 
-# ── tasks that wait, processes, models, settings ─────────────────────────────────────────────────────────────────────
-def waits_for(tasks: WaitingTasks, ledger: Snapshot, inventory: Inventory | None, routing: Routing) -> str:
-    """What keeps these from being sent now; of several things the one that a claim comes upon first."""
-    queue, stops = tasks.queue, []
-
-    def until(moment: float | None) -> str:
-        return "" if moment is None else f" in {duration(moment - ledger.taken_at)}"
-
-    if ledger.paused:
-        return "aitp resume"
-    room = {f"the limit per {period}": use.frees_at for period, use in ledger.limits.items() if not use.remaining}
-    room = room or {f"the budget of the {name}": use.frees_at for name, use in ledger.budgets.items() if use.frees_at}
-    if room:
-        last = max(room, key=lambda name: room[name] or 0)
-        return f"room in {last}{until(room[last])}"
-    if queue.type in ledger.paused_processors:
-        return f"its processor to go on{until(ledger.paused_processors[queue.type])}"
-    if lacking := routing.waits_for(queue.model):
-        return lacking
-    for route in routing.options(queue.model, "", queue.failed_at):
-        breaker = ledger.breakers.get(route.provider)
-        pauses = [(each.until, each.reason) for each in ledger.cooldowns
-                  if each.provider == route.provider and each.model in ("", route.model)]  # fmt: skip
-        pauses += [(each.until, each.reason) for each in ledger.quarantines
-                   if (each.provider, each.model, each.type) == (route.provider, route.model, queue.type)]  # fmt: skip
-        coming = inventory.models.get(route.model) if inventory and route.provider == Service.OLLAMA else None
-        if coming and coming.arrival is Availability.COMING:
-            return f"its model: {coming.percent} % have come"
-        if breaker and breaker.state == "open":
-            stops.append(f"{route.provider}, which is probed{until(breaker.probe_at)}: {breaker.reason}")
-        elif pauses:
-            stops.append(f"{route.provider}, which pauses and goes on{until(pauses[0][0])}: {pauses[0][1]}")
-        elif route.model in ledger.unpriced:
-            stops.append("a price in PRICES")
-        else:
-            break
-    else:
-        if stops:
-            return stops[0]
-    if tasks.later == tasks.tasks:
-        return f"another try{until(tasks.due_at)}"
-    return "the result of one like it" if tasks.duplicates == tasks.tasks else "a free worker"
-
-
+# ── types, processes, models, settings ───────────────────────────────────────────────────────────────────────────────
 def _by_type(history: History) -> list[tuple[str, int, Bar]]:
     """Task types, how many tasks of each wait, and what the span came to."""
     waiting: Counter[str] = Counter()

@@ -16,16 +16,15 @@ import pytest
 from aitp import logs
 from aitp.ledger.evidence import Report
 from aitp.ledger.hosts import Host
-from aitp.ledger.limits import LimitUse
-from aitp.ledger.stats import Bar, BreakerView, CooldownView, History, QuarantineView, WaitingTasks
+from aitp.ledger.stats import Bar, History, WaitingTasks
 from aitp.metrics import CallStatus, open_metrics
 from aitp.process.scoreboard import Record, State
 from aitp.process.service import page_address
 from aitp.providers.inventory import Inventory, ModelState, Stage, write_inventory
 from aitp.settings import FIELDS, PROJECT_ROOT
-from aitp.tasks import Ending, Outcome, QueueKey
+from aitp.tasks import Ending, Outcome
 from aitp.web.app import Application
-from aitp.web.health import known_routing, problems, read_facts, read_past
+from aitp.web.health import problems, read_facts, read_past
 from aitp.web.page import outlook, render, waits_for
 from tests.web.world import KIND, RELAY, WORKER, World, ask, settings_in
 
@@ -203,73 +202,25 @@ def test_tasks_that_wait_are_listed_with_what_they_wait_for(world: World) -> Non
 
     page = page_of(world)
 
-    assert rows(page, "waiting") == [["text_embedding", model, "3", "0 s", "a free worker, 1 for another try", run]]
-    change(
-        world, "UPDATE breakers SET state = 'open', opened_at = unixepoch(), reason = '503' WHERE service = 'openai'"
-    )
-    assert ": 503" in rows(page_of(world), "waiting")[0][4]
+    [[*seen, waits, command]] = rows(page, "waiting")
+    assert (seen, command) == (["text_embedding", model, "3", "0 s"], run)
+    assert waits.startswith("2 for their turn, 1 for another try in ")
 
 
 WAITING = WaitingTasks(KIND, 3, 0, 0, 0.0, None)
-NOTHING = {
-    "taken_at": 1_000.0, "paused": False, "limits": {}, "budgets": {}, "paused_processors": {}, "unpriced": (),
-    "breakers": {}, "cooldowns": (), "quarantines": (),
-}  # fmt: skip
-
-
-OPEN = BreakerView("open", 5, 990.0, 1_050.0, "503")
-PULLING = Inventory({KIND.model: ModelState(Stage.PULLING, 30, 120)})
 
 
 @pytest.mark.parametrize(
-    ("changes", "tasks", "words"),
+    ("tasks", "words"),
     [
-        ({}, {}, "a free worker"),
-        ({}, {"later": 3, "due_at": 1_012.0}, "another try in 12 s"),
-        ({}, {"duplicates": 3}, "the result of one like it"),
-        ({"paused": True}, {"later": 3, "due_at": 1_012.0}, "aitp resume"),
-        ({"paused_processors": {"text_embedding": 1_060.0}}, {}, "its processor to go on in 60 s"),
-        ({"paused_processors": {"linking": 1_060.0}}, {}, "a free worker"),
-        ({"limits": {"minute": LimitUse(2, 2, 0, 1_030.0), "hour": LimitUse(9, 9, 0, 1_600.0)}}, {},
-         "room in the limit per hour in 10 min"),
-        ({"limits": {"minute": LimitUse(2, 2, 0, None)}}, {}, "room in the limit per minute"),
-        ({"unpriced": (KIND.model,)}, {}, "a price in PRICES"),
-        ({}, {"queue": QueueKey("linking", "jev-2")},
-         "no package that serves it is installed: aitp_jev (examples/aitp_jev)"),
-        ({"breakers": {"openai": OPEN}}, {}, "openai, which is probed in 50 s: 503"),
-        ({"breakers": {"ollama": OPEN}}, {}, "a free worker"),
-        ({"cooldowns": (CooldownView("openai", "", 1_020.0, "429"),)}, {},
-         "openai, which pauses and goes on in 20 s: 429"),
-        ({"cooldowns": (CooldownView("openai", "another", 1_020.0, "429"),)}, {}, "a free worker"),
-        ({"quarantines": (QuarantineView("openai", KIND.model, KIND.type, "model", "404", 1_020.0),)}, {},
-         "openai, which pauses and goes on in 20 s: 404"),
-    ],
-)  # fmt: skip
-def test_of_what_keeps_tasks_back_the_page_names_what_a_claim_comes_upon(
-    tmp_path: Path, changes: dict[str, Any], tasks: dict[str, Any], words: str
-) -> None:
-    ledger: Any = SimpleNamespace(**NOTHING | changes)
-
-    found = waits_for(WAITING._replace(**tasks), ledger, None, known_routing(settings_in(tmp_path)))
-
-    assert found == words
-
-
-@pytest.mark.parametrize(
-    ("breakers", "inventory", "words"),
-    [
-        ({"ollama": OPEN}, None, "a free worker"),
-        ({"ollama": OPEN, "openai": OPEN}, None, "ollama, which is probed in 50 s: 503"),
-        ({}, PULLING, "its model: 25 % have come"),
+        ({}, "3 for their turn"),
+        ({"later": 3, "due_at": 1_012.0}, "3 for another try in 12 s"),
+        ({"later": 1, "due_at": 1_012.0}, "2 for their turn, 1 for another try in 12 s"),
+        ({"duplicates": 2}, "1 for their turn, 2 for the result of one like them"),
     ],
 )
-def test_where_another_provider_stands_in_nothing_waits_for_the_first(
-    tmp_path: Path, breakers: dict[str, BreakerView], inventory: Inventory | None, words: str
-) -> None:
-    routing = known_routing(settings_in(tmp_path, PROCESSING_MODE="hybrid", SUPPORTED_MODELS=KIND.model))
-    ledger: Any = SimpleNamespace(**NOTHING | {"breakers": breakers})
-
-    assert waits_for(WAITING, ledger, inventory, routing) == words
+def test_what_tasks_wait_for_in_themselves_is_counted(tasks: dict[str, Any], words: str) -> None:
+    assert waits_for(WAITING._replace(**tasks), 1_000.0) == words
 
 
 @pytest.mark.parametrize(
