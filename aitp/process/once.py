@@ -10,22 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import configure, get_logger
+from aitp.process import start
 from aitp.process.child import Timings, wait_for_signal
 from aitp.process.master import run_master
 from aitp.process.scoreboard import MASTER, glance, scoreboard_path
 from aitp.process.service import roles
-from aitp.process.start import open_locks, own_directory
 from aitp.providers.inventory import read_inventory
+from aitp.settings import Settings
 from aitp.tasks import BreakerState, ExitCode, Service
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 # What takes longer (a limit of a day, a service that is down) is left to the next run.
 PATIENCE_SECONDS = 90.0
@@ -45,89 +42,67 @@ def run_once(settings: Settings) -> int:
     """
     configure(settings.log_level, settings.log_format)
     settings = settings.model_copy(update=ONE_OF_EACH)
-    own_directory(settings.runtime_dir)
-    with open_locks(lock_file(settings.ledger)) as locks:
+    start.own_directory(settings.runtime_dir)
+    with start.open_locks(lock_file(settings.ledger)) as locks:
         if locks.holder(MASTER) is not None:
             said = f"{settings.ledger} is in use: a service runs on this ledger, which does what `once` would do"
             raise LedgerError(said)
     roles_of_all = roles(settings)
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-    if (pid := os.fork()) == 0:
+    if (master := os.fork()) == 0:
         # Should a service start just now, this one leaves at once.
         os._exit(run_master(settings, roles_of_all, Timings(takeover_seconds=-settings.shutdown_grace_seconds)))
-    return _Run(settings, pid).watch()
+    done, complete, reason = _watch(settings, master)
+    os.kill(master, signal.SIGTERM)  # one that has ended does not mind
+    exit_code = os.waitstatus_to_exitcode(os.waitpid(master, 0)[1])
+    return (exit_code if exit_code >= 0 else ExitCode.FAILED) or _report(settings, done, complete, reason)
 
 
-class _Run:
-    """`pid`: the master's."""
-
-    def __init__(self, settings: Settings, pid: int) -> None:
-        self._settings, self._pid = settings, pid
-        self._told_to_stop = False
-        self._done = 0
-        self._exit_code: int | None = None
-
-    def watch(self) -> int:
-        seen, since, ask_at = None, time.monotonic(), 0.0
-        polls = set[float | None]()
-        complete = False
-        while not (complete or self._told_to_stop or self._has_ended()):
-            self._told_to_stop = wait_for_signal(HEARD, LOOK_SECONDS) in (signal.SIGTERM, signal.SIGINT)
-            if (state := self._look()) is None:
-                continue
-            now = time.monotonic()
-            last, seen = seen, (self._done, state.held, state.finished, self._pulled())
-            if seen != last:
-                since, polls = now, set()
-            polls.add(state.last_poll_at)
-            complete = state.held == 0 and len(polls) > POLLS_THAT_BROUGHT_NOTHING
-            if now - since > PATIENCE_SECONDS or held_up(state) or _waits_for_room(state):
-                break
-            if state.held == 0 and now >= ask_at and not complete:
-                ask_at = now + ASK_SECONDS
-                os.kill(self._pid, signal.SIGUSR1)
-        if not self._has_ended():
-            os.kill(self._pid, signal.SIGTERM)
-            self._has_ended(wait=True)
-        return self._exit_code or self._report(complete)
-
-    def _look(self) -> Snapshot | None:
-        """How the ledger is; None if the master is not there yet."""
-        records = glance(scoreboard_path(self._settings.runtime_dir))
-        if not records or records[0].pid != self._pid:
-            return None
-        self._done = max(self._done, sum(record.done for record in records))
+def _watch(settings: Settings, master: int) -> tuple[int, bool, str | None]:
+    """Until there is nothing to wait for: tasks done, whether all that there are, and if we were told to stop, that."""
+    seen, since, ask_at, done = None, time.monotonic(), 0.0, 0
+    polls = set[float | None]()
+    while os.waitid(os.P_PID, master, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if wait_for_signal(HEARD, LOOK_SECONDS) in (signal.SIGTERM, signal.SIGINT):
+            return done, False, "told to stop"
+        records = glance(scoreboard_path(settings.runtime_dir))
+        if not records or records[0].pid != master:
+            continue  # it is not there yet
         try:
-            return snapshot(self._settings.ledger)
+            state = snapshot(settings.ledger)
         except LedgerError:  # it is being prepared
-            return None
+            continue
+        done = max(done, sum(record.done for record in records))
+        inventory = read_inventory(settings.runtime_dir)
+        # Who waits for a model that is being pulled does not wait in vain.
+        pulled = 0 if inventory is None else sum(model.completed for model in inventory.models.values())
+        now, last, seen = time.monotonic(), seen, (done, state.held, state.finished, pulled)
+        if seen != last:
+            since, polls = now, set()
+        polls.add(state.last_poll_at)
+        if state.held == 0 and len(polls) > POLLS_THAT_BROUGHT_NOTHING:
+            return done, True, None
+        if now - since > PATIENCE_SECONDS or held_up(state):
+            break
+        if state.held == 0 and now >= ask_at:
+            ask_at = now + ASK_SECONDS
+            os.kill(master, signal.SIGUSR1)
+    return done, False, None
 
-    def _pulled(self) -> int:
-        """Bytes of models that are being pulled: who waits for one of them does not wait in vain."""
-        inventory = read_inventory(self._settings.runtime_dir)
-        return 0 if inventory is None else sum(model.completed for model in inventory.models.values())
 
-    def _has_ended(self, *, wait: bool = False) -> bool:
-        if self._exit_code is None:
-            pid, status = os.waitpid(self._pid, 0 if wait else os.WNOHANG)
-            if pid:
-                code = os.waitstatus_to_exitcode(status)
-                self._exit_code = code if code >= 0 else ExitCode.FAILED
-        return self._exit_code is not None
-
-    def _report(self, complete: bool) -> int:
-        """Say how the run ended; its exit code. That nothing is left is known by the last polls only."""
-        state = snapshot(self._settings.ledger)
-        facts = {"done": self._done, "left": state.held, "dead_letters": state.dead}
-        reason = "told to stop" if self._told_to_stop else held_up(state)
-        if state.held or state.last_poll_problem:
-            log.warning("Work is left for the next run", **facts, poll=state.last_poll_problem, reason=reason)
-        elif not complete:
-            log.warning("Work may be left for the next run, the task API was not polled", **facts, reason=reason)
-        else:
-            log.info("Nothing is left to do", **facts)
-            return ExitCode.FINE
-        return ExitCode.FAILED
+def _report(settings: Settings, done: int, complete: bool, reason: str | None) -> int:
+    """Say how the run ended; its exit code. That nothing is left is known by the last polls only."""
+    state = snapshot(settings.ledger)
+    facts = {"done": done, "left": state.held, "dead_letters": state.dead}
+    reason = reason or held_up(state)
+    if state.held or state.last_poll_problem:
+        log.warning("Work is left for the next run", **facts, poll=state.last_poll_problem, reason=reason)
+    elif not complete:
+        log.warning("Work may be left for the next run, the task API was not polled", **facts, reason=reason)
+    else:
+        log.info("Nothing is left to do", **facts)
+        return ExitCode.FINE
+    return ExitCode.FAILED
 
 
 def held_up(state: Snapshot) -> str | None:
@@ -140,16 +115,10 @@ def held_up(state: Snapshot) -> str | None:
         return "paused by an operator: `aitp resume` ends it"
     if state.disk_free < DISK_RESERVE_BYTES:
         return f"less than {DISK_RESERVE_BYTES // 10**6} MB are free on the ledger's disk: make room there"
-    if not state.held and any(
-        state.breakers[each].state != BreakerState.CLOSED for each in (Service.API, Service.OAUTH)
-    ):
+    if state.held:
+        late = time.time() + PATIENCE_SECONDS
+        if any(use.remaining <= 0 and (use.frees_at or 0.0) > late for use in state.limits.values()):
+            return "a limit has no room for longer than this run waits: `aitp status` says which"
+    elif any(state.breakers[each].state != BreakerState.CLOSED for each in (Service.API, Service.OAUTH)):
         return "the task API or its authorization server is out: `aitp status` says why"
     return None
-
-
-def _waits_for_room(state: Snapshot) -> bool:
-    """Whether a limit has none for longer than this run waits."""
-    if state.claimed or state.finished or not state.held:
-        return False
-    late = time.time() + PATIENCE_SECONDS
-    return any(use.remaining <= 0 and (use.frees_at or 0.0) > late for use in state.limits.values())
