@@ -9,15 +9,16 @@ end. Used for the task API, for tokens, for Wikidata and for lists of models.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import certifi
 import orjson
-import requests
-from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
-from urllib3 import exceptions as urllib3
+import urllib3
+from urllib3 import exceptions
 
 from aitp import __version__
 from aitp.validators import Trust
@@ -30,14 +31,15 @@ ANSWER_BYTES = 4 * 2**20
 
 BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
-WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((requests.exceptions.ProxyError, urllib3.ProxyError), "could not be reached through the proxy"),
-    ((requests.exceptions.SSLError, urllib3.SSLError), f"{BY_TLS} (is its certificate valid?)"),
-    ((urllib3.NameResolutionError,), "could not be found: its name does not resolve"),
-    ((urllib3.NewConnectionError,), "could not be connected to"),
-    ((requests.Timeout, urllib3.TimeoutError), "did not answer within REQUEST_TIMEOUT"),
+WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.ProxyError, "could not be reached through the proxy"),
+    (exceptions.SSLError, f"{BY_TLS} (is its certificate valid?)"),
+    (exceptions.NameResolutionError, "could not be found: its name does not resolve"),
+    (exceptions.NewConnectionError, "could not be connected to"),
+    (exceptions.TimeoutError, "did not answer within REQUEST_TIMEOUT"),
 )
-FAILURES = (requests.RequestException, urllib3.HTTPError, OSError, ValueError)
+FAILURES = (exceptions.HTTPError, OSError, ValueError)
+Answer = urllib3.BaseHTTPResponse
 
 
 class NoAnswer(Exception):
@@ -56,38 +58,63 @@ class Wire:
     """
 
     def __init__(self, url: str, timeout: float, trust: Trust) -> None:
-        self._adapter = _Adapter(trust)
-        with requests.Session() as session:
-            session.trust_env = trust.from_environment
-            around = session.merge_environment_settings(url, {}, True, None, None)
-        self._terms: dict[str, Any] = {**around, "timeout": timeout}
+        self._pool = _pool(url, timeout, trust)
+        parts = urlsplit(url)
+        # A proxy that sees the request is told the whole address; all others are told what follows the host.
+        self._origin = "" if self._pool.proxy and parts.scheme == "http" else f"{parts.scheme}://{parts.netloc}"
 
-    def send(
-        self, method: str, url: str, headers: CaseInsensitiveDict[str], body: bytes | None = None
-    ) -> requests.Response:
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """One request. Of the answer, the body is still to be read: with `pieces`, `whole_body` or `finish`."""
-        # Prepared by hand and sent by the adapter, see there. The session would also read a redirect's body whole.
-        request = requests.PreparedRequest()
-        request.method, request.url, request.headers, request.body = method, url, headers, body
-        connections = self._adapter.connections
+        connections = self._pool.num_connections
         try:
             try:
-                return self._adapter.send(request, **self._terms)
-            except requests.ConnectionError as error:
-                if not _hung_up(error) or self._adapter.connections != connections:
+                return self._send(method, url, headers, body)
+            except exceptions.ProtocolError as error:
+                if not isinstance(error.args[-1], ConnectionError) or self._pool.num_connections != connections:
                     raise
             # The server closed the connection while it was idle, and that was not yet known here. All our requests
             # may be repeated; this one goes over a new connection, and is not repeated again.
-            return self._adapter.send(request, **self._terms)
+            return self._send(method, url, headers, body)
         except FAILURES as error:
             raise _no_answer(error) from None
 
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        target = url.removeprefix(self._origin) or "/"
+        how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
+        return self._pool.urlopen(method, target, body, headers, **how)
+
     def close(self) -> None:
-        """End the connection. Another request would open a new one."""
-        self._adapter.close()
+        """End the connection, for good."""
+        self._pool.close()
 
 
-def pieces(response: requests.Response, most: int, seconds: float = math.inf) -> Iterator[bytes]:
+def _pool(url: str, timeout: float, trust: Trust) -> urllib3.HTTPConnectionPool:
+    """Of one connection. Opens nothing."""
+    proxy, bundle = _surroundings(url) if trust.from_environment else ("", certifi.where())
+    terms: dict[str, Any] = {"maxsize": 1, "timeout": timeout, "retries": False, "cert_reqs": "CERT_REQUIRED"}
+    terms["ca_cert_dir" if os.path.isdir(bundle) else "ca_certs"] = bundle
+    if trust.certificates:  # beside the bundle, and of a proxy too
+        terms["ca_cert_data"] = trust.certificates
+    if not proxy:
+        return urllib3.PoolManager(**terms).connection_from_url(url)
+    parts = urlsplit(proxy)
+    credentials = unquote(f"{parts.username}:{parts.password or ''}") if parts.username else None
+    terms["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=credentials)
+    return urllib3.ProxyManager(proxy, **terms).connection_from_url(url)
+
+
+def _surroundings(url: str) -> tuple[str, str]:
+    """The proxy to `url` (empty: none) and the authorities' bundle, as requests takes them from the environment."""
+    import requests  # not above: three megabytes, for the few who want it
+
+    with requests.Session() as session:
+        found = session.merge_environment_settings(url, {}, None, True, None)
+    proxy = requests.utils.select_proxy(url, found["proxies"]) or ""
+    bundle = found["verify"] if isinstance(found["verify"], str) else certifi.where()
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy, bundle
+
+
+def pieces(answer: Answer, most: int, seconds: float = math.inf) -> Iterator[bytes]:
     """The body, unpacked, in pieces as they come. Raises NoAnswer, also above `most` bytes, after `seconds`, or if it
     breaks off.
     """
@@ -95,7 +122,7 @@ def pieces(response: requests.Response, most: int, seconds: float = math.inf) ->
     while True:
         try:
             # Not `read`, which would wait for a whole piece: with one byte a second, for ever.
-            piece: bytes = response.raw.read1(CHUNK_BYTES, decode_content=True)
+            piece = answer.read1(CHUNK_BYTES, decode_content=True)
         except FAILURES as error:
             raise _no_answer(error) from None
         if not piece:
@@ -108,39 +135,39 @@ def pieces(response: requests.Response, most: int, seconds: float = math.inf) ->
         yield piece
 
 
-def whole_body(response: requests.Response, most: int, seconds: float = FINISH_SECONDS) -> bytes:
+def whole_body(answer: Answer, most: int, seconds: float = FINISH_SECONDS) -> bytes:
     """The whole body, unpacked, of an answer that is read no further. Raises NoAnswer, as `pieces` does."""
     try:
-        return b"".join(pieces(response, most, seconds))
+        return b"".join(pieces(answer, most, seconds))
     finally:
-        response.close()
+        answer.close()
 
 
-def finish(response: requests.Response) -> tuple[bytes, NoAnswer | None]:
+def finish(answer: Answer) -> tuple[bytes, NoAnswer | None]:
     """Let go of an answer: its body, unpacked, as far as it comes in FINISH_SECONDS and FINISH_BYTES, and what cut it.
 
     None: it came whole, and its connection can be used again. Never raises: what came may say enough.
     """
     body, cut = b"", None
     try:
-        for piece in pieces(response, FINISH_BYTES, FINISH_SECONDS):
+        for piece in pieces(answer, FINISH_BYTES, FINISH_SECONDS):
             body = body + piece if body else piece
     except NoAnswer as error:
         cut = error
-    response.close()
+    answer.close()
     return body, cut
 
 
 def ask(
     url: str, seconds: float, trust: Trust, headers: Mapping[str, str], form: bytes | None = None
-) -> tuple[requests.Response, bytes]:
+) -> tuple[Answer, bytes]:
     """One GET, or POST of a `form`, over a connection of its own: the answer, and its whole body. Raises NoAnswer;
     `seconds` bound each read, and the body.
     """
     wire = Wire(url, seconds, trust)
     try:
         sent = {"User-Agent": USER_AGENT, "Connection": "close", **headers}
-        answer = wire.send("GET" if form is None else "POST", url, CaseInsensitiveDict(sent), form)
+        answer = wire.send("GET" if form is None else "POST", url, sent, form)
         return answer, whole_body(answer, ANSWER_BYTES, seconds)
     finally:
         wire.close()
@@ -155,68 +182,6 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-class _Adapter(HTTPAdapter):
-    """For one server: its pool is looked up once, and no response is dressed up with cookies and the like.
-
-    A way past requests' session, because it was measured: a PATCH costs 0.88 ms of CPU like this, 1.86 ms through the
-    session. It stands on HTTPAdapter's hooks (`send`, `build_response`, `get_connection_with_tls_context`,
-    `init_poolmanager`, `proxy_manager_for`), a PreparedRequest of four attributes, and the pool's `num_connections`;
-    `tests/taskapi/test_connection.py` notices when a new version moves one of them.
-    """
-
-    def __init__(self, trust: Trust) -> None:
-        # Beside the bundle that requests names, and for its proxies too. urllib3 takes "" for a certificate.
-        self._own_authorities = {"ca_cert_data": trust.certificates} if trust.certificates else {}
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-        self._pool: Any = None
-
-    def close(self) -> None:
-        # requests only forgets its pools; whoever has one, as we do, keeps its connection open.
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-        super().close()
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._own_authorities)
-
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        return super().proxy_manager_for(proxy, **proxy_kwargs, **self._own_authorities)
-
-    @property
-    def connections(self) -> int:
-        """How many were made so far: if a request adds none, it went over one that was there."""
-        return 0 if self._pool is None else int(self._pool.num_connections)
-
-    def get_connection_with_tls_context(
-        self,
-        request: requests.PreparedRequest,
-        verify: bool | str | None,
-        proxies: Mapping[str, str] | None = None,
-        cert: Any = None,
-    ) -> Any:
-        if self._pool is None:
-            self._pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-        return self._pool
-
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        response = requests.Response()
-        response.status_code = resp.status
-        response.headers = resp.headers
-        response.raw = resp
-        return response
-
-
-def _hung_up(error: requests.ConnectionError) -> bool:
-    """Whether the connection ended before an answer began."""
-    reason = error.args[0] if error.args else None
-    return isinstance(reason, urllib3.ProtocolError) and isinstance(reason.args[-1], ConnectionError)
-
-
 def _no_answer(error: Exception) -> NoAnswer:
-    cause = error.args[0] if error.args else None
-    cause = getattr(cause, "reason", cause)  # what urllib3 gave up for
-    for kinds, words in WORDS:
-        if isinstance(error, kinds) or isinstance(cause, kinds):
-            return NoAnswer(words)
-    return NoAnswer(f"gave no whole answer ({type(error).__name__})")
+    said = f"gave no whole answer ({type(error).__name__})"
+    return NoAnswer(next((words for kind, words in WORDS if isinstance(error, kind)), said))

@@ -129,7 +129,7 @@ def _wikidata(settings: Settings) -> Answered:
     """Wikidata's description of itself."""
     url = f"{settings.wikidata_base_url.rstrip('/')}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
     answer, body = http.ask(url, settings.request_timeout, settings.trust, headers_of(settings))
-    return answer.status_code, http.json_object(body)
+    return answer.status, http.json_object(body)
 
 
 def _ahead(url: str, settings: Settings) -> float | None:

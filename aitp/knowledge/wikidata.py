@@ -24,12 +24,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
-import requests
 from ratelimit import limits, sleep_and_retry  # type: ignore[import-untyped]
-from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, RetryableError, ServiceFault
-from aitp.http import USER_AGENT, NoAnswer, TooLong, Wire, whole_body
+from aitp.http import USER_AGENT, Answer, NoAnswer, TooLong, Wire, whole_body
 from aitp.knowledge import MOST_LINKS, Entity, Knowledge, Standing
 from aitp.ledger.breakers import BreakerChange
 from aitp.ledger.ledger import Ledger
@@ -191,7 +189,7 @@ def _is_free(place: socket.socket, name: str) -> bool:
 def headers_of(settings: Settings) -> dict[str, str]:
     """Who asks, as Wikimedia wants to be told."""
     contact, token = settings.wikidata_contact or "its operator has set no contact", settings.wikidata_token
-    agent = f"{USER_AGENT} ({contact}) requests/{requests.__version__}"
+    agent = f"{USER_AGENT} ({contact})"
     authorization = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
     return {"User-Agent": agent, "Accept": "application/json", **authorization}
 
@@ -228,7 +226,7 @@ class Api:
     def _ask(self, host: str, target: str, read: Callable[[bytes], T], absent: bytes = b"") -> T:
         with self._gate():
             answer, body = self._get(host, host + target)
-            if answer.status_code == 404 and absent:
+            if answer.status == 404 and absent:
                 body = absent
             elif error := _error(answer, body):
                 raise error
@@ -237,13 +235,13 @@ class Api:
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 raise ServiceFault(WIKIDATA, "Wikidata answered something else than what was asked for") from None
 
-    def _get(self, host: str, url: str) -> tuple[requests.Response, bytes]:
+    def _get(self, host: str, url: str) -> tuple[Answer, bytes]:
         wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust)
         try:
             with self._bound(self._timeout + self._period + LONGEST_WAIT_SECONDS + MARGIN_SECONDS):
                 self._wait_for_turn()
                 with self._turn():
-                    answer = wire.send("GET", url, CaseInsensitiveDict(self._headers))
+                    answer = wire.send("GET", url, self._headers)
                     return answer, whole_body(answer, MOST_BYTES, self._timeout)
         except TooLong as failure:
             raise Oversized(f"Wikidata {failure}") from None
@@ -251,9 +249,9 @@ class Api:
             raise ServiceFault(WIKIDATA, f"Wikidata {failure}: look at WIKIDATA_BASE_URL") from None
 
 
-def _error(answer: requests.Response, body: bytes) -> AitpError | None:
+def _error(answer: Answer, body: bytes) -> AitpError | None:
     """What an answer that is none means. The action API's own errors come with status 200."""
-    status, pause, code = answer.status_code, answer.headers.get("Retry-After"), ""
+    status, pause, code = answer.status, answer.headers.get("Retry-After"), ""
     if status == 200:
         try:
             code = str(orjson.loads(body if len(body) <= ERROR_BYTES else b"{}")["error"]["code"])

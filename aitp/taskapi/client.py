@@ -16,11 +16,8 @@ from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import quote
 
-import requests
-from requests.structures import CaseInsensitiveDict
-
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, DeliveryRefused, ServiceFault
-from aitp.http import USER_AGENT, NoAnswer, Wire, finish, json_object, whole_body
+from aitp.http import USER_AGENT, Answer, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.taskapi.pages import PendingPage
@@ -73,7 +70,7 @@ class TaskApi:
     def pending(self, limit: int) -> PendingPage:
         """The pending tasks, `limit` of them if the server heeds that, else all."""
         answer, token = self._call("GET", PENDING, f"{PENDING}?limit={limit}", None)
-        if answer.status_code != 200:
+        if answer.status != 200:
             raise self._service_error(answer, *self._said(answer, token))
         return PendingPage(answer)
 
@@ -82,7 +79,7 @@ class TaskApi:
         body = b'{"state":"%s","result":%s}' % (status.value.encode(), result or b"null")
         path = f"/api/ai-tasks/{quote(task_id, safe='')}"
         answer, token = self._call("PATCH", TASK, path, body)
-        code = answer.status_code
+        code = answer.status
         if 200 <= code < 300:
             self._see_acknowledged(answer, task_id)
             return
@@ -97,17 +94,17 @@ class TaskApi:
         """End the connection."""
         self._wire.close()
 
-    def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> tuple[requests.Response, str]:
+    def _call(self, method: str, endpoint: str, path: str, body: bytes | None) -> tuple[Answer, str]:
         """One request; if its token is refused, one more with a fresh one. The answer's body is still to be read."""
         token = self._tokens.current()
         answer = self._send(method, endpoint, path, body, token)
-        if answer.status_code in (401, 403):
+        if answer.status in (401, 403):
             finish(answer)
             token = self._tokens.replace(token)
             answer = self._send(method, endpoint, path, body, token)
         return answer, token
 
-    def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> requests.Response:
+    def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> Answer:
         headers = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT, "Accept": "application/json"}
         if body is None:
             headers["Accept-Encoding"] = "gzip, deflate"
@@ -115,8 +112,8 @@ class TaskApi:
             headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
         started, code = time.monotonic(), None
         try:
-            answer = self._wire.send(method, self._base_url + path, CaseInsensitiveDict(headers), body)
-            code = answer.status_code
+            answer = self._wire.send(method, self._base_url + path, headers, body)
+            code = answer.status
         except NoAnswer as failure:
             raise ServiceFault(API, f"the task API {failure}: look at API_BASE_URL") from None
         finally:
@@ -124,7 +121,7 @@ class TaskApi:
         return answer
 
     @staticmethod
-    def _see_acknowledged(answer: requests.Response, task_id: str) -> None:
+    def _see_acknowledged(answer: Answer, task_id: str) -> None:
         """Return if the API itself says that it has the result: by the task's document, or by no body at all.
 
         An answer of which not enough comes to tell leaves that open. The result is then brought again: the API drops
@@ -133,23 +130,23 @@ class TaskApi:
         body, cut = finish(answer)
         if acknowledges(body, task_id) if body else cut is None:
             return
-        raise ServiceFault(API, f"the task API answered {answer.status_code}{f' and {cut}' if cut else NOT_ITS_OWN}")
+        raise ServiceFault(API, f"the task API answered {answer.status}{f' and {cut}' if cut else NOT_ITS_OWN}")
 
     @staticmethod
-    def _said(answer: requests.Response, *sent: str) -> tuple[bool, str]:
+    def _said(answer: Answer, *sent: str) -> tuple[bool, str]:
         """Whether the API itself speaks; and that it answered so, with its own words if there are any."""
-        said = f"the task API answered {answer.status_code}"
+        said = f"the task API answered {answer.status}"
         try:
             body = whole_body(answer, ERROR_BYTES)
         except NoAnswer:
             return False, said
-        own, words = own_words(body, answer.status_code, *sent)
+        own, words = own_words(body, answer.status, *sent)
         return own, f"{said} ({words})" if words else said
 
     @staticmethod
-    def _service_error(answer: requests.Response, own: bool, said: str) -> AitpError:
+    def _service_error(answer: Answer, own: bool, said: str) -> AitpError:
         """What an answer that is neither success nor a refusal of the result means."""
-        code = answer.status_code
+        code = answer.status
         if code == 429:
             seconds = pause_seconds(answer.headers.get("Retry-After"), time.time())
             return CooldownRequired(API, said, seconds=seconds, model=None)

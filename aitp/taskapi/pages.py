@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import requests
-
 from aitp.errors import ServiceFault
-from aitp.http import NoAnswer, pieces
+from aitp.http import Answer, NoAnswer, pieces
 from aitp.tasks import Service
 
 PAGE_BYTES = 2**30
@@ -135,8 +133,8 @@ class PendingPage:
     good.
     """
 
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
         self._documents = self._split()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -145,7 +143,7 @@ class PendingPage:
     def _split(self) -> Iterator[bytes]:
         splitter = ArraySplitter()
         try:
-            for piece in pieces(self._response, PAGE_BYTES):
+            for piece in pieces(self._answer, PAGE_BYTES):
                 yield from splitter.feed(piece)
         except NotAnArray as error:
             raise ServiceFault(
@@ -157,4 +155,4 @@ class PendingPage:
             raise ServiceFault(Service.API.value, "the pending list ended too soon")
 
     def close(self) -> None:
-        self._response.close()
+        self._answer.close()

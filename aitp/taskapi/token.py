@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
 import orjson
-import requests
+import urllib3
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.hardening import replace_file
-from aitp.http import NoAnswer, ask, json_object
+from aitp.http import Answer, NoAnswer, ask, json_object
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.tasks import Service
@@ -200,32 +200,31 @@ def ask_for_token(settings: Settings) -> Grant:
     asked = {"scope": settings.oauth2_scope, "audience": settings.oauth2_audience}
     fields = {"grant_type": "client_credentials", **{name: value for name, value in asked.items() if value}}
     by_post = settings.oauth2_client_auth == "post"
-    # Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`.
-    basic = (quote_plus(client["client_id"]), quote_plus(client["client_secret"]))
-    asking = requests.Request("POST", url, {"Accept": "application/json"}, data=fields | client if by_post else fields)
-    asking.auth = None if by_post else basic
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    if by_post:
+        fields |= client
+    else:
+        # Each part form-urlencoded before Base64 (RFC 6749 §2.3.1): a secret may hold `:`, `+`, `%` or `/`.
+        headers |= urllib3.make_headers(basic_auth=":".join(map(quote_plus, client.values())))
     try:
-        sent = asking.prepare()
         # Over a connection of its own: the next request is most likely another process's.
-        response, content = ask(url, settings.request_timeout, settings.trust, sent.headers, str(sent.body).encode())
+        answer, content = ask(url, settings.request_timeout, settings.trust, headers, urlencode(fields).encode())
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
-    except requests.RequestException:
-        raise ServiceFault(OAUTH, f"the token endpoint cannot be asked at {url}: {look}") from None
     body = json_object(content) or {}
-    if response.status_code != 200:
-        raise _refusal(response, body.get("error"), look)
+    if answer.status != 200:
+        raise _refusal(answer, body.get("error"), look)
     value = body.get("access_token")
     if not isinstance(value, str) or not VALUE.fullmatch(value):
         raise ServiceFault(OAUTH, f"the token endpoint answered 200 without a token: {look}")
     return Grant(value, lifetime_of(body.get("expires_in")))
 
 
-def _refusal(response: requests.Response, name: object, look: str) -> AitpError:
-    status, error = response.status_code, name if isinstance(name, str) and name in KNOWN_ERRORS else ""
+def _refusal(answer: Answer, name: object, look: str) -> AitpError:
+    status, error = answer.status, name if isinstance(name, str) and name in KNOWN_ERRORS else ""
     said = f"the token endpoint answered {status}{error and f' ({error})'}"
     if status == 429:
-        seconds = pause_seconds(response.headers.get("Retry-After"), time.time())
+        seconds = pause_seconds(answer.headers.get("Retry-After"), time.time())
         return CooldownRequired(OAUTH, said, seconds=seconds, model=None)
     if status >= 500:
         return ServiceFault(OAUTH, said)

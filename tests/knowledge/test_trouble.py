@@ -186,7 +186,7 @@ def test_calls_say_who_makes_them(desk: Desk) -> None:
     desk.wikidata.standing(["Q937"])
     (agent,) = {call.agent for call in desk.server.calls}
     assert agent.startswith("aitp/")
-    assert "(https://example.org/aitp; aitp@example.org) requests/" in agent
+    assert agent.endswith("(https://example.org/aitp; aitp@example.org)")
 
 
 def test_calls_take_turns(server: WikidataApi, tmp_path: Path) -> None:

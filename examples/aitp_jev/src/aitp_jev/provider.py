@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import orjson
-from requests.structures import CaseInsensitiveDict
 
 from aitp.errors import CredentialsRefused, ModelGone, NonRetryableError, NotConnected, RetryableError, ServiceFault
 from aitp.http import USER_AGENT, NoAnswer, Wire, json_object, whole_body
@@ -108,16 +107,14 @@ class JevProvider:
         url = f"{own.jev_base_url.rstrip('/')}/v1/systemone"
         asked = {name: question.to_json() for name, question in questions.items()}
         body = orjson.dumps({"state": state, "model": model, "questions": asked})
-        headers = CaseInsensitiveDict(
-            {
-                "Content-Length": str(len(body)),
-                "Authorization": f"Bearer {key}",
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-                "User-Agent": USER_AGENT,
-                "Connection": "close",
-            }
-        )
+        headers = {
+            "Content-Length": str(len(body)),
+            "Authorization": f"Bearer {key}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": USER_AGENT,
+            "Connection": "close",
+        }
         wire = Wire(url, own.jev_timeout, self._trust)
         try:
             answer = wire.send("POST", url, headers, body)
@@ -128,10 +125,10 @@ class JevProvider:
             raise fault(NAME, f"{NAME} {said}") from None
         finally:
             wire.close()
-        facts = {"status": answer.status_code, "request_id": answer.headers.get("x-typesafe-request-id", "")[:100]}
+        facts = {"status": answer.status, "request_id": answer.headers.get("x-typesafe-request-id", "")[:100]}
         log.info("Jev answered", model=model, **facts)
-        if answer.status_code != 200:
-            raise failure(answer.status_code, answer.headers, document, model, time.time())
+        if answer.status != 200:
+            raise failure(answer.status, answer.headers, document, model, time.time())
         return decision_of(document, questions, model)
 
     def _mocked(self, state: Mapping[str, str], questions: Mapping[str, Question], model: str) -> Decision:
@@ -191,7 +188,7 @@ def look(settings: Settings, seconds: float) -> Problem:
     headers = {"Authorization": f"Bearer {own.typesafe_api_key.get_secret_value()}", "User-Agent": USER_AGENT}
     wire = Wire(url, seconds, settings.trust)
     try:
-        answer = wire.send("GET", url, CaseInsensitiveDict({**headers, "Connection": "close"}))
+        answer = wire.send("GET", url, {**headers, "Connection": "close"})
         document = json_object(whole_body(answer, BODY_BYTES, seconds))
     except NoAnswer as error:
         said = str(error).replace("within REQUEST_TIMEOUT", f"within {seconds:g} s")
@@ -200,11 +197,11 @@ def look(settings: Settings, seconds: float) -> Problem:
         wire.close()
     models = document.get("models") if document is not None else None
     names = [str(each.get("name")) for each in models if isinstance(each, dict)] if isinstance(models, list) else []
-    if answer.status_code in (401, 403):
+    if answer.status in (401, 403):
         do = "Set TYPESAFE_API_KEY (or TYPESAFE_API_KEY_FILE) to a key that is valid there"
-        return Problem(NAME, Severity.FAULT, f"{own.jev_base_url} refuses the key ({answer.status_code})", do)
-    if answer.status_code != 200 or not names:
-        said = f"{own.jev_base_url} answered {answer.status_code} to a request for its models"
+        return Problem(NAME, Severity.FAULT, f"{own.jev_base_url} refuses the key ({answer.status})", do)
+    if answer.status != 200 or not names:
+        said = f"{own.jev_base_url} answered {answer.status} to a request for its models"
         return Problem(NAME, Severity.WARNING, said, "Look at JEV_BASE_URL")
     return Problem(NAME, Severity.OK, f"{own.jev_base_url} takes the key, and has {', '.join(sorted(names))}")
 
