@@ -38,11 +38,6 @@ def foreign_settings() -> Mapping[str, bool]:
     return {point.name: point.attr == "secret" for point in _entry_points(SETTINGS_GROUP)}
 
 
-def has_providers() -> bool:
-    """Whether a package brings a provider. Loads none."""
-    return bool(_entry_points(PROVIDERS_GROUP))
-
-
 def extensions(group: str) -> list[Extension]:
     """All of a group, by name. Raises ConfigurationError with a line for each that cannot be loaded."""
     loaded, problems = [], []

@@ -27,7 +27,8 @@ from rich.text import Text
 from aitp.errors import AitpError, LedgerError, printable
 from aitp.ledger.stats import HeldTask, held_tasks, snapshot
 from aitp.process.scoreboard import signal_master
-from aitp.providers.inventory import ModelState, Stage, read_inventory, uses_models
+from aitp.providers import uses_models
+from aitp.providers.inventory import ModelState, Stage, read_inventory
 from aitp.web.health import duration, of_master, read_facts
 
 if TYPE_CHECKING:

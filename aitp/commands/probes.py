@@ -16,12 +16,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from aitp import http
+from aitp import http, providers
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
 from aitp.knowledge.wikidata import headers_of
 from aitp.process import models
 from aitp.providers import inventory
-from aitp.providers.base import plugin_builders
 from aitp.settings import Settings
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
@@ -75,7 +74,7 @@ def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Pro
     if isinstance(grant, Grant):
         listed = asked("the task API", settings.api_base_url, partial(_listed, settings, grant.value))
         yield of_task_api(listed, settings)
-    if inventory.uses_openai(settings):
+    if providers.uses_openai(settings):
         url = settings.openai_base_url or inventory.OPENAI_URL
         ask = partial(inventory.ask_for_models, settings, settings.request_timeout)
         offered = asked(settings.openai_base_url or "OpenAI", url, ask)
@@ -83,10 +82,10 @@ def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Pro
         if not isinstance(offered, AitpError):
             now, shutdowns = time.time(), inventory.shutdowns_in(offered[1])
             yield from of_retirements(models.retiring(settings, shutdowns, models.known_queues(settings), now), now)
-    if inventory.uses_models(settings):
+    if providers.uses_models(settings):
         missing = asked("Ollama", settings.ollama_base_url, partial(_missing, settings))
         yield of_ollama(missing, settings, replaceable=len(providers_of(settings)) > 1)
-    for name, builder in plugin_builders().items():
+    for name, builder in providers.plugin_builders().items():
         look: Callable[[Settings, float], Problem] | None = getattr(builder, "look", None)
         if look is not None:
             told(name)
@@ -122,7 +121,7 @@ def _missing(settings: Settings) -> list[str]:
     from aitp.providers.ollama_models import OllamaModels
 
     with closing(OllamaModels(settings, stall_seconds=settings.request_timeout)) as server:
-        return server.missing(inventory.models_of_ollama(settings))
+        return server.missing(providers.models_of_ollama(settings))
 
 
 def _wikidata(settings: Settings) -> Answered:
@@ -239,7 +238,7 @@ def of_ollama(answer: list[str] | AitpError, settings: Settings, *, replaceable:
         said = f"{base} lacks {', '.join(answer)}: the service pulls them when it starts, and is not ready before"
         do = "`aitp models pull` gets them now; look at SUPPORTED_MODELS if those are not their names"
         return Problem("ollama", Severity.WARNING, said, do)
-    return Problem("ollama", Severity.OK, f"{base} has {', '.join(inventory.models_of_ollama(settings))}")
+    return Problem("ollama", Severity.OK, f"{base} has {', '.join(providers.models_of_ollama(settings))}")
 
 
 def of_wikidata(answer: Answered | AitpError, base_url: str) -> Problem:

@@ -16,9 +16,8 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.openai_errors import HEADERS, Refusal
 from aitp.demo.scripts import answer_to
 from aitp.demo.wire import Response, json_response
-from aitp.providers import Message, Question
+from aitp.providers import BOUNDS, Message, Question
 from aitp.providers.mock import text_of
-from aitp.providers.request_profile import BOUNDS
 from aitp.settings import CHAT_MODEL
 
 CHAT_PATH = "/v1/chat/completions"

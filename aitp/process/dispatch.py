@@ -19,8 +19,8 @@ from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Route, canonical
 from aitp.processors import PROCESSORS
 from aitp.processors.base import Memory, default_models
-from aitp.providers.base import provider_rules, routing_of
-from aitp.providers.inventory import FILE_NAME, read_inventory, uses_models
+from aitp.providers import provider_rules, routing_of, uses_models
+from aitp.providers.inventory import FILE_NAME, read_inventory
 from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:

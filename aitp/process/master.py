@@ -27,7 +27,7 @@ from aitp.process import models, scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.process.systemd import Systemd
-from aitp.providers.inventory import uses_models, uses_openai
+from aitp.providers import uses_models, uses_openai
 from aitp.settings import Settings, surroundings, under_supervisord
 from aitp.tasks import ExitCode
 

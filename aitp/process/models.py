@@ -30,8 +30,7 @@ from aitp.ledger.stats import queues_in_use
 from aitp.logs import get_logger
 from aitp.process.dispatch import claim_options
 from aitp.processors import PROCESSORS
-from aitp.providers import inventory
-from aitp.providers.base import routing_of
+from aitp.providers import inventory, models_of_ollama, routing_of, uses_models, uses_openai
 from aitp.providers.inventory import Inventory, ModelState, Retirement, Stage
 from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
@@ -74,9 +73,9 @@ def look_after_models(
         except BlockingIOError:
             log.info("Another process looks after the models")
             return None
-        if inventory.uses_openai(settings):
+        if uses_openai(settings):
             look_for_retirements(settings, anew=anew)
-        return not inventory.uses_models(settings) or _Round(settings, anew, told, clock).go()
+        return not uses_models(settings) or _Round(settings, anew, told, clock).go()
 
 
 class _Round:
@@ -86,7 +85,7 @@ class _Round:
         self, settings: Settings, anew: bool, told: Callable[[str, ModelState], None], clock: Callable[[], float]
     ) -> None:
         self._settings, self._told, self._clock = settings, told, clock
-        self._names = inventory.models_of_ollama(settings)
+        self._names = models_of_ollama(settings)
         self._seconds = settings.ollama_model_download_timeout
         found = inventory.read_inventory(settings.runtime_dir) or Inventory({})
         before: Mapping[str, ModelState] = {} if anew else found.models

@@ -36,8 +36,7 @@ from aitp.process.scoreboard import LAST_SLOT, Role
 from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS
 from aitp.processors.base import registered
-from aitp.providers import warm_up
-from aitp.providers.base import plugin_builders, routing_of
+from aitp.providers import plugin_builders, routing_of, warm_up
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import Fleet, Service

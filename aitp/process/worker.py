@@ -31,8 +31,7 @@ from aitp.process.child import Child
 from aitp.process.dispatch import EmbeddingDimensions, claim_options, strangers_of
 from aitp.process.scoreboard import SLOTS, Role
 from aitp.processors import PROCESSORS, Content, Context, Processor
-from aitp.providers import Embeddings, Provider, Question, Reply, build
-from aitp.providers.base import provider_rules, routing_of
+from aitp.providers import Embeddings, Provider, Question, Reply, build, provider_rules, routing_of
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from aitp.extensions import PROCESSORS_GROUP, PROVIDERS_GROUP, complaint, extens
 from aitp.knowledge import Knowledge
 from aitp.logs import get_logger
 from aitp.processors.prompts import Prompt, load_prompts
-from aitp.providers import Provider
-from aitp.providers.base import plugin_builders, provider_rules
+from aitp.providers import Provider, plugin_builders, provider_rules
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
 
 _log = get_logger(__name__)

@@ -24,8 +24,7 @@ from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
 from aitp.processors.base import Context, Memory, Result, faults_in, tell_of_cut
-from aitp.providers import Message, Provider, Question
-from aitp.providers.request_profile import BOUNDS
+from aitp.providers import BOUNDS, Message, Provider, Question
 
 MOST_FAULTS = 5
 KEPT_SECONDS = 86_400.0

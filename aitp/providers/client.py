@@ -10,7 +10,7 @@ import math
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import httpx2
 import orjson
 
 from aitp.errors import AitpError, DeadlineExceeded, ServiceFault
+from aitp.providers import BOUNDS, Question
 from aitp.providers.failures import error_of, no_answer, no_success, refusal_of, refused_with_200
 from aitp.settings import Settings
 from aitp.validators import Trust
@@ -178,3 +179,40 @@ class HttpProvider(ABC):
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+def held_of(optional: Sequence[str], leave_out: Collection[str]) -> list[str]:
+    """Which parameters a question is sent with. Without a schema there are no bounds: it is told in words."""
+    held = [name for name in optional if name not in leave_out]
+    return held if {"json_schema", "format"}.intersection(held) else [name for name in held if name != "schema_bounds"]
+
+
+def schema_of(question: Question, held: Collection[str]) -> Any:
+    """The schema of the answers, without bounds where those are not `held`."""
+    return question.schema if "schema_bounds" in held else _without_bounds(question.schema)
+
+
+def messages_of(question: Question, *, in_words: bool) -> list[dict[str, str]]:
+    """The messages as both protocols have them. `in_words`: the form of the answer is told with the instructions."""
+    messages = [{"role": message.role, "content": message.content} for message in question.messages]
+    if in_words:
+        told = (
+            "Answer with one JSON object and nothing else: no words around it, no code fence. "
+            f"It has to be valid by this JSON schema:\n{orjson.dumps(question.schema).decode()}"
+        )
+        if messages and messages[0]["role"] == "system":
+            messages[0]["content"] += f"\n\n{told}"
+        else:
+            messages.insert(0, {"role": "system", "content": told})
+    return messages
+
+
+def _without_bounds(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_bounds(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = {key: _without_bounds(value) for key, value in schema.items() if key not in BOUNDS}
+    if "properties" in kept:  # which may have the names of keywords
+        kept["properties"] = {name: _without_bounds(part) for name, part in schema["properties"].items()}
+    return kept

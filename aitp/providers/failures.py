@@ -24,7 +24,6 @@ import orjson
 from aitp import errors
 from aitp.policy.retry import delay_in_words, parse_duration, parse_retry_after
 from aitp.policy.routing import canonical
-from aitp.providers.request_profile import PARAMETERS
 from aitp.tasks import Service
 
 OPENAI, OLLAMA = Service.OPENAI.value, Service.OLLAMA.value
@@ -96,6 +95,19 @@ _OTHER_KIND = (
 _PARAMETER_WORDS = r"\b(?:parameter|argument|option|field|property)s?\b"
 _INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word|output|json)s?\b"
 _OPTIONS = r"option \"|invalid option|invalid duration|in duration"
+# What a parameter of ours is called in refusals of it, by its name in `Provider.optional`.
+PARAMETERS: Mapping[str, str] = {
+    "encoding_format": r"encoding[ _-]?format|base64",
+    "dimensions": r"\bdimensions?\b|matryoshka|\boutput[ _-]?(?:size|dim)",
+    "temperature": r"\btemperature\b",
+    "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b",
+    "service_tier": r"\bservice[ _-]?tier|\bflex\b",
+    "json_schema": r"\bjson[ _-]?schema|structured[ _-]?outputs?|response[ _-]?format|\bgrammar\b",
+    "json_object": r"\bjson[ _-]?(?:object|mode)|response[ _-]?format",
+    "think": r"\bthink(?:ing)?\b",
+    "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
+    r"|structured[ _-]?outputs?|\bgrammar\b",
+}
 _MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
 # Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
 _NOT_A_NUMBER = r"\bnan\b|[+-]inf\b|\bjson compliant\b"

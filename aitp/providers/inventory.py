@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
-from aitp.extensions import has_providers
 from aitp.hardening import replace_file
-from aitp.policy.routing import Availability, Mode, Routing
+from aitp.policy.routing import Availability
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
-    from aitp.sources import InForce
 
 FILE_NAME = "models.json"
 DAY_SECONDS = 86_400.0
@@ -111,38 +109,6 @@ class Inventory:
 
 
 _Read = TypeVar("_Read", ModelState, Retirement, Inventory)
-
-
-def own_routing(settings: Settings) -> Routing:
-    """How `settings` route models, but for other packages'. In mock mode all goes to the mock, OpenAI by name."""
-    return Routing(
-        mode=Mode.OPENAI if settings.mock else Mode(settings.processing_mode),
-        supported=settings.supported_models,
-        fallbacks=settings.fallback_models,
-        may_fall_back=settings.hybrid_fallback,
-        has_openai=settings.has_openai_key,
-        aliases=settings.model_aliases,
-    )
-
-
-def uses_openai(settings: Settings | InForce) -> bool:
-    """Whether anything is bought from OpenAI."""
-    return settings.processing_mode != "ollama" and not settings.mock and settings.has_openai_key
-
-
-def models_of_ollama(settings: Settings) -> tuple[str, ...]:
-    """SUPPORTED_MODELS, but for those that other packages serve. ConfigurationError: one of these cannot be used."""
-    if not has_providers():
-        return settings.supported_models
-    from aitp.providers.base import routing_of
-
-    routing = routing_of(settings)
-    return tuple(name for name in settings.supported_models if not routing.foreign_provider(name))
-
-
-def uses_models(settings: Settings | InForce) -> bool:
-    """Whether Ollama is to have any models at all."""
-    return settings.processing_mode != "openai" and not settings.mock and bool(settings.supported_models)
 
 
 def write_inventory(runtime_dir: Path, stock: Inventory) -> None:

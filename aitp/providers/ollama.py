@@ -15,10 +15,9 @@ import httpx2
 
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, UselessAnswer
 from aitp.policy.routing import canonical
-from aitp.providers.base import Embeddings, Question, Reply, Usage
-from aitp.providers.client import HttpProvider, http_client, ollama_headers
+from aitp.providers import Embeddings, Question, Reply, Usage
+from aitp.providers.client import HttpProvider, held_of, http_client, messages_of, ollama_headers, schema_of
 from aitp.providers.failures import OLLAMA, no_success
-from aitp.providers.request_profile import held_of, messages_of, schema_of
 from aitp.providers.vectors import vector_of
 from aitp.settings import Settings
 

@@ -19,17 +19,20 @@ import openai
 
 from aitp import errors
 from aitp.logs import get_logger
-from aitp.providers.base import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.client import PLAIN, HttpProvider, http_client
+from aitp.providers import Embeddings, Question, Reply, Usage, Vector
+from aitp.providers.client import PLAIN, HttpProvider, held_of, http_client, messages_of, schema_of
 from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
-from aitp.providers.request_profile import accepts_dimensions, chat_parameters, chat_request, held_of
 from aitp.providers.vectors import numbers_in, vector_of
 from aitp.settings import Settings
 
 # Of `finish_reason`, in the words of whoever speaks the protocol.
 _CUT = r"length|max_\w*tokens|token_limit"
 _HELD_BACK = "filter|safety|recitation|block|prohibit|spii|sensitive|guardrail|refus"
+
+# o1, o3, o4, gpt-5 and their variants, dated, fine-tuned or under a vendor's prefix.
+_REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9])(?![a-z])")
+_NOT_REASONING = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt)")
 
 _log = get_logger(__name__)
 
@@ -87,6 +90,41 @@ class OpenAIProvider(HttpProvider):
             http_client=http_client(self._bound, self._timeout, self._settings.trust),
             default_headers=PLAIN,
         )
+
+
+def accepts_dimensions(model: str) -> bool:
+    """Whether `model` lets us say how many numbers we want (OpenAI API reference, embeddings)."""
+    return model.startswith("text-embedding-3-")
+
+
+def chat_parameters(model: str, effort: str, tier: str) -> tuple[str, ...]:
+    """What a question to `model` could do without. `effort`, `tier`: empty if they are not asked for."""
+    name = model.rsplit("/", 1)[-1]
+    held = {
+        "temperature": not _REASONING.match(name),  # those refuse it, whatever its value
+        "reasoning_effort": bool(effort) and not _NOT_REASONING.match(name),
+        "service_tier": bool(tier),
+        "schema_bounds": not name.startswith("ft:"),
+        "json_schema": True,
+        "json_object": True,
+    }
+    return tuple(parameter for parameter, holds in held.items() if holds)
+
+
+def chat_request(question: Question, model: str, held: Collection[str], effort: str, tier: str) -> dict[str, Any]:
+    """The body of POST /chat/completions with the parameters `held`.
+
+    Coldest, where the model lets us: the same question, the same answer.
+    """
+    values: Mapping[str, Any] = {"temperature": 0, "reasoning_effort": effort, "service_tier": tier}
+    request = {"model": model, **{name: value for name, value in values.items() if name in held}}
+    request["messages"] = messages_of(question, in_words="json_schema" not in held)
+    if "json_schema" in held:
+        wanted = {"name": question.name, "strict": True, "schema": schema_of(question, held)}
+        request["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    elif "json_object" in held:
+        request["response_format"] = {"type": "json_object"}
+    return request
 
 
 def read_embeddings(

@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import groupby, product
 from pathlib import Path
@@ -37,8 +37,7 @@ from aitp.ledger.queue import LedgerConfig
 from aitp.logs import conceal, configure, get_logger
 from aitp.policy.routing import canonical
 from aitp.processors import PROCESSORS, Context
-from aitp.providers import Provider, Question, Reply, Usage, build
-from aitp.providers.base import plugin_models
+from aitp.providers import Provider, Question, Reply, build, routing_of
 from aitp.quality.scoring import TRIALS, Figures, LabelledText, Score, figures, load_labels
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 
@@ -55,7 +54,6 @@ NO_TASK_API = {
 ALL = "all"
 OUTAGE = 3  # cases in a row without an answer
 LONGEST_PAUSE_SECONDS = 60.0
-NOTHING = Usage(0, 0, 0)
 
 
 class Failure(StrEnum):
@@ -81,8 +79,7 @@ class Case:
     score: Score | None = None
     error: errors.RetryableError | errors.NonRetryableError | None = None
     calls: int = 0
-    usage: Usage = NOTHING
-    mock: bool = False
+    replies: list[Reply] = field(default_factory=list)
 
     def attempt(self, context: Context, model: str | None) -> None:
         """Leaves either a score or an error."""
@@ -102,8 +99,7 @@ class Case:
         """All that processors over a chat model want of a provider."""
         self.calls += 1
         reply = self.provider.ask(question, model, leave_out)
-        self.usage += reply.usage
-        self.mock |= reply.mock
+        self.replies.append(reply)
         return reply
 
     @property
@@ -204,7 +200,7 @@ class Report:
 
     @property
     def mock(self) -> bool:
-        return any(case.mock for case in self.cases)
+        return any(reply.mock for case in self.cases for reply in case.replies)
 
     @property
     def failed(self) -> Sequence[Case]:
@@ -236,11 +232,20 @@ class Report:
 def _row(task_type: str, language: str, cases: Sequence[Case]) -> Row:
     scores = [case.score for case in cases if case.score is not None]
     failures = Counter(case.failure for case in cases)
-    kinds = {kind.value: failures[kind] for kind in Failure}
-    usage = sum((case.usage for case in cases), NOTHING)
-    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.estimated)
-    calls = sum(case.calls for case in cases)
-    return Row(task_type, language, len(cases), len(scores), kinds, figures(scores), calls, *tokens)
+    usages = [reply.usage for case in cases for reply in case.replies]
+    return Row(
+        task_type,
+        language,
+        texts=len(cases),
+        scored=len(scores),
+        failures={kind.value: failures[kind] for kind in Failure},
+        figures=figures(scores),
+        calls=sum(case.calls for case in cases),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        total_tokens=sum(usage.total_tokens for usage in usages),
+        tokens_estimated=any(usage.estimated for usage in usages),
+    )
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -316,7 +321,7 @@ def _configured(settings: Settings, model: str) -> Provider:
     """The provider that tasks of `model` go to. ConfigurationError: there is none, so that no text could be tried."""
     providers = build(settings)
     supported = canonical(model) in map(canonical, settings.supported_models) and "ollama" in providers
-    provider = providers.get(plugin_models().get(model) or ("ollama" if supported else "openai"))
+    provider = providers.get(routing_of(settings).foreign_provider(model) or ("ollama" if supported else "openai"))
     if provider is None:
         ollama_alone = settings.processing_mode == "ollama"
         cannot = f"PROCESSING_MODE=ollama cannot ask {model}" if ollama_alone else "OPENAI_API_KEY: not set"

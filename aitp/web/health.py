@@ -18,7 +18,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError, LedgerError
-from aitp.extensions import has_providers
 from aitp.hardening import is_alive
 from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
 from aitp.ledger.locks import master_of
@@ -28,6 +27,7 @@ from aitp.policy.routing import Availability, Routing
 from aitp.process.scoreboard import MASTER, SLOTS, Record, Role, State, glance, is_hidden, living_master, role_of
 from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
 from aitp.providers import inventory as models
+from aitp.providers import routing_of, uses_models, uses_openai
 from aitp.sources import InForce
 from aitp.tasks import Service
 
@@ -162,8 +162,8 @@ def read_facts(settings: Settings | InForce) -> Facts:
         ledger=ledger,
         ledger_problem=problem,
         has_token=os.path.isfile(settings.runtime_dir / "token"),
-        inventory=inventory if models.uses_models(settings) else None,
-        retirements=inventory.retirements if inventory is not None and models.uses_openai(settings) else (),
+        inventory=inventory if uses_models(settings) else None,
+        retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
         ledger_holder=None if master else master_of(lock_file(settings.ledger)),
@@ -394,12 +394,9 @@ def known_routing(settings: Settings | InForce) -> Routing:
     """How models are routed. Of packages that cannot be used nothing is known: the service does not start then."""
     if isinstance(settings, InForce):
         return settings.routing
-    if has_providers():  # else nothing of theirs is loaded by whoever only looks
-        from aitp.providers.base import routing_of
-
-        with suppress(ConfigurationError):
-            return routing_of(settings)
-    return models.own_routing(settings)
+    with suppress(ConfigurationError):
+        return routing_of(settings)
+    return routing_of(settings, own_alone=True)
 
 
 def stand_ins_left(ledger: Snapshot, settings: Settings | InForce) -> dict[str, int]:
@@ -447,7 +444,7 @@ def _of_wait(seconds: float) -> Severity:
 def _of_models(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
     yield from of_retirements(facts.retirements, facts.now)
-    if not models.uses_models(settings):
+    if not uses_models(settings):
         return
     replaceable = len(providers_of(settings)) > 1
     severity = Severity.WARNING if replaceable else Severity.FAULT

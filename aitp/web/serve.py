@@ -22,8 +22,8 @@ from waitress import create_server  # type: ignore[import-untyped]
 
 from aitp import logs
 from aitp.errors import ConfigurationError
-from aitp.extensions import has_providers
 from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
+from aitp.providers import plugin_builders
 from aitp.settings import Settings, load_settings, under_supervisord, withhold
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, bound
@@ -44,11 +44,8 @@ def run_metrics(settings: Settings) -> int:
     settings = _needed(settings)
     # waitress warns of every request that waits for the one before.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    if has_providers():
-        from aitp.providers.base import plugin_builders
-
-        with suppress(ConfigurationError):  # the master says so
-            plugin_builders()  # their metrics are scraped as well
+    with suppress(ConfigurationError):  # the master says so
+        plugin_builders()  # their metrics are scraped as well
     application = Application(settings)
     place = {"host": settings.metrics_host, "port": settings.metrics_port}
     # Blocked while waitress starts its thread, so that only this one is ever interrupted.

@@ -18,7 +18,7 @@ from rich.console import Console
 from aitp.commands.watch import Pace, usage_bar
 from aitp.errors import printable
 from aitp.process.scoreboard import Record, Scoreboard, State
-from aitp.providers.base import routing_of
+from aitp.providers import routing_of
 from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, load_settings, publish, surroundings
 from aitp.sources import published
 from aitp.web.health import duration
@@ -105,7 +105,7 @@ def test_a_look_loads_what_it_shows_and_none_of_the_service(desk: Desk, board: S
     assert not loaded & {*heavy, "pybreaker", "pygments", "rich.live", "asyncio", "socket", "hashlib", "psycopg"}
     assert not [name for name in loaded if name.startswith(("aitp.taskapi", "aitp.knowledge", "aitp.processors"))]
     assert not loaded & {f"aitp.ledger.{part}" for part in ("ledger", "claims", "inbox", "outbox", "maintenance")}
-    assert not loaded & {"aitp.providers.base", "aitp.process.master", "aitp.http"}
+    assert not loaded & {"aitp.process.master", "aitp.http"}
     assert len([name for name in loaded if name.startswith("aitp")]) <= 45
 
 

@@ -76,7 +76,7 @@ def place(tmp_path: Path) -> Path:
 
 ASK = """
 from aitp.providers import build, Message, Question
-from aitp.providers.base import routing_of, provider_rules
+from aitp.providers import routing_of, provider_rules
 from tests.providers.embeddings import settings
 given = settings({given!r})
 models = ("acme-large", "ACME-2.1", "acme-3")
@@ -131,7 +131,7 @@ def test_it_raises_what_the_table_says(place: Path, acme: Acme, status: int, doc
 
 def test_without_its_key_its_tasks_wait(place: Path) -> None:
     program = """
-from aitp.providers.base import routing_of
+from aitp.providers import routing_of
 from tests.providers.embeddings import settings
 print(routing_of(settings()).waits_for("acme-large"), routing_of(settings()).options("acme-large", "x"))
 """

@@ -65,10 +65,9 @@ def build(settings): return Acme(settings)
 build.models = ("acme-1", "acme-2")
 """
 PROVIDERS = """
-from aitp.providers import build
-from aitp.providers.base import plugin_models
+from aitp.providers import build, routing_of
 from tests.providers.embeddings import settings
-print(sorted(build(settings())), dict(plugin_models()))
+print(sorted(build(settings())), routing_of(settings()).foreign)
 """
 
 
@@ -80,7 +79,7 @@ def test_an_installed_provider_is_built_beside_the_others(tmp_path: Path) -> Non
 
 SERVED = """
 from aitp.process.models import asked_of_openai
-from aitp.providers.inventory import models_of_ollama
+from aitp.providers import models_of_ollama
 from tests.providers.embeddings import settings
 given = settings(**{
     "PROCESSING_MODE": "hybrid", "DEFAULT_CHAT_MODEL": "acme-1", "MODEL_ALIASES": '{"o3": "acme-2"}',

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aitp.errors import AitpError
-from aitp.providers.failures import ROWS
-from aitp.providers.request_profile import PARAMETERS
+from aitp.providers.failures import PARAMETERS, ROWS
 from tests.providers.reference import EFFECTS, page
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "PROVIDERS.md"

@@ -58,7 +58,7 @@ def test_a_short_pause_is_taken_and_the_text_tried_again() -> None:
     (case,) = evaluate([labelled("en-02")], ["identifying_data"], model, context(), None, pauses.append)
 
     assert pauses == [7]
-    assert (case.failure, case.calls, case.usage) == (None, 3, USAGE + USAGE)
+    assert (case.failure, case.calls, [reply.usage for reply in case.replies]) == (None, 3, [USAGE, USAGE])
 
 
 def test_a_run_outlasts_single_failures() -> None:
