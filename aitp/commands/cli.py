@@ -95,7 +95,7 @@ def demo(**options: Any) -> int:
         return start(**options)
 
 
-@commands.command("eval", section=SEE, needs_settings=False, prints=True, runs="quality.evaluation.run_evaluation")
+@commands.command("eval", section=SEE, needs_settings=False, prints=True, runs="quality.run_evaluation")
 @click.option("--types", "types", default="all", show_default=True, help="Task types, separated by commas.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many texts, the languages in turn.")
 @click.option("--model", help="The model to ask, in place of the tasks' default.")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from aitp.errors import AnswerCut, ModelRefused, NonRetryableError
 from aitp.providers import Embeddings, Question, Reply, Usage
 from aitp.providers.mock import text_of
-from aitp.quality.scoring import LabelledText
+from aitp.quality import LabelledText
 
 
 class _Part(BaseModel):

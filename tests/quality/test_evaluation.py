@@ -8,8 +8,17 @@ from collections.abc import Sequence
 import pytest
 
 from aitp.errors import AitpError, AnswerCut, CooldownRequired, CredentialsRefused, ServiceFault
-from aitp.quality.evaluation import LABELS, OUTAGE, Case, EvaluationStoppedError, Failure, evaluate
-from aitp.quality.scoring import LabelledText, figures, load_labels
+from aitp.quality import (
+    LABELS,
+    OUTAGE,
+    Case,
+    EvaluationStoppedError,
+    Failure,
+    LabelledText,
+    evaluate,
+    figures,
+    load_labels,
+)
 from tests.processors.models import USAGE, Encyclopedia, ScriptedModel, context, person
 
 NOBODY: dict[str, list[object]] = {"personalities": []}

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from aitp.errors import ConfigurationError
-from aitp.quality.evaluation import LABELS
-from aitp.quality.scoring import load_labels
+from aitp.quality import LABELS, load_labels
 
 TEXT: dict[str, Any] = {
     "id": "en-01",

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aitp.quality.evaluation import ALL, LABELS, Failure, Report, Row, evaluate, print_report
-from aitp.quality.scoring import TRIALS, load_labels
+from aitp.quality import ALL, LABELS, TRIALS, Failure, Report, Row, evaluate, load_labels, print_report
 from tests.processors.models import context
 from tests.quality.playback import RecordedProvider
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitp.quality.scoring import (
+from aitp.quality import (
     LEVELS,
     Names,
     Score,
