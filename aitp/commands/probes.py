@@ -118,10 +118,9 @@ def _listed(settings: Settings, token: str) -> int:
 
 def _missing(settings: Settings) -> list[str]:
     """Those of SUPPORTED_MODELS that the Ollama server lacks."""
-    from aitp.providers.ollama_models import OllamaModels
+    from aitp.providers import ollama_models
 
-    with closing(OllamaModels(settings, stall_seconds=settings.request_timeout)) as server:
-        return server.missing(providers.models_of_ollama(settings))
+    return ollama_models.missing(settings, providers.models_of_ollama(settings), settings.request_timeout)
 
 
 def _wikidata(settings: Settings) -> Answered:

@@ -20,8 +20,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError, NonRetryableError, RetryableError, ServiceFault
@@ -36,7 +36,7 @@ from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
 
 if TYPE_CHECKING:
-    from aitp.providers.ollama_models import OllamaModels, Progress
+    from aitp.providers.ollama_models import Progress
 
 STALL_SHARE = 10
 WRITE_SECONDS = 1.0
@@ -95,21 +95,20 @@ class _Round:
 
     def go(self) -> bool:
         """Whether all are there in the end."""
-        from aitp.providers.ollama_models import OllamaModels
+        from aitp.providers import ollama_models
 
-        with closing(OllamaModels(self._settings, stall_seconds=self._seconds / STALL_SHARE)) as server:
-            try:
-                missing = server.missing(self._names)
-            except RetryableError as error:
-                if str(error) != self._inventory.problem:
-                    log.warning("Ollama cannot be asked for its models", reason=str(error))
-                inventory.write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
-                return False
-            for name in self._names:
-                self._note(name, self._lacking(name) if name in missing else ModelState(Stage.PRESENT))
-            for name in missing:
-                if self._inventory.models[name].stage is Stage.MISSING:
-                    self._pull(name, server)
+        try:
+            missing = ollama_models.missing(self._settings, self._names)
+        except RetryableError as error:
+            if str(error) != self._inventory.problem:
+                log.warning("Ollama cannot be asked for its models", reason=str(error))
+            inventory.write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
+            return False
+        for name in self._names:
+            self._note(name, self._lacking(name) if name in missing else ModelState(Stage.PRESENT))
+        for name in missing:
+            if self._inventory.models[name].stage is Stage.MISSING:
+                self._pull(name, partial(ollama_models.pull, stall_seconds=self._seconds / STALL_SHARE))
         return all(state.stage is Stage.PRESENT for state in self._inventory.models.values())
 
     def _lacking(self, name: str) -> ModelState:
@@ -119,7 +118,7 @@ class _Round:
             return last
         return ModelState(Stage.MISSING, failures=last.failures)
 
-    def _pull(self, name: str, server: OllamaModels) -> None:
+    def _pull(self, name: str, pull: Callable[..., None]) -> None:
         log.info("Model is being pulled", model=name, timeout_seconds=self._seconds)
         started, logged, first = time.monotonic(), 0, 0
         state = replace(self._inventory.models[name], stage=Stage.PULLING)
@@ -140,7 +139,7 @@ class _Round:
 
         self._note(name, state)
         try:
-            server.pull(name, follow)
+            pull(self._settings, name, follow)
         except (RetryableError, NonRetryableError, KeyboardInterrupt) as error:
             self._failed(name, state, str(error) or "it was interrupted", brought=0 < first < state.completed)
             if isinstance(error, KeyboardInterrupt):

@@ -45,11 +45,10 @@ class BodyBound:
         self._stream = stream or _Stream
         self.begin(ANSWER_BYTES)
 
-    def begin(self, limit_bytes: int, seconds: float | None = None) -> None:
-        """A call begins, whose answer has at most so many bytes, and comes within as many seconds (None: as always)."""
+    def begin(self, limit_bytes: int) -> None:
+        """A call begins, whose answer has at most so many bytes."""
         self.limit_bytes = limit_bytes
-        self._allowed = self._seconds if seconds is None else seconds
-        self._ends = time.monotonic() + self._allowed
+        self._ends = time.monotonic() + self._seconds
 
     def __call__(self, response: Any) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -61,7 +60,7 @@ class BodyBound:
         if received > self.limit_bytes:
             raise ServiceFault(self._service, f"{self._service} sent more than the {self.limit_bytes} bytes allowed")
         if time.monotonic() > self._ends:
-            said = f"{self._service} did not come to the end of its answer within {self._allowed:g} s"
+            said = f"{self._service} did not come to the end of its answer within {self._seconds:g} s"
             raise DeadlineExceeded(self._service, said)
 
 

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 import httpx  # what the ollama package is made of; loaded by nobody else
 import httpx2
 import ollama
+import orjson
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from aitp import http
 from aitp.errors import AitpError, NonRetryableError, ServiceFault
 from aitp.policy.routing import canonical
-from aitp.providers.client import BodyBound, BoundedStream, ollama_headers, tls_context
+from aitp.providers import client
 from aitp.providers.failures import OLLAMA, error_of, no_answer, refusal_of
 from aitp.settings import Settings
 
-TAGS_BYTES, LIST_SECONDS = 16 * 1_048_576, 30.0
+LIST_SECONDS = 30.0
 STREAM_BYTES = 256 * 1_048_576
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
@@ -45,96 +47,96 @@ class PullBroken(ServiceFault):
     """A pull broke off, or came no further: the next one goes on from where it was."""
 
 
-class _Stream(BoundedStream, httpx.SyncByteStream):
+class _Stream(client.BoundedStream, httpx.SyncByteStream):
     pass
 
 
-class OllamaModels:
-    """By OLLAMA_* of the settings. `stall_seconds`: without progress for so long, a pull is broken off; `pause_seconds`
-    later it is begun again."""
+def missing(settings: Settings, models: Collection[str], seconds: float = LIST_SECONDS) -> list[str]:
+    """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
+    url = f"{settings.ollama_base_url.rstrip('/')}/api/tags"
+    try:
+        answer, body = http.ask(url, seconds, settings.trust, client.ollama_headers(settings))
+    except http.NoAnswer as failure:
+        raise ServiceFault(OLLAMA, f"ollama {failure}: look at OLLAMA_BASE_URL") from None
+    if answer.status != 200:
+        raise error_of(refusal_of(OLLAMA, httpx2.Response(answer.status, content=body), ""))
+    try:
+        present = {canonical(each["model"]) for each in orjson.loads(body)["models"]}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ServiceFault(OLLAMA, "ollama answered with no list of models") from None
+    return [model for model in models if canonical(model) not in present]
 
-    def __init__(self, settings: Settings, *, stall_seconds: float = 60.0, pause_seconds: float = 0.5) -> None:
-        self._stall_seconds = stall_seconds
-        self._pause_seconds = pause_seconds
-        self._bound = BodyBound(OLLAMA, stream=_Stream)
-        # Left to itself, it would follow redirects, wait for ever, and take proxies from the environment.
-        self._client = ollama.Client(
-            settings.ollama_base_url,
-            follow_redirects=False,
-            timeout=stall_seconds,
-            headers=ollama_headers(settings),
-            verify=tls_context(settings.trust),
-            trust_env=settings.trust.from_environment,
-            event_hooks={"response": [self._bound]},
-        )
 
-    def missing(self, models: Collection[str]) -> list[str]:
-        """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
-        self._bound.begin(TAGS_BYTES, LIST_SECONDS)
-        try:
-            present = {canonical(model.model) for model in self._client.list().models if model.model}
-            return [model for model in models if canonical(model) not in present]
-        except (ollama.ResponseError, ConnectionError, httpx.HTTPError) as error:
-            failure = _judged(error, "")
-        except (ValueError, TypeError, AttributeError):  # no JSON, or none of a list
-            failure = ServiceFault(OLLAMA, "ollama answered with no list of models")
-        raise failure
+def pull(
+    settings: Settings,
+    model: str,
+    told: Callable[[Progress], None],
+    *,
+    stall_seconds: float = 60.0,
+    pause_seconds: float = 0.5,
+) -> None:
+    """Until the server has `model`. Unbounded in all, as long as it makes progress: the caller bounds it.
 
-    def pull(self, model: str, told: Callable[[Progress], None]) -> None:
-        """Until the server has `model`. Unbounded in all, as long as it makes progress: the caller bounds it.
+    `stall_seconds`: without progress for so long, it is broken off; `pause_seconds` later it is begun again. Whatever
+    ends it hangs up: the server stops a pull that nobody listens to, and keeps what has come.
+    NonRetryableError: the registry does not give it to us. ServiceFault: it did not come to its end in a few tries.
+    """
+    bound = client.BodyBound(OLLAMA, stream=_Stream)
+    tries = Retrying(
+        retry=retry_if_exception_type(PullBroken),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_exponential(multiplier=pause_seconds, max=LONGEST_PAUSE_SECONDS),
+        reraise=True,
+    )
+    # Left to itself, it would follow redirects, wait for ever, and take proxies from the environment.
+    with ollama.Client(
+        settings.ollama_base_url,
+        follow_redirects=False,
+        timeout=stall_seconds,
+        headers=client.ollama_headers(settings),
+        verify=client.tls_context(settings.trust),
+        trust_env=settings.trust.from_environment,
+        event_hooks={"response": [bound]},
+    ) as server:
+        for attempt in tries:
+            with attempt:
+                bound.begin(STREAM_BYTES)
+                _pull_once(server, model, told, stall_seconds)
 
-        NonRetryableError: the registry does not give it to us. ServiceFault: it did not come to its end in a few tries.
-        """
-        tries = Retrying(
-            retry=retry_if_exception_type(PullBroken),
-            stop=stop_after_attempt(TRIES),
-            wait=wait_exponential(multiplier=self._pause_seconds, max=LONGEST_PAUSE_SECONDS),
-            reraise=True,
-        )
-        tries(self._pull_once, model, told)
 
-    def close(self) -> None:
-        """Hang up. The server stops a pull that nobody listens to, and keeps what has come."""
-        self._client.close()  # type: ignore[no-untyped-call]
-
-    def _pull_once(self, model: str, told: Callable[[Progress], None]) -> None:
-        self._bound.begin(STREAM_BYTES)
-        failure: AitpError | None = None
-        try:
-            if self._follow(model, told) == "success":
-                return
-            said = "ended without saying that it succeeded"
-        except (ollama.ResponseError, httpx.ConnectError) as error:
-            failure = _judged(error, model)
-        except httpx.HTTPError:
-            said = f"broke off, or said nothing for {self._stall_seconds:g} s"
-        except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
-            said = "answered with lines that tell of no progress"
-        raise failure or PullBroken(OLLAMA, f"the pull of {model} {said}")
-
-    def _follow(self, model: str, told: Callable[[Progress], None]) -> str:
-        """The last status. Lines may come all the time: only new bytes and new stages are progress."""
-        layers: dict[str, tuple[int, int]] = {}
-        progress, moved = Progress(), time.monotonic()
-        for line in self._client.pull(model, stream=True):
+def _pull_once(server: ollama.Client, model: str, told: Callable[[Progress], None], stall_seconds: float) -> None:
+    layers: dict[str, tuple[int, int]] = {}
+    progress, moved = Progress(), time.monotonic()
+    failure: AitpError | None = None
+    try:
+        for line in server.pull(model, stream=True):
             if line.digest:
                 layers[line.digest] = (line.completed or 0, line.total or 0)
-            completed, total = (sum(numbers) for numbers in zip(*layers.values(), strict=True)) if layers else (0, 0)
+            completed, total = (sum(numbers) for numbers in zip((0, 0), *layers.values(), strict=True))
             now = Progress(completed, total, line.status or "")
+            # Lines may come all the time: only new bytes and new stages are progress.
             if now != progress:
                 progress, moved = now, time.monotonic()
                 told(progress)
-            elif time.monotonic() - moved > self._stall_seconds:
-                said = f"the pull of {model} made no progress for {self._stall_seconds:g} s"
-                raise PullBroken(OLLAMA, f"{said}, at {completed} of {total} bytes")
-        return progress.status
+            elif time.monotonic() - moved > stall_seconds:
+                said = f"made no progress for {stall_seconds:g} s, at {completed} of {total} bytes"
+                break
+        else:
+            said = "ended without saying that it succeeded"
+    except ollama.ResponseError as error:
+        failure = _refused(error, model)
+    except httpx.ConnectError as error:
+        failure = no_answer(OLLAMA, error)
+    except httpx.HTTPError:
+        said = f"broke off, or said nothing for {stall_seconds:g} s"
+    except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
+        said = "answered with lines that tell of no progress"
+    if progress.status != "success":
+        raise failure or PullBroken(OLLAMA, f"the pull of {model} {said}")
 
 
-def _judged(error: Exception, model: str) -> AitpError:
-    """What the package raised, for an answer, for a line of one, or in place of one."""
-    if not isinstance(error, ollama.ResponseError):
-        # The package's own words hide the system's.
-        return no_answer(OLLAMA, error.__context__ or error if isinstance(error, ConnectionError) else error)
+def _refused(error: ollama.ResponseError, model: str) -> AitpError:
+    """What an error answer means, or an error in a line of a good one (which has no status)."""
     if error.status_code >= 0:
         return error_of(refusal_of(OLLAMA, httpx2.Response(error.status_code, text=str(error.error)), model))
     # A line's words go to the log, without addresses: those may be signed.

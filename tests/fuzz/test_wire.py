@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from aitp.errors import AitpError
 from aitp.knowledge.wikidata import Api
 from aitp.providers import Message, Question
-from aitp.providers.ollama_models import OllamaModels
+from aitp.providers.ollama_models import missing
+from aitp.providers.ollama_models import pull as pull_model
 from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import TaskStatus
 from tests.fuzz.cases import cases, likely, values
@@ -166,12 +167,16 @@ streams = lines.map(lambda told: b"\n".join(json.dumps(line).encode() for line i
 @given(answer=st.one_of(st.builds(framed, streams, statuses, headers, st.just(0)), answers({"models": [{"model": 1}]})),
        pull=st.booleans())  # fmt: skip
 def test_pulls_of_models(server: ScriptedServer, answer: bytes, pull: bool) -> None:
-    models = OllamaModels(
-        settings(ollama_base_url=f"http://127.0.0.1:{server.port}"), stall_seconds=2.0, pause_seconds=0.0
-    )
+    given = settings(ollama_base_url=f"http://127.0.0.1:{server.port}")
     told: list[object] = []
-    attempt(server, answer, lambda: models.pull("m", told.append) if pull else models.missing(["m"]))
-    models.close()
+
+    def act() -> None:
+        if pull:
+            pull_model(given, "m", told.append, stall_seconds=2.0, pause_seconds=0.0)
+        else:
+            missing(given, ["m"], 2.0)
+
+    attempt(server, answer, act)
 
 
 @cases(1_000)

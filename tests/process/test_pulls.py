@@ -203,7 +203,7 @@ def test_a_server_that_is_down_leaves_what_was_known_and_the_reason(ollama_api: 
     assert look_after_models(settings) is False
     stock = read_inventory(settings.runtime_dir)
     assert stock is not None
-    assert "Connection refused" in stock.problem
+    assert "could not be connected to" in stock.problem
     assert stock.models[NOMIC].stage is Stage.PRESENT
 
 

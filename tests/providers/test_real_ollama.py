@@ -27,7 +27,7 @@ from aitp.processors import PROCESSORS
 from aitp.processors.defining_severity import Level
 from aitp.providers import Message, Question
 from aitp.providers.ollama import OllamaProvider
-from aitp.providers.ollama_models import OllamaModels, Progress
+from aitp.providers.ollama_models import Progress, missing, pull
 from tests.processors.models import context
 from tests.providers.embeddings import settings
 from tests.providers.model_registry import ModelRegistry
@@ -218,12 +218,12 @@ def registry(server: RealOllama, authority: Authority) -> Iterator[tuple[ModelRe
 
 def test_a_model_is_pulled_and_answers(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     name = f"{registry[1]}/library/small"
-    models = OllamaModels(settings(ollama_base_url=server.url))
-    assert models.missing([name, EMBED, f"{EMBED}:other"]) == [name, f"{EMBED}:other"]
+    given = settings(ollama_base_url=server.url)
+    assert missing(given, [name, EMBED, f"{EMBED}:other"]) == [name, f"{EMBED}:other"]
     told: list[Progress] = []
-    models.pull(name, told.append)
+    pull(given, name, told.append)
 
-    assert models.missing([name]) == []
+    assert missing(given, [name]) == []
     assert told[-1].status == "success"
     assert told[-1].completed == told[-1].total > len(embedding_model(1))
     answer = provider_at(server.url, models=[name]).embed(["a"], name)
@@ -232,21 +232,21 @@ def test_a_model_is_pulled_and_answers(server: RealOllama, registry: tuple[Model
 
 def test_a_model_that_the_registry_lacks_is_given_up(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     with pytest.raises(NonRetryableError, match=r"file does not exist; look at SUPPORTED_MODELS"):
-        OllamaModels(settings(ollama_base_url=server.url)).pull(f"{registry[1]}/library/nowhere", lambda progress: None)
+        pull(settings(ollama_base_url=server.url), f"{registry[1]}/library/nowhere", lambda progress: None)
 
 
 def test_a_name_that_is_none_is_given_up(server: RealOllama) -> None:
     with pytest.raises(NonRetryableError, match="SUPPORTED_MODELS"):
-        OllamaModels(settings(ollama_base_url=server.url)).pull("no:such:name", lambda progress: None)
+        pull(settings(ollama_base_url=server.url), "no:such:name", lambda progress: None)
 
 
 def test_a_blob_that_breaks_off_is_gone_on_with(server: RealOllama, registry: tuple[ModelRegistry, str]) -> None:
     found, place = registry
     found.cuts = 1
-    models = OllamaModels(settings(ollama_base_url=server.url))
-    models.pull(f"{place}/library/torn", lambda progress: None)
+    given = settings(ollama_base_url=server.url)
+    pull(given, f"{place}/library/torn", lambda progress: None)
 
-    assert models.missing([f"{place}/library/torn"]) == []
+    assert missing(given, [f"{place}/library/torn"]) == []
     assert any(start > 0 for start in found.ranges)
 
 
@@ -254,18 +254,17 @@ def test_a_pull_that_we_hang_up_on_goes_on_from_there(server: RealOllama, regist
     found, place = registry
     name = f"{place}/library/slow"
     found.piece_seconds = 0.1
-    first = OllamaModels(settings(ollama_base_url=server.url))
+    given = settings(ollama_base_url=server.url)
 
     def interrupt(progress: Progress) -> None:
         if progress.completed > 20_000:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        first.pull(name, interrupt)
-    first.close()
+        pull(given, name, interrupt)
     found.piece_seconds = 0.0
     told: list[Progress] = []
-    OllamaModels(settings(ollama_base_url=server.url)).pull(name, told.append)
+    pull(given, name, told.append)
 
     assert told[-1].status == "success"
     assert max(found.ranges) > 10_000

@@ -19,8 +19,7 @@ from aitp.demo.task_api import TaskApi
 from aitp.demo.wikidata_api import WikidataApi
 from aitp.errors import ConfigurationError, ServiceFault
 from aitp.knowledge.wikidata import Api
-from aitp.providers import build
-from aitp.providers.ollama_models import OllamaModels
+from aitp.providers import build, ollama_models
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 from aitp.taskapi import TaskApi as TaskApiClient
 from aitp.taskapi import Tokens
@@ -98,9 +97,11 @@ def embed_by(provider: str) -> Callable[[Settings], None]:
 
 
 def list_models(settings: Settings) -> None:
-    models = OllamaModels(settings)
-    models.missing([MODEL])
-    models.close()
+    ollama_models.missing(settings, [MODEL])
+
+
+def pull_model(settings: Settings) -> None:
+    ollama_models.pull(settings, MODEL, lambda progress: None, stall_seconds=5.0, pause_seconds=0.0)
 
 
 def look_up(settings: Settings) -> None:
@@ -115,6 +116,7 @@ CALLS: list[tuple[str, Callable[[Settings], None]]] = [
     ("OPENAI_BASE_URL", embed_by("openai")),
     ("OLLAMA_BASE_URL", embed_by("ollama")),
     ("OLLAMA_BASE_URL", list_models),
+    ("OLLAMA_BASE_URL", pull_model),
     ("WIKIDATA_BASE_URL", look_up),
 ]
 each_service = pytest.mark.parametrize(("name", "call"), CALLS)
