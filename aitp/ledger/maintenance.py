@@ -8,10 +8,10 @@ ever turned over inside a text: SQLite keeps no checksums. Every start makes the
 
 `recover` must be alone with the ledger. Nothing of the damaged one is changed or thrown away: it keeps its rows, and
 its log, under a dated name. From a copy, SQLite reads what it can of each table, around the pages that it cannot read,
-into a new ledger: what was bought first, then what was delivered. Tasks that were not run yet are for the task API to
-list again. What cannot be known counts as used up: completions that are missing count as late as they can have been,
-and budgets whose spending is unclear until they end. The rest (breakers, cooldowns, statistics, what is known of
-servers) comes back by itself.
+into a new ledger: what was bought, then what was delivered, sent and spent. Tasks that were not run yet are for the
+task API to list again. What cannot be known counts as used up, until its window ends: all limits where a completion is
+missing, all budgets where something spent is. The rest (breakers, cooldowns, statistics, what is known of servers)
+comes back by itself.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -37,7 +37,6 @@ from aitp.ledger.engine import Connection, Fleet, Place, Row, alone
 from aitp.ledger.locks import lock_path, refuse_no_file
 from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY, queue_id
 from aitp.ledger.schema import VERSION
-from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from aitp.tasks import BreakerState, QueueKey, Service, TaskState
 from aitp.validators import zone_name
 
@@ -270,28 +269,20 @@ def _flush(path: Path, flags: int) -> None:
 
 # Recovery
 #
-# Of a file of SQLite's, by SQLite's own means: tables of its own, NOT INDEXED and INDEXED BY to go around what is torn.
+# Of a file of SQLite's, by its own means: NOT INDEXED and INDEXED BY say of which tree.
 
 Record = dict[str, Any]
 """A row by its columns' names, its values as they were found."""
 
-# How often reading may fail in one table before the rest of it is given up: a second or two.
-MOST_FAILURES = 50_000
-# How far beyond the last row that was read others are looked for, if nothing tells the highest number.
-BEYOND = 2**20
-# More completions than these missing in one place is a damaged number, not as many lost ones.
-MOST_MISSING = 100_000
+# How often in a row reading may fail before what lies beyond is looked for from the other end.
+MOST_FAILURES = 5_000
 # Nothing counts so far: greater numbers are damage, and so are those below nothing.
 LARGEST = 2**53
 
 UNKNOWN = QueueKey("unknown", "unknown")
-PAGE_BYTES = 4_096
-PAGE_COUNT_AT = 28  # in the file's header (sqlite.org/fileformat2.html)
-
-# Whether it is paused, the order of polls and deliveries, and which results may be used again.
-FACTS = ("paused", "sequence", "reuse_scope", "reuse_after")
-# What was delivered, results for duplicates, what was bought and could not be used yet, calls in another's stead.
-KEPT = ("tombstones", "answers", "cache", "stand_ins")
+# What was delivered, results for duplicates, what was bought and is of no use yet, calls in another's stead, money.
+KEPT = ("tombstones", "answers", "cache", "stand_ins", "spending", "reservations")
+IN_HAND = f"SELECT COUNT(*) FROM tasks INDEXED BY tasks_claimed WHERE {CLAIMED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +299,8 @@ class Allowance:
 class Recovery:
     """What became of a ledger. `set_aside` is where the damaged one is now; None for one that was sound and stays.
 
-    `saved` and `lost` count rows by what they are; `lost` knows only of what left a trace. Lost "budgets" are used up.
+    `saved` and `lost` count rows by what they are; `lost` knows only of what left a trace. Lost limits and budgets are
+    used up.
     """
 
     problems: tuple[str, ...]
@@ -332,12 +324,12 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
         alone(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name}.recovery-", dir=path.parent) as folder,
     ):
-        fresh = Path(folder) / "new"
+        fresh, copy = Path(folder) / "new", Path(folder) / "old"
         sqlite.migrate(fresh)
-        with (
-            closing(sqlite.open_alone(fresh)) as new,
-            closing(_open_copy(path, Path(folder) / "old", fresh)) as damaged,
-        ):
+        for file, name in list(zip(sqlite.files_of(path), sqlite.files_of(copy), strict=True))[:2]:
+            if file.exists():
+                shutil.copyfile(file, name)
+        with closing(sqlite.open_alone(fresh)) as new, closing(sqlite.open_alone(copy, keep_log=True)) as damaged, new:
             saving = _Saving(new, damaged, clock(), allowance or Allowance())
             saving.bring_over()
         outcome = check(fresh)
@@ -367,166 +359,65 @@ def _set_aside(path: Path, now: float) -> Path:
     return aside
 
 
-def _open_copy(path: Path, copy: Path, fresh: Path) -> _Damaged:
-    """A copy that can be read, if need be with the first pages of a new ledger, which say where its tables are.
-
-    A ledger has its tables in the same places as a new one, unless it was brought up from an older version.
-    """
-    copy.touch(0o600)
-    for file, name in list(zip(sqlite.files_of(path), sqlite.files_of(copy), strict=True))[:2]:
-        if file.exists():
-            shutil.copyfile(file, name)
-    if not sqlite.is_log_alone(copy):  # SQLite would throw the log of an empty file away
-        damaged = _Damaged(copy)
-        if damaged.tables:
-            return damaged
-        damaged.close()
-    _lend_first_pages(fresh, copy)
-    return _Damaged(copy)
-
-
-def _lend_first_pages(fresh: Path, copy: Path) -> None:
-    with closing(sqlite.open_alone(fresh)) as new:
-        numbers = [number for (number,) in new.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")]
-    sound, pages = fresh.read_bytes(), max(1, copy.stat().st_size // PAGE_BYTES)
-    with copy.open("r+b") as file:
-        for at in ((number - 1) * PAGE_BYTES for number in numbers):
-            file.seek(at)
-            file.write(sound[at : at + PAGE_BYTES])
-        file.seek(PAGE_COUNT_AT)
-        file.write(pages.to_bytes(4, "big"))
-
-
-class _Damaged:
-    """A damaged file, open for reading. `torn`: tables of which some rows could not be read."""
-
-    def __init__(self, copy: Path) -> None:
-        self._connection = sqlite.open_alone(copy)
-        self.torn: set[str] = set()
-        self.tables: dict[str, list[str]] = {}
-        with suppress(*sqlite.UNREADABLE):
-            self.tables = sqlite.tables(self._connection)
-
-    def close(self) -> None:
-        with suppress(*sqlite.UNREADABLE):  # it cannot bring its log into the damaged copy, which is thrown away
-            self._connection.close()
-
-    def ask(self, table: str, query: str, bindings: Sequence[object] = ()) -> Iterator[Row]:
-        """The rows that a query of one table gives, from its beginning until that fails."""
-        try:
-            yield from self._connection.execute(query, bindings)
-        except sqlite.UNREADABLE:
-            self.torn.add(table)
-
-    def rows(self, table: str, *columns: str) -> Iterator[Record]:
-        """Rows of a small table of any kind, from its beginning until that fails."""
-        known = [column for column in columns if column in self.tables.get(table, ())]
-        for row in self.ask(table, f"SELECT {', '.join(known)} FROM {table} NOT INDEXED"):
-            yield dict(zip(known, row, strict=True))
-
-    def numbered(self, table: str, key: str, *columns: str) -> Iterator[Record]:
-        """Rows of a table by `key`, the name of its rowid: each once, from both ends, then around what is torn.
-
-        SQLite goes down a tree and fails where a page on its way is damaged; what lies to both sides is still there.
-        """
-        known = [column for column in (key, *columns) if column in self.tables.get(table, ())]
-        if key not in known:
-            self.torn.add(table)
-            return
-        read = f"SELECT {', '.join(known)} FROM {table} NOT INDEXED WHERE {key} BETWEEN ? AND ? ORDER BY {key}"
-        ranges, failures = deque([(0, LARGEST)]), 0
-        while ranges and failures < MOST_FAILURES:
-            low, high = ranges.popleft()
-            for direction in ("ASC", "DESC"):
-                try:
-                    for number, *row in self._connection.execute(f"{read} {direction}", (low, high)):
-                        if not low <= number <= high:
-                            raise OverflowError  # a damaged tree may lead back to where it came from
-                        low, high = (number + 1, high) if direction == "ASC" else (low, number - 1)
-                        yield dict(zip(known, (number, *row), strict=True))
-                    break
-                except sqlite.UNREADABLE:
-                    self.torn.add(table)
-                    failures += 1
-            else:
-                if high == LARGEST:  # nothing could be read from the end
-                    last = next(self.ask("tasks", "SELECT seq FROM sqlite_sequence WHERE name = 'tasks'"), (0,))[0]
-                    high = max(low + BEYOND, last if _is_number(last) else 0)
-                if low < high:
-                    middle = (low + high) // 2
-                    ranges += [(low, middle), (middle + 1, high)]
-
-
 class _Saving:
-    """A new ledger that is being filled: a row enters only if the new ledger's own rules let it."""
+    """A new ledger that is being filled from a damaged one: a row enters only if the new ledger's own rules let it.
 
-    def __init__(self, new: Any, damaged: _Damaged, now: float, allowance: Allowance) -> None:
-        self._new, self._tables = new, sqlite.tables(new)
-        self._damaged = damaged
-        self._now = now
-        self._allowance = allowance
+    `torn`: tables of which some rows could not be read, or made no sense.
+    """
+
+    def __init__(self, new: Any, damaged: Any, now: float, allowance: Allowance) -> None:
+        self._new, self._damaged = new, damaged
+        self._now, self._allowance = now, allowance
+        self._torn: set[str] = set()
+        self._tables, self._known = sqlite.tables(new), {}
+        with suppress(*sqlite.UNREADABLE):  # where their list is lost nothing can be read
+            damaged.execute("BEGIN")  # once for all that is asked
+            self._known = sqlite.tables(damaged)
         self.saved: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
 
     def bring_over(self) -> None:
-        with self._new:
-            self._bring_facts()
-            self._bring_completions(self._bring_results())
-            for table in KEPT:
-                for record in self._damaged.rows(table, *self._tables[table]):
-                    saved = self._enter((table, record))
-                    if table == "tombstones":
-                        (self.saved if saved else self.lost)[table] += 1
-                    if table == "stand_ins" and not saved:
-                        self._damaged.torn.add(table)
-            if "stand_ins" in self._damaged.torn:
-                limits.count_stand_ins(self._new, limits.UNKNOWN, self._now, limits.ALL_SENT)
-            self._bring_money()
-            self._new.execute(
-                "UPDATE ledger SET sequence = (SELECT MAX(number) FROM (SELECT sequence AS number FROM ledger"
-                " UNION ALL SELECT sequence FROM tombstones UNION ALL SELECT 0) AS those)"
-            )
-
-    def _bring_facts(self) -> None:
-        for facts in self._damaged.rows("ledger", "version", *FACTS):
-            self._refuse_newer(facts.pop("version", None))
-            for name, value in facts.items():
-                with suppress(*sqlite.SENSELESS):
-                    self._new.execute(f"UPDATE ledger SET {name} = ?", (value,))
+        facts = self._ask("ledger", "SELECT version, paused, reuse_scope, reuse_after FROM ledger")
+        for version, *these in facts:
+            self._refuse_newer(version)
+            with suppress(*sqlite.SENSELESS):
+                self._new.execute("UPDATE ledger SET paused = ?, reuse_scope = ?, reuse_after = ?", these)
+        self._bring_results()
+        self._bring_completions()
+        for table in KEPT:
+            columns = self._tables[table]
+            for row in self._ask(table, f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"):
+                record = dict(zip(columns, row, strict=True))
+                # An amount less than nothing would let the others be spent twice.
+                if _is_number(record.get("nano", 0)) and self._enter((table, record)):
+                    self.saved[table] += 1
+                else:
+                    self._torn.add(table)
+        self._use_up()
+        self._new.execute("UPDATE ledger SET sequence = COALESCE((SELECT MAX(sequence) FROM tombstones), 0)")
 
     def _refuse_newer(self, version: object) -> None:
-        """A number may be damage; one with tables or columns that this release does not know is none."""
         if isinstance(version, int) and version > VERSION:
-            for table, columns in self._damaged.tables.items():
-                if set(columns) - set(self._tables.get(table, ())):
-                    raise ConfigurationError(
-                        [f"the ledger has version {version}, this release knows {VERSION}: recover it with that one"]
-                    )
+            raise ConfigurationError(
+                [f"the ledger has version {version}, this release knows {VERSION}: recover it with the newer release"]
+            )
 
-    def _bring_results(self) -> int:
-        """Results with their tasks, which cannot be bought again for nothing; how many claims were in hand.
+    def _bring_results(self) -> None:
+        """Results with their tasks, which cannot be bought again for nothing.
 
         Tasks that are still to be run are not brought over: the task API lists them again.
         """
-        damaged = self._damaged
-        queues = {
-            number: QueueKey(*key)
-            for number, *key in damaged.ask("queues", "SELECT id, type, model, failed_at FROM queues NOT INDEXED")
-            if all(isinstance(name, str) for name in key)
-        }
+        asked = self._ask("queues", "SELECT id, type, model, failed_at FROM queues NOT INDEXED")
+        queues = {number: QueueKey(*key) for number, *key in asked if all(isinstance(name, str) for name in key)}
         # What an index remembers of rows that cannot be read: of a task, its id is enough to deliver its result.
-        by_index = damaged.ask("tasks", "SELECT seq, id FROM tasks INDEXED BY sqlite_autoindex_tasks_1")
+        by_index = self._ask("tasks", "SELECT seq, id FROM tasks INDEXED BY sqlite_autoindex_tasks_1")
         tasks: dict[int, Record] = {seq: {"id": task_id} for seq, task_id in by_index}
-        tasks |= {task["seq"]: task for task in damaged.numbered("tasks", "seq", "id", "queue", "state", "fingerprint")}
-        claimed = {seq for (seq,) in damaged.ask("tasks", "SELECT seq FROM tasks INDEXED BY tasks_claimed")}
-        claimed |= {seq for seq, task in tasks.items() if task.get("state") == TaskState.CLAIMED}
-        bought: set[int] = set()
-        for result in damaged.numbered("results", *self._tables["results"]):
-            seq = result["seq"]
-            task = tasks.get(seq, {})
-            dead = task.get("state") == TaskState.DEAD and result.get("refusal") and result.get("refused_at")
+        tasks |= {task["seq"]: task for task in self._numbered("tasks", "seq", "id", "queue", "state", "fingerprint")}
+        for result in self._numbered("results", *self._tables["results"]):
+            task = tasks.get(result["seq"], {})
+            dead = task.get("state") == TaskState.DEAD and result["refusal"] and result["refused_at"]
             entry = {
-                "seq": seq,
+                "seq": result["seq"],
                 "id": task.get("id"),
                 "queue": queue_id(self._new, queues.get(task.get("queue"), UNKNOWN)),
                 "state": TaskState.DEAD if dead else TaskState.FINISHED,
@@ -534,57 +425,79 @@ class _Saving:
                 "entered_sequence": 0,
                 "entered_at": self._now,
             }
-            if _is_result(result.get("body")) and self._enter(("tasks", entry), ("results", result)):
-                bought.add(seq)
+            if _is_result(result["body"]) and self._enter(("tasks", entry), ("results", result)):
+                del tasks[result["seq"]]
                 self.saved["dead letters" if dead else "results"] += 1
-        for seq in tasks.keys() - bought:
-            was_run = tasks[seq].get("state") in (TaskState.FINISHED, TaskState.DEAD)
-            self.lost["results" if was_run else "tasks"] += 1
-        return len(claimed - bought)
+        for task in tasks.values():
+            self.lost["results" if task.get("state") in (TaskState.FINISHED, TaskState.DEAD) else "tasks"] += 1
 
-    def _bring_completions(self, in_hand: int) -> None:
-        """The memory of the limits: what is missing in it counts all the same, as late as it can have been.
+    def _bring_completions(self) -> None:
+        """The memory of the limits; so may claims in hand have been sent, and nobody is left to count them later.
 
-        So do the `in_hand` claims: they may have been sent, and nobody is left to count them later.
+        Completions are numbered without a gap, in the order of their times. Where they are not, or are not all there,
+        or there is none, nobody knows how many there were: then every limit is used up for as long as its window is.
         """
-        damaged, now = self._damaged, self._now
-        found = {
-            row["id"]: row.get("completed_at") for row in damaged.numbered("task_completions", "id", "completed_at")
-        }
-        times = mended(found, now)
-        windows = damaged.ask(
-            "rate_limits",
-            "SELECT current_count, unixepoch(window_start) FROM rate_limits WHERE typeof(current_count) = 'integer'"
-            " AND unixepoch(window_start) <= ?1 AND unixepoch(window_end) > ?1",
-            (now,),
-        )
-        more = [count - sum(at >= start for at in times) for count, start in windows]
-        if believed := [each for each in more if each <= MOST_MISSING]:
-            missing = max(0, *believed)
-        else:  # nobody knows how many there were
-            missing = max(self._allowance.limits.values(), default=0) if "task_completions" in damaged.torn else 0
-        self.lost["completions"] = len(times) - len(found) + missing
-        self.saved["completions"] = len(found)
-        times += [now] * (missing + in_hand)
+        limits_, now = self._allowance.limits, self._now
+        rows = [tuple(row.values()) for row in self._numbered("task_completions", "id", "completed_at")]
+        in_hand = sum(count for (count,) in self._ask("task_completions", IN_HAND))
+        times = [min(at, now) for _, at in rows if isinstance(at, float) and at >= 0]
+        in_order = len(times) == len(rows) and all(b == (a[0] + 1, max(a[1], b[1])) for a, b in pairwise(rows))
+        if rows and in_order and "task_completions" not in self._torn:
+            self.saved["completions"] = len(rows)
+        else:
+            times = [now] * max(limits_.values(), default=0)
+            self.lost["limits"] = len(limits_)
+        times += [now] * in_hand
         self._new.executemany(
             "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, '', '', ?)",
-            ((at, int(at != before)) for before, at in pairwise([-1.0, *times]) if at >= now - LONGEST_WINDOW_SECONDS),
+            ((at, int(at != before)) for before, at in pairwise([-1.0, *times])),
         )
 
-    def _bring_money(self) -> None:
-        """What was spent, and what calls in hand may cost; where that is not all there was, it was all that may be."""
-        whole, allowance = True, self._allowance
-        for table in ("spending", "reservations"):
-            for record in self._damaged.rows(table, *self._tables[table]):
-                # An amount less than nothing would let the others be spent twice.
-                whole &= _is_number(record.get("nano")) and self._enter((table, record))
+    def _use_up(self) -> None:
+        """What calls in hand may cost was spent, and so is all of what bounds calls where not all can be read of it."""
+        allowance, now = self._allowance, self._now
+        if "stand_ins" in self._torn:
+            limits.count_stand_ins(self._new, limits.UNKNOWN, now, limits.ALL_SENT)
         for currency, nano in self._new.execute("DELETE FROM reservations RETURNING currency, nano").fetchall():
-            budgets.spend(self._new, currency, nano, self._now, allowance.zone)  # those calls may have been made
-        if not whole or self._damaged.torn & {"spending", "reservations"}:
-            left = budgets.left_nano(self._new, allowance.currency, allowance.budgets, self._now, allowance.zone)
+            budgets.spend(self._new, currency, nano, now, allowance.zone)
+        if self._torn & {"spending", "reservations"}:
+            left = budgets.left_nano(self._new, allowance.currency, allowance.budgets, now, allowance.zone)
             if left:
-                budgets.spend(self._new, allowance.currency, max(left.values()), self._now, allowance.zone)
+                budgets.spend(self._new, allowance.currency, max(left.values()), now, allowance.zone)
                 self.lost["budgets"] = len(left)
+
+    def _ask(self, table: str, query: str) -> Iterator[Row]:
+        """The rows that a query of a table gives, from its beginning until that fails."""
+        try:
+            yield from self._damaged.execute(query)
+        except sqlite.UNREADABLE:
+            self._torn.add(table)
+
+    def _numbered(self, table: str, *columns: str) -> Iterator[Record]:
+        """Rows of a table that has numbers, each once: from both ends, and on where one of them cannot be read.
+
+        SQLite goes down a tree, and fails where a page on its way is damaged; what lies to both sides is still there.
+        """
+        read = f"SELECT rowid, {', '.join(columns)} FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+        if not set(columns) <= set(self._known.get(table, ())):
+            self._torn.add(table)
+            return
+        low, high = 0, LARGEST  # what was not looked for yet
+        for forward in (True, False):
+            failures = 0
+            while low <= high and failures < MOST_FAILURES:
+                try:
+                    for number, *row in self._damaged.execute(f"{read} {'ASC' if forward else 'DESC'}", (low, high)):
+                        if not low <= number <= high:
+                            raise OverflowError  # a damaged tree may lead back to where it came from
+                        low, high = (number + 1, high) if forward else (low, number - 1)
+                        failures = 0
+                        yield dict(zip(columns, row, strict=True))
+                    return
+                except sqlite.UNREADABLE:
+                    self._torn.add(table)
+                    failures += 1
+                    low, high = (low + 1, high) if forward else (low, high - 1)
 
     def _enter(self, *rows: tuple[str, Record]) -> bool:
         """Whether the new ledger took them: all, or none."""
@@ -598,23 +511,6 @@ class _Saving:
         except sqlite.SENSELESS:
             return False
         return True
-
-
-def mended(found: Mapping[int, Any], now: float) -> list[float]:
-    """When each completion was, in order, by what could be read of them: number and time.
-
-    They are numbered without a gap, and their times never decrease: a number that is missing was once one between its
-    neighbours, and counts with the later one. So does one whose time makes no sense.
-    """
-    rows = [(number, min(at, now)) for number, at in sorted(found.items()) if isinstance(at, float) and at >= 0]
-    times: list[float] = []
-    before = rows[0][0] - 1 if rows else 0
-    for (number, at), (_, after) in pairwise([*rows, (0, now)]):
-        if (times or [0.0])[-1] <= at <= after:
-            gap = number - before
-            times += [at] * (gap if gap <= MOST_MISSING else 1)
-            before = number
-    return times + [now] * (rows[-1][0] - before if rows else 0)
 
 
 def _is_result(body: object) -> bool:

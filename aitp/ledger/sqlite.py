@@ -390,9 +390,11 @@ def open_to_check(path: Path) -> apsw.Connection:
     return connection
 
 
-def open_alone(path: Path) -> apsw.Connection:
+def open_alone(path: Path, *, keep_log: bool = False) -> apsw.Connection:
     """A plain connection to a file that no other process knows of."""
-    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep_log))
+    return connection
 
 
 def copy_whole(path: Path, part: Path) -> None:

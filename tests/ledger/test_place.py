@@ -166,7 +166,7 @@ def test_a_damaged_database_of_another_program_is_not_called_theirs(folder: Path
         "DROP TABLE ledger",
         "ALTER TABLE ledger RENAME TO ledges",
         "ALTER TABLE ledger RENAME COLUMN version TO wersion",
-        # One definition that is ours is left.
+        # One definition that is ours is left; SQLite reads nothing by the others.
         "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = sql || ' ' WHERE name = 'queues';"
         " UPDATE sqlite_schema SET sql = replace(sql, ' INTEGER', ' INT') WHERE name NOT IN ('queues')",
     ],
@@ -182,7 +182,7 @@ def test_a_ledger_that_lost_its_own_table_is_damaged_and_recovered(folder: Path,
         prepare(path, strategy="rolling", timezone="UTC", limits={})
     outcome = recover(path)
     assert outcome.set_aside is not None
-    assert outcome.saved["results"] > 0
+    assert bool(outcome.saved) == ("writable_schema" not in harm)
     assert check(path).sound
 
 

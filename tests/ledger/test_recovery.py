@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
@@ -12,7 +13,7 @@ import pytest
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.ledger import Ledger, prepare
-from aitp.ledger.maintenance import KEPT, back_up, check, recover
+from aitp.ledger.maintenance import KEPT, Allowance, back_up, check, recover
 from aitp.ledger.outbox import DeliveryOutcome
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import VERSION
@@ -51,15 +52,22 @@ def states(path: Path) -> dict[object, int]:
     return dict(rows(path, "SELECT state, COUNT(*) FROM tasks GROUP BY state"))  # type: ignore[arg-type]
 
 
+def lose(path: Path, table: str = "contents") -> None:
+    """What is to be run, if nothing else is said: nothing of that is brought over."""
+    for page in pages_of(path, table):
+        overwrite(path, page)
+
+
 # What waits to be run is listed again by the task API.
 BOUGHT = {"finished": FINISHED, "dead": DEAD}
 IN_HAND = 4
+LIMITS = Allowance(limits={"hour": 500, "month": 10_000})
 
 
-def test_a_ledger_that_lost_its_first_page_loses_nothing_that_was_bought(damaged: Path, clock: Clock) -> None:
+def test_a_damaged_ledger_loses_nothing_that_was_bought(damaged: Path, clock: Clock) -> None:
     before = rows(damaged, "SELECT * FROM results ORDER BY seq")
-    overwrite(damaged, 1)
-    outcome = recover(damaged, clock=clock)
+    lose(damaged)
+    outcome = recover(damaged, LIMITS, clock=clock)
 
     assert outcome.lost == {"tasks": READY + IN_HAND}
     assert states(damaged) == BOUGHT
@@ -67,6 +75,19 @@ def test_a_ledger_that_lost_its_first_page_loses_nothing_that_was_bought(damaged
     assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(RUN + IN_HAND,)]
     assert check(damaged).sound
     assert stat.S_IMODE(damaged.stat().st_mode) == 0o600
+
+
+def test_of_a_ledger_that_lost_its_first_page_nothing_is_known_and_all_counts_as_used_up(
+    damaged: Path, clock: Clock
+) -> None:
+    overwrite(damaged, 1)
+    outcome = recover(damaged, dataclasses.replace(LIMITS, currency="USD", budgets={"day": 1_000}), clock=clock)
+
+    assert outcome.saved == {}
+    assert outcome.lost == {"limits": 2, "budgets": 1}
+    assert rows(damaged, "SELECT COUNT(*), MIN(completed_at) FROM task_completions") == [(10_000, clock.now)]
+    assert rows(damaged, "SELECT SUM(nano) FROM spending") == [(1_000,)]
+    assert check(damaged).sound
 
 
 def test_the_damaged_ledger_is_kept_to_the_last_byte_under_a_dated_name(damaged: Path, clock: Clock) -> None:
@@ -130,8 +151,7 @@ def test_an_inner_page_that_is_lost_costs_what_is_below_it_alone(folder: Path, t
 
 
 def test_results_are_delivered_though_their_tasks_are_lost(damaged: Path, clock: Clock) -> None:
-    for page in pages_of(damaged, "tasks"):
-        overwrite(damaged, page)
+    lose(damaged, "tasks")
     outcome = recover(damaged, clock=clock)
 
     # Which of them was a dead letter is lost as well: those are tried once more.
@@ -140,20 +160,50 @@ def test_results_are_delivered_though_their_tasks_are_lost(damaged: Path, clock:
     assert rows(damaged, "SELECT id FROM tasks WHERE seq = 100") == [("run99",)]
 
 
-def test_completions_that_are_lost_in_the_middle_count_all_the_same(damaged: Path, clock: Clock) -> None:
-    overwrite(damaged, pages_of(damaged, "task_completions")[1])
-    outcome = recover(damaged, clock=clock)
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_where_completions_are_lost_every_limit_is_used_up_for_its_window(
+    damaged: Path, clock: Clock, place: int
+) -> None:
+    overwrite(damaged, pages_of(damaged, "task_completions")[place])
+    outcome = recover(damaged, LIMITS, clock=clock)
 
-    assert outcome.lost["completions"] > 0
-    assert outcome.saved["completions"] + outcome.lost["completions"] == RUN
-    assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(RUN + IN_HAND,)]
+    assert outcome.lost["limits"] == 2
+    prepare(damaged, strategy="rolling", timezone="UTC", limits=LIMITS.limits, clock=clock)
+    for allowed in (0, 0, 500):
+        uses = snapshot(damaged, now=clock.now).limits
+        assert (uses["hour"].remaining, uses["month"].remaining) == (allowed, 0)
+        clock.go(3_599.0 if allowed == 0 else 0.0)
 
 
-def test_completions_that_are_lost_at_the_end_count_as_if_they_were_new(damaged: Path, clock: Clock) -> None:
-    overwrite(damaged, pages_of(damaged, "task_completions")[-1])
-    recover(damaged, clock=clock)
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM task_completions WHERE id = 100",
+        "UPDATE task_completions SET completed_at = 1e300 WHERE id = 100",
+        "UPDATE task_completions SET completed_at = -1 WHERE id = 1",
+        "UPDATE task_completions SET id = 2e15 WHERE id = (SELECT MAX(id) FROM task_completions)",
+        "DELETE FROM task_completions",
+    ],
+)
+def test_completions_that_are_not_as_they_were_written_are_not_believed(
+    folder: Path, template: Path, clock: Clock, harm: str
+) -> None:
+    world = lived(folder, template)
+    world.change(harm)
+    path = closed(world)
+    lose(path)
+    outcome = recover(path, LIMITS, clock=clock)
 
-    assert rows(damaged, "SELECT COUNT(*), MAX(completed_at) FROM task_completions") == [(RUN + IN_HAND, clock.now)]
+    assert outcome.lost["limits"] == 2
+    assert rows(path, "SELECT COUNT(*), MIN(completed_at) FROM task_completions") == [(10_000 + IN_HAND, clock.now)]
+
+
+def test_where_claims_in_hand_cannot_be_counted_every_limit_is_used_up(damaged: Path, clock: Clock) -> None:
+    lose(damaged, "tasks_claimed")
+    outcome = recover(damaged, LIMITS, clock=clock)
+
+    assert outcome.lost["limits"] == 2
+    assert outcome.saved["results"] == FINISHED
 
 
 def test_the_log_of_a_killed_service_is_read_as_well(folder: Path, template: Path, clock: Clock) -> None:
@@ -192,15 +242,15 @@ def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock
         with pytest.raises(LedgerError, match="its write-ahead log is not"):
             look()
     assert path.with_name("cut.db-wal").read_bytes() == log
-    outcome = recover(path, clock=clock)
+    outcome = recover(path, LIMITS, clock=clock)
 
     assert outcome.set_aside is not None
     assert outcome.set_aside.with_name(outcome.set_aside.name + "-wal").read_bytes() == log
-    assert states(path)["finished"] == FINISHED
+    assert outcome.lost == {"limits": 2}
 
 
 def test_a_service_goes_on_with_what_was_recovered(damaged: Path, clock: Clock) -> None:
-    overwrite(damaged, 1)
+    lose(damaged)
     recover(damaged, clock=clock)
     assert prepare(damaged, strategy="rolling", timezone="UTC", limits={"month": 10_000}, clock=clock) == VERSION
     world = World(damaged, clock)
@@ -252,7 +302,7 @@ def test_there_is_nothing_to_recover_where_there_is_no_ledger(folder: Path) -> N
 
 def test_no_table_is_forgotten(damaged: Path) -> None:
     found = {name for (name,) in rows(damaged, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    saved = {"ledger", "queues", "tasks", "results", "task_completions", "spending", "reservations", *KEPT}
+    saved = {"ledger", "queues", "tasks", "results", "task_completions", *KEPT}
     listed_again_by_the_task_api = {"contents", "polls", "malformed"}
     published_at_each_start = {"limits", "budgets", "unpriced"}
     found_out_anew = {"breakers", "cooldowns", "processors", "habits", "request_profiles", "hosts", "absences"}
