@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,6 @@ from enum import Enum
 
 from aitp.errors import ConfigurationError
 from aitp.hardening import Parent
-from aitp.ledger.engine import lock_file
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
@@ -27,7 +25,6 @@ from aitp.process import models, scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.process.systemd import Systemd
-from aitp.providers import uses_models, uses_openai
 from aitp.settings import Settings, surroundings, under_supervisord
 from aitp.tasks import ExitCode
 
@@ -422,15 +419,15 @@ class Master:
     def _adopt(self, settings: Settings) -> None:
         configure(settings.log_level, settings.log_format, slot=MASTER)
         self._systemd.reloaded(refused=False)
-        start.forget_failed_start(settings.runtime_dir)
+        start.forget(settings.runtime_dir, start.FailedStart.FILE)
         text = "Master ready" if self._phase is Phase.PREPARING else "New settings are in force"
         log.info(text, relays=settings.relay_processes, workers=settings.concurrency_limit)
         self._phase = Phase.WORKING
         self._settings = settings
         self._children.want(settings)
         self._sweeper.due = AT_ONCE
-        self._looker.due = AT_ONCE if uses_models(settings) or uses_openai(settings) else math.inf
         self._looker.seconds = models.longest_look_seconds(settings)
+        self._looker.due = AT_ONCE if self._looker.seconds else math.inf
         self._looker.end(signal.SIGTERM)
         for child in self._children:
             self._children.tell(child, signal.SIGHUP)
@@ -559,14 +556,12 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     try:
         start.refuse_few_descriptors(settings)
         start.own_directory(settings.runtime_dir)
-        locks = start.open_locks(lock_file(settings.ledger))
+        locks = start.open_locks(settings)
         if (code := _take_over(locks, settings.shutdown_grace_seconds + timings.takeover_seconds)) is not None:
             return code
         board = Scoreboard.create(scoreboard.scoreboard_path(settings.runtime_dir))
         death_pipe, death_pipe_end = os.pipe2(os.O_CLOEXEC)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 <= soft < DESCRIPTORS:  # RLIM_INFINITY is below nothing
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, start.most_descriptors()), hard))
+        start.raise_descriptors(DESCRIPTORS)
     except ConfigurationError as error:
         log.error("Configuration cannot be used", problems=list(error.problems))
         start.tell_of_failed_start(settings.runtime_dir, error.problems)

@@ -49,7 +49,9 @@ log = get_logger(__name__)
 
 
 def longest_look_seconds(settings: Settings) -> float:
-    """How long `look_after_models` may take."""
+    """How long `look_after_models` may take; 0 if there is nothing to look after."""
+    if not (uses_models(settings) or uses_openai(settings)):
+        return 0.0
     pull = settings.ollama_model_download_timeout * (1 + 1 / STALL_SHARE)
     return 60.0 + ASKING_SECONDS + pull * max(1, len(settings.supported_models))
 

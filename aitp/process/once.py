@@ -12,7 +12,7 @@ import signal
 import time
 
 from aitp.errors import LedgerError
-from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
+from aitp.ledger.engine import DISK_RESERVE_BYTES
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.logs import configure, get_logger
 from aitp.process import start
@@ -43,7 +43,7 @@ def run_once(settings: Settings) -> int:
     configure(settings.log_level, settings.log_format)
     settings = settings.model_copy(update=ONE_OF_EACH)
     start.own_directory(settings.runtime_dir)
-    with start.open_locks(lock_file(settings.ledger)) as locks:
+    with start.open_locks(settings) as locks:
         if locks.holder(MASTER) is not None:
             said = f"{settings.ledger} is in use: a service runs on this ledger, which does what `once` would do"
             raise LedgerError(said)

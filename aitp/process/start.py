@@ -10,6 +10,7 @@ people, so that a disk without room for them stops nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -19,11 +20,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
-from aitp import sources
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
+from aitp.ledger.engine import lock_file
 from aitp.ledger.locks import SlotLocks
 from aitp.process.scoreboard import MASTER, State, glance, living_master, scoreboard_path
 
@@ -81,12 +82,13 @@ def blame_setting(name: str, path: Path, error: OSError) -> NoReturn:
     raise error
 
 
-def open_locks(ledger: Path) -> SlotLocks:
-    """This process's locks of `ledger`. Raises ConfigurationError; OSError for a full disk."""
+def open_locks(settings: Settings) -> SlotLocks:
+    """This process's locks of the ledger. Raises ConfigurationError; OSError for a full disk."""
+    file = lock_file(settings.ledger)
     try:
-        return SlotLocks(ledger)
+        return SlotLocks(file)
     except OSError as error:
-        blame_setting("RATE_LIMIT_STORAGE_PATH", ledger, error)
+        blame_setting("RATE_LIMIT_STORAGE_PATH", file, error)
 
 
 def descriptors_needed(settings: Settings) -> int:
@@ -123,6 +125,13 @@ def refuse_at_reload(settings: Settings, running: Settings) -> None:
         raise ConfigurationError(problems)
 
 
+def raise_descriptors(most: int) -> None:
+    """Let this process and its children have `most` files open, or as many as they may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < most:  # RLIM_INFINITY is below nothing
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, most_descriptors()), hard))
+
+
 def most_descriptors() -> int:
     """This process's hard limit on open files."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -130,10 +139,10 @@ def most_descriptors() -> int:
 
 
 # ── what is told of it ───────────────────────────────────────────────────────────────────────────────────────────────
-T = TypeVar("T")
 
 
-class Supervision(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Supervision:
     """What supervisord (`pid`) does with the master: `state` as supervisord names it, since when (UTC seconds).
 
     `exit_code`: of the last master that ended without being told to, -1 for a signal; None if none has.
@@ -144,29 +153,48 @@ class Supervision(NamedTuple):
     since: float
     exit_code: int | None = None
 
+    FILE: ClassVar[str] = "supervision.json"
 
-class FailedStart(NamedTuple):
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FailedStart:
     """Why the last start came to nothing, and when (UTC seconds)."""
 
     at: float
     reason: str
 
+    FILE: ClassVar[str] = "failed-start.json"
 
-def tell_of_supervision(runtime_dir: Path, supervision: Supervision) -> None:
+
+T = TypeVar("T", Supervision, FailedStart)
+
+
+def tell(runtime_dir: Path, told: Supervision | FailedStart) -> None:
     """Replace what was told."""
-    _tell(runtime_dir / "supervision.json", supervision)
+    path = runtime_dir / told.FILE
+    try:
+        replace_file(path, json.dumps(dataclasses.asdict(told)).encode())
+    except OSError as error:
+        _warn("What the service is doing cannot be told", file=str(path), reason=error.strerror)
 
 
-def nothing_runs_here(runtime_dir: Path) -> None:
-    """The service has ended: what it said of itself is over."""
-    for name in ("supervision.json", sources.PUBLISHED):
+def forget(runtime_dir: Path, *files: str) -> None:
+    """That is over, and to be told of no more."""
+    for name in files:
         with suppress(OSError):
             (runtime_dir / name).unlink(missing_ok=True)
 
 
+def read(runtime_dir: Path, kind: type[T]) -> T | None:
+    """What was told last."""
+    with suppress(OSError, ValueError, TypeError):
+        return kind(**json.loads((runtime_dir / kind.FILE).read_bytes()))
+    return None
+
+
 def read_supervision(runtime_dir: Path) -> Supervision | None:
     """What was told last, if whoever told it still lives."""
-    told = _told(runtime_dir / "supervision.json", Supervision)
+    told = read(runtime_dir, Supervision)
     return told if told and is_alive(told.pid) else None
 
 
@@ -178,18 +206,7 @@ def tell_of_failed_start(runtime_dir: Path, problems: Sequence[str]) -> None:
     reason = "; ".join(problems)
     Systemd(surroundings()).start_failed(reason)
     if runtime_dir.is_dir():
-        _tell(runtime_dir / "failed-start.json", FailedStart(time.time(), reason))
-
-
-def forget_failed_start(runtime_dir: Path) -> None:
-    """A start has come to its end."""
-    with suppress(OSError):
-        (runtime_dir / "failed-start.json").unlink(missing_ok=True)
-
-
-def read_failed_start(runtime_dir: Path) -> FailedStart | None:
-    """The last start, if it failed."""
-    return _told(runtime_dir / "failed-start.json", FailedStart)
+        tell(runtime_dir, FailedStart(time.time(), reason))
 
 
 def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None:
@@ -204,7 +221,7 @@ def await_start(runtime_dir: Path, seconds: float = START_SECONDS) -> str | None
         # Its children may be at work before it says at its next round that it runs, which is what people are told.
         if master and master.state is State.RUNNING and work_can_be_done(children, time.monotonic()):
             return None
-        if failed := read_failed_start(runtime_dir):
+        if failed := read(runtime_dir, FailedStart):
             return f"aitp: the start failed: {failed.reason}"
         select.select([], [], [], LOOK_SECONDS)
     return f"aitp: it cannot do its work after {seconds:g} s: see `aitp status` and the log"
@@ -214,16 +231,3 @@ def _warn(event: str, **facts: object) -> None:
     from aitp.logs import get_logger  # not above: who only looks writes no log
 
     get_logger(__name__).warning(event, **facts)
-
-
-def _tell(path: Path, told: Supervision | FailedStart) -> None:
-    try:
-        replace_file(path, json.dumps(told._asdict()).encode())
-    except OSError as error:
-        _warn("What the service is doing cannot be told", file=str(path), reason=error.strerror)
-
-
-def _told(path: Path, kind: type[T]) -> T | None:
-    with suppress(OSError, ValueError, TypeError):
-        return kind(**json.loads(path.read_bytes()))
-    return None

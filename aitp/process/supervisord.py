@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from supervisor import events, loggers, supervisord  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 
+from aitp import sources
 from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
@@ -86,7 +87,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         log.error(text, reason=reason, host=settings.metrics_host, port=settings.metrics_port)
         start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
-    start.tell_of_supervision(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
+    start.tell(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     clear_sockets(settings.runtime_dir)
     os.dup2(1, OUTPUT)
     os.dup2(2, ERRORS)
@@ -102,7 +103,7 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         log.error("supervisord could not start", exit_code=refusal.code)
         return ExitCode.FAILED
     finally:
-        start.nothing_runs_here(settings.runtime_dir)
+        start.forget(settings.runtime_dir, start.Supervision.FILE, sources.PUBLISHED)
     return Ends.exit_code
 
 
@@ -240,7 +241,7 @@ class Service(Ends):
                 state = "STOPPING"  # with all others
             self._told = start.Supervision(os.getpid(), state, time.time(), code)
             runtime_dir = Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
-            start.tell_of_supervision(runtime_dir, self._told)
+            start.tell(runtime_dir, self._told)
 
     def _running(self, event: object) -> None:
         """supervisord has installed its handlers: ours come after them."""

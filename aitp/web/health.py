@@ -25,7 +25,7 @@ from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapsho
 from aitp.policy.costs import amount
 from aitp.policy.routing import Availability, Routing
 from aitp.process.scoreboard import MASTER, SLOTS, Record, Role, State, glance, is_hidden, living_master, role_of
-from aitp.process.start import START_SECONDS, FailedStart, Supervision, read_failed_start, read_supervision
+from aitp.process.start import START_SECONDS, FailedStart, Supervision, read, read_supervision
 from aitp.providers import inventory as models
 from aitp.providers import routing_of, uses_models, uses_openai
 from aitp.sources import InForce
@@ -168,7 +168,7 @@ def read_facts(settings: Settings | InForce) -> Facts:
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
         ledger_holder=None if master else master_of(lock_file(settings.ledger)),
         supervision=None if master else read_supervision(settings.runtime_dir),
-        failed_start=None if master else read_failed_start(settings.runtime_dir),
+        failed_start=None if master else read(settings.runtime_dir, FailedStart),
     )
 
 
