@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
@@ -29,8 +28,7 @@ from aitp.web.health import Problem, Severity, of_retirements, providers_of
 
 MOST_SECONDS = 10.0
 LISTED_AT_MOST = 20  # documents of a list that may be half a gigabyte long
-ROUNDING_SECONDS = 1.0  # a Date header has whole seconds
-TOLERATED_SECONDS = 30.0  # by which a clock may be wrong
+TOLERATED_SECONDS = 30.0  # by which a clock may be wrong: more than an answer takes
 
 PROXY = "; through a proxy it needs HTTP_TRUST_ENV=true"
 NO_TLS = (
@@ -132,12 +130,11 @@ def _wikidata(settings: Settings) -> Answered:
 
 def _ahead(url: str, settings: Settings) -> float | None:
     """Seconds that our clock is ahead of the server's at `url`; None if it tells no time. Without credentials."""
-    sent_at = time.time()
     try:
         answer, _ = http.ask(url, settings.request_timeout, settings.trust, {})
     except http.NoAnswer:
         return None
-    return ahead_of(answer.headers.get("Date"), sent_at, time.time())
+    return ahead_of(answer.headers.get("Date"), time.time())
 
 
 # ── what the answers mean ────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,22 +255,13 @@ def of_wikidata(answer: Answered | AitpError, base_url: str) -> Problem:
     return Problem("wikidata", Severity.FAULT, said, "Look at WIKIDATA_BASE_URL")
 
 
-def ahead_of(header: str | None, sent_at: float, received_at: float) -> float | None:
-    """Seconds by which our clock is ahead of a server's; negative if behind. None without a readable Date.
-
-    `header`: its Date; `sent_at` and `received_at` by our clock, in between it was written. What lies within that, and
-    within the second that it leaves out, is no difference.
-    """
+def ahead_of(header: str | None, received_at: float) -> float | None:
+    """Seconds by which our clock is ahead of a server's (behind: negative), by the Date of its answer, which took less
+    than what is tolerated; None without one that can be read."""
     try:
-        theirs = parsedate_to_datetime(header or "")
-    except ValueError:
+        return received_at - parsedate_to_datetime(header or "").timestamp()
+    except (ValueError, OverflowError):
         return None
-    if theirs.tzinfo is None:
-        theirs = theirs.replace(tzinfo=UTC)
-    earliest, latest = theirs.timestamp(), theirs.timestamp() + ROUNDING_SECONDS
-    if sent_at > latest:
-        return sent_at - latest
-    return min(0.0, received_at - earliest)
 
 
 def of_clocks(ahead: Mapping[str, float]) -> Iterator[Problem]:
