@@ -51,7 +51,7 @@ PRELOADED = (
     "aitp.process.supervisord",
     "aitp.providers.ollama",
     "aitp.providers.openai",
-    "aitp.web.serve",
+    "aitp.web.app",
     "httpcore2",
     "openai",
     "structlog",

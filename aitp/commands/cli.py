@@ -176,7 +176,7 @@ def master(settings: Any) -> int:
     return run_master(settings, roles(settings))
 
 
-@commands.command(section=RUN, silent=True, runs="web.serve.run_metrics")
+@commands.command(section=RUN, silent=True, runs="web.app.run_metrics")
 def metrics() -> None:
     """Serve /metrics, /health, /ready and the status page alone.
 

@@ -1,12 +1,19 @@
-"""The WSGI application: /metrics, /health, /ready and the page. It answers GET and HEAD, reads, and changes nothing.
+"""The metrics process (`aitp metrics`): /metrics, /health, /ready and the page. It answers GET and HEAD, reads, and
+changes nothing.
 
 Without METRICS_TOKEN everyone may see everything: nothing here is secret. With it, /metrics and the page are for those
 who prove that they know it, as a bearer token (RFC 6750 §2.1: Prometheus' `authorization`) or as the password of HTTP
 Basic with any user name (RFC 7617: what a browser asks for). /health and /ready still tell everyone their status code,
 because container engines and load balancers have no token to send; but not the reasons.
 
-Nothing is kept between requests but the last good scrape, and nothing runs between them. Ledger or scoreboard may be
-missing or garbled: the answer then says so. `aitp.web.serve` runs it under waitress; tests call it as it is.
+Nothing is kept between requests but the last good scrape, and nothing runs between them: the process sleeps. Ledger or
+scoreboard may be missing or garbled: the answer then says so.
+
+`run_metrics` serves the application by waitress, which reads and writes all connections in one thread, never waits for
+any, and closes idle ones. Beyond its limit it would accept nobody, so that whoever holds all places keeps every scrape
+out: here a newcomer takes the place of the connection that has been there for longest (`Places`). TERM and INT end it
+with 0, HUP reads the settings again. It asks the kernel to be told of its parent's death: an orphan would hold the port
+against the supervisor's next child.
 """
 
 from __future__ import annotations
@@ -15,23 +22,32 @@ import base64
 import binascii
 import hmac
 import json
+import logging
+import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import SecretStr
+from waitress import create_server  # type: ignore[import-untyped]
 
-from aitp import SERVICE_NAME, __version__
-from aitp.logs import get_logger
-from aitp.settings import Settings, in_force
+from aitp import SERVICE_NAME, __version__, logs, validators
+from aitp.errors import ConfigurationError
+from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
+from aitp.providers import plugin_builders
+from aitp.settings import Settings, in_force, load_settings, under_supervisord, withhold
+from aitp.tasks import ExitCode
 from aitp.web.gauges import Scrape, gauges
 from aitp.web.health import Facts, Problem, Severity, problems, read_facts, read_past, worst_first
 from aitp.web.page import CONTENT_SECURITY_POLICY, render
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]  # PEP 3333
 
-log = get_logger(__name__)
+log = logs.get_logger(__name__)
 
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -173,3 +189,111 @@ def _refuse() -> Answer:
 
 def _plain(status: str, text: str, *headers: tuple[str, str]) -> Answer:
     return Answer(status, "text/plain; charset=utf-8", text.encode() + b"\n", headers)
+
+
+# ── how it is served ─────────────────────────────────────────────────────────────────────────────────────────────────
+MOST_CONNECTIONS = 100
+IDLE_SECONDS = 30
+HEAD_BYTES = 8_192
+BODY_BYTES = 1_024  # nothing here reads one; a client that sends one is told so, not cut off
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_metrics(settings: Settings) -> int:
+    """Serve until told to stop; the exit code. In the main thread."""
+    logs.configure(settings.log_level, settings.log_format)
+    settings = _needed(settings)
+    # waitress warns of every request that waits for the one before.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    with suppress(ConfigurationError):  # the master says so
+        plugin_builders()  # their metrics are scraped as well
+    application = Application(settings)
+    place = {"host": settings.metrics_host, "port": settings.metrics_port}
+    # Blocked while waitress starts its thread, so that only this one is ever interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        server = listen(application, settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        log.error("METRICS_HOST and METRICS_PORT cannot be listened on", reason=reason, **place)
+        return ExitCode.FAILED
+    except ValueError:
+        log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **place)
+        return ExitCode.MISCONFIGURED
+    _install_signals(application)
+    _stop_with_parent()
+    log.info("Metrics server started", **place, mock=bool(settings.mocks))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        server.run()
+    except SystemExit:
+        pass  # the signal came before waitress was in its loop
+    log.info("Metrics server stopped")
+    return ExitCode.FINE
+
+
+def listen(application: Callable[..., Any], host: str, port: int) -> Any:
+    """waitress on `host` and `port`, one thread; `run` serves. Raises OSError if that cannot be (for now, if it is a
+    gaierror), and ValueError if there is no such host."""
+    # Bound here: waitress takes every failure to resolve a name for a wrong one.
+    sockets = validators.bound(validators.addresses(host, port))
+    return create_server(
+        application,
+        map=Places(),
+        sockets=sockets,
+        threads=1,
+        ident="aitp",
+        asyncore_loop_timeout=IDLE_SECONDS,
+        cleanup_interval=IDLE_SECONDS / 3,
+        channel_timeout=IDLE_SECONDS,
+        connection_limit=2 * MOST_CONNECTIONS,  # beyond this it accepts nobody; it counts its own descriptors too
+        max_request_header_size=HEAD_BYTES,
+        max_request_body_size=BODY_BYTES,
+    )
+
+
+class Places(dict[int, Any]):
+    """waitress' connections and sockets, by descriptor, where it wants them kept. A connection that waits for us, with
+    a request, keeps its place; any other gives way to newcomers, whatever it sends meanwhile.
+    """
+
+    def __setitem__(self, descriptor: int, channel: Any) -> None:
+        waiting = [each for each in self.values() if getattr(each, "requests", None) == [] and not each.will_close]
+        if len(waiting) >= MOST_CONNECTIONS and descriptor not in self:
+            # Closed in waitress's next round: its descriptor must not be somebody else's in this one.
+            min(waiting, key=lambda each: each.creation_time).will_close = True
+        super().__setitem__(descriptor, channel)
+
+
+def _needed(settings: Settings) -> Settings:
+    """The settings without secrets that are none of this process's business, here and in its environment."""
+    withhold("LEDGER_URL", "METRICS_TOKEN")
+    logs.conceal(settings.ledger_url, settings.metrics_token)
+    return settings.keeping("LEDGER_URL", "METRICS_TOKEN")
+
+
+def _install_signals(application: Application) -> None:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        try:
+            application.settings = _needed(load_settings())
+            log.info("Settings loaded again")
+        except ConfigurationError as error:
+            log.error(
+                "New settings are not valid, the running ones stay",
+                problems=list(error.problems),
+                warnings=list(error.warnings),
+            )
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+
+
+def _stop_with_parent() -> None:
+    """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
+    parent = Parent(supervised=under_supervisord())
+    if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and parent.is_gone:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from aitp.web import serve
+from aitp.web import app
 from tests.waiting import patience, wait_until
 from tests.web.test_serve import Running
 from tests.web.world import World, ask
@@ -67,17 +67,17 @@ def hung_up_on(client: socket.socket) -> bool:
 
 def test_idle_connections_however_many_keep_no_scrape_waiting(running: Running) -> None:
     """waitress alone would accept nobody beyond its limit."""
-    many = serve.MOST_CONNECTIONS * 3
+    many = app.MOST_CONNECTIONS * 3
     with clients(running.port, many) as idle:
         promptly_scraped(running)
 
-        wait_until(lambda: sum(map(hung_up_on, idle[: many // 2])) >= many - serve.MOST_CONNECTIONS - 1 - many // 2)
+        wait_until(lambda: sum(map(hung_up_on, idle[: many // 2])) >= many - app.MOST_CONNECTIONS - 1 - many // 2)
         assert not any(map(hung_up_on, idle[-50:]))  # the first to come are the first to go
     assert [line["event"] for line in running.log()] == ["Metrics server started"]
 
 
 def test_clients_that_dribble_keep_no_scrape_waiting(running: Running) -> None:
-    with clients(running.port, serve.MOST_CONNECTIONS + 20) as slow:
+    with clients(running.port, app.MOST_CONNECTIONS + 20) as slow:
         for byte in b"GET /metrics HTTP/1.1\r\nX: ":
             for client in slow:
                 try:
@@ -96,8 +96,8 @@ def test_clients_that_take_no_answer_keep_no_scrape_waiting(running: Running) ->
 
 
 def test_an_idle_client_loses_its_place_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.3)
-    server = serve.listen(world.app, "127.0.0.1", 0)
+    monkeypatch.setattr(app, "IDLE_SECONDS", 0.3)
+    server = app.listen(world.app, "127.0.0.1", 0)
     with socket.create_connection(("127.0.0.1", int(server.effective_port))) as client:
 
         def seen_off() -> bool:

@@ -21,7 +21,7 @@ from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.world import World, environment_in
 
-PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.serve import run_metrics; " + (
+PROGRAM = "import sys; from aitp.settings import load_settings; from aitp.web.app import run_metrics; " + (
     "sys.exit(run_metrics(load_settings()))"
 )
 # A machine whose resolver does not answer.
