@@ -287,6 +287,25 @@ class Settings(BaseModel, frozen=True, validate_default=True, hide_input_in_erro
             v.refuse_open_secrets(url, f"cannot be sent to {name.upper()}: " if name else "")
         return value
 
+    @field_validator("oauth2_token_url", "openai_api_key", "budget_per_day", "budget_per_month")
+    @classmethod
+    def _is_not_without_another(cls, value: Any, info: ValidationInfo) -> Any:
+        """What others before it make necessary, or have to go with. Those that are wrong are told alone."""
+        needed = {"ory_project_slug": "", "processing_mode": "", "prices": ""} | info.data
+        match info.field_name:
+            case "oauth2_token_url" if value is needed["ory_project_slug"] is None:
+                raise ValueError(
+                    "neither it nor ORY_PROJECT_SLUG is set; set one: the token endpoint, or the Ory project"
+                )
+            case "openai_api_key" if value is None and needed["processing_mode"] == "openai":
+                raise ValueError(
+                    f"not set; PROCESSING_MODE=openai needs a key, or the placeholder {PLACEHOLDER_KEY} for mock mode "
+                    "(invented results, no calls)"
+                )
+            case "budget_per_day" | "budget_per_month" if value and needed["prices"] is None:
+                raise ValueError("PRICES is not set, and no budget is kept without (copy etc/prices.example.toml)")
+        return value
+
     @property
     def ledger(self) -> Place:
         """Where the ledger is: a file of this host's, or a fleet's database."""
@@ -445,7 +464,6 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
     else:
         if settings.http_trust_env:
             problems += v.unusable({**_SET_ASIDE, **os.environ} if environ is None else environ)
-    problems += v.missing_together(values, PLACEHOLDER_KEY)
     others = {name: value.strip() for name in foreign_settings() if (value := given.get(name, "")).strip()}
     strangers = misspelt(given, known_names())
     if problems:
@@ -465,7 +483,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, defaults: Mapping
         "warnings": tuple(map(printable, warnings)),
         "env_file": found.env_file,
         "origins": origins,
-        "given": {name: _without_secret(name, value) for name, value in taken.items()},
+        "given": {**taken, **withheld(of=taken)},
         "extensions": {name: SecretStr(value) if foreign_settings()[name] else value for name, value in others.items()},
     }
     return settings.model_copy(update=about)
@@ -497,10 +515,6 @@ def in_force(settings: Settings) -> Settings:
     return taken_over.model_copy(update={**about, **{name: getattr(settings, name) for name in own}})
 
 
-def _without_secret(name: str, value: str) -> str:
-    return WITHHELD if name in secret_names() and not _is_placeholder(value) else value
-
-
 def prepare_environment() -> None:
     """Call first, before numpy or the openai client is imported: no helper threads (we fork), no logging of request
     bodies, no secrets for whoever looks at this process's environment from outside."""
@@ -516,9 +530,9 @@ def prepare_environment() -> None:
             _SET_ASIDE[name] = os.environ.pop(name)
 
 
-def withheld(*needed: str) -> dict[str, str]:
-    """What a program that needs no secrets but these is to find in its environment, in the place of the others."""
-    others = {name: os.environ.get(name, "").strip() for name in secret_names() if name not in needed}
+def withheld(*needed: str, of: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What stands in the place of all secrets but these, for a program that needs no others. Placeholders are none."""
+    others = {name: of.get(name, "").strip() for name in secret_names() if name not in needed}
     return {name: WITHHELD for name, value in others.items() if value and not _is_placeholder(value)}
 
 

@@ -164,7 +164,7 @@ def _read_env_file(path: Path, problems: list[str], warnings: list[str]) -> dict
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:
-        said = f"AITP_ENV_FILE={path}: {_reason(error)}; it must be a readable text file of NAME=value lines"
+        said = f"AITP_ENV_FILE={path}: {reason(error)}; it must be a readable text file of NAME=value lines"
         # Nothing else is told: that all settings are missing then would hide the one thing to mend.
         raise ConfigurationError([printable(said)]) from error
     values: dict[str, str] = {}
@@ -188,7 +188,7 @@ def _read_secret(path: Path) -> str:
             regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
             secret = stream.read(SECRET_FILE_BYTES + 1).decode().strip() if regular else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{_reason(error)}; it must be a readable file that holds the secret") from None
+        raise ValueError(f"{reason(error)}; it must be a readable file that holds the secret") from None
     if not regular:
         # Every process, and every reload, reads it again: a pipe has nothing left by then.
         raise ValueError("must be a regular file")
@@ -197,8 +197,11 @@ def _read_secret(path: Path) -> str:
     return secret
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "is not UTF-8 text"
+def reason(error: Exception) -> str:
+    """What kept a file from being read, in a few words that quote nothing of it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text"
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 # ── what a running service has in force ──────────────────────────────────────────────────────────────────────────────

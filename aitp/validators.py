@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 
 from aitp.errors import printable
 from aitp.policy.costs import Price, Prices, nano
-from aitp.sources import absolute
+from aitp.sources import absolute, reason
 
 SHOWN_CHARACTERS = 120
 LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
@@ -337,7 +337,6 @@ Thinking = Annotated[Literal["low", "medium", "high"] | bool, LOWER, Allowed("tr
 
 # ── a file of prices ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-PRICES_BYTES = 1_048_576
 HIGHEST_PRICE = 1_000_000  # of a million tokens
 
 
@@ -345,14 +344,9 @@ def read_prices(path: Path) -> Prices:
     """The prices in a TOML file. Raises ValueError that says all that is wrong with it, entry by entry."""
     try:
         with path.open("rb") as file:
-            text = file.read(PRICES_BYTES + 1).decode()
-        document = tomllib.loads(text, parse_float=Decimal)
-    except OSError as error:
-        raise ValueError(f"{error.strerror}; it must be a readable TOML file of prices") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text; it must be a TOML file of prices") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{error}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
+            document = tomllib.load(file, parse_float=Decimal)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{reason(error)}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
     try:
         found = _PriceFile.model_validate(document)
     except ValidationError as error:
@@ -400,7 +394,7 @@ def _fault_in_prices(details: Mapping[str, Any]) -> str:
 
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Address = tuple[socket.AddressFamily, socket.SocketKind, int, tuple[Any, ...]]
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 # All else says that nobody could be asked just now, and nothing about the name (getaddrinfo(3)).
 NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
@@ -445,7 +439,7 @@ def _is_address(host: str) -> bool:
 
 
 def addresses(host: str, port: int) -> list[Address]:
-    """(family, kind, protocol, address) of each to listen on, for `bind`. `*` stands for all addresses of this machine.
+    """Family and address of each to listen on. `*` stands for all addresses of this machine.
 
     An address needs no resolver, so none can fail it. Raises ValueError if no such name exists, and gaierror, an
     OSError, if whoever knows names does not answer: that passes.
@@ -459,20 +453,16 @@ def addresses(host: str, port: int) -> list[Address]:
             raise ValueError(f"{host} leads to no address") from None
         raise
     # Some resolvers say the same twice, and it can be bound once.
-    return list({address: (family, kind, protocol, address) for family, kind, protocol, _, address in found}.values())
+    return list(dict.fromkeys((family, address) for family, *_, address in found))
 
 
 def bound(found: Iterable[Address]) -> list[socket.socket]:
-    """A socket at each, for TCP, to listen with. Raises OSError if one cannot be had; then there are none."""
-    sockets = []
+    """A socket that listens at each, for TCP. Raises OSError if one cannot be had; then there are none.
+
+    One of IPv6 alone stands beside whoever has the port of IPv4: `::` would stand for that as well.
+    """
     with ExitStack() as opened:
-        for family, kind, protocol, address in found:
-            sockets.append(opened.enter_context(socket.socket(family, kind, protocol)))
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Beside whoever has the port of IPv4: `::` would stand for that as well.
-                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sockets[-1].bind(address)
+        sockets = [opened.enter_context(socket.create_server(address, family=family)) for family, address in found]
         opened.pop_all()
     return sockets
 
@@ -489,41 +479,13 @@ def trouble_at(found: Iterable[Address]) -> int:
 
 # ── what settings tell only together ─────────────────────────────────────────────────────────────────────────────────
 
-EXAMPLES = {
-    "ory_project_slug": "your-project-slug",
-    "oauth2_client_id": "your-client-id",
-    "oauth2_client_secret": "your-client-secret",
-}
-
-
-def missing_together(values: Mapping[str, str], placeholder_key: str) -> list[str]:
-    """Judged on the raw values by lower-case name, so that it is listed with all the rest."""
-    problems = []
-    if "ory_project_slug" not in values and "oauth2_token_url" not in values:
-        problems.append(
-            "ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL: neither is set; set ORY_PROJECT_SLUG to your Ory project's slug, or "
-            "OAUTH2_TOKEN_URL to the address of the token endpoint"
-        )
-    if values.get("processing_mode", "").lower() == "openai" and "openai_api_key" not in values:
-        problems.append(
-            "OPENAI_API_KEY: not set; PROCESSING_MODE=openai needs a key, or the placeholder "
-            f"{placeholder_key} for mock mode (invented results, no calls)"
-        )
-    for name in ("budget_per_day", "budget_per_month"):
-        if "prices" not in values and values.get(name, "").strip("0."):
-            problems.append(
-                f"{name.upper()}={values[name]}: PRICES is not set, and without prices nothing can be kept within a "
-                "budget; set PRICES to a file of prices (etc/prices.example.toml is one to copy)"
-            )
-    return problems
-
 
 def odd_values(values: Mapping[str, str]) -> Iterator[str]:
-    """What .env.example has where everyone needs one of his own; quotes that docker's --env-file keeps, and a shell, or
-    our own reading of a file, takes off.
+    """What .env.example has where everyone needs his own (your-client-id); quotes that docker's --env-file keeps, and a
+    shell, or our own reading of a file, takes off.
     """
     for name, value in values.items():
-        if EXAMPLES.get(name) == value:
+        if re.fullmatch(r"your(-[a-z]+)+", value):
             yield f"{name.upper()} still has the example's value {value}; set your own"
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             yield f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless meant"
@@ -547,8 +509,10 @@ def problem(
     name = str(details["loc"][0]).upper()
     if details["type"] == "missing":
         return f"{name}: required, but not set. {(fields[name].description or '').removeprefix('Required. ')}"
-    value = "***" if name in secrets else shown(values.get(name.lower(), ""))
-    if value and {Path, Authorities, Prices} & {*_parts_of(fields[name].annotation)}:
+    if name.lower() not in values:
+        return f"{name}: {details['ctx']['error']}"
+    value = "***" if name in secrets else shown(values[name.lower()])
+    if {Path, Authorities, Prices} & {*_parts_of(fields[name].annotation)}:
         value = _with_root(value)
     if details["type"] == "value_error":
         return f"{name}={value}: {details['ctx']['error']}"

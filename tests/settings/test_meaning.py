@@ -73,9 +73,11 @@ def test_the_token_comes_from_the_slugs_project_unless_an_address_overrides_it()
 
 
 def test_neither_slug_nor_token_address_is_one_clear_line() -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"^OAUTH2_TOKEN_URL: neither it nor ORY_PROJECT_SLUG is set"
+    ) as caught:
         load_settings(without("ORY_PROJECT_SLUG"))
-    assert [problem[:35] for problem in caught.value.problems] == ["ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL:"]
+    assert len(caught.value.problems) == 1
 
 
 def test_mode_openai_without_a_key_names_the_placeholder() -> None:

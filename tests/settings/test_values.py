@@ -176,8 +176,8 @@ def test_all_problems_are_listed_at_once() -> None:
 
     named = [problem.split("=")[0].split(":")[0] for problem in problems]
     assert named == [
-        *("API_BASE_URL", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "CONCURRENCY_LIMIT", "METRICS_PORT"),
-        *("ORY_PROJECT_SLUG, OAUTH2_TOKEN_URL", "OPENAI_API_KEY"),
+        *("API_BASE_URL", "OAUTH2_TOKEN_URL", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "OPENAI_API_KEY"),
+        *("CONCURRENCY_LIMIT", "METRICS_PORT"),
     ]
 
 
