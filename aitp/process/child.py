@@ -168,7 +168,7 @@ class Child:
         half-way.
         """
         self._write(State.BUSY, task_id=task_id, allow=seconds)
-        self._pass_on(self._notifier.drain(self.slot))  # they were meant for someone with time
+        self._wake(self.role, self._notifier.drain(self.slot))  # they were meant for someone with time
         tick = self._timings.tick_seconds
         signal.setitimer(signal.ITIMER_REAL, seconds + 2 * (self._timings.slack_seconds + tick), tick)
         try:
@@ -211,7 +211,7 @@ class Child:
         notified = self._notifier.drain(self.slot)
         with suppress(BlockingIOError):
             os.read(self._signals, 65_536)  # all that a pipe holds
-        self._pass_on(notified - 1)  # two notified one of us: another has work to do as well
+        self._wake(self.role, notified - 1)  # two notified one of us: another has work to do as well
 
     def take_slot(self) -> bool:
         """Wait for the slot's former process to be gone; False if told to leave before that."""
@@ -237,7 +237,7 @@ class Child:
     def leave(self) -> None:
         """Say that main has returned."""
         self._write(State.LEAVING)
-        self._pass_on(self._notifier.drain(self.slot))
+        self._wake(self.role, self._notifier.drain(self.slot))
 
     # Inside
 
@@ -252,10 +252,6 @@ class Child:
             done=before.done if done is None else done,
         )
         self._board.write(self._record)
-
-    def _pass_on(self, notifications: int) -> None:
-        if notifications > 0:
-            self._wake(self.role, notifications)
 
     def _wake(self, role: Role, count: int) -> None:
         self._notifier.notify_idle(role, count, self._board, but=self.slot)

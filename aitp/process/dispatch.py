@@ -11,20 +11,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from aitp.ledger.claims import ClaimOptions
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Route, canonical
-from aitp.processors import PROCESSORS
-from aitp.processors.base import Memory, default_models
+from aitp.processors.base import PROCESSORS, Memory, default_models
 from aitp.providers import provider_rules, routing_of, uses_models
 from aitp.providers.inventory import FILE_NAME, read_inventory
+from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 # How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
 CANARY_SECONDS = 1.0

@@ -25,16 +25,13 @@ from typing import Any
 import orjson
 
 from aitp import errors
-from aitp.ledger.breakers import BreakerChange
+from aitp.ledger import breakers, duplicates, outbox
 from aitp.ledger.claims import IdleReason
-from aitp.ledger.duplicates import fingerprint
 from aitp.ledger.inbox import Malformed, NotYet, Poll, PollOptions
 from aitp.ledger.ledger import Ledger
-from aitp.ledger.outbox import Delivery, DeliveryOutcome, Fault, Nothing
 from aitp.logs import get_logger
 from aitp.metrics import DELIVERIES, Metrics
-from aitp.policy.evidence import is_refused_for_good
-from aitp.policy.polling import is_complete, may_hold_more
+from aitp.policy import evidence, polling
 from aitp.process.child import Child
 from aitp.process.reports import IntakeWatch, tell_of_breaker, tell_of_reuse
 from aitp.processors import PROCESSORS
@@ -102,7 +99,7 @@ def _task(task_id: str, type_: str, content: object, settings: Settings | None) 
     try:
         known = processor.parse(content, settings)
         queue, text = QueueKey(type_, known.model), known.to_json()
-        return NewTask(task_id, queue, text, fingerprint=fingerprint(queue, text))
+        return NewTask(task_id, queue, text, fingerprint=duplicates.fingerprint(queue, text))
     except errors.NonRetryableError as error:
         return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
@@ -203,7 +200,7 @@ class Relay:
         # An open breaker is probed by turns: what was delivered last may be what fails on every try.
         found = self._ledger.outbox.take(self._owner, CHUNK, may_probe=not (may_poll and self._delivered_last))
         next_poll_at = None
-        if isinstance(found, Nothing) and may_poll:
+        if isinstance(found, outbox.Nothing) and may_poll:
             poll = self._ledger.inbox.begin_poll(self._owner, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
             self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
@@ -215,7 +212,7 @@ class Relay:
             next_poll_at = poll.until
             if found.probe_left:
                 found = self._ledger.outbox.take(self._owner, CHUNK)
-        if not isinstance(found, Nothing):
+        if not isinstance(found, outbox.Nothing):
             self._delivered_last = True
             if len(found) == CHUNK:
                 self._process.wake_relays(1)
@@ -225,16 +222,16 @@ class Relay:
 
     # Out: results to the task API
 
-    def _deliver_all(self, deliveries: tuple[Delivery, ...]) -> None:
+    def _deliver_all(self, deliveries: tuple[outbox.Delivery, ...]) -> None:
         going = True
         for delivery in deliveries:
             if going:
                 going = self._deliver(delivery)
             else:
                 # The API is not well: the rest is anyone's again, and waits with everything else.
-                self._ledger.outbox.settle(delivery, DeliveryOutcome.RETURNED)
+                self._ledger.outbox.settle(delivery, outbox.DeliveryOutcome.RETURNED)
 
-    def _deliver(self, delivery: Delivery) -> bool:
+    def _deliver(self, delivery: outbox.Delivery) -> bool:
         """Bring one result to the task API; False if the next would fare no better."""
         facts = {"task_id": delivery.id, "task_type": delivery.type}
         settle = partial(self._ledger.outbox.settle, delivery)
@@ -242,14 +239,14 @@ class Relay:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
         except errors.DeliveryRefused as error:
-            if is_refused_for_good(error.status, delivery.conflicts):
+            if evidence.is_refused_for_good(error.status, delivery.conflicts):
                 log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
                 self._metrics.count(DELIVERIES, "refused")
-                self._tell(settle(DeliveryOutcome.REFUSED, str(error)))
+                self._tell(settle(outbox.DeliveryOutcome.REFUSED, str(error)))
             else:
                 log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
                 self._metrics.count(DELIVERIES, "deferred")
-                self._tell(settle(DeliveryOutcome.CONFLICT))
+                self._tell(settle(outbox.DeliveryOutcome.CONFLICT))
             return True
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
             fault = self._fault_of(error)
@@ -257,31 +254,31 @@ class Relay:
             self._metrics.count(DELIVERIES, "deferred")
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
-            self._tell(settle(DeliveryOutcome.RETURNED if unsent else DeliveryOutcome.LATER, fault=fault))
+            self._tell(settle(outbox.DeliveryOutcome.RETURNED if unsent else outbox.DeliveryOutcome.LATER, fault=fault))
             return False
         self._metrics.count(DELIVERIES, "delivered")
-        self._tell(settle(DeliveryOutcome.DELIVERED))
+        self._tell(settle(outbox.DeliveryOutcome.DELIVERED))
         log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
         return True
 
-    def _fault_of(self, error: Exception) -> Fault:
+    def _fault_of(self, error: Exception) -> outbox.Fault:
         """What a failed call says of the task API and of the authorization server."""
         match error:
             case errors.CooldownRequired():
-                return Fault(error.service, Health.HEALTHY, str(error), pause=error.seconds)
+                return outbox.Fault(error.service, Health.HEALTHY, str(error), pause=error.seconds)
             case errors.CredentialsRefused():
-                return Fault(error.service, Health.REFUSED, str(error))
+                return outbox.Fault(error.service, Health.REFUSED, str(error))
             case errors.ServiceFault():
-                return Fault(error.service, Health.FAULTY, str(error))
+                return outbox.Fault(error.service, Health.FAULTY, str(error))
             case MemoryError() | OSError() | errors.LedgerError():
-                return Fault(Service.API.value, Health.UNKNOWN, "this machine is in trouble")
+                return outbox.Fault(Service.API.value, Health.UNKNOWN, "this machine is in trouble")
             case _:
                 log.error("Unexpected error", exc_info=error)
-                return Fault(Service.API.value, Health.UNKNOWN, f"unexpected {type(error).__name__}")
+                return outbox.Fault(Service.API.value, Health.UNKNOWN, f"unexpected {type(error).__name__}")
 
     def empty_outbox(self) -> None:
         """Before leaving: bring out all that can be brought out now."""
-        while not isinstance(found := self._ledger.outbox.take(self._owner, CHUNK), Nothing):
+        while not isinstance(found := self._ledger.outbox.take(self._owner, CHUNK), outbox.Nothing):
             self._deliver_all(found)
 
     # In: tasks from the task API
@@ -325,9 +322,9 @@ class Relay:
     def _close_poll(self, poll: Poll, harvest: Harvest) -> None:
         dropped = self._ledger.inbox.end_poll(
             poll,
-            complete=is_complete(harvest.documents, poll.limit, poll.longest_page),
+            complete=polling.is_complete(harvest.documents, poll.limit, poll.longest_page),
             more_there=harvest.left_out > 0
-            or may_hold_more(harvest.documents, poll.limit, poll.longest_page, harvest.entered),
+            or polling.may_hold_more(harvest.documents, poll.limit, poll.longest_page, harvest.entered),
             documents=harvest.documents,
             barren=harvest.documents == poll.limit and not harvest.entered,
             regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
@@ -342,7 +339,7 @@ class Relay:
             log.error("Most of the pending documents cannot be read", reason=harvest.problem)
         self._problem_told = harvest.problem is not None
 
-    def _tell(self, change: BreakerChange | None) -> None:
+    def _tell(self, change: breakers.BreakerChange | None) -> None:
         if change is None:
             return
         tell_of_breaker(change)

@@ -13,15 +13,12 @@ import time
 from collections.abc import Iterable, Sequence
 
 from aitp import errors
-from aitp.ledger.breakers import BreakerChange, Cooldown
+from aitp.ledger import breakers, duplicates, engine
 from aitp.ledger.claims import Claim, Idle, IdleReason
-from aitp.ledger.duplicates import Reused
-from aitp.ledger.engine import DISK_RESERVE_BYTES, HOST_SLOTS, Place
 from aitp.ledger.evidence import SETTINGS, Failure, Report, Settled
 from aitp.logs import get_logger
 from aitp.metrics import BUDGET_EXCEEDED, LIMIT_EXCEEDED, Metrics
-from aitp.policy.costs import amount
-from aitp.policy.routing import Route
+from aitp.policy import costs, routing
 from aitp.process.scoreboard import role_of
 from aitp.processors import Result
 from aitp.tasks import BreakerState, Culprit, Ending, Outcome, Task
@@ -66,7 +63,7 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
             # What the answer needs besides the provider (Wikidata): neither the task's fault nor the provider's.
             return _all(claim, postponed, reason)
         case errors.CooldownRequired():
-            pause = Cooldown(
+            pause = breakers.Cooldown(
                 error.seconds,
                 error.model,
                 reason,
@@ -101,7 +98,7 @@ def report_of_failure(claim: Claim, error: Exception, *, sent: bool, stranger: b
             return _all(claim, ending, f"unexpected {type(error).__name__}")
 
 
-def with_next_route(report: Report, claim: Claim, routes: Iterable[Route]) -> Report:
+def with_next_route(report: Report, claim: Claim, routes: Iterable[routing.Route]) -> Report:
     """The same, with who is asked next, of the `routes` of the claim's queue.
 
     Where the provider's own rules say how long to wait, another one takes over after all of these waits. Else what it
@@ -130,7 +127,7 @@ def _outcome(task: Task, result: Result) -> Outcome:
     return Outcome(task, Ending.RETRY, reason=str(result), culprit=Culprit.ANSWER, named=result.named)
 
 
-def _all(claim: Claim, ending: Ending, reason: str, cooldown: Cooldown | None = None) -> Report:
+def _all(claim: Claim, ending: Ending, reason: str, cooldown: breakers.Cooldown | None = None) -> Report:
     return Report([Outcome(task, ending, reason=reason) for task in claim.tasks], None, cooldown)
 
 
@@ -152,10 +149,10 @@ def warn_of_idleness(idle: Idle, metrics: Metrics) -> None:
             "Budget exceeded, skipping task processing",
             period=budget.period,
             currency=budget.use.currency,
-            spent=amount(budget.use.spent_nano),
-            reserved=amount(budget.use.reserved_nano),
-            budget=amount(budget.use.allowed_nano or 0),
-            needed=amount(budget.needed_nano),
+            spent=costs.amount(budget.use.spent_nano),
+            reserved=costs.amount(budget.use.reserved_nano),
+            budget=costs.amount(budget.use.allowed_nano or 0),
+            needed=costs.amount(budget.needed_nano),
             frees_in_seconds=round(max(0.0, budget.use.ends_at - now), 1),
         )
     for model in idle.unpriced:
@@ -174,7 +171,7 @@ class IntakeWatch:
     Each once, however often somebody looks meanwhile.
     """
 
-    def __init__(self, ledger: Place, what: str) -> None:
+    def __init__(self, ledger: engine.Place, what: str) -> None:
         self._ledger = ledger
         self._what = what
         self._stopped = False
@@ -192,20 +189,20 @@ class IntakeWatch:
         elif because is IdleReason.DISK:
             if not self._stopped and now >= self._quiet_until:
                 self._stopped, self._quiet_until = True, now + QUIET_SECONDS
-                text, needed = "Ledger's disk is nearly full, new work waits", DISK_RESERVE_BYTES // 10**6
+                text, needed = "Ledger's disk is nearly full, new work waits", engine.DISK_RESERVE_BYTES // 10**6
                 log.warning(text, stopped=self._what, path=str(self._ledger), needs_free_mb=needed)
         elif self._stopped:
             self._stopped = False
             log.info("Ledger's disk has room again", goes_on=self._what)
 
 
-def tell_of_breaker(change: BreakerChange) -> None:
+def tell_of_breaker(change: breakers.BreakerChange) -> None:
     """A line for a breaker that opened, closed or lets a probe through."""
     tell = log.error if change.state == BreakerState.OPEN else log.info
     tell(f"Circuit breaker is {change.state}", service=change.service, reason=change.reason)
 
 
-def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:
+def tell_of_reuse(reused: Iterable[duplicates.Reused], metrics: Metrics) -> None:
     """A line for each task that got the result of another, and its place in the counts."""
     for task in reused:
         metrics.result_reused(task.type)
@@ -214,7 +211,7 @@ def tell_of_reuse(reused: Iterable[Reused], metrics: Metrics) -> None:
 
 def tell_of_release(owner: int, settled: Settled, host: str = "") -> None:
     """A line for each task that a former process left behind; `host`: in a fleet, which one's it was."""
-    slot = owner % HOST_SLOTS
+    slot = owner % engine.HOST_SLOTS
     role = role_of(slot).value
     for outcome in settled.outcomes:
         log.warning(

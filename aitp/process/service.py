@@ -10,18 +10,16 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from aitp import release
 from aitp.errors import LedgerError
-from aitp.ledger.claims import Idle
-from aitp.ledger.engine import engine_of
+from aitp.ledger import claims, engine
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
@@ -34,16 +32,12 @@ from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
 from aitp.process.scoreboard import LAST_SLOT, Role
 from aitp.process.worker import Worker
-from aitp.processors import PROCESSORS
-from aitp.processors.base import registered
+from aitp.processors.base import PROCESSORS, registered
 from aitp.providers import plugin_builders, routing_of, warm_up
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import TaskApi, Tokens
 from aitp.tasks import Fleet, Service
 from aitp.validators import password_in
-
-if TYPE_CHECKING:
-    from aitp.ledger.hosts import Hosts
 
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
@@ -76,7 +70,7 @@ def prepare_to_fork(settings: Settings) -> None:
     openai_names()
     registered(settings)  # what other packages bring is found once, for all children
     release()  # asked of git at most once
-    engine_of(settings.ledger)
+    engine.engine_of(settings.ledger)
     keep_little()
 
 
@@ -117,10 +111,10 @@ def priced_models(settings: Settings) -> set[tuple[str, str, str]]:
     }
 
 
-def prepare_service(settings: Settings, publisher: int | None = None) -> None:
+def prepare_service(settings: Settings, publisher: int) -> None:
     """At start and reload: bring the ledger up to date, publish limits and settings, prepare the metrics files.
 
-    `publisher`: the process without which the service is none; the parent, if it is not said.
+    `publisher`: the process without which the service is none.
     """
     for warning in settings.warnings:
         log.warning("Settings are odd", warning=warning)
@@ -148,7 +142,7 @@ def prepare_service(settings: Settings, publisher: int | None = None) -> None:
         priced_models(settings),
         tuple(plugin_builders()),
     )
-    publish(settings, routing_of(settings), os.getppid() if publisher is None else publisher)
+    publish(settings, routing_of(settings), publisher)
 
 
 def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause]) -> bool:
@@ -156,12 +150,18 @@ def sweep(settings: Settings, wanted: frozenset[int], causes: Mapping[int, Cause
     ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings))
     try:
         spared = {ledger.owner(slot) for slot in wanted}
-        known = {ledger.owner(slot): cause for slot, cause in causes.items()}
-        for owner, settled in ledger.release_ownerless(spared, known).items():
-            tell_of_release(owner, settled, ledger.hosts.name_of(owner) if ledger.hosts else "")
+        _free_ownerless(ledger, spared, {ledger.owner(slot): cause for slot, cause in causes.items()})
         return all(slot in spared for slot in ledger.owners() if ledger.is_ours(slot))
     finally:
         ledger.close()
+
+
+def _free_ownerless(ledger: Ledger, spared: Container[int], causes: Mapping[int, Cause]) -> bool:
+    """Whether there was anything to free of slots that no process holds."""
+    released = ledger.release_ownerless(spared, causes)
+    for owner, settled in released.items():
+        tell_of_release(owner, settled, ledger.hosts.name_of(owner) if ledger.hosts else "")
+    return bool(released)
 
 
 def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
@@ -172,7 +172,7 @@ def worker_main(child: Child, settings: Settings, cause: Cause) -> None:
 
     def step() -> float | None:
         found = worker.step()
-        return ledger.here(found.until) if isinstance(found, Idle) else time.time()
+        return ledger.here(found.until) if isinstance(found, claims.Idle) else time.time()
 
     _work(child, ledger, step, lambda: not child.leaving and not worker.spent)
 
@@ -185,7 +185,7 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
     child.wake_workers()
     api = TaskApi(settings, Tokens(settings, metrics.auth), metrics.api_request)
     relay = Relay(child, ledger, api, metrics, settings)
-    fleet = FleetWatch(child, ledger, ledger.hosts, settings) if ledger.hosts else None
+    fleet = FleetWatch(child, ledger, settings) if ledger.hosts else None
 
     def step() -> float | None:
         asked, child.poll_asked = child.poll_asked, False
@@ -194,7 +194,7 @@ def relay_main(child: Child, settings: Settings, cause: Cause) -> None:
         until = ledger.here(relay.step(may_poll=not (child.draining or child.leaving), asked=asked))
         return fleet.next_look(until) if fleet else until
 
-    _work(child, ledger, step, lambda: not child.leaving, ledger.hosts)
+    _work(child, ledger, step, lambda: not child.leaving, fleet)
     relay.empty_outbox()
 
 
@@ -211,30 +211,29 @@ class FleetWatch:
     belongs to slots of others that are gone, and wake whoever has something to do by what others announce.
     """
 
-    def __init__(self, child: Child, ledger: Ledger, hosts: Hosts, settings: Settings) -> None:
-        self._child, self._ledger, self._hosts = child, ledger, hosts
+    def __init__(self, child: Child, ledger: Ledger, settings: Settings) -> None:
+        assert ledger.hosts is not None
+        self._child, self._ledger, self._hosts = child, ledger, ledger.hosts
         self._workers, self._relays = settings.concurrency_limit, settings.relay_processes
         self._page = page_address(settings)
         self._due = -math.inf
         self._is_called = False
-        hosts.database.listen(self._heard)
+        self.database = ledger.hosts.database
+        self.database.listen(self._heard)
 
     def look(self) -> None:
         """If it is time to."""
         if time.monotonic() < self._due:
             return
         self._hosts.note(release(), workers=self._workers, relays=self._relays, page=self._page)
-        released = self._ledger.release_ownerless(spared=self._hosts.ours)
-        for owner, settled in released.items():
-            tell_of_release(owner, settled, self._hosts.name_of(owner))
-        if released:
+        if _free_ownerless(self._ledger, self._hosts.ours, {}):
             self._child.wake_workers()
             self._child.wake_relays()
         self._due = time.monotonic() + self._hosts.look_again_in(self._ledger.owners())
 
     def next_look(self, until: float | None) -> float:
         """When this relay has something to do again, if by itself that were `until`; by this host's clock."""
-        self._hosts.database.hear()
+        self.database.hear()
         called, self._is_called = self._is_called, False
         again_at = time.time() + self._due - time.monotonic()
         return 0.0 if called else min(again_at, math.inf if until is None else until)
@@ -265,11 +264,11 @@ def _work(
     ledger: Ledger,
     step: Callable[[], float | None],
     going: Callable[[], bool],
-    hosts: Hosts | None = None,
+    fleet: FleetWatch | None = None,
 ) -> None:
     """Step by step, with a sleep whenever there is nothing to do. A ledger that fails is waited for, never died of.
 
-    `hosts`: whose announcements end a sleep.
+    `fleet`: whose announcements end a sleep.
     """
     steps = 0
     while going():
@@ -284,7 +283,7 @@ def _work(
                 steps = 0
                 ledger.forget_pages()
                 give_back()
-            child.wait(until, hosts.database.line if hosts else None)
+            child.wait(until, fleet.database.line if fleet else None)
 
 
 # What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch

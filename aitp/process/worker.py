@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from aitp.errors import AitpError, LedgerError, ModelGone, NonRetryableError, NoRoom
 from aitp.knowledge.wikidata import Wikidata
@@ -32,10 +32,8 @@ from aitp.process.dispatch import EmbeddingDimensions, claim_options, strangers_
 from aitp.process.scoreboard import SLOTS, Role
 from aitp.processors import PROCESSORS, Content, Context, Processor
 from aitp.providers import Embeddings, Provider, Question, Reply, build, provider_rules, routing_of
+from aitp.settings import Settings
 from aitp.tasks import Ending, Outcome, Service, Task, TaskStatus
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 LEDGER_RETRY_SECONDS = 1.0
 T = TypeVar("T")
