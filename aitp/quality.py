@@ -39,15 +39,13 @@ from rich.table import Table
 from rich.text import Text
 
 from aitp import errors, logs
-from aitp.knowledge import Knowledge
+from aitp.knowledge import Knowledge, folded, linked, occurs
 from aitp.knowledge.wikidata import Wikidata
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import canonical
-from aitp.processors import PROCESSORS, Context
-from aitp.processors.base import faults_in
+from aitp.processors import PROCESSORS, Context, faults_in
 from aitp.processors.defining_severity import Level
-from aitp.processors.linking import folded, linked_people, linked_subjects, occurs
 from aitp.providers import Provider, Question, Reply, build, routing_of
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 from aitp.tasks import TaskType
@@ -238,8 +236,8 @@ def _all_that_is_expected(labelled: LabelledText, context: Context) -> dict[str,
     area = labelled.area[0]
     ids: dict[str, str] = {}
     if context.knowledge.available:
-        subjects = linked_subjects([area, *topics], context.knowledge, labelled.language)
-        persons = linked_people(people, context.knowledge, labelled.language, context.personality_classes)
+        subjects = linked([area, *topics], context.knowledge, labelled.language)
+        persons = linked(people, context.knowledge, labelled.language, context.personality_classes)
         ids = {name: entity.id for name, entity in {**subjects, **persons}.items() if entity}
 
     def touched(name: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from aitp.ledger.schema import VERSION
 from aitp.policy.costs import FIRST_USAGE, amount, estimate
 from aitp.process import start
 from aitp.process.dispatch import claim_options
-from aitp.processors.base import PROCESSORS, Registered, registered
+from aitp.processors import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
 from aitp.tasks import ExitCode, QueueKey
 from aitp.validators import addresses, is_near, trouble_at

@@ -15,7 +15,7 @@ from aitp.demo.callbacks import complaint
 from aitp.demo.scripts import Script, script_of
 from aitp.demo.sentences import text_of
 from aitp.demo.wikidata_things import COMPANY, HUMAN, NEWSPAPER, things
-from aitp.processors.linking import folded, occurs
+from aitp.knowledge import folded, occurs
 
 
 def contradiction(document: Mapping[str, Any], result: Any) -> str | None:

@@ -7,8 +7,12 @@ raises (`ServiceFault("wikidata")`, `CooldownRequired("wikidata")`): the task wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MOST_LINKS = 500  # what one call lists; for more than that it stands, too
 
@@ -68,3 +72,61 @@ class Knowledge:
     def standing(self, ids: Sequence[str]) -> Mapping[str, Standing]:
         """The standing of all of `ids`, in as few calls as may be."""
         return dict.fromkeys(ids, Standing())
+
+
+# From names to ids: one search a name, and one fetch for all the hits together. Nothing here guesses: a search hits
+# whatever *begins* with the name, so that a topic or an area is linked only if the name is the hit's label or one of
+# its aliases. An outage raises; ids are left out only by an answer.
+
+# Pages about names and articles, not about what is named.
+NO_SUBJECTS = frozenset({"Q4167410", "Q101352", "Q202444", "Q13442814", "Q4167836", "Q13406463"})
+MOST_CANDIDATES = 7
+
+
+def folded(text: str) -> str:
+    """`text` for comparison: "São  Paulo" and "SAO PAULO" are the same."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    # Twice, because folding may bring accents of its own: İ becomes i and a dot.
+    again = "".join(c for c in unicodedata.normalize("NFKD", bare.casefold()) if not unicodedata.combining(c))
+    return " ".join(again.split())
+
+
+def occurs(phrase: str, text: str) -> bool:
+    """Whether `phrase` stands in `text`. Nothing but accents or blanks stands nowhere."""
+    return bool(wanted := folded(phrase)) and wanted in folded(text)
+
+
+def first_of_each(items: Iterable[T], name: Callable[[T], str]) -> list[T]:
+    """`items` without those whose name, folded, is that of an earlier one."""
+    kept: dict[str, T] = {}
+    for item in items:
+        kept.setdefault(folded(name(item)), item)
+    return list(kept.values())
+
+
+def linked(
+    names: Iterable[str], knowledge: Knowledge, language: str, classes: Collection[str] | None = None
+) -> dict[str, Entity | None]:
+    """What each name means: the first hit that is a subject, and called so.
+
+    With `classes` the personality that is of one of these: the first one that is called so, else the first hit.
+    """
+    hits = {name: knowledge.find(name, language)[:MOST_CANDIDATES] for name in names}
+    ids = list(dict.fromkeys(id_ for found in hits.values() for id_ in found))
+    entities = knowledge.entities(ids, language) if ids else {}
+
+    def choice(name: str, found: list[Entity]) -> Entity | None:
+        if classes is None:
+            fitting = [entity for entity in found if NO_SUBJECTS.isdisjoint(entity.instance_of)]
+        else:
+            fitting = [entity for entity in found if not set(classes).isdisjoint(entity.instance_of)]
+        names_of = ((entity, (entity.label, *entity.aliases)) for entity in fitting)
+        called_so = (entity for entity, names in names_of if folded(name) in map(folded, names))
+        return next(called_so, fitting[0] if classes is not None and fitting else None)
+
+    return {name: choice(name, [e for id_ in found if (e := entities.get(id_))]) for name, found in hits.items()}
+
+
+def link(entity: Entity | None, language: str) -> dict[str, str | None]:
+    """How a result names what it is about: by an id, null where there is none."""
+    return {"wikidataId": entity.id if entity else None, "language": language}

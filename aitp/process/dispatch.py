@@ -17,7 +17,7 @@ from aitp.ledger.claims import ClaimOptions
 from aitp.logs import get_logger
 from aitp.policy.costs import FREE, Pricing
 from aitp.policy.routing import Availability, Route, canonical
-from aitp.processors.base import PROCESSORS, Memory, default_models
+from aitp.processors import PROCESSORS, Memory, default_models
 from aitp.providers import provider_rules, routing_of, uses_models
 from aitp.providers.inventory import FILE_NAME, read_inventory
 from aitp.settings import Settings

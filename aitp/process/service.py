@@ -32,7 +32,7 @@ from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
 from aitp.process.scoreboard import LAST_SLOT, Role
 from aitp.process.worker import Worker
-from aitp.processors.base import PROCESSORS, registered
+from aitp.processors import PROCESSORS, registered
 from aitp.providers import plugin_builders, routing_of, warm_up
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
 from aitp.taskapi import TaskApi, Tokens

@@ -16,9 +16,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from aitp.errors import RetryableError
-from aitp.knowledge import Entity
-from aitp.processors.base import Content, Context, Processor, Result, processor
-from aitp.processors.linking import folded, link, linked_subjects
+from aitp.knowledge import Entity, folded, link, linked
+from aitp.processors import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask, narrowed, schema_of
 from aitp.providers import Provider
 
@@ -71,7 +70,7 @@ def _linked(name: str, content: ImpactAreaContent, context: Context) -> Entity |
     if content.options and not context.knowledge.is_well():
         return None
     try:
-        return linked_subjects([name], context.knowledge, context.language)[name]
+        return linked([name], context.knowledge, context.language)[name]
     except RetryableError:
         if not content.options:
             raise

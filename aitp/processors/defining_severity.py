@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from aitp.knowledge import MOST_LINKS, Knowledge, Standing
-from aitp.processors.base import Content, Context, Processor, Result, processor
+from aitp.processors import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 

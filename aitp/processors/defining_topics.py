@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from aitp.errors import UselessAnswer
-from aitp.processors.base import Content, Context, Processor, Result, processor
-from aitp.processors.linking import first_of_each, link, linked_subjects
+from aitp.knowledge import first_of_each, link, linked
+from aitp.processors import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 
@@ -51,5 +51,5 @@ class DefiningTopicsProcessor(Processor[Content]):
         if not names:
             raise UselessAnswer("no topic found: the model names none for this text")
         with found.kept(context.memory):
-            entities = linked_subjects(names, context.knowledge, context.language)
+            entities = linked(names, context.knowledge, context.language)
         return found.answer([{"name": name, **link(entity, context.language)} for name, entity in entities.items()])

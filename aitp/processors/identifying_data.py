@@ -13,9 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from aitp.knowledge import Entity
-from aitp.processors.base import Content, Context, Processor, Result, processor
-from aitp.processors.linking import first_of_each, linked_people, occurs
+from aitp.knowledge import Entity, first_of_each, linked, occurs
+from aitp.processors import Content, Context, Processor, Result, processor
 from aitp.processors.structured import Inquiry, Output, ask
 from aitp.providers import Provider
 
@@ -56,7 +55,7 @@ class IdentifyingDataProcessor(Processor[Content]):
             return found.answer({"personalities": [_shown(person, None) for person in people]})
         with found.kept(context.memory):
             names, classes = [person.name for person in people], context.personality_classes
-            entities = linked_people(names, context.knowledge, context.language, classes)
+            entities = linked(names, context.knowledge, context.language, classes)
         known = [(person, entity) for person in people if (entity := entities[person.name])]
         once = first_of_each(known, lambda pair: pair[1].id)
         return found.answer({"personalities": [_shown(*pair) for pair in once]})

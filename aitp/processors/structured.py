@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aitp.errors import InputTooLong, RetryableError, UselessAnswer
 from aitp.logs import get_logger
 from aitp.policy.batching import shortened
-from aitp.processors.base import Context, Memory, Result, faults_in, tell_of_cut
+from aitp.processors import Context, Memory, Result, faults_in, tell_of_cut
 from aitp.providers import BOUNDS, Message, Provider, Question
 
 MOST_FAULTS = 5

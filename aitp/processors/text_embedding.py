@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from aitp.errors import InputTooLong
 from aitp.policy.batching import shortened
-from aitp.processors.base import Content, Context, Processor, Result, processor, tell_of_cut
+from aitp.processors import Content, Context, Processor, Result, processor, tell_of_cut
 from aitp.providers import Provider
 
 

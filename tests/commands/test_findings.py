@@ -13,7 +13,7 @@ from aitp.commands import check
 from aitp.commands.check import exit_code, summary
 from aitp.ledger import sqlite
 from aitp.ledger.schema import VERSION
-from aitp.processors.base import ProviderEntry, Registered, TaskTypeEntry
+from aitp.processors import ProviderEntry, Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.health import Facts, Problem, Severity
 from tests.settings.complete import COMPLETE

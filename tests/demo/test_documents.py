@@ -10,8 +10,8 @@ from aitp.demo.callbacks import SEVERITIES
 from aitp.demo.documents import TYPES, tasks_of
 from aitp.demo.scripts import AREAS, SCRIPTS, Script, script_of
 from aitp.demo.sentences import text_of
+from aitp.knowledge import occurs
 from aitp.processors import PROCESSORS
-from aitp.processors.linking import occurs
 
 
 def test_types_take_turns_and_all_content_is_valid() -> None:

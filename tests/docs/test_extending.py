@@ -149,7 +149,7 @@ def test_the_task_type_is_what_its_steps_add_up_to(tmp_path: Path) -> None:
     program = """
 from aitp.knowledge import Knowledge
 from aitp.processors import PROCESSORS, Context
-from aitp.processors.prompts import read_prompt
+from aitp.processors import read_prompt
 from aitp.providers import Reply, Usage
 
 class Model:

@@ -173,7 +173,7 @@ def test_an_extension_replaces_nothing_that_is_locked(tmp_path: Path) -> None:
 def test_the_inventory_lists_what_is_registered(sentiment: tuple[Path, Path]) -> None:
     program = """
 import dataclasses, json
-from aitp.processors.base import registered
+from aitp.processors import registered
 from tests.providers.embeddings import settings
 print(json.dumps(dataclasses.asdict(registered(settings()))))
 """

@@ -9,10 +9,8 @@ from typing import Any
 import orjson
 
 from aitp.errors import AitpError
-from aitp.knowledge import Entity, Knowledge, Standing
-from aitp.processors import PROCESSORS, Context
-from aitp.processors.linking import folded
-from aitp.processors.prompts import load_prompts
+from aitp.knowledge import Entity, Knowledge, Standing, folded
+from aitp.processors import PROCESSORS, Context, load_prompts
 from aitp.providers import Embeddings, Question, Reply, Usage
 
 USAGE = Usage(10, 5, 15)

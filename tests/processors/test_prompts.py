@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from aitp.errors import ConfigurationError
-from aitp.processors import PROCESSORS, Context
-from aitp.processors.prompts import load_prompts, read_prompt
+from aitp.processors import PROCESSORS, Context, load_prompts, read_prompt
 from tests.providers.embeddings import settings
 
 PLACES = {each.task_type: each.prompt for each in PROCESSORS.values() if each.prompt is not None}

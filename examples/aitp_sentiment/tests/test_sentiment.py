@@ -9,8 +9,7 @@ import pytest
 
 from aitp.errors import NonRetryableError, UselessAnswer
 from aitp.knowledge import Knowledge
-from aitp.processors import PROCESSORS, Context
-from aitp.processors.prompts import read_prompt
+from aitp.processors import PROCESSORS, Context, read_prompt
 from aitp.providers import Embeddings, Question, Reply, Usage
 
 SENTIMENT = PROCESSORS["defining_sentiment"]

@@ -8,12 +8,11 @@ from typing import Any, cast
 import orjson
 
 from aitp.errors import NonRetryableError, RetryableError
+from aitp.knowledge import linked
 from aitp.logs import get_logger
-from aitp.processors import Context, Processor, Result, processor
-from aitp.processors.base import tell_of_cut
+from aitp.processors import Context, Processor, Result, processor, tell_of_cut
 from aitp.processors.defining_impact_area import ImpactAreaContent
 from aitp.processors.defining_severity import SeverityContent
-from aitp.processors.linking import linked_subjects
 from aitp.providers import Provider
 from aitp_jev.answers import AREA, Choice, Noul, Question, Score
 from aitp_jev.provider import JevProvider
@@ -64,7 +63,7 @@ def _id_of(name: str, context: Context) -> str | None:
     if not context.knowledge.is_well():
         return None
     try:
-        entity = linked_subjects([name], context.knowledge, context.language)[name]
+        entity = linked([name], context.knowledge, context.language)[name]
     except RetryableError:
         return None
     return None if entity is None else entity.id
