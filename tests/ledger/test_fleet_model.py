@@ -62,11 +62,12 @@ LONG_BEFORE = min(STARTS) - GRACE
 
 @dataclass
 class Remembered:
-    """The ledger at one moment, and what was to be known of it then."""
+    """The ledger at one moment, and what was to be known of it then. `stepped`: by how much the clock had been set."""
 
     everything: str
     model: Model
     listing: tuple[Poll, Listed] | None
+    stepped: float
 
 
 class LifeOfFleet(Life):
@@ -93,7 +94,8 @@ class LifeOfFleet(Life):
         self.model.absent = {slot: since for slot, since in self.model.absent.items() if slot not in present}
         everything = self.world.value("SELECT life.everything()")
         model = copy.deepcopy(self.model, {id(self.world.clock): self.world.clock})
-        self.remembered.append(Remembered(everything, model, copy.deepcopy(self.listing)))
+        listing = copy.deepcopy(self.listing)
+        self.remembered.append(Remembered(everything, model, listing, self.world.clock.stepped))
 
     @rule()
     def server_restarts(self) -> None:
@@ -111,6 +113,8 @@ class LifeOfFleet(Life):
         self.model.absent = dict(self.world.rows("SELECT slot, since FROM absences"))
         self.relays_begin_anew((*OURS, *THEIRS))
         self.acknowledged()
+        if forgotten := self.world.clock.stepped - found[-1].stepped:
+            self.follow_clock(forgotten)
 
     # Lines
 

@@ -399,6 +399,9 @@ class Life(Agreement):
     @rule(seconds=st.sampled_from((-3_600.0, -31.0, -0.5, 0.5, 31.0, 3_600.0)))
     def set_clock(self, seconds: float) -> None:
         self.world.clock.step(seconds)
+        self.follow_clock(seconds)
+
+    def follow_clock(self, seconds: float) -> None:
         with self.world.database.transaction():
             pass  # whoever comes first has the ledger follow
         self.model.set_clock(seconds, self.listing and self.listing[1])
