@@ -115,17 +115,6 @@ class Idle:
     by_faults: bool = False
 
 
-class _Batch(NamedTuple):
-    """Rows (seq, id, size, attempts, crashes) for one call; `more`: others of the queue could be claimed as well.
-
-    `turn`: whose turn it was, while suspects wait as well.
-    """
-
-    rows: list[Row]
-    more: bool = False
-    turn: int | None = None
-
-
 class _Look(NamedTuple):
     """What one look tells, so that what is rare costs no statements while there is none of it.
 
@@ -171,10 +160,7 @@ class _Ready(NamedTuple):
 
 @dataclass(slots=True)
 class _Search:
-    """One claim's search for tasks that may be sent now: what it goes by.
-
-    `spares`: no suspect is to make a probe that a fresh task of another queue may make as well; `spared`: one was to.
-    """
+    """One claim's search for tasks that may be sent now: what it goes by."""
 
     connection: Connection
     now: float
@@ -185,8 +171,6 @@ class _Search:
     room: int | None
     budget: BudgetState | None
     gates: dict[str, Gate] = field(default_factory=dict)
-    spares: bool = True
-    spared: bool = False
 
 
 class Claims:
@@ -271,22 +255,15 @@ class Claims:
         budget = self._budgets.state(connection, now, zone) if seen.has_budgets else None
         search = _Search(connection, now, slot, options, seen, queues, room.count, budget)
         stops: list[Idle] = []
-        found = self._first_queue(search, stops)
-        if found is None and search.spared:  # those that were to make the probe in its stead cannot be sent either
-            search.spares = False
-            found = self._first_queue(search, stops)
+        found = None
+        for number, queue, _ in queues:
+            if found := self._first_route(search, number, queue, stops):
+                break
         if found is None:
             return _first_end(stops, next_due(connection, TaskState.READY))
         others = len(queues) > 1 and (room.count is None or room.count > len(found.tasks))
         is_bounded = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
         return found._replace(more=found.more or others, is_bounded=is_bounded)
-
-    def _first_queue(self, search: _Search, stops: list[Idle]) -> Claim | None:
-        """Tasks of the first queue that nothing stops; what does stop the others is added to `stops`."""
-        for number, queue, _ in search.queues:
-            if (found := self._first_route(search, number, queue, stops)) is not None:
-                return found
-        return None
 
     def _first_route(self, search: _Search, number: int, queue: QueueKey, stops: list[Idle]) -> Claim | None:
         """Tasks of `queue` by the first of its routes that nothing stops; what does is added to `stops`."""
@@ -297,9 +274,9 @@ class Claims:
         for route in routes:
             if route.most_per_day is not None and not (by_faults or route.reason == Why.FAILED):
                 break
-            found = self._take(search, number, queue, route)
+            found = self._take(search, number, queue, route._replace(reason=USED_UP) if used_up else route)
             if isinstance(found, Claim):
-                return found._replace(route=route._replace(reason=USED_UP)) if used_up else found
+                return found
             stops.append(found)
             if found.waits:
                 break
@@ -359,16 +336,17 @@ class Claims:
             return Idle(IdleReason.TURN, first_answer, service=provider, waits=True)
         gate = self._gate(search, provider)
         if gate.probe or world.paused_until is not None:
-            if search.spares and _is_spared(search, number, queue, route, whole_provider=gate.probe):
-                search.spared = True
-                return Idle(IdleReason.TURN, waits=True)
-            batch = _Batch(connection.execute(_PROBE, (number,)).fetchall())
+            # By a fresh task, of whichever queue, if one can be sent.
+            for fresh, its_route in _fresh_instead(search, number, queue, route, whole_provider=gate.probe):
+                if isinstance(found := self._take(search, fresh.number, fresh.queue, its_route), Claim):
+                    return found
+            rows, more, turn = connection.execute(_PROBE, (number,)).fetchall(), False, None
         else:
-            batch = _select_batch(search, number, options.batch_size(queue), room)
-        if not batch.rows:
+            rows, more, turn = _select_batch(search, number, options.batch_size(queue), room)
+        if not rows:
             return Idle(IdleReason.TURN, waits=True)
         # Money: what a call costs depends on its tasks.
-        rows, reserved = batch.rows, 0
+        reserved = 0
         if budget is not None:
             usage = self._budgets.usage(connection, queue, route) if pricing.answers else NO_USAGE
             sizes = [size for _, _, size, _, _ in rows]
@@ -379,15 +357,15 @@ class Claims:
                 return Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent)
             reserved = estimate(pricing, usage, sizes[: len(rows)])
             self._budgets.reserve(connection, search.slot, budget.currency, reserved)
-        if batch.turn is not None:
+        if turn is not None:
             connection.execute(
-                "UPDATE queues SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (batch.turn, number)
+                "UPDATE queues SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (turn, number)
             )
         self._own(connection, search.slot, provider, gate, world, rows)
         if search.seen.has_suspects:
             world = self._worlds.with_good(connection, world)
         tasks = tuple(Task(seq, task_id, queue, b"", attempts, crashes) for seq, task_id, _, attempts, crashes in rows)
-        claim = Claim(search.slot, route, queue, tasks, gate.probe, batch.more, reserved, world)
+        claim = Claim(search.slot, route, queue, tasks, gate.probe, more, reserved, world)
         if left is None:
             return claim
         day = limits.count_stand_ins(connection, route.fallback_from, now, len(tasks))
@@ -481,20 +459,23 @@ def _by_fairness(connection: Connection, rows: list[Row]) -> list[_Ready]:
     return [_Ready(number, QueueKey(*key), number not in oldest or oldest[number][0] < _NONE) for number, *key in rows]
 
 
-def _is_spared(search: _Search, number: int, queue: QueueKey, route: Route, *, whole_provider: bool) -> bool:
-    """Whether this queue has only suspects, and another one fresh tasks that would be sent there as well.
+def _fresh_instead(
+    search: _Search, number: int, queue: QueueKey, route: Route, *, whole_provider: bool
+) -> list[tuple[_Ready, Route]]:
+    """If this queue has only suspects: those with fresh tasks that would be sent there as well, by their first route.
 
     The oldest, which may be what fails there, would else make each probe, and the others would wait for ever.
     """
     fresh = [each for each in search.queues if each.has_fresh]
     if any(each.number == number for each in fresh):
-        return False
-    first = [(each.queue, routes[0]) for each in fresh if (routes := search.options.routes(each.queue))]
-    return any(
-        other.provider == route.provider
-        and (whole_provider or (other.model == route.model and theirs.type == queue.type))
-        for theirs, other in first
-    )
+        return []
+    first = [(each, routes[0]) for each in fresh if (routes := search.options.routes(each.queue))]
+    return [
+        (each, theirs)
+        for each, theirs in first
+        if theirs.provider == route.provider
+        and (whole_provider or (theirs.model == route.model and each.queue.type == queue.type))
+    ]
 
 
 # One search in tasks_ready for each queue that there is. (An EXISTS PostgreSQL might turn round, and walk the tasks.)
@@ -537,8 +518,11 @@ _SUSPECT_BATCH = (
 )
 
 
-def _select_batch(search: _Search, number: int, batch_size: int, room: int | None) -> _Batch:
-    """One claim's tasks of a queue, oldest first, as many as are a worker's share.
+def _select_batch(
+    search: _Search, number: int, batch_size: int, room: int | None
+) -> tuple[list[Row], bool, int | None]:
+    """One claim's tasks of a queue, oldest first, as many as are a worker's share: rows (seq, id, size, attempts,
+    crashes); whether others could be claimed as well; whose turn it was, while suspects wait as well.
 
     Suspects, if there are any, take turns with fresh tasks, one batch of them at a time, so that what fails together is
     told apart and holds nobody up. None at all: they are all suspects, and their turn has not come.
@@ -554,9 +538,9 @@ def _select_batch(search: _Search, number: int, batch_size: int, room: int | Non
         bound = connection.execute(_BOUND, (number,)).get
         size = min(most, batch_size, bound or batch_size)
         rows = connection.execute(_SUSPECT_BATCH, (number, bound, size)).fetchall()
-        return _Batch(rows[: fitting(row[2] for row in rows)], fresh > 0, 1)
+        return rows[: fitting(row[2] for row in rows)], fresh > 0, 1
     if not fresh:
-        return _Batch([])
+        return [], False, None
     rows = [row[:5] for row in fresh_rows[: fair_share(fresh, workers, batch_size)]]
     rows = rows[: fitting(row[2] for row in rows)]
-    return _Batch(rows, fresh > len(rows), 0 if waiting else None)
+    return rows, fresh > len(rows), 0 if waiting else None
