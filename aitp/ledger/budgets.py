@@ -4,7 +4,7 @@ A claim reserves what its attempt may cost (`aitp.policy.costs`), the finish set
 that N processes together spend no more than a budget, but for what attempts cost beyond their estimates. An attempt
 without an outcome counts its estimate (without a budget nothing is reserved: it counts nothing). Windows are calendar
 days and months in RATE_LIMIT_TIMEZONE, whatever RATE_LIMIT_STRATEGY says: that is how providers bill, and one row a day
-then tells all. Money is whole nano-units. All but `publish` runs inside a transaction of the caller's.
+then tells all. Money is whole nano-units. Everything runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from aitp.ledger.engine import Connection, Database, Row
+from aitp.ledger.engine import Connection, Row
 from aitp.ledger.limits import zone_in_force
 from aitp.policy.costs import FIRST_USAGE, Bill, UsageEstimate, learned
 from aitp.policy.routing import Route
@@ -60,110 +60,104 @@ class BudgetState(NamedTuple):
     uses: Mapping[Period, BudgetUse]
 
 
-class Budgets:
-    """The budgets in force."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def publish(self, currency: str, allowed: Mapping[str, int]) -> None:
-        """Put budgets of newly loaded settings in force; without a currency there are none, and nothing is counted."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM unpriced")
-            if not currency:
-                connection.execute("DELETE FROM budgets")
-                return
-            for period in PERIODS:
-                limit = allowed.get(period.value) or None
-                connection.execute(
-                    # Whoever was warned of a budget that stays as it is was warned.
-                    "INSERT INTO budgets (period, currency, allowed) VALUES (?1, ?2, ?3) ON CONFLICT (period) DO UPDATE"
-                    " SET currency = ?2, allowed = ?3, warned_until = 0, kept_back_until = 0"
-                    " WHERE budgets.currency <> ?2 OR budgets.allowed IS DISTINCT FROM ?3",
-                    (period.value, currency, limit),
-                )
-
-    def state(self, connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
-        """What may be spent now. One read: the budgets, each with a month's days and with what is reserved."""
-        uses = {period: use for period, use in use_of_budgets(connection, now, zone).items() if use.allowed_nano}
-        left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
-        currency = next((use.currency for use in uses.values()), "")
-        return BudgetState(currency, left, uses)
-
-    def usage(self, connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
-        """How much attempts of this kind took lately."""
-        row = connection.execute(
-            "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
-            (route.provider, route.model, queue.type),
-        ).fetchone()
-        return FIRST_USAGE if row is None else UsageEstimate(*row)
-
-    def reserve(self, connection: Connection, slot: int, currency: str, nano: int) -> None:
-        """The slot's attempt may cost so much, or so much more: it makes a second request."""
+def publish_budgets(connection: Connection, currency: str, allowed: Mapping[str, int]) -> None:
+    """Put budgets of newly loaded settings in force; without a currency there are none, and nothing is counted."""
+    connection.execute("DELETE FROM unpriced")
+    if not currency:
+        connection.execute("DELETE FROM budgets")
+        return
+    for period in PERIODS:
+        limit = allowed.get(period.value) or None
         connection.execute(
-            "INSERT INTO reservations (slot, currency, nano) VALUES (?, ?, ?)"
-            " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = reservations.nano + excluded.nano",
-            (slot, currency, nano),
+            # Whoever was warned of a budget that stays as it is was warned.
+            "INSERT INTO budgets (period, currency, allowed) VALUES (?1, ?2, ?3) ON CONFLICT (period) DO UPDATE"
+            " SET currency = ?2, allowed = ?3, warned_until = 0, kept_back_until = 0"
+            " WHERE budgets.currency <> ?2 OR budgets.allowed IS DISTINCT FROM ?3",
+            (period.value, currency, limit),
         )
 
-    def keep_back(
-        self, connection: Connection, budget: BudgetState, needed: int
-    ) -> tuple[float, tuple[Overspent, ...]]:
-        """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
-        full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
-        news = []
-        for period, use in full.items():
-            # Written once a window; of who comes back in vain nothing is.
-            for column in ("kept_back_until", "warned_until"):
-                connection.execute(
-                    f"UPDATE budgets SET {column} = ?1 WHERE period = ?2 AND {column} <> ?1", (use.ends_at, period)
-                )
-            if connection.changes():
-                news.append(Overspent(period.value, use, needed))
-        return max(use.ends_at for use in full.values()), tuple(news)
 
-    def note_unpriced(self, connection: Connection, route: Route) -> bool:
-        """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
-        connection.execute(
-            "INSERT INTO unpriced (provider, model) SELECT CAST(? AS TEXT), CAST(? AS TEXT)"
-            " WHERE (SELECT COUNT(*) FROM unpriced) < ? ON CONFLICT (provider, model) DO NOTHING",
-            (route.provider, route.model, MOST_UNPRICED),
-        )
-        return connection.changes() > 0
+def state(connection: Connection, now: float, zone: ZoneInfo) -> BudgetState:
+    """What may be spent now. One read: the budgets, each with a month's days and with what is reserved."""
+    uses = {period: use for period, use in use_of_budgets(connection, now, zone).items() if use.allowed_nano}
+    left = min((use.remaining_nano or 0 for use in uses.values()), default=0)
+    currency = next((use.currency for use in uses.values()), "")
+    return BudgetState(currency, left, uses)
 
-    def settle(
-        self, connection: Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True
-    ) -> bool:
-        """An attempt has ended: its bill is spent, what was reserved for it (if `over`) is free again.
 
-        Without a bill what was `sent` counts its estimate. Returns whether that may let tasks go on that wait for it.
-        """
-        reserved = None
-        if over:
-            reserved = connection.execute(
-                "DELETE FROM reservations WHERE slot = ? RETURNING currency, nano", (slot,)
-            ).get
-        currency, estimate = reserved or ("", 0)
-        spent = 0 if bill is None else bill.nano
-        if sent and (bill is None or not bill.whole):
-            spent = max(spent, estimate)
-        if spent:
-            spend(connection, currency if bill is None else bill.currency, spent, now, zone_in_force(connection))
-        if spent >= estimate:
-            return False
-        connection.execute("UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ?", (now,))
-        return connection.changes() > 0
+def usage(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimate:
+    """How much attempts of this kind took lately."""
+    row = connection.execute(
+        "SELECT input_tokens, output_tokens FROM habits WHERE provider = ? AND model = ? AND type = ?",
+        (route.provider, route.model, queue.type),
+    ).fetchone()
+    return FIRST_USAGE if row is None else UsageEstimate(*row)
 
-    def learn(self, connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
-        """How much an attempt at one task took."""
-        before = self.usage(connection, queue, route)
-        if (after := learned(before, bill, size)) != before:
+
+def reserve(connection: Connection, slot: int, currency: str, nano: int) -> None:
+    """The slot's attempt may cost so much, or so much more: it makes a second request."""
+    connection.execute(
+        "INSERT INTO reservations (slot, currency, nano) VALUES (?, ?, ?)"
+        " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = reservations.nano + excluded.nano",
+        (slot, currency, nano),
+    )
+
+
+def keep_back(connection: Connection, budget: BudgetState, needed: int) -> tuple[float, tuple[Overspent, ...]]:
+    """There is no room for an attempt that needs so much: when there will be, and budgets nobody was warned of."""
+    full = {period: use for period, use in budget.uses.items() if (use.remaining_nano or 0) < needed}
+    news = []
+    for period, use in full.items():
+        # Written once a window; of who comes back in vain nothing is.
+        for column in ("kept_back_until", "warned_until"):
             connection.execute(
-                "INSERT INTO habits (provider, model, type, input_tokens, output_tokens) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (provider, model, type) DO UPDATE"
-                " SET input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens",
-                (route.provider, route.model, queue.type, after.input_tokens, after.output_tokens),
+                f"UPDATE budgets SET {column} = ?1 WHERE period = ?2 AND {column} <> ?1", (use.ends_at, period)
             )
+        if connection.changes():
+            news.append(Overspent(period.value, use, needed))
+    return max(use.ends_at for use in full.values()), tuple(news)
+
+
+def note_unpriced(connection: Connection, route: Route) -> bool:
+    """Tasks wait for want of a price; whether nobody has met that model since the settings were loaded."""
+    connection.execute(
+        "INSERT INTO unpriced (provider, model) SELECT CAST(? AS TEXT), CAST(? AS TEXT)"
+        " WHERE (SELECT COUNT(*) FROM unpriced) < ? ON CONFLICT (provider, model) DO NOTHING",
+        (route.provider, route.model, MOST_UNPRICED),
+    )
+    return connection.changes() > 0
+
+
+def settle(connection: Connection, slot: int, bill: Bill | None, now: float, *, sent: bool, over: bool = True) -> bool:
+    """An attempt has ended: its bill is spent, what was reserved for it (if `over`) is free again.
+
+    Without a bill what was `sent` counts its estimate. Returns whether that may let tasks go on that wait for it.
+    """
+    reserved = None
+    if over:
+        reserved = connection.execute("DELETE FROM reservations WHERE slot = ? RETURNING currency, nano", (slot,)).get
+    currency, estimate = reserved or ("", 0)
+    spent = 0 if bill is None else bill.nano
+    if sent and (bill is None or not bill.whole):
+        spent = max(spent, estimate)
+    if spent:
+        spend(connection, currency if bill is None else bill.currency, spent, now, zone_in_force(connection))
+    if spent >= estimate:
+        return False
+    connection.execute("UPDATE budgets SET kept_back_until = 0 WHERE kept_back_until > ?", (now,))
+    return connection.changes() > 0
+
+
+def learn(connection: Connection, queue: QueueKey, route: Route, bill: Bill, size: int) -> None:
+    """How much an attempt at one task took."""
+    before = usage(connection, queue, route)
+    if (after := learned(before, bill, size)) != before:
+        connection.execute(
+            "INSERT INTO habits (provider, model, type, input_tokens, output_tokens) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (provider, model, type) DO UPDATE"
+            " SET input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens",
+            (route.provider, route.model, queue.type, after.input_tokens, after.output_tokens),
+        )
 
 
 def use_of_budgets(connection: Connection, now: float, zone: ZoneInfo | None = None) -> dict[Period, BudgetUse]:

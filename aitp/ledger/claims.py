@@ -13,9 +13,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from aitp.ledger import limits
+from aitp.ledger import budgets, limits
 from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN, Breakers, Gate, cooling, paused_until
-from aitp.ledger.budgets import Budgets, BudgetState, Overspent
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
 from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
@@ -109,7 +108,7 @@ class Idle:
     until: float | None = None
     exceeded: Mapping[Period, limits.LimitUse] = field(default_factory=dict)
     service: str = ""
-    overspent: tuple[Overspent, ...] = ()
+    overspent: tuple[budgets.Overspent, ...] = ()
     unpriced: tuple[str, ...] = ()
     waits: bool = False
     by_faults: bool = False
@@ -169,7 +168,7 @@ class _Search:
     seen: _Look
     queues: Sequence[_Ready]
     room: int | None
-    budget: BudgetState | None
+    budget: budgets.BudgetState | None
     gates: dict[str, Gate] = field(default_factory=dict)
 
 
@@ -180,15 +179,12 @@ class Claims:
         self,
         database: Database,
         breakers: Breakers,
-        rate_limits: limits.Limits,
-        budgets: Budgets,
         config: LedgerConfig,
         release: Callable[[int], object],
     ) -> None:
         self._database = database
         self._breakers = breakers
-        self._limits = rate_limits
-        self._budgets = budgets
+        self._limits = limits.Limits()
         self._worlds = Worlds(config.breaker_threshold)
         self._release = release
 
@@ -252,7 +248,7 @@ class Claims:
         if room.count == 0:
             return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
         zone = ZoneInfo(seen.basis.timezone)
-        budget = self._budgets.state(connection, now, zone) if seen.has_budgets else None
+        budget = budgets.state(connection, now, zone) if seen.has_budgets else None
         search = _Search(connection, now, slot, options, seen, queues, room.count, budget)
         stops: list[Idle] = []
         found = None
@@ -313,7 +309,7 @@ class Claims:
         if pricing.is_nothing:
             budget = None
         if budget is not None and (pricing.price is None or options.currency != budget.currency):
-            news = (route.model,) if self._budgets.note_unpriced(connection, route) else ()
+            news = (route.model,) if budgets.note_unpriced(connection, route) else ()
             return Idle(IdleReason.PRICE, service=provider, unpriced=news)
         # This model fails at tasks of this type.
         world = self._worlds.find(
@@ -348,15 +344,15 @@ class Claims:
         # Money: what a call costs depends on its tasks.
         reserved = 0
         if budget is not None:
-            usage = self._budgets.usage(connection, queue, route) if pricing.answers else NO_USAGE
+            usage = budgets.usage(connection, queue, route) if pricing.answers else NO_USAGE
             sizes = [size for _, _, size, _, _ in rows]
             rows = rows[: affordable(pricing, usage, sizes, budget.left_nano)]
             if not rows:
                 needed = estimate(pricing, usage, sizes[:1])
-                until, overspent = self._budgets.keep_back(connection, budget, needed)
+                until, overspent = budgets.keep_back(connection, budget, needed)
                 return Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent)
             reserved = estimate(pricing, usage, sizes[: len(rows)])
-            self._budgets.reserve(connection, search.slot, budget.currency, reserved)
+            budgets.reserve(connection, search.slot, budget.currency, reserved)
         if turn is not None:
             connection.execute(
                 "UPDATE queues SET suspects_last = ?1 WHERE id = ?2 AND suspects_last <> ?1", (turn, number)
@@ -420,12 +416,12 @@ class Claims:
                     return False
                 limits.count_stand_ins(connection, instead_of, now, calls)
             if claim.reserved_nano:
-                budget = self._budgets.state(connection, now, ZoneInfo(basis.timezone))
+                budget = budgets.state(connection, now, ZoneInfo(basis.timezone))
                 if budget.left_nano < claim.reserved_nano:
                     return False
-                self._budgets.reserve(connection, claim.slot, budget.currency, claim.reserved_nano)
+                budgets.reserve(connection, claim.slot, budget.currency, claim.reserved_nano)
             counted = limits.Counted(*connection.execute(f"SELECT {limits.COUNTED}").get)
-            self._limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
+            limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
         if room.count is not None or claim.is_bounded:
             self._database.flush()
         return True

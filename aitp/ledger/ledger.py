@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import LedgerError
 from aitp.ledger.breakers import Breakers, Services, forget_bugs
-from aitp.ledger.budgets import Budgets
+from aitp.ledger.budgets import publish_budgets
 from aitp.ledger.cache import Cache
 from aitp.ledger.claims import Claims
 from aitp.ledger.clock import Clock
@@ -17,7 +17,7 @@ from aitp.ledger.duplicates import Duplicates, forget_answers
 from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Place, migrate, open_database
 from aitp.ledger.evidence import Settled
 from aitp.ledger.inbox import Inbox
-from aitp.ledger.limits import Limits
+from aitp.ledger.limits import publish_limits
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outbox import DeadLetters, Outbox
 from aitp.ledger.outcomes import Cause, Outcomes
@@ -36,12 +36,10 @@ class Ledger:
         self._database = database
         breakers = Breakers(config.breaker_threshold, config.breaker_recovery)
         duplicates = Duplicates(config.reuse_seconds)
-        self.limits = Limits(database)
-        self.budgets = Budgets(database)
         self.inbox = Inbox(database, breakers, duplicates, config)
-        self.outcomes = Outcomes(database, breakers, self.limits, self.budgets, config)
+        self.outcomes = Outcomes(database, breakers, config)
         leave = partial(self.outcomes.release, cause=Cause.STOPPED)
-        self.claims = Claims(database, breakers, self.limits, self.budgets, config, leave)
+        self.claims = Claims(database, breakers, config, leave)
         self.outbox = Outbox(database, breakers, duplicates, config)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)
@@ -191,10 +189,10 @@ def prepare(
         return found
     database = open_database(place, clock)
     try:
-        Limits(database).publish(strategy, timezone, limits)
-        Budgets(database).publish(currency, budgets)
-        # With all before it on disk: a server that dies would forget the limits that its services go by.
+        # On disk: a server that dies would forget the limits that its services go by.
         with database.transaction(durable=True) as connection:
+            publish_limits(connection, database.clock(), strategy, timezone, limits)
+            publish_budgets(connection, currency, budgets)
             # A new release or new settings may have mended the bug.
             forget_bugs(connection)
             forget_answers(connection, reuse_scope)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from aitp.ledger.engine import Connection, Database, Row
+from aitp.ledger.engine import Connection, Row
 from aitp.ledger.queue import CLAIMED
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS, ROLLING_SECONDS, fixed_window, rolling_window
 from aitp.tasks import Period, Strategy
@@ -112,28 +112,11 @@ _FIRSTS = f"SELECT period, allowed, {_first_since(_STARTS)} FROM limits"
 
 
 class Limits:
-    """The limits in force. All but `publish` runs inside a transaction of the caller's."""
+    """The room in the limits, as one process knows it."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self) -> None:
         # By how windows were cut, and when: there was room until so many in all are used.
         self._reach: tuple[tuple[object, ...], float, int] = (), 0.0, 0
-
-    def publish(self, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
-        """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
-        zone = ZoneInfo(timezone)
-        with self._database.transaction() as connection:
-            connection.execute("UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, zone.key))
-            for period in Period:
-                # Whoever was warned of a limit that stays as it is was warned.
-                limit = allowed.get(period, 0)
-                connection.execute("DELETE FROM limits WHERE period = ? AND allowed <> ?", (period, limit))
-                if limit > 0:
-                    connection.execute(
-                        "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT (period) DO NOTHING",
-                        (period, limit),
-                    )
-            _mirror_windows(connection, self._database.clock(), zone)
 
     def room(self, connection: Connection, now: float, basis: Basis, enough: int) -> Room:
         """How many more tasks may be claimed now: exactly, or some number above `enough` if there is more room.
@@ -161,23 +144,40 @@ class Limits:
         cut, at, reach = self._reach
         return reach - basis.used if basis[:3] == cut and at <= now else None
 
-    def count(
-        self, connection: Connection, task_type: str, task_ids: Sequence[str], now: float, before: Counted
-    ) -> None:
-        """Record tasks of one type that were sent to a provider and whose attempt has ended now."""
-        if not task_ids:
-            return
-        at = max(now, before.newest_at or now)  # set back by less than the ledger's clock takes note of
-        first = (before.newest_id or 0) + 1
-        connection.executemany(
-            "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, ?, ?)",
-            [(first + number, at, task_type, task_id, number == 0) for number, task_id in enumerate(task_ids)],
-        )
-        stamp = _stamp(at)
-        if (before.mirrored_since or "~") <= stamp < (before.mirrored_until or ""):
-            connection.execute(_MIRROR_MORE, (len(task_ids), stamp))
-        else:  # one of the mirrored windows has ended
-            _mirror_windows(connection, at, zone_in_force(connection))
+
+def publish_limits(
+    connection: Connection, now: float, strategy: str, timezone: str, allowed: Mapping[str, int]
+) -> None:
+    """Put the limits of newly loaded settings in force; periods that are not in `allowed` are switched off."""
+    zone = ZoneInfo(timezone)
+    connection.execute("UPDATE ledger SET strategy = ?, timezone = ?", (Strategy(strategy).value, zone.key))
+    for period in Period:
+        # Whoever was warned of a limit that stays as it is was warned.
+        limit = allowed.get(period, 0)
+        connection.execute("DELETE FROM limits WHERE period = ? AND allowed <> ?", (period, limit))
+        if limit > 0:
+            connection.execute(
+                "INSERT INTO limits (period, allowed) VALUES (?, ?) ON CONFLICT (period) DO NOTHING",
+                (period, limit),
+            )
+    _mirror_windows(connection, now, zone)
+
+
+def count(connection: Connection, task_type: str, task_ids: Sequence[str], now: float, before: Counted) -> None:
+    """Record tasks of one type that were sent to a provider and whose attempt has ended now."""
+    if not task_ids:
+        return
+    at = max(now, before.newest_at or now)  # set back by less than the ledger's clock takes note of
+    first = (before.newest_id or 0) + 1
+    connection.executemany(
+        "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, ?, ?, ?)",
+        [(first + number, at, task_type, task_id, number == 0) for number, task_id in enumerate(task_ids)],
+    )
+    stamp = _stamp(at)
+    if (before.mirrored_since or "~") <= stamp < (before.mirrored_until or ""):
+        connection.execute(_MIRROR_MORE, (len(task_ids), stamp))
+    else:  # one of the mirrored windows has ended
+        _mirror_windows(connection, at, zone_in_force(connection))
 
 
 def use_of_limits(connection: Connection, now: float) -> dict[Period, LimitUse]:

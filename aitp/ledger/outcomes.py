@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from aitp.ledger import budgets, limits
 from aitp.ledger.breakers import (
     ANY_BUGS,
     ANY_GUESSED,
@@ -23,12 +24,10 @@ from aitp.ledger.breakers import (
     forget_bugs,
     paused_since,
 )
-from aitp.ledger.budgets import Budgets
 from aitp.ledger.claims import Claim
 from aitp.ledger.duplicates import ANY_DUPLICATES, settle_duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS, NO_FAILURES, Failure, Judge, Report, Settled
-from aitp.ledger.limits import COUNTED, Counted, Limits, give_stand_ins_back
 from aitp.ledger.queue import CLAIMED, FINISHED, READY, LedgerConfig, queue_id
 from aitp.ledger.stats import note_call, note_error
 from aitp.ledger.worlds import release_probes
@@ -62,11 +61,11 @@ class _Look(NamedTuple):
     is_calm: bool
     has_duplicates: bool
     has_bugs: bool
-    counted: Counted
+    counted: limits.Counted
 
 
 _CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
-_LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {COUNTED}"
+_LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {limits.COUNTED}"
 # Served by tasks_claimed.
 _OWNED = f"SELECT seq, is_suspect FROM tasks WHERE {CLAIMED} AND slot = ?"
 
@@ -84,7 +83,7 @@ class _Attempt:
         # Both asked before either is waited for.
         look, owned = connection.execute(_LOOK, (provider,)), connection.execute(_OWNED, (slot,))
         is_calm, has_duplicates, has_bugs, *counted = look.get
-        self.seen = _Look(is_calm, has_duplicates, has_bugs, Counted(*counted))
+        self.seen = _Look(is_calm, has_duplicates, has_bugs, limits.Counted(*counted))
         self.owned: dict[int, int] = dict(owned.fetchall())
 
 
@@ -95,16 +94,12 @@ class Outcomes:
         self,
         database: Database,
         breakers: Breakers,
-        limits: Limits,
-        budgets: Budgets,
         config: LedgerConfig,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._judge = Judge(breakers, config)
-        self._limits = limits
-        self._budgets = budgets
         self._config = config
         self._draw = draw
 
@@ -140,7 +135,7 @@ class Outcomes:
                 settled.outcomes = _handed_over(attempt)
             if claim.counted_for is not None:
                 unsent = sum(outcome.ending is Ending.UNSENT for outcome in settled.outcomes)
-                give_stand_ins_back(connection, claim.route.fallback_from, claim.counted_for, unsent)
+                limits.give_stand_ins_back(connection, claim.route.fallback_from, claim.counted_for, unsent)
             self._settle(attempt)
             note_call(connection, now, claim.provider, type_, report.seconds, settled.outcomes)
             if _count_bugs(attempt, type_):
@@ -152,16 +147,16 @@ class Outcomes:
         return settled
 
     def _count(self, attempt: _Attempt, task_type: str, task_ids: Sequence[str]) -> None:
-        self._limits.count(attempt.connection, task_type, task_ids, attempt.now, attempt.seen.counted)
+        limits.count(attempt.connection, task_type, task_ids, attempt.now, attempt.seen.counted)
 
     def _pay(self, attempt: _Attempt, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
         """Settle what the attempt cost; whether that may let other tasks go on."""
         bill = attempt.report.bill
         if bill is not None and bill.output_tokens and len(outcomes) == 1:
-            self._budgets.learn(attempt.connection, claim.queue, claim.route, bill, len(outcomes[0].task.content))
+            budgets.learn(attempt.connection, claim.queue, claim.route, bill, len(outcomes[0].task.content))
         sent = any(outcome.ending is not Ending.UNSENT for outcome in outcomes)
         over = len(outcomes) == len(attempt.owned)
-        return self._budgets.settle(attempt.connection, attempt.slot, bill, attempt.now, sent=sent, over=over)
+        return budgets.settle(attempt.connection, attempt.slot, bill, attempt.now, sent=sent, over=over)
 
     # With the death of its process
 
@@ -196,7 +191,7 @@ class Outcomes:
         settled, task_type, task_ids = attempt.settled, tasks[0].queue.type, [task.id for task in tasks]
         settled.outcomes = outcomes
         self._count(attempt, task_type, task_ids)
-        self._budgets.settle(connection, slot, None, now, sent=True)
+        budgets.settle(connection, slot, None, now, sent=True)
         if failure is not None:
             self._judge.judge(connection, now, slot, world, attempt.report, settled)
         self._settle(attempt)

@@ -9,7 +9,7 @@ from aitp.tasks import Ending
 from tests.commands.desk import Desk
 from tests.commands.terminal import Terminal
 from tests.ledger.conftest import Create
-from tests.ledger.world import TOPICS
+from tests.ledger.world import TOPICS, set_budgets
 
 
 def test_tasks_are_listed_oldest_first_with_how_many_there_are(desk: Desk) -> None:
@@ -84,7 +84,7 @@ def test_limits_say_what_is_used_and_what_is_left(create: Create) -> None:
 
 
 def test_limits_say_what_was_spent_and_what_is_left_of_the_budgets(desk: Desk) -> None:
-    desk.world.ledger.budgets.publish("EUR", {"month": 20 * 10**9})
+    set_budgets(desk.world.ledger, "EUR", {"month": 20 * 10**9})
     day = desk.world.clock.now // 86_400 * 86_400
     desk.world.change("INSERT INTO spending VALUES ('EUR', ?, ?, ?)", int(day), int(day) + 86_400, 12_345_678_900)
 

@@ -18,7 +18,7 @@ from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.stats import snapshot
 from tests.fuzz.cases import cases
 from tests.ledger.damage import copy_of, empty_log, lived
-from tests.ledger.world import OTHER_RELAY, WORKER, Clock, make_template
+from tests.ledger.world import OTHER_RELAY, WORKER, Clock, make_template, set_budgets
 
 ALLOWANCE = Allowance("USD", {"day": 100_000, "month": 1_000_000})
 
@@ -33,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     world.open()
     (delivery,) = world.take(OTHER_RELAY, 1)
     world.ledger.outbox.settle(delivery, DeliveryOutcome.DELIVERED)
-    world.ledger.budgets.publish(ALLOWANCE.currency, ALLOWANCE.budgets)
+    set_budgets(world.ledger, ALLOWANCE.currency, ALLOWANCE.budgets)
     world.change("INSERT INTO spending VALUES ('USD', 1753833600, 1753920000, 30000)")
     world.change("INSERT INTO reservations VALUES (?, 'USD', 5000)", WORKER)
     yield copy_of(world.path, "original.db")

@@ -16,7 +16,20 @@ from aitp.policy.routing import Route
 from aitp.tasks import Ending, Period
 from tests.ledger.conftest import Create
 from tests.ledger.test_plans import assert_no_scans, recorded
-from tests.ledger.world import LARGE, OTHER_WORKER, TOPICS, WORKER, World, at, names, priced, report, terms
+from tests.ledger.world import (
+    LARGE,
+    OTHER_WORKER,
+    TOPICS,
+    WORKER,
+    World,
+    at,
+    names,
+    priced,
+    report,
+    set_budgets,
+    set_limits,
+    terms,
+)
 
 CONTENT = b'{"text": "..."}'
 SIZE = len(CONTENT)
@@ -28,8 +41,8 @@ PRICED = priced(EMBEDDING)
 
 def budgeted(create: Create, zone: str = "UTC", **budgets: int) -> World:
     world = create()
-    world.ledger.limits.publish("rolling", zone, {})
-    world.ledger.budgets.publish("USD", budgets)
+    set_limits(world.ledger, "rolling", zone, {})
+    set_budgets(world.ledger, "USD", budgets)
     return world
 
 
@@ -228,11 +241,11 @@ def test_a_raised_budget_lets_work_go_on_and_is_warned_of_anew(create: Create) -
     world.admit("a", "b", "c")
     pay(world, world.claim(terms=PRICED), EACH)
     assert world.idle(terms=PRICED).overspent
-    world.ledger.budgets.publish("USD", {"day": 2 * EACH})
+    set_budgets(world.ledger, "USD", {"day": 2 * EACH})
     pay(world, world.claim(terms=PRICED), EACH)
 
     assert world.idle(terms=PRICED).overspent
-    world.ledger.budgets.publish("USD", {"day": 2 * EACH})  # a reload that changes nothing
+    set_budgets(world.ledger, "USD", {"day": 2 * EACH})  # a reload that changes nothing
     assert world.idle(terms=PRICED).overspent == ()
 
 
@@ -249,7 +262,7 @@ def test_a_model_without_a_price_is_not_called_while_a_budget_is_in_force(create
     assert world.idle(OTHER_WORKER, unknown).unpriced == ()  # said once
     with world.database.reading() as connection:
         assert unpriced_models(connection) == ("text-embedding-3-small of openai",)
-    world.ledger.budgets.publish("USD", {})
+    set_budgets(world.ledger, "USD", {})
     with world.database.reading() as connection:
         assert unpriced_models(connection) == ()
     assert len(world.claim(terms=unknown).tasks) == 1  # without a budget nothing keeps it
@@ -266,9 +279,9 @@ def test_what_was_spent_in_another_currency_does_not_count(create: Create) -> No
     world = budgeted(create, day=10 * EACH)
     world.admit("a")
     pay(world, world.claim(terms=PRICED), EACH)
-    world.ledger.budgets.publish("EUR", {"day": 10 * EACH})
+    set_budgets(world.ledger, "EUR", {"day": 10 * EACH})
     assert use(world).spent_nano == 0
-    world.ledger.budgets.publish("USD", {"day": 10 * EACH})
+    set_budgets(world.ledger, "USD", {"day": 10 * EACH})
     assert use(world).spent_nano == EACH
 
 
@@ -293,7 +306,7 @@ def test_a_new_time_zone_forgets_nothing_of_a_day_that_is_not_over(create: Creat
     world.clock.now = at("2025-07-30 02:00:00")  # the 29th there
     world.admit("a")
     pay(world, world.claim(terms=PRICED), EACH)
-    world.ledger.limits.publish("rolling", "UTC", {})
+    set_limits(world.ledger, "rolling", "UTC", {})
 
     assert use(world).spent_nano == EACH
 

@@ -21,7 +21,7 @@ from aitp.policy.costs import Bill, Price, Pricing
 from aitp.policy.windows import fixed_window
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG
-from tests.ledger.world import START, WORKER, World, example, examples, priced, report
+from tests.ledger.world import START, WORKER, World, example, examples, priced, report, set_budgets, set_limits
 
 SLOTS = range(WORKER, WORKER + 4)
 ZONES = ("UTC", "America/Sao_Paulo", "Australia/Lord_Howe")
@@ -197,8 +197,8 @@ def test_several_workers_together_keep_within_their_budgets(prepared_place: Plac
     @given(steps, budgets, st.sampled_from(ZONES), st.floats(0, 3 * A_DAY))
     def holds(todo: list[tuple[str, int, int]], allowed: dict[str, int], zone: str, later: float) -> None:
         with example(prepared_place, START + later) as world:
-            world.ledger.limits.publish("rolling", zone, {})
-            world.ledger.budgets.publish("USD", allowed)
+            set_limits(world.ledger, "rolling", zone, {})
+            set_budgets(world.ledger, "USD", allowed)
             world.admit(*(f"t{number}" for number in range(20)), content=CONTENT)
             Model(world, ZoneInfo(zone), allowed).run(todo)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aitp.ledger.limits import PRUNE_ROWS, prune_completions
 from aitp.policy.windows import LONGEST_WINDOW_SECONDS
 from tests.ledger.conftest import Create
-from tests.ledger.world import SMALL, START, World, at, names, terms
+from tests.ledger.world import SMALL, START, World, at, names, set_limits, terms
 
 
 def mirror(world: World) -> dict[str, tuple[int, str, str]]:
@@ -35,7 +35,7 @@ def test_the_mirror_follows_the_zone_and_a_clock_that_steps_back(world: World) -
     world.clock.now = at("2025-07-31 01:00:00")
     world.admit(*names("t", 3))
     world.finish(world.claim(terms=terms(batch=1)))
-    world.ledger.limits.publish("fixed", "America/Sao_Paulo", {})
+    set_limits(world.ledger, "fixed", "America/Sao_Paulo", {})
     assert mirror(world)["day"] == (1, "2025-07-30 03:00:00", "2025-07-31 03:00:00")
     world.clock.step(at("2025-07-29 12:00:00") - world.clock.now)
     world.finish(world.claim(terms=terms(batch=1)))

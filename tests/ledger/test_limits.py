@@ -13,7 +13,7 @@ from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
 from aitp.tasks import Ending, Period
 from tests.ledger.conftest import Create
-from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, report, terms
+from tests.ledger.world import OTHER_WORKER, START, WORKER, World, at, names, report, set_limits, terms
 
 
 def use(world: World, period: str) -> tuple[int, int, int, float | None]:
@@ -40,7 +40,7 @@ def test_a_reservation_is_on_disk_before_its_tasks_can_be_sent(create: Create, m
 
     world.claim(terms=terms(batch=1))
     assert len(flushed) == 1
-    world.ledger.limits.publish("rolling", "UTC", {})
+    set_limits(world.ledger, "rolling", "UTC", {})
     world.claim(OTHER_WORKER)
     assert len(flushed) == 1, "with nothing to keep within, nobody waits for the disk"
 
@@ -71,7 +71,7 @@ def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(
     create: Create, strategy: str, zone: str
 ) -> None:
     world = create(day=4)
-    world.ledger.limits.publish("fixed", "UTC", {"day": 4})
+    set_limits(world.ledger, "fixed", "UTC", {"day": 4})
     world.admit(*names("t", 20))
     before_midnight = 86_400 - world.clock.now % 86_400 - 60
     world.clock.go(before_midnight)
@@ -79,7 +79,7 @@ def test_a_reload_that_makes_windows_begin_earlier_counts_what_was_before(
     world.clock.go(120)
     world.finish(world.claim(terms=terms(batch=1)))
 
-    world.ledger.limits.publish(strategy, zone, {"day": 4})
+    set_limits(world.ledger, strategy, zone, {"day": 4})
 
     assert world.idle(terms=terms(batch=1)).because is IdleReason.LIMIT
 
@@ -142,7 +142,7 @@ def test_each_attempt_counts_again_where_it_ended(create: Create) -> None:
 def test_completions_are_recorded_with_limits_off_and_count_once_they_are_on(world: World) -> None:
     world.admit(*names("t", 3))
     world.run()
-    world.ledger.limits.publish("rolling", "UTC", {"minute": 5})
+    set_limits(world.ledger, "rolling", "UTC", {"minute": 5})
 
     assert use(world, "minute")[:3] == (3, 5, 2)
 
@@ -151,7 +151,7 @@ def test_work_in_flight_beyond_a_lowered_limit_finishes_and_remaining_stops_at_z
     world = create(minute=10)
     world.admit(*names("t", 8))
     claim = world.claim()
-    world.ledger.limits.publish("rolling", "UTC", {"minute": 3})
+    set_limits(world.ledger, "rolling", "UTC", {"minute": 3})
 
     assert use(world, "minute") == (8, 3, 0, None)
     assert len(world.finish(claim).outcomes) == 8
@@ -160,7 +160,7 @@ def test_work_in_flight_beyond_a_lowered_limit_finishes_and_remaining_stops_at_z
 
 def test_published_limits_replace_those_in_force(create: Create) -> None:
     world = create(minute=10, day=100)
-    world.ledger.limits.publish("fixed", "Europe/Lisbon", {"minute": 10, "hour": 50, "week": 0})
+    set_limits(world.ledger, "fixed", "Europe/Lisbon", {"minute": 10, "hour": 50, "week": 0})
 
     assert world.rows("SELECT period, allowed FROM limits ORDER BY period") == [("hour", 50), ("minute", 10)]
     assert world.rows("SELECT strategy, timezone FROM ledger") == [("fixed", "Europe/Lisbon")]
@@ -171,7 +171,7 @@ def test_published_limits_replace_those_in_force(create: Create) -> None:
 
 def fixed(create: Create, zone: str = "UTC", **limits: int) -> World:
     world = create()
-    world.ledger.limits.publish("fixed", zone, limits)
+    set_limits(world.ledger, "fixed", zone, limits)
     return world
 
 

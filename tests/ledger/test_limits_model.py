@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from aitp.errors import LedgerError
 from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.engine import Connection, Database, Place
-from aitp.ledger.limits import BASIS, COUNTED, Basis, Counted, Limits, prune_completions, use_of_limits
+from aitp.ledger.limits import BASIS, COUNTED, Basis, Counted, Limits, count, prune_completions, use_of_limits
 from aitp.ledger.outcomes import Cause
 from aitp.policy.windows import ROLLING_SECONDS, fixed_window
 from aitp.tasks import Ending, Health, Period
 from tests.fuzz.cases import LONG
-from tests.ledger.world import START, WORKER, Clock, World, example, examples, terms
+from tests.ledger.world import START, WORKER, Clock, World, example, examples, set_limits, terms
 
 SLOTS = range(WORKER, WORKER + 3)
 ZONES = ("UTC", "America/Sao_Paulo", "Europe/Lisbon", "Australia/Lord_Howe")
@@ -228,7 +228,7 @@ class Model:
 @contextmanager
 def a_model(place: Place, strategy: str, zone: str, start: float, limits: dict[str, int]) -> Iterator[Model]:
     with example(place, start) as world:
-        world.ledger.limits.publish(strategy, zone, limits)
+        set_limits(world.ledger, strategy, zone, limits)
         world.admit(*(f"t{number}" for number in range(40)))
         yield Model(world, strategy, ZoneInfo(zone), limits)
 
@@ -307,7 +307,7 @@ class Memories:
     clock: Clock
 
     def __post_init__(self) -> None:
-        self.limits = [Limits(self.database) for _ in MEMORIES]
+        self.limits = [Limits() for _ in MEMORIES]
 
     def look(self, which: int) -> None:
         with self.database.transaction() as connection:
@@ -315,12 +315,12 @@ class Memories:
 
     def end(self, which: int, tasks: int) -> None:
         with self.database.transaction() as connection:
-            self._count(connection, which, tasks)
+            self._count(connection, tasks)
 
     def end_in_vain(self, which: int, tasks: int) -> None:
         """What it has counted, restamped and remembered is rolled back, but for what it remembers."""
         with suppress(LedgerError), self.database.transaction() as connection:
-            self._count(connection, which, tasks)
+            self._count(connection, tasks)
             self._remember(connection, which)
             raise OSError
 
@@ -336,9 +336,9 @@ class Memories:
                 least = limits.room_at_least(self.clock.now, basis(connection))
                 assert least is None or least <= room
 
-    def _count(self, connection: Connection, which: int, tasks: int) -> None:
+    def _count(self, connection: Connection, tasks: int) -> None:
         counted = Counted(*connection.execute(f"SELECT {COUNTED}").get)
-        self.limits[which].count(connection, "text_embedding", ["t"] * tasks, self.clock.now, counted)
+        count(connection, "text_embedding", ["t"] * tasks, self.clock.now, counted)
 
     def _remember(self, connection: Connection, which: int) -> None:
         self.limits[which].room(connection, self.clock.now, basis(connection), enough=MORE_THAN_ANY)
@@ -365,7 +365,7 @@ def test_nobody_remembers_more_room_than_there_is_however_the_clock_is_set(prepa
                     case "set":
                         memories.clock.step(argument)
                     case "publish":
-                        model.world.ledger.limits.publish(who, *argument)
+                        set_limits(model.world.ledger, who, *argument)
                     case "prune":
                         memories.prune()
                 memories.promise_no_more_than_there_is()

@@ -21,7 +21,19 @@ from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, VERSION
 from aitp.ledger.stats import snapshot
 from aitp.policy.costs import Bill, Price, Pricing
 from aitp.tasks import Culprit, Ending, Health, Outcome, QueueKey
-from tests.ledger.world import OTHER_WORKER, SMALL, TOPICS, WORKER, Clock, World, ids, priced, report
+from tests.ledger.world import (
+    OTHER_WORKER,
+    SMALL,
+    TOPICS,
+    WORKER,
+    Clock,
+    World,
+    ids,
+    priced,
+    report,
+    set_budgets,
+    set_limits,
+)
 
 pytestmark = pytest.mark.sqlite
 
@@ -88,8 +100,8 @@ def start(path: Path, clock: Clock) -> int:
 @pytest.fixture
 def busy(world: World) -> World:
     """A ledger with work in it, as a service of this version leaves it."""
-    world.ledger.limits.publish(STRATEGY, ZONE, LIMITS)
-    world.ledger.budgets.publish("USD", BUDGETS)
+    set_limits(world.ledger, STRATEGY, ZONE, LIMITS)
+    set_budgets(world.ledger, "USD", BUDGETS)
     live(world)
     assert world.states() == LEFT
     world.close()

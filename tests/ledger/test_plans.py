@@ -18,7 +18,7 @@ from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.session import numbered
 from aitp.tasks import Culprit, Ending, Health, Outcome
 from tests.ledger.conftest import Create
-from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, terms
+from tests.ledger.world import ALONE, LARGE, POLLING, RELAY, WORKER, World, set_limits, terms
 
 # A walk over one of these is a walk over what is claimed, ready or waiting now: it is counted there, no row is read.
 BOUNDED = tuple(f"tasks_{name}" for name in ("claimed", "ready", "later", "duplicates"))
@@ -155,7 +155,7 @@ FILLING = (
 def world(request: pytest.FixtureRequest, create: Create) -> World:
     world = create(LedgerConfig(breaker_threshold=2))
     limits = dict.fromkeys(("minute", "hour", "day", "week", "month"), 60)
-    world.ledger.limits.publish(request.param, "America/Sao_Paulo", limits)
+    set_limits(world.ledger, request.param, "America/Sao_Paulo", limits)
     world.admit(*(f"t{number}" for number in range(30)))
     world.admit("other", queue=LARGE)
     return world

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aitp.ledger import limits
 from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.evidence import Failure, Report
 from aitp.ledger.inbox import Poll
@@ -225,14 +226,14 @@ def test_kill_9_in_the_middle_of_a_transaction_loses_nothing_and_blocks_nobody(w
 
     def die_in_finish(world: World) -> None:
         claim = world.claim(WORKER, terms(batch=1))
-        count = world.ledger.limits.count
+        count = limits.count
 
         def count_then_die(*arguments: Any) -> None:
             count(*arguments)
             told.open()
             signal.pause()
 
-        world.ledger.limits.count = count_then_die  # type: ignore[method-assign, assignment]
+        limits.count = count_then_die  # type: ignore[assignment]
         world.finish(claim)
 
     with Process(world, die_in_finish, slot=WORKER) as process:

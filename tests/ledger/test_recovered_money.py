@@ -15,7 +15,7 @@ from aitp.policy.costs import Price, Pricing
 from tests.ledger.conftest import Create
 from tests.ledger.damage import closed, overwrite, pages_of
 from tests.ledger.test_budgets import pay, use
-from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced
+from tests.ledger.world import OTHER_WORKER, WORKER, Clock, World, priced, set_budgets, set_limits
 
 pytestmark = pytest.mark.sqlite
 
@@ -29,8 +29,8 @@ ALLOWANCE = Allowance("USD", {"day": DAY, "month": MONTH})
 def spender(create: Create) -> World:
     """Something was spent, and two workers are at calls that will cost more."""
     world = create()
-    world.ledger.limits.publish("rolling", "UTC", {"month": 1_000})
-    world.ledger.budgets.publish("USD", ALLOWANCE.budgets)
+    set_limits(world.ledger, "rolling", "UTC", {"month": 1_000})
+    set_budgets(world.ledger, "USD", ALLOWANCE.budgets)
     world.admit("a", "b", "c", "d", "e", "f", "g", "h")
     pay(world, world.claim(terms=PRICED), SPENT)
     world.claim(WORKER, PRICED)

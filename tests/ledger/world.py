@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 
+from aitp.ledger.budgets import publish_budgets
 from aitp.ledger.claims import Claim, ClaimOptions, Idle, IdleReason
 from aitp.ledger.duplicates import fingerprint
 from aitp.ledger.engine import Database, Fleet, Place
 from aitp.ledger.evidence import Failure, Report, Settled
 from aitp.ledger.inbox import Admitted, Malformed, Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.limits import publish_limits
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import check
 from aitp.ledger.outbox import Delivery, DeliveryOutcome
@@ -112,7 +114,7 @@ class World:
         world = cls(place, rules=rules or LedgerConfig())
         world.open()
         if limits:
-            world.ledger.limits.publish("rolling", "UTC", limits)
+            set_limits(world.ledger, "rolling", "UTC", limits)
         return world
 
     def open(self, locks: SlotLocks | None = None) -> Ledger:
@@ -290,6 +292,18 @@ def examples(place: Place, count: int) -> settings:
     """So many for the file, a tenth for a fleet's ledger: a transaction there takes as many times longer."""
     most = count if isinstance(place, Path) else count // 10
     return settings(max_examples=most, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def set_limits(ledger: Ledger, strategy: str, timezone: str, allowed: Mapping[str, int]) -> None:
+    """Put these limits in force, as a reload does."""
+    with ledger._database.transaction() as connection:
+        publish_limits(connection, ledger._database.clock(), strategy, timezone, allowed)
+
+
+def set_budgets(ledger: Ledger, currency: str, allowed: Mapping[str, int]) -> None:
+    """Put these budgets in force, as a reload does."""
+    with ledger._database.transaction() as connection:
+        publish_budgets(connection, currency, allowed)
 
 
 def ids(claim: Claim) -> list[str]:

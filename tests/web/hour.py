@@ -24,7 +24,7 @@ from aitp.policy.costs import NANO, Bill, Pricing
 from aitp.policy.routing import Route
 from aitp.process.scoreboard import Record, State
 from aitp.tasks import Culprit, Ending, Health, NewTask, Outcome, QueueKey
-from tests.ledger.world import Clock
+from tests.ledger.world import Clock, set_budgets
 from tests.web.world import RELAY, WORKER, World
 
 UTC = ZoneInfo("UTC")
@@ -60,7 +60,7 @@ class Hour:
         self._prices, self._terms = world.settings.prices, TERMS
         if self._prices is not None:
             self._terms = dataclasses.replace(TERMS, pricing=self._tariff, currency=self._prices.currency)
-            self.ledger.budgets.publish(self._prices.currency, world.settings.budgets)
+            set_budgets(self.ledger, self._prices.currency, world.settings.budgets)
 
     @property
     def now(self) -> float:

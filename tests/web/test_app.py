@@ -13,6 +13,7 @@ from aitp.ledger.evidence import Failure, Report
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web.app import Application
+from tests.ledger.world import set_limits
 from tests.web.world import WORKER, World, ask, settings_in
 
 PATHS = ("/", "/health", "/ready", "/metrics")
@@ -62,7 +63,7 @@ def test_health_without_limits(tmp_path: Path) -> None:
 
 
 def test_limits_are_those_in_force_whatever_this_host_s_settings_say(world: World) -> None:
-    world.ledger().limits.publish("fixed", "UTC", {})
+    set_limits(world.ledger(), "fixed", "UTC", {})
     told = ask(world.app, "/health").json["rate_limiting"]
     shutil.rmtree(world.settings.rate_limit_storage_path.parent)
     unread = ask(world.app, "/health").json["rate_limiting"]

@@ -22,6 +22,7 @@ from aitp.policy.costs import NANO
 from aitp.process.scoreboard import State
 from aitp.tasks import Culprit, Ending, Outcome
 from aitp.web import health
+from tests.ledger.world import set_budgets
 from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.web.browser import Browser, Window, needs_browser
@@ -212,7 +213,7 @@ def test_hostile_values_are_text_and_break_nothing(browser: Browser, world: Worl
 def test_much_money_has_room_on_every_screen_and_stands_below_the_limits(browser: Browser, tmp_path: Path) -> None:
     world = World.create(tmp_path, **CREW)
     ledger = world.ledger()
-    ledger.budgets.publish("USD", {"day": 20_000 * NANO, "month": 90_000 * NANO})
+    set_budgets(ledger, "USD", {"day": 20_000 * NANO, "month": 90_000 * NANO})
     ledger.close()
     change(world, A_DAY_LONG, 19_999_990_000_000)
     change(world, "UPDATE budgets SET kept_back_until = unixepoch('now', 'start of day', '+1 day')")

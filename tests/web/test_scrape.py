@@ -16,6 +16,7 @@ from aitp.metrics import COST, FAMILIES, MOCK, CallStatus, Family, open_metrics,
 from aitp.process.scoreboard import State
 from aitp.tasks import Ending, Outcome, TaskStatus
 from aitp.web.gauges import Scrape
+from tests.ledger.world import set_limits
 from tests.metrics.reading import Series, parse, value
 from tests.web.world import RELAY, WORKER, World, ask
 
@@ -88,7 +89,7 @@ def test_a_used_up_limit_says_when_room_frees_and_a_fixed_one_when_its_window_en
     ledger.outcomes.finish(claim, Report([Outcome(claim.tasks[0], Ending.SUCCEEDED, b"[1]")]))
 
     rolling = scrape(world)
-    ledger.limits.publish("fixed", "UTC", {"minute": 1, "day": 9})
+    set_limits(ledger, "fixed", "UTC", {"minute": 1, "day": 9})
     fixed = scrape(world)
 
     room, end = "rate_limit_room_timestamp_seconds", "rate_limit_window_end_timestamp_seconds"

@@ -8,6 +8,7 @@ import pytest
 
 from aitp.metrics import CallStatus, open_metrics
 from aitp.policy.costs import NANO
+from tests.ledger.world import set_budgets
 from tests.metrics.reading import parse, value
 from tests.web.test_page import change, page_of, rows
 from tests.web.world import WORKER, World, ask
@@ -23,7 +24,7 @@ A_DAY_LONG = (
 def world(tmp_path: Path) -> World:
     world = World.create(tmp_path)
     ledger = world.ledger()
-    ledger.budgets.publish("USD", {"day": 5 * NANO})
+    set_budgets(ledger, "USD", {"day": 5 * NANO})
     ledger.close()
     return world
 
