@@ -144,20 +144,16 @@ class Outbox:
             elif outcome is DeliveryOutcome.REFUSED:
                 note_error(connection, now, Service.API, "dead letter", refusal, *tasks)
             if fault is not None and fault.service == Service.API.value and fault.health is Health.FAULTY:
-                fault = self._weigh(connection, delivery, fault)
+                # It says nothing of the task API if its result is suspect, or a poll is to tell.
+                unwitnessed = connection.execute("SELECT unwitnessed FROM results WHERE seq = ?", (delivery.seq,)).get
+                if is_suspect(delivery.tries, not unwitnessed) or self._awaits_poll(connection):
+                    fault = replace(fault, health=Health.UNKNOWN)
             is_owned = f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}"
             if connection.execute(is_owned, (delivery.seq, delivery.slot)).get:
                 self._settle(connection, delivery, outcome, refusal, now)
             said_nothing = outcome is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
-            return self._announced(self._judge(connection, delivery.slot, fault, otherwise, now))
-
-    def _weigh(self, connection: Connection, delivery: Delivery, fault: Fault) -> Fault:
-        """What a failed delivery says of the task API: nothing, if its result is suspect, or a poll is to tell."""
-        unwitnessed = connection.execute("SELECT unwitnessed FROM results WHERE seq = ?", (delivery.seq,)).get
-        if is_suspect(delivery.tries, not unwitnessed) or self._awaits_poll(connection):
-            return replace(fault, health=Health.UNKNOWN)
-        return fault
+            return self._judge(connection, delivery.slot, fault, otherwise, now)
 
     def _awaits_poll(self, connection: Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
@@ -190,12 +186,7 @@ class Outbox:
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
         with self._database.transaction() as connection:
-            return self._announced(self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock()))
-
-    def _announced(self, change: BreakerChange | None) -> BreakerChange | None:
-        if change is not None:
-            self._database.announce("relays")
-        return change
+            return self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock())
 
     def _judge(
         self, connection: Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
@@ -217,6 +208,8 @@ class Outbox:
             else:
                 told = self._breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
+        if change is not None:
+            self._database.announce("relays")
         if change is not None and change.state == BreakerState.CLOSED:
             # Served by tasks_later. What failed while nothing worked would else wait for up to an hour.
             connection.execute(f"UPDATE tasks SET due_at = ?1 WHERE {FINISHED} AND due_at > ?1", (now,))

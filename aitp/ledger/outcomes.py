@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
 
 from aitp.ledger import budgets, limits
 from aitp.ledger.breakers import (
@@ -52,18 +51,7 @@ class Cause(Enum):
     STOPPED = "stopped"  # all else: told to leave, killed at the grace's end, gone with its master
 
 
-class _Look(NamedTuple):
-    """What one look tells, so that what is rare costs no statements while there is none of it.
-
-    `is_calm`: the provider's breaker is closed, and there are neither suspects nor failures in a row.
-    """
-
-    is_calm: bool
-    has_duplicates: bool
-    has_bugs: bool
-    counted: limits.Counted
-
-
+# What one look tells, so that what is rare costs no statements while there is none of it.
 _CALM = f"{IS_CALM} AND NOT {ANY_SUSPECTS} AND {NO_FAILURES} AND NOT {ANY_GUESSED}"
 _LOOK = f"SELECT {_CALM}, {ANY_DUPLICATES}, {ANY_BUGS}, {limits.COUNTED}"
 # Served by tasks_claimed.
@@ -72,7 +60,9 @@ _OWNED = f"SELECT seq, is_suspect FROM tasks WHERE {CLAIMED} AND slot = ?"
 
 class _Attempt:
     """An attempt at tasks that `slot` has claimed, which ends now; `owned`: those tasks, and which are suspects.
-    `model`: of a report.
+
+    `model`: of a report. `is_calm`: the provider's breaker is closed, and there are neither suspects nor failures in a
+    row.
     """
 
     def __init__(
@@ -82,8 +72,8 @@ class _Attempt:
         self.report, self.settled = report, Settled()
         # Both asked before either is waited for.
         look, owned = connection.execute(_LOOK, (provider,)), connection.execute(_OWNED, (slot,))
-        is_calm, has_duplicates, has_bugs, *counted = look.get
-        self.seen = _Look(is_calm, has_duplicates, has_bugs, limits.Counted(*counted))
+        self.is_calm, self.has_duplicates, self.has_bugs, *counted = look.get
+        self.counted = limits.Counted(*counted)
         self.owned: dict[int, int] = dict(owned.fetchall())
 
 
@@ -126,8 +116,9 @@ class Outcomes:
                 return settled  # told before, by a commit that did not look like one: a failure is to count once
             if report.cooldown is not None:
                 cool_down(connection, claim.provider, report.cooldown, now)
-            self._count(attempt, type_, [each.task.id for each in outcomes if each.ending is not Ending.UNSENT])
-            is_well = attempt.seen.is_calm and claim.world.is_well
+            sent = [each.task.id for each in outcomes if each.ending is not Ending.UNSENT]
+            limits.count(connection, type_, sent, now, attempt.counted)
+            is_well = attempt.is_calm and claim.world.is_well
             if outcomes and not (is_well and all(each.ending is Ending.SUCCEEDED for each in outcomes)):
                 self._judge.judge(connection, now, claim.slot, claim.world.id, report, settled, claim.world.good)
             settled.outcomes, settled.late = (*settled.outcomes, *late), len(late)
@@ -145,9 +136,6 @@ class Outcomes:
             if settled.breaker or settled.frees_others:
                 self._database.announce("workers")  # what they sleep until has changed
         return settled
-
-    def _count(self, attempt: _Attempt, task_type: str, task_ids: Sequence[str]) -> None:
-        limits.count(attempt.connection, task_type, task_ids, attempt.now, attempt.seen.counted)
 
     def _pay(self, attempt: _Attempt, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
         """Settle what the attempt cost; whether that may let other tasks go on."""
@@ -190,7 +178,7 @@ class Outcomes:
         attempt = _Attempt(connection, now, slot, provider, Report(outcomes, failure))
         settled, task_type, task_ids = attempt.settled, tasks[0].queue.type, [task.id for task in tasks]
         settled.outcomes = outcomes
-        self._count(attempt, task_type, task_ids)
+        limits.count(connection, task_type, task_ids, now, attempt.counted)
         budgets.settle(connection, slot, None, now, sent=True)
         if failure is not None:
             self._judge.judge(connection, now, slot, world, attempt.report, settled)
@@ -221,7 +209,7 @@ class Outcomes:
         delivered = [outcome for outcome in settled.outcomes if outcome.ending in DELIVERED]
         returned = [outcome for outcome in settled.outcomes if outcome.ending not in DELIVERED]
         _store_results(attempt, delivered)
-        if attempt.seen.has_duplicates:
+        if attempt.has_duplicates:
             seqs = [outcome.task.seq for outcome in delivered]
             settled.reused = settle_duplicates(attempt.connection, seqs, attempt.now)
         if returned:
@@ -335,7 +323,7 @@ def _count_bugs(attempt: _Attempt, task_type: str) -> bool:
     """Whether bugs have just put the processor of `task_type` into quarantine."""
     endings = [outcome.ending for outcome in attempt.settled.outcomes]
     if Ending.SUCCEEDED in endings:
-        if attempt.seen.has_bugs:
+        if attempt.has_bugs:
             forget_bugs(attempt.connection, task_type)
         return False
     bugs = endings.count(Ending.BUG)
