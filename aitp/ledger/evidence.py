@@ -167,12 +167,14 @@ _WORLD = (
     f" breakers.state = '{BreakerState.CLOSED}', COALESCE(breakers.probe_slot, -1) = ?1"
     " FROM worlds JOIN breakers ON breakers.service = provider WHERE id = ?2"
 )
-# A task's evidence in one world: the world's tally then, and its own failures since.
+# A task's evidence in one world, with one more failure: the world's tally then, which has a call in it that failed as a
+# whole now (?3: 1) and all before, and its own failures since. What it did elsewhere stands beside it.
 _TALLIES = (*(f"{field}_before" for field in Tally._fields), *COUNTED)
 _NOTE = (
-    f"INSERT INTO evidence (seq, world, {', '.join(_TALLIES)}, turns) VALUES (?, ?{', ?' * len(_TALLIES)}, ?)"
-    f" ON CONFLICT (seq, world) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _TALLIES)},"
-    " turns = excluded.turns, failed_in_row = 1"
+    f"INSERT INTO evidence (seq, world, {', '.join(_TALLIES)})"
+    f" VALUES (?1, ?2, {', '.join(f'?{number}' for number, _ in enumerate(_TALLIES, 4))})"
+    " ON CONFLICT (seq, world) DO UPDATE SET {0}_before = evidence.{0}_before + ?3, {0} = evidence.{0} + excluded.{0},"
+    f" turns = evidence.turns + 1 - evidence.failed_in_row, failed_in_row = 1 RETURNING {', '.join(_TALLIES)}, turns"
 )
 
 
@@ -399,28 +401,22 @@ class _Case:
         failure, culprit, seq = self.failure, outcome.culprit, outcome.task.seq
         failed_whole = self.report.failure is not None
         alone = not failed_whole or len(self.outcomes) == 1
-        row = self.connection.execute(
-            f"SELECT {', '.join(_TALLIES)}, turns + 1 - failed_in_row FROM evidence WHERE seq = ? AND world = ?",
-            (seq, self.world),
-        ).fetchone()
-        if row is None:  # its first failure here; what it did elsewhere stands beside it, for it may come back there
-            # What is in flight already began before this failure, and is no witness of what the world is like since.
-            before, own, turns = self.tally.more(None, self.in_flight), dict.fromkeys(COUNTED, 0), 1
-        else:
-            before = Tally(*row[:5]).more(culprit, int(failed_whole))
-            own, turns = dict(zip(COUNTED, row[5:-1], strict=True)), int(row[-1])
-        if alone:
-            own[culprit] += outcome.times
-        else:
-            self.settled.bounds[seq] = len(self.outcomes) // 2
-        self.connection.execute(_NOTE, (seq, self.world, *before, *own.values(), turns))
-        tries = own[culprit] if failure.patience else sum(own.values())
+        # What is in flight already began before a first failure, and is no witness of what the world is like since.
+        before = self.tally.more(None, self.in_flight)
+        own = (outcome.times if alone and each is culprit else 0 for each in COUNTED)
+        *known, turns = self.connection.execute(
+            _NOTE.format(culprit), (seq, self.world, int(failed_whole), *before, *own)
+        ).get
+        before, counted = Tally(*known[:5]), dict(zip(COUNTED, known[5:], strict=True))
+        tries = counted[culprit] if failure.patience else sum(counted.values())
         self.settled.tries[seq] = max(1, tries) if alone else 1
+        if not alone:
+            self.settled.bounds[seq] = len(self.outcomes) // 2
         if not alone or self.paused or not self.is_closed:
             return outcome
         if is_at_fault(
             culprit,
-            own[culprit],
+            counted[culprit],
             self.tally,
             before,
             self._retries,
@@ -429,7 +425,7 @@ class _Case:
             witnessed=self.witnessed,
             turns=turns,
         ):
-            often = f"failed {own[culprit]} times alone, last: " if own[culprit] > 1 else ""
+            often = f"failed {counted[culprit]} times alone, last: " if counted[culprit] > 1 else ""
             return _failed(outcome, often + outcome.reason)
         return outcome
 
@@ -545,16 +541,14 @@ class _Case:
                 self.now + believed - PROFILE_SECONDS,
             ),
         )
-        of_model = "world IN (SELECT id FROM worlds WHERE provider = ?2 AND model = ?3)"
+        of_model = "WHERE world IN (SELECT id FROM worlds WHERE provider = ?1 AND model = ?2)"
         connection.execute(
-            f"UPDATE tasks SET due_at = ?1 WHERE {READY} AND due_at > ?1"
-            f" AND seq IN (SELECT seq FROM evidence WHERE {of_model})",
-            (self.now, *model),
+            f"UPDATE tasks SET due_at = ?3 WHERE {READY} AND due_at > ?3"
+            f" AND seq IN (SELECT seq FROM evidence {of_model})",
+            (*model, self.now),
         )
         for table in ("evidence", "failures"):
-            connection.execute(
-                f"DELETE FROM {table} WHERE world IN (SELECT id FROM worlds WHERE provider = ? AND model = ?)", model
-            )
+            connection.execute(f"DELETE FROM {table} {of_model}", model)
         moved(connection)
 
 
