@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -44,6 +45,16 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return OF_ONE_BROWSER if nodeid.startswith(OF_ONE_BROWSER) else nodeid
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is once for all processes that test, in the one that starts them."""
+    if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
+        from tests.services.postgres import made_once
+
+        shared = ExitStack()
+        shared.enter_context(made_once())
+        config.add_cleanup(shared.close)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
