@@ -10,27 +10,25 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from aitp import __version__, metrics, revision
-from aitp.ledger.budgets import BudgetUse
-from aitp.ledger.stats import Snapshot
-from aitp.logs import get_logger
-from aitp.metrics import UNREADABLE_FILES, Family, reading
+from aitp import __version__, logs, metrics, revision
 from aitp.policy.costs import NANO
 from aitp.process.scoreboard import State, role_of
-from aitp.providers.inventory import ModelState, Stage
+from aitp.providers.inventory import Stage
 from aitp.settings import Settings
-from aitp.web.health import Facts, Severity, problems, stand_ins_left
+from aitp.web import health
+from aitp.web.health import Facts
 
 BREAKER_NUMBERS = {"closed": 0, "open": 1, "half-open": 2}
 _CHILD_STATES = (State.STARTING, State.WAITING, State.IDLE, State.BUSY, State.RECORDING, State.LEAVING)
 
-log = get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 class Scrape:
@@ -45,100 +43,93 @@ class Scrape:
         """The whole answer. Never raises for what lies in the directory."""
         try:
             self._last_good = generate_latest(_Collected(metrics.counted(self._directory)))
-        except UNREADABLE_FILES as error:
+        except metrics.UNREADABLE_FILES as error:
             self._failures += 1
             log.warning("Metrics files cannot be read", directory=str(self._directory), error=repr(error))
-        failures = reading(metrics.SCRAPE_FAILURES, {(): self._failures})
+        failures = metrics.reading(metrics.SCRAPE_FAILURES, {(): self._failures})
         return self._last_good + generate_latest(_Collected([*gauges, failures]))
 
 
 class _Collected(Collector):
     """The library renders collectors; this one is a list."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
+    def __init__(self, found: Iterable[Metric]) -> None:
+        self._found = found
 
     def collect(self) -> Iterable[Metric]:
-        return self._metrics
+        return self._found
 
 
 def gauges(facts: Facts, settings: Settings) -> Iterator[Metric]:
     """All gauges that this moment has a value for."""
-    yield _one(metrics.LEDGER_READABLE, facts.ledger is not None)
-    if facts.ledger is not None:
-        yield from _of_ledger(facts.ledger)
-        for provider, left in stand_ins_left(facts.ledger, settings).items():
-            help = f"Calls that OpenAI may still make today in the stead of {provider}."
-            yield _one(Family(f"aitp_{provider}_fallbacks_left", "gauge", help), left)
-    yield from _of_models(facts.inventory.models if facts.inventory else {})
-    yield reading(metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements})
-    yield from _of_processes(facts)
-    yield _one(metrics.READY, not any(each.severity.at_least(Severity.PENDING) for each in problems(facts, settings)))
-    yield _one(metrics.POLLING_INTERVAL, settings.polling_interval_seconds)
-    yield _one(metrics.MOCK, bool(settings.mocks))
-    yield reading(metrics.BUILD_INFO, {(__version__, revision(), platform.python_version()): 1})
+    for family, found in chain(_of_ledger(facts, settings), _of_models(facts), _of_service(facts, settings)):
+        yield metrics.reading(family, found if isinstance(found, Mapping) else {(): float(found)})
 
 
-def _of_ledger(ledger: Snapshot) -> Iterator[Metric]:
-    yield _one(metrics.TASKS_IN_FLIGHT, ledger.claimed)
-    yield reading(metrics.LIMIT_USAGE, {(period,): use.current for period, use in ledger.limits.items()})
-    yield reading(metrics.LIMIT_MAX, {(period,): use.limit for period, use in ledger.limits.items()})
-    yield reading(metrics.LIMIT_REMAINING, {(period,): use.remaining for period, use in ledger.limits.items()})
-    yield reading(metrics.LIMIT_ROOM, {(period,): use.frees_at or 0 for period, use in ledger.limits.items()})
-    yield reading(metrics.LIMIT_WINDOW_END, {(period,): use.ends_at or 0 for period, use in ledger.limits.items()})
-    yield from _of_budgets(ledger.budgets)
-    yield _one(metrics.UNPRICED_MODELS, len(ledger.unpriced))
-    breakers = ledger.breakers.items()
-    yield reading(metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers})
-    yield reading(metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers})
-    cooldowns = Counter(cooldown.provider for cooldown in ledger.cooldowns)
-    yield reading(metrics.COOLDOWNS, {(service,): cooldowns[service] for service in ledger.breakers})
-    yield reading(metrics.QUEUE_TASKS, {("ready",): ledger.ready, ("waiting",): ledger.waiting})
-    yield _one(metrics.QUEUE_AGE, ledger.oldest_ready_age)
-    yield _one(metrics.OUTBOX_RESULTS, ledger.finished)
-    yield _one(metrics.OUTBOX_AGE, ledger.oldest_finished_age)
-    yield _one(metrics.DEAD_LETTERS, ledger.dead)
-    yield _one(metrics.UNREADABLE, ledger.unreadable)
+Found = Iterator[tuple[metrics.Family, float | Mapping[tuple[str, ...], float]]]
+"""Families, each with its value, or with one for each tuple of label values."""
+
+
+def _of_ledger(facts: Facts, settings: Settings) -> Found:
+    yield metrics.LEDGER_READABLE, facts.ledger is not None
+    if (ledger := facts.ledger) is None:
+        return
+    limits, budgets, breakers = ledger.limits.items(), ledger.budgets.items(), ledger.breakers.items()
+    yield metrics.TASKS_IN_FLIGHT, ledger.claimed
+    yield metrics.LIMIT_USAGE, {(period,): use.current for period, use in limits}
+    yield metrics.LIMIT_MAX, {(period,): use.limit for period, use in limits}
+    yield metrics.LIMIT_REMAINING, {(period,): use.remaining for period, use in limits}
+    yield metrics.LIMIT_ROOM, {(period,): use.frees_at or 0 for period, use in limits}
+    yield metrics.LIMIT_WINDOW_END, {(period,): use.ends_at or 0 for period, use in limits}
+    # What was spent is known wherever prices are; the rest only where there is a budget.
+    spending = {(period, use.currency): use for period, use in budgets}
+    bound = {labels: use for labels, use in spending.items() if use.allowed_nano is not None}
+    yield metrics.BUDGET_SPENT, {labels: use.spent_nano / NANO for labels, use in spending.items()}
+    yield metrics.BUDGET_RESERVED, {labels: use.reserved_nano / NANO for labels, use in bound.items()}
+    yield metrics.BUDGET_MAX, {labels: (use.allowed_nano or 0) / NANO for labels, use in bound.items()}
+    yield metrics.BUDGET_REMAINING, {labels: (use.remaining_nano or 0) / NANO for labels, use in bound.items()}
+    yield metrics.BUDGET_ROOM, {labels: use.frees_at or 0 for labels, use in bound.items()}
+    yield metrics.BUDGET_WINDOW_END, {labels: use.ends_at for labels, use in spending.items()}
+    yield metrics.UNPRICED_MODELS, len(ledger.unpriced)
+    yield metrics.BREAKER_STATE, {(name,): BREAKER_NUMBERS[breaker.state] for name, breaker in breakers}
+    yield metrics.BREAKER_FAILURES, {(name,): breaker.failures for name, breaker in breakers}
+    for family, pauses in ((metrics.COOLDOWNS, ledger.cooldowns), (metrics.QUARANTINES, ledger.quarantines)):
+        count = Counter(pause.provider for pause in pauses)
+        yield family, {(service,): count[service] for service in ledger.breakers}
+    yield metrics.QUEUE_TASKS, {("ready",): ledger.ready, ("waiting",): ledger.waiting}
+    yield metrics.QUEUE_AGE, ledger.oldest_ready_age
+    yield metrics.OUTBOX_RESULTS, ledger.finished
+    yield metrics.OUTBOX_AGE, ledger.oldest_finished_age
+    yield metrics.DEAD_LETTERS, ledger.dead
+    yield metrics.UNREADABLE, ledger.unreadable
     if ledger.last_poll_at is not None:
-        yield _one(metrics.LAST_POLL, ledger.last_poll_at)
-    yield _one(metrics.DISK_FREE, ledger.disk_free)
-    yield _one(metrics.PAUSED, ledger.paused)
+        yield metrics.LAST_POLL, ledger.last_poll_at
+    yield metrics.DISK_FREE, ledger.disk_free
+    yield metrics.PAUSED, ledger.paused
     here = sum(host.is_here for host in ledger.hosts)
-    yield reading(metrics.HOSTS, {("here",): here, ("away",): len(ledger.hosts) - here} if ledger.hosts else {})
-    yield reading(metrics.HOST_INFO, {(host.name, str(host.number), host.version): 1 for host in ledger.hosts})
-    quarantines = Counter(quarantine.provider for quarantine in ledger.quarantines)
-    yield reading(metrics.QUARANTINES, {(service,): quarantines[service] for service in ledger.breakers})
-    yield _one(metrics.PAUSED_PROCESSORS, len(ledger.paused_processors))
+    yield metrics.HOSTS, {("here",): here, ("away",): len(ledger.hosts) - here} if ledger.hosts else {}
+    yield metrics.HOST_INFO, {(host.name, str(host.number), host.version): 1 for host in ledger.hosts}
+    yield metrics.PAUSED_PROCESSORS, len(ledger.paused_processors)
+    for provider, left in health.stand_ins_left(ledger, settings).items():
+        help = f"Calls that OpenAI may still make today in the stead of {provider}."
+        yield metrics.Family(f"aitp_{provider}_fallbacks_left", "gauge", help), left
 
 
-def _of_budgets(budgets: Mapping[str, BudgetUse]) -> Iterator[Metric]:
-    """What was spent is known wherever prices are; the rest only where there is a budget."""
-    labelled = {(period, use.currency): use for period, use in budgets.items()}
-    bound = {labels: use for labels, use in labelled.items() if use.allowed_nano is not None}
-    yield reading(metrics.BUDGET_SPENT, {labels: use.spent_nano / NANO for labels, use in labelled.items()})
-    yield reading(metrics.BUDGET_RESERVED, {labels: use.reserved_nano / NANO for labels, use in bound.items()})
-    yield reading(metrics.BUDGET_MAX, {labels: (use.allowed_nano or 0) / NANO for labels, use in bound.items()})
-    yield reading(metrics.BUDGET_REMAINING, {labels: (use.remaining_nano or 0) / NANO for labels, use in bound.items()})
-    yield reading(metrics.BUDGET_ROOM, {labels: use.frees_at or 0 for labels, use in bound.items()})
-    yield reading(metrics.BUDGET_WINDOW_END, {labels: use.ends_at for labels, use in labelled.items()})
+def _of_models(facts: Facts) -> Found:
+    models = facts.inventory.models.items() if facts.inventory else ()
+    yield metrics.MODEL_PRESENT, {(name,): state.stage is Stage.PRESENT for name, state in models}
+    completed = {(name, "completed"): float(state.completed) for name, state in models}
+    yield metrics.MODEL_PULL_BYTES, completed | {(name, "total"): float(state.total) for name, state in models}
+    yield metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements}
 
 
-def _of_models(models: Mapping[str, ModelState]) -> Iterator[Metric]:
-    yield reading(metrics.MODEL_PRESENT, {(name,): state.stage is Stage.PRESENT for name, state in models.items()})
-    kinds = ("completed", "total")
-    yield reading(
-        metrics.MODEL_PULL_BYTES,
-        {(name, kind): float(getattr(state, kind)) for name, state in models.items() for kind in kinds},
-    )
-
-
-def _of_processes(facts: Facts) -> Iterator[Metric]:
+def _of_service(facts: Facts, settings: Settings) -> Found:
     there = Counter((role_of(child.slot).value, child.state.name.lower()) for child in facts.children)
     known = [(role, state.name.lower()) for role in metrics.ROLES for state in _CHILD_STATES]
-    yield reading(metrics.PROCESSES, {labels: there[labels] for labels in known})
-    yield _one(metrics.MASTER_RUNNING, facts.master_ticks)
-    yield _one(metrics.DEADLINES_OVERRUN, len(facts.overrun))
-
-
-def _one(family: Family, value: float) -> Metric:
-    return reading(family, {(): float(value)})
+    yield metrics.PROCESSES, {labels: there[labels] for labels in known}
+    yield metrics.MASTER_RUNNING, facts.master_ticks
+    yield metrics.DEADLINES_OVERRUN, len(facts.overrun)
+    yield metrics.READY, not health.worst_first(health.problems(facts, settings), health.Severity.PENDING)
+    yield metrics.POLLING_INTERVAL, settings.polling_interval_seconds
+    yield metrics.MOCK, bool(settings.mocks)
+    yield metrics.BUILD_INFO, {(__version__, revision(), platform.python_version()): 1}

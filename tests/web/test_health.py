@@ -15,7 +15,7 @@ from aitp.process.scoreboard import Record, State
 from aitp.providers.inventory import Inventory, ModelState, Stage
 from aitp.settings import PLACEHOLDER_KEY, Settings
 from aitp.tasks import Service
-from aitp.web.gauges import _of_ledger as ledger_gauges
+from aitp.web.gauges import gauges
 from aitp.web.health import Facts, Severity, _of_ledger, problems, read_facts, worst_first
 from tests.ledger.test_locks import another_process_holds
 from tests.web.world import RELAY, WORKER, settings_in
@@ -264,13 +264,14 @@ def test_hosts_that_are_away_are_counted_and_named() -> None:
     assert not [each for each in _of_ledger(here) if each.code == "hosts"]
 
 
-def test_gauges_tell_how_many_hosts_are_here_and_away() -> None:
+def test_gauges_tell_how_many_hosts_are_here_and_away(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
     hosts = tuple(a_host(number, is_here=number != 2) for number in (1, 2, 3))
     told = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in ledger_gauges(replace(LEDGER, hosts=hosts))
+        for family in gauges(with_ledger(hosts=hosts), settings)
         for sample in family.samples
     }
     assert (told["aitp_hosts", "here"], told["aitp_hosts", "away"]) == (2, 1)
     assert told["aitp_host_info", "host-2", "2", "2.1.0"] == 1
-    assert not [family for family in ledger_gauges(LEDGER) if family.name == "aitp_hosts" and family.samples]
+    assert not [family for family in gauges(WELL, settings) if family.name == "aitp_hosts" and family.samples]
