@@ -228,23 +228,11 @@ def problems(facts: Facts, settings: Settings | InForce, minutes: Sequence[Bar] 
     found += [*_of_children(facts, settings), *_of_models(facts, settings)]
     if not facts.has_token:
         found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
-    if many_failed(minutes):
-        failed, ended = _ended(minutes)
-        sentence = f"{failed:,} of {ended:,} tasks failed in the last hour"
+    failed, succeeded = sum(minute.failed for minute in minutes), sum(minute.succeeded for minute in minutes)
+    if failed >= FAILED_TASKS and failed >= FAILED_SHARE * (failed + succeeded):  # not some odd ones that always do
+        sentence = f"{failed:,} of {failed + succeeded:,} tasks failed in the last hour"
         found.append(Problem("failures", Severity.WARNING, sentence, "The page and `aitp tasks` say why."))
     return worst_first(found)
-
-
-def many_failed(minutes: Sequence[Bar]) -> bool:
-    """Whether more tasks failed than some odd ones that always do."""
-    failed, ended = _ended(minutes)
-    return failed >= FAILED_TASKS and failed >= FAILED_SHARE * ended
-
-
-def _ended(minutes: Sequence[Bar]) -> tuple[int, int]:
-    """Tasks that failed, and all that reached an end."""
-    failed = sum(minute.failed for minute in minutes)
-    return failed, failed + sum(minute.succeeded for minute in minutes)
 
 
 def of_master(facts: Facts) -> Iterator[Problem]:

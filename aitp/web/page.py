@@ -17,10 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from enum import StrEnum
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,18 +25,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import SecretStr
 
-from aitp import SERVICE_NAME, metrics, release
-from aitp.extensions import foreign_settings
+from aitp import SERVICE_NAME, extensions, logs, metrics, release
 from aitp.ledger.stats import SPANS, Bar, History, RecentError, Snapshot, WaitingTasks
-from aitp.logs import masked
-from aitp.policy.costs import Prices, amount, nano
+from aitp.policy.costs import NANO, amount
 from aitp.policy.windows import ROLLING_SECONDS
 from aitp.process.scoreboard import MASTER, Record, Role, State, role_of
 from aitp.settings import FIELDS, PLACEHOLDER, Settings
-from aitp.tasks import Period
-from aitp.validators import Authorities
-from aitp.web import health
-from aitp.web.health import Facts, Problem, Severity, duration
+from aitp.web.health import Facts, Problem, Severity, at_work, counted, duration
 
 STYLE = Path(__file__).with_name("page.css").read_text()
 SCRIPT = Path(__file__).with_name("page.js").read_text()
@@ -80,7 +72,6 @@ def render(facts: Facts, history: History, settings: Settings, problems: Sequenc
         sentence=verdict,
         facts=facts,
         ledger=ledger,
-        many_failed=health.many_failed(history.minutes),
         history=history,
         charts=_charts(history, ledger) if ledger and history.bars else [],
         waiting=history.waiting[:QUEUES_SHOWN],
@@ -132,7 +123,7 @@ def shown(value: Any) -> Any:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    text = masked(str(value))
+    text = logs.masked(str(value))
     if len(text) > LONGEST_TEXT:
         text = text[: LONGEST_TEXT - 1] + "…"
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
@@ -163,7 +154,7 @@ def tokens(count: int) -> str:
 
 
 def cost(by_currency: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount(nano(Decimal(spent)))} {currency}" for currency, spent in by_currency.items())
+    return ", ".join(f"{amount(round(spent * NANO))} {currency}" for currency, spent in by_currency.items())
 
 
 def width(share: float) -> str:
@@ -219,7 +210,7 @@ _FILTERS = (
     call_time,
     command_about,
     cost,
-    health.counted,
+    counted,
     duration,
     instant,
     number,
@@ -258,7 +249,7 @@ class Chart:
     limit: tuple[float, str] | None = None
     stacked: bool = False
 
-    @cached_property
+    @property
     def top(self) -> float:
         """What the box's height means: a limit that is near is in it."""
         bars = zip(*(values for _, _, values in self.series), strict=True)
@@ -284,7 +275,7 @@ def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     bars, minutes = history.bars, SPANS[history.span].minutes
     sums = {name: sum(getattr(bar, name) for bar in bars) for name in ("succeeded", "failed", "returned")}
     calls, seconds = sum(bar.calls for bar in bars), sum(bar.seconds for bar in bars)
-    took = f"{health.counted(calls, 'call')}, {call_time(seconds / calls)} on average." if calls else "No calls."
+    took = f"{counted(calls, 'call')}, {call_time(seconds / calls)} on average." if calls else "No calls."
     attempts = [
         (kind, words, [getattr(bar, name) / minutes for bar in bars])
         for kind, words, name in (
@@ -312,10 +303,9 @@ def _ceiling(highest: float, least: float = 0.0) -> float:
 
 def _limit(ledger: Snapshot, span: str) -> tuple[float, str] | None:
     """The limit to compare with: tasks a minute, and its words. The longer the bars, the longer its period."""
-    for period in list(Period)[_AXES[span][2] :]:
+    for period, seconds in list(ROLLING_SECONDS.items())[_AXES[span][2] :]:
         if use := ledger.limits.get(period):
-            article = "an" if period is Period.HOUR else "a"
-            return 60 * use.limit / ROLLING_SECONDS[period], f"limit {use.limit:,} {article} {period}"
+            return 60 * use.limit / seconds, f"limit {use.limit:,} {'an' if period == 'hour' else 'a'} {period}"
     return None
 
 
@@ -360,9 +350,9 @@ def _at_work(facts: Facts) -> tuple[list[tuple[str, Record]], str]:
     free = [each for each in facts.children if each.state is State.IDLE]
     by_role = {role: [each for each in free if role_of(each.slot) is role] for role in Role}
     folded = {role: idle for role, idle in by_role.items() if len(idle) > IDLE_SHOWN}
-    hidden = set(chain(*folded.values()))
+    hidden = {each for idle in folded.values() for each in idle}
     others = [each for each in (facts.master, *facts.children) if each and each not in hidden]
-    shown, rest = health.at_work(others, facts.overrun, PROCESSES_SHOWN)
+    shown, rest = at_work(others, facts.overrun, PROCESSES_SHOWN)
     lines = [("master" if each.slot == MASTER else f"{role_of(each.slot)} {each.slot}", each) for each in shown]
     for role, idle in folded.items():
         together = replace(idle[0], since=0.0, task_id="", done=sum(each.done for each in idle))
@@ -413,7 +403,7 @@ def read_usage(directory: Path) -> list[ModelUse] | None:
 def _values(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Every setting, its value (of secrets, whether there is one), and where that is from."""
     own = ((name, getattr(settings, name.lower())) for name in FIELDS)
-    others = ((name, settings.extensions.get(name, "")) for name in foreign_settings())
+    others = ((name, settings.extensions.get(name, "")) for name in extensions.foreign_settings())
     for name, value in (*own, *others):
         yield name, _value(value), settings.origins.get(name, DEFAULT)
 
@@ -430,6 +420,5 @@ def _value(value: Any) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {entry}" for key, entry in value.items()) or "none"
-    if isinstance(value, Authorities | Prices):
-        value = value.path
+    value = getattr(value, "path", value)  # of what is in a file
     return "not set" if value is None else str(value) or "empty"
