@@ -11,34 +11,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import click
+from rich.bar import Bar
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from aitp.errors import AitpError, LedgerError, printable
-from aitp.ledger.stats import HeldTask, held_tasks, snapshot
+from aitp.ledger.stats import HeldTask, Snapshot, held_tasks, snapshot
+from aitp.policy.costs import amount
 from aitp.process.scoreboard import signal_master
 from aitp.providers import uses_models
 from aitp.providers.inventory import ModelState, Stage, read_inventory
 from aitp.web.health import duration, of_master, read_facts
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from aitp.ledger.hosts import Host
     from aitp.ledger.ledger import Ledger
     from aitp.ledger.outbox import DeadLetter
     from aitp.settings import Settings
 
+BAR_SIGNS = 20
+ALMOST_USED_UP = 0.9
 WIDE = 1_000  # columns, where there is no terminal to tell
 Cell = RenderableType | int | None  # of a table: a number with separators, nothing
 
@@ -84,9 +84,11 @@ def table(
     """
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head:
-        justify: Literal["left", "right"] = "right" if name in right else "left"
         made.add_column(
-            name, justify=justify, no_wrap=name in (*cut, *right), overflow="ellipsis" if name in cut else "fold"
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name in (*cut, *right),
+            overflow="ellipsis" if name in cut else "fold",
         )
     for row in rows:
         texts = (f"{cell:,}" if isinstance(cell, int) else cell or "" for cell in row)
@@ -108,6 +110,56 @@ def grid(rows: Iterable[Sequence[Text]]) -> Table:
 def moment(instant: float | None) -> str:
     """A point in time, in this machine's time zone, which is named."""
     return "" if instant is None else time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(instant))
+
+
+def limits_table(ledger: Snapshot) -> RenderableType:
+    """The limits in force: what is used of each, as figures and as a bar."""
+    rows = [
+        (period, use.current, use.limit, use.remaining, usage_bar(use.current, use.limit), moment(use.frees_at))
+        for period, use in ledger.limits.items()
+    ]
+    figures = ("USED", "ALLOWED", "LEFT")
+    return table((f"LIMIT ({ledger.strategy})", *figures, "", "ROOM AT"), rows, right=figures)
+
+
+def budgets_table(ledger: Snapshot) -> RenderableType:
+    """What was spent in the current calendar windows, and what their budgets leave."""
+    rows = []
+    for period, use in ledger.budgets.items():
+        left: tuple[Cell, ...] = (None, None, None)
+        if use.allowed_nano is not None and use.remaining_nano is not None:
+            bar = usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano)
+            left = (amount(use.allowed_nano), amount(use.remaining_nano), bar)
+        rows.append((period, amount(use.spent_nano), amount(use.reserved_nano), *left, moment(use.frees_at)))
+    currency = next(iter(ledger.budgets.values())).currency
+    figures = ("SPENT", "RESERVED", "BUDGET", "LEFT")
+    return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
+
+
+def usage_bar(current: int, limit: int) -> Bar:
+    """How much of a limit is used."""
+    used = current / limit
+    return Bar(
+        1, 0, used, width=BAR_SIGNS, color="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green"
+    )
+
+
+def hosts_table(ledger: Snapshot) -> RenderableType:
+    """A line for each host of a fleet."""
+    rows = [
+        (
+            each.name,
+            Text("here", style="green") if each.is_here else Text("away", style="bold red"),
+            "never" if each.seen_at is None else duration(ledger.taken_at - each.seen_at),
+            each.workers,
+            each.relays,
+            each.version,
+            each.page,
+        )
+        for each in ledger.hosts
+    ]
+    head = ("HOST", "STATE", "SEEN", "WORKERS", "RELAYS", "VERSION", "PAGE")
+    return table(head, rows, right=("SEEN", "WORKERS", "RELAYS"))
 
 
 # ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,8 +214,6 @@ def _row(task: HeldTask, now: float) -> list[str]:
 
 def show_limits(settings: Settings) -> Told:
     """The limits and budgets in force."""
-    from aitp.commands.watch import budgets_table, limits_table
-
     seen = snapshot(settings.ledger)
     limits, budgets = (
         {period: dataclasses.asdict(use) for period, use in uses.items()} for uses in (seen.limits, seen.budgets)
@@ -171,26 +221,8 @@ def show_limits(settings: Settings) -> Told:
     document = {"at": seen.taken_at, "strategy": seen.strategy, "limits": limits, "budgets": budgets}
     parts = [limits_table(seen) if seen.limits else "No limits are in force"]
     if seen.budgets:
-        parts += ["", budgets_table(seen.budgets)]
+        parts += ["", budgets_table(seen)]
     return Told(document, *parts)
-
-
-def hosts_table(hosts: Iterable[Host], now: float) -> RenderableType:
-    """A line each."""
-    rows = [
-        (
-            each.name,
-            Text("here", style="green") if each.is_here else Text("away", style="bold red"),
-            "never" if each.seen_at is None else duration(max(0.0, now - each.seen_at)),
-            each.workers,
-            each.relays,
-            each.version,
-            each.page,
-        )
-        for each in hosts
-    ]
-    head = ("HOST", "STATE", "SEEN", "WORKERS", "RELAYS", "VERSION", "PAGE")
-    return table(head, rows, right=("SEEN", "WORKERS", "RELAYS"))
 
 
 def list_hosts(settings: Settings) -> Told:
@@ -198,7 +230,7 @@ def list_hosts(settings: Settings) -> Told:
     _refuse_file(settings)
     seen = snapshot(settings.ledger)
     document = {"at": seen.taken_at, "hosts": [dataclasses.asdict(each) for each in seen.hosts]}
-    return Told(document, hosts_table(seen.hosts, seen.taken_at))
+    return Told(document, hosts_table(seen))
 
 
 def forget_host(settings: Settings, name: str) -> Told:
@@ -327,7 +359,7 @@ def _each(ledger: Ledger, named: Sequence[str], act: Callable[[str], bool], done
     for task_id in dict.fromkeys(task_ids):  # one that is given twice is not missing the second time
         (acted if act(task_id) else missing).append(task_id)
     if missing:
-        print(f"aitp: no dead letter of: {', '.join(map(printable, missing))}", file=sys.stderr)
+        click.echo(f"aitp: no dead letter of: {', '.join(map(printable, missing))}", err=True)
     said = [f"{printable(task_id)}: {words}" for task_id in acted] if task_ids else ["There are no dead letters"]
     return Told({done: acted, "missing": missing}, *said, code=1 if missing else 0)
 
@@ -378,7 +410,7 @@ def _progress_bars(*, hidden: bool) -> Iterator[Callable[[str, ModelState], None
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}", markup=False), *columns, disable=hidden) as progress:
-        bars: dict[str, TaskID] = {}
+        bars: dict[str, Any] = {}
 
         def told(name: str, state: ModelState) -> None:
             if state.stage is Stage.PULLING and name not in bars:

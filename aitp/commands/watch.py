@@ -15,22 +15,19 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
 from aitp import __version__, release, revision
-from aitp.commands.console import Cell, hosts_table, moment, screen, show, table
+from aitp.commands.console import budgets_table, hosts_table, limits_table, moment, screen, show, table
 from aitp.errors import printable
-from aitp.ledger.budgets import BudgetUse
 from aitp.ledger.stats import Snapshot
-from aitp.policy.costs import amount
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
 from aitp.sources import InForce, published, runtime_dir
 from aitp.web.health import Facts, Phase, at_work, duration, problems, read_facts
@@ -38,9 +35,7 @@ from aitp.web.health import Facts, Phase, at_work, duration, problems, read_fact
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
-BAR_SIGNS = 20
 MOST_PROCESSES = 30  # of a table that is not bounded by a terminal's height
-ALMOST_USED_UP = 0.9
 # Problems, by their codes.
 ROOM = ("limit", "budget")
 OF_ITS_PROCESSES = ("token", "poll", "models", "model", "starting", "processes")
@@ -113,13 +108,7 @@ def picture(
     for problem in problems(facts, settings):
         if problem.code not in untold:
             parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
-    below = [] if ledger is None else _queue(ledger)
-    if ledger is not None and ledger.hosts:
-        below += [Text(), hosts_table(ledger.hosts, ledger.taken_at)]
-    if ledger is not None and ledger.limits:
-        below += [Text(), limits_table(ledger)]
-    if ledger is not None and ledger.budgets:
-        below += [Text(), budgets_table(ledger.budgets)]
+    below = [] if ledger is None else list(_of_ledger(ledger))
     if facts.children:
         # What is below comes first: a queue is told in one line, a thousand workers are not.
         height = sum(getattr(part, "row_count", 0) + 1 for part in below)
@@ -133,17 +122,15 @@ _COLOURS = {Phase.RUNNING: "green", Phase.STARTING: "yellow", Phase.DRAINING: "y
 
 
 def _headline(facts: Facts, settings: Settings | InForce, pace: float | None) -> Text:
-    line = Text()
-    line.append(_HEADLINES[facts.phase], style=f"bold {_COLOURS.get(facts.phase, 'red')}")
-    if facts.master is not None:
-        line.append(f" for {duration(facts.now - facts.master.started)}")
-    if facts.ledger is not None and facts.ledger.paused:
-        line.append(", PAUSED", style="bold yellow")
-        line.append(" (`aitp resume` goes on)")
-    line.append(f"   mode {settings.processing_mode}   aitp {release()}", style="dim")
-    if pace is not None:
-        line.append(f"   {pace:.1f} tasks/s")
-    return line
+    is_paused = facts.ledger is not None and facts.ledger.paused
+    return Text.assemble(
+        (_HEADLINES[facts.phase], f"bold {_COLOURS.get(facts.phase, 'red')}"),
+        "" if facts.master is None else f" for {duration(facts.now - facts.master.started)}",
+        (", PAUSED" if is_paused else "", "bold yellow"),
+        " (`aitp resume` goes on)" if is_paused else "",
+        (f"   mode {settings.processing_mode}   aitp {release()}", "dim"),
+        "" if pace is None else f"   {pace:.1f} tasks/s",
+    )
 
 
 def _processes(facts: Facts, room: int) -> RenderableType:
@@ -164,7 +151,8 @@ def _processes(facts: Facts, room: int) -> RenderableType:
     return Group(made, Text(f"and {rest}")) if rest else made
 
 
-def _queue(ledger: Snapshot) -> list[RenderableType]:
+def _of_ledger(ledger: Snapshot) -> Iterator[RenderableType]:
+    """Its tasks, and tables of what it has more of."""
     queue = (ledger.ready, ledger.waiting, ledger.claimed, ledger.finished, ledger.dead, ledger.unreadable)
     head = ("READY", "WAITING", "CLAIMED", "OUTBOX", "DEAD LETTERS", "UNREADABLE")
     ages = []
@@ -174,39 +162,11 @@ def _queue(ledger: Snapshot) -> list[RenderableType]:
         ages.append(f"oldest result {duration(ledger.oldest_finished_age)}")
     polled = "never" if ledger.last_poll_at is None else f"{duration(ledger.taken_at - ledger.last_poll_at)} ago"
     told = ", ".join((*ages, f"last poll {polled}", f"{decimal(ledger.disk_free)} free"))
-    return [Text(), table(head, [queue], right=head), Text(told, style="dim")]
-
-
-def limits_table(ledger: Snapshot) -> RenderableType:
-    """The limits in force: what is used of each, as figures and as a bar."""
-    rows = [
-        (period, use.current, use.limit, use.remaining, usage_bar(use.current, use.limit), moment(use.frees_at))
-        for period, use in ledger.limits.items()
-    ]
-    figures = ("USED", "ALLOWED", "LEFT")
-    return table((f"LIMIT ({ledger.strategy})", *figures, "", "ROOM AT"), rows, right=figures)
-
-
-def budgets_table(budgets: Mapping[str, BudgetUse]) -> RenderableType:
-    """What was spent in the current calendar windows, and what their budgets leave."""
-    rows = []
-    for period, use in budgets.items():
-        left: tuple[Cell, ...] = (None, None, None)
-        if use.allowed_nano is not None and use.remaining_nano is not None:
-            bar = usage_bar(use.spent_nano + use.reserved_nano, use.allowed_nano)
-            left = (amount(use.allowed_nano), amount(use.remaining_nano), bar)
-        rows.append((period, amount(use.spent_nano), amount(use.reserved_nano), *left, moment(use.frees_at)))
-    currency = next(iter(budgets.values())).currency
-    figures = ("SPENT", "RESERVED", "BUDGET", "LEFT")
-    return table((f"SPENDING ({currency})", *figures, "", "ROOM AT"), rows, right=figures)
-
-
-def usage_bar(current: int, limit: int) -> Bar:
-    """How much of a limit is used."""
-    used = current / limit
-    return Bar(
-        1, 0, used, width=BAR_SIGNS, color="red" if used >= 1 else "yellow" if used >= ALMOST_USED_UP else "green"
-    )
+    yield from (Text(), table(head, [queue], right=head), Text(told, style="dim"))
+    tables = ((ledger.hosts, hosts_table), (ledger.limits, limits_table), (ledger.budgets, budgets_table))
+    for there, drawn in tables:
+        if there:
+            yield from (Text(), drawn(ledger))
 
 
 # ── again and again ──────────────────────────────────────────────────────────────────────────────────────────────────

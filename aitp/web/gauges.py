@@ -118,8 +118,8 @@ def _of_ledger(facts: Facts, settings: Settings) -> Found:
 def _of_models(facts: Facts) -> Found:
     models = facts.inventory.models.items() if facts.inventory else ()
     yield metrics.MODEL_PRESENT, {(name,): state.stage is Stage.PRESENT for name, state in models}
-    completed = {(name, "completed"): float(state.completed) for name, state in models}
-    yield metrics.MODEL_PULL_BYTES, completed | {(name, "total"): float(state.total) for name, state in models}
+    kinds = ("completed", "total")
+    yield metrics.MODEL_PULL_BYTES, {(name, kind): getattr(state, kind) for name, state in models for kind in kinds}
     yield metrics.MODEL_SHUTDOWN, {(each.model,): each.at for each in facts.retirements}
 
 

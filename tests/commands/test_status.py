@@ -15,7 +15,8 @@ import pytest
 from rich.bar import Bar
 from rich.console import Console
 
-from aitp.commands.watch import Pace, usage_bar
+from aitp.commands.console import usage_bar
+from aitp.commands.watch import Pace
 from aitp.errors import printable
 from aitp.process.scoreboard import Record, Scoreboard, State
 from aitp.providers import routing_of
