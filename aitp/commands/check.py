@@ -26,7 +26,7 @@ from aitp.commands.probes import of_servers
 from aitp.errors import AitpError, ConfigurationError, printable
 from aitp.ledger import sqlite
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
-from aitp.ledger.schema import VERSION
+from aitp.ledger.schema import VERSION, refuse_unknown
 from aitp.policy.costs import FIRST_USAGE, amount, estimate
 from aitp.process import start
 from aitp.process.dispatch import claim_options
@@ -262,9 +262,7 @@ def of_ledger(path: Path) -> Problem:
 
 
 def _of_version(path: Path, version: int | None) -> Problem:
-    if version is not None and version > VERSION:
-        advice = "Install the newer release again, or restore the ledger's backup from before the upgrade"
-        return Problem("ledger", Severity.ERROR, f"{path} has version {version}, this release knows {VERSION}", advice)
+    refuse_unknown(path, version or 0)
     ages = {None: "not there yet, made when the service first starts", 0: "empty, made when the service next starts"}
     said = ages.get(version, "of an earlier release, brought up to date at the next start")
     return Problem("ledger", Severity.OK, str(path) if version == VERSION else f"{path}: {said}")

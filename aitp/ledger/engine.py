@@ -116,8 +116,8 @@ class Database(Protocol):
         """
 
     def refuse_other_version(self) -> None:
-        """Raise ConfigurationError for a ledger of no release or of one that is too new, LedgerError for one not yet
-        migrated.
+        """Raise ConfigurationError for a ledger of no release or of one that is too new (of a fleet: newer than the
+        next), LedgerError for one not yet migrated.
         """
 
     def short_of_disk(self) -> bool:

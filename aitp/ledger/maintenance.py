@@ -31,12 +31,12 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from aitp.errors import ConfigurationError, LedgerError
+from aitp.errors import LedgerError
 from aitp.ledger import budgets, limits, sqlite
 from aitp.ledger.engine import Connection, Fleet, Place, Row, alone
 from aitp.ledger.locks import lock_path, refuse_no_file
 from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY, queue_id
-from aitp.ledger.schema import VERSION
+from aitp.ledger.schema import VERSION, refuse_unknown
 from aitp.tasks import BreakerState, QueueKey, Service, TaskState
 from aitp.validators import zone_name
 
@@ -330,7 +330,7 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
             if file.exists():
                 shutil.copyfile(file, name)
         with closing(sqlite.open_alone(fresh)) as new, closing(sqlite.open_alone(copy, keep_log=True)) as damaged, new:
-            saving = _Saving(new, damaged, clock(), allowance or Allowance())
+            saving = _Saving(path, new, damaged, clock(), allowance or Allowance())
             saving.bring_over()
         outcome = check(fresh)
         if not outcome.sound:
@@ -365,8 +365,8 @@ class _Saving:
     `torn`: tables of which some rows could not be read, or made no sense.
     """
 
-    def __init__(self, new: Any, damaged: Any, now: float, allowance: Allowance) -> None:
-        self._new, self._damaged = new, damaged
+    def __init__(self, path: Path, new: Any, damaged: Any, now: float, allowance: Allowance) -> None:
+        self._path, self._new, self._damaged = path, new, damaged
         self._now, self._allowance = now, allowance
         self._torn: set[str] = set()
         self._tables, self._known = sqlite.tables(new), {}
@@ -379,7 +379,8 @@ class _Saving:
     def bring_over(self) -> None:
         facts = self._ask("ledger", "SELECT version, paused, reuse_scope, reuse_after FROM ledger")
         for version, *these in facts:
-            self._refuse_newer(version)
+            if isinstance(version, int):
+                refuse_unknown(self._path, version)
             with suppress(*sqlite.SENSELESS):
                 self._new.execute("UPDATE ledger SET paused = ?, reuse_scope = ?, reuse_after = ?", these)
         self._bring_results()
@@ -395,12 +396,6 @@ class _Saving:
                     self._torn.add(table)
         self._use_up()
         self._new.execute("UPDATE ledger SET sequence = COALESCE((SELECT MAX(sequence) FROM tombstones), 0)")
-
-    def _refuse_newer(self, version: object) -> None:
-        if isinstance(version, int) and version > VERSION:
-            raise ConfigurationError(
-                [f"the ledger has version {version}, this release knows {VERSION}: recover it with the newer release"]
-            )
 
     def _bring_results(self) -> None:
         """Results with their tasks, which cannot be bought again for nothing.

@@ -16,7 +16,7 @@ from aitp.ledger import postgresql, sqlite
 from aitp.ledger.engine import Connection, Fleet, Place, Row, alone, migrate
 from aitp.ledger.hosts import holders
 from aitp.ledger.maintenance import broken_promises, check
-from aitp.ledger.schema import VERSION
+from aitp.ledger.schema import VERSION, refuse_other
 from aitp.ledger.session import Statements
 
 # What a fleet knows of its hosts is its own. So is a machine's start: by another one's, a clock that was set looks like
@@ -36,7 +36,7 @@ def move(source: Place, target: Place) -> dict[str, int]:
     found = check(source)
     if not found.sound:
         raise LedgerError(f"the ledger {source} is damaged ({found.problems[0]}): see `aitp ledger check`")
-    _refuse_other_version(source, found.version)
+    refuse_other(source, found.version)
     moved: dict[str, int] = {}
     with sqlite.ours() as ledger:
         tables = sqlite.tables(ledger)
@@ -121,12 +121,6 @@ def _fill(side: Connection, table: str, columns: str, rows: Iterable[Row]) -> No
         side.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
 
 
-def _refuse_other_version(place: Place, version: int) -> None:
-    if version != VERSION:
-        what = "start the service once" if version < VERSION else "upgrade this host first"
-        raise LedgerError(f"the ledger {place} has version {version}, not {VERSION}: {what}")
-
-
 @contextmanager
 def _source(place: Place) -> Iterator[Connection]:
     """One state of it, in which nobody changes anything meanwhile."""
@@ -146,7 +140,7 @@ def _target(place: Place) -> Iterator[Connection]:
     """A ledger, made if need be, and a transaction that is on disk when this is over."""
     with alone(place) as locks:
         if isinstance(place, Fleet):
-            _refuse_other_version(place, max(migrate(place), VERSION))
+            refuse_other(place, max(migrate(place), VERSION))
             with postgresql.alone(place) as statements:
                 _refuse_slots(statements, place)
                 statements.execute("SET synchronous_commit = on")

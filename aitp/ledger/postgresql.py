@@ -36,6 +36,8 @@ from aitp.ledger.schema import (
     OFTEN_CLEARED,
     SCHEMA,
     VERSION,
+    refuse_other,
+    refuse_unknown,
     translated,
 )
 from aitp.ledger.session import NOW, ServerClock, Statements, as_ledger_error, connect
@@ -254,14 +256,10 @@ class PostgreSQLDatabase(Database):
             yield self._statements
 
     def refuse_other_version(self) -> None:
-        """Raise LedgerError for a ledger not yet made or migrated, ConfigurationError for one that is newer than the
-        next release's: with that one this release goes on, and takes nothing new (IdleReason.UPGRADE).
-        """
         with as_ledger_error(self.path):
             found = version_in(self._connection, self.path)
-        refuse_unknown(found, self.path)
-        if found < VERSION:
-            raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
+        refuse_unknown(self.path, found)
+        refuse_other(self.path, found, or_next=True)  # with that one it takes nothing new (IdleReason.UPGRADE)
 
     def short_of_disk(self) -> bool:
         """The server's disk is not to be seen from here: when it is full, a transaction says so."""
@@ -402,7 +400,7 @@ def migrate(place: Fleet) -> int:
                 (namespace(place.schema), PREPARING),
             )
             found = version_in(connection, place)
-            refuse_unknown(found, place)
+            refuse_unknown(place, found)
             if not found:
                 # Not IF NOT EXISTS: who may not make one is refused even where it is there.
                 if statements.execute("SELECT to_regnamespace(?)", (place.schema,)).get is None:
@@ -435,13 +433,6 @@ def version_in(connection: psycopg.Connection[Row], place: Fleet) -> int:
     return int(statements.execute("SELECT version FROM ledger").get)
 
 
-def refuse_unknown(found: int, place: Fleet) -> None:
-    """Raise ConfigurationError for a ledger that is newer than the next release's."""
-    if found > NEXT_VERSION:
-        said = f"the ledger {place} has version {found}, this release knows {VERSION}: upgrade this host as well"
-        raise ConfigurationError([f"LEDGER_URL: {said}"])
-
-
 def refuse_pooler(connection: psycopg.Connection[Row], place: Fleet) -> None:
     """Raise ConfigurationError where something stands before the server that gives each transaction another session.
 
@@ -465,7 +456,7 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
     with as_ledger_error(place), connect(place) as connection:
         refuse_pooler(connection, place)
         version = version_in(connection, place)
-        refuse_unknown(version, place)
+        refuse_unknown(place, version)
         release = str(connection.info.parameter_status("server_version"))
         has = f"has version {version}" if version else "is to be made at the first start"
         if version > VERSION:
@@ -507,8 +498,7 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
         version = version_in(connection, place)
         if version == 0:
             raise LedgerError(f"there is no ledger at {place}: it is made when the service first starts")
-        if not VERSION <= version <= NEXT_VERSION:
-            raise LedgerError(f"the ledger {place} has version {version}, this release reads {VERSION}")
+        refuse_other(place, version, or_next=True)
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         statements = Statements(connection)
         yield statements, ServerClock(statements)()

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import re
 
+from aitp.errors import ConfigurationError, LedgerError
+from aitp.tasks import Fleet, Place
+
 FIRST_VERSION = 15
 
 SCHEMA = """
@@ -359,6 +362,32 @@ MIGRATIONS: tuple[str, ...] = (
 VERSION = FIRST_VERSION + len(MIGRATIONS)
 # Of a fleet's hosts one is upgraded first: those of the release before go on with what they have.
 NEXT_VERSION = VERSION + 1
+
+
+def refuse_unknown(place: Place, found: int) -> None:
+    """Raise ConfigurationError for a ledger of no release, or of one that is too new; it is to stay as it is."""
+    setting, newest, advice = "LEDGER_URL", NEXT_VERSION, "upgrade this host as well"
+    if not isinstance(place, Fleet):
+        advice = "install the newer release again, or restore the ledger's backup from before the upgrade"
+        setting, newest = "RATE_LIMIT_STORAGE_PATH", VERSION
+    if found > newest:
+        said = f"this release knows {VERSION}; {advice}"
+    elif 0 < found < FIRST_VERSION:
+        said = (
+            "which was never released, and nothing reads it; move the file away, with its -wal, and start again: "
+            "the task API lists once more what is still pending"
+        )
+    else:
+        return
+    raise ConfigurationError([f"{setting}={place}: the ledger has version {found}, {said}"])
+
+
+def refuse_other(place: Place, found: int, *, or_next: bool = False) -> None:
+    """Raise LedgerError for a ledger that is not of this release, `or_next` of neither this one nor the next."""
+    if not VERSION <= found <= VERSION + or_next:
+        advice = "start the service once" if found < VERSION else "upgrade this host first"
+        raise LedgerError(f"the ledger {place} has version {found}, not {VERSION}: {advice}")
+
 
 # As PostgreSQL has it (postgresql.py)
 

@@ -22,7 +22,7 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Database, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
-from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION, refuse_other, refuse_unknown
 
 # Every release from 3.7.0 up to 3.51.2 can corrupt a WAL database that several processes write and checkpoint.
 OLDEST_SAFE_SQLITE = (3, 51, 3)
@@ -226,12 +226,10 @@ class SQLiteDatabase(Database):
             self.connection.execute("PRAGMA shrink_memory")
 
     def refuse_other_version(self) -> None:
-        """Raise ConfigurationError for a ledger of a newer release or of none, LedgerError for one not yet migrated."""
         with as_ledger_error(self.path):
             found = version_in(self.connection)
-        _refuse_unknown(found, self.path)
-        if found < VERSION:
-            raise LedgerError(f"the ledger {self.path} has version {found}, not {VERSION}: start the service once")
+        refuse_unknown(self.path, found)
+        refuse_other(self.path, found)
 
     def free_bytes(self) -> int:
         """Bytes that this process may still write on the ledger's file system."""
@@ -275,7 +273,7 @@ def migrate(path: Path) -> int:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         found = version_in(connection)
-        _refuse_unknown(found, path)
+        refuse_unknown(path, found)
         if not found:
             connection.execute(SCHEMA)
         for number in range(max(found, FIRST_VERSION), VERSION):
@@ -296,8 +294,7 @@ def reading(path: Path) -> Iterator[tuple[apsw.Connection, float]]:
             version = version_in(connection)
             if not version:
                 raise empty_ledger(path)
-            if version != VERSION:
-                raise LedgerError(f"the ledger {path} has version {version}, this release reads {VERSION}")
+            refuse_other(path, version)
             yield connection, time.time()
 
 
@@ -323,22 +320,6 @@ def version_in(connection: apsw.Connection) -> int:
     if connection.execute("SELECT 1 FROM sqlite_schema").get:
         raise apsw.CorruptError(NO_TABLE)
     return 0
-
-
-def _refuse_unknown(found: int, path: Path) -> None:
-    if found > VERSION:
-        advice = (
-            f"this release knows {VERSION}: "
-            "install the newer release again, or restore the ledger's backup from before the upgrade"
-        )
-    elif 0 < found < FIRST_VERSION:
-        advice = (
-            "which was never released, and nothing reads it: move the file away, with its -wal, and start again; "
-            "the task API lists once more what is still pending"
-        )
-    else:
-        return
-    raise ConfigurationError([f"RATE_LIMIT_STORAGE_PATH={path}: the ledger has version {found}, {advice}"])
 
 
 # Opening

@@ -12,7 +12,7 @@ import pytest
 from aitp.commands import check
 from aitp.commands.check import exit_code, summary
 from aitp.ledger import sqlite
-from aitp.ledger.schema import VERSION
+from aitp.ledger.schema import FIRST_VERSION, VERSION
 from aitp.processors import ProviderEntry, Registered, TaskTypeEntry
 from aitp.settings import Settings, load_settings
 from aitp.web.health import Facts, Problem, Severity
@@ -133,6 +133,7 @@ def test_a_contradiction_of_limits_says_why_it_matters_and_what_to_do() -> None:
         (0, Severity.OK, "empty, made when the service next starts"),
         (VERSION - 1, Severity.OK, "brought up to date"),
         (VERSION + 1, Severity.ERROR, f"has version {VERSION + 1}"),
+        (FIRST_VERSION - 1, Severity.ERROR, "was never released"),
     ],
 )
 def test_the_ledger(

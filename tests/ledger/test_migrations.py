@@ -88,7 +88,7 @@ def release(monkeypatch: pytest.MonkeyPatch, *migrations: str) -> int:
     """From here on this is a release that has these migrations as well; its version."""
     version = VERSION + len(migrations)
     monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", (*MIGRATIONS, *migrations))
-    for module in ("sqlite", "maintenance", "stats", "claims", "inbox", "ledger"):
+    for module in ("schema", "sqlite", "maintenance", "stats", "claims", "inbox", "ledger"):
         monkeypatch.setattr(f"aitp.ledger.{module}.VERSION", version)
     return version
 
@@ -180,6 +180,6 @@ def test_a_ledger_of_a_version_that_was_never_released_is_refused_and_stays_as_i
     world.admit("a")
     world.change("UPDATE ledger SET version = ?", FIRST_VERSION - 1)
 
-    with pytest.raises(ConfigurationError, match=r"was never released.*: move the file away"):
+    with pytest.raises(ConfigurationError, match=r"was never released.*; move the file away"):
         start(world.path, world.clock)
     assert world.states() == {"a": "ready"}
