@@ -17,10 +17,8 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
 
 import orjson
 
@@ -40,9 +38,9 @@ from aitp.taskapi import TaskApi
 from aitp.tasks import Health, NewTask, QueueKey, Service
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.
-TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+TASK_ID = re.compile(r"(?!\.\.?$)[A-Za-z0-9_.:-]{1,64}")
 # Where Mongo puts it: at the beginning. For documents of which more cannot be read, or is not there.
-LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"([A-Za-z0-9_.:-]{1,64})"\s*[,}]')
+LEADING_ID = re.compile(rb'\{\s*"_id"\s*:\s*"((?!\.\.?")[A-Za-z0-9_.:-]{1,64})"\s*[,}]')
 UNKNOWN_MODEL = "unknown"
 # Few, so that a slow task API keeps no result waiting behind another relay's.
 CHUNK = 8
@@ -69,29 +67,26 @@ def read_document(raw: bytes, settings: Settings | None = None) -> NewTask | Mal
         document = _parsed(raw)
     except (ValueError, RecursionError):
         found = LEADING_ID.match(raw)
-        return Malformed(_task_id(found[1].decode()) if found else None, "it is not valid JSON, or far too long")
+        return Malformed(found[1].decode() if found else None, "it is not valid JSON, or far too long")
     if not isinstance(document, dict):
         return Malformed(None, "it is not an object")
-    task_id = _task_id(document.get("_id"))
-    if task_id is None:
+    task_id, type_ = document.get("_id"), document.get("type")
+    if not isinstance(task_id, str) or not TASK_ID.fullmatch(task_id):
         return Malformed(None, "it has no usable _id")
-    type_ = document.get("type")
     if not isinstance(type_, str) or type_ not in PROCESSORS:
-        return Malformed(task_id, f"its type is unknown to this release: {_shown(type_)}")
+        shown = type_ if isinstance(type_, str) and TASK_ID.fullmatch(type_) else "no name of a type"
+        return Malformed(task_id, f"its type is unknown to this release: {shown}")
     return _task(task_id, type_, document.get("content"), settings)
 
 
-def _parsed(raw: bytes) -> Any:
+def _parsed(raw: bytes) -> object:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         # It is strict where others are not: NaN, whose task can be told why, and half an emoji (JavaScript cuts texts
         # so), which is U+FFFD from here on: neither JSON nor UTF-8 could carry it any further.
-        return json.loads(_whole(json.dumps(json.loads(raw), ensure_ascii=False)))
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        text = json.dumps(json.loads(raw), ensure_ascii=False)
+        return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
 
 
 def _task(task_id: str, type_: str, content: object, settings: Settings | None) -> NewTask | Malformed:
@@ -104,17 +99,6 @@ def _task(task_id: str, type_: str, content: object, settings: Settings | None) 
         return NewTask(task_id, QueueKey(type_, UNKNOWN_MODEL), b"", invalid=str(error))
     except Exception as error:  # noqa: BLE001 (the border of a task: a processor's bug must not stop all polls)
         return Malformed(task_id, f"its content cannot be read by this release ({type(error).__name__})")
-
-
-def _task_id(value: object) -> str | None:
-    usable = isinstance(value, str) and TASK_ID.fullmatch(value) and value not in (".", "..")
-    return str(value) if usable else None
-
-
-def _shown(type_: object) -> str:
-    if not isinstance(type_, str):
-        return type(type_).__name__
-    return type_ if TASK_ID.fullmatch(type_) else "no name of a type"
 
 
 class Harvest:
@@ -140,15 +124,14 @@ class Harvest:
         unreadable: list[Malformed] = []
         for raw in documents:
             match read_document(raw, self._settings):
-                case Malformed(id=None, reason=reason):
-                    # Named by what it is, so that it is told once as well.
-                    unreadable.append(Malformed(f"nameless:{blake2b(raw, digest_size=8).hexdigest()}", reason))
-                case Malformed() as document:
-                    unreadable.append(document)
                 case NewTask(invalid=None) as task:
                     valid.append(task)
-                case task:
+                case NewTask() as task:
                     self._invalid.append(task)
+                case Malformed(task_id, reason):
+                    # One without a name is named by what it is, so that it is told once as well.
+                    name = task_id or f"nameless:{blake2b(raw, digest_size=8).hexdigest()}"
+                    unreadable.append(Malformed(name, reason))
         self.documents += len(documents)
         self._unreadable += len(unreadable)
         self._admit(valid, unreadable)
@@ -233,33 +216,34 @@ class Relay:
 
     def _deliver(self, delivery: outbox.Delivery) -> bool:
         """Bring one result to the task API; False if the next would fare no better."""
-        facts = {"task_id": delivery.id, "task_type": delivery.type}
-        settle = partial(self._ledger.outbox.settle, delivery)
+        outcome, fault, reason = outbox.DeliveryOutcome.DELIVERED, None, ""
         try:
             with self._process.call(delivery.id, self._call_seconds):
                 self._api.deliver(delivery.id, delivery.status, delivery.result)
         except errors.DeliveryRefused as error:
-            if evidence.is_refused_for_good(error.status, delivery.conflicts):
-                log.error("Result refused, kept as a dead letter", **facts, reason=str(error))
-                self._metrics.count(DELIVERIES, "refused")
-                self._tell(settle(outbox.DeliveryOutcome.REFUSED, str(error)))
-            else:
-                log.warning("Result could not be delivered, it waits", **facts, reason=str(error))
-                self._metrics.count(DELIVERIES, "deferred")
-                self._tell(settle(outbox.DeliveryOutcome.CONFLICT))
-            return True
+            reason = str(error)
+            for_good = evidence.is_refused_for_good(error.status, delivery.conflicts)
+            outcome = outbox.DeliveryOutcome.REFUSED if for_good else outbox.DeliveryOutcome.CONFLICT
         except Exception as error:  # noqa: BLE001 (the border of a delivery: nothing may lose the result)
-            fault = self._fault_of(error)
-            log.warning("Result could not be delivered, it waits", **facts, reason=_reason(error))
-            self._metrics.count(DELIVERIES, "deferred")
+            fault, reason = self._fault_of(error), _reason(error)
             # No failure of the delivery's: it was not looked at, or not even sent.
             unsent = fault.pause is not None or fault.service == Service.OAUTH.value
-            self._tell(settle(outbox.DeliveryOutcome.RETURNED if unsent else outbox.DeliveryOutcome.LATER, fault=fault))
-            return False
-        self._metrics.count(DELIVERIES, "delivered")
-        self._tell(settle(outbox.DeliveryOutcome.DELIVERED))
-        log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
-        return True
+            outcome = outbox.DeliveryOutcome.RETURNED if unsent else outbox.DeliveryOutcome.LATER
+        change = self._ledger.outbox.settle(delivery, outcome, reason, fault)
+        facts = {"task_id": delivery.id, "task_type": delivery.type}
+        match outcome:
+            case outbox.DeliveryOutcome.DELIVERED:
+                told = "delivered"
+                log.info("Result delivered", **facts, status=delivery.status.value, tries=delivery.tries + 1)
+            case outbox.DeliveryOutcome.REFUSED:
+                told = "refused"
+                log.error("Result refused, kept as a dead letter", **facts, reason=reason)
+            case _:
+                told = "deferred"
+                log.warning("Result could not be delivered, it waits", **facts, reason=reason)
+        self._metrics.count(DELIVERIES, told)
+        self._tell(change)
+        return fault is None
 
     def _fault_of(self, error: Exception) -> outbox.Fault:
         """What a failed call says of the task API and of the authorization server."""
@@ -340,11 +324,10 @@ class Relay:
         self._problem_told = harvest.problem is not None
 
     def _tell(self, change: breakers.BreakerChange | None) -> None:
-        if change is None:
-            return
-        tell_of_breaker(change)
-        # What the others sleep until has changed.
-        self._process.wake_relays()
+        if change is not None:
+            tell_of_breaker(change)
+            # What the others sleep until has changed.
+            self._process.wake_relays()
 
 
 def _reason(error: Exception) -> str:
