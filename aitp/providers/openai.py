@@ -33,6 +33,7 @@ _HELD_BACK = "filter|safety|recitation|block|prohibit|spii|sensitive|guardrail|r
 # o1, o3, o4, gpt-5 and their variants, dated, fine-tuned or under a vendor's prefix.
 _REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9])(?![a-z])")
 _NOT_REASONING = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt)")
+_BROKEN_OFF = "error|insufficient|abort|cancel|interrupt"
 
 _log = get_logger(__name__)
 
@@ -158,12 +159,13 @@ def read_embeddings(
 def _positions(items: Sequence[Any], count: int) -> list[int]:
     """Which text each item is for, -1 for none: by `index`, or by its place in a whole list where that says nothing.
 
-    Servers leave `index` out where it is 0, or everywhere, or have 0 everywhere.
+    Servers leave `index` out where it is 0, or everywhere, or have 0 everywhere, or count from 1.
     """
     said = [item.get("index") if isinstance(item, dict) else None for item in items]
     given = [index if type(index) is int else None for index in said]
     whole = len(items) == count
-    if whole and (not any(given) or all(index in (None, place) for place, index in enumerate(given))):
+    in_order = all(index in (None, place) for place, index in enumerate(given)) or given == [*range(1, count + 1)]
+    if whole and (in_order or not any(given)):
         return list(range(count))
     return [index if type(index) is int else 0 if index is None and isinstance(item, dict) else -1
             for index, item in zip(said, items, strict=True)]  # fmt: skip
@@ -173,7 +175,7 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
     """What the model said to `texts`. Raises ModelRefused, AnswerCut, or what else keeps an answer from being one."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
+    message = choice.get("message", {} if choice.get("finish_reason") else None) if isinstance(choice, dict) else None
     if not isinstance(answer, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
         raise no_success(OPENAI, "JSON without a message")
     if message.get("refusal"):
@@ -183,6 +185,8 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
         raise errors.AnswerCut(f"{OPENAI}: the model's answer was cut at its greatest length")
     if re.search(_HELD_BACK, reason):
         raise errors.ModelRefused(f"{OPENAI}: its content filter held the answer to this text back")
+    if re.search(_BROKEN_OFF, reason):
+        raise no_success(OPENAI, "an answer that broke off")
     text = text_of(message.get("content"))
     if not text.strip():
         raise errors.UselessAnswer(f"{OPENAI}: the model's answer is empty")

@@ -129,7 +129,7 @@ def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None
 
 @pytest.mark.parametrize(
     "indexes",
-    [(None, 1, 2), (None, None, None), (0, 0, 0), (None, 1, None), (0, 1, None), ("0", "1", "2"), (0, 1, 2)],
+    [(None, 1, 2), (None, None, None), (0, 0, 0), (None, 1, None), (0, 1, None), ("0", "1", "2"), (0, 1, 2), (1, 2, 3)],
 )
 def test_an_index_that_is_left_out_or_says_nothing_is_the_place_in_the_list(indexes: tuple[object, ...]) -> None:
     items = [
