@@ -45,52 +45,69 @@ MOST_DEPTH = 8
 
 _CODES = ("code", "status", "reason")
 _PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
-_REPEATED = ("input", "inputs", "prompt", "messages", "request", "body", "content", "text", "ctx")
+_REPEATED = (
+    *("input", "inputs", "prompt", "messages", "request", "body", "content", "text", "ctx"),
+    *("flagged_input", "failed_generation"),
+)
 _DELAY = re.compile(r"retry_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
 _BOUNDS = r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b"
 _SCHEMA = r"schema|format|grammar"
 
 _KEY = (
     r"api[ _-]?key|credential|unauthenticated|authenticat|access[ _]token|\bbearer\b|unauthori[sz]ed|missing scopes?"
-    r"|insufficient permissions?"
+    r"|insufficient permissions?|location is not supported"
+    r"|\b(?:account|organi[sz]ation|project|consumer)\b.{0,40}\b(?:suspended|restricted|deactivated|terminated|banned)\b"
 )
 _CREDIT = (
-    r"insufficient[ _](?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
-    r"|budget has been exceeded|(?:spend(?:ing)?|hard)[ _]limit|credit balance"
-    r"|\b(?:no|out of|used|exhaust\w*|deplet\w*)\b.{0,40}\bcredits?"
+    r"insufficient[ _](?:\w+[ _])?(?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
+    r"|budget has been exceeded|(?:exceeded|over|crossed) ?budget|(?:spend(?:ing)?|hard)[ _]limit"
+    r"|credit (?:balance|card)|arrearage|\boverdue|余额不足|欠费|额度(?:不足|已?用尽|失败)"
+    r"|(?:\b(?:no|out of|used|exhaust\w*|deplet\w*)|n[o']t (?:have )?(?:any|enough))\b.{0,40}\bcredits?\b(?! were)"
+    r"|\b(?:balance|budget|quota|credits?)\b.{0,40}\b(?:insufficient|exhausted|depleted|used up)"
+    r"|\bused (?:up )?your\b.{0,20}\bfree\b"
 )
 _TOO_LONG = (
     r"context[ _-]?(?:length|window|size|limit)"
-    r"|max(?:imum)?[ _](?:input |sequence |prompt |model[ _])?(?:length|tokens|context|len\b)"
-    r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large)|too many (?:input )?tokens|too long for"
+    r"|max(?:imum)?[ _](?:(?:input|seq(?:uence)?|prompt|model)[ _])?(?:length|tokens|context|len\b)"
+    r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|big)|too many (?:input )?tokens"
+    r"|\b(?:input|prompt|text) length\b.{0,40}\b(?:exceed|(?:should|must) be (?:\[|<|less|at most))|unable to fit"
+    r"|too long for"
     r"|reduce (?:the|your) (?:length|size|prompt|input|text)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
     r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
     r"|\btokens?\b.{0,60}\b(?:exceed|at most)|must be <=.{0,20}given|n_keep|expected maxlength"
 )
 _ANOTHER_LIMIT = (
-    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|max_(?:completion_)?tokens\b|throttl|please wait"
+    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|throttl|please wait"
+    r"|^(?!.*\bcontext[ _](?:length|window)).*\bmax_(?:completion_)?tokens\b"
     r"|try(?:ing)? again (?:later|in\b)|before (?:re)?trying|\bexpired"
 )
 _POLICY = (
     r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
-    r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content"
+    r"|responsible ?ai|data ?inspection|invalid[ _]prompt|prohibited[ _]content|sensitive (?:information|content)"
+    r"|content exists risk|guardrail|敏感"
 )
 _MODEL = r"\b(?:models?|deployment)\b"
 _GONE = (
-    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled)"
-    r"|(?:not have|no) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
-    r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued|end[ -]of[ -]life"
-    r"|been (?:removed|withdrawn)"
+    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled|work with)"
+    r"|(?:n[o']t have|no|unable to) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
+    r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued"
+    r"|end[ -]of[ -](?:its )?life"
+    r"|been (?:removed|withdrawn|exhausted)"
 )
 # Only behind it: before it they may be said of a key.
 _GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)"
 _MODEL_GONE = (
     rf"{_MODEL}.{{0,80}}(?:{_GONE}|{_GONE_BEHIND})|(?:{_GONE}).{{0,40}}{_MODEL}|n[o']t (?:an? )?valid {_MODEL}"
+    rf"|\bno {_MODEL}.{{0,20}}\bloaded|模型不存在"
 )
+# What gateways call a model that they do not have.
+_ROUTE = r"\bno endpoints\b(?!.*\bparameters\b)|\bfunction\b.{0,60}\baccount\b|\bwas retired\b"
 _KINDS = r"support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
 _NO_SUCH_MODEL = rf"(?:not|n't) {_KINDS}|invalid model name|unqualified name"
+_NOT_FOUND = rf"{_MODEL}\W+(?:\S+ )?(?:not found|does not exist)"
 _OTHER_KIND = (
-    rf"{_NO_SUCH_MODEL}|only {_KINDS}|/v1/(?:responses|completions)|\bresponses api|not a chat model|from this model"
+    rf"{_NO_SUCH_MODEL}|only {_KINDS}|/v1/(?:responses|completions)|\bresponses api|from this model"
+    r"|n[o']t (?:appear to be )?an? (?:chat|embedding) model"
 )
 _PARAMETER_WORDS = r"\b(?:parameter|argument|option|field|property)s?\b"
 _INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word|output|json)s?\b"
@@ -102,11 +119,13 @@ PARAMETERS: Mapping[str, str] = {
     "temperature": r"\btemperature\b",
     "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b",
     "service_tier": r"\bservice[ _-]?tier|\bflex\b",
-    "json_schema": r"\bjson[ _-]?schema|structured[ _-]?outputs?|response[ _-]?format|\bgrammar\b",
-    "json_object": r"\bjson[ _-]?(?:object|mode)|response[ _-]?format",
+    # Some check the answer's form themselves, and refuse the request where the model did not keep to it.
+    "json_schema": r"\bjson[ _-]?(?:schema|mode|validat)|\bschemas?\b|structured[ _-]?outputs?"
+    r"|response[ _-]?(?:format|schema)|\bgrammar\b|\b(?:generate|valid(?:ate)?) json",
+    "json_object": r"\bjson[ _-]?(?:object|mode|validat)|response[ _-]?format|\b(?:generate|valid(?:ate)?) json",
     "think": r"\bthink(?:ing)?\b",
     "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
-    r"|structured[ _-]?outputs?|\bgrammar\b",
+    r"|structured[ _-]?outputs?|\bgrammar\b|\bfor format\b",
 }
 _MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
 # Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
@@ -115,6 +134,7 @@ _NOT_A_NUMBER = r"\bnan\b|[+-]inf\b|\bjson compliant\b"
 _RUNNER = (
     r"embedding request:|embed response|\brunner\b|running the model|server status|server not responding"
     r"|connection refused|no slots available|failed to acquire|system memory|out of memory"
+    r"|\bcrashed\b|\bunloaded\b|\bdegraded\b"
 )
 
 
@@ -174,9 +194,11 @@ class Refusal:
         """By a code or `param`, or as what it does not have, does not allow, or cannot use for this."""
         if re.search("model|deployment", self.code.lower()) or re.fullmatch(r"(?:.*\.)?model", self.param):
             return True
-        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or self.says(_MODEL)):
+        if re.search("model.*(?:not|denied)|invalid.?model", self.type.lower()):
             return True
-        if self.says(_PARAMETER_WORDS):
+        if self.status in (404, 410) and (self.type.lower() == "notfounderror" or self.says(f"{_MODEL}|{_ROUTE}")):
+            return True
+        if self.status == 401 or self.says(_PARAMETER_WORDS):
             return False
         return self.says(_OTHER_KIND) or (self.says(_MODEL_GONE) and not self.says(_INPUT_WORDS))
 
@@ -217,7 +239,7 @@ def refusal_of(
     for text in texts:
         if len(text) >= LEAST_QUOTED:
             words = words.replace(text, " ")
-    words = " ".join(words.lower().split())
+    words = " ".join(words.lower().replace("\u2019", "'").split())
     message = re.sub(rf"(?<!\w){re.escape(model.lower())}(?!\w)", "model", words)[:MOST_WORDS] if model else words
 
     def first(*keys: str, names: bool = False) -> str:
@@ -326,7 +348,7 @@ def _is_out_of_credit(refusal: Refusal) -> bool:
     if codes & {refusal.code, refusal.type} or (refusal.status == 402 and refusal.is_json):
         return True
     # Where a pause is told, it is a rate in the same words.
-    words = refusal.status in (400, 402, 403, 429) and refusal.delay is None
+    words = refusal.status in (400, 401, 402, 403, 412, 422, 429, 500) and refusal.delay is None
     return words and refusal.says(_CREDIT)
 
 
@@ -345,6 +367,12 @@ def _is_over_the_context(refusal: Refusal) -> bool:
     return bool(codes & {refusal.code, refusal.type}) or words
 
 
+def _is_no_such_model(refusal: Refusal) -> bool:
+    """A gateway that fails where the model is missing; Ollama's own 404 is another matter: there it can be pulled."""
+    failed = refusal.status >= 500 and (refusal.code == "model_not_found" or refusal.says(_NOT_FOUND))
+    return failed or (refusal.says(_NO_SUCH_MODEL) and (refusal.service == OLLAMA or refusal.says(_MODEL)))
+
+
 def _is_of_the_cloud(refusal: Refusal) -> bool:
     """A model that Ollama runs elsewhere: by its tag, or by what is said of it."""
     tag = canonical(refusal.model).rsplit(":", 1)[-1]
@@ -353,7 +381,7 @@ def _is_of_the_cloud(refusal: Refusal) -> bool:
 
 
 def _is_a_refusal(refusal: Refusal) -> bool:
-    return 400 <= refusal.status < 500 and refusal.status not in (407, 408, 409, 425, 499)
+    return 400 <= refusal.status < 500 and refusal.status not in (407, 408, 409, 424, 425, 498, 499)
 
 
 ROWS: Sequence[Row] = (
@@ -367,8 +395,9 @@ ROWS: Sequence[Row] = (
     Row((), "a refusal that names the account's credit", _is_out_of_credit, errors.CooldownRequired,
         "the account has no credit left; look at its billing and limits",
         lambda r: {"seconds": LONG_PAUSE_SECONDS, "model": None}),
-    Row((429,), "no room in the tier that was asked for",
-        lambda r: r.tier in OTHER_TIERS and r.says(f"unavailable|capacity|tier|{r.tier}"), errors.RequestRefused,
+    Row((429, 498), "no room in the tier that was asked for",
+        lambda r: r.tier in OTHER_TIERS and r.says(f"unavailable|capacity|tier|{r.tier}") and not r.says("rate limit"),
+        errors.RequestRefused,
         "the tier of OPENAI_SERVICE_TIER has no room", lambda r: {"parameter": "service_tier"}),
     Row((429,), "one request above the limit, or a batch that has to wait for hours", _is_above_the_limit,
         errors.RequestRefused, "one request asks for more than the limits of {model} ever allow"),
@@ -388,14 +417,13 @@ ROWS: Sequence[Row] = (
         "it refuses the input"),
     Row((400, 500), "the process that runs the model is gone", lambda r: r.says(_RUNNER), errors.ServiceFault,
         "the process that runs {model} died, or does not answer; its machine may lack memory"),
-    Row((404, 500), "a model of another kind, or a name that is none",
-        lambda r: r.says(_NO_SUCH_MODEL) and (r.service == OLLAMA or r.says(_MODEL)), errors.ModelGone,
+    Row((404, 500, 503), "a model of another kind, or a name that is none", _is_no_such_model, errors.ModelGone,
         _MODEL_ADVICE, lambda r: {"model": r.model}),
     Row((404,), "the model, at Ollama", lambda r: r.service == OLLAMA and r.says(_GONE) and r.names_the_model,
         errors.ModelMissing, "it has no model {model}; its tasks wait until that has been pulled",
         lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
-    Row((400, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind", lambda r: r.names_the_model,
-        errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
+    Row((400, 401, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind",
+        lambda r: r.names_the_model, errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
     Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input,
         errors.InputRefused, "it refuses the input"),
     Row((400, 401, 403, 422), "the key by its name", lambda r: r.says(_KEY) or (r.status == 401 and r.is_json),
@@ -404,7 +432,7 @@ ROWS: Sequence[Row] = (
     Row((401, 402, 403), "not a word of the key", ANYHOW, errors.CredentialsRefused,
         "look at {SERVICE}_API_KEY, {SERVICE}_BASE_URL, and at what stands in front of it",
         lambda r: {"named": False}),
-    Row((404, 405, 410), "the address", ANYHOW, errors.ServiceFault,
+    Row((404, 405, 410), "the address", lambda r: not r.says(r"\bparameters\b"), errors.ServiceFault,
         "and not because of the model: look at {SERVICE}_BASE_URL"),
     Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, errors.RequestRefused,
         "it refuses the request, and does not name what of it"),

@@ -87,11 +87,23 @@ ROWS: list[tuple[str, Answer, type[Exception], str]] = [
     ("no choices", reply(200, completion(choices=[])), ServiceFault, "without a message"),
     ("strange choices", reply(200, completion(choices=[7])), ServiceFault, "without a message"),
     ("strange message", reply(200, completion(choices=[{"message": "hi"}])), ServiceFault, "without a message"),
+    ("cut, without a message", reply(200, completion(choices=[{"finish_reason": "length"}])), AnswerCut, "cut"),
+    ("broken off", reply(200, completion('{"severity"', "error")), ServiceFault, "broke off"),
+    ("broken off, in other words", reply(200, completion("{}", "insufficient_system_resource")), ServiceFault, "broke"),
     ("a list", reply(200, []), ServiceFault, "without a message"),
     ("no JSON", reply(200, b"<html>"), ServiceFault, "no JSON"),
     ("400", reply(400, {"error": {"code": "context_length_exceeded", "message": PLANTED}}), InputTooLong,
      "400 (context_length_exceeded)"),
     ("400 format", reply(400, {"error": {"param": "response_format"}}), RequestRefused, "takes no json_schema"),
+    ("400 format, mode", reply(400, [{"error": {"message": "JSON mode is not enabled for models/o3-mini"}}]),
+     RequestRefused, "takes no json_schema"),
+    ("400 format, states", reply(400, {"error": "The specified schema produces a constraint that has too many states f"
+     "or serving."}), RequestRefused, "takes no json_schema"),
+    ("400 format, a name", reply(400, {"error": "Invalid JSON payload received. Unknown name \"additionalProperties\" a"
+     "t 'generation_config.response_schema': Cannot find field."}), RequestRefused, "takes no json_schema"),
+    ("400 format, its own check", reply(400, {"error": {"code": "json_validate_failed", "message": "Failed to generate "
+     "JSON.", "failed_generation": "insufficient balance, api key"}}), RequestRefused, "takes no json_schema"),
+    ("500, of a gateway", reply(500, {"error": "invalid JSON response from upstream"}), ServiceFault, "500"),
     ("400 temperature, not sent", reply(400, {"error": {"param": "temperature"}}), RequestRefused, "does not name"),
     ("404", reply(404, {"error": {"code": "model_not_found"}}), ModelGone, "no model o3-mini"),
     ("400 policy", reply(400, {"error": {"code": "content_filter"}}), InputRefused, "refuses the input"),
