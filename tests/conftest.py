@@ -38,6 +38,11 @@ gc.disable()  # until all is collected, all of which stays
 
 # What one process is to test, one after the other: each browser more costs 5 s of CPU to start.
 OF_ONE_BROWSER = "tests/web/test_browser.py"
+# What waits, for processes and for time to pass: it is begun with, and one of those who test begins with all else.
+WAITING = (
+    *(f"tests/{room}/" for room in ("chaos", "commands", "demo", "end_to_end", "packaging", "process", "strangers")),
+    *(OF_ONE_BROWSER, "tests/docs/test_newcomer.py", "tests/docs/test_extending.py"),
+)
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]
@@ -45,6 +50,17 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return OF_ONE_BROWSER if nodeid.startswith(OF_ONE_BROWSER) else nodeid
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if node.gateway.id == f"gw{self.numnodes - 1}":
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
+
+    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+        super().mark_test_complete(node, item_index, duration)
+        scope = self._split_scope(self.registered_collections[node][item_index])
+        if all(self.assigned_work[node][scope].values()):
+            del self.assigned_work[node][scope]  # xdist would count it at every test that follows
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,6 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     """Who tests what."""
     return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that wait first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
 
 
 def pytest_collection_finish() -> None:
