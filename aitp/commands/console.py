@@ -396,7 +396,7 @@ def pull_models(settings: Settings, as_json: bool) -> int:
     states, problem = (dict(stock.models), stock.problem) if stock else ({}, "")
     if problem and not as_json:
         raise click.ClickException(printable(problem))
-    document = {name: dataclasses.asdict(state) for name, state in states.items()}
+    document = {name: state._asdict() for name, state in states.items()}
     rows = [(name, state.stage.value, state.reason) for name, state in states.items()]
     shown = table(("MODEL", "STATE", "REASON"), rows)
     Told({"models": document, "problem": problem}, shown).print(as_json=as_json)

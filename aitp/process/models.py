@@ -20,7 +20,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,7 @@ class _Round:
         found = inventory.read_inventory(settings.runtime_dir) or Inventory({})
         before: Mapping[str, ModelState] = {} if anew else found.models
         models = {name: before.get(name, ModelState(Stage.MISSING)) for name in self._names}
-        self._inventory = replace(found, models=models, at=clock())
+        self._inventory = found._replace(models=models)
         self._written = -math.inf
 
     def go(self) -> bool:
@@ -104,7 +103,7 @@ class _Round:
         except RetryableError as error:
             if str(error) != self._inventory.problem:
                 log.warning("Ollama cannot be asked for its models", reason=str(error))
-            inventory.write_inventory(self._settings.runtime_dir, replace(self._inventory, problem=str(error)))
+            inventory.write_inventory(self._settings.runtime_dir, self._inventory._replace(problem=str(error)))
             return False
         for name in self._names:
             self._note(name, self._lacking(name) if name in missing else ModelState(Stage.PRESENT))
@@ -123,13 +122,13 @@ class _Round:
     def _pull(self, name: str, pull: Callable[..., None]) -> None:
         log.info("Model is being pulled", model=name, timeout_seconds=self._seconds)
         started, logged, first = time.monotonic(), 0, 0
-        state = replace(self._inventory.models[name], stage=Stage.PULLING)
+        state = self._inventory.models[name]._replace(stage=Stage.PULLING)
 
         def follow(progress: Progress) -> None:
             nonlocal state, logged, first
             if progress.completed:  # a pull that is gone on with begins by knowing of none
                 first = first or progress.completed
-                state = replace(state, completed=progress.completed, total=progress.total)
+                state = state._replace(completed=progress.completed, total=progress.total)
             if state.percent >= logged + LOG_PERCENT:
                 logged = state.percent - state.percent % LOG_PERCENT
                 facts = {"percent": state.percent, "bytes": progress.completed, "total": progress.total}
@@ -148,14 +147,14 @@ class _Round:
                 raise
         else:
             log.info("Model is there", model=name, bytes=state.total, seconds=round(time.monotonic() - started, 1))
-            self._note(name, replace(state, stage=Stage.PRESENT, completed=state.total, failures=0))
+            self._note(name, state._replace(stage=Stage.PRESENT, completed=state.total, failures=0))
 
     def _failed(self, name: str, state: ModelState, reason: str, *, brought: bool) -> None:
         """What brought bytes may go on at the next look; what brought none waits, each time for twice as long."""
         failures = 1 if brought else state.failures + 1
         pause = 0.0 if brought else min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
         pull_at = self._clock() + pause if pause else 0.0
-        state = replace(state, stage=Stage.FAILED, reason=reason, failures=failures, pull_at=pull_at)
+        state = state._replace(stage=Stage.FAILED, reason=reason, failures=failures, pull_at=pull_at)
         log.error("Model could not be pulled", model=name, reason=reason, percent=state.percent, again_in_seconds=pause)
         self._note(name, state)
 
@@ -163,7 +162,7 @@ class _Round:
         self._told(name, state)
         if write:
             models = {**self._inventory.models, name: state}
-            self._inventory = replace(self._inventory, models=models, problem="", at=self._clock())
+            self._inventory = self._inventory._replace(models=models, problem="")
             inventory.write_inventory(self._settings.runtime_dir, self._inventory)
             self._written = time.monotonic()
 
@@ -232,11 +231,11 @@ def look_for_retirements(settings: Settings, *, anew: bool = False) -> None:
             log.info("OpenAI cannot be asked for its models", reason=str(failure))
         else:
             if asked := status == 200:
-                known = replace(before, shutdowns=inventory.shutdowns_in(document), shutdowns_at=now)
+                known = before._replace(shutdowns=inventory.shutdowns_in(document), shutdowns_at=now)
             else:  # it may keep no list, or show it to nobody: what the key is worth, calls will tell
                 log.info("OpenAI lists no models", status=status)
     found = retiring(settings, known.shutdowns, known_queues(settings), now) if known.shutdowns else []
-    known = replace(known, retirements=tuple(found))
+    known = known._replace(retirements=tuple(found))
     if known != before:
         inventory.write_inventory(settings.runtime_dir, known)
     for each in found if asked else ():

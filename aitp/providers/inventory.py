@@ -7,13 +7,11 @@ counts as not there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -39,8 +37,7 @@ class Stage(StrEnum):
     FAILED = "failed"  # `reason` says why; it is tried again later
 
 
-@dataclass(frozen=True, slots=True)
-class ModelState:
+class ModelState(NamedTuple):
     """One model. `completed` of `total` bytes have come.
 
     `failures`: pulls that have failed since it was last there, or since one last brought something. `pull_at`: it is
@@ -66,8 +63,7 @@ class ModelState:
         return Availability.GIVEN_UP if self.failures or self.stage is Stage.FAILED else Availability.COMING
 
 
-@dataclass(frozen=True, slots=True)
-class Retirement:
+class Retirement(NamedTuple):
     """A `model` that is asked for, when its server shuts it down (UTC seconds), and the `setting` that replaces it."""
 
     model: str
@@ -92,8 +88,7 @@ class Retirement:
         return f"Choose another one, and name it in {self.setting}"
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """All supported models by name. `problem`: why the server could not be asked, then the models are of before.
 
     `shutdowns`: when OpenAI shuts down which of its models (UTC seconds), as of `shutdowns_at`; `retirements`: those of
@@ -102,8 +97,7 @@ class Inventory:
 
     models: Mapping[str, ModelState]
     problem: str = ""
-    at: float = field(default_factory=time.time)
-    shutdowns: Mapping[str, float] = field(default_factory=dict)
+    shutdowns: Mapping[str, float] = {}
     shutdowns_at: float = 0.0
     retirements: tuple[Retirement, ...] = ()
 
@@ -113,28 +107,26 @@ _Read = TypeVar("_Read", ModelState, Retirement, Inventory)
 
 def write_inventory(runtime_dir: Path, stock: Inventory) -> None:
     """Replace what is known. Raises OSError."""
-    replace_file(runtime_dir / FILE_NAME, orjson.dumps(stock))
+    replace_file(runtime_dir / FILE_NAME, orjson.dumps(stock._asdict(), default=lambda part: part._asdict()))
 
 
 def read_inventory(runtime_dir: Path) -> Inventory | None:
     """What is known; None if nothing is."""
     try:
         told = orjson.loads((runtime_dir / FILE_NAME).read_bytes())
-        states = {
-            name: ModelState(**{**state, "stage": Stage(state["stage"])}) for name, state in told["models"].items()
-        }
+        states = {name: {**state, "stage": Stage(state["stage"])} for name, state in told["models"].items()}
         models = {name: _like(ModelState(Stage.MISSING), state) for name, state in states.items()}
-        retirements = tuple(_like(Retirement("", 0.0, ""), Retirement(**each)) for each in told["retirements"])
-        return _like(Inventory({}), Inventory(**{**told, "models": models, "retirements": retirements}))
+        retirements = tuple(_like(Retirement("", 0.0, ""), each) for each in told["retirements"])
+        return _like(Inventory({}), {**told, "models": models, "retirements": retirements})
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _like(sample: _Read, read: _Read) -> _Read:
+def _like(sample: _Read, told: Mapping[str, Any]) -> _Read:
     """Raises TypeError for what others must have written. Not by pydantic: `aitp status` does without."""
-    for each in fields(sample):
-        if type(getattr(read, each.name)) is not type(getattr(sample, each.name)):
-            raise TypeError(each.name)
+    read = type(sample)(**told)
+    if list(map(type, read)) != list(map(type, sample)):
+        raise TypeError(told)
     return read
 
 

@@ -87,10 +87,14 @@ def test_a_token_file_holds_a_plausible_token_or_none(folder: Path, data: bytes)
 
 
 MODEL = {"stage": "pulling", "completed": 1, "total": 2, "reason": "", "failures": 0}
+RETIRED = {"model": "o3", "at": 1.0, "setting": "DEFAULT_CHAT_MODEL"}
+KNOWN = {
+    "models": {"nomic": MODEL}, "problem": "", "shutdowns": {"o3": 1.0}, "shutdowns_at": 1.0, "retirements": [RETIRED]
+}  # fmt: skip
 
 
 @cases(4_000)
-@given(data=st.one_of(written, likely({"models": {"nomic": MODEL}, "problem": "", "at": 1.0}).map(as_json)))
+@given(data=st.one_of(written, likely(KNOWN).map(as_json)))
 def test_what_is_known_of_models_is_read_or_nothing_is_known(folder: Path, data: bytes) -> None:
     (folder / FILE_NAME).write_bytes(data)
     stock = read_inventory(folder)

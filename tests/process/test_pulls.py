@@ -219,7 +219,7 @@ def test_a_model_that_vanishes_is_pulled_again(ollama_api: OllamaApi, tmp_path: 
 
 def test_a_garbled_file_is_no_knowledge(tmp_path: Path) -> None:
     assert read_inventory(tmp_path) is None
-    stock = Inventory({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 2, 7.0)}, "problem", 5.0)
+    stock = Inventory({NOMIC: ModelState(Stage.PULLING, 1, 3, "", 2, 7.0)}, "problem")
     write_inventory(tmp_path, stock)
     assert read_inventory(tmp_path) == stock
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

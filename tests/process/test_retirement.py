@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def test_the_dates_are_asked_for_once_a_day_and_told_of(
     assert (line["level"], line["model"]) == ("error", CHAT_MODEL)
     assert line["event"] == f"OpenAI has shut the model {CHAT_MODEL} down on 1 January 2020"
 
-    write_inventory(tmp_path, replace(stock, shutdowns_at=stock.shutdowns_at - DAY))
+    write_inventory(tmp_path, stock._replace(shutdowns_at=stock.shutdowns_at - DAY))
     openai_api.shutdowns.clear()
     look_after_models(told)
     stock = read_inventory(tmp_path)
