@@ -154,7 +154,8 @@ def test_a_taken_port_is_one_clear_line_and_exit_1(running: Running, world: Worl
     assert second.returncode == 1
     (line,) = [json.loads(line) for line in second.stdout.splitlines()]
     assert line["level"] == "error"
-    assert (line["port"], line["reason"]) == (running.port, "Address already in use")
+    assert line["port"] == running.port
+    assert line["reason"].startswith("Address already in use")
     assert second.stderr == b""
 
 
