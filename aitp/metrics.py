@@ -13,7 +13,6 @@ before it forks.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -133,34 +132,22 @@ TASKS_PROCESSED = _counter("ai_tasks_processed_total", "Tasks that reached an en
 TASK_DURATION = _histogram("ai_task_processing_duration_seconds", "Time from claim to end of a task.", "task_type")
 TASK_ATTEMPTS = _counter("aitp_task_attempts_total", "Attempts at tasks, by how they ended.", "task_type", "ending")
 RESULTS_REUSED = _counter(
-    "ai_results_reused_total", "Tasks that got the result of an equal one, without a call.", "task_type"
+    "ai_results_reused_total", "Tasks that got an equal one's result, without a call.", "task_type"
 )
 API_REQUESTS = _counter("api_requests_total", "Requests to the task API.", "endpoint", "method", "status_code")
 API_DURATION = _histogram("api_request_duration_seconds", "Duration of requests to the task API.", "endpoint", "method")
 DELIVERIES = _counter("aitp_deliveries_total", "Attempts to deliver a result, by outcome.", "outcome")
 TOKEN_REQUESTS = _counter("oauth_token_requests_total", "Requests for an access token.", "status")
 LIMIT_EXCEEDED = _counter("rate_limit_exceeded_total", "Times that a rate limit kept tasks waiting.", "period")
-FALLBACKS = _counter(
-    "ai_provider_fallbacks_total", "Calls to another provider than the first choice.", "from", "to", "reason"
-)
+FALLBACKS = _counter("ai_provider_fallbacks_total", "Calls to another than the first choice.", "from", "to", "reason")
 COST = _counter(
-    "aitp_cost_total",
-    "What calls cost by the prices of PRICES and the usage that providers reported, in the currency's own unit.",
-    "provider",
-    "model",
-    "currency",
+    "aitp_cost_total", "What calls cost by PRICES, in the currency's unit.", "provider", "model", "currency"
 )
-BUDGET_EXCEEDED = _counter(
-    "aitp_budget_exceeded_total", "Times that a budget kept tasks waiting: once a window.", "period"
-)
+BUDGET_EXCEEDED = _counter("aitp_budget_exceeded_total", "Windows in which a budget kept tasks waiting.", "period")
 CHILD_EXITS = _counter("aitp_child_exits_total", "Children that ended unasked, by cause.", "role", "cause")
-LEDGER_QUEUE = _histogram(
-    "aitp_ledger_queue_seconds", "Time that transactions of a fleet's ledger waited for their turn among its hosts."
-)
+LEDGER_QUEUE = _histogram("aitp_ledger_queue_seconds", "Time that a fleet's transactions waited for their turn.")
 LEDGER_LOST = _counter("aitp_ledger_lost_total", "Lines to a fleet's ledger that were lost.")
-LATE_ANSWERS = _counter(
-    "aitp_late_answers_total", "Answers that still counted though their tasks had been given up as a lost host's."
-)
+LATE_ANSWERS = _counter("aitp_late_answers_total", "Answers to tasks given up as a lost host's, which still counted.")
 OPENAI_REQUESTS = _counter("openai_requests_total", "Calls to OpenAI.", "model", "status")
 OPENAI_TOKENS = _counter("openai_tokens_used_total", "Tokens that OpenAI charged.", "model", "type")
 OPENAI_DURATION = _histogram("openai_request_duration_seconds", "Duration of calls to OpenAI.", "model")
@@ -191,36 +178,22 @@ LIMIT_USAGE = _of_ledger("rate_limit_current_usage", "Tasks counted in the curre
 LIMIT_MAX = _of_ledger("rate_limit_max_allowed", "Tasks allowed in a window.", "period")
 LIMIT_REMAINING = _of_ledger("rate_limit_remaining", "Tasks that the current window has room for.", "period")
 LIMIT_ROOM = _of_ledger(
-    "rate_limit_room_timestamp_seconds",
-    "When a used-up limit has room again; 0 while it has room, or will have as soon as a call ends.",
-    "period",
+    "rate_limit_room_timestamp_seconds", "When a used-up limit has room; 0: now, or as soon as a call ends.", "period"
 )
 LIMIT_WINDOW_END = _of_ledger(
-    "rate_limit_window_end_timestamp_seconds",
-    "When the current calendar window of a fixed limit ends; 0 for a rolling one, which has no end.",
-    "period",
+    "rate_limit_window_end_timestamp_seconds", "When the window of a fixed limit ends; 0: a rolling one.", "period"
 )
 BUDGET_SPENT = _of_ledger("aitp_budget_spent", "What was spent in the current calendar window.", "period", "currency")
 BUDGET_RESERVED = _of_ledger("aitp_budget_reserved", "What calls in hand may cost, by estimate.", "period", "currency")
 BUDGET_MAX = _of_ledger("aitp_budget_max", "The budget of a window.", "period", "currency")
-BUDGET_REMAINING = _of_ledger(
-    "aitp_budget_remaining", "What the budget of the current window has left.", "period", "currency"
-)
+BUDGET_REMAINING = _of_ledger("aitp_budget_remaining", "What is left of the budget.", "period", "currency")
 BUDGET_ROOM = _of_ledger(
-    "aitp_budget_room_timestamp_seconds",
-    "When a budget that keeps tasks back has room again; 0 while it keeps none back.",
-    "period",
-    "currency",
+    "aitp_budget_room_timestamp_seconds", "When a used-up budget has room; 0: now.", "period", "currency"
 )
 BUDGET_WINDOW_END = _of_ledger(
-    "aitp_budget_window_end_timestamp_seconds",
-    "When the current calendar window of a budget ends.",
-    "period",
-    "currency",
+    "aitp_budget_window_end_timestamp_seconds", "When its window ends.", "period", "currency"
 )
-UNPRICED_MODELS = _of_ledger(
-    "aitp_unpriced_models", "Models whose tasks wait because they have no price while a budget is in force."
-)
+UNPRICED_MODELS = _of_ledger("aitp_unpriced_models", "Models whose tasks wait for a price, as a budget is in force.")
 BREAKER_STATE = _of_ledger("circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "service")
 BREAKER_FAILURES = _of_ledger("aitp_breaker_failures", "Failures in a row that a breaker counts.", "service")
 COOLDOWNS = _of_ledger("aitp_cooldowns", "Pauses in force that a service asked for.", "service")
@@ -235,21 +208,17 @@ DISK_FREE = _of_ledger("aitp_disk_free_bytes", "Free space where the ledger lies
 PAUSED = _of_ledger("aitp_paused", "1 while claims are paused by an operator.")
 HOSTS = _of_ledger("aitp_hosts", "Hosts that share the ledger, by whether they are here or away.", "state")
 HOST_INFO = _of_ledger("aitp_host_info", "Always 1, for each host that shares the ledger.", "host", "number", "version")
-QUARANTINES = _of_ledger(
-    "aitp_quarantines", "Models whose tasks of one type wait: gone, or useless to every task.", "service"
-)
+QUARANTINES = _of_ledger("aitp_quarantines", "Models whose tasks of a type wait: gone, or useless to all.", "service")
 PAUSED_PROCESSORS = _of_ledger("aitp_paused_processors", "Processors paused after bugs in a row.")
 LEDGER_READABLE = _of_ledger("aitp_ledger_readable", "1 if this scrape could read the ledger.")
 
 # ── read at scrape time: from the file of whoever looks after models ─────────────────────────────────────────────────
 MODEL_PRESENT = _of_models("ollama_model_present", "1 if Ollama has the model.", "model")
 MODEL_PULL_BYTES = _of_models(
-    "ollama_model_pull_bytes", "Bytes of the last pull of a model: completed, and in total.", "model", "kind"
+    "ollama_model_pull_bytes", "Bytes of a model's last pull: so far, and in total.", "model", "kind"
 )
 MODEL_SHUTDOWN = _of_models(
-    "aitp_model_shutdown_timestamp_seconds",
-    "When OpenAI shuts a model down that settings or tasks name, if it has said so.",
-    "model",
+    "aitp_model_shutdown_timestamp_seconds", "When OpenAI shuts a model down that is in use, if it said so.", "model"
 )
 
 # ── read at scrape time: from the scoreboard, the settings, the metrics process ──────────────────────────────────────
@@ -257,14 +226,11 @@ PROCESSES = _of_service("aitp_processes", "Children by what they are doing.", "r
 MASTER_RUNNING = _of_service("aitp_master_running", "1 while the master ticks.")
 DEADLINES_OVERRUN = _of_service("aitp_deadlines_overrun", "Children that should have moved on by now.")
 READY = _of_service("aitp_ready", "1 while /ready finds no reason against.")
-POLLING_INTERVAL = _of_service(
-    "aitp_polling_interval_seconds",
-    "POLLING_INTERVAL_SECONDS: how far apart polls are while nothing else asks for one.",
-)
+POLLING_INTERVAL = _of_service("aitp_polling_interval_seconds", "POLLING_INTERVAL_SECONDS, between two regular polls.")
 MOCK = _of_service("aitp_mock", "1 in mock mode: results are made up.")
 BUILD_INFO = _of_service("aitp_build_info", "Always 1; the labels tell the versions.", "version", "revision", "python")
 SCRAPE_FAILURES = _declare(
-    "counter", Source.SERVICE, "aitp_scrape_failures_total", "Scrapes that could not read the metrics files."
+    "counter", Source.SERVICE, "aitp_scrape_failures_total", "Scrapes that could not read the files."
 )
 
 
@@ -293,41 +259,8 @@ def reading(family: Family, found: Mapping[tuple[str, ...], float]) -> Metric:
     return metric
 
 
-def _known_label_sets(
-    models: Collection[str],
-    task_types: Collection[str],
-    priced: Collection[tuple[str, str, str]],
-    replaceable: Collection[str],
-) -> dict[str, list[list[str]]]:
-    """Every label set of a counter or histogram that can be known before it is first counted, by family."""
-    models = (*models, OTHER)
-    known: dict[Family, Iterable[Labels]] = {
-        TASKS_PROCESSED: product(task_types, TaskStatus),
-        TASK_DURATION: product(task_types),
-        TASK_ATTEMPTS: product(task_types, Ending),
-        RESULTS_REUSED: product(task_types),
-        API_REQUESTS: ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES),
-        API_DURATION: API_CALLS,
-        DELIVERIES: product(DELIVERY_OUTCOMES),
-        TOKEN_REQUESTS: product(("success", "failure")),
-        LIMIT_EXCEEDED: product(Period),
-        FALLBACKS: product(("ollama", *replaceable), ("openai",), Why),
-        COST: priced,
-        BUDGET_EXCEEDED: product((Period.DAY, Period.MONTH)),
-        CHILD_EXITS: product(ROLES, EXIT_CAUSES),
-        **dict.fromkeys((LEDGER_QUEUE, LEDGER_LOST, LATE_ANSWERS), ((),)),
-        **{FAMILIES[name]: label_sets(models) for name, label_sets in _FOREIGN.items()},
-    }
-    for provider in (_OPENAI, _OLLAMA):
-        known[provider.requests] = product(models, CallStatus)
-        known[provider.tokens] = product(models, TOKEN_TYPES)
-        known[provider.duration] = product(models)
-    return {family.name: [[*map(_word, labels)] for labels in label_sets] for family, label_sets in known.items()}
-
-
 # ── counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 _FILED_TYPES = ("counter", "histogram")
-# Allocated, not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
 _FILE_BYTES = 1 << 16
 KNOWN_FILE = "known.json"  # the label sets by family of which a scrape shows a 0 until they are counted
 
@@ -338,12 +271,7 @@ class Metrics:
     Without `directory` it counts nothing.
     """
 
-    def __init__(
-        self,
-        directory: Path | None = None,
-        slot: int | str = 0,
-        models: Collection[str] = (),
-    ) -> None:
+    def __init__(self, directory: Path | None = None, slot: int | str = 0, models: Collection[str] = ()) -> None:
         self._directory = directory
         self._values: Any = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         self._models = frozenset(models)
@@ -462,28 +390,41 @@ def prepare_directory(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in directory.glob("*.db"):
         _set_aside_if_damaged(path)
-    known = _known_label_sets(models, task_types, priced, replaceable)
-    replace_file(directory / KNOWN_FILE, json.dumps(known).encode())
+    models = (*models, OTHER)
+    known: dict[Family, Iterable[Labels]] = {
+        TASKS_PROCESSED: product(task_types, TaskStatus),
+        TASK_DURATION: product(task_types),
+        TASK_ATTEMPTS: product(task_types, Ending),
+        RESULTS_REUSED: product(task_types),
+        API_REQUESTS: ((*call, code) for call in API_CALLS for code in _API_STATUS_CODES),
+        API_DURATION: API_CALLS,
+        DELIVERIES: product(DELIVERY_OUTCOMES),
+        TOKEN_REQUESTS: product(("success", "failure")),
+        LIMIT_EXCEEDED: product(Period),
+        FALLBACKS: product(("ollama", *replaceable), ("openai",), Why),
+        COST: priced,
+        BUDGET_EXCEEDED: product((Period.DAY, Period.MONTH)),
+        CHILD_EXITS: product(ROLES, EXIT_CAUSES),
+        **dict.fromkeys((LEDGER_QUEUE, LEDGER_LOST, LATE_ANSWERS), ((),)),
+        **{FAMILIES[name]: label_sets(models) for name, label_sets in _FOREIGN.items()},
+    }
+    for provider in (_OPENAI, _OLLAMA):
+        known[provider.requests] = product(models, CallStatus)
+        known[provider.tokens] = product(models, TOKEN_TYPES)
+        known[provider.duration] = product(models)
+    words = {family.name: [[*map(_word, labels)] for labels in label_sets] for family, label_sets in known.items()}
+    replace_file(directory / KNOWN_FILE, json.dumps(words).encode())
 
 
 def allocate(path: Path) -> None:
     """Make a file of values, its space taken; one that a crash of the machine has garbled is set aside.
 
-    A new one gets its name only when a scrape can read it. Raises OSError, disk full included.
+    A new one is there only when a scrape can read it. Raises OSError, disk full included.
     """
     _set_aside_if_damaged(path)
-    draft = path if path.exists() else path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, _FILE_BYTES)
-    except OSError:
-        if draft != path:
-            draft.unlink(missing_ok=True)  # a full disk leaves it empty, and it may be long until it is wanted again
-        raise
-    finally:
-        os.close(descriptor)
-    if draft != path:
-        draft.replace(path)
+    if not path.exists():
+        # Written, not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
+        replace_file(path, bytes(_FILE_BYTES))
 
 
 def _word(label: str | Enum) -> str:
@@ -525,13 +466,13 @@ def counted(directory: Path, type: str = "*") -> list[Metric]:
     found = {(metric.name, metric.type): metric for metric in _merged(directory.glob(f"{type}_*.db"))}
     known = json.loads((directory / KNOWN_FILE).read_bytes()) if (directory / KNOWN_FILE).exists() else {}
     shown = []
-    for family in (
-        family for family in FAMILIES.values() if family.type in _FILED_TYPES and type in ("*", family.type)
-    ):
+    for family in FAMILIES.values():
+        if family.type not in (_FILED_TYPES if type == "*" else (type,)):
+            continue
         metric = found.get((family.base, family.type)) or reading(family, {})
         there = {tuple(map(sample.labels.get, family.labels)) for sample in metric.samples}
-        for labels in (labels for labels in known.get(family.name, ()) if tuple(labels) not in there):
-            for name, more in family.parts:
+        for labels in known.get(family.name, ()):
+            for name, more in family.parts if tuple(labels) not in there else ():
                 metric.add_sample(name, {**dict(zip(family.labels, labels, strict=True)), **more}, 0)
         shown += [metric] if metric.samples else []
     return shown
