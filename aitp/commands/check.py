@@ -14,26 +14,20 @@ import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-from aitp.commands.console import Told, grid
-from aitp.commands.probes import of_servers
+from aitp import tasks, validators
+from aitp.commands import console, probes
 from aitp.errors import AitpError, ConfigurationError, printable
-from aitp.ledger import sqlite
-from aitp.ledger.engine import DISK_RESERVE_BYTES, Fleet
-from aitp.ledger.schema import VERSION, refuse_unknown
+from aitp.ledger import engine, schema, sqlite
 from aitp.policy.costs import FIRST_USAGE, amount, estimate
-from aitp.process import start
-from aitp.process.dispatch import claim_options
+from aitp.process import dispatch, start
 from aitp.processors import PROCESSORS, Registered, registered
 from aitp.settings import Settings, load_settings
-from aitp.tasks import ExitCode, QueueKey
-from aitp.validators import addresses, is_near, trouble_at
 from aitp.web.health import Facts, Problem, Severity, counted, problems, read_facts
 
 COMFORTABLE_BYTES = 1_000_000_000
@@ -59,13 +53,15 @@ class Report(NamedTuple):
     registered: Registered = Registered(())
 
 
-def show_findings(*, offline: bool, strict: bool) -> Told:
+def show_findings(*, offline: bool, strict: bool) -> console.Told:
     """Check everything, and tell what was found."""
     with Console(stderr=True).status("looking") as waiting:
         report = check(offline=offline, told=lambda server: waiting.update(f"asking {server}"))
     code = exit_code(report.findings, strict=strict)
     said = f"\n{summary(report.findings)}{'' if code == 0 else f' (exit code {code})'}"
-    return Told(_document(report, code), grid(_rows(report.findings)), Text(said, style="bold"), code=code)
+    return console.Told(
+        _document(report, code), console.grid(_rows(report.findings)), Text(said, style="bold"), code=code
+    )
 
 
 def check(
@@ -85,7 +81,7 @@ def check(
     master = facts.master.pid if facts.master and facts.master_ticks else 0
     findings += [*_of_machine(settings, master), *of_service(facts, settings, master)]
     if not offline:
-        findings += of_servers(settings, told)
+        findings += probes.of_servers(settings, told)
     return Report(tuple(dict.fromkeys(findings)), bool(settings.mocks), settings.env_file, found)
 
 
@@ -93,10 +89,10 @@ def exit_code(findings: Iterable[Problem], *, strict: bool = False) -> int:
     """78 if the service would not start, 1 if something keeps it from its work (`strict`: or is a warning), else 0."""
     found = {finding.severity for finding in findings}
     if Severity.ERROR in found:
-        return ExitCode.MISCONFIGURED
+        return tasks.ExitCode.MISCONFIGURED
     if Severity.FAULT in found or (strict and Severity.WARNING in found):
-        return ExitCode.FAILED
-    return ExitCode.FINE
+        return tasks.ExitCode.FAILED
+    return tasks.ExitCode.FINE
 
 
 def summary(findings: Sequence[Problem]) -> str:
@@ -132,7 +128,7 @@ def of_settings(settings: Settings) -> Iterator[Problem]:
     mode, host = settings.processing_mode, settings.metrics_host
     yield Problem("settings", Severity.OK, f"usable, from {where}; mode {mode}")
     yield from _of_warnings(settings.warnings)
-    invented = Severity.WARNING if is_near(settings.api_base_url) else Severity.FAULT
+    invented = Severity.WARNING if validators.is_near(settings.api_base_url) else Severity.FAULT
     if settings.mock:
         sentence = (
             "MOCK MODE: OPENAI_API_KEY is the placeholder; results are invented, and delivered as if they were real"
@@ -188,10 +184,10 @@ def of_prices(settings: Settings) -> Iterator[Problem]:
         yield Problem("prices", Severity.NOTE, f"{said}; in mock mode nothing is bought, and nothing counted")
         return
     yield Problem("prices", Severity.OK, said)
-    claims = claim_options(settings)
+    claims = dispatch.claim_options(settings)
     supported = settings.supported_models if settings.processing_mode != "openai" else ()
     queues = [
-        QueueKey(name, model)
+        tasks.QueueKey(name, model)
         for name, processor in PROCESSORS.items()
         for model in (processor.default_model(settings), *supported)
     ]
@@ -228,7 +224,7 @@ def _of_machine(settings: Settings, master: int) -> Iterator[Problem]:
         yield of_descriptors(start.most_descriptors(), settings)
 
 
-def of_fleet(ledger: Fleet) -> Iterator[Problem]:
+def of_fleet(ledger: engine.Fleet) -> Iterator[Problem]:
     """Whether the database can be used, and what of a fleet's promises it keeps."""
     from aitp.ledger.postgresql import look_over
 
@@ -262,19 +258,19 @@ def of_ledger(path: Path) -> Problem:
 
 
 def _of_version(path: Path, version: int | None) -> Problem:
-    refuse_unknown(path, version or 0)
+    schema.refuse_unknown(path, version or 0)
     ages = {None: "not there yet, made when the service first starts", 0: "empty, made when the service next starts"}
     said = ages.get(version, "of an earlier release, brought up to date at the next start")
-    return Problem("ledger", Severity.OK, str(path) if version == VERSION else f"{path}: {said}")
+    return Problem("ledger", Severity.OK, str(path) if version == schema.VERSION else f"{path}: {said}")
 
 
 def of_disk(free: int, size: int) -> Problem:
     """The room beside the ledger, in bytes."""
-    reserve = DISK_RESERVE_BYTES // 10**6
+    reserve = engine.DISK_RESERVE_BYTES // 10**6
     said = f"{free // 10**6:,} MB are free beside the ledger, of {size // 10**6:,}"
     if free >= COMFORTABLE_BYTES:
         return Problem("disk", Severity.OK, said)
-    severity = Severity.WARNING if free >= DISK_RESERVE_BYTES else Severity.FAULT
+    severity = Severity.WARNING if free >= engine.DISK_RESERVE_BYTES else Severity.FAULT
     advice = "Make room, or move the ledger (RATE_LIMIT_STORAGE_PATH) while the service is stopped"
     return Problem("disk", severity, f"{said}: below {reserve} MB nothing is polled and claimed any more", advice)
 
@@ -296,7 +292,7 @@ def of_port(host: str, number: int, *, runs: bool) -> Problem:
     """
     address = f"METRICS_HOST={host}, METRICS_PORT={number}"
     try:
-        trouble = trouble_at(addresses(host, number))
+        trouble = validators.trouble_at(validators.addresses(host, number))
     except ValueError as error:
         advice = "Set METRICS_HOST to an address of this machine, or 0.0.0.0 for all of them"
         return Problem("port", Severity.ERROR, f"{address}: {error}", advice)
@@ -383,7 +379,7 @@ def _started(problem: Problem) -> Problem:
 
 # ── how it is shown ──────────────────────────────────────────────────────────────────────────────────────────────────
 def _rows(findings: tuple[Problem, ...]) -> Iterator[tuple[Text, Text, Text]]:
-    for finding, following in zip_longest(findings, findings[1:]):
+    for finding, following in zip(findings, (*findings[1:], None), strict=True):
         text = Text(printable(finding.sentence))
         # What several in a row have in common is said once, below the last of them.
         if finding.advice and (following is None or finding.advice != following.advice):

@@ -15,15 +15,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from aitp import http, providers
+from aitp import http, providers, tasks
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused
-from aitp.knowledge.wikidata import headers_of
+from aitp.knowledge import wikidata
 from aitp.process import models
 from aitp.providers import inventory
 from aitp.settings import Settings
-from aitp.taskapi.client import TaskApi
-from aitp.taskapi.token import REFUSED_AGAIN, Grant, ask_for_token
-from aitp.tasks import Service
+from aitp.taskapi import client, token
 from aitp.web.health import Problem, Severity, of_retirements, providers_of
 
 MOST_SECONDS = 10.0
@@ -67,9 +65,9 @@ def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Pro
             ahead[server] = seconds
         return answer
 
-    grant = asked("the authorization server", settings.token_url, partial(ask_for_token, settings))
+    grant = asked("the authorization server", settings.token_url, partial(token.ask_for_token, settings))
     yield of_token(grant, settings)
-    if isinstance(grant, Grant):
+    if isinstance(grant, token.Grant):
         listed = asked("the task API", settings.api_base_url, partial(_listed, settings, grant.value))
         yield of_task_api(listed, settings)
     if providers.uses_openai(settings):
@@ -81,7 +79,10 @@ def _of_servers(settings: Settings, told: Callable[[str], None]) -> Iterator[Pro
             now, shutdowns = time.time(), inventory.shutdowns_in(offered[1])
             yield from of_retirements(models.retiring(settings, shutdowns, models.known_queues(settings), now), now)
     if providers.uses_models(settings):
-        missing = asked("Ollama", settings.ollama_base_url, partial(_missing, settings))
+        from aitp.providers import ollama_models
+
+        wanted, url = providers.models_of_ollama(settings), settings.ollama_base_url
+        missing = asked("Ollama", url, partial(ollama_models.missing, settings, wanted, settings.request_timeout))
         yield of_ollama(missing, settings, replaceable=len(providers_of(settings)) > 1)
     for name, builder in providers.plugin_builders().items():
         look: Callable[[Settings, float], Problem] | None = getattr(builder, "look", None)
@@ -104,27 +105,20 @@ class OneToken:
         return self._value
 
     def replace(self, refused: str) -> str:
-        raise CredentialsRefused(Service.API.value, REFUSED_AGAIN)
+        raise CredentialsRefused(tasks.Service.API.value, token.REFUSED_AGAIN)
 
 
-def _listed(settings: Settings, token: str) -> int:
+def _listed(settings: Settings, granted: str) -> int:
     """How many tasks are listed, up to LISTED_AT_MOST; the rest is not read."""
-    api = TaskApi(settings, OneToken(token), lambda endpoint, method, code, seconds: None)
+    api = client.TaskApi(settings, OneToken(granted), lambda endpoint, method, code, seconds: None)
     with closing(api), closing(api.pending(1)) as page:
         return sum(1 for _ in islice(page, LISTED_AT_MOST))
-
-
-def _missing(settings: Settings) -> list[str]:
-    """Those of SUPPORTED_MODELS that the Ollama server lacks."""
-    from aitp.providers import ollama_models
-
-    return ollama_models.missing(settings, providers.models_of_ollama(settings), settings.request_timeout)
 
 
 def _wikidata(settings: Settings) -> Answered:
     """Wikidata's description of itself."""
     url = f"{settings.wikidata_base_url.rstrip('/')}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
-    answer, body = http.ask(url, settings.request_timeout, settings.trust, headers_of(settings))
+    answer, body = http.ask(url, settings.request_timeout, settings.trust, wikidata.headers_of(settings))
     return answer.status, http.json_object(body)
 
 
@@ -145,9 +139,9 @@ def of_failure(code: str, error: AitpError, advice: str, severity: Severity = Se
     return Problem(code, severity, str(error), NO_TLS if http.BY_TLS in str(error) else advice)
 
 
-def of_token(answer: Grant | AitpError, settings: Settings) -> Problem:
+def of_token(answer: token.Grant | AitpError, settings: Settings) -> Problem:
     """The authorization server's answer to a request for a token."""
-    if isinstance(answer, Grant):
+    if isinstance(answer, token.Grant):
         said = f"{settings.token_url} gave one that lives for {answer.lifetime_seconds:,.0f} s"
         return Problem("token", Severity.OK, said)
     if isinstance(answer, CredentialsRefused):

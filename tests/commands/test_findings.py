@@ -184,7 +184,7 @@ def test_the_runtime_directory(length: int, severity: Severity, monkeypatch: pyt
     ],
 )
 def test_the_port(monkeypatch: pytest.MonkeyPatch, trouble: int, runs: bool, severity: Severity, words: str) -> None:
-    monkeypatch.setattr(check, "trouble_at", lambda found: trouble)
+    monkeypatch.setattr("aitp.validators.trouble_at", lambda found: trouble)
 
     found = check.of_port("0.0.0.0", 8001, runs=runs)
 
@@ -203,7 +203,7 @@ def test_a_name_to_listen_on(monkeypatch: pytest.MonkeyPatch, error: Exception, 
     def fails(host: str, port: int) -> None:
         raise error
 
-    monkeypatch.setattr(check, "addresses", fails)
+    monkeypatch.setattr("aitp.validators.addresses", fails)
 
     found = check.of_port("metrics.example", 8001, runs=False)
 
