@@ -29,8 +29,9 @@ from aitp.commands.console import budgets_table, hosts_table, limits_table, mome
 from aitp.errors import printable
 from aitp.ledger.stats import Snapshot
 from aitp.process.scoreboard import MASTER, Record, Role, role_of
-from aitp.sources import InForce, published, runtime_dir
-from aitp.web.health import Facts, Phase, at_work, duration, problems, read_facts
+from aitp.sources import published, runtime_dir
+from aitp.web import health
+from aitp.web.health import Facts, Phase, duration
 
 if TYPE_CHECKING:
     from aitp.settings import Settings
@@ -46,7 +47,7 @@ def show_status(watch: bool, interval: float, as_json: bool) -> int:
     if watch:
         return watch_status(interval, as_json)
     settings = _in_force()
-    facts = read_facts(settings)
+    facts = health.read_facts(settings)
     if as_json:
         print(json.dumps(document(facts, settings), indent=2))
     else:
@@ -54,7 +55,7 @@ def show_status(watch: bool, interval: float, as_json: bool) -> int:
     return 0 if facts.master_ticks else 1
 
 
-def _in_force() -> Settings | InForce:
+def _in_force() -> health.Configuration:
     """As the service has it, if one runs that says so; else as every other command has it."""
     if (found := published(runtime_dir())) is None:
         from aitp.settings import in_force
@@ -71,7 +72,7 @@ def _own_settings() -> Settings:
     return load_settings()
 
 
-def document(facts: Facts, settings: Settings | InForce) -> dict[str, Any]:
+def document(facts: Facts, settings: health.Configuration) -> dict[str, Any]:
     """One look, for programs: docs/status.schema.json tells what each means."""
     return {
         "at": facts.now,
@@ -81,7 +82,7 @@ def document(facts: Facts, settings: Settings | InForce) -> dict[str, Any]:
         "revision": revision(),
         "mode": settings.processing_mode,
         "mock": bool(settings.mocks),
-        "problems": [dataclasses.asdict(problem) for problem in problems(facts, settings)],
+        "problems": [dataclasses.asdict(problem) for problem in health.problems(facts, settings)],
         "processes": [_process(record, facts) for record in (facts.master, *facts.children) if record is not None],
         "ledger": facts.ledger and dataclasses.asdict(facts.ledger),
         "problem": facts.ledger_problem or None,
@@ -95,7 +96,7 @@ def _process(record: Record, facts: Facts) -> dict[str, Any]:
 
 
 def picture(
-    facts: Facts, settings: Settings | InForce, *, pace: float | None = None, lines: int | None = None
+    facts: Facts, settings: health.Configuration, *, pace: float | None = None, lines: int | None = None
 ) -> Group:
     """One look, for people. `pace`: tasks a second, if it was measured; `lines`: how many there is room for."""
     parts: list[RenderableType] = [_headline(facts, settings, pace)]
@@ -105,7 +106,7 @@ def picture(
     idle = ledger is None or not (ledger.ready or ledger.waiting)
     # Room that no task waits for; and what is no wonder where nothing runs.
     untold = (*(ROOM if idle else ()), *(() if facts.master_ticks else OF_ITS_PROCESSES))
-    for problem in problems(facts, settings):
+    for problem in health.problems(facts, settings):
         if problem.code not in untold:
             parts.append(Text(f"! {printable(problem.sentence)}", style="yellow"))
     below = [] if ledger is None else list(_of_ledger(ledger))
@@ -121,7 +122,7 @@ _HEADLINES = {phase: phase.upper() for phase in Phase} | {Phase.DOWN: "NOT RUNNI
 _COLOURS = {Phase.RUNNING: "green", Phase.STARTING: "yellow", Phase.DRAINING: "yellow"}
 
 
-def _headline(facts: Facts, settings: Settings | InForce, pace: float | None) -> Text:
+def _headline(facts: Facts, settings: health.Configuration, pace: float | None) -> Text:
     is_paused = facts.ledger is not None and facts.ledger.paused
     return Text.assemble(
         (_HEADLINES[facts.phase], f"bold {_COLOURS.get(facts.phase, 'red')}"),
@@ -136,7 +137,7 @@ def _headline(facts: Facts, settings: Settings | InForce, pace: float | None) ->
 def _processes(facts: Facts, room: int) -> RenderableType:
     """One line each for up to `room` processes, the busy ones first; a sum for those left over."""
     crowded = len(facts.children) > room
-    shown, rest = at_work(facts.children, facts.overrun, room - 1 if crowded else room)
+    shown, rest = health.at_work(facts.children, facts.overrun, room - 1 if crowded else room)
     rows = [
         (
             f"{role_of(record.slot)} {record.slot}",
@@ -207,7 +208,7 @@ def watch_status(interval: float, as_json: bool) -> int:
         with live or nullcontext():
             while True:
                 settings = _in_force()
-                facts = read_facts(settings)
+                facts = health.read_facts(settings)
                 measured = pace.after(time.monotonic(), {child.slot: child.done for child in facts.children})
                 if as_json:
                     print(json.dumps(document(facts, settings)))

@@ -34,6 +34,8 @@ from aitp.tasks import Service
 if TYPE_CHECKING:
     from aitp.settings import Settings
 
+    Configuration = Settings | InForce
+
 OUTBOX_SECONDS = 300.0  # a result that waits longer than its first few tries take
 LONG_WAIT_SECONDS = 120.0  # for room in a limit, or for the end of a pause
 FAILED_SHARE, FAILED_TASKS = 0.1, 5  # of the last hour's tasks
@@ -143,7 +145,7 @@ class Facts:
         return Phase.HIDDEN if self.hidden else Phase.DOWN
 
 
-def read_facts(settings: Settings | InForce) -> Facts:
+def read_facts(settings: Configuration) -> Facts:
     """Look now. Never raises for the state of the service or of its files."""
     monotonic = time.monotonic()
     records = glance(settings.runtime_dir / "scoreboard")
@@ -172,7 +174,7 @@ def read_facts(settings: Settings | InForce) -> Facts:
     )
 
 
-def read_past(settings: Settings | InForce, span: str = "hour") -> History:
+def read_past(settings: Configuration, span: str = "hour") -> History:
     """What was lately; nothing if the ledger cannot be read, which `read_facts` says."""
     try:
         return read_history(settings.ledger, span)
@@ -180,7 +182,7 @@ def read_past(settings: Settings | InForce, span: str = "hour") -> History:
         return History(span)
 
 
-def _read_ledger(settings: Settings | InForce) -> tuple[Snapshot | None, str]:
+def _read_ledger(settings: Configuration) -> tuple[Snapshot | None, str]:
     try:
         return snapshot(settings.ledger, recovery=settings.circuit_breaker_recovery_seconds), ""
     except LedgerError as error:
@@ -216,7 +218,7 @@ def at_work(records: Iterable[Record], overrun: Collection[Record], room: int) -
     return sorted(by_work[:room], key=lambda one: one.slot), ", ".join(f"{n:,} {state}" for state, n in rest.items())
 
 
-def problems(facts: Facts, settings: Settings | InForce, minutes: Sequence[Bar] = ()) -> list[Problem]:
+def problems(facts: Facts, settings: Configuration, minutes: Sequence[Bar] = ()) -> list[Problem]:
     """All that is wrong or worth knowing, the worst first. `minutes`: the last hour, where its failures are wanted."""
     found = list(of_master(facts))
     if facts.ledger is None:
@@ -256,7 +258,7 @@ def of_master(facts: Facts) -> Iterator[Problem]:
         yield Problem("deadline", Severity.ERROR, f"slot {record.slot} has overrun its deadline", advice)
 
 
-def _of_children(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
+def _of_children(facts: Facts, settings: Configuration) -> Iterator[Problem]:
     """Which of them are missing, of a master that is there."""
     if facts.master is None or facts.master.state is State.DRAINING:
         return
@@ -327,7 +329,7 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
         yield Problem("unreadable", Severity.WARNING, sentence, advice)
 
 
-def _of_services(ledger: Snapshot, settings: Settings | InForce) -> Iterator[Problem]:
+def _of_services(ledger: Snapshot, settings: Configuration) -> Iterator[Problem]:
     """Breakers, polls, quarantines, cooldowns. A provider is missed only if no other can stand in for it."""
     providers = providers_of(settings)
     opened = {name: breaker for name, breaker in ledger.breakers.items() if breaker.state != "closed"}
@@ -362,7 +364,7 @@ def _of_services(ledger: Snapshot, settings: Settings | InForce) -> Iterator[Pro
         yield Problem("cooldown", _of_wait(wait), f"calls to {what} pause: {pause.reason}", advice)
 
 
-def _of_extensions(ledger: Snapshot, settings: Settings | InForce) -> Iterator[Problem]:
+def _of_extensions(ledger: Snapshot, settings: Configuration) -> Iterator[Problem]:
     """Tasks that can go nowhere, and providers of other packages whose stand-in has done its part of the day."""
     routing = known_routing(settings)
     for model, tasks in ledger.models.items():
@@ -378,7 +380,7 @@ def _of_extensions(ledger: Snapshot, settings: Settings | InForce) -> Iterator[P
             yield Problem("stand-ins", Severity.WARNING, sentence, advice)
 
 
-def known_routing(settings: Settings | InForce) -> Routing:
+def known_routing(settings: Configuration) -> Routing:
     """How models are routed. Of packages that cannot be used nothing is known: the service does not start then."""
     if isinstance(settings, InForce):
         return settings.routing
@@ -387,7 +389,7 @@ def known_routing(settings: Settings | InForce) -> Routing:
     return routing_of(settings, own_alone=True)
 
 
-def stand_ins_left(ledger: Snapshot, settings: Settings | InForce) -> dict[str, int]:
+def stand_ins_left(ledger: Snapshot, settings: Configuration) -> dict[str, int]:
     """How many calls may still be made today in each provider's stead, where there is a rule for that."""
     rules = {name: each for name, each in known_routing(settings).rules.items() if each.stand_in}
     return {name: max(0, each.most_per_day - ledger.stand_ins.get(name, 0)) for name, each in rules.items()}
@@ -429,7 +431,7 @@ def _of_wait(seconds: float) -> Severity:
     return Severity.NOTE if seconds < LONG_WAIT_SECONDS else Severity.WARNING
 
 
-def _of_models(facts: Facts, settings: Settings | InForce) -> Iterator[Problem]:
+def _of_models(facts: Facts, settings: Configuration) -> Iterator[Problem]:
     """Models are pulled before the service is ready; one that cannot be had is a fault if OpenAI cannot stand in."""
     yield from of_retirements(facts.retirements, facts.now)
     if not uses_models(settings):
@@ -465,7 +467,7 @@ def of_retirements(retirements: Iterable[models.Retirement], now: float) -> Iter
             yield Problem("retirement", Severity.WARNING, each.told(now), f"{each.advice}, and reload (HUP).")
 
 
-def providers_of(settings: Settings | InForce) -> tuple[Service, ...]:
+def providers_of(settings: Configuration) -> tuple[Service, ...]:
     """Who answers, in the order in which they are asked."""
     if settings.processing_mode == "openai":
         return (Service.OPENAI,)
