@@ -156,22 +156,17 @@ class ModelAvailability:
         """What is known of the route's model."""
         if not self._used or route.provider != Service.OLLAMA:
             return Availability.UNKNOWN
-        self._look()
-        return self._known.get(canonical(route.model), Availability.UNKNOWN)
-
-    def _look(self) -> None:
         try:
             found = os.stat(self._runtime_dir / FILE_NAME)
             file = (found.st_ino, found.st_mtime_ns)
         except OSError:
             file = None
-        if file == self._file:
-            return
-        self._file, self._known = file, {}
-        inventory = read_inventory(self._runtime_dir)
-        # Of a server that cannot be asked nothing is known: its breaker speaks for it.
-        if inventory is not None and not inventory.problem:
-            self._known = {canonical(name): state.arrival for name, state in inventory.models.items()}
+        if file != self._file:
+            inventory = read_inventory(self._runtime_dir)
+            # Of a server that cannot be asked nothing is known: its breaker speaks for it.
+            models = {} if inventory is None or inventory.problem else inventory.models
+            self._file, self._known = file, {canonical(name): state.arrival for name, state in models.items()}
+        return self._known.get(canonical(route.model), Availability.UNKNOWN)
 
 
 def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:
@@ -184,9 +179,8 @@ def reuse_scope(settings: Settings, prompts: Iterable[str | None]) -> str:
 class EmbeddingDimensions:
     """The lengths seen so far, by model. For one process; `memory` is shared. `named`: MODEL_ALIASES, applied."""
 
-    def __init__(self, memory: Memory, named: Callable[[str], str] = lambda model: model) -> None:
-        self._memory = memory
-        self._named = named
+    def __init__(self, memory: Memory, named: Callable[[str], str]) -> None:
+        self._memory, self._named = memory, named
         self._seen: dict[str, int] = {}
 
     def learn(self, model: str, vector: bytes) -> None:

@@ -47,8 +47,8 @@ log = get_logger(__name__)
 class MeteredProvider:
     """A provider whose calls are bounded (`bound` is entered around each) and leave a trace: counted, priced, told of.
 
-    `begin` comes before an attempt, which may make one call; before each further one `again` is asked for room. Without
-    `prices` there are no bills.
+    `begin` comes before an attempt, which may make one call; before each further one `again` is asked for room. `bill`
+    is what its calls cost so far; None without `prices`.
 
     A provider of another package may have verbs of its own: called with `model=`, they are metered as well. What else
     it has is found here as it is.
@@ -87,8 +87,7 @@ class MeteredProvider:
         """An attempt begins: its requests do without the parameters of `leave_out`. None is sent unless `is_fresh`."""
         self._leave_out, self._again, self._is_fresh = leave_out, again, is_fresh
         self.calls = 0  # of this attempt
-        self._nano = self._input_tokens = self._output_tokens = 0
-        self._whole = True
+        self.bill = None if self._prices is None else Bill(self._prices.currency)
 
     def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
         """What this attempt's requests for `model` hold and could do without."""
@@ -116,12 +115,6 @@ class MeteredProvider:
         if tell := getattr(self._provider, "ended", None):
             tell(route, outcome)
 
-    def bill(self) -> Bill | None:
-        """What this attempt's calls cost; None if no prices are known."""
-        if self._prices is None:
-            return None
-        return Bill(self._prices.currency, self._nano, self._input_tokens, self._output_tokens, self._whole)
-
     def _without(self, leave_out: Collection[str]) -> dict[str, Any]:
         names = (*self._leave_out, *leave_out)
         return {"leave_out": names} if names else {}
@@ -140,8 +133,8 @@ class MeteredProvider:
                 yield started
         except Exception as error:
             self._metrics.provider_request(self.name, model, CallStatus.of(error), time.monotonic() - started)
-            if not (isinstance(error, AitpError) and error.bought_nothing):
-                self._whole = False  # it may have cost something, and nobody knows how much
+            if self.bill and not (isinstance(error, AitpError) and error.bought_nothing):
+                self.bill = self.bill._replace(whole=False)  # it may have cost something, and nobody knows how much
             raise
 
     def _answered(self, model: str, texts: int, started: float, answer: A) -> A:
@@ -149,15 +142,14 @@ class MeteredProvider:
         self._metrics.provider_request(self.name, model, CallStatus.SUCCESS, seconds)
         for type_ in TOKEN_TYPES:
             self._metrics.tokens(self.name, model, type_, getattr(usage, type_))
-        if not answer.mock and self._prices is not None:
+        if self._prices and self.bill and not answer.mock:
             # By the terms of the tier that the answer names.
             price = self._prices.of(self.name, model, getattr(answer, "tier", "")) or NOTHING
             cost = price.cost(usage.prompt_tokens, usage.completion_tokens)
-            self._nano += cost
-            self._input_tokens += usage.prompt_tokens
-            self._output_tokens += usage.completion_tokens
-            self._whole = self._whole and not usage.estimated
-            self._metrics.cost(self.name, model, self._prices.currency, cost / NANO)
+            currency, nano, read, written, whole = self.bill
+            read, written = read + usage.prompt_tokens, written + usage.completion_tokens
+            self.bill = Bill(currency, nano + cost, read, written, whole and not usage.estimated)
+            self._metrics.cost(self.name, model, currency, cost / NANO)
         log.info(
             "Provider call completed",
             provider=self.name,
@@ -245,11 +237,13 @@ class Worker:
             report,
             outcomes=[*malformed, *report.outcomes],
             seconds=seconds,
-            bill=provider.bill(),
+            bill=provider.bill,
             optional=optional,
         )
 
-        settled = self._record(claim, report)
+        # As often as it takes: what the report holds is paid for. Once it is settled, it is seen onto the disk.
+        settled = self._insist(lambda: self._ledger.outcomes.finish(claim, report))
+        self._insist(self._ledger.flush)
         self._tell(claim, settled, seconds)
         self._tasks_left -= len(claim.tasks)
         return claim
@@ -296,12 +290,6 @@ class Worker:
             vector = next((outcome.result for outcome in report.outcomes if outcome.result is not None), None)
             if vector is not None:
                 self._lengths.learn(claim.queue.model, vector)
-
-    def _record(self, claim: Claim, report: Report) -> Settled:
-        """Finish, as often as it takes: what the report holds is paid for. Once it is settled, see it onto the disk."""
-        settled = self._insist(lambda: self._ledger.outcomes.finish(claim, report))
-        self._insist(self._ledger.flush)
-        return settled
 
     def _insist(self, step: Callable[[], T]) -> T:
         complained = False

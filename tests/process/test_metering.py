@@ -58,9 +58,9 @@ def bill_of(provider: Scripted, prices: Prices | None = PRICES) -> Bill | None:
             watched.embed(["text"], "small")
         except AitpError:
             pass
-    bill = watched.bill()
+    bill = watched.bill
     watched.begin((), lambda: True)
-    assert watched.bill() in (None, Bill("USD"))  # the next attempt's begins with nothing
+    assert watched.bill in (None, Bill("USD"))  # the next attempt's begins with nothing
     return bill
 
 
@@ -70,7 +70,7 @@ def test_an_answer_costs_what_its_tier_does() -> None:
         prices = Prices(Path("prices.toml"), "USD", {("openai", "o3"): price})
         metered = MeteredProvider(Scripted(Usage(100, 100, 200), tier=tier), Metrics(), nullcontext, prices)
         metered.ask(Question("any", {}, ()), "o3")
-        assert metered.bill() == Bill("USD", cost, 100, 100)
+        assert metered.bill == Bill("USD", cost, 100, 100)
 
 
 def refused() -> InputRefused:
