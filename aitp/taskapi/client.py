@@ -174,7 +174,9 @@ def acknowledges(body: bytes, task_id: str) -> bool:
         return False
     named = document.get("_id", document.get("id"))
     if named is None:
-        return not document.keys() & {"statusCode", "error", "errors"}
+        said = [document.get(key) for key in ("success", "ok", "status")]
+        failed = any(each is False or each in ("error", "fail", "failed") for each in said)
+        return not failed and not document.keys() & {"statusCode", "error", "errors"}
     return isinstance(named, str) and named.casefold() == task_id.casefold()
 
 

@@ -50,13 +50,14 @@ DEFAULT_LIFETIME_SECONDS = 300.0  # where the server does not say (RFC 6749 §5.
 LONGEST_LIFETIME_SECONDS = 86_400.0
 VALUE = re.compile(r"[!-~]{1,16384}")
 
-# RFC 6749 §5.2, RFC 8707 §2, and what Auth0 says of an audience. Anything else in `error` is the server's own text, and
-# not repeated.
+# RFC 6749 §5.2, RFC 8707 §2, and what Auth0 and Entra say of an audience. Anything else in `error` is the server's own
+# text, and not repeated.
 LOOK_AT = {
     "invalid_client": "OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_CLIENT_AUTH",
     "unauthorized_client": "OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET",
     "invalid_scope": "OAUTH2_SCOPE",
     "invalid_target": "OAUTH2_AUDIENCE",
+    "invalid_resource": "OAUTH2_AUDIENCE and OAUTH2_SCOPE",
     "access_denied": "OAUTH2_AUDIENCE, and at what the client of OAUTH2_CLIENT_ID may ask for",
 }
 KNOWN_ERRORS = frozenset({*LOOK_AT, "invalid_request", "invalid_grant", "unsupported_grant_type"})
@@ -212,11 +213,12 @@ def ask_for_token(settings: Settings) -> Grant:
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
     body = json_object(content) or {}
-    if answer.status != 200:
-        raise _refusal(answer, body.get("error"), look)
     value = body.get("access_token")
+    # Some create a token with 201, some refuse one with 200.
+    if not 200 <= answer.status < 300 or (not value and body.get("error")):
+        raise _refusal(answer, body.get("error"), look)
     if not isinstance(value, str) or not VALUE.fullmatch(value):
-        raise ServiceFault(OAUTH, f"the token endpoint answered 200 without a token: {look}")
+        raise ServiceFault(OAUTH, f"the token endpoint answered {answer.status} without a token: {look}")
     return Grant(value, lifetime_of(body.get("expires_in")))
 
 
@@ -228,10 +230,10 @@ def _refusal(answer: Answer, name: object, look: str) -> AitpError:
         return CooldownRequired(OAUTH, said, seconds=seconds, model=None)
     if status >= 500:
         return ServiceFault(OAUTH, said)
-    if error in LOOK_AT or status in (401, 403):
-        return CredentialsRefused(
-            OAUTH, f"{said}: look at {LOOK_AT.get(error, LOOK_AT['invalid_client'])}", error=error
-        )
+    # Keycloak says 403 of a request without TLS, Auth0 of one without an audience; and 401 access_denied of a secret.
+    if error in LOOK_AT or (status in (401, 403) and error != "invalid_request"):
+        known = error if error in LOOK_AT and (status, error) != (401, "access_denied") else "invalid_client"
+        return CredentialsRefused(OAUTH, f"{said}: look at {LOOK_AT[known]}", error=error)
     return ServiceFault(OAUTH, f"{said}: {look}{' and OAUTH2_AUDIENCE' if error == 'invalid_request' else ''}")
 
 

@@ -172,6 +172,7 @@ ACKNOWLEDGED = {
     "document": reply(200, {"_id": TASK_ID, "state": "succeeded", "content": {"text": "é" * 10_000}}),
     "created": reply(201, {"id": TASK_ID}),
     "no id": reply(200, {"state": "succeeded"}),
+    "success": reply(200, {"success": True, "status": 0}),
     "an error of its own": reply(200, {"_id": TASK_ID, "error": None, "statusCode": 1}),
     "empty": reply(200),
     "no content": raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
@@ -190,6 +191,8 @@ NOT_ACKNOWLEDGED = {
     "nothing in it": reply(200, {}),
     "error": reply(200, {"error": "sign in"}),
     "error form": reply(200, {"statusCode": 401, "message": "sign in"}),
+    "no success": reply(200, {"success": False, "message": "sign in"}),
+    "a failure": reply(200, {"status": "error", "data": None}),
     "cut before the id": raw(b'HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"_id":"65f'),
     "cut before a byte": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n"),
 }

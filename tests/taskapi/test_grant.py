@@ -56,6 +56,11 @@ def test_what_is_empty_is_not_sent(
     assert ("authorization" in request.headers) is ("client_secret" not in form)
 
 
+def test_a_token_may_be_created(desk_at: MakeDesk, task_api: TaskApi) -> None:
+    with scripted(reply(201, {"access_token": "x", "expires_in": 60})) as server:
+        assert desk_at(task_api.url, token_url=f"http://127.0.0.1:{server.port}/token").tokens.current() == "x"
+
+
 def test_a_client_may_show_its_secret_in_the_form(
     desk_at: MakeDesk, task_api: TaskApi, authorization: AuthorizationServer
 ) -> None:
@@ -90,6 +95,11 @@ ERRORS: list[tuple[int, object, type[AitpError], str]] = [
     (400, {"error": "invalid_scope"}, CredentialsRefused, "OAUTH2_SCOPE"),
     (400, {"error": "invalid_target"}, CredentialsRefused, "OAUTH2_AUDIENCE"),
     (403, {"error": "access_denied"}, CredentialsRefused, "OAUTH2_AUDIENCE"),
+    (401, {"error": "access_denied"}, CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
+    (400, {"error": "invalid_resource"}, CredentialsRefused, "OAUTH2_AUDIENCE"),
+    (403, {"error": "invalid_request"}, ServiceFault, "invalid_request.*OAUTH2_TOKEN_URL and OAUTH2_AUDIENCE"),
+    (200, {"error": "invalid_client"}, CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
+    (200, {"error": "incorrect_client_credentials"}, ServiceFault, "200.*OAUTH2_TOKEN_URL"),
     (401, b"", CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
     (403, b"<html>", CredentialsRefused, "OAUTH2_CLIENT_SECRET"),
     (400, {"error": "invalid_request"}, ServiceFault, "invalid_request.*OAUTH2_TOKEN_URL"),
