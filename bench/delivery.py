@@ -21,7 +21,8 @@ import requests
 
 from aitp.demo.world_process import WorldProcess
 from aitp.settings import load_settings
-from aitp.taskapi import TaskApi, Tokens
+from aitp.taskapi.client import TaskApi
+from aitp.taskapi.token import Tokens
 from aitp.tasks import TaskStatus
 
 TASKS = 20

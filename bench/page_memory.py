@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import orjson
@@ -25,7 +26,8 @@ from aitp.demo.sentences import tasks, text_of
 from aitp.demo.world_process import WorldProcess
 from aitp.process.relay import read_document
 from aitp.settings import load_settings
-from aitp.taskapi import PendingPage, TaskApi, Tokens
+from aitp.taskapi.client import TaskApi
+from aitp.taskapi.token import Tokens
 from aitp.tasks import NewTask
 
 READERS = ("ours", "ours, up to tasks", "ijson", "response.json()")
@@ -50,7 +52,7 @@ def memory(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def read_all(reader: str, page: PendingPage, address: str, token: str) -> int:
+def read_all(reader: str, page: Generator[bytes, None, None], address: str, token: str) -> int:
     """Read the page in one of the ways; how many documents there were."""
     if reader == "ours":
         return sum(1 for _ in page)

@@ -41,7 +41,7 @@ VIEW_HOSTS = {"https://www.wikidata.org": "https://wikimedia.org"}
 VIEWS = "/api/rest_v1/metrics/pageviews/per-article"
 FIXED = {"format": "json", "formatversion": "2", "maxlag": "5"}
 MOST_BYTES, ERROR_BYTES = 16 * 2**20, 65_536
-CALLS, ALL_CALLS_PER_SECOND, MARGIN_SECONDS = 5, 50.0, 5.0  # calls of one worker; in a second, of all workers
+CALLS, MARGIN_SECONDS = 5, 5.0  # of one worker in a second
 # Who binds such a name (unix(7), abstract sockets) has it until his process ends: all users and ledgers of a host share
 # these, as they share the address that Wikimedia counts by.
 TURNS = tuple(f"\0aitp asks Wikidata {number}" for number in range(3))
@@ -204,8 +204,7 @@ class Api:
         self._headers = {**headers_of(settings), "Accept-Encoding": "gzip, deflate"}
         least = WITH_TOKEN_SECONDS if settings.wikidata_token else LEAST_SECONDS
         self._turn = partial(turn, least if self._base_url in VIEW_HOSTS else 0.0)
-        self._period = min(60.0, max(1.0, CALLS * settings.concurrency_limit / ALL_CALLS_PER_SECOND))
-        self._wait_for_turn = sleep_and_retry(limits(CALLS, self._period)(lambda: None))
+        self._wait_for_turn = sleep_and_retry(limits(CALLS, 1.0)(lambda: None))
         self._wires: dict[str, Wire] = {}
 
     def query(self, read: Callable[[bytes], T], **parameters: str) -> T:
@@ -238,7 +237,7 @@ class Api:
     def _get(self, host: str, url: str) -> tuple[Answer, bytes]:
         wire = self._wires[host] = self._wires.get(host) or Wire(host, self._timeout, self._trust)
         try:
-            with self._bound(self._timeout + self._period + LONGEST_WAIT_SECONDS + MARGIN_SECONDS):
+            with self._bound(self._timeout + LONGEST_WAIT_SECONDS + MARGIN_SECONDS):
                 self._wait_for_turn()
                 with self._turn():
                     answer = wire.send("GET", url, self._headers)

@@ -34,7 +34,7 @@ from aitp.process.child import Child
 from aitp.process.reports import IntakeWatch, tell_of_breaker, tell_of_reuse
 from aitp.processors import PROCESSORS
 from aitp.settings import Settings
-from aitp.taskapi import TaskApi
+from aitp.taskapi.client import TaskApi
 from aitp.tasks import Health, NewTask, QueueKey, Service
 
 # Mongo's are 24 hex digits; whatever a later server sends must fit into a path, a log line and the scoreboard.

@@ -35,7 +35,8 @@ from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS, registered
 from aitp.providers import plugin_builders, routing_of, warm_up
 from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
-from aitp.taskapi import TaskApi, Tokens
+from aitp.taskapi.client import TaskApi
+from aitp.taskapi.token import Tokens
 from aitp.tasks import Fleet, Service
 from aitp.validators import password_in
 

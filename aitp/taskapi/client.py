@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Protocol
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, Deliver
 from aitp.http import USER_AGENT, Answer, NoAnswer, Wire, finish, json_object, whole_body
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
-from aitp.taskapi.pages import PendingPage
+from aitp.taskapi.pages import documents_of
 from aitp.taskapi.token import REFUSED_AGAIN
 from aitp.tasks import Service, TaskStatus
 
@@ -67,12 +67,12 @@ class TaskApi:
         self._tokens = tokens
         self._observe = observe
 
-    def pending(self, limit: int) -> PendingPage:
-        """The pending tasks, `limit` of them if the server heeds that, else all."""
+    def pending(self, limit: int) -> Generator[bytes, None, None]:
+        """The raw pending tasks, `limit` of them if the server heeds that, else all; to be closed."""
         answer, token = self._call("GET", PENDING, f"{PENDING}?limit={limit}", None)
         if answer.status != 200:
             raise self._service_error(answer, *self._said(answer, token))
-        return PendingPage(answer)
+        return documents_of(answer)
 
     def deliver(self, task_id: str, status: TaskStatus, result: bytes | None) -> None:
         """Bring a result, ready JSON, to its task; None is null, as a failure sends."""

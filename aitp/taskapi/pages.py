@@ -2,18 +2,19 @@
 
 Today's task API lists *everything* that is pending, so a page may be 500 MB. A JSON parser that builds objects from a
 stream costs several times what cutting the array into its elements does, and the elements are parsed one by one
-anyway, so that a malformed one costs the others nothing. `TaskApi.pending` makes the page, the relay reads it.
+anyway, so that a malformed one costs the others nothing. `TaskApi.pending` gives them, the relay reads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from aitp.errors import ServiceFault
 from aitp.http import Answer, NoAnswer, pieces
 from aitp.tasks import Service
 
+API = Service.API.value
 PAGE_BYTES = 2**30
 DOCUMENT_BYTES = 2**20
 KEPT_OF_OVERSIZED = 4096
@@ -25,8 +26,11 @@ BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|"[^"\\]{0,100}"){0,200}')
 WITHIN = re.compile(rb'(?:[^"\[\]{}]+|"[^"\\]{0,100}"){0,200}')
 
 
-class NotAnArray(ValueError):
+class NotAnArray(ServiceFault):
     """What was fed is not a JSON array."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(API, f"the pending list is no JSON array ({reason}): look at API_BASE_URL")
 
 
 class ArraySplitter:
@@ -126,33 +130,18 @@ def _escaped(buffer: bytes, position: int, start: int) -> bool:
     return (position - before) % 2 == 0
 
 
-class PendingPage:
-    """The answer to one poll: an iterator of raw documents. Close it when done, or its connection is not used again.
+def documents_of(answer: Answer) -> Generator[bytes, None, None]:
+    """The raw documents of the answer to one poll. Close it when done, or its connection is not used again.
 
-    Iterating raises ServiceFault when the answer breaks off, is no array, or is beyond all bounds; what came before is
-    good.
+    Raises ServiceFault when the answer breaks off, is no array, or is beyond all bounds; what came before is good.
     """
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._documents = self._split()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._documents
-
-    def _split(self) -> Iterator[bytes]:
-        splitter = ArraySplitter()
-        try:
-            for piece in pieces(self._answer, PAGE_BYTES):
-                yield from splitter.feed(piece)
-        except NotAnArray as error:
-            raise ServiceFault(
-                Service.API.value, f"the pending list is no JSON array ({error}): look at API_BASE_URL"
-            ) from None
-        except NoAnswer as error:
-            raise ServiceFault(Service.API.value, f"the task API {error}, within the pending list") from None
-        if not splitter.closed:
-            raise ServiceFault(Service.API.value, "the pending list ended too soon")
-
-    def close(self) -> None:
-        self._answer.close()
+    splitter = ArraySplitter()
+    try:
+        for piece in pieces(answer, PAGE_BYTES):
+            yield from splitter.feed(piece)
+    except NoAnswer as error:
+        raise ServiceFault(API, f"the task API {error}, within the pending list") from None
+    finally:
+        answer.close()
+    if not splitter.closed:
+        raise ServiceFault(API, "the pending list ended too soon")

@@ -125,7 +125,7 @@ def install() -> None:
     from aitp.ledger.outcomes import Outcomes
     from aitp.ledger.sqlite import SQLiteDatabase
     from aitp.process.worker import MeteredProvider, Worker
-    from aitp.taskapi import TaskApi
+    from aitp.taskapi.client import TaskApi
 
     room = Limits.room
 

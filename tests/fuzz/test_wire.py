@@ -19,7 +19,8 @@ from aitp.knowledge.wikidata import Api
 from aitp.providers import Message, Question
 from aitp.providers.ollama_models import missing
 from aitp.providers.ollama_models import pull as pull_model
-from aitp.taskapi import TaskApi, Tokens
+from aitp.taskapi.client import TaskApi
+from aitp.taskapi.token import Tokens
 from aitp.tasks import TaskStatus
 from tests.fuzz.cases import cases, likely, values
 from tests.knowledge.desk import settings_for as knowledge_settings

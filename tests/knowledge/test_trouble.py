@@ -270,13 +270,6 @@ def test_who_waits_for_a_turn_in_vain_is_told_and_nothing_is_taken_for_an_outage
     assert desk.wikidata.find("Brasil", "pt")
 
 
-@pytest.mark.parametrize(("workers", "seconds"), [(1, 1), (10, 1), (100, 10), (1000, 60)])
-def test_many_workers_share_the_pace(server: WikidataApi, tmp_path: Path, workers: int, seconds: float) -> None:
-    desk = Desk(server, tmp_path / "ledger.db", more={"CONCURRENCY_LIMIT": str(workers)})
-    assert desk.wikidata._api._period == seconds
-    desk.close()
-
-
 def test_each_request_is_bounded_by_itself(desk: Desk) -> None:
     desk.wikidata.entities(IDS, "pt")
     assert len(desk.bounds) == 2

@@ -16,8 +16,8 @@ from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import open_metrics, prepare_directory
 from aitp.process.relay import Relay
-from aitp.taskapi import TaskApi as Client
-from aitp.taskapi import Tokens
+from aitp.taskapi.client import TaskApi as Client
+from aitp.taskapi.token import Tokens
 from aitp.tasks import Ending
 from tests.ledger.world import WORKER, Clock, file_of, report, terms
 from tests.process.alone import Alone

@@ -21,8 +21,8 @@ from aitp.errors import ConfigurationError, ServiceFault
 from aitp.knowledge.wikidata import Api
 from aitp.providers import build, ollama_models
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
-from aitp.taskapi import TaskApi as TaskApiClient
-from aitp.taskapi import Tokens
+from aitp.taskapi.client import TaskApi as TaskApiClient
+from aitp.taskapi.token import Tokens
 from tests.end_to_end.running import Service
 from tests.security.tls import OPENSSL, Authority, TlsFront
 from tests.waiting import wait_until

@@ -12,7 +12,8 @@ import orjson
 
 from aitp.demo.authorization import DEMO_CLIENT_ID, DEMO_CLIENT_SECRET
 from aitp.settings import Settings, load_settings
-from aitp.taskapi import TaskApi, Tokens
+from aitp.taskapi.client import TaskApi
+from aitp.taskapi.token import Tokens
 from aitp.tasks import TaskStatus
 from tests.providers.scripted import Answer, reply
 
