@@ -33,6 +33,7 @@ class IdleReason(StrEnum):
     """Why there is nothing to claim, or no poll to be made."""
 
     NOTHING_READY = "nothing ready"
+    NOT_DUE = "not due"
     LIMIT = "limit"
     BREAKER = "breaker"
     COOLDOWN = "cooldown"
@@ -98,7 +99,7 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing to claim until `until`, UTC seconds (None: until something happens).
+    """Nothing to claim, or no poll to be made, until `until`, UTC seconds (None: until something happens).
 
     To be warned about: limits `exceeded`, budgets `overspent`, and `unpriced` models. Of one route: `waits`, if tasks
     wait for this very one, and no other stands in; `by_faults`: its service itself has failed.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aitp.ledger import limits
 from aitp.ledger.breakers import API_SERVICES, Breakers, quiet_until
-from aitp.ledger.claims import IdleReason
+from aitp.ledger.claims import Idle, IdleReason
 from aitp.ledger.duplicates import Duplicates, Reused, hand_on
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row
 from aitp.ledger.outbox import clear_tombstones, delete_tasks, is_stale_news, poll_is_awaited
@@ -71,17 +71,6 @@ class Poll:
     longest_page: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NotYet:
-    """No poll now; the next is due at `until` (None: when something else happens first).
-
-    `because`: what keeps even a poll that is asked for from being made (None: nothing does, it is not due).
-    """
-
-    until: float | None
-    because: IdleReason | None = None
-
-
 class Inbox:
     """Polls and admissions."""
 
@@ -93,7 +82,7 @@ class Inbox:
         self._threshold = config.breaker_threshold
         self._noted = 0.0  # the minute that this process has noted last
 
-    def begin_poll(self, slot: int, options: PollOptions, *, asked: bool = False) -> Poll | NotYet:
+    def begin_poll(self, slot: int, options: PollOptions, *, asked: bool = False) -> Poll | Idle:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
 
         Closed by `end_poll` or `fail_poll`, or by the end of the slot's process. A slot does one thing at a time: a
@@ -108,24 +97,24 @@ class Inbox:
                 note_waiting(connection, now, _held(connection)[1])
             version, paused, poller = connection.execute("SELECT version, paused, slot FROM ledger, polls").get
             if version > VERSION:
-                return NotYet(None, IdleReason.UPGRADE)
+                return Idle(IdleReason.UPGRADE)
             if paused:
-                return NotYet(None, IdleReason.PAUSED)
+                return Idle(IdleReason.PAUSED)
             if self._database.short_of_disk():
-                return NotYet(now + DISK_LOOK_SECONDS, IdleReason.DISK)
+                return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
             if poller is not None:
                 # Whoever polls knows better when the next one is due, but may be busy delivering by then.
-                return NotYet(now + max(options.interval, SHORTEST_PAUSE_SECONDS), IdleReason.UNDERWAY)
+                return Idle(IdleReason.UNDERWAY, now + max(options.interval, SHORTEST_PAUSE_SECONDS))
             gate = self._breakers.gate(connection, API_SERVICES, now)
             if not gate.passes:
-                return NotYet(gate.until, IdleReason.BREAKER)
+                return Idle(IdleReason.BREAKER, gate.until)
             if (until := quiet_until(connection, now)) is not None:
-                return NotYet(until, IdleReason.COOLDOWN)
+                return Idle(IdleReason.COOLDOWN, until)
             facts = self._facts(connection, options, now, asked=asked)
             # A probe of the task API is due whatever else is: deliveries wait for it.
             due_at = now if gate.probe else next_poll_at(facts)
             if due_at > now:
-                return NotYet(due_at)
+                return Idle(IdleReason.NOT_DUE, due_at)
             _forget_seen(connection)
             self._breakers.begin_probe(connection, API_SERVICES, slot)
             sequence = next_sequence(connection)

@@ -24,8 +24,8 @@ import orjson
 
 from aitp import errors
 from aitp.ledger import breakers, duplicates, outbox
-from aitp.ledger.claims import IdleReason
-from aitp.ledger.inbox import Malformed, NotYet, Poll, PollOptions
+from aitp.ledger.claims import Idle, IdleReason
+from aitp.ledger.inbox import Malformed, Poll, PollOptions
 from aitp.ledger.ledger import Ledger
 from aitp.logs import get_logger
 from aitp.metrics import DELIVERIES, Metrics
@@ -186,8 +186,8 @@ class Relay:
         if isinstance(found, outbox.Nothing) and may_poll:
             poll = self._ledger.inbox.begin_poll(self._owner, self._terms, asked=self._asked)
             # Who asked to be left alone is left alone: the wish is kept till then.
-            self._asked = self._asked and isinstance(poll, NotYet) and poll.because is IdleReason.COOLDOWN
-            self._intake.heed(poll.because if isinstance(poll, NotYet) else None, time.monotonic())
+            self._asked = self._asked and isinstance(poll, Idle) and poll.because is IdleReason.COOLDOWN
+            self._intake.heed(poll.because if isinstance(poll, Idle) else None, time.monotonic())
             if isinstance(poll, Poll):
                 self._delivered_last = False
                 self._poll(poll)

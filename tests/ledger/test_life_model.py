@@ -19,10 +19,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from aitp.ledger.claims import Claim, IdleReason
+from aitp.ledger.claims import Claim, Idle, IdleReason
 from aitp.ledger.engine import HOST_SLOTS, Place
 from aitp.ledger.evidence import Failure, Report, Settled
-from aitp.ledger.inbox import NotYet
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.outbox import Delivery, DeliveryOutcome, Nothing
 from aitp.ledger.outcomes import Cause
@@ -152,7 +151,7 @@ class Life(Agreement):
             return
         self.model.let_go(slot)
         self.give_up_poll(slot)
-        if isinstance(found, NotYet):
+        if isinstance(found, Idle):
             assert self.paused or self.listing is not None
             return
         assert not self.paused

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aitp.ledger.breakers import BreakerChange
-from aitp.ledger.claims import IdleReason
-from aitp.ledger.inbox import NotYet, Poll
+from aitp.ledger.claims import Idle, IdleReason
+from aitp.ledger.inbox import Poll
 from aitp.ledger.outbox import DeadLetter, Delivery, DeliveryOutcome, Fault, Nothing
 from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
@@ -157,7 +157,7 @@ def test_a_clock_that_steps_back_does_not_hold_deliveries(world: World) -> None:
 # Whose fault it is
 
 
-def poll(world: World, fault: Fault | None = None) -> Poll | NotYet:
+def poll(world: World, fault: Fault | None = None) -> Poll | Idle:
     """A poll that is due, and what becomes of it."""
     begun = world.ledger.inbox.begin_poll(RELAY, POLLING)
     if isinstance(begun, Poll):
@@ -193,7 +193,7 @@ def test_the_poll_that_deliveries_wait_for_is_made_a_second_after_the_last(world
     finished(world, *names("t", 4))
     for delivery in world.take():
         later(world, delivery)
-    assert poll(world) == NotYet(START + 1.0)
+    assert poll(world) == Idle(IdleReason.NOT_DUE, START + 1.0)
     world.clock.go(1.0)
 
     assert isinstance(poll(world), Poll)
@@ -300,7 +300,7 @@ def test_who_asks_to_be_left_alone_is_left_alone_by_every_relay(world: World, se
 
     until = world.clock() + 20.0
     assert world.ledger.outbox.take(OTHER_RELAY, 8) == Nothing(until)
-    assert world.ledger.inbox.begin_poll(OTHER_RELAY, POLLING, asked=True) == NotYet(until, IdleReason.COOLDOWN)
+    assert world.ledger.inbox.begin_poll(OTHER_RELAY, POLLING, asked=True) == Idle(IdleReason.COOLDOWN, until)
     world.close()
     world.open()
     assert world.ledger.outbox.take(RELAY, 8) == Nothing(until)

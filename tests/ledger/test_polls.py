@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aitp.ledger.claims import IdleReason
+from aitp.ledger.claims import Idle, IdleReason
 from aitp.ledger.engine import DISK_RESERVE_BYTES
-from aitp.ledger.inbox import NotYet, Poll
+from aitp.ledger.inbox import Poll
 from aitp.ledger.outbox import DeliveryOutcome, Fault
 from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
@@ -15,7 +15,7 @@ from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names, terms
 
 
-def begin(world: World, slot: int = RELAY, *, asked: bool = False) -> Poll | NotYet:
+def begin(world: World, slot: int = RELAY, *, asked: bool = False) -> Poll | Idle:
     return world.ledger.inbox.begin_poll(slot, POLLING, asked=asked)
 
 
@@ -32,9 +32,9 @@ def polled(world: World) -> Poll:
 def test_the_first_poll_is_due_at_once_and_the_next_at_its_time(world: World) -> None:
     end(world, polled(world))
 
-    assert begin(world) == NotYet(START + 29.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 29.0)
     world.clock.now = START + 28.999
-    assert begin(world) == NotYet(START + 29.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 29.0)
     world.clock.now = START + 29.0
     assert isinstance(begin(world), Poll)
 
@@ -42,7 +42,7 @@ def test_the_first_poll_is_due_at_once_and_the_next_at_its_time(world: World) ->
 def test_one_process_polls_at_a_time_and_the_others_look_again_later(world: World) -> None:
     poll = polled(world)
 
-    assert begin(world, OTHER_RELAY, asked=True) == NotYet(START + 30.0, IdleReason.UNDERWAY)
+    assert begin(world, OTHER_RELAY, asked=True) == Idle(IdleReason.UNDERWAY, START + 30.0)
     end(world, poll)
     assert isinstance(begin(world, OTHER_RELAY, asked=True), Poll)
 
@@ -50,7 +50,7 @@ def test_one_process_polls_at_a_time_and_the_others_look_again_later(world: Worl
 def test_the_next_poll_comes_at_once_while_more_is_there_but_not_within_a_second(world: World) -> None:
     end(world, polled(world), more_there=True)
 
-    assert begin(world) == NotYet(START + 1.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 1.0)
     world.clock.go(1.0)
     assert isinstance(begin(world), Poll)
 
@@ -60,16 +60,16 @@ def test_an_inbox_full_of_duplicates_is_polled_for_at_the_regular_time_only(crea
     world = create(LedgerConfig(inbox_limit=5))
     world.listing(*names("t", 5), twins=True, complete=False, more_there=True)
 
-    assert begin(world) == NotYet(START + 30.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 30.0)
     world.run()
-    assert begin(world) == NotYet(START + 1.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 1.0)
 
 
 def test_deliveries_call_for_a_look_when_little_is_left(world: World) -> None:
     world.admit("a")
     world.clock.go(5.0)
     world.run()
-    assert begin(world) == NotYet(START + 30.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 30.0)
     world.deliver_all()
 
     assert isinstance(begin(world), Poll)
@@ -79,7 +79,7 @@ def test_nothing_is_polled_while_more_is_held_than_could_be_claimed(world: World
     world.admit(*(f"t{number}" for number in range(16)))
     world.clock.go(3_000.0)
 
-    assert begin(world) == NotYet(START + 3_030.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 3_030.0)
     world.finish(world.claim(terms=terms(batch=1)))
     assert isinstance(begin(world), Poll)
 
@@ -91,7 +91,7 @@ def test_nothing_is_polled_while_the_limits_have_no_room_for_what_is_held(create
     world.clock.go(100.0)
 
     answer = begin(world)
-    assert isinstance(answer, NotYet)
+    assert isinstance(answer, Idle)
     assert answer.until == pytest.approx(START + 3_600.001)
 
 
@@ -104,14 +104,14 @@ def test_a_person_s_wish_goes_first(world: World) -> None:
 def test_paused_means_no_polls(world: World) -> None:
     world.ledger.pause(True)
 
-    assert begin(world, asked=True) == NotYet(None, IdleReason.PAUSED)
+    assert begin(world, asked=True) == Idle(IdleReason.PAUSED, None)
 
 
 @pytest.mark.sqlite
 def test_no_polls_while_the_disk_is_nearly_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.file, "free_bytes", lambda: DISK_RESERVE_BYTES - 1)
 
-    assert begin(world) == NotYet(START + 5.0, IdleReason.DISK)
+    assert begin(world) == Idle(IdleReason.DISK, START + 5.0)
 
 
 def test_failed_polls_are_made_again_after_growing_pauses(world: World) -> None:
@@ -120,7 +120,7 @@ def test_failed_polls_are_made_again_after_growing_pauses(world: World) -> None:
         poll = polled(world)
         world.ledger.inbox.fail_poll(poll, "503")
         answer = begin(world)
-        assert isinstance(answer, NotYet)
+        assert isinstance(answer, Idle)
         assert answer.until is not None
         pauses.append(answer.until - world.clock.now)
         world.clock.now = answer.until
@@ -134,14 +134,14 @@ def test_a_poll_that_works_ends_the_pauses(world: World) -> None:
     world.clock.go(2.0)
     end(world, polled(world))
 
-    assert begin(world) == NotYet(START + 31.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, START + 31.0)
     assert world.value("SELECT problem FROM polls") is None
 
 
 def test_the_poll_of_a_process_that_died_is_anyone_s(world: World) -> None:
     polled(world)
     world.clock.go(60.0)
-    assert isinstance(begin(world, OTHER_RELAY), NotYet)
+    assert isinstance(begin(world, OTHER_RELAY), Idle)
     world.ledger.outcomes.release(RELAY, Cause.CRASHED)
 
     assert isinstance(begin(world, OTHER_RELAY), Poll)
@@ -176,9 +176,9 @@ def test_a_clock_that_steps_back_does_not_stop_polling(world: World) -> None:
     world.clock.step(-86_400.0)
     back = world.clock.now
 
-    assert begin(world) == NotYet(back + 29.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, back + 29.0)
     world.clock.now = back + 28.0
-    assert begin(world) == NotYet(back + 29.0)
+    assert begin(world) == Idle(IdleReason.NOT_DUE, back + 29.0)
     world.clock.now = back + 29.0
     assert isinstance(begin(world), Poll)
 
@@ -200,10 +200,10 @@ def open_breaker(world: World, service: str = "api") -> None:
 @pytest.mark.parametrize("service", ["api", "oauth"])
 def test_no_poll_while_either_service_is_out_then_one_probe(world: World, service: str) -> None:
     open_breaker(world, service)
-    assert begin(world, asked=True) == NotYet(START + 60.0, IdleReason.BREAKER)
+    assert begin(world, asked=True) == Idle(IdleReason.BREAKER, START + 60.0)
     world.clock.go(60.0)
     probe = polled(world)
-    assert isinstance(begin(world, OTHER_RELAY, asked=True), NotYet)
+    assert isinstance(begin(world, OTHER_RELAY, asked=True), Idle)
     end(world, probe)
     assert world.ledger.outbox.judge(RELAY, None) is not None
 

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.claims import Idle, IdleReason
 from aitp.ledger.engine import Fleet
-from aitp.ledger.inbox import NotYet
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.maintenance import check
@@ -329,7 +328,7 @@ def test_on_the_next_release_s_ledger_a_host_brings_to_its_end_what_it_has_and_t
 
     assert world.rows("SELECT DISTINCT colour FROM tasks") == [("blue",)]
     assert world.idle(OTHER_WORKER) == Idle(IdleReason.UPGRADE)
-    assert world.ledger.inbox.begin_poll(RELAY, POLLING, asked=True) == NotYet(None, IdleReason.UPGRADE)
+    assert world.ledger.inbox.begin_poll(RELAY, POLLING, asked=True) == Idle(IdleReason.UPGRADE, None)
     assert world.finish(claim).outcomes
     assert world.deliver_all() == ["claimed"]
     assert world.states() == {"ready": "ready"}
