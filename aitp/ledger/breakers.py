@@ -69,12 +69,12 @@ ALL_CLOSED = f"NOT EXISTS (SELECT 1 FROM breakers WHERE NOT {_CLOSED})"
 IS_CALM = f"EXISTS (SELECT 1 FROM breakers WHERE service = ? AND {_CLOSED} AND failures = 0)"
 
 
+@dataclass(frozen=True)
 class Breakers:
     """The breakers of all services. `threshold`: failures in a row that open one. `recovery`: seconds to its probe."""
 
-    def __init__(self, threshold: int, recovery: float) -> None:
-        self._threshold = threshold
-        self._recovery = recovery
+    threshold: int
+    recovery: float
 
     def gate(self, connection: Connection, services: Sequence[str], now: float) -> Gate:
         """Whether all of `services` may be called. `begin_probe` follows once there is something to send."""
@@ -87,8 +87,8 @@ class Breakers:
             if state == BreakerState.HALF_OPEN:
                 return Gate(False, by_faults=by_faults)
             if state == BreakerState.OPEN:
-                if opened_at + self._recovery > now:
-                    return Gate(False, until=opened_at + self._recovery, by_faults=by_faults)
+                if opened_at + self.recovery > now:
+                    return Gate(False, until=opened_at + self.recovery, by_faults=by_faults)
                 probe = True
         return Gate(True, probe=probe)
 
@@ -123,7 +123,7 @@ class Breakers:
             if probing:
                 connection.execute(
                     f"UPDATE breakers SET {_OPEN}, probe_slot = NULL, opened_at = ? WHERE service = ?",
-                    (now - max(0.0, self._recovery - PROBE_AGAIN_SECONDS), service),
+                    (now - max(0.0, self.recovery - PROBE_AGAIN_SECONDS), service),
                 )
             return None
         if health is Health.HEALTHY and before == BreakerState.CLOSED and failures == 0:
@@ -131,7 +131,7 @@ class Breakers:
         row = pybreaker.CircuitMemoryStorage(before)
         for _ in range(failures):
             row.increment_counter()
-        breaker = pybreaker.CircuitBreaker(self._threshold, state_storage=row, throw_new_error_on_trip=False)
+        breaker = pybreaker.CircuitBreaker(self.threshold, state_storage=row, throw_new_error_on_trip=False)
         if health is Health.REFUSED:
             breaker.open()
         else:
@@ -278,12 +278,12 @@ def paused_until(connection: Connection, task_type: str, now: float) -> float | 
     return None if until is None else float(until)
 
 
+@dataclass
 class Services:
     """The gate for such calls. The breakers and cooldowns are those that claims and `Snapshot` see."""
 
-    def __init__(self, database: Database, breakers: Breakers) -> None:
-        self._database = database
-        self._breakers = breakers
+    database: Database
+    breakers: Breakers
 
     def is_well(self, service: str) -> bool:
         """Whether `service` may be called by anyone: breaker closed, no cooldown. Reads only."""
@@ -299,7 +299,7 @@ class Services:
         """
         state, prober, failures, quiet_until = self._look(service)
         if quiet_until is not None:
-            seconds = max(0.0, quiet_until - self._database.clock())
+            seconds = max(0.0, quiet_until - self.database.clock())
             said = f"{service} asked to be left alone for another {seconds:.0f} s"
             raise CooldownRequired(service, said, seconds=seconds, model=None)
         # Half-open for this very slot: a claim let it probe.
@@ -320,32 +320,32 @@ class Services:
         finally:
             says_nothing = health is Health.UNKNOWN or (health is Health.HEALTHY and not failures)
             if state != BreakerState.CLOSED or cooldown is not None or not says_nothing:
-                with self._database.transaction() as connection:
-                    now = self._database.clock()
+                with self.database.transaction() as connection:
+                    now = self.database.clock()
                     if cooldown is not None:
                         cool_down(connection, service, cooldown, now)
-                    change = self._breakers.tell(connection, service, health, slot, now, reason)
+                    change = self.breakers.tell(connection, service, health, slot, now, reason)
                     if change is not None:
-                        self._database.announce("workers")
+                        self.database.announce("workers")
                 if change is not None:
                     observe(change)
 
     def _begin_probe(self, service: str, slot: int) -> None:
         """Have `slot` be the one to probe an open breaker, or raise ServiceFault."""
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            gate = self._breakers.gate(connection, (service,), now)
+        with self.database.transaction() as connection:
+            now = self.database.clock()
+            gate = self.breakers.gate(connection, (service,), now)
             if gate.probe:
-                self._breakers.begin_probe(connection, (service,), slot)
+                self.breakers.begin_probe(connection, (service,), slot)
         if not gate.passes:
             wait = "until its probe ends" if gate.until is None else f"for another {max(0.0, gate.until - now):.0f} s"
             raise ServiceFault(service, f"{service} is out of order: its breaker is open {wait}")
 
     def _look(self, service: str) -> Row:
         """(state, slot of the probe, failures in a row, end of the pause that it asked for), outside a transaction."""
-        [row] = self._database.read(
+        [row] = self.database.read(
             "SELECT state, probe_slot, failures, (SELECT MAX(until) FROM cooldowns WHERE provider = service"
             " AND model = '' AND until > ?) FROM breakers WHERE service = ?",
-            (self._database.clock(), service),
+            (self.database.clock(), service),
         )
         return row

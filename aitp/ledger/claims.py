@@ -17,7 +17,7 @@ from aitp.ledger import budgets, limits
 from aitp.ledger.breakers import ALL_CLOSED, ANY_BUGS, ANY_COOLDOWNS, WIDE_OPEN, Breakers, Gate, cooling, paused_until
 from aitp.ledger.engine import DISK_LOOK_SECONDS, Connection, Database, Row, these
 from aitp.ledger.evidence import ANY_SUSPECTS
-from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, LedgerConfig, next_due, promote_due
+from aitp.ledger.queue import CLAIMABLE, CLAIMED, NEXT_READY, next_due, promote_due
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import World, Worlds
 from aitp.policy.batching import fair_share, fitting
@@ -173,47 +173,41 @@ class _Search:
     gates: dict[str, Gate] = field(default_factory=dict)
 
 
+@dataclass
 class Claims:
-    """Claims of the workers. `release`: ends what a slot has left over."""
+    """Claims of the workers. `release` ends what a slot has left over. As this process knows it: `worlds`, `rates`."""
 
-    def __init__(
-        self,
-        database: Database,
-        breakers: Breakers,
-        config: LedgerConfig,
-        release: Callable[[int], object],
-    ) -> None:
-        self._database = database
-        self._breakers = breakers
-        self._limits = limits.Limits()
-        self._worlds = Worlds(config.breaker_threshold)
-        self._release = release
+    database: Database
+    breakers: Breakers
+    worlds: Worlds
+    release: Callable[[int], object]
+    rates: limits.Limits = field(default_factory=limits.Limits)
 
     def claim(self, slot: int, options: ClaimOptions) -> Claim | Idle:
         """Take tasks of the fairest queue that may be sent now, as many as are this slot's share.
 
         A slot makes one call at a time: what it still had claimed goes back, as after a stop.
         """
-        short_of_disk = self._database.short_of_disk()
+        short_of_disk = self.database.short_of_disk()
         try:
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 found = self._claim(connection, slot, options, short_of_disk)
         except BaseException:
-            self._worlds.forget()
+            self.worlds.forget()
             raise
         if found is None:
-            self._release(slot)
+            self.release(slot)
             return self.claim(slot, options)
         if isinstance(found, Idle):
             return found
-        if found.is_bounded or self._database.may_die_alone:
+        if found.is_bounded or self.database.may_die_alone:
             # Taken away by a power cut, the reservation would be room for others, on top of what is sent now; and by
             # the end of a server that this process survives, the tasks would be others' as well.
-            self._database.flush()
+            self.database.flush()
         # Read when the next one is at it: what is claimed does not change, and it is most of what a claim reads.
         are_these, seqs = these(task.seq for task in found.tasks)
         contents: dict[int, bytes] = dict(
-            self._database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
+            self.database.read(f"SELECT seq, content FROM contents WHERE seq {are_these}", seqs)
         )
         return found._replace(
             tasks=tuple(
@@ -226,7 +220,7 @@ class Claims:
         self, connection: Connection, slot: int, options: ClaimOptions, short_of_disk: bool
     ) -> Claim | Idle | None:
         """A claim, but for its tasks' contents. None: the slot owns tasks still."""
-        now = self._database.clock()
+        now = self.database.clock()
         seen, ready = _look(connection, slot, now)
         if seen.owns:
             return None
@@ -245,7 +239,7 @@ class Claims:
         if not queues:
             return Idle(IdleReason.NOTHING_READY, next_due(connection, TaskState.READY))
         most = options.workers * max(options.batch_size(queue) for _, queue, _ in queues)
-        room = self._limits.room(connection, now, seen.basis, enough=most)
+        room = self.rates.room(connection, now, seen.basis, enough=most)
         if room.count == 0:
             return Idle(IdleReason.LIMIT, room.frees_at, room.exceeded)
         zone = ZoneInfo(seen.basis.timezone)
@@ -313,7 +307,7 @@ class Claims:
             news = (route.model,) if budgets.note_unpriced(connection, route) else ()
             return Idle(IdleReason.PRICE, service=provider, unpriced=news)
         # This model fails at tasks of this type.
-        world = self._worlds.find(
+        world = self.worlds.find(
             connection, search.seen.worlds_version, route, queue.type, options.setup(provider), now
         )
         if world.is_paused_at(now):
@@ -328,7 +322,7 @@ class Claims:
             given_up = availability is Availability.GIVEN_UP
             return Idle(IdleReason.MODEL, until, service=provider, waits=not given_up)
         # Calls in flight are to tell more before another one is made.
-        if not self._worlds.free_for(connection, world, number, now, options.canary_seconds):
+        if not self.worlds.free_for(connection, world, number, now, options.canary_seconds):
             first_answer = None if world.proven else now + options.canary_seconds
             return Idle(IdleReason.TURN, first_answer, service=provider, waits=True)
         gate = self._gate(search, provider)
@@ -360,7 +354,7 @@ class Claims:
             )
         self._own(connection, search.slot, provider, gate, world, rows)
         if search.seen.has_suspects:
-            world = self._worlds.with_good(connection, world)
+            world = self.worlds.with_good(connection, world)
         tasks = tuple(Task(seq, task_id, queue, b"", attempts, crashes) for seq, task_id, _, attempts, crashes in rows)
         claim = Claim(search.slot, route, queue, tasks, gate.probe, more, reserved, world)
         if left is None:
@@ -383,16 +377,16 @@ class Claims:
         if search.seen.all_closed:
             return WIDE_OPEN
         if service not in search.gates:
-            search.gates[service] = self._breakers.gate(search.connection, (service,), search.now)
+            search.gates[service] = self.breakers.gate(search.connection, (service,), search.now)
         return search.gates[service]
 
     def _own(
         self, connection: Connection, slot: int, provider: str, gate: Gate, world: World, rows: Sequence[Row]
     ) -> None:
         if gate.probe:
-            self._breakers.begin_probe(connection, (provider,), slot)
+            self.breakers.begin_probe(connection, (provider,), slot)
         if world.paused_until is not None:
-            self._worlds.begin_probe(connection, world, slot)
+            self.worlds.begin_probe(connection, world, slot)
         are_these, seqs = these(row[0] for row in rows)
         connection.execute(
             f"UPDATE tasks SET {CLAIMED}, slot = ?, provider = ?, world = ?, missed = 0 WHERE seq {are_these}",
@@ -405,10 +399,10 @@ class Claims:
         What was sent before counts as sent now, and the reservation stands for what is sent next: so each request that
         the provider sees is counted, and on disk before it is made.
         """
-        with self._database.transaction() as connection:
-            now = self._database.clock()
+        with self.database.transaction() as connection:
+            now = self.database.clock()
             basis = limits.present_basis(connection)
-            room = self._limits.room(connection, now, basis, enough=len(claim.tasks))
+            room = self.rates.room(connection, now, basis, enough=len(claim.tasks))
             if room.count is not None and room.count < len(claim.tasks):
                 return False
             if claim.route.most_per_day is not None:
@@ -424,7 +418,7 @@ class Claims:
             counted = limits.Counted(*connection.execute(f"SELECT {limits.COUNTED}").get)
             limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
         if room.count is not None or claim.is_bounded:
-            self._database.flush()
+            self.database.flush()
         return True
 
 

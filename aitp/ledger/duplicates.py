@@ -45,15 +45,15 @@ class Reused:
     of: str
 
 
+@dataclass(frozen=True)
 class Duplicates:
     """What is known of equal tasks. `seconds`: how long a result may be reused (0: nothing is a duplicate)."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    seconds: float
 
     def original(self, connection: Connection, fingerprint: bytes | None) -> int | None:
         """The task that is still to be run, and that tasks of this fingerprint wait for."""
-        if fingerprint is None or not self._seconds:
+        if fingerprint is None or not self.seconds:
             return None
         found = connection.execute(
             # Served by tasks_fingerprint.
@@ -67,7 +67,7 @@ class Duplicates:
 
         Not the one that was bought for this very task: who lists it again wants it to be run again.
         """
-        if fingerprint is None or not self._seconds:
+        if fingerprint is None or not self.seconds:
             return None
         row: Row | None = connection.execute(
             # Served by tasks_fingerprint, and by the unique index on fingerprint. Results that other settings led to
@@ -77,13 +77,13 @@ class Duplicates:
             " AND tasks.seq > (SELECT reuse_after FROM ledger)"
             " UNION ALL SELECT body, task_id FROM answers"
             " WHERE fingerprint = ?1 AND finished_at > ?2 AND task_id <> ?3 LIMIT 1",
-            (fingerprint, now - self._seconds, task_id),
+            (fingerprint, now - self.seconds, task_id),
         ).fetchone()
         return row
 
     def keep(self, connection: Connection, seq: int) -> None:
         """Before a delivered task is removed: keep the result that was bought for it, with the highest number."""
-        if not self._seconds:
+        if not self.seconds:
             return
         connection.execute(
             # Served by the keys. Asked for a fingerprint IS NOT NULL, PostgreSQL might walk tasks_fingerprint instead,
@@ -107,7 +107,7 @@ class Duplicates:
         connection.execute(
             "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
             " AND finished_at <= ?",
-            (EXPIRED_AT_ONCE, now - self._seconds),
+            (EXPIRED_AT_ONCE, now - self.seconds),
         )
 
 

@@ -71,16 +71,15 @@ class Poll:
     longest_page: int = 0
 
 
+@dataclass
 class Inbox:
-    """Polls and admissions."""
+    """Polls and admissions. `noted`: the minute that this process has noted last."""
 
-    def __init__(self, database: Database, breakers: Breakers, duplicates: Duplicates, config: LedgerConfig) -> None:
-        self._database = database
-        self._breakers = breakers
-        self._duplicates = duplicates
-        self._inbox_limit = config.inbox_limit
-        self._threshold = config.breaker_threshold
-        self._noted = 0.0  # the minute that this process has noted last
+    database: Database
+    breakers: Breakers
+    duplicates: Duplicates
+    config: LedgerConfig
+    noted: float = 0.0
 
     def begin_poll(self, slot: int, options: PollOptions, *, asked: bool = False) -> Poll | Idle:
         """Become the one process that polls, if a poll is due; `asked`: a person wants one now.
@@ -88,24 +87,24 @@ class Inbox:
         Closed by `end_poll` or `fail_poll`, or by the end of the slot's process. A slot does one thing at a time: a
         poll or delivery that it had not closed is given up.
         """
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            let_go(connection, self._breakers, slot, now)
-            if now // 60 != self._noted and not self._database.short_of_disk():
+        with self.database.transaction() as connection:
+            now = self.database.clock()
+            let_go(connection, self.breakers, slot, now)
+            if now // 60 != self.noted and not self.database.short_of_disk():
                 # Relays come by all the time, whatever is paused or out; once a minute is enough.
-                self._noted = now // 60
+                self.noted = now // 60
                 note_waiting(connection, now, _held(connection)[1])
             version, paused, poller = connection.execute("SELECT version, paused, slot FROM ledger, polls").get
             if version > VERSION:
                 return Idle(IdleReason.UPGRADE)
             if paused:
                 return Idle(IdleReason.PAUSED)
-            if self._database.short_of_disk():
+            if self.database.short_of_disk():
                 return Idle(IdleReason.DISK, now + DISK_LOOK_SECONDS)
             if poller is not None:
                 # Whoever polls knows better when the next one is due, but may be busy delivering by then.
                 return Idle(IdleReason.UNDERWAY, now + max(options.interval, SHORTEST_PAUSE_SECONDS))
-            gate = self._breakers.gate(connection, API_SERVICES, now)
+            gate = self.breakers.gate(connection, API_SERVICES, now)
             if not gate.passes:
                 return Idle(IdleReason.BREAKER, gate.until)
             if (until := quiet_until(connection, now)) is not None:
@@ -116,7 +115,7 @@ class Inbox:
             if due_at > now:
                 return Idle(IdleReason.NOT_DUE, due_at)
             _forget_seen(connection)
-            self._breakers.begin_probe(connection, API_SERVICES, slot)
+            self.breakers.begin_probe(connection, API_SERVICES, slot)
             sequence = next_sequence(connection)
             connection.execute(
                 "UPDATE polls SET slot = ?, began_sequence = ?, began_at = ?, regular_at = NULL", (slot, sequence, now)
@@ -147,24 +146,24 @@ class Inbox:
             regular_at=regular_at,
             failures=failures,
             # What is there can't be taken in while the inbox is full, of duplicates that wait for one another say.
-            more_there=bool(more_there) and waiting < self._inbox_limit,
+            more_there=bool(more_there) and waiting < self.config.inbox_limit,
             delivered_since=bool(delivered_since),
             ready=ready,
             low_water=options.concurrency * options.batch_size,
             appetite=appetite(rate, options.interval, options.concurrency, options.batch_size),
-            inbox_limit=self._inbox_limit,
+            inbox_limit=self.config.inbox_limit,
             full=bool(full),
             room_at=limits.until_room(full) if full else None,
             asked=asked,
-            awaited=poll_is_awaited(connection, self._threshold),
+            awaited=poll_is_awaited(connection, self.config.breaker_threshold),
         )
 
     def admit(self, poll: Poll, tasks: Iterable[NewTask], malformed: Iterable[Malformed] = ()) -> Admitted:
         """Enter one part of a page, in one transaction: keep parts small, so that claims are not kept waiting."""
-        with self._database.transaction() as connection:
-            now = self._database.clock()
+        with self.database.transaction() as connection:
+            now = self.database.clock()
             _, waiting = _held(connection)
-            room = 0 if self._database.short_of_disk() else self._inbox_limit - waiting
+            room = 0 if self.database.short_of_disk() else self.config.inbox_limit - waiting
             entered = left_out = 0
             reused: list[Reused] = []
             for task in tasks:
@@ -180,13 +179,13 @@ class Inbox:
                 room -= 1
                 entered += 1
             if entered:
-                self._database.announce(f"workers {entered}")
+                self.database.announce(f"workers {entered}")
             return Admitted(entered, left_out, tuple(_set_aside(connection, malformed)), tuple(reused))
 
     def _enter(self, connection: Connection, task: NewTask, poll: Poll, now: float) -> list[Reused]:
         """Enter one new task: to be run, to wait for its original, or finished already."""
-        answer = self._duplicates.answer(connection, task.fingerprint, task.id, now)
-        original = None if answer else self._duplicates.original(connection, task.fingerprint)
+        answer = self.duplicates.answer(connection, task.fingerprint, task.id, now)
+        original = None if answer else self.duplicates.original(connection, task.fingerprint)
         state = TaskState.READY if task.invalid is None and answer is None else TaskState.FINISHED
         queue, size = queue_id(connection, task.queue), len(task.content)
         seq = connection.execute(
@@ -223,10 +222,10 @@ class Inbox:
         `documents`: how many the page held; `barren`: as many as were asked for, and none of them new. `regular_at`:
         when the next regular poll is due, UTC seconds.
         """
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             if not _is_current(connection, poll):
                 return 0
-            now = self._database.clock()
+            now = self.database.clock()
             # What was missing and is there again was hidden, not gone: the server caps at less than it did.
             longest_page = documents if _found_again(connection) else max(poll.longest_page, documents)
             dropped = _drop_missing(connection, poll) if complete else 0
@@ -241,15 +240,15 @@ class Inbox:
             prune_worlds(connection)
             fold_minutes(connection, now)
             prune_queues(connection)
-            self._duplicates.expire(connection, now)
+            self.duplicates.expire(connection, now)
             return dropped
 
     def fail_poll(self, poll: Poll, problem: str) -> None:
         """Close a poll that got no whole answer; what it brought before stays."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             if _is_current(connection, poll):
                 connection.execute("UPDATE polls SET slot = NULL, failures = failures + 1, problem = ?", (problem,))
-                note_error(connection, self._database.clock(), Service.API, "poll failed", problem)
+                note_error(connection, self.database.clock(), Service.API, "poll failed", problem)
                 _forget_seen(connection)
 
 

@@ -23,7 +23,7 @@ from aitp.ledger.outbox import DeadLetters, Outbox
 from aitp.ledger.outcomes import Cause, Outcomes
 from aitp.ledger.queue import CLAIMED, FINISHED, LedgerConfig
 from aitp.ledger.schema import VERSION
-from aitp.ledger.worlds import publish_setups
+from aitp.ledger.worlds import Worlds, publish_setups
 
 if TYPE_CHECKING:
     from aitp.ledger.hosts import Hosts
@@ -39,7 +39,7 @@ class Ledger:
         self.inbox = Inbox(database, breakers, duplicates, config)
         self.outcomes = Outcomes(database, breakers, config)
         leave = partial(self.outcomes.release, cause=Cause.STOPPED)
-        self.claims = Claims(database, breakers, config, leave)
+        self.claims = Claims(database, breakers, Worlds(config.breaker_threshold), leave)
         self.outbox = Outbox(database, breakers, duplicates, config)
         self.dead = DeadLetters(database)
         self.cache = Cache(database)

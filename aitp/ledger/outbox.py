@@ -82,22 +82,15 @@ class DeliveryOutcome(Enum):
     RETURNED = "returned"  # not sent: again at once, by any relay
 
 
+@dataclass
 class Outbox:
     """Finished tasks on their way to the task API. `draw(low, high)` is the spread of the back-off."""
 
-    def __init__(
-        self,
-        database: Database,
-        breakers: Breakers,
-        duplicates: Duplicates,
-        config: LedgerConfig,
-        draw: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._database = database
-        self._breakers = breakers
-        self._duplicates = duplicates
-        self._config = config
-        self._draw = draw
+    database: Database
+    breakers: Breakers
+    duplicates: Duplicates
+    config: LedgerConfig
+    draw: Callable[[float, float], float] = random.uniform
 
     def take(self, slot: int, most: int, *, may_probe: bool = True) -> tuple[Delivery, ...] | Nothing:
         """Claim up to `most` finished tasks, oldest first, but those whose delivery failed before come last.
@@ -105,10 +98,10 @@ class Outbox:
         One alone, if `may_probe`, as the probe of an open breaker. A slot does one thing at a time: deliveries that it
         had not settled are anyone's again, and may be made twice.
         """
-        with self._database.transaction() as connection:
-            now = self._database.clock()
-            let_go(connection, self._breakers, slot, now)
-            gate = self._breakers.gate(connection, API_SERVICES, now)
+        with self.database.transaction() as connection:
+            now = self.database.clock()
+            let_go(connection, self.breakers, slot, now)
+            gate = self.breakers.gate(connection, API_SERVICES, now)
             if not gate.passes:
                 return Nothing(gate.until)
             if (until := quiet_until(connection, now)) is not None:
@@ -121,7 +114,7 @@ class Outbox:
             rows = _deliverable(connection, now, 1 if gate.probe else most)
             if not rows:
                 return Nothing(next_due(connection, TaskState.FINISHED))
-            self._breakers.begin_probe(connection, API_SERVICES, slot)
+            self.breakers.begin_probe(connection, API_SERVICES, slot)
             are_these, seqs = these(row[0] for row in rows)
             connection.execute(f"UPDATE tasks SET slot = ?, due_at = NULL WHERE seq {are_these}", (slot, *seqs))
             return tuple(
@@ -136,8 +129,8 @@ class Outbox:
 
         Nothing happens to the task if it is no longer this slot's.
         """
-        with self._database.transaction() as connection:
-            now = self._database.clock()
+        with self.database.transaction() as connection:
+            now = self.database.clock()
             tasks = delivery.type, [delivery.id]
             if fault is not None:
                 note_error(connection, now, fault.service, "not delivered", fault.reason, *tasks)
@@ -157,13 +150,13 @@ class Outbox:
 
     def _awaits_poll(self, connection: Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
-        return poll_is_awaited(connection, self._config.breaker_threshold) and not self._database.short_of_disk()
+        return poll_is_awaited(connection, self.config.breaker_threshold) and not self.database.short_of_disk()
 
     def _settle(
         self, connection: Connection, delivery: Delivery, outcome: DeliveryOutcome, refusal: str, now: float
     ) -> None:
         if outcome is DeliveryOutcome.DELIVERED:
-            self._duplicates.keep(connection, delivery.seq)
+            self.duplicates.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, next_sequence(connection), now)
         elif outcome is DeliveryOutcome.REFUSED:
             connection.execute(f"UPDATE tasks SET {DEAD}, slot = NULL WHERE seq = ?", (delivery.seq,))
@@ -171,7 +164,7 @@ class Outbox:
                 "UPDATE results SET refusal = ?, refused_at = ? WHERE seq = ?", (refusal, now, delivery.seq)
             )
         elif outcome in (DeliveryOutcome.LATER, DeliveryOutcome.CONFLICT):
-            delay = retry_delay(delivery.tries + 1, self._config.backoff_factor, self._draw(*SPREAD))
+            delay = retry_delay(delivery.tries + 1, self.config.backoff_factor, self.draw(*SPREAD))
             connection.execute("UPDATE tasks SET slot = NULL, due_at = ? WHERE seq = ?", (now + delay, delivery.seq))
             connection.execute(
                 "UPDATE results SET unwitnessed = CASE WHEN deliveries = 0 THEN 1 ELSE unwitnessed END,"
@@ -185,8 +178,8 @@ class Outbox:
 
     def judge(self, slot: int, fault: Fault | None) -> BreakerChange | None:
         """What a poll said of the services it needed: None is well."""
-        with self._database.transaction() as connection:
-            return self._judge(connection, slot, fault, Health.HEALTHY, self._database.clock())
+        with self.database.transaction() as connection:
+            return self._judge(connection, slot, fault, Health.HEALTHY, self.database.clock())
 
     def _judge(
         self, connection: Connection, slot: int, fault: Fault | None, otherwise: Health, now: float
@@ -203,13 +196,13 @@ class Outbox:
         change = None
         for service in API_SERVICES:
             if fault is not None and service == fault.service:
-                told = self._breakers.tell(connection, service, fault.health, slot, now, fault.reason)
+                told = self.breakers.tell(connection, service, fault.health, slot, now, fault.reason)
                 otherwise = Health.UNKNOWN
             else:
-                told = self._breakers.tell(connection, service, otherwise, slot, now)
+                told = self.breakers.tell(connection, service, otherwise, slot, now)
             change = told or change
         if change is not None:
-            self._database.announce("relays")
+            self.database.announce("relays")
         if change is not None and change.state == BreakerState.CLOSED:
             # Served by tasks_later. What failed while nothing worked would else wait for up to an hour.
             connection.execute(f"UPDATE tasks SET due_at = ?1 WHERE {FINISHED} AND due_at > ?1", (now,))
@@ -289,11 +282,11 @@ class DeadLetter:
     result: bytes | None
 
 
+@dataclass
 class DeadLetters:
     """What a person may do with refused results."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     def list(self) -> builtins.list[DeadLetter]:
         """All dead letters, oldest first, without their results."""
@@ -306,7 +299,7 @@ class DeadLetters:
 
     def retry(self, task_id: str) -> bool:
         """Deliver it once more; False if there is none of that id."""
-        with self._database.transaction(durable=True) as connection:
+        with self.database.transaction(durable=True) as connection:
             seq = _dead(connection, task_id)
             if seq is None:
                 return False
@@ -316,22 +309,22 @@ class DeadLetters:
                 " WHERE seq = ?",
                 (seq,),
             )
-            self._database.announce("relays")
+            self.database.announce("relays")
             return True
 
     def drop(self, task_id: str) -> bool:
         """Throw it away, result and all; False if there is none of that id."""
-        with self._database.transaction(durable=True) as connection:
+        with self.database.transaction(durable=True) as connection:
             seq = _dead(connection, task_id)
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
-            bury(connection, seq, task_id, next_sequence(connection), self._database.clock())
+            bury(connection, seq, task_id, next_sequence(connection), self.database.clock())
             return True
 
     def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
         # A walk over what is held: asked by a person, now and then.
-        rows = self._database.read(
+        rows = self.database.read(
             "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
             f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue"
             f" WHERE {DEAD}{condition} ORDER BY tasks.seq",

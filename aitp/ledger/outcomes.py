@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from aitp.ledger import budgets, limits
@@ -77,21 +78,17 @@ class _Attempt:
         self.owned: dict[int, int] = dict(owned.fetchall())
 
 
+@dataclass
 class Outcomes:
     """Ends attempts. `draw(low, high)` is the spread of the back-off."""
 
-    def __init__(
-        self,
-        database: Database,
-        breakers: Breakers,
-        config: LedgerConfig,
-        draw: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._database = database
-        self._breakers = breakers
-        self._judge = Judge(breakers, config)
-        self._config = config
-        self._draw = draw
+    database: Database
+    breakers: Breakers
+    config: LedgerConfig
+    draw: Callable[[float, float], float] = random.uniform
+
+    def __post_init__(self) -> None:
+        self._judge = Judge(self.breakers, self.config)
 
     # With a report
 
@@ -106,8 +103,8 @@ class Outcomes:
         # By task: a report that names one twice must not fail for ever.
         reported = {outcome.task.seq: outcome for outcome in report.outcomes}
         type_ = claim.queue.type
-        with self._database.transaction(durable=True) as connection:
-            now = self._database.clock()
+        with self.database.transaction(durable=True) as connection:
+            now = self.database.clock()
             attempt = _Attempt(connection, now, claim.slot, claim.provider, report, claim.route.model)
             settled = attempt.settled
             outcomes = settled.outcomes = tuple(each for seq, each in reported.items() if seq in attempt.owned)
@@ -134,7 +131,7 @@ class Outcomes:
             if outcomes and (claim.reserved_nano or report.bill):  # those released already were with their estimate
                 settled.frees_others |= self._pay(attempt, claim, outcomes)
             if settled.breaker or settled.frees_others:
-                self._database.announce("workers")  # what they sleep until has changed
+                self.database.announce("workers")  # what they sleep until has changed
         return settled
 
     def _pay(self, attempt: _Attempt, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
@@ -150,12 +147,12 @@ class Outcomes:
 
     def release(self, slot: int, cause: Cause) -> Settled:
         """Free all that a slot's former process owned. The caller holds the slot's lock, so that process is gone."""
-        with self._database.transaction(durable=True) as connection:
-            now = self._database.clock()
+        with self.database.transaction(durable=True) as connection:
+            now = self.database.clock()
             settled = self._give_back(connection, slot, cause, now)
-            let_go(connection, self._breakers, slot, now)  # afterwards: a deadline is how a probe ended
+            let_go(connection, self.breakers, slot, now)  # afterwards: a deadline is how a probe ended
             if settled.breaker or settled.frees_others:
-                self._database.announce("workers")
+                self.database.announce("workers")
             return settled
 
     def _give_back(self, connection: Connection, slot: int, cause: Cause, now: float) -> Settled:
@@ -197,7 +194,7 @@ class Outcomes:
         connection.execute(
             "UPDATE tasks SET crashes = ?, batch_limit = 1, is_suspect = 1 WHERE seq = ?", (crashes, task.seq)
         )
-        if crashes >= self._config.max_crashes:
+        if crashes >= self.config.max_crashes:
             return Outcome(task, Ending.FAILED, reason=f"poison: {crashes} processes died while they ran it")
         return Outcome(task, Ending.ABANDONED, reason="the process that ran it crashed")
 
@@ -219,7 +216,7 @@ class Outcomes:
         """Have these tasks ready again, now or later; return when the first of those that must wait is due."""
         report, settled = attempt.report, attempt.settled
         connection, now, cooldown = attempt.connection, attempt.now, report.cooldown
-        spread = self._draw(*SPREAD)  # one for all, so that a batch stays together
+        spread = self.draw(*SPREAD)  # one for all, so that a batch stays together
         halves = max(1, sum(outcome.ending is Ending.SPLIT for outcome in returned) // 2)
         pause = cooldown.seconds if cooldown is not None and not cooldown.awaited else 0.0
         waits = any(outcome.ending in (Ending.POSTPONED, Ending.UNSENT) for outcome in returned)
@@ -233,7 +230,7 @@ class Outcomes:
                     tried, suspect, bound = 1, 1, settled.bounds.get(task.seq)
                     tries = settled.tries.get(task.seq, 1)
                     if report.waits and outcome.culprit is Culprit.SERVICE:
-                        own = report.waits[min(tries, len(report.waits)) - 1] * self._draw(*WAITS_SPREAD)
+                        own = report.waits[min(tries, len(report.waits)) - 1] * self.draw(*WAITS_SPREAD)
                         due_at = now + min(max(own, report.at_least), LONGEST_DELAY_SECONDS)
                     else:
                         due_at = now + self._delay(tries, spread)
@@ -260,13 +257,13 @@ class Outcomes:
     def _is_held_back(self, attempt: _Attempt) -> bool:
         """Whether something keeps tasks from being sent again at once."""
         connection, provider, now = attempt.connection, attempt.provider, attempt.now
-        gate = self._breakers.gate(connection, (provider,), now)
+        gate = self.breakers.gate(connection, (provider,), now)
         return not gate.passes or cooling(connection, provider, attempt.model, now) is not None
 
     def _delay(self, tries: int, spread: float) -> float:
         """Seconds until the next try. With the retries used up they double, whatever factor the settings name."""
-        beyond = tries - self._config.max_retries - 1
-        delay = retry_delay(tries, self._config.backoff_factor, spread)
+        beyond = tries - self.config.max_retries - 1
+        delay = retry_delay(tries, self.config.backoff_factor, spread)
         return max(delay, retry_delay(beyond, 2.0, spread)) if beyond > 0 else delay
 
 

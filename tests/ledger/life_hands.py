@@ -55,7 +55,7 @@ class Hands:
             place, locks = self._at_home(slot)
             ledger = Ledger.open(place, self._rules, clock=self._world.clock, locks=locks)
             for part in (ledger.outbox, ledger.outcomes):
-                part._draw = middle
+                part.draw = middle
             self._ledgers[slot] = ledger
         return self._ledgers[slot]
 

@@ -222,7 +222,7 @@ def test_a_fault_of_the_authorization_server_ends_the_task_api_s_probe_as_well(w
     open_breaker(world, "oauth")
     for _ in range(world.rules.breaker_threshold):
         with world.database.transaction() as connection:
-            world.ledger.inbox._breakers.tell(connection, "api", Health.FAULTY, RELAY, START, "503")
+            world.ledger.inbox.breakers.tell(connection, "api", Health.FAULTY, RELAY, START, "503")
     world.clock.go(60.0)
     probe = polled(world)
     world.ledger.inbox.fail_poll(probe, "no token")

@@ -121,7 +121,7 @@ class World:
         """Open it (again, in a forked process)."""
         self.ledger = Ledger.open(self.place, self.rules, clock=self.clock, locks=locks)
         for part in (self.ledger.outbox, self.ledger.outcomes):
-            part._draw = middle
+            part.draw = middle
         return self.ledger
 
     def close(self) -> None:
