@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aitp.validators import Trust
 from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +232,7 @@ def main() -> None:
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")  # as aitp does before it has numpy loaded
     for name in PRELOADED:
         importlib.import_module(name)
+    importlib.import_module("aitp.providers.client").tls_context(Trust())  # kept there, and always the same
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from pathlib import Path
 from aitp.demo.command import end_with_parent
 from aitp.settings import PROJECT_ROOT, surroundings
 
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "tests", "bench", "data", "run")
+LEFT_OUT = shutil.ignore_patterns(".*", "tests", "bench", "data", "run")
 
 
 class Clone:

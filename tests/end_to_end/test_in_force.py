@@ -47,12 +47,13 @@ def gauge(service: Service, name: str) -> float:
 
 def test_a_reload_reaches_page_and_metrics_and_does_not_slide_into_mock_mode(service: Service) -> None:
     service.open_world(4)
-    service.start("run", POLLING_INTERVAL_SECONDS=7)
+    service.start(POLLING_INTERVAL_SECONDS=7)
+    service.start_metrics()
     assert gauge(service, "aitp_polling_interval_seconds") == 7
     service.configure(POLLING_INTERVAL_SECONDS=9)
     assert gauge(service, "aitp_polling_interval_seconds") == 7, "nobody has taken these settings over"
 
-    assert supervisorctl(service, "signal", "HUP", "aitp-master").returncode == 0
+    service.signal(signal.SIGHUP)
     service.wait(lambda: gauge(service, "aitp_polling_interval_seconds") == 9, what="the metrics are of before")
     page = service.get("/")
     assert page is not None
@@ -80,7 +81,7 @@ def test_a_reload_reaches_page_and_metrics_and_does_not_slide_into_mock_mode(ser
 
 def test_what_status_prints_follows_its_schema_and_says_why_a_start_failed(service: Service, tmp_path: Path) -> None:
     service.open_world(20, openai_api={"latency_seconds": 1.0})
-    service.start("run")
+    service.start()
     service.wait(lambda: service.snapshot().claimed)
     _, running = service.ask("status", "--json")
     service.stop()
@@ -104,7 +105,7 @@ def test_what_status_prints_follows_its_schema_and_says_why_a_start_failed(servi
 
     (problem,) = (each for each in told(service)["problems"] if each["code"] == "failed-start")
     assert "CONCURRENCY_LIMIT=many" in problem["sentence"]
-    service.start("run")
+    service.start()
     assert not [each for each in told(service)["problems"] if each["code"] == "failed-start"]
 
 

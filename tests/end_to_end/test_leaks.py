@@ -26,8 +26,6 @@ from aitp.process.scoreboard import Role
 from tests.end_to_end.running import Service
 from tests.services import a_task
 
-pytestmark = pytest.mark.usefixtures("own_interpreter")
-
 CLIENT_SECRET = "plantedclientsecret+/%&?=:ü"
 API_KEY = "sk-plantedapikey-0123456789"
 TOKEN_PREFIX = "ory_at_"
@@ -107,6 +105,7 @@ def traces(servers: Servers) -> dict[str, str]:
     }
 
 
+@pytest.mark.usefixtures("own_interpreter")
 def test_nothing_gives_a_secret_or_a_text_away(service: Service, servers: Servers) -> None:
     task_api, _, provider = servers
     order_faults(*servers)
