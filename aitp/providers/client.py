@@ -7,6 +7,7 @@ one connection kept alive. Built after fork, by the provider. httpx2 is what the
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import time
 from abc import ABC, abstractmethod
@@ -114,6 +115,11 @@ def ollama_headers(settings: Settings) -> dict[str, str]:
     """What goes with each request to Ollama."""
     key = settings.ollama_api_key
     return {**PLAIN, **({} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"})}
+
+
+def answer_in(thoughts: object) -> str:
+    """An answer that a server took for thoughts, as some do of a model that did not think: one whole JSON object."""
+    return thoughts if isinstance(thoughts, str) and re.fullmatch(r"\s*\{.*\}\s*", thoughts, re.DOTALL) else ""
 
 
 class HttpProvider(ABC):

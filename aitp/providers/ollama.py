@@ -16,7 +16,7 @@ import httpx2
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, UselessAnswer
 from aitp.policy.routing import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.providers.client import HttpProvider, held_of, http_client, messages_of, ollama_headers, schema_of
+from aitp.providers.client import HttpProvider, answer_in, held_of, http_client, messages_of, ollama_headers, schema_of
 from aitp.providers.failures import OLLAMA, no_success
 from aitp.providers.vectors import vector_of
 from aitp.settings import Settings
@@ -109,9 +109,10 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
         raise no_success(OLLAMA, "an answer that is not done")
     if answer.get("done_reason") == "length":
         raise AnswerCut(f"{OLLAMA}: the model's answer was cut at its greatest length; see OLLAMA_OPTIONS, num_predict")
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip():
-        if message.get("thinking"):
+    said, thoughts = message.get("content"), message.get("thinking")
+    text = said if isinstance(said, str) and said.strip() else answer_in(thoughts)
+    if not text:
+        if thoughts:
             raise UselessAnswer(f"{OLLAMA}: the model thought and then answered nothing; see OLLAMA_THINK")
         raise UselessAnswer(f"{OLLAMA}: the model's answer is empty")
     return Reply(text, Usage.of(answer.get("prompt_eval_count"), answer.get("eval_count"), texts, text))

@@ -20,7 +20,7 @@ import openai
 from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.client import PLAIN, HttpProvider, held_of, http_client, messages_of, schema_of
+from aitp.providers.client import PLAIN, HttpProvider, answer_in, held_of, http_client, messages_of, schema_of
 from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
 from aitp.providers.vectors import numbers_in, vector_of
@@ -189,6 +189,8 @@ def read_reply(answer: object, texts: Sequence[str]) -> Reply:
         raise no_success(OPENAI, "an answer that broke off")
     text = text_of(message.get("content"))
     if not text.strip():
+        text = answer_in(message.get("reasoning_content")) or answer_in(message.get("reasoning"))
+    if not text:
         raise errors.UselessAnswer(f"{OPENAI}: the model's answer is empty")
     tier = answer.get("service_tier")
     named = tier if isinstance(tier, str) and re.fullmatch("[a-z_]{1,20}", tier) else ""

@@ -142,6 +142,19 @@ def test_an_answer_in_parts_is_read_without_the_thoughts(content: object) -> Non
         assert provider_at(server.url).ask(QUESTION, MODEL).text == "{}"
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_an_answer_that_was_taken_for_thoughts_is_one(field: str) -> None:
+    for thoughts, text in ((' {"severity": "low_1"}\n', True), ("Hm: {}", False), ([{}], False), (None, False)):
+        message: dict[str, object] = {"content": None, field: thoughts}
+        with scripted(reply(200, completion(choices=[{"message": message, "finish_reason": "stop"}]))) as server:
+            provider = provider_at(server.url)
+            if text:
+                assert provider.ask(QUESTION, MODEL).text == thoughts
+            else:
+                with pytest.raises(UselessAnswer, match="empty"):
+                    provider.ask(QUESTION, MODEL)
+
+
 # What may be left out
 
 NAMES = ("temperature", "reasoning_effort", "service_tier", "schema_bounds", "json_schema", "json_object")

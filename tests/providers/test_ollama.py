@@ -214,6 +214,11 @@ def test_an_answer_that_is_none_is_never_a_success(answer: object, kind: type[Ex
     assert type(raised.value) is kind
 
 
+def test_an_answer_that_was_taken_for_thoughts_is_one() -> None:
+    with scripted(reply(200, said("", message={"content": "", "thinking": '{"severity": "low_1"}'}))) as server:
+        assert provider_at(server).ask(QUESTION, CHAT).text == '{"severity": "low_1"}'
+
+
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
     with scripted(reply(400, TOO_LONG)) as server, pytest.raises(InputTooLong, match=r"longer than what llama3\.2"):
         provider_at(server).ask(QUESTION, CHAT)
