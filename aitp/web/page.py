@@ -258,12 +258,12 @@ class Chart:
 
     def outlines(self) -> Iterator[tuple[str, str]]:
         """The class of each series, and its bars as the path of an SVG; of one without any, nothing."""
-        below = [0.0] * len(self.series[0][2])
+        below, top = [0.0] * len(self.series[0][2]), self.top
         for kind, _, values in self.series:
             outline = ""
             for place, value in enumerate(values):
                 if value > 0:
-                    height = min(100.0, max(1.7, 100 * value / self.top))  # anything can be seen
+                    height = min(100.0, max(1.7, 100 * value / top))  # anything can be seen
                     outline += f"M{place}.1 {100 - below[place]:.1f}h.8v-{height:.1f}h-.8z"
                     below[place] += height * self.stacked
             if outline:
@@ -273,18 +273,15 @@ class Chart:
 def _charts(history: History, ledger: Snapshot) -> list[Chart]:
     """What was done, what waited, and how long calls took."""
     bars, minutes = history.bars, SPANS[history.span].minutes
-    sums = {name: sum(getattr(bar, name) for bar in bars) for name in ("succeeded", "failed", "returned")}
     calls, seconds = sum(bar.calls for bar in bars), sum(bar.seconds for bar in bars)
     took = f"{counted(calls, 'call')}, {call_time(seconds / calls)} on average." if calls else "No calls."
-    attempts = [
-        (kind, words, [getattr(bar, name) / minutes for bar in bars])
-        for kind, words, name in (
-            ("main", "succeeded", "succeeded"),
-            ("bad", "failed", "failed"),
-            ("soft", "put back", "returned"),
-        )
-    ]
-    ended = "{succeeded:,} succeeded, {failed:,} failed, {returned:,} put back.".format(**sums)
+    tasks = (
+        ("main", "succeeded", [bar.succeeded for bar in bars]),
+        ("bad", "failed", [bar.failed for bar in bars]),
+        ("soft", "put back", [bar.returned for bar in bars]),
+    )
+    ended = ", ".join(f"{sum(counts):,} {words}" for _, words, counts in tasks) + "."
+    attempts = [(kind, words, [count / minutes for count in counts]) for kind, words, counts in tasks]
     limit, least = _limit(ledger, history.span), 2 if minutes == 1 else 0.2
     queue = [("main", "", [bar.waiting or 0 for bar in bars])]
     times = [("soft", "slowest", [bar.slowest for bar in bars]), ("main", "mean", [bar.mean for bar in bars])]
@@ -348,8 +345,8 @@ def _by_type(history: History) -> list[tuple[str, int, Bar]]:
 def _at_work(facts: Facts) -> tuple[list[tuple[str, Record]], str]:
     """Who does what, by slot: the late, then the busy, so many of them; idle ones of a role in one row."""
     free = [each for each in facts.children if each.state is State.IDLE]
-    by_role = {role: [each for each in free if role_of(each.slot) is role] for role in Role}
-    folded = {role: idle for role, idle in by_role.items() if len(idle) > IDLE_SHOWN}
+    idle_of = {role: [each for each in free if role_of(each.slot) is role] for role in Role}
+    folded = {role: idle for role, idle in idle_of.items() if len(idle) > IDLE_SHOWN}
     hidden = {each for idle in folded.values() for each in idle}
     others = [each for each in (facts.master, *facts.children) if each and each not in hidden]
     shown, rest = at_work(others, facts.overrun, PROCESSES_SHOWN)
