@@ -19,11 +19,9 @@ against the supervisor's next child.
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -147,10 +145,8 @@ def may_see_all(authorization: str, token: SecretStr | None) -> bool:
     if scheme.lower() == "bearer":
         proof = credentials.strip().encode("latin-1", "replace")  # as WSGI decoded it (PEP 3333)
     elif scheme.lower() == "basic":
-        try:
+        with suppress(ValueError):
             proof = base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
-        except (binascii.Error, ValueError):
-            pass
     # In the same time whatever is wrong with it, or it could be guessed byte by byte.
     return hmac.compare_digest(proof, token.get_secret_value().encode())
 
@@ -223,11 +219,9 @@ def run_metrics(settings: Settings) -> int:
     _install_signals(application)
     _stop_with_parent()
     log.info("Metrics server started", **place, mock=bool(settings.mocks))
-    try:
+    with suppress(SystemExit):  # of a signal that comes before waitress is in its loop
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         server.run()
-    except SystemExit:
-        pass  # the signal came before waitress was in its loop
     log.info("Metrics server stopped")
     return ExitCode.FINE
 
@@ -296,4 +290,4 @@ def _stop_with_parent() -> None:
     """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
     parent = Parent(supervised=under_supervisord())
     if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and parent.is_gone:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
