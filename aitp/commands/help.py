@@ -62,6 +62,7 @@ class Command(click.Command):
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
+        self.short_help = self.get_short_help_str(PAGE_WIDTH)  # its first sentence whole, for shells as well
         self.section, self.runs = section, runs
         self.needs_settings, self.prints, self.starts, self.looks = needs_settings, prints or silent, starts, looks
         if not silent:
@@ -101,10 +102,6 @@ class Command(click.Command):
         except (LedgerError, click.ClickException) as error:
             _fail(ctx, as_json, [str(error)])
 
-    def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
-        """Its first sentence whole, in shells' completion as well."""
-        return super().get_short_help_str(limit)
-
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples and exit codes stand as they are written, by click's sign for that."""
         self.help = re.sub(r"\n\n(?=Examples:|Exit codes:)", "\n\n\b\n", cleandoc(self.help or ""))
@@ -139,15 +136,13 @@ class Group(click.Group):
     def __init__(self, *arguments: Any, section: str = "", usually: str = "", **more: Any) -> None:
         """`usually`: the command that is meant where none is named."""
         super().__init__(*arguments, **more)
+        self.short_help = self.get_short_help_str(PAGE_WIDTH)
         self.section, self._usually = section, usually
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if self._usually and not ctx.resilient_parsing and (not args or args[0] in JSON.opts):
             args = [self._usually, *args]
         return super().parse_args(ctx, args)
-
-    def get_short_help_str(self, limit: int = PAGE_WIDTH) -> str:
-        return super().get_short_help_str(limit)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
