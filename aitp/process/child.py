@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
 from typing import NoReturn
 
 from aitp.errors import ConfigurationError, LedgerError
@@ -256,15 +255,15 @@ class Child:
     def _wake(self, role: Role, count: int) -> None:
         self._notifier.notify_idle(role, count, self._board, but=self.slot)
 
-    def _leave(self, signum: int, frame: FrameType | None) -> None:
+    def _leave(self, signum: int, frame: object) -> None:
         self._told_to_leave = True
 
-    def _end_orphan(self, signum: int, frame: FrameType | None) -> None:
+    def _end_orphan(self, signum: int, frame: object) -> None:
         # A living master judges by itself: it knows whether both of us were stopped, or the machine slept.
         if self._death_pipe.poll(0):
             os._exit(ExitCode.AGAIN)
 
-    def _poll_now(self, signum: int, frame: FrameType | None) -> None:
+    def _poll_now(self, signum: int, frame: object) -> None:
         self.poll_asked = True
 
 

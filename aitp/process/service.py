@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -42,6 +41,7 @@ from aitp.validators import password_in
 
 # After a failure of the ledger: its disk may have room again by then.
 LEDGER_PAUSE_SECONDS = 5.0
+METRICS = "metrics"  # in RUNTIME_DIR, the slots' files
 # Giving memory back costs as much as half a task: not after each of a trickle.
 STEPS_BEFORE_GIVING_BACK = 8
 # Of the models with a price so many have labels of their own: a file may list all that there are.
@@ -89,11 +89,6 @@ def _load() -> Settings:
     return settings
 
 
-def metrics_directory(settings: Settings) -> Path:
-    """Where the slots' metrics files are."""
-    return settings.runtime_dir / "metrics"
-
-
 def labelled_models(settings: Settings) -> tuple[str, ...]:
     """The models that get a label of their own in metrics."""
     priced = [] if settings.prices is None else [model for _, model in settings.prices.models if model != ALL_OTHERS]
@@ -137,7 +132,7 @@ def prepare_service(settings: Settings, publisher: int) -> None:
     )
     log.info("Ledger is ready", path=str(settings.ledger), found_version=found)
     prepare_directory(
-        metrics_directory(settings),
+        settings.runtime_dir / METRICS,
         labelled_models(settings),
         tuple(PROCESSORS),
         priced_models(settings),
@@ -250,7 +245,7 @@ class FleetWatch:
 
 def _open(child: Child, settings: Settings, cause: Cause) -> tuple[Ledger, Metrics]:
     ledger = Ledger.open(settings.ledger, LedgerConfig.of(settings), locks=child.locks)
-    metrics = open_metrics(metrics_directory(settings), child.slot, labelled_models(settings))
+    metrics = open_metrics(settings.runtime_dir / METRICS, child.slot, labelled_models(settings))
     if ledger.hosts:
         ledger.hosts.database.observer = metrics
     if cause is not Cause.STOPPED:

@@ -23,23 +23,18 @@ import socket
 import time
 from collections import defaultdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from supervisor import events, loggers, supervisord  # type: ignore[import-untyped]
-from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
+from supervisor import events, loggers, states, supervisord  # type: ignore[import-untyped]
 
 from aitp import sources
 from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.process.systemd import Systemd
-from aitp.settings import PROVIDERS_SECRETS, set_aside, surroundings, withheld
+from aitp.settings import PROVIDERS_SECRETS, Settings, set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, trouble_at
-
-if TYPE_CHECKING:
-    from aitp.settings import Settings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 SOCKET = "supervisor.sock"
@@ -200,8 +195,8 @@ class Ends:
     def _ended(self, event: Any) -> None:
         """A program has ended, or changed its state in another way."""
         code = self._last_code(event)
-        if code is not None and self._supervisor.options.mood == SupervisorStates.RUNNING:
-            self._supervisor.options.mood = SupervisorStates.SHUTDOWN
+        if code is not None and self._supervisor.options.mood == states.SupervisorStates.RUNNING:
+            self._supervisor.options.mood = states.SupervisorStates.SHUTDOWN
             Ends.exit_code = code
 
     def _last_code(self, event: Any) -> int | None:
@@ -237,7 +232,7 @@ class Service(Ends):
             code = process.exitstatus if died else self._told.exit_code
             state = events.getEventNameByType(type(event)).removeprefix("PROCESS_STATE_")
             ends = isinstance(event, events.ProcessStateExitedEvent | events.ProcessStateFatalEvent)
-            if self._supervisor.options.mood == SupervisorStates.SHUTDOWN and not ends:
+            if self._supervisor.options.mood == states.SupervisorStates.SHUTDOWN and not ends:
                 state = "STOPPING"  # with all others
             self._told = start.Supervision(os.getpid(), state, time.time(), code)
             runtime_dir = Path(self._supervisor.options.serverurl.removeprefix("unix://")).parent
@@ -251,7 +246,7 @@ class Service(Ends):
         signal.set_wakeup_fd(WAKING, warn_on_full_buffer=False)
         os.write(WAKING, b"\0")  # it would sleep before it looks for the first time what is to be started
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _pass_on(self, number: int, frame: object) -> None:
         for group in self._supervisor.process_groups.values():
             for name, process in group.processes.items():
                 if process.pid and name in PASSED_ON[signal.Signals(number)]:
@@ -259,7 +254,7 @@ class Service(Ends):
 
     def _stopping(self, event: object) -> None:
         """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
-        if self._supervisor.options.mood == SupervisorStates.SHUTDOWN:
+        if self._supervisor.options.mood == states.SupervisorStates.SHUTDOWN:
             Systemd(surroundings()).service_stops()
 
 

@@ -47,38 +47,31 @@ class Systemd:
 
     def preparing(self) -> None:
         """The ledger is being prepared, however long that takes (the master bounds it)."""
-        self._tell(
-            f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}", "WATCHDOG=1", *self._new("Preparing the ledger")
-        )
+        self._tell(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}", "WATCHDOG=1", status="Preparing the ledger")
 
     def working(self, children: Sequence[Record], wanted: int, monotonic: float) -> float:
         """The service is running; when to look again (monotonic)."""
         able = work_can_be_done(children, monotonic)
-        news = self._new(_summary(children, wanted) + self._remark)
+        news = ["WATCHDOG=1"] if able else []
         if able and self._owes_ready:
             self._owes_ready = False
-            watchdog = [f"WATCHDOG_USEC={self._watchdog}"] if self._watchdog else []
-            news = [*watchdog, "READY=1", *news]
-        if able:
-            news.append("WATCHDOG=1")
-        if news:
-            self._tell(*news)
+            news += [f"WATCHDOG_USEC={self._watchdog}", "READY=1"] if self._watchdog else ["READY=1"]
+        self._tell(*news, status=_summary(children, wanted) + self._remark)
         return monotonic + LOOK_SECONDS if self._address and self._owes_ready else math.inf
 
     def draining(self) -> None:
         """The master is being stopped. supervisord bounds that. What it was asked for, a stop or a restart, only it
         knows."""
-        if news := self._new("Stopping: calls in hand end, and results are delivered"):
-            self._tell(*news, *(["WATCHDOG_USEC=0"] if self._watchdog else []))
+        status = "Stopping: calls in hand end, and results are delivered"
+        if status != self._status:
+            self._tell(*(["WATCHDOG_USEC=0"] if self._watchdog else []), status=status)
 
     # What happens in between
 
     def reloading(self, monotonic: float) -> None:
         """New settings are being judged, until `reloaded`."""
         self._owes_ready = False
-        self._tell(
-            "RELOADING=1", f"MONOTONIC_USEC={monotonic * 1_000_000:.0f}", *self._new("Reading the settings again")
-        )
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic * 1_000_000:.0f}", status="Reading the settings again")
 
     def reloaded(self, *, refused: bool) -> None:
         """They are in force, or refused; the next round says READY again."""
@@ -87,23 +80,21 @@ class Systemd:
 
     def master_stopped(self) -> None:
         """It leaves now."""
-        self._tell(*self._new("The master is stopped; `supervisorctl start aitp-master` goes on"))
+        self._tell(status="The master is stopped; `supervisorctl start aitp-master` goes on")
 
     def start_failed(self, reason: str) -> None:
         """The service ends before it has begun."""
-        self._tell(*self._new(f"The start failed: {' '.join(reason.split())}"))
+        self._tell(status=f"The start failed: {' '.join(reason.split())}")
 
     def service_stops(self) -> None:
         """The whole service is being stopped."""
         self._tell("STOPPING=1")
 
-    def _new(self, status: str) -> list[str]:
-        if status == self._status:
-            return []
-        self._status = status
-        return [f"STATUS={status}"]
-
-    def _tell(self, *assignments: str) -> None:
+    def _tell(self, *assignments: str, status: str = "") -> None:
+        """`status`: told unless it was told last."""
+        if status and status != self._status:
+            self._status = status
+            assignments = (*assignments, f"STATUS={status}")
         if not self._address or not assignments:
             return
         try:
