@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aitp.errors import AitpError, LedgerError, printable
-from aitp.ledger.stats import HeldTask, Snapshot, held_tasks, snapshot
+from aitp.ledger.stats import DeadLetter, HeldTask, Snapshot, held_tasks, snapshot
 from aitp.policy.costs import amount
 from aitp.process.scoreboard import signal_master
 from aitp.providers import uses_models
@@ -34,7 +34,6 @@ from aitp.web.health import duration, of_master, read_facts
 
 if TYPE_CHECKING:
     from aitp.ledger.ledger import Ledger
-    from aitp.ledger.outbox import DeadLetter
     from aitp.settings import Settings
 
 BAR_SIGNS = 20

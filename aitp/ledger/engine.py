@@ -114,6 +114,7 @@ class Database(Protocol):
 
         Only inside a transaction, and when that has come to something.
         """
+        return
 
     def refuse_other_version(self) -> None:
         """Raise ConfigurationError for a ledger of no release or of one that is too new (of a fleet: newer than the
@@ -121,7 +122,8 @@ class Database(Protocol):
         """
 
     def short_of_disk(self) -> bool:
-        """Whether there is too little room left to take on new work."""
+        """Whether there is too little room left to take on new work. A server's disk is not to be seen from here."""
+        return False
 
     def forget_pages(self) -> None:
         """Give back the memory of what was read so far."""

@@ -172,15 +172,14 @@ def prepare(
     limits: Mapping[str, int],
     currency: str = "",
     budgets: Mapping[str, int] = MappingProxyType({}),
-    providers: Iterable[str] = (),
     reuse_scope: str = "",
     setups: Mapping[str, str] = MappingProxyType({}),
     clock: Clock | None = None,
 ) -> int:
     """Make the ledger ready for service: create or migrate it, check it, publish the limits of the settings.
 
-    `providers` of other packages get breakers as well. Results are reused under one `reuse_scope` only.
-    `setups`: how each service is set up (address, credentials); one that is set up anew is tried at once.
+    Results are reused under one `reuse_scope` only. `setups`: how each service is set up (address, credentials); one
+    that is set up anew is tried at once, and those of other packages get breakers as well.
     Of what a fleet's next release has brought up to date nothing is changed: its own settings are in force there.
     Returns the version that was found (0: a new ledger). Raises ConfigurationError or LedgerError.
     """
@@ -198,7 +197,7 @@ def prepare(
             forget_answers(connection, reuse_scope)
             connection.executemany(
                 "INSERT INTO breakers (service) VALUES (?) ON CONFLICT (service) DO NOTHING",
-                [(provider,) for provider in providers],
+                [(service,) for service in setups],
             )
             publish_setups(connection, setups)
             database.announce("all")

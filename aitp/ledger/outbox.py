@@ -26,7 +26,7 @@ from aitp.ledger.duplicates import Duplicates
 from aitp.ledger.engine import Connection, Database, Row, these
 from aitp.ledger.outcomes import let_go
 from aitp.ledger.queue import DEAD, FINISHED, LedgerConfig, next_due, next_sequence
-from aitp.ledger.stats import note_error
+from aitp.ledger.stats import DeadLetter, dead_letters, note_error
 from aitp.policy.evidence import awaits_poll, is_suspect
 from aitp.policy.polling import SHORTEST_PAUSE_SECONDS
 from aitp.policy.retry import SPREAD, retry_delay
@@ -268,20 +268,6 @@ def delete_tasks(connection: Connection, seqs: Sequence[int]) -> None:
         connection.execute(f"DELETE FROM {table} WHERE seq {are_these}", bound)
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A result that the task API refused for good. Instants are UTC seconds."""
-
-    id: str
-    type: str
-    model: str
-    status: TaskStatus
-    refusal: str
-    refused_at: float
-    finished_at: float
-    result: bytes | None
-
-
 @dataclass
 class DeadLetters:
     """What a person may do with refused results."""
@@ -290,11 +276,13 @@ class DeadLetters:
 
     def list(self) -> builtins.list[DeadLetter]:
         """All dead letters, oldest first, without their results."""
-        return self._read("", (), "NULL")
+        with self.database.reading() as connection:
+            return dead_letters(connection)
 
     def show(self, task_id: str) -> DeadLetter | None:
         """One dead letter with its result; None if there is none of that id."""
-        found = self._read(" AND tasks.id = ?", (task_id,), "body")
+        with self.database.reading() as connection:
+            found = dead_letters(connection, "AND tasks.id = ?", task_id, body="body")
         return found[0] if found else None
 
     def retry(self, task_id: str) -> bool:
@@ -321,19 +309,6 @@ class DeadLetters:
             # As after a delivery: a lagging list must not bring it back as new at once.
             bury(connection, seq, task_id, next_sequence(connection), self.database.clock())
             return True
-
-    def _read(self, condition: str, bindings: tuple[str, ...], body: str) -> builtins.list[DeadLetter]:
-        # A walk over what is held: asked by a person, now and then.
-        rows = self.database.read(
-            "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
-            f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue"
-            f" WHERE {DEAD}{condition} ORDER BY tasks.seq",
-            bindings,
-        )
-        return [
-            DeadLetter(task_id, type_, model, TaskStatus(status), refusal, refused_at, finished_at, result)
-            for task_id, type_, model, status, refusal, refused_at, finished_at, result in rows
-        ]
 
 
 def _dead(connection: Connection, task_id: str) -> int | None:

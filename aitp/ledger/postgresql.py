@@ -86,7 +86,7 @@ class PostgreSQLDatabase(Database):
         self._offset = math.nan
         self._now = 0.0
         self._given_clock = clock
-        self._server_clock: ServerClock | None = None
+        self._server_clock = ServerClock()
         self._obtained: set[int] = set()
         self._heard: Callable[[str], None] | None = None
         self._answered = -math.inf
@@ -107,8 +107,6 @@ class PostgreSQLDatabase(Database):
         """A connection that holds the locks of whatever this process owns. Raises psycopg.Error, LedgerError."""
         self._connection = connect(self.path)
         self._statements = Statements(self._connection)
-        if self._server_clock is None:
-            self._server_clock = ServerClock(self._statements)
         self._server_clock.statements = self._statements
         try:
             self._know_host()
@@ -206,7 +204,6 @@ class PostgreSQLDatabase(Database):
         if self._given_clock is not None:
             clock, now = self._given_clock, self._given_clock()
         else:
-            assert self._server_clock is not None
             clock = self._server_clock
             if math.isnan(self._offset) and known is not None:
                 # How long nobody was there only the wall clock knows. But it cannot be earlier than what has happened.
@@ -216,7 +213,7 @@ class PostgreSQLDatabase(Database):
         if known is None or not abs(offset - known) <= TOLERANCE_SECONDS:
             now, known = follow(self._statements, clock, self._offset)
         self._now, self._offset = now, known
-        if self._given_clock is None and self._server_clock is not None:
+        if self._given_clock is None:
             self._server_clock.agree(now, known)
 
     def _roll_back(self) -> None:
@@ -230,7 +227,6 @@ class PostgreSQLDatabase(Database):
             return self._now
         if self._given_clock is not None:
             return self._given_clock()
-        assert self._server_clock is not None
         # Between transactions it goes on as this host's does, by which nobody decides anything.
         return self._now if math.isnan(self._offset) else self._server_clock.uptime() + self._offset
 
@@ -260,10 +256,6 @@ class PostgreSQLDatabase(Database):
             found = version_in(self._connection, self.path)
         refuse_unknown(self.path, found)
         refuse_other(self.path, found, or_next=True)  # with that one it takes nothing new (IdleReason.UPGRADE)
-
-    def short_of_disk(self) -> bool:
-        """The server's disk is not to be seen from here: when it is full, a transaction says so."""
-        return False
 
     def forget_pages(self) -> None:
         """They are the server's."""
@@ -464,7 +456,7 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
         yield version not in (0, VERSION), f"{place}: PostgreSQL {release}, the ledger {has}"
         before = time.time()
         statements = Statements(connection)
-        ahead = ServerClock(statements)() - (before + time.time()) / 2
+        ahead = statements.execute(f"SELECT {NOW}").get - (before + time.time()) / 2
         if abs(ahead) > ODD_CLOCK_SECONDS:
             yield True, f"The server's clock is {ahead:+.0f} s from this host's: limits and logs go by different times"
         standbys, away, tls, room = statements.execute(_OF_SERVER).get
@@ -501,7 +493,7 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
         refuse_other(place, version, or_next=True)
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         statements = Statements(connection)
-        yield statements, ServerClock(statements)()
+        yield statements, statements.execute(f"SELECT {NOW}").get
 
 
 @contextmanager

@@ -282,9 +282,9 @@ class ServerClock:
     """
 
     boot = ""
+    statements: Statements  # of the present line
 
-    def __init__(self, statements: Statements) -> None:
-        self.statements = statements
+    def __init__(self) -> None:
         self._base = 0.0
 
     def __call__(self) -> float:

@@ -247,9 +247,6 @@ class SQLiteDatabase(Database):
         """Give back what `obtain` took."""
         self.locks.release(owner)
 
-    def announce(self, what: str) -> None:
-        """There is nobody else to hear it."""
-
     def short_of_disk(self) -> bool:
         """Whether there is too little room left to take on new work."""
         return self.free_bytes() < DISK_RESERVE_BYTES

@@ -23,7 +23,7 @@ from aitp.ledger.queue import DEAD, FINISHED, READY
 from aitp.ledger.schema import VERSION
 from aitp.ledger.worlds import PROFILE_SECONDS
 from aitp.policy.retry import LONGEST_DELAY_SECONDS
-from aitp.tasks import Ending, Outcome, QueueKey, TaskState
+from aitp.tasks import Ending, Outcome, QueueKey, TaskState, TaskStatus
 
 # Tasks that are ready, but not before a moment that is set or before their original, are called waiting; the table
 # has one state for all.
@@ -158,11 +158,10 @@ def queues_in_use(place: Place) -> dict[QueueKey, bool]:
 def snapshot(place: Place, *, recovery: float = 60.0, now: float | None = None) -> Snapshot:
     """Read the ledger. `recovery`: seconds from a breaker's opening to its probe. Raises LedgerError."""
     with reading(place, now) as (connection, moment):
-        hosts = read_hosts(connection, place) if isinstance(place, Fleet) else ()
-        return _read(connection, moment, recovery, free_bytes(lock_file(place)), hosts)
+        return _read(connection, place, moment, recovery)
 
 
-def _read(connection: Connection, now: float, recovery: float, disk_free: int, hosts: tuple[Host, ...]) -> Snapshot:
+def _read(connection: Connection, place: Place, now: float, recovery: float) -> Snapshot:
     def rows(query: str, *bindings: object) -> list[Row]:
         return connection.execute(query, bindings).fetchall()
 
@@ -207,7 +206,7 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int, h
         oldest_finished_age=max(0.0, now - (oldest_finished or now)),
         last_poll_at=polled_at,
         last_poll_problem=problem,
-        disk_free=disk_free,
+        disk_free=free_bytes(lock_file(place)),
         budgets={period.value: use for period, use in use_of_budgets(connection, now).items()},
         unpriced=unpriced_models(connection),
         quarantines=tuple(QuarantineView(*row) for row in quarantines),
@@ -220,7 +219,7 @@ def _read(connection: Connection, now: float, recovery: float, disk_free: int, h
             provider: stand_ins_sent(connection, provider, now)
             for (provider,) in rows("SELECT provider FROM stand_ins")
         },
-        hosts=hosts,
+        hosts=read_hosts(connection, place) if isinstance(place, Fleet) else (),
         needs_upgrade=version > VERSION,
     )
 
@@ -294,14 +293,18 @@ class WaitingTasks(NamedTuple):
     due_at: float | None
 
 
-class RefusedResult(NamedTuple):
-    """A dead letter, without its result."""
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A result that the task API refused for good; None for the result itself, if only its facts were asked for."""
 
     id: str
     type: str
     model: str
-    reason: str
+    status: TaskStatus
+    refusal: str
     refused_at: float
+    finished_at: float
+    result: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +320,7 @@ class History:
     types: Mapping[str, Bar] = field(default_factory=dict)
     errors: tuple[RecentError, ...] = ()
     waiting: tuple[WaitingTasks, ...] = ()
-    dead: tuple[RefusedResult, ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
     more_there: bool = False
 
 
@@ -417,12 +420,7 @@ def read_history(place: Place, span: str = "hour", now: float | None = None) -> 
             "SELECT source, type, ending, reason, first_at, last_at, times, task_ids FROM recent_errors"
             " ORDER BY last_at DESC, number DESC"
         ).fetchall()
-        dead: list[Row] = connection.execute(
-            "SELECT tasks.id, type, model, COALESCE(refusal, ''), COALESCE(refused_at, entered_at) AS since FROM tasks"
-            f" JOIN queues ON queues.id = queue LEFT JOIN results ON results.seq = tasks.seq WHERE {DEAD}"
-            " ORDER BY since DESC, tasks.seq DESC LIMIT ?",
-            (DEAD_LISTED,),
-        ).fetchall()
+        dead = dead_letters(connection, "ORDER BY refused_at DESC, tasks.seq DESC LIMIT ?", DEAD_LISTED)
         more_there = connection.execute("SELECT more_there FROM polls").get
     return History(
         span,
@@ -431,7 +429,7 @@ def read_history(place: Place, span: str = "hour", now: float | None = None) -> 
         types,
         tuple(RecentError(*row) for row in errors),
         waiting,
-        tuple(RefusedResult(*row) for row in dead),
+        tuple(dead),
         bool(more_there),
     )
 
@@ -464,6 +462,21 @@ def _bars(connection: Connection, present: int, span: Span, held: int) -> tuple[
 
 
 # Task by task
+
+
+def dead_letters(
+    connection: Connection, rest: str = "ORDER BY tasks.seq", *bindings: object, body: str = "NULL"
+) -> list[DeadLetter]:
+    """Those that `rest`, the end of the query, says. A walk over what is held: asked by a person, now and then."""
+    rows: list[Row] = connection.execute(
+        "SELECT tasks.id, type, model, status, COALESCE(refusal, ''), COALESCE(refused_at, 0), finished_at,"
+        f" {body} FROM tasks JOIN results ON results.seq = tasks.seq JOIN queues ON queues.id = queue"
+        f" WHERE {DEAD} {rest}",
+        bindings,
+    ).fetchall()
+    return [
+        DeadLetter(task_id, type_, model, TaskStatus(status), *facts) for task_id, type_, model, status, *facts in rows
+    ]
 
 
 class HeldTask(NamedTuple):

@@ -126,7 +126,6 @@ def prepare_service(settings: Settings, publisher: int) -> None:
         limits=settings.rate_limits,
         currency=settings.prices.currency if settings.prices is not None and not settings.buys_nothing else "",
         budgets=settings.budgets,
-        providers=plugin_builders(),
         reuse_scope=reuse_scope(settings, (entry.prompt for entry in task_types)),
         setups={service: setup_of(settings, service) for service in (*Service, *plugin_builders())},
     )

@@ -183,7 +183,7 @@ def test_a_ledger_of_the_next_release_is_moved_by_that_alone(full: Path, place: 
 
 
 def test_a_service_that_was_started_too_early_is_no_obstacle(full: Path, place: Fleet) -> None:
-    prepare(place, strategy="fixed", timezone="Europe/Berlin", limits={"day": 1}, providers=["another"])
+    prepare(place, strategy="fixed", timezone="Europe/Berlin", limits={"day": 1}, setups={"another": ""})
     move(full, place)
     database = open_database(place)
     assert database.read("SELECT strategy, COUNT(*) FROM ledger, breakers GROUP BY strategy") == [("rolling", 5)]

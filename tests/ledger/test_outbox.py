@@ -7,9 +7,10 @@ import pytest
 from aitp.ledger.breakers import BreakerChange
 from aitp.ledger.claims import Idle, IdleReason
 from aitp.ledger.inbox import Poll
-from aitp.ledger.outbox import DeadLetter, Delivery, DeliveryOutcome, Fault, Nothing
+from aitp.ledger.outbox import Delivery, DeliveryOutcome, Fault, Nothing
 from aitp.ledger.outcomes import Cause
 from aitp.ledger.queue import LedgerConfig
+from aitp.ledger.stats import DeadLetter
 from aitp.tasks import Ending, Health, TaskStatus
 from tests.ledger.conftest import Create
 from tests.ledger.world import OTHER_RELAY, POLLING, RELAY, SMALL, START, World, names

@@ -18,7 +18,6 @@ from aitp.ledger.stats import (
     Bar,
     History,
     RecentError,
-    RefusedResult,
     fold_minutes,
     note_call,
     note_waiting,
@@ -169,7 +168,8 @@ def test_the_last_dead_letters_are_listed_with_their_reasons(world: World) -> No
     seen = look(world).dead
 
     assert len(seen) == DEAD_LISTED
-    assert seen[0] == RefusedResult("t24", SMALL.type, SMALL.model, "400: no 24", START + 25.0)
+    assert (seen[0].id, seen[0].type, seen[0].model) == ("t24", SMALL.type, SMALL.model)
+    assert (seen[0].refusal, seen[0].refused_at, seen[0].result) == ("400: no 24", START + 25.0, None)
 
 
 def test_every_kind_of_trouble_is_noted_with_its_source(world: World) -> None:
