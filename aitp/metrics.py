@@ -275,7 +275,6 @@ class Metrics:
         self._directory = directory
         self._values: Any = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         self._models = frozenset(models)
-        self._families: dict[str, Counter | Histogram] = {}
         self._children: dict[tuple[str, Labels], Any] = {}
 
     def task_ended(self, task_type: str, status: TaskStatus, seconds: float) -> None:
@@ -340,7 +339,6 @@ class Metrics:
     def close(self) -> None:
         """Give the files back. Counting afterwards is ignored."""
         self._directory = None
-        self._families.clear()
         self._children.clear()
         self._values.close_all_files()
 
@@ -356,11 +354,10 @@ class Metrics:
             values.ValueClass = self._values
             keep_metrics_in(self._directory)
             try:
-                whole = self._families.get(family.name) or _declared(family)
+                whole = _declared(family)
                 self._children[family.name, labels] = whole.labels(*map(_word, labels)) if labels else whole
             except OSError:
                 return None
-            self._families[family.name] = whole
         return self._children[family.name, labels]
 
 

@@ -13,10 +13,9 @@ import json
 import os
 import re
 import socket
-import stat
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
@@ -114,30 +113,19 @@ def unusable(environ: Mapping[str, str]) -> list[str]:
                 "HTTP proxy in it, or unset it"
             )
     for name in BUNDLES:
-        if environ.get(name) and (reason := _unreadable(name, environ[name])):
+        place = environ.get(name, "")
+        if not place or (name != "SSL_CERT_FILE" and any(map(os.path.isdir, place.split(os.pathsep)))):
+            continue
+        try:
+            if name == "SSL_CERT_DIR":
+                raise ValueError("there is no such directory")
+            read_authorities(Path(place))
+        except ValueError as error:
             problems.append(
-                f"{name}={environ[name]}: {reason}, and HTTP_TRUST_ENV=true takes the authorities to trust from there; "
-                "correct it, or unset it"
+                f"{name}={place}: {error}, and HTTP_TRUST_ENV=true takes the authorities to trust from there; correct "
+                "it, or unset it"
             )
     return list(dict.fromkeys(problems))
-
-
-def _unreadable(name: str, place: str) -> str:
-    """Why no certificates can be had from what this variable names."""
-    import ssl
-
-    if name == "SSL_CERT_DIR":
-        return "" if any(map(os.path.isdir, place.split(os.pathsep))) else "no such directory"
-    if name != "SSL_CERT_FILE" and os.path.isdir(place):
-        return ""
-    try:
-        with open(place, "rb"):  # in the words of the system, not of OpenSSL
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
-    except ssl.SSLError:
-        return "there is no certificate in it that can be read"
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 # ── the types of settings ────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,32 +162,22 @@ def scopes(text: str) -> str:
     return "" if text.strip().lower() == "none" else " ".join(text.split())
 
 
-def header_value(secret: SecretStr) -> SecretStr:
-    # Anything else would fail each single call, with an exception that quotes the key.
-    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
-        raise ValueError("must be one word of printable ASCII characters")
-    return secret
+def one_word(pattern: str, must: str) -> AfterValidator:
+    """Of a secret, which no message may quote."""
 
+    def checked(secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(pattern, secret.get_secret_value()):
+            raise ValueError(must)
+        return secret
 
-def bearer_token(secret: SecretStr) -> SecretStr:
-    # Nobody is shut out after so many guesses: it must be one that cannot be guessed.
-    if not re.fullmatch(r"[!-~]{16,}", secret.get_secret_value()):
-        raise ValueError(
-            "must be one word of at least 16 printable ASCII characters, like `openssl rand -hex 32` prints"
-        )
-    return secret
+    return AfterValidator(checked)
 
 
 def directory(path: Path) -> Path:
     path = absolute(path)
-    try:
-        there = stat.S_ISDIR(path.stat().st_mode)
-    except PermissionError:
-        return path  # of another user's, who may look: the service itself reads it, and says so if it cannot
-    except OSError as error:
-        raise ValueError(f"must be a directory ({error.strerror})") from None
-    if not there:
-        raise ValueError("must be a directory")
+    with suppress(PermissionError):  # another user looks: the service itself reads it, and says so if it cannot
+        if not path.is_dir():
+            raise ValueError("must be a directory, and one that is there")
     return path
 
 
@@ -268,8 +246,13 @@ PRINTABLE = r"[^\p{C}\p{Z}]"
 Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Money = Annotated[Decimal, Field(ge=0, le=1_000_000_000, allow_inf_nan=False)]
-Key = Annotated[SecretStr, AfterValidator(header_value)]
-Password = Annotated[SecretStr, AfterValidator(bearer_token)]
+# Anything else would fail each single call, with an exception that quotes the key.
+Key = Annotated[SecretStr, one_word(r"[!-~]+", "must be one word of printable ASCII characters")]
+# Nobody is shut out after so many guesses: it must be one that cannot be guessed.
+Password = Annotated[
+    SecretStr,
+    one_word(r"[!-~]{16,}", "must be one word of at least 16 printable ASCII characters, as of `openssl rand -hex 32`"),
+]
 Place = Annotated[Path, AfterValidator(absolute)]
 Directory = Annotated[Path, AfterValidator(directory)]
 LedgerFile = Annotated[Path, AfterValidator(file_itself)]

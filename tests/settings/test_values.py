@@ -147,7 +147,7 @@ def test_the_runtime_directory_stands_beside_the_folder_of_the_ledger() -> None:
         ("ORY_PROJECT_SLUG", "https://slug.projects.oryapis.com", "slug alone"),
         ("METRICS_PORT", "65536", "a whole number from 1 to 65,535"),
         ("PROMPTS_DIR", "~nobody-here-by-that-name/prompts", "a path"),
-        ("PROMPTS_DIR", "/none", "a directory (No such file or directory)"),
+        ("PROMPTS_DIR", "/none", "a directory, and one that is there"),
         ("PROMPTS_DIR", __file__, "a directory"),
         ("METRICS_HOST", "not a host", "an address of this machine"),
         ("METRICS_HOST", "0.0.0.0:8001", "no port"),
