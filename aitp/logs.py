@@ -142,7 +142,7 @@ def _write(level: str, stream: TextIO, render: Render, slot: int | None = None) 
     def finish(logger: object, method: str, facts: MutableMapping[str, Any]) -> bytes:
         head = {name: facts.pop(name) for name in ("timestamp", "level", "event", "logger") if name in facts}
         try:
-            return fitted(plain({**head, **always, **facts}), render)
+            return fitted({**head, **always, **facts}, render)
         except MemoryError:
             raise structlog.DropEvent from None
 
@@ -250,47 +250,43 @@ def _word(value: Any) -> str:
 
 
 def fitted(facts: Facts, render: Render) -> bytes:
-    """`facts` (plain ones) rendered in at most LINE_BYTES: long texts are cut, and `truncated` says so."""
-    line = render(facts)
+    """`facts` made plain, and rendered in at most LINE_BYTES: long texts are cut, and `truncated` says so."""
+    line = render(plain(facts))
     for longest in CUTS:
         if len(line) <= LINE_BYTES:
             return line
-        line = render({**_cut(facts, longest), "truncated": True})
+        line = render({**plain(facts, longest), "truncated": True})
     if len(line) <= LINE_BYTES:
         return line
-    few = {name: _cut(facts[name], CUTS[-1]) for name in LAST_RESORT if name in facts}
-    return render({**few, "truncated": True})
+    few = {name: facts[name] for name in LAST_RESORT if name in facts}
+    return render({**plain(few, CUTS[-1]), "truncated": True})
 
 
-def _cut(value: Any, longest: int) -> Any:
-    if isinstance(value, str):
-        return value if len(value) <= longest else f"{value[:longest]}…"
-    if isinstance(value, dict):
-        return {_cut(name, longest): _cut(member, longest) for name, member in list(value.items())[:longest]}
-    if isinstance(value, list):
-        return [_cut(member, longest) for member in value[: longest // 10]]
-    return value
-
-
-def plain(value: object, depth: int = 0) -> Any:
-    """`value` made of what JSON knows: masked and escaped text, numbers, lists, objects."""
+def plain(value: object, longest: int = LINE_BYTES, depth: int = 0) -> Any:
+    """`value` made of what JSON knows: text, masked, escaped and no longer than that; numbers, lists, objects."""
     kind = type(value)
     if value is None or kind is bool or kind is float:
         return value
     if isinstance(value, int):
         return int(value) if -(2**63) <= value < 2**63 else str(int(value))
     if isinstance(value, str):
-        return printable(masked(str.__str__(value)))
+        return _shown(str.__str__(value), longest)
     if isinstance(value, BaseException):
-        return printable(masked(_named(value)))
+        return _shown(_named(value), longest)
     if isinstance(value, PurePath | datetime):
-        return printable(masked(str(value)))
+        return _shown(str(value), longest)
+    most = min(MOST_MEMBERS, longest // 10)
     if depth < DEEPEST and kind is dict:
         members = list(value.items())[:MOST_MEMBERS]  # type: ignore[attr-defined]
-        return {printable(masked(str(name))): plain(member, depth + 1) for name, member in members}
+        return {_shown(str(name), longest): plain(member, longest, depth + 1) for name, member in members}
     if depth < DEEPEST and kind in (list, tuple, set, frozenset):
-        return [plain(member, depth + 1) for member in list(value)[:MOST_MEMBERS]]  # type: ignore[call-overload]
+        return [plain(member, longest, depth + 1) for member in list(value)[:most]]  # type: ignore[call-overload]
     return MASK if kind.__name__ in ("SecretStr", "SecretBytes") else f"<{kind.__name__}>"
+
+
+def _shown(text: str, longest: int) -> str:
+    text = printable(masked(text))
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 # ── an exception ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from aitp import logs
 from aitp.errors import ServiceFault
-from aitp.logs import LINE_BYTES, as_json, as_text, fitted, plain
+from aitp.logs import LINE_BYTES, as_json, as_text, fitted
 from aitp.process.service import keep_out_of_logs
 from aitp.settings import SECRETS, load_settings
 from tests.logs.conftest import Piped
@@ -103,7 +103,7 @@ def test_whatever_is_logged_is_one_short_valid_printable_line(facts: dict[str, A
     facts = {**facts, "timestamp": "2025-01-01T00:00:00.000Z", "level": "info", "event": "long " * times}
 
     for render in (as_json, as_text):
-        line = fitted(plain(facts), render)
+        line = fitted(facts, render)
 
         assert len(line) <= LINE_BYTES
         assert line.endswith(b"\n")
