@@ -41,42 +41,35 @@ class BodyBound:
     """
 
     def __init__(self, service: str, seconds: float = math.inf, stream: type[BoundedStream] | None = None) -> None:
-        self._service = service
-        self._seconds = seconds
+        self.service, self.seconds = service, seconds
         self._stream = stream or _Stream
         self.begin(ANSWER_BYTES)
 
-    def begin(self, limit_bytes: int) -> None:
+    def begin(self, most: int) -> None:
         """A call begins, whose answer has at most so many bytes."""
-        self.limit_bytes = limit_bytes
-        self._ends = time.monotonic() + self._seconds
+        self.most, self.ends = most, time.monotonic() + self.seconds
 
     def __call__(self, response: Any) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ServiceFault(self._service, f"{self._service} compressed its answer although asked for a plain one")
+            raise ServiceFault(self.service, f"{self.service} compressed its answer although asked for a plain one")
         response.stream = self._stream(response.stream, self)
-
-    def check(self, received: int) -> None:
-        """Raise ServiceFault if `received` bytes are too many, or if they took too long."""
-        if received > self.limit_bytes:
-            raise ServiceFault(self._service, f"{self._service} sent more than the {self.limit_bytes} bytes allowed")
-        if time.monotonic() > self._ends:
-            said = f"{self._service} did not come to the end of its answer within {self._seconds:g} s"
-            raise DeadlineExceeded(self._service, said)
 
 
 class BoundedStream:
     """A body that is checked as it comes; of the class that an HTTP client's streams have to be of as well."""
 
     def __init__(self, stream: Any, bound: BodyBound) -> None:
-        self._inner = stream
-        self._bound = bound
+        self._inner, self._bound = stream, bound
 
     def __iter__(self) -> Iterator[bytes]:
-        received = 0
+        bound, received = self._bound, 0
         for chunk in self._inner:
             received += len(chunk)
-            self._bound.check(received)
+            if received > bound.most:
+                raise ServiceFault(bound.service, f"{bound.service} sent more than the {bound.most} bytes allowed")
+            if time.monotonic() > bound.ends:
+                said = f"{bound.service} did not come to the end of its answer within {bound.seconds:g} s"
+                raise DeadlineExceeded(bound.service, said)
             yield chunk
 
     def close(self) -> None:

@@ -55,9 +55,18 @@ class OpenAIProvider(HttpProvider):
         self._tier = tier if own or tier != "default" else ""
 
     def optional(self, model: str, *, chat: bool) -> tuple[str, ...]:
-        if chat:
-            return chat_parameters(model, self._effort, self._tier)
-        return ("encoding_format", "dimensions") if accepts_dimensions(model) else ("encoding_format",)
+        if not chat:
+            return ("encoding_format", "dimensions") if accepts_dimensions(model) else ("encoding_format",)
+        name = model.rsplit("/", 1)[-1]
+        held = {
+            "temperature": not _REASONING.match(name),  # those refuse it, whatever its value
+            "reasoning_effort": bool(self._effort) and not _NOT_REASONING.match(name),
+            "service_tier": bool(self._tier),
+            "schema_bounds": not name.startswith("ft:"),
+            "json_schema": True,
+            "json_object": True,
+        }
+        return tuple(parameter for parameter, holds in held.items() if holds)
 
     def embed(
         self, texts: Sequence[str], model: str, dimensions: int | None = None, leave_out: Collection[str] = ()
@@ -73,7 +82,15 @@ class OpenAIProvider(HttpProvider):
     def ask(self, question: Question, model: str, leave_out: Collection[str] = ()) -> Reply:
         held = held_of(self.optional(model, chat=True), leave_out)
         texts = [message.content for message in question.messages]
-        request = chat_request(question, model, held, self._effort, self._tier)
+        # Coldest, where the model lets us: the same question, the same answer.
+        values = {"temperature": 0, "reasoning_effort": self._effort, "service_tier": self._tier}
+        request: dict[str, Any] = {"model": model, **{name: values[name] for name in values if name in held}}
+        request["messages"] = messages_of(question, in_words="json_schema" not in held)
+        if "json_schema" in held:
+            wanted = {"name": question.name, "strict": True, "schema": schema_of(question, held)}
+            request["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        elif "json_object" in held:
+            request["response_format"] = {"type": "json_object"}
         return read_reply(self._post("/chat/completions", request, texts, held), texts)
 
     def _failed(self, failure: errors.AitpError, model: str) -> None:
@@ -96,36 +113,6 @@ class OpenAIProvider(HttpProvider):
 def accepts_dimensions(model: str) -> bool:
     """Whether `model` lets us say how many numbers we want (OpenAI API reference, embeddings)."""
     return model.startswith("text-embedding-3-")
-
-
-def chat_parameters(model: str, effort: str, tier: str) -> tuple[str, ...]:
-    """What a question to `model` could do without. `effort`, `tier`: empty if they are not asked for."""
-    name = model.rsplit("/", 1)[-1]
-    held = {
-        "temperature": not _REASONING.match(name),  # those refuse it, whatever its value
-        "reasoning_effort": bool(effort) and not _NOT_REASONING.match(name),
-        "service_tier": bool(tier),
-        "schema_bounds": not name.startswith("ft:"),
-        "json_schema": True,
-        "json_object": True,
-    }
-    return tuple(parameter for parameter, holds in held.items() if holds)
-
-
-def chat_request(question: Question, model: str, held: Collection[str], effort: str, tier: str) -> dict[str, Any]:
-    """The body of POST /chat/completions with the parameters `held`.
-
-    Coldest, where the model lets us: the same question, the same answer.
-    """
-    values: Mapping[str, Any] = {"temperature": 0, "reasoning_effort": effort, "service_tier": tier}
-    request = {"model": model, **{name: value for name, value in values.items() if name in held}}
-    request["messages"] = messages_of(question, in_words="json_schema" not in held)
-    if "json_schema" in held:
-        wanted = {"name": question.name, "strict": True, "schema": schema_of(question, held)}
-        request["response_format"] = {"type": "json_schema", "json_schema": wanted}
-    elif "json_object" in held:
-        request["response_format"] = {"type": "json_object"}
-    return request
 
 
 def read_embeddings(
