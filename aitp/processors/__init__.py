@@ -14,6 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -252,17 +253,15 @@ class Registry(Mapping[str, Processor[Any]]):
     def __init__(self) -> None:
         self._own: dict[str, Processor[Any]] = {}
         self._instead: dict[tuple[str, str], Processor[Any]] = {}
-        self._complete = False
-        self.packages: dict[str, str] = {}  # where those of other packages come from, once somebody has looked
 
     def __getitem__(self, task_type: str) -> Processor[Any]:
-        return self._all()[task_type]
+        return self._all[task_type]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self._all)
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self._all)
 
     def of(self, task_type: str, provider: str) -> Processor[Any]:
         """Who runs tasks of a type at `provider`."""
@@ -277,16 +276,14 @@ class Registry(Mapping[str, Processor[Any]]):
         else:
             self._own[task_type] = entered
 
-    def _all(self) -> dict[str, Processor[Any]]:
-        if not self._complete:
-            for task_type in TaskType:
-                import_module(f"{__name__}.{task_type}")
-            for found in extensions(PROCESSORS_GROUP):
-                if found.name not in self._own:
-                    said = complaint(PROCESSORS_GROUP, found.name, found.package)
-                    raise ConfigurationError([f"{said}: loading it enters no @processor({found.name!r})"])
-                self.packages[found.name] = found.package
-            self._complete = True
+    @cached_property
+    def _all(self) -> Mapping[str, Processor[Any]]:
+        for task_type in TaskType:
+            import_module(f"{__name__}.{task_type}")
+        for found in extensions(PROCESSORS_GROUP):
+            if found.name not in self._own:
+                said = complaint(PROCESSORS_GROUP, found.name, found.package)
+                raise ConfigurationError([f"{said}: loading it enters no @processor({found.name!r})"])
         return self._own
 
 
@@ -361,8 +358,9 @@ def registered(settings: Settings) -> Registered:
     """Everything that these settings and the installed packages come to. ConfigurationError: something is broken."""
     prompts, rules = Context.of(settings).prompts, provider_rules(settings)
     shown = {name: f"version {prompt.version}, {prompt.source}" for name, prompt in prompts.items()}
+    packages = {found.name: found.package for found in extensions(PROCESSORS_GROUP)}
     types = (
-        TaskTypeEntry(name, each.label, type(each).__module__, shown.get(name, ""), PROCESSORS.packages.get(name, ""))
+        TaskTypeEntry(name, each.label, type(each).__module__, shown.get(name, ""), packages.get(name, ""))
         for name, each in sorted(PROCESSORS.items())
     )
     providers = (
