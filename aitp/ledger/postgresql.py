@@ -23,23 +23,11 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from aitp.errors import ConfigurationError, LedgerError
+from aitp.ledger import schema
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
 from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Row
 from aitp.ledger.hosts import namespace
 from aitp.ledger.locks import ASK_AGAIN_SECONDS, SlotLocks
-from aitp.ledger.schema import (
-    BUSY_TABLES,
-    COMPATIBLE,
-    FIRST_VERSION,
-    MIGRATIONS,
-    NEXT_VERSION,
-    OFTEN_CLEARED,
-    SCHEMA,
-    VERSION,
-    refuse_other,
-    refuse_unknown,
-    translated,
-)
 from aitp.ledger.session import NOW, ServerClock, Statements, as_ledger_error, connect
 
 # After the session's module, which says what to do where it is not installed.
@@ -120,7 +108,7 @@ class PostgreSQLDatabase(Database):
         self._answered = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _know_host(self) -> None:
-        if not VERSION <= version_in(self._connection, self.path) <= NEXT_VERSION:
+        if not schema.VERSION <= version_in(self._connection, self.path) <= schema.NEXT_VERSION:
             return
         found = self._statements.execute("SELECT number FROM hosts WHERE name = ?", (self.path.host,)).get
         if self._number not in (None, found):  # another one may have that number by now
@@ -254,8 +242,8 @@ class PostgreSQLDatabase(Database):
     def refuse_other_version(self) -> None:
         with as_ledger_error(self.path):
             found = version_in(self._connection, self.path)
-        refuse_unknown(self.path, found)
-        refuse_other(self.path, found, or_next=True)  # with that one it takes nothing new (IdleReason.UPGRADE)
+        schema.refuse_unknown(self.path, found)
+        schema.refuse_other(self.path, found, or_next=True)  # with that one it takes nothing new (IdleReason.UPGRADE)
 
     def forget_pages(self) -> None:
         """They are the server's."""
@@ -392,21 +380,16 @@ def migrate(place: Fleet) -> int:
                 (namespace(place.schema), PREPARING),
             )
             found = version_in(connection, place)
-            refuse_unknown(place, found)
+            schema.refuse_unknown(place, found)
             if not found:
                 # Not IF NOT EXISTS: who may not make one is refused even where it is there.
                 if statements.execute("SELECT to_regnamespace(?)", (place.schema,)).get is None:
                     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(place.schema)))
-                connection.execute(translated(SCHEMA).encode(), prepare=False)
-                connection.execute(COMPATIBLE.encode(), prepare=False)
-                for table in BUSY_TABLES:
-                    connection.execute(f"ALTER TABLE {table} SET ({OFTEN_CLEARED})".encode())
-            elif found < VERSION:
+            elif found < schema.VERSION:
                 # Whoever is in the queue would come upon the tables in another order than this does.
                 statements.execute(f"SELECT pg_advisory_xact_lock({NUMBERS})", (namespace(place.schema), QUEUE))
-            for number in range(max(found, FIRST_VERSION), VERSION):
-                connection.execute(translated(MIGRATIONS[number - FIRST_VERSION]).encode(), prepare=False)
-                statements.execute("UPDATE ledger SET version = ?", (number + 1,))
+            for step in schema.translated_steps(found):
+                connection.execute(step.encode(), prepare=False)
             # Numbers of hosts are never given twice, while there is one to give.
             statements.execute(
                 "INSERT INTO hosts (number, name, version, seen_at) SELECT COALESCE(MAX(number) + 1, 0),"
@@ -448,12 +431,12 @@ def look_over(place: Fleet) -> Iterator[tuple[bool, str]]:
     with as_ledger_error(place), connect(place) as connection:
         refuse_pooler(connection, place)
         version = version_in(connection, place)
-        refuse_unknown(place, version)
+        schema.refuse_unknown(place, version)
         release = str(connection.info.parameter_status("server_version"))
         has = f"has version {version}" if version else "is to be made at the first start"
-        if version > VERSION:
-            has += f", this release knows {VERSION}: upgrade this host as well"
-        yield version not in (0, VERSION), f"{place}: PostgreSQL {release}, the ledger {has}"
+        if version > schema.VERSION:
+            has += f", this release knows {schema.VERSION}: upgrade this host as well"
+        yield version not in (0, schema.VERSION), f"{place}: PostgreSQL {release}, the ledger {has}"
         before = time.time()
         statements = Statements(connection)
         ahead = statements.execute(f"SELECT {NOW}").get - (before + time.time()) / 2
@@ -490,7 +473,7 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
         version = version_in(connection, place)
         if version == 0:
             raise LedgerError(f"there is no ledger at {place}: it is made when the service first starts")
-        refuse_other(place, version, or_next=True)
+        schema.refuse_other(place, version, or_next=True)
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         statements = Statements(connection)
         yield statements, statements.execute(f"SELECT {NOW}").get

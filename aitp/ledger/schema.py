@@ -13,6 +13,7 @@ All instants are UTC seconds since 1970. When the machine's clock is set they fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.tasks import Fleet, Place
@@ -364,6 +365,14 @@ VERSION = FIRST_VERSION + len(MIGRATIONS)
 NEXT_VERSION = VERSION + 1
 
 
+def steps(found: int) -> Iterator[str]:
+    """What brings a ledger of that version (0: there is none yet) to this one, in its order."""
+    if not found:
+        yield SCHEMA
+    for number in range(max(found, FIRST_VERSION), VERSION):
+        yield f"{MIGRATIONS[number - FIRST_VERSION]}; UPDATE ledger SET version = {number + 1};"
+
+
 def refuse_unknown(place: Place, found: int) -> None:
     """Raise ConfigurationError for a ledger of no release, or of one that is too new; it is to stay as it is."""
     setting, newest, advice = "LEDGER_URL", NEXT_VERSION, "upgrade this host as well"
@@ -422,3 +431,11 @@ def translated(schema: str) -> str:
     for pattern, replacement in _SUBSTITUTIONS:
         schema = re.sub(pattern, replacement, schema)
     return schema
+
+
+def translated_steps(found: int) -> Iterator[str]:
+    """As `steps`, with what PostgreSQL needs besides."""
+    yield from map(translated, steps(found))
+    if not found:
+        yield COMPATIBLE
+        yield from (f"ALTER TABLE {table} SET ({OFTEN_CLEARED})" for table in BUSY_TABLES)

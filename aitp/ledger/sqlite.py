@@ -22,7 +22,7 @@ from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
 from aitp.ledger.engine import DISK_RESERVE_BYTES, Database, Row
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
-from aitp.ledger.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION, refuse_other, refuse_unknown
+from aitp.ledger.schema import refuse_other, refuse_unknown, steps
 
 # Every release from 3.7.0 up to 3.51.2 can corrupt a WAL database that several processes write and checkpoint.
 OLDEST_SAFE_SQLITE = (3, 51, 3)
@@ -271,11 +271,8 @@ def migrate(path: Path) -> int:
         connection.execute("BEGIN IMMEDIATE")
         found = version_in(connection)
         refuse_unknown(path, found)
-        if not found:
-            connection.execute(SCHEMA)
-        for number in range(max(found, FIRST_VERSION), VERSION):
-            connection.execute(MIGRATIONS[number - FIRST_VERSION])
-            connection.execute("UPDATE ledger SET version = ?", (number + 1,))
+        for step in steps(found):
+            connection.execute(step)
         connection.execute("COMMIT")
         return found
 
@@ -497,8 +494,8 @@ def tables(connection: apsw.Connection) -> dict[str, list[str]]:
 def ours() -> Iterator[apsw.Connection]:
     """An empty ledger of this release, in memory."""
     with closing(apsw.Connection(":memory:")) as connection:
-        for statements in (SCHEMA, *MIGRATIONS):
-            connection.execute(statements)
+        for step in steps(0):
+            connection.execute(step)
         yield connection
 
 

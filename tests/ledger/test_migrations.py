@@ -87,8 +87,8 @@ def live(world: World) -> None:
 def release(monkeypatch: pytest.MonkeyPatch, *migrations: str) -> int:
     """From here on this is a release that has these migrations as well; its version."""
     version = VERSION + len(migrations)
-    monkeypatch.setattr("aitp.ledger.sqlite.MIGRATIONS", (*MIGRATIONS, *migrations))
-    for module in ("schema", "sqlite", "maintenance", "stats", "claims", "inbox", "ledger"):
+    monkeypatch.setattr("aitp.ledger.schema.MIGRATIONS", (*MIGRATIONS, *migrations))
+    for module in ("schema", "maintenance", "stats", "claims", "inbox", "ledger"):
         monkeypatch.setattr(f"aitp.ledger.{module}.VERSION", version)
     return version
 

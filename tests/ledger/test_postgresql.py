@@ -316,8 +316,8 @@ def test_a_ledger_of_a_newer_release_is_a_configuration_error_and_stays_as_it_is
 def upgrade_another_host(world: World) -> None:
     """It brings the ledger to the next release."""
     with pytest.MonkeyPatch.context() as theirs:
-        theirs.setattr("aitp.ledger.postgresql.MIGRATIONS", (*MIGRATIONS, NEXT))
-        theirs.setattr("aitp.ledger.postgresql.VERSION", VERSION + 1)
+        theirs.setattr("aitp.ledger.schema.MIGRATIONS", (*MIGRATIONS, NEXT))
+        theirs.setattr("aitp.ledger.schema.VERSION", VERSION + 1)
         assert start(world, "two", minute=60) == VERSION
 
 
