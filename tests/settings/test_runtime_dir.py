@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aitp.settings import PROJECT_ROOT, load_settings, surroundings
 from aitp.sources import runtime_dir
+from tests.end_to_end.running import see_that_programs_can_start
 from tests.settings.complete import COMPLETE
 
 SPOILT = "CONCURRENCY_LIMIT=lots\nPRICES=/nowhere\nOAUTH2_CLIENT_SECRET='no end\n"
@@ -46,12 +48,13 @@ def test_without_its_file_the_environment_alone_tells() -> None:
 
 
 def test_supervisorctl_says_where_it_looked_for_a_service_that_is_not_there(tmp_path: Path) -> None:
+    see_that_programs_can_start()
     file = tmp_path / "aitp.env"
     file.write_text(f"RUNTIME_DIR={tmp_path}/run\n{SPOILT}")
 
     run = subprocess.run(
         [PROJECT_ROOT / "bin/supervisorctl", "signal", "HUP", "aitp-master"],
-        env={**surroundings(), "AITP_ENV_FILE": str(file)},
+        env={**surroundings(), "AITP_ENV_FILE": str(file), "AITP_VENV": sys.prefix},
         capture_output=True,
         text=True,
         timeout=60,
