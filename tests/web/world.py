@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from aitp.ledger.claims import Claim, ClaimOptions
+from aitp.ledger.engine import migrate
 from aitp.ledger.inbox import Poll, PollOptions
 from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
@@ -23,6 +26,14 @@ from aitp.web.app import Application
 RELAY, WORKER = 1, 101
 KIND = QueueKey("text_embedding", "text-embedding-3-small")
 TERMS = ClaimOptions(workers=1, routes=lambda queue: (Route("openai", queue.model),), batch_size=lambda queue: 1)
+
+
+@cache
+def _empty_ledger() -> bytes:
+    """The file of one that was just made: to make it is most of what a world costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        migrate(path := Path(folder) / "ledger.db")
+        return path.read_bytes()
 
 
 def settings_in(folder: Path, **more: str) -> Settings:
@@ -58,6 +69,8 @@ class World:
         prepare_directory(settings.runtime_dir / "metrics")
         (settings.runtime_dir / "token").write_text("{}")
         world = cls(settings, Scoreboard.create(settings.runtime_dir / "scoreboard"))
+        settings.rate_limit_storage_path.parent.mkdir(mode=0o700)
+        settings.rate_limit_storage_path.write_bytes(_empty_ledger())
         prepare(settings.rate_limit_storage_path, strategy="rolling", timezone="UTC", limits=settings.rate_limits)
         world.master(State.RUNNING)
         world.child(RELAY, State.IDLE)
