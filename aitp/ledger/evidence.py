@@ -1,8 +1,8 @@
 """Judging calls that have ended: whose fault a failure is, by what befalls others in the same world.
 
-The finish tells what happened; what is to become of the tasks, of the request, of the world and of its provider's
-breaker, `aitp.policy.evidence` decides. While nothing fails the finish does not ask. Everything runs inside a
-transaction of the caller's.
+The finish tells what happened, by the worker's `Report`, and has it written into what is `Settled`; what is to become
+of the tasks, of the request, of the world and of its provider's breaker, `aitp.policy.evidence` decides. While nothing
+fails the finish does not ask. Everything runs inside a transaction of the caller's.
 """
 
 from __future__ import annotations
