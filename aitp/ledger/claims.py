@@ -8,7 +8,7 @@ pause, the disk, no task, a limit), then for each queue, the fairest first, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -290,8 +290,8 @@ class Claims:
             room = left if room is None else min(left, room)
         for service in options.needs(queue, route):
             # One whose probe is due may be called: whoever calls it makes the probe.
-            if stop := self._service_stops(search, service, ""):
-                return replace(stop, by_faults=False)
+            if stop := self._service_stops(search, service):
+                return stop
         # Its provider is out, or has asked for a pause.
         if stop := self._service_stops(search, provider, route.model):
             return stop
@@ -362,11 +362,12 @@ class Claims:
         day = limits.count_stand_ins(connection, route.fallback_from, now, len(tasks))
         return claim._replace(counted_for=day, stand_ins_left=left - len(tasks))
 
-    def _service_stops(self, search: _Search, service: str, model: str) -> Idle | None:
-        """Whether a service is out, or has asked for a pause, of this model or of all that it serves."""
+    def _service_stops(self, search: _Search, service: str, model: str = "") -> Idle | None:
+        """Whether a service is out, or has asked for a pause, of all that it serves or of this model, if it is to run
+        it: another provider may stand in for that one's faults only."""
         gate = self._gate(search, service)
         if not gate.passes:
-            return Idle(IdleReason.BREAKER, gate.until, service=service, by_faults=gate.by_faults)
+            return Idle(IdleReason.BREAKER, gate.until, service=service, by_faults=bool(model) and gate.by_faults)
         pause = cooling(search.connection, service, model, search.now) if search.seen.has_cooldowns else None
         if pause is None or pause.awaited:
             return None
