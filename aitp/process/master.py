@@ -24,7 +24,6 @@ from aitp.logs import configure, get_logger
 from aitp.process import models, scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
-from aitp.process.systemd import Systemd
 from aitp.settings import Settings, surroundings, under_supervisord
 from aitp.tasks import ExitCode
 
@@ -268,7 +267,7 @@ STOPPING = frozenset({Phase.DRAINING, Phase.SWEEPING, Phase.QUITTING})
 class Master:
     """One service's master. Made once; `run` is its life. Its signals must be blocked before it is made."""
 
-    def __init__(self, settings: Settings, roles: Roles, inherited: Inherited, systemd: Systemd) -> None:
+    def __init__(self, settings: Settings, roles: Roles, inherited: Inherited, systemd: start.Systemd) -> None:
         self._settings = self._new_settings = settings
         self._roles = roles
         self._board, self._notifier, self._timings = inherited.board, inherited.notifier, inherited.timings
@@ -575,7 +574,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     gc.collect()
     gc.freeze()  # children share what a collection would otherwise touch
     inherited = Inherited(board, Notifier(), death_pipe, death_pipe_end, locks, timings)
-    return Master(settings, roles, inherited, Systemd(surroundings())).run()
+    return Master(settings, roles, inherited, start.Systemd(surroundings())).run()
 
 
 def _take_over(locks: SlotLocks, patience: float) -> int | None:

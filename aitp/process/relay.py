@@ -314,11 +314,9 @@ class Relay:
             regular_at=poll.began_at + self._interval * random.uniform(*JITTER),
             problem=harvest.problem,
         )
+        tell = log.info if harvest.entered or dropped else log.debug
         facts = {"documents": harvest.documents, "tasks": harvest.entered, "dropped": dropped}
-        if harvest.entered or dropped:
-            log.info("Poll completed", **facts, left_out=harvest.left_out)
-        else:
-            log.debug("Poll completed", **facts)
+        tell("Poll completed", **facts, left_out=harvest.left_out)
         if harvest.problem and not self._problem_told:
             log.error("Most of the pending documents cannot be read", reason=harvest.problem)
         self._problem_told = harvest.problem is not None

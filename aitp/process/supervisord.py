@@ -31,7 +31,6 @@ from aitp import sources
 from aitp.extensions import foreign_settings
 from aitp.logs import configure, get_logger
 from aitp.process import start
-from aitp.process.systemd import Systemd
 from aitp.settings import PROVIDERS_SECRETS, Settings, set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
 from aitp.validators import addresses, trouble_at
@@ -255,7 +254,7 @@ class Service(Ends):
     def _stopping(self, event: object) -> None:
         """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
         if self._supervisor.options.mood == states.SupervisorStates.SHUTDOWN:
-            Systemd(surroundings()).service_stops()
+            start.Systemd(surroundings()).service_stops()
 
 
 class WakeUp:

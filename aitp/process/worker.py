@@ -214,7 +214,6 @@ class Worker:
             self._process.wake_workers(1)
         if fallback_from := claim.route.fallback_from:
             self._metrics.count(FALLBACKS, fallback_from, claim.provider, claim.route.reason)
-
         if claim.stand_ins_left == 0:
             log.warning("Calls of the day in another provider's stead are used up", instead_of=fallback_from)
         processor, provider = PROCESSORS.of(claim.queue.type, claim.provider), self._providers[claim.provider]
@@ -260,7 +259,7 @@ class Worker:
         the former. By the name of the model that is asked."""
         tasks, contents, malformed = list[Task](), list[Content](), list[Outcome]()
         for task in claim.tasks:
-            log.info("Task processing started", **_facts(task, processor), attempt=task.attempts + 1)
+            log.info("Task processing started", **_facts(claim, task), attempt=task.attempts + 1)
             try:
                 content = processor.load(task.content)
             except NonRetryableError as error:  # stored by a release that took it
@@ -310,7 +309,7 @@ class Worker:
         whose = self._providers.get(claim.route.fallback_from or claim.provider)
         ended = 0
         for outcome in settled.outcomes:
-            ended += self._tell_of(outcome, processor, claim.route, seconds)
+            ended += self._tell_of(outcome, processor, _facts(claim, outcome.task), seconds)
             if whose is not None:
                 whose.ended(claim.route, outcome)
         self._metrics.count(LATE_ANSWERS, amount=settled.late)
@@ -334,8 +333,7 @@ class Worker:
             # What the others sleep until has changed: a due time, a cooldown, a probe, room or money that came back.
             self._process.wake_workers()
 
-    def _tell_of(self, outcome: Outcome, processor: Processor[Any], route: Route, seconds: float) -> int:
-        facts = {**_facts(outcome.task, processor), **_facts_of(route)}
+    def _tell_of(self, outcome: Outcome, processor: Processor[Any], facts: dict[str, Any], seconds: float) -> int:
         self._metrics.count(TASK_ATTEMPTS, processor.task_type, outcome.ending)
         match outcome.ending:
             case Ending.SUCCEEDED:
@@ -351,25 +349,19 @@ class Worker:
         return 1
 
 
-def _facts(task: Task, processor: Processor[Any]) -> dict[str, Any]:
-    return {
+def _facts(claim: Claim, task: Task) -> dict[str, Any]:
+    """The provider among them, and if it only stands in for another: which one, why, and as which model."""
+    route = claim.route
+    facts = {
         "task_id": task.id,
         "task_type": task.queue.type,
-        "processor": processor.label,
+        "processor": PROCESSORS.of(task.queue.type, route.provider).label,
         "model": task.queue.model,
-    }
-
-
-def _facts_of(route: Route) -> dict[str, str]:
-    """The provider, and if it only stands in for another: which one, why, and as which model."""
-    if not route.fallback_from:
-        return {"provider": route.provider}
-    return {
         "provider": route.provider,
-        "fallback_from": route.fallback_from,
-        "fallback_reason": route.reason,
-        "fallback_model": route.model,
     }
+    if route.fallback_from:
+        facts |= {"fallback_from": route.fallback_from, "fallback_reason": route.reason, "fallback_model": route.model}
+    return facts
 
 
 def _call_seconds(settings: Settings, provider: str) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aitp.process.scoreboard import Record, State
-from aitp.process.systemd import work_can_be_done
+from aitp.process.start import work_can_be_done
 from tests.process.house import House, Stage
 from tests.process.journal import Journal
 from tests.waiting import wait_until
