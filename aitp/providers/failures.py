@@ -45,11 +45,8 @@ MOST_DEPTH = 8
 
 _CODES = ("code", "status", "reason")
 _PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
-_REPEATED = (
-    *("input", "inputs", "prompt", "messages", "request", "body", "content", "text", "ctx"),
-    *("flagged_input", "failed_generation"),
-)
-_DELAY = re.compile(r"retry_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
+_REPEATED = re.compile("(?:flagged_)?inputs?|prompt|messages|request|body|content|text|ctx|failed_generation")
+_DELAY = re.compile(r"(?:retry|resets?)_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
 _BOUNDS = r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b"
 _SCHEMA = r"schema|format|grammar"
 
@@ -71,10 +68,10 @@ _TOO_LONG = (
     r"|max(?:imum)?[ _](?:(?:input|seq(?:uence)?|prompt|model)[ _])?(?:length|tokens|context|len\b)"
     r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|big)|too many (?:input )?tokens"
     r"|\b(?:input|prompt|text) length\b.{0,40}\b(?:exceed|(?:should|must) be (?:\[|<|less|at most))|unable to fit"
-    r"|too long for"
-    r"|reduce (?:the|your) (?:length|size|prompt|input|text)|longer than .{0,60}(?:tokens|allowed|maximum|context)"
-    r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens"
-    r"|\btokens?\b.{0,60}\b(?:exceed|at most)|must be <=.{0,20}given|n_keep|expected maxlength"
+    r"|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|must be <=.{0,20}given|n_keep"
+    r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|expected maxlength"
+    r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens?\b"
+    r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
 )
 _ANOTHER_LIMIT = (
     r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|throttl|please wait"
@@ -91,11 +88,10 @@ _GONE = (
     r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled|work with)"
     r"|(?:n[o']t have|no|unable to) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
     r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued"
-    r"|end[ -]of[ -](?:its )?life"
-    r"|been (?:removed|withdrawn|exhausted)"
+    r"|end[ -]of[ -](?:its )?life|been (?:removed|withdrawn|exhausted)"
 )
 # Only behind it: before it they may be said of a key.
-_GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)"
+_GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)|\brestricted"
 _MODEL_GONE = (
     rf"{_MODEL}.{{0,80}}(?:{_GONE}|{_GONE_BEHIND})|(?:{_GONE}).{{0,40}}{_MODEL}|n[o']t (?:an? )?valid {_MODEL}"
     rf"|\bno {_MODEL}.{{0,20}}\bloaded|模型不存在"
@@ -103,7 +99,7 @@ _MODEL_GONE = (
 # What gateways call a model that they do not have.
 _ROUTE = r"\bno endpoints\b(?!.*\bparameters\b)|\bfunction\b.{0,60}\baccount\b|\bwas retired\b"
 _KINDS = r"support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
-_NO_SUCH_MODEL = rf"(?:not|n't) {_KINDS}|invalid model name|unqualified name"
+_NO_SUCH_MODEL = rf"(?:not|n't) {_KINDS}|invalid model name|unqualified name|disabled for this model"
 _NOT_FOUND = rf"{_MODEL}\W+(?:\S+ )?(?:not found|does not exist)"
 _OTHER_KIND = (
     rf"{_NO_SUCH_MODEL}|only {_KINDS}|/v1/(?:responses|completions)|\bresponses api|from this model"
@@ -278,7 +274,9 @@ def _values(body: Any) -> Iterator[tuple[str, Any]]:
             return
         key, value, depth = waiting.pop(0)
         if isinstance(value, dict) and depth < MOST_DEPTH:
-            waiting += [(str(name).lower(), each, depth + 1) for name, each in value.items() if name not in _REPEATED]
+            waiting += [
+                (str(name).lower(), each, depth + 1) for name, each in value.items() if not _REPEATED.fullmatch(name)
+            ]
         elif isinstance(value, list) and key in ("loc", "path"):
             # FastAPI: where in the request the fault is.
             yield "loc", ".".join(str(each) for each in value if each != "body" and isinstance(each, str | int))

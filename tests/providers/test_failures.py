@@ -171,6 +171,10 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("400 where we are", reply(400, {"message": "User location is not supported for the API use."}), CredentialsRefused,
      "_KEY"),
     # Of the model.
+    ("400 not for us", reply(400, error(1369, None, "Request denied by upstream policy. This model is restricted to aut"
+     "horized applications.")), ModelGone, SMALL),
+    ("500 not for this", reply(500, {"message": "endpoint disabled for this model by API configuration"}), ModelGone,
+     SMALL),
     ("400 an operation", reply(400, error("OperationNotSupported", message="The embeddings operation does not work with"
      f" the specified model, {SMALL}.")), ModelGone, SMALL),
     ("400 not open to us", reply(400, {"message": f"Unable to access non-serverless model {SMALL}."}), ModelGone,
@@ -208,6 +212,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
      "q_len (65536)."}), InputTooLong, "longer"),
     ("400, over the context, beside max_tokens", reply(400, error(message="The maximum context length is 4096. Reduce t"
      "he messages or the specified max_completion_tokens.")), InputTooLong, "longer"),
+    ("400, over the context, Moonshot", reply(400, error(message="Invalid request: Your request exceeded model token li"
+     "mit: 131072 (requested: 140000)")), InputTooLong, "longer"),
     ("500, over the cache, llama.cpp", reply(500, {"message": "Input prompt is too big compared to KV size."}),
      InputTooLong, "longer"),
     ("400 an empty text", reply(400, {"message": "Input text length must be greater than 0"}), RequestRefused, "400"),
@@ -366,6 +372,7 @@ TOLD: list[tuple[str, object, float]] = [
     ("in words, spelt out", {"detail": "Please wait for 2 minutes"}, 120.0),
     ("a number", {"error": {"retry_after": 7}}, 7.0),
     ("milliseconds", {"error": {"retryAfterMs": 1500}}, 1.5),
+    ("a reset", {"error": {"type": "usage_limit_reached", "resets_in_seconds": 90}}, 90.0),
 ]  # fmt: skip
 
 
