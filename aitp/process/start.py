@@ -17,7 +17,6 @@ import math
 import os
 import resource
 import select
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -320,6 +319,8 @@ class Systemd:
             assignments = (*assignments, f"STATUS={status}")
         if not self._address or not assignments:
             return
+        import socket  # not above: who only looks tells nobody
+
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
                 ours.setblocking(False)
