@@ -44,6 +44,7 @@ MOST_VALUES = 500
 MOST_DEPTH = 8
 
 _CODES = ("code", "status", "reason")
+_COUNTS = ("n_prompt_tokens", "n_ctx")  # llama.cpp
 _PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
 _REPEATED = re.compile("(?:flagged_)?inputs?|prompt|messages|request|body|content|text|ctx|failed_generation")
 _DELAY = re.compile(r"(?:retry|resets?)_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
@@ -202,8 +203,8 @@ class Refusal:
     def tokens(self) -> tuple[int, int] | None:
         """How many tokens the request had and how many the model reads, if it says two numbers and no more."""
         said = re.sub(r"(?<=\d),(?=\d{3})", "", self.message)
-        found = {int(number) for number in re.findall(r"(?<![\w.\[-])\d{2,9}(?![\w\]-])", said)}
-        return (max(found), min(found)) if len(found) == 2 else None
+        found = {int(number) for number in re.findall(r"(?<![\w.\[-])\d{2,9}(?![\w\]-])", said)} - {self.status}
+        return (max(found), min(found)) if len(found) == 2 and not self.says(r"exceed\w* by\b") else None
 
 
 def refusal_of(
@@ -229,9 +230,12 @@ def refusal_of(
     for key, value in _values("" if page else body):
         if delay := _delay(key, value):
             delays.append(delay)
-        elif isinstance(value, str) or key in _CODES:
+        elif isinstance(value, str) or key in _CODES or key in _COUNTS:
             said.append((key, str(value)))
-    words = " ".join(word for _, word in said)[: MOST_WORDS + sum(map(len, texts))]
+    # A number of a code's is none of tokens.
+    words = " ".join(word for key, word in said if key not in _CODES or not word.isdecimal())[
+        : MOST_WORDS + sum(map(len, texts))
+    ]
     for text in texts:
         if len(text) >= LEAST_QUOTED:
             words = words.replace(text, " ")

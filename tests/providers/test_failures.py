@@ -322,17 +322,22 @@ def test_what_a_gateway_says_of_a_request_that_it_handed_on_may_have_been_bought
 
 
 @pytest.mark.parametrize(
-    ("message", "tokens"),
+    ("said", "tokens"),
     [
         (CONTEXT, (9093, 8192)),
+        ({"code": 400, "message": "you requested 600 tokens, and 512 are the maximum length"}, (600, 512)),
+        ({"code": 20042, "message": "input must have less than 512 tokens"}, None),
+        ({"error": "400 Bad Request: Max input tokens: 8192, request input token count: 9300"}, (9300, 8192)),
+        ({"type": "exceed_context_size_error", "n_prompt_tokens": 9000, "n_ctx": 4096}, (9000, 4096)),
+        ("too many tokens: size limit exceeded by 1234 tokens. The limit for this model is 8192 tokens.", None),
         ("This model's maximum context length is 8,192 tokens, you requested 10,000.", (10_000, 8192)),
         ("request (900 tokens) exceeds the available context size (512 tokens)", (900, 512)),
         ("Invalid 'input[17]': maximum input length is 8192 tokens.", None),
         ("too long for this model", None),
     ],
 )
-def test_how_many_tokens_there_were_is_told_where_it_is_known(message: str, tokens: object) -> None:
-    failure = failure_of(reply(400, {"message": message}))
+def test_how_many_tokens_there_were_is_told_where_it_is_known(said: object, tokens: object) -> None:
+    failure = failure_of(reply(400, {"message": said} if isinstance(said, str) else said))
 
     assert isinstance(failure, InputTooLong)
     assert failure.tokens == tokens
