@@ -33,7 +33,7 @@ from aitp.hardening import blot_out, replace_file
 from aitp.policy.costs import nano
 from aitp.policy.routing import Routing
 from aitp.sources import PROJECT_ROOT as PROJECT_ROOT
-from aitp.sources import PUBLISHED, InForce, beside, misspelt, read_sources, told
+from aitp.sources import PUBLISHED, SECRETS, InForce, beside, misspelt, read_sources, secret_names, told
 from aitp.tasks import Fleet, Period, Place
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
@@ -409,15 +409,8 @@ _ABOUT = ("warnings", "env_file", "origins", "given", "extensions")
 FIELDS: Mapping[str, FieldInfo] = {
     name.upper(): field for name, field in Settings.model_fields.items() if name not in _ABOUT
 }
-PROVIDERS_SECRETS = ("OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN")
-SECRETS = ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *PROVIDERS_SECRETS, "METRICS_TOKEN")
 MAY_BE_EMPTY = ("EMBEDDING_DIMENSIONS", "OAUTH2_SCOPE", "OPENAI_SERVICE_TIER")
 _SET_ASIDE: dict[str, str] = {}  # SOCKS proxies of this process's environment
-
-
-def secret_names() -> tuple[str, ...]:
-    """Our own secrets, and those of other packages."""
-    return (*SECRETS, *(name for name, is_secret in foreign_settings().items() if is_secret))
 
 
 def known_names() -> tuple[str, ...]:
@@ -536,11 +529,6 @@ def withheld(*needed: str, of: Mapping[str, str] = os.environ) -> dict[str, str]
     return {name: WITHHELD for name, value in others.items() if value and not _is_placeholder(value)}
 
 
-def set_aside() -> dict[str, str]:
-    """What `prepare_environment` has taken away, and a program started from here must find to refuse it."""
-    return dict(_SET_ASIDE)
-
-
 def withhold(*needed: str) -> None:
     """Take all secrets but these out of this process's environment."""
     os.environ.update(withheld(*needed))
@@ -559,8 +547,3 @@ def keep_metrics_in(directory: Path) -> None:
 def surroundings() -> dict[str, str]:
     """The process's environment without anything that is ours: what a demo or a test adds its own settings to."""
     return {name: value for name, value in os.environ.items() if name not in known_names()}
-
-
-def exported(*names: str) -> dict[str, str]:
-    """Which of these the environment itself has, and not only the file of settings: for the demo."""
-    return {name: value for name in names if (value := os.environ.get(name, "").strip())}

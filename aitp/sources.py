@@ -28,12 +28,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aitp.errors import ConfigurationError, printable
+from aitp.extensions import foreign_settings
 from aitp.hardening import is_alive
 from aitp.policy.routing import Mode, Routing, Rules
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SECRET_FILE_BYTES = 65_536
 PUBLISHED = "settings.json"
+PROVIDERS_SECRETS = ("OPENAI_API_KEY", "OLLAMA_API_KEY", "WIKIDATA_TOKEN")
+SECRETS = ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *PROVIDERS_SECRETS, "METRICS_TOKEN")
 UNREAD = "stands-where-a-secret-could-not-be-read"  # a problem is listed already: it is not missing or wrong as well
 
 # Names under which nobody else keeps settings: whatever starts so was meant for us.
@@ -106,6 +109,26 @@ def absolute(path: Path) -> Path:
         raise ValueError("must be a path; nobody here has that home directory") from None
 
 
+def secret_names() -> tuple[str, ...]:
+    """Our own secrets, and those of other packages."""
+    return (*SECRETS, *(name for name, is_secret in foreign_settings().items() if is_secret))
+
+
+def exported(*names: str) -> dict[str, str]:
+    """Which of these the environment itself has, and not only the file of settings."""
+    return {name: value for name in names if (value := os.environ.get(name, "").strip())}
+
+
+def unjudged(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Settings as they are written in `environ` (None: in this process's) and in the file of settings that it names, or
+    in .env; of a file that cannot be read nothing.
+    """
+    values = os.environ if environ is None else environ
+    with suppress(ConfigurationError):
+        return read_sources(values, Path(".env"), ()).values
+    return values
+
+
 def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     """RUNTIME_DIR of `environ` (None: of this process's) and of the file of settings that it names, or of .env; none of
     the other settings is judged, and what cannot be read is passed over.
@@ -113,10 +136,7 @@ def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs. For
     `aitp status`, which looks there for what is in force. And for saying that a start failed.
     """
-    values = os.environ if environ is None else environ
-    if not values.get("RUNTIME_DIR", "").strip():
-        with suppress(ConfigurationError):
-            values = read_sources(values, Path(".env"), ()).values
+    values = unjudged(environ)
     named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
     try:
         if named:

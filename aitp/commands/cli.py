@@ -120,7 +120,7 @@ def evaluate() -> None:
 # Run it
 
 
-@commands.command(section=RUN, silent=True, starts=True, runs="process.supervisord.run_supervised")
+@commands.command(section=RUN, silent=True, starts=True, looks=True, runs="process.supervisord.run_supervised")
 def run() -> None:
     """Run the service in the foreground, under supervisord.
 

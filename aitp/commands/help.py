@@ -45,8 +45,8 @@ class Command(click.Command):
     `section`: the heading that it is listed under.
     `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
     takes `as_json`, prints by itself, and returns an exit code; so does, without --json, what is `silent`. `starts`: it
-    is the service, whose failed start is told where people look. `looks`: what a running service has published is
-    enough for it; where there is none, it loads settings by itself.
+    is the service, whose failed start is told where people look. `looks`: it has no
+    settings loaded, or loads them by itself where it has to.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ from aitp.demo.world_process import WorldProcess
 from aitp.errors import printable
 from aitp.hardening import PR_SET_PDEATHSIG, prctl
 from aitp.process.scoreboard import Role, State, glance, role_of
-from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, exported, surroundings
+from aitp.settings import PLACEHOLDER_KEY, PROJECT_ROOT, surroundings
+from aitp.sources import exported
 from aitp.tasks import Place
 
 LOOK_SECONDS = 0.2

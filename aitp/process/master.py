@@ -24,7 +24,7 @@ from aitp.logs import configure, get_logger
 from aitp.process import models, scoreboard, start
 from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
-from aitp.settings import Settings, surroundings, under_supervisord
+from aitp.settings import Settings, under_supervisord
 from aitp.tasks import ExitCode
 
 AT_ONCE = 0.0  # by the monotonic clock
@@ -574,7 +574,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
     gc.collect()
     gc.freeze()  # children share what a collection would otherwise touch
     inherited = Inherited(board, Notifier(), death_pipe, death_pipe_end, locks, timings)
-    return Master(settings, roles, inherited, start.Systemd(surroundings())).run()
+    return Master(settings, roles, inherited, start.Systemd()).run()
 
 
 def _take_over(locks: SlotLocks, patience: float) -> int | None:

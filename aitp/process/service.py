@@ -33,7 +33,8 @@ from aitp.process.scoreboard import LAST_SLOT, Role
 from aitp.process.worker import Worker
 from aitp.processors import PROCESSORS, registered
 from aitp.providers import plugin_builders, routing_of, warm_up
-from aitp.settings import PROVIDERS_SECRETS, SECRETS, Settings, load_settings, publish, under_supervisord
+from aitp.settings import Settings, load_settings, publish, under_supervisord
+from aitp.sources import PROVIDERS_SECRETS, SECRETS
 from aitp.taskapi.client import TaskApi
 from aitp.taskapi.token import Tokens
 from aitp.tasks import Fleet, Service

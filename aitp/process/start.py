@@ -18,11 +18,12 @@ import os
 import resource
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
+from aitp import sources
 from aitp.errors import ConfigurationError
 from aitp.hardening import is_alive, replace_file
 from aitp.ledger.engine import lock_file
@@ -203,10 +204,9 @@ def read_supervision(runtime_dir: Path) -> Supervision | None:
 
 def tell_of_failed_start(runtime_dir: Path, problems: Sequence[str]) -> None:
     """Where people look: `aitp status`, the page, and `systemctl status`."""
-    from aitp.settings import surroundings
 
     reason = "; ".join(problems)
-    Systemd(surroundings()).start_failed(reason)
+    Systemd().start_failed(reason)
     if runtime_dir.is_dir():
         tell(runtime_dir, FailedStart(time.time(), reason))
 
@@ -257,7 +257,8 @@ class Systemd:
     Without $NOTIFY_SOCKET nothing is sent. Nothing here raises, blocks, or keeps a descriptor.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
+        environ = sources.exported("NOTIFY_SOCKET", "WATCHDOG_USEC")
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog = environ.get("WATCHDOG_USEC", "")

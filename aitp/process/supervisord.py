@@ -3,6 +3,9 @@
 What differs from a bare supervisord is written into the configuration that it reads: where its files are, that programs
 write to our own standard output instead of a pipe that breaks with us, and which secrets each of them is to see.
 
+Settings are judged in a process that is over by then: what runs for weeks has neither pydantic nor the secrets of any
+file in its memory.
+
 The rest is in RPC interface factories, which are supervisor's one public way into its process. `Ends`, for a bare
 supervisord too: a dead program must not leave it running on empty. One that it will not start again (it ended with an
 expected exit code, or cannot be started at all), or that ends again and again, ends the whole service, and `aitp run`
@@ -23,17 +26,19 @@ import socket
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from supervisor import events, loggers, states, supervisord  # type: ignore[import-untyped]
 
 from aitp import sources
 from aitp.extensions import foreign_settings
+from aitp.hardening import blot_out
 from aitp.logs import configure, get_logger
 from aitp.process import start
-from aitp.settings import PROVIDERS_SECRETS, Settings, set_aside, surroundings, withheld
 from aitp.tasks import ExitCode
-from aitp.validators import addresses, trouble_at
+
+if TYPE_CHECKING:
+    from aitp.settings import Settings
 
 CONFIGURATION = Path(__file__).parents[2] / "etc" / "supervisord.conf"
 SOCKET = "supervisor.sock"
@@ -49,7 +54,7 @@ MOST_ENDS, ENDS_SECONDS = 5, 20.0
 
 # The secrets that each program needs; of the others it learns at most that there are some.
 NEEDED: dict[str, tuple[str, ...]] = {
-    "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *PROVIDERS_SECRETS),
+    "program:aitp-master": ("LEDGER_URL", "OAUTH2_CLIENT_SECRET", *sources.PROVIDERS_SECRETS),
     "program:aitp-metrics": ("LEDGER_URL", "METRICS_TOKEN"),
 }
 # And which programs a signal is for.
@@ -65,9 +70,40 @@ LEVELS = {
 log = get_logger(__name__)
 
 
-def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> int:
+def run_supervised(configuration: Path = CONFIGURATION) -> int:
     """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
     os.umask(0o077)
+    blot_out(sources.secret_names())
+    os.dup2(os.memfd_create("supervisord.conf"), CONFIGURED, inheritable=False)
+    if (pid := os.fork()) == 0:
+        return _prepare(configuration)  # in a process of its own: the memory that settings take is free afterwards
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        return code if code > 0 else ExitCode.FAILED
+    said, runtime_dir = sources.unjudged(), sources.runtime_dir()
+    configure((said.get("LOG_LEVEL") or "INFO").strip().upper(), (said.get("LOG_FORMAT") or "auto").strip().lower())
+    start.tell(runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
+    os.dup2(1, OUTPUT)
+    os.dup2(2, ERRORS)
+    let_stops_end_programs()
+    for made, kept in zip(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC), (WOKEN, WAKING), strict=True):
+        os.dup2(made, kept, inheritable=False)
+        os.close(made)
+    try:
+        supervisord.main(["-c", f"/proc/self/fd/{CONFIGURED}"])
+    except SystemExit as refusal:
+        log.error("supervisord could not start", exit_code=refusal.code)
+        return ExitCode.FAILED
+    finally:
+        start.forget(runtime_dir, start.Supervision.FILE, sources.PUBLISHED)
+    return Ends.exit_code
+
+
+def _prepare(configuration: Path) -> int:
+    """Judge the settings, and write the configuration that is made of them; the exit code if it cannot be run so."""
+    from aitp.settings import load_settings, prepare_environment
+
+    prepare_environment()
+    settings = load_settings()
     configure(settings.log_level, settings.log_format)
     start.refuse_few_descriptors(settings)
     start.own_directory(settings.runtime_dir)
@@ -81,28 +117,15 @@ def run_supervised(settings: Settings, configuration: Path = CONFIGURATION) -> i
         log.error(text, reason=reason, host=settings.metrics_host, port=settings.metrics_port)
         start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
-    start.tell(settings.runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     clear_sockets(settings.runtime_dir)
-    os.dup2(1, OUTPUT)
-    os.dup2(2, ERRORS)
-    let_stops_end_programs()
-    os.dup2(os.memfd_create("supervisord.conf"), CONFIGURED, inheritable=False)
     os.write(CONFIGURED, configured(configuration, settings).encode())
-    for made, kept in zip(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC), (WOKEN, WAKING), strict=True):
-        os.dup2(made, kept, inheritable=False)
-        os.close(made)
-    try:
-        supervisord.main(["-c", f"/proc/self/fd/{CONFIGURED}"])
-    except SystemExit as refusal:
-        log.error("supervisord could not start", exit_code=refusal.code)
-        return ExitCode.FAILED
-    finally:
-        start.forget(settings.runtime_dir, start.Supervision.FILE, sources.PUBLISHED)
-    return Ends.exit_code
+    return ExitCode.FINE
 
 
 def configured(configuration: Path, settings: Settings) -> str:
     """The configuration as supervisord is to read it."""
+    from aitp.settings import withheld
+
     text = configuration.read_text()
     for found, ours in (
         ("%(here)s/../run", _plain(settings.runtime_dir)),
@@ -117,7 +140,7 @@ def configured(configuration: Path, settings: Settings) -> str:
     others = tuple(name for name, is_secret in foreign_settings().items() if is_secret)
     for section, needed in NEEDED.items():
         needed = (*needed, *others) if section == "program:aitp-master" else needed
-        environment = {**set_aside(), **withheld(*needed)}
+        environment = withheld(*needed)
         if settings.env_file is not None:
             # Found in this directory, it must be found again by whoever reads it next.
             environment["AITP_ENV_FILE"] = str(settings.env_file.absolute())
@@ -167,6 +190,8 @@ def _is_served(path: Path) -> bool:
 
 def _is_taken(host: str, port: int) -> bool:
     """Whether another process listens there, and goes on to. Other trouble is the metrics process's to tell of."""
+    from aitp.validators import addresses, trouble_at
+
     try:
         found = addresses(host, port)
     except (OSError, ValueError):
@@ -254,7 +279,7 @@ class Service(Ends):
     def _stopping(self, event: object) -> None:
         """The programs are about to be stopped: for good, unless `supervisorctl reload` asked for it."""
         if self._supervisor.options.mood == states.SupervisorStates.SHUTDOWN:
-            start.Systemd(surroundings()).service_stops()
+            start.Systemd().service_stops()
 
 
 class WakeUp:

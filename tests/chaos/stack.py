@@ -265,13 +265,13 @@ def main() -> int:
     from aitp.errors import ConfigurationError
     from aitp.settings import load_settings, prepare_environment
 
-    prepare_environment()
     if command == "run":
         try:
-            return _run(load_settings())
+            return _run()
         except ConfigurationError as error:
             print(*error.problems, sep="\n", file=sys.stderr)
             return 78
+    prepare_environment()
     if "CHAOS_CLOCK_ONLY" not in os.environ:
         install()
     from aitp.process.child import Timings
@@ -292,13 +292,13 @@ def main() -> int:
     return run_master(settings, roles(settings), timings)
 
 
-def _run(settings: Any) -> int:
+def _run() -> int:
     from aitp.process.supervisord import CONFIGURATION, run_supervised
 
     ours = Path(os.environ["CHAOS_CONTROLS"]) / "supervisord.conf"
     python = f"{sys.executable} -m tests.chaos.stack"
     ours.write_text(CONFIGURATION.read_text().replace('"%(here)s/../bin/aitp"', python))
-    return run_supervised(settings, ours)
+    return run_supervised(ours)
 
 
 if __name__ == "__main__":

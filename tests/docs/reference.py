@@ -22,7 +22,8 @@ from aitp import metrics
 from aitp.ledger.stats import Snapshot
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
-from aitp.settings import PROJECT_ROOT, SECRETS, described
+from aitp.settings import PROJECT_ROOT, described
+from aitp.sources import SECRETS
 from aitp.tasks import Ending, Period, Service, TaskStatus, TaskType
 from aitp.validators import allowed
 from aitp.web.health import Phase, Problem

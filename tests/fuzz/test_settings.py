@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import ConfigurationError
-from aitp.settings import FIELDS, SECRETS, known_names, load_settings
+from aitp.settings import FIELDS, known_names, load_settings
+from aitp.sources import SECRETS
 from tests.fuzz.cases import cases, texts
 from tests.settings.complete import COMPLETE
 

@@ -16,7 +16,8 @@ from aitp import logs
 from aitp.errors import ServiceFault
 from aitp.logs import LINE_BYTES, as_json, as_text, fitted
 from aitp.process.service import keep_out_of_logs
-from aitp.settings import SECRETS, load_settings
+from aitp.settings import load_settings
+from aitp.sources import SECRETS
 from tests.logs.conftest import Piped
 from tests.settings.complete import COMPLETE
 

@@ -15,10 +15,9 @@ def main() -> int:
         case ["run", configuration]:
             from aitp.errors import ConfigurationError
             from aitp.process.supervisord import run_supervised
-            from aitp.settings import load_settings
 
             try:
-                return run_supervised(load_settings(), Path(configuration))
+                return run_supervised(Path(configuration))
             except ConfigurationError as error:
                 print(*error.problems, sep="\n", file=sys.stderr)
                 return 78

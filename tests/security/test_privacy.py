@@ -15,7 +15,8 @@ import pytest
 
 from aitp.hardening import PR_SET_DUMPABLE, blot_out, keep_memory_private, prctl
 from aitp.process.scoreboard import MASTER, Role
-from aitp.settings import PROVIDERS_SECRETS, load_settings
+from aitp.settings import load_settings
+from aitp.sources import PROVIDERS_SECRETS
 from tests.end_to_end.running import Service, alive
 from tests.settings.complete import COMPLETE
 
