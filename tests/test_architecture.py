@@ -27,9 +27,9 @@ FLOORS = (
     {"logs"},
     {"settings"},
     {"http"},
-    {"validators", "extensions"},
+    {"validators"},
     {"sources"},
-    {"hardening", "policy"},
+    {"extensions", "hardening", "policy"},
     {"tasks", "errors", "aitp"},
 )
 # Beside each other, but these only read what the processes have written.

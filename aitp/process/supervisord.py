@@ -77,8 +77,9 @@ def run_supervised(configuration: Path = CONFIGURATION) -> int:
     os.dup2(os.memfd_create("supervisord.conf"), CONFIGURED, inheritable=False)
     if (pid := os.fork()) == 0:
         return _prepare(configuration)  # in a process of its own: the memory that settings take is free afterwards
-    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        return code if code > 0 else ExitCode.FAILED
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code or not os.fstat(CONFIGURED).st_size:  # or it was told to stop
+        return code if code >= 0 else ExitCode.FAILED
     said, runtime_dir = sources.unjudged(), sources.runtime_dir()
     configure((said.get("LOG_LEVEL") or "INFO").strip().upper(), (said.get("LOG_FORMAT") or "auto").strip().lower())
     start.tell(runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
