@@ -216,15 +216,17 @@ def _become(request: Mapping[str, Any], files: list[int]) -> None:
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
     sys.stdout = sys.__stdout__ = _writer(1, "strict", unbuffered)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _writer(2, "backslashreplace", True)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _writer(2, "backslashreplace", unbuffered)  # type: ignore[misc]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
     sys.path[0:1] = [request["directory"], *paths]
     sys.argv[:] = [request["module"], *request["arguments"]]
 
 
-def _writer(file: int, errors: str, at_once: bool) -> io.TextIOWrapper:
-    buffer = io.BufferedWriter(io.FileIO(file, "w", closefd=False))
-    return io.TextIOWrapper(buffer, "utf-8", errors, line_buffering=at_once or os.isatty(file), write_through=at_once)
+def _writer(file: int, errors: str, unbuffered: bool) -> io.TextIOWrapper:
+    raw = io.FileIO(file, "w", closefd=False)
+    buffer: Any = raw if unbuffered else io.BufferedWriter(raw)
+    by_lines = file == 2 or os.isatty(file)
+    return io.TextIOWrapper(buffer, "utf-8", errors, line_buffering=by_lines, write_through=unbuffered)
 
 
 def main() -> None:
