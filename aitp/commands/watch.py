@@ -222,7 +222,7 @@ def watch_status(interval: float, as_json: bool) -> int:
                 told = wait_for_signal(heard, interval)
                 if live and told is signal.SIGTSTP:
                     live.stop()
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    signal.raise_signal(signal.SIGSTOP)
                     live.start(refresh=True)
                 elif told in ENDS:
                     return 0

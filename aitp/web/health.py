@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.hardening import is_alive
-from aitp.ledger.engine import DISK_RESERVE_BYTES, lock_file
-from aitp.ledger.locks import master_of
-from aitp.ledger.stats import Bar, BreakerView, History, QuarantineView, Snapshot, read_history, snapshot
+from aitp.ledger import engine, locks
+from aitp.ledger.stats import Bar, History, Snapshot, read_history, snapshot
 from aitp.policy.costs import amount
 from aitp.policy.routing import Availability, Routing
 from aitp.process.scoreboard import MASTER, SLOTS, Record, Role, State, glance, is_hidden, living_master, role_of
@@ -168,7 +167,7 @@ def read_facts(settings: Configuration) -> Facts:
         retirements=inventory.retirements if inventory is not None and uses_openai(settings) else (),
         monotonic=monotonic,
         hidden=is_hidden(settings.runtime_dir / "scoreboard"),
-        ledger_holder=None if master else master_of(lock_file(settings.ledger)),
+        ledger_holder=None if master else locks.master_of(engine.lock_file(settings.ledger)),
         supervision=None if master else read_supervision(settings.runtime_dir),
         failed_start=None if master else read(settings.runtime_dir, FailedStart),
     )
@@ -226,7 +225,7 @@ def problems(facts: Facts, settings: Configuration, minutes: Sequence[Bar] = ())
         found.append(Problem("ledger", Severity.FAULT, facts.ledger_problem, advice))
     else:
         found += [*_of_room(facts.ledger), *_of_ledger(facts.ledger), *_of_services(facts.ledger, settings)]
-        found += _of_extensions(facts.ledger, settings)
+        found += [*_of_pauses(facts.ledger, settings), *_of_extensions(facts.ledger, settings)]
     found += [*_of_children(facts, settings), *_of_models(facts, settings)]
     if not facts.has_token:
         found.append(Problem("token", Severity.FAULT, "there is no access token for the task API yet", _CHECK))
@@ -294,7 +293,7 @@ def _of_absence(facts: Facts) -> Problem:
 
 
 def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
-    if ledger.disk_free < DISK_RESERVE_BYTES:
+    if ledger.disk_free < engine.DISK_RESERVE_BYTES:
         sentence = f"the disk that holds the ledger is nearly full: {ledger.disk_free // 10**6} MB are free"
         advice = "Make room where RATE_LIMIT_STORAGE_PATH is: no new work is taken until then."
         yield Problem("disk", Severity.FAULT, sentence, advice)
@@ -330,28 +329,39 @@ def _of_ledger(ledger: Snapshot) -> Iterator[Problem]:
 
 
 def _of_services(ledger: Snapshot, settings: Configuration) -> Iterator[Problem]:
-    """Breakers, polls, quarantines, cooldowns. A provider is missed only if no other can stand in for it."""
+    """Breakers and polls. A provider is missed only if no other can stand in for it."""
     providers = providers_of(settings)
     opened = {name: breaker for name, breaker in ledger.breakers.items() if breaker.state != "closed"}
     nobody_left = all(provider in opened for provider in providers)
     routing, instead = known_routing(settings), stand_ins_left(ledger, settings)
     alone = {routing.foreign_provider(model) for model in ledger.models} - {name for name in instead if instead[name]}
+    busy = ledger.ready or ledger.waiting or ledger.claimed
     for service, breaker in opened.items():
         needed = service in (Service.API, Service.OAUTH, *alone) or (nobody_left and service in providers)
         reason = f": {breaker.reason}" if breaker.reason else ""
         advice = f"It is probed by itself; until it is well, another answers or what needs it waits. {_CHECK}"
-        missed = needed and not _is_idle(breaker, ledger, service)
-        severity = Severity.FAULT if missed else Severity.WARNING
+        # With nothing to do nobody probes a provider: once a probe is due, the next task will be served.
+        due = breaker.probe_at is not None and breaker.probe_at <= ledger.taken_at
+        idle = due and not busy and service not in (Service.API, Service.OAUTH)
+        severity = Severity.FAULT if needed and not idle else Severity.WARNING
         yield Problem(f"breaker-{service}", severity, f"Circuit breaker is open for {service}{reason}", advice)
     told = {opened[service].reason for service in (Service.API, Service.OAUTH) if service in opened}
     if ledger.last_poll_problem and ledger.last_poll_problem not in told:
         yield Problem("poll", Severity.FAULT, f"the last poll: {ledger.last_poll_problem}", _CHECK)
     elif ledger.last_poll_at is None and not ledger.last_poll_problem:
         yield Problem("poll", Severity.PENDING, "the task API has not been polled yet", _WAIT)
+
+
+def _of_pauses(ledger: Snapshot, settings: Configuration) -> Iterator[Problem]:
+    """What is sent later, or otherwise: quarantines, what requests do without, cooldowns."""
+    providers = providers_of(settings)
     for quarantine in ledger.quarantines:
         # Where another provider can stand in for this one, its tasks go there.
         needed = quarantine.provider == providers[-1] or quarantine.provider not in providers
-        yield _of_quarantine(quarantine, Severity.FAULT if needed else Severity.WARNING)
+        severity = Severity.FAULT if needed else Severity.WARNING
+        whose = f"{quarantine.type} by {quarantine.model} ({quarantine.provider})"
+        advice = _ABOUT_MODELS.get(quarantine.culprit, _PROBED + _CHECK)
+        yield Problem("quarantine", severity, f"tasks of {whose} wait: {quarantine.reason}", advice)
     for profile in ledger.profiles:
         left_out = ", ".join(profile.left_out)
         sentence = f"requests for {profile.model} ({profile.provider}) do without {left_out}: {profile.reason}"
@@ -393,19 +403,6 @@ def stand_ins_left(ledger: Snapshot, settings: Configuration) -> dict[str, int]:
     """How many calls may still be made today in each provider's stead, where there is a rule for that."""
     rules = {name: each for name, each in known_routing(settings).rules.items() if each.stand_in}
     return {name: max(0, each.most_per_day - ledger.stand_ins.get(name, 0)) for name, each in rules.items()}
-
-
-def _is_idle(breaker: BreakerView, ledger: Snapshot, service: str) -> bool:
-    """With nothing to do nobody probes a provider: once a probe is due, the next task will be served."""
-    due = breaker.probe_at is not None and breaker.probe_at <= ledger.taken_at
-    busy = ledger.ready or ledger.waiting or ledger.claimed
-    return due and not busy and service not in (Service.API, Service.OAUTH)
-
-
-def _of_quarantine(quarantine: QuarantineView, severity: Severity) -> Problem:
-    whose = f"{quarantine.type} by {quarantine.model} ({quarantine.provider})"
-    advice = _ABOUT_MODELS.get(quarantine.culprit, _PROBED + _CHECK)
-    return Problem("quarantine", severity, f"tasks of {whose} wait: {quarantine.reason}", advice)
 
 
 def _of_room(ledger: Snapshot) -> Iterator[Problem]:
