@@ -59,7 +59,7 @@ class Connection(Protocol):
 class Database(Protocol):
     """One process's hold of the ledger, opened after fork. Everything but a violated constraint raises LedgerError.
 
-    What is answered here is so for a ledger that one host has to itself.
+    What is answered here is so for a ledger that one host has to itself. What engines say of a method comes on top.
     """
 
     path: Any
@@ -89,7 +89,7 @@ class Database(Protocol):
             return connection.execute(sql, bindings).fetchall()
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """Queries outside any transaction, each of which sees what was committed last."""
+        """Queries outside the writers' queue and any transaction, each of which sees what was committed last."""
 
     def here(self, instant: float) -> float:
         """An instant of the ledger, by this host's wall clock: for who is to sleep until then."""
@@ -145,6 +145,11 @@ def open_database(place: Place, clock: Clock | None = None, *, locks: SlotLocks 
 def migrate(place: Place) -> int:
     """Create the ledger or bring it to this release's version; return the version it had (0: it was new)."""
     return int(engine_of(place).migrate(place))
+
+
+def no_ledger(place: Place) -> LedgerError:
+    """What is said where there is none yet."""
+    return LedgerError(f"there is no ledger at {place}: it is made when the service first starts")
 
 
 def lock_file(place: Place) -> Path:

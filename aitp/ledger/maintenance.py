@@ -33,7 +33,7 @@ import orjson
 
 from aitp.errors import LedgerError
 from aitp.ledger import budgets, limits, sqlite
-from aitp.ledger.engine import Connection, Fleet, Place, Row, alone
+from aitp.ledger.engine import Connection, Fleet, Place, Row, alone, no_ledger
 from aitp.ledger.locks import lock_path, refuse_no_file
 from aitp.ledger.queue import CLAIMED, DEAD, FINISHED, READY, queue_id
 from aitp.ledger.schema import VERSION, refuse_unknown
@@ -134,7 +134,7 @@ def check(place: Place, *, quick: bool = False) -> Checkup:
     with sqlite.as_ledger_error(place):  # it may lie where this user may not look
         refuse_no_file(place)
         if not place.exists() and not sqlite.is_log_alone(place):
-            raise sqlite.no_ledger(place)
+            raise no_ledger(place)
         size = place.stat().st_size if place.exists() else 0
         try:
             with closing(sqlite.open_to_check(place)) as connection:
@@ -233,7 +233,7 @@ def back_up(path: Path, target: Path, *, overwrite: bool = False) -> Checkup:
 def _refuse_target(path: Path, target: Path, overwrite: bool) -> None:
     refuse_no_file(path)
     if not path.exists():
-        raise sqlite.no_ledger(path)
+        raise no_ledger(path)
     if path.stat().st_size == 0 and not sqlite.is_log_alone(path):
         raise sqlite.empty_ledger(path)
     if target.resolve() in [file.resolve() for file in (lock_path(path), *sqlite.files_of(path))]:

@@ -25,7 +25,7 @@ from typing import Protocol
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger import schema
 from aitp.ledger.clock import TOLERANCE_SECONDS, Clock, follow, latest
-from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Row
+from aitp.ledger.engine import HOST_SLOTS, Database, Fleet, Row, no_ledger
 from aitp.ledger.hosts import namespace
 from aitp.ledger.locks import ASK_AGAIN_SECONDS, SlotLocks
 from aitp.ledger.session import NOW, ServerClock, Statements, as_ledger_error, connect
@@ -210,7 +210,6 @@ class PostgreSQLDatabase(Database):
                 self._statements.execute("ROLLBACK")
 
     def clock(self) -> float:
-        """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
         if self._statements.are_together:
             return self._now
         if self._given_clock is not None:
@@ -219,7 +218,6 @@ class PostgreSQLDatabase(Database):
         return self._now if math.isnan(self._offset) else self._server_clock.uptime() + self._offset
 
     def here(self, instant: float) -> float:
-        """An instant of the ledger, by this host's wall clock."""
         if self._given_clock is not None or math.isnan(self._offset):
             return instant
         return instant + time.time() - self.clock()
@@ -234,7 +232,6 @@ class PostgreSQLDatabase(Database):
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """Queries outside the queue and outside any transaction, each of which sees what was committed last."""
         with as_ledger_error(self.path):
             self._regain()
             yield self._statements
@@ -296,7 +293,6 @@ class PostgreSQLDatabase(Database):
         return float(min(now - since, up)) >= self.path.grace
 
     def let_go(self, owner: int) -> None:
-        """Give back what `obtain` took."""
         number, slot = divmod(owner, HOST_SLOTS)
         if owner in self._obtained:
             self._obtained.discard(owner)
@@ -472,7 +468,7 @@ def reading(place: Fleet) -> Iterator[tuple[Statements, float]]:
     with as_ledger_error(place), connect(place) as connection:
         version = version_in(connection, place)
         if version == 0:
-            raise LedgerError(f"there is no ledger at {place}: it is made when the service first starts")
+            raise no_ledger(place)
         schema.refuse_other(place, version, or_next=True)
         connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         statements = Statements(connection)

@@ -20,7 +20,7 @@ import apsw
 
 from aitp.errors import ConfigurationError, LedgerError
 from aitp.ledger.clock import OFFSET, TOLERANCE_SECONDS, Clock, MachineClock, follow
-from aitp.ledger.engine import DISK_RESERVE_BYTES, Database, Row
+from aitp.ledger.engine import DISK_RESERVE_BYTES, Database, Row, no_ledger
 from aitp.ledger.locks import SlotLocks, misplaced, refuse_no_file
 from aitp.ledger.schema import refuse_other, refuse_unknown, steps
 
@@ -136,7 +136,6 @@ class SQLiteDatabase(Database):
             _raise_ledger_error(self.path, error)
 
     def clock(self) -> float:
-        """UTC seconds; in a transaction those at its beginning, to which all that the ledger holds fits."""
         return self._now if self.connection.in_transaction else self._clock()
 
     def _begin_moment(self) -> None:
@@ -216,12 +215,10 @@ class SQLiteDatabase(Database):
 
     @contextmanager
     def reading(self) -> Iterator[apsw.Connection]:
-        """Queries outside the queue and outside any transaction, each of which sees what was committed last."""
         with as_ledger_error(self.path):
             yield self.connection
 
     def forget_pages(self) -> None:
-        """Give back the memory of the pages read so far."""
         with as_ledger_error(self.path):
             self.connection.execute("PRAGMA shrink_memory")
 
@@ -244,11 +241,9 @@ class SQLiteDatabase(Database):
         return self.locks.acquire(owner, 0)
 
     def let_go(self, owner: int) -> None:
-        """Give back what `obtain` took."""
         self.locks.release(owner)
 
     def short_of_disk(self) -> bool:
-        """Whether there is too little room left to take on new work."""
         return self.free_bytes() < DISK_RESERVE_BYTES
 
 
@@ -528,11 +523,6 @@ def _raise_ledger_error(path: Path, error: Exception) -> NoReturn:
         case _:
             said = f"cannot be used: {in_words(error)}"
     raise LedgerError(f"the ledger {path} {said}") from error
-
-
-def no_ledger(path: Path) -> LedgerError:
-    """What is said where there is none yet."""
-    return LedgerError(f"there is no ledger at {path}: it is made when the service first starts")
 
 
 def empty_ledger(path: Path) -> LedgerError:
