@@ -45,7 +45,7 @@ from aitp.ledger.ledger import Ledger, prepare
 from aitp.ledger.queue import LedgerConfig
 from aitp.policy.routing import canonical
 from aitp.processors import PROCESSORS, Context, faults_in
-from aitp.processors.defining_severity import Level
+from aitp.processors.task_types import Level
 from aitp.providers import Provider, Question, Reply, build, routing_of
 from aitp.settings import PROJECT_ROOT, Settings, load_settings
 from aitp.tasks import TaskType

@@ -1,6 +1,6 @@
 """What can be done with a task: the shape of a task type, `PROCESSORS`, the table of all of them, and their prompts.
 
-A task type is one module: its content, what is asked of the provider, and the shape of its result. Relays use `parse`
+A task type is its content, what is asked of the provider, and the shape of its result. Relays use `parse`
 to judge documents, workers use `load` and `run`. A type that is not in the table is left to later releases.
 
 A processor turns a task's content into a provider's answer into the JSON that the task API stores. It keeps no state
@@ -30,7 +30,6 @@ from aitp.knowledge import Knowledge
 from aitp.logs import get_logger
 from aitp.providers import Provider, plugin_builders, provider_rules
 from aitp.settings import CHAT_MODEL, EMBEDDING_MODEL, PERSONALITY_CLASSES, Settings
-from aitp.tasks import TaskType
 
 _log = get_logger(__name__)
 
@@ -278,8 +277,7 @@ class Registry(Mapping[str, Processor[Any]]):
 
     @cached_property
     def _all(self) -> Mapping[str, Processor[Any]]:
-        for task_type in TaskType:
-            import_module(f"{__name__}.{task_type}")
+        import_module(f"{__name__}.task_types")  # which enter themselves
         for found in extensions(PROCESSORS_GROUP):
             if found.name not in self._own:
                 said = complaint(PROCESSORS_GROUP, found.name, found.package)

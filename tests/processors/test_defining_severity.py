@@ -11,7 +11,7 @@ from aitp.demo.callbacks import SEVERITIES
 from aitp.errors import NonRetryableError, ServiceFault, UselessAnswer
 from aitp.knowledge import Standing
 from aitp.processors import PROCESSORS
-from aitp.processors.defining_severity import Level
+from aitp.processors.task_types import Level
 from tests.processors.models import Encyclopedia, ScriptedModel, context, result_of
 
 TYPE = "defining_severity"

@@ -19,8 +19,8 @@ from aitp.errors import (
     ServiceFault,
     UselessAnswer,
 )
-from aitp.processors.identifying_data import Personalities
 from aitp.processors.structured import schema_of
+from aitp.processors.task_types import Personalities
 from aitp.providers import Message, Question, Usage, build
 from tests.providers.embeddings import KEY, provider_at, settings
 from tests.providers.questions import PLANTED, QUESTION, SCHEMA, completion

@@ -24,7 +24,7 @@ from aitp.errors import (
     SettingRefused,
 )
 from aitp.processors import PROCESSORS
-from aitp.processors.defining_severity import Level
+from aitp.processors.task_types import Level
 from aitp.providers import Message, Question
 from aitp.providers.ollama import OllamaProvider
 from aitp.providers.ollama_models import Progress, missing, pull

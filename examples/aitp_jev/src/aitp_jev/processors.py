@@ -11,8 +11,7 @@ from aitp.errors import NonRetryableError, RetryableError
 from aitp.knowledge import linked
 from aitp.logs import get_logger
 from aitp.processors import Context, Processor, Result, processor, tell_of_cut
-from aitp.processors.defining_impact_area import ImpactAreaContent
-from aitp.processors.defining_severity import SeverityContent
+from aitp.processors.task_types import ImpactAreaContent, SeverityContent
 from aitp.providers import Provider
 from aitp_jev.answers import AREA, Choice, Noul, Question, Score
 from aitp_jev.provider import JevProvider
