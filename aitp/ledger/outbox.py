@@ -157,7 +157,7 @@ class Outbox:
     ) -> None:
         if outcome is DeliveryOutcome.DELIVERED:
             self.duplicates.keep(connection, delivery.seq)
-            bury(connection, delivery.seq, delivery.id, next_sequence(connection), now)
+            bury(connection, delivery.seq, delivery.id, now)
         elif outcome is DeliveryOutcome.REFUSED:
             connection.execute(f"UPDATE tasks SET {DEAD}, slot = NULL WHERE seq = ?", (delivery.seq,))
             connection.execute(
@@ -231,13 +231,13 @@ def _deliverable(connection: Connection, now: float, most: int) -> list[Row]:
 LISTING_LAG_SECONDS = 30.0
 
 
-def bury(connection: Connection, seq: int, task_id: str, sequence: int, now: float) -> None:
-    """Remove a task that was dealt with, and remember that it was, at `sequence`."""
+def bury(connection: Connection, seq: int, task_id: str, now: float) -> None:
+    """Remove a task that was dealt with, and remember that it was."""
     delete_tasks(connection, [seq])
     connection.execute(
         "INSERT INTO tombstones (id, sequence, delivered_at) VALUES (?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, delivered_at = excluded.delivered_at",
-        (task_id, sequence, now),
+        (task_id, next_sequence(connection), now),
     )
 
 
@@ -288,10 +288,9 @@ class DeadLetters:
     def retry(self, task_id: str) -> bool:
         """Deliver it once more; False if there is none of that id."""
         with self.database.transaction(durable=True) as connection:
-            seq = _dead(connection, task_id)
-            if seq is None:
+            revived = f"UPDATE tasks SET {FINISHED}, due_at = NULL WHERE id = ? AND {DEAD} RETURNING seq"
+            if (seq := connection.execute(revived, (task_id,)).get) is None:
                 return False
-            connection.execute(f"UPDATE tasks SET {FINISHED}, due_at = NULL WHERE seq = ?", (seq,))
             connection.execute(
                 "UPDATE results SET refusal = NULL, refused_at = NULL, deliveries = 0, conflicts = 0, unwitnessed = 0"
                 " WHERE seq = ?",
@@ -303,17 +302,12 @@ class DeadLetters:
     def drop(self, task_id: str) -> bool:
         """Throw it away, result and all; False if there is none of that id."""
         with self.database.transaction(durable=True) as connection:
-            seq = _dead(connection, task_id)
+            seq = connection.execute(f"SELECT seq FROM tasks WHERE id = ? AND {DEAD}", (task_id,)).get
             if seq is None:
                 return False
             # As after a delivery: a lagging list must not bring it back as new at once.
-            bury(connection, seq, task_id, next_sequence(connection), self.database.clock())
+            bury(connection, seq, task_id, self.database.clock())
             return True
-
-
-def _dead(connection: Connection, task_id: str) -> int | None:
-    seq = connection.execute(f"SELECT seq FROM tasks WHERE id = ? AND {DEAD}", (task_id,)).get
-    return None if seq is None else int(seq)
 
 
 def poll_is_awaited(connection: Connection, threshold: int) -> bool:
