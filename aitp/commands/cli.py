@@ -120,7 +120,7 @@ def evaluate() -> None:
 # Run it
 
 
-@commands.command(section=RUN, silent=True, starts=True, looks=True, runs="process.supervisord.run_supervised")
+@commands.command(section=RUN, silent=True, starts=True, needs_settings=None, runs="process.supervisord.run_supervised")
 def run() -> None:
     """Run the service in the foreground, under supervisord.
 
@@ -215,7 +215,7 @@ def check() -> None:
     """
 
 
-@commands.command(section=LOOK, looks=True, prints=True, runs="commands.watch.show_status")
+@commands.command(section=LOOK, needs_settings=None, prints=True, runs="commands.watch.show_status")
 @click.option("--watch", is_flag=True, help="Look again and again. Not on a terminal: one snapshot after the other.")
 @click.option(
     "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks."

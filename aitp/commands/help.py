@@ -42,11 +42,10 @@ COMPLETION_FIXES = {
 class Command(click.Command):
     """Its function, or in its place the one that it `runs`, returns what it tells (`console.Told`).
 
-    `section`: the heading that it is listed under.
-    `needs_settings`: its function takes `settings`, so that it ends with 78 for those that cannot be used. `prints`: it
-    takes `as_json`, prints by itself, and returns an exit code; so does, without --json, what is `silent`. `starts`: it
-    is the service, whose failed start is told where people look. `looks`: it has no
-    settings loaded, or loads them by itself where it has to.
+    `section`: the heading that it is listed under. `needs_settings`: its function takes `settings`, so that it ends
+    with 78 for those that cannot be used; None: they are not even imported, and it loads them by itself where it has
+    to. `prints`: it takes `as_json`, prints by itself, and returns an exit code; so does, without --json, what is
+    `silent`. `starts`: it is the service, whose failed start is told where people look.
     """
 
     def __init__(
@@ -54,17 +53,16 @@ class Command(click.Command):
         *arguments: Any,
         section: str = "Commands",
         runs: str = "",
-        needs_settings: bool = True,
+        needs_settings: bool | None = True,
         prints: bool = False,
         silent: bool = False,
         starts: bool = False,
-        looks: bool = False,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
         self.short_help = self.get_short_help_str(PAGE_WIDTH)  # its first sentence whole, for shells as well
         self.section, self.runs = section, runs
-        self.needs_settings, self.prints, self.starts, self.looks = needs_settings, prints or silent, starts, looks
+        self.needs_settings, self.prints, self.starts = needs_settings, prints or silent, starts
         if not silent:
             self.params.append(JSON)
 
@@ -76,7 +74,7 @@ class Command(click.Command):
         keep_memory_private()
         as_json = ctx.params.get("as_json", False) if self.prints else ctx.params.pop("as_json")
         try:
-            if not self.looks:
+            if self.needs_settings is not None:
                 from aitp.settings import load_settings, prepare_environment
 
                 # Before it can import numpy or the openai client.
@@ -165,7 +163,7 @@ class Group(click.Group):
         formatter.write_text(f"`{ctx.command_path} COMMAND --help` explains a command, with examples and exit codes.")
 
 
-@click.command(cls=Command, section=AROUND, needs_settings=False, silent=True)
+@click.command(cls=Command, section=AROUND, needs_settings=None, silent=True)
 @click.argument("shell", type=click.Choice(tuple(COMPLETION_FIXES)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
@@ -190,7 +188,7 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(made.source().replace(*COMPLETION_FIXES[shell]))
 
 
-@click.command(cls=Command, section=AROUND, needs_settings=False, silent=True)
+@click.command(cls=Command, section=AROUND, needs_settings=None, silent=True)
 @click.pass_context
 def man(context: click.Context) -> None:
     """Print the manual page, made of the help of all commands.

@@ -76,7 +76,7 @@ def test_help_fits_a_terminal_and_loads_none_of_the_service(path: tuple[str, ...
 def test_what_a_command_runs_takes_its_options_by_their_names(path: tuple[str, ...], command: Command) -> None:
     if command.runs:
         given = {str(parameter.name) for parameter in command.params} - (set() if command.prints else {"as_json"})
-        given |= {"settings"} if command.needs_settings and not command.looks else set()
+        given |= {"settings"} if command.needs_settings else set()
         signature(imported(command.runs)).bind(**dict.fromkeys(given))
 
 
