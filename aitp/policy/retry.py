@@ -60,7 +60,7 @@ def pause_seconds(value: str | None, now: float) -> float:
 def parse_duration(text: str | None) -> float | None:
     """Seconds in `text`, None where it is no duration. A plain number counts as seconds."""
     text = (text or "").strip()
-    if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
+    if re.fullmatch(r"\d{1,13}(?:\.\d{1,12})?", text):
         return float(text)
     return _sum(text) if re.fullmatch(_DURATION, text) else None
 

@@ -29,6 +29,7 @@ from aitp.tasks import Service
 OPENAI, OLLAMA = Service.OPENAI.value, Service.OLLAMA.value
 MAX_PAUSE_SECONDS = 3_600.0
 MIN_PAUSE_SECONDS = 0.1
+AN_INSTANT = 1e9
 RATE_PAUSE_SECONDS = 5.0  # where the server does not say
 LONG_PAUSE_SECONDS = 600.0  # for what only a person can mend
 MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
@@ -47,7 +48,9 @@ _CODES = ("code", "status", "reason")
 _COUNTS = ("n_prompt_tokens", "n_ctx")  # llama.cpp
 _PARAMETERS = ("param", "parameter", "field", "loc", "location", "pointer")
 _REPEATED = re.compile("(?:flagged_)?inputs?|prompt|messages|request|body|content|text|ctx|failed_generation")
-_DELAY = re.compile(r"(?:retry|resets?)_?(?:after|delay|in)_?(ms|milliseconds)?(?:_?s|_?seconds)?")
+_DELAY = re.compile(
+    r"(?:(?:retry|resets?)_?(?:after|delay|in)|x?ratelimitreset(?:after)?)_?(ms|milliseconds)?(?:_?s|_?seconds)?"
+)
 _BOUNDS = r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b"
 _SCHEMA = r"schema|format|grammar"
 
@@ -114,11 +117,11 @@ PARAMETERS: Mapping[str, str] = {
     "encoding_format": r"encoding[ _-]?format|base64",
     "dimensions": r"\bdimensions?\b|matryoshka|\boutput[ _-]?(?:size|dim)",
     "temperature": r"\btemperature\b",
-    "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b",
+    "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b|\bthinking\b",
     "service_tier": r"\bservice[ _-]?tier|\bflex\b",
     # Some check the answer's form themselves, and refuse the request where the model did not keep to it.
-    "json_schema": r"\bjson[ _-]?(?:schema|mode|validat)|\bschemas?\b|structured[ _-]?outputs?"
-    r"|response[ _-]?(?:format|schema)|\bgrammar\b|\b(?:generate|valid(?:ate)?) json",
+    "json_schema": r"\bjson[ _-]?(?:schema|mode|validat)|\bschemas?\b|\b(?:generate|valid(?:ate)?) json|\bgrammar\b"
+    r"|(?:structured|guided)[ _-]?(?:output|decod|generat)|response[ _-]?(?:format|schema)",
     "json_object": r"\bjson[ _-]?(?:object|mode|validat)|response[ _-]?format|\b(?:generate|valid(?:ate)?) json",
     "think": r"\bthink(?:ing)?\b",
     "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
@@ -295,6 +298,8 @@ def _delay(key: str, value: object) -> float | None:
     if name is None:
         return None
     seconds = parse_duration(str(value))
+    if seconds is not None and seconds > AN_INSTANT:  # since 1970, in seconds or milliseconds
+        return max(0.0, (seconds if seconds < AN_INSTANT * 100 else seconds / 1_000) - time.time())
     return seconds / 1_000 if seconds is not None and name[1] else seconds
 
 
@@ -302,11 +307,13 @@ def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], 
     """The headers' own word first, then when the exhausted limit is whole again, then what the body says."""
     resets = {name: parse_duration(headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
     known = [seconds for seconds in resets.values() if seconds is not None]
+    plain = [_delay("ratelimitreset", headers.get(name)) for name in ("x-ratelimit-reset", "ratelimit-reset")]
     told = (
         _delay("retry_after_ms", headers.get("retry-after-ms")),
         parse_retry_after(headers.get("retry-after"), time.time()),
         resets.get(kind),  # OpenAI's `type` says which limit it was
         max(known or delays, default=None),
+        max(filter(None, plain), default=None),
         delay_in_words(message),
     )
     return next((seconds for seconds in told if seconds is not None), None)

@@ -103,6 +103,8 @@ ROWS: list[tuple[str, Answer, type[Exception], str]] = [
      "t 'generation_config.response_schema': Cannot find field."}), RequestRefused, "takes no json_schema"),
     ("400 format, its own check", reply(400, {"error": {"code": "json_validate_failed", "message": "Failed to generate "
      "JSON.", "failed_generation": "insufficient balance, api key"}}), RequestRefused, "takes no json_schema"),
+    ("400 format, guided", reply(400, {"message": "Guided decoding is not enabled for this model"}), RequestRefused,
+     "takes no json_schema"),
     ("500, of a gateway", reply(500, {"error": "invalid JSON response from upstream"}), ServiceFault, "500"),
     ("400 temperature, not sent", reply(400, {"error": {"param": "temperature"}}), RequestRefused, "does not name"),
     ("404", reply(404, {"error": {"code": "model_not_found"}}), ModelGone, "no model o3-mini"),
@@ -238,7 +240,10 @@ REFUSED: list[tuple[str, Answer, str]] = [
     ("param", reply(400, {"error": {"code": "unsupported_value", "param": "temperature"}}), "temperature"),
     ("words", reply(422, {"detail": "I decide on the temperature of my house"}), "temperature"),
     ("effort", reply(400, {"error": {"message": "no effort of this kind"}}), "reasoning_effort"),
+    ("effort, as thoughts", reply(400, [{"error": {"message": "Budget 0 is invalid. This model only works in thinking m"
+     "ode."}}]), "reasoning_effort"),
     ("tier", reply(400, [{"error": {"message": "service-tier?"}}]), "service_tier"),
+    ("tier, full", reply(498, {"error": {"message": "Flex tier capacity exceeded"}}), "service_tier"),
     ("schema", reply(400, b"structured outputs are for others"), "json_schema"),
     ("schema, by param", reply(400, {"error": {"param": "response_format", "message": "must be text"}}), "json_schema"),
     ("bounds", reply(400, {"error": {"param": "response_format", "message": "maxLength is not permitted"}}),
@@ -253,6 +258,12 @@ def test_a_parameter_that_the_server_names_is_told(answer: Answer, name: str) ->
 
     assert raised.value.parameter == name
     assert len(server.requests) == 1
+
+
+def test_a_rate_limit_that_speaks_of_a_tier_is_not_the_one_s_that_was_asked_for() -> None:
+    limit = reply(429, {"error": {"message": "You have exceeded the rate limit of your S0 pricing tier."}})
+    with scripted(limit) as server, pytest.raises(CooldownRequired):
+        provider_at(server.url, service_tier="flex").ask(QUESTION, "deployment-7")
 
 
 def test_what_comes_after_a_parameter_was_left_out_is_the_next_one() -> None:

@@ -355,6 +355,8 @@ PAUSES: list[tuple[str, dict[str, str], float]] = [
     ("reset in ms", {"x_ratelimit_reset_tokens": "220ms"}, 0.22),
     ("the limit that the error names", {"x_ratelimit_reset_requests": "8.64s", "x_ratelimit_reset_tokens": "1s"}, 1.0),
     ("the other one, if alone", {"x_ratelimit_reset_requests": "8.64s"}, 8.64),
+    ("a reset of no kind", {"x_ratelimit_reset": "12"}, 12.0),
+    ("an instant that is over", {"x_ratelimit_reset": "1748822400000"}, 5.0),
     ("its own word before resets", {"retry_after": "2", "x_ratelimit_reset_tokens": "6m0s"}, 2.0),
     ("nonsense", {"retry_after": "soon", "retry_after_ms": "x", "x_ratelimit_reset_tokens": "1x"}, 5.0),
 ]
@@ -377,6 +379,7 @@ TOLD: list[tuple[str, object, float]] = [
     ("in words, spelt out", {"detail": "Please wait for 2 minutes"}, 120.0),
     ("a number", {"error": {"retry_after": 7}}, 7.0),
     ("milliseconds", {"error": {"retryAfterMs": 1500}}, 1.5),
+    ("a header of another", {"error": {"metadata": {"headers": {"X-RateLimit-Reset": "30"}}}}, 30.0),
     ("a reset", {"error": {"type": "usage_limit_reached", "resets_in_seconds": 90}}, 90.0),
 ]  # fmt: skip
 
@@ -402,8 +405,15 @@ def test_one_text_that_is_above_the_limit_by_itself_is_not_waited_for() -> None:
         provider_at(server.url).embed([TEXT], SMALL)
 
 
-def test_a_rate_limit_may_name_a_date() -> None:
-    failure = failure_of(reply(429, LIMIT, retry_after=formatdate(time.time() + 120, usegmt=True)), model=OTHER)
+@pytest.mark.parametrize("form", ["date", "seconds", "milliseconds"])
+def test_a_rate_limit_may_name_an_instant(form: str) -> None:
+    then = time.time() + 120
+    headers = {
+        "date": {"retry_after": formatdate(then, usegmt=True)},
+        "seconds": {"ratelimit_reset": f"{then:.0f}"},
+        "milliseconds": {"x_ratelimit_reset": f"{then * 1_000:.0f}"},
+    }
+    failure = failure_of(reply(429, LIMIT, **headers[form]), model=OTHER)
 
     assert isinstance(failure, CooldownRequired)
     assert failure.seconds == pytest.approx(120, abs=10)
