@@ -1,5 +1,6 @@
 """aitp, the AI Task Processor: takes tasks from a task API, runs them through a provider, brings the results back."""
 
+from contextlib import suppress
 from functools import cache
 
 __version__ = "2.1.0"
@@ -12,23 +13,15 @@ def revision() -> str:
     from pathlib import Path
 
     here = Path(__file__).parent
-    try:
+    with suppress(OSError):
         return (here / "REVISION").read_text().strip()
-    except OSError:
-        if not (here.parent / ".git").exists():
-            return ""
-    import subprocess  # not above: an installation has the note
+    if (here.parent / ".git").exists():
+        import subprocess  # not above: an installation has the note
 
-    try:
-        told = subprocess.run(
-            ("git", "-C", str(here.parent), "rev-parse", "--short=12", "HEAD"),
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return told.stdout.strip()
+        ask = ("git", "-C", str(here.parent), "rev-parse", "--short=12", "HEAD")
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(ask, capture_output=True, text=True, timeout=5).stdout.strip()
+    return ""
 
 
 def release() -> str:
