@@ -65,15 +65,15 @@ _CREDIT = (
     r"|credit (?:balance|card)|arrearage|\boverdue|余额不足|欠费|额度(?:不足|已?用尽|失败)"
     r"|(?:\b(?:no|out of|used|exhaust\w*|deplet\w*)|n[o']t (?:have )?(?:any|enough))\b.{0,40}\bcredits?\b(?! were)"
     r"|\b(?:balance|budget|quota|credits?)\b.{0,40}\b(?:insufficient|exhausted|depleted|used up)"
-    r"|\bused (?:up )?your\b.{0,20}\bfree\b"
+    r"|\bused (?:up )?your\b.{0,20}\bfree\b|not enough (?:balance|funds|quota)"
 )
 _TOO_LONG = (
     r"context[ _-]?(?:length|window|size|limit)"
     r"|max(?:imum)?[ _](?:(?:input|seq(?:uence)?|prompt|model)[ _])?(?:length|tokens|context|len\b)"
     r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|big)|too many (?:input )?tokens"
-    r"|\b(?:input|prompt|text) length\b.{0,40}\b(?:exceed|(?:should|must) be (?:\[|<|less|at most))|unable to fit"
-    r"|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|must be <=.{0,20}given|n_keep"
-    r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|expected maxlength"
+    r"|\b(?:input|prompt|text|messages?) length\b.{0,40}\b(?:exceed|(?:should|must) be (?:\[|<|less|at most))"
+    r"|unable to fit|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|n_keep|expected maxlength"
+    r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|must be <=.{0,20}given"
     r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens?\b"
     r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
 )

@@ -149,6 +149,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
      CooldownRequired, "credit"),
     ("403 balance", reply(403, {"code": 30011, "message": "Your paid balance is insufficient"}), CooldownRequired,
      "credit"),
+    ("403 not enough", reply(403, {"reason": "NOT_ENOUGH_BALANCE", "message": "not enough balance"}), CooldownRequired,
+     "credit"),
     ("403 no credits yet", reply(403, {"error": "Your newly created team doesn't have any credits yet."}),
      CooldownRequired, "credit"),
     ("403 a card", reply(403, error(None, "customer_verification_required", "requires a valid credit card on file")),
@@ -206,6 +208,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     # Of the text.
     ("400, over the context, NIM", reply(400, {"message": "Input length 1040 exceeds maximum allowed token size 512"}),
      InputTooLong, "longer"),
+    ("400, over the context, LMDeploy", reply(400, {"message": "The input messages length 5000 exceeds the session_len "
+     "4096"}), InputTooLong, "longer"),
     ("400, over the context, a range", reply(400, error("InvalidParameter", message="Range of input length should be [1"
      ", 8192]")), InputTooLong, "longer"),
     ("400, over the context, seq_len", reply(400, {"message": "length of prompt_tokens (68957) must be less than max_se"
