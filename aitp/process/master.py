@@ -450,7 +450,8 @@ class Master:
 
     def _look_after_models(self) -> bool:
         """In a helper."""
-        # With other settings, or by another master than before, nothing of what was is waited for.
+        # With other settings, or by another master than before, nothing of what was is waited for. When it was due is
+        # forgotten by the master alone, once it has sent us.
         return bool(models.look_after_models(self._settings, anew=self._looker.due == AT_ONCE))
 
     def _looked(self, exit_code: int) -> None:
