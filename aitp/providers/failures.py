@@ -75,7 +75,7 @@ _TOO_LONG = (
     r"|unable to fit|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|n_keep|expected maxlength"
     r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|must be <=.{0,20}given"
     r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens?\b"
-    r"|\btokens?\b.{0,60}\b(?:exceed|at most)"
+    r"|\btokens?\b.{0,60}\b(?:exceed|at most)|\b(?:inputs?|prompt|text)\b.{0,40}\bless than \d+ characters"
 )
 _ANOTHER_LIMIT = (
     r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|throttl|please wait"

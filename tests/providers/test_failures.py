@@ -84,6 +84,8 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
      "longer"),
     ("422, over the context, by how much", reply(422, {"error": "`inputs` must have less than 512 tokens. Given: 1324",
      "error_type": "Validation"}), InputTooLong, "longer"),
+    ("422, over the context, in characters", reply(422, {"error": "`inputs` must have less than 32000 characters. Give"
+     "n: 67337"}), InputTooLong, "longer"),
     ("422, over the context, TGI", reply(422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens`"
      " must be <= 4096. Given: 5000 `inputs` tokens and 512 `max_new_tokens`"}), InputTooLong, "longer"),
     ("400, over the context, LM Studio", reply(400, {"error": "Cannot truncate prompt with n_keep (9000) >= n_ctx (4096"
