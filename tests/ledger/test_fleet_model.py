@@ -114,6 +114,7 @@ class LifeOfFleet(Life):
         self.relays_begin_anew((*OURS, *THEIRS))
         self.acknowledged()
         if forgotten := self.world.clock.stepped - found[-1].stepped:
+            self.remember()  # which may be forgotten once more
             self.follow_clock(forgotten)
 
     # Lines
