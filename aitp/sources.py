@@ -119,16 +119,6 @@ def exported(*names: str) -> dict[str, str]:
     return {name: value for name in names if (value := os.environ.get(name, "").strip())}
 
 
-def unjudged(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
-    """Settings as they are written in `environ` (None: in this process's) and in the file of settings that it names, or
-    in .env; of a file that cannot be read nothing.
-    """
-    values = os.environ if environ is None else environ
-    with suppress(ConfigurationError):
-        return read_sources(values, Path(".env"), ()).values
-    return values
-
-
 def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     """RUNTIME_DIR of `environ` (None: of this process's) and of the file of settings that it names, or of .env; none of
     the other settings is judged, and what cannot be read is passed over.
@@ -136,7 +126,10 @@ def runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     For `bin/supervisorctl`: who has spoilt a setting must still be able to reload, stop or restart what runs. For
     `aitp status`, which looks there for what is in force. And for saying that a start failed.
     """
-    values = unjudged(environ)
+    values = os.environ if environ is None else environ
+    if not values.get("RUNTIME_DIR", "").strip():
+        with suppress(ConfigurationError, OSError):
+            values = read_sources(values, Path(".env"), ()).values
     named, ledger = (values.get(name, "").strip() for name in ("RUNTIME_DIR", "RATE_LIMIT_STORAGE_PATH"))
     try:
         if named:

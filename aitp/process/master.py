@@ -458,14 +458,15 @@ class Master:
         self._wake(Role.WORKER)  # their tasks may be waiting for a model
         now, asked = time.monotonic(), self._looker.due
         self._may_look_at = now + self._timings.look_again_seconds
-        if asked != AT_ONCE:
+        if asked != AT_ONCE and self._looker.seconds:
             # What was asked for meanwhile was asked for the sake of what this look may have found already.
             soon = exit_code != ExitCode.FINE or asked < math.inf
             self._looker.due = self._may_look_at if soon else now + LOOK_SECONDS
 
     def _miss_model(self) -> None:
         """USR2: a worker misses a model that it should find. Have somebody look, however often this is asked for."""
-        self._looker.due = min(self._looker.due, self._may_look_at)
+        if self._looker.seconds:  # else there is nothing to look for
+            self._looker.due = min(self._looker.due, self._may_look_at)
 
     # Other signals
 

@@ -3,8 +3,8 @@
 What differs from a bare supervisord is written into the configuration that it reads: where its files are, that programs
 write to our own standard output instead of a pipe that breaks with us, and which secrets each of them is to see.
 
-Settings are judged in a process that is over by then: what runs for weeks has neither pydantic nor the secrets of any
-file in its memory.
+Settings are judged in a process that is over by then: what runs for weeks has neither pydantic nor the secrets of
+files in its memory.
 
 The rest is in RPC interface factories, which are supervisor's one public way into its process. `Ends`, for a bare
 supervisord too: a dead program must not leave it running on empty. One that it will not start again (it ended with an
@@ -19,6 +19,7 @@ second is over. `tests/process/test_supervisord.py` notices when a new version m
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
@@ -32,7 +33,7 @@ from supervisor import events, loggers, states, supervisord  # type: ignore[impo
 
 from aitp import sources
 from aitp.extensions import foreign_settings
-from aitp.hardening import blot_out
+from aitp.hardening import PR_SET_PDEATHSIG, blot_out, prctl
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.tasks import ExitCode
@@ -47,6 +48,7 @@ ORPHAN_SECONDS, LOOK_AGAIN_SECONDS = 3.0, 0.1
 OUTPUT, ERRORS = 8, 9
 # Above all that supervisord closes at a reload: what it reads, and the pipe that ends its sleep.
 CONFIGURED, WOKEN, WAKING = 10, 11, 12
+FIRST_LINE_BYTES = 65_536
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # A program that ends so often in so many seconds is given up: it fails to start. Kills now and then are no such thing.
@@ -71,17 +73,23 @@ log = get_logger(__name__)
 
 
 def run_supervised(configuration: Path = CONFIGURATION) -> int:
-    """Run the service until it stops or ends by itself; the exit code. Raises ConfigurationError before it starts."""
+    """Run the service until it stops or ends by itself; the exit code."""
     os.umask(0o077)
     blot_out(sources.secret_names())
     os.dup2(os.memfd_create("supervisord.conf"), CONFIGURED, inheritable=False)
+    parent = os.getpid()
     if (pid := os.fork()) == 0:
-        return _prepare(configuration)  # in a process of its own: the memory that settings take is free afterwards
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code or not os.fstat(CONFIGURED).st_size:  # or it was told to stop
-        return code if code >= 0 else ExitCode.FAILED
-    said, runtime_dir = sources.unjudged(), sources.runtime_dir()
-    configure((said.get("LOG_LEVEL") or "INFO").strip().upper(), (said.get("LOG_FORMAT") or "auto").strip().lower())
+        # What settings take of memory is free when this ends, and so it does with us; Ctrl-C reaches both.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return _prepare(configuration) if os.getppid() == parent else ExitCode.FAILED
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        if code < 0:
+            log.error("The settings could not be judged", exit_code=code)
+        return max(code, ExitCode.FAILED)
+    directory, level, form = json.loads(os.pread(CONFIGURED, FIRST_LINE_BYTES, 0).partition(b"\n")[0].lstrip(b"; "))
+    configure(level, form)
+    runtime_dir = Path(directory)
     start.tell(runtime_dir, start.Supervision(os.getpid(), "STARTING", time.time()))
     os.dup2(1, OUTPUT)
     os.dup2(2, ERRORS)
@@ -100,7 +108,9 @@ def run_supervised(configuration: Path = CONFIGURATION) -> int:
 
 
 def _prepare(configuration: Path) -> int:
-    """Judge the settings, and write the configuration that is made of them; the exit code if it cannot be run so."""
+    """Judge the settings, and write the configuration that is made of them, below what else is to be known of them; the
+    exit code if it cannot be run so. Raises ConfigurationError.
+    """
     from aitp.settings import load_settings, prepare_environment
 
     prepare_environment()
@@ -119,7 +129,8 @@ def _prepare(configuration: Path) -> int:
         start.tell_of_failed_start(settings.runtime_dir, [f"{text}: {reason}"])
         return ExitCode.FAILED
     clear_sockets(settings.runtime_dir)
-    os.write(CONFIGURED, configured(configuration, settings).encode())
+    judged = json.dumps([str(settings.runtime_dir), settings.log_level, settings.log_format])
+    os.write(CONFIGURED, f"; {judged}\n{configured(configuration, settings)}".encode())
     return ExitCode.FINE
 
 

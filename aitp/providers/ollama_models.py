@@ -61,7 +61,8 @@ def missing(settings: Settings, models: Collection[str], seconds: float = LIST_S
     if answer.status != 200:
         raise error_of(refusal_of(OLLAMA, httpx2.Response(answer.status, content=body), ""))
     try:
-        present = {canonical(each["model"]) for each in orjson.loads(body)["models"]}
+        listed = [each.get("model") or each.get("name") for each in orjson.loads(body)["models"]]
+        present = {canonical(name) for name in listed if name}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ServiceFault(OLLAMA, "ollama answered with no list of models") from None
     return [model for model in models if canonical(model) not in present]

@@ -112,6 +112,12 @@ def test_settings_that_are_invalid_are_refused_before_anything_starts(stage: Sta
     assert not stage.starts("master")
 
 
+def test_settings_that_are_blank_count_as_unset_for_supervisord_too(stage: Stage) -> None:
+    stage.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, LOG_LEVEL=" ", LOG_FORMAT=" ")
+    stage.run()
+    stage.await_service()
+
+
 def test_a_runtime_directory_too_deep_for_a_socket_is_refused(stage: Stage) -> None:
     stage.settings(CONCURRENCY_LIMIT=1, RELAY_PROCESSES=1, RUNTIME_DIR=stage.directory / ("x" * 80))
     assert stage.run().wait(10) == 78
@@ -132,6 +138,18 @@ def test_a_port_that_is_let_go_of_in_time_is_waited_for(stage: Stage) -> None:
         wait_until(lambda: "Waiting for METRICS_PORT" in stage.log())
     stage.await_service()
     assert run.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nobody_who_judges_settings_outlives_a_start_that_is_stopped(stage: Stage, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", stage.port)):
+        run = stage.run()
+        wait_until(lambda: "Waiting for METRICS_PORT" in stage.log())
+        (judge,) = map(int, Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split())
+        run.send_signal(number)
+        run.wait(10)
+        wait_until(lambda: not alive(judge))
+    assert not (stage.directory / "run" / "failed-start.json").exists()
 
 
 def test_exit_78_of_a_program_ends_the_service_with_78_and_without_a_second_start(stage: Stage) -> None:
@@ -260,7 +278,7 @@ STOPPED_EARLY = """
 import os, runpy, signal, sys
 class Stop:
     def find_spec(self, name, *_):
-        if name == "aitp.settings":
+        if name == ("supervisor" if sys.argv[-1] == "run" else "aitp.settings"):
             os.kill(os.getpid(), signal.SIGTERM)
 sys.meta_path.insert(0, Stop())
 runpy.run_module("aitp", run_name="__main__")
