@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -58,15 +59,16 @@ class Wire:
     """
 
     def __init__(self, url: str, timeout: float, trust: Trust) -> None:
-        self._pool = _pool(url, timeout, trust)
-        parts = urlsplit(url)
-        # A proxy that sees the request is told the whole address; all others are told what follows the host.
-        self._origin = "" if self._pool.proxy and parts.scheme == "http" else f"{parts.scheme}://{parts.netloc}"
+        self._url, self._timeout, self._trust = url, timeout, trust
+
+    @cached_property
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        return _pool(self._url, self._timeout, self._trust)
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """One request. Of the answer, the body is still to be read: with `pieces`, `whole_body` or `finish`."""
-        connections = self._pool.num_connections
         try:
+            connections = self._pool.num_connections
             try:
                 return self._send(method, url, headers, body)
             except exceptions.ProtocolError as error:
@@ -79,13 +81,16 @@ class Wire:
             raise _no_answer(error) from None
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        target = url.removeprefix(self._origin) or "/"
+        parts = urlsplit(url)
+        if not (self._pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
+            url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
         how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
-        return self._pool.urlopen(method, target, body, headers, **how)
+        return self._pool.urlopen(method, url, body, headers, **how)
 
     def close(self) -> None:
         """End the connection, for good."""
-        self._pool.close()
+        if "_pool" in vars(self):
+            self._pool.close()
 
 
 def _pool(url: str, timeout: float, trust: Trust) -> urllib3.HTTPConnectionPool:

@@ -15,7 +15,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
@@ -175,9 +175,14 @@ def one_word(pattern: str, must: str) -> AfterValidator:
 
 def directory(path: Path) -> Path:
     path = absolute(path)
-    with suppress(PermissionError):  # another user looks: the service itself reads it, and says so if it cannot
-        if not path.is_dir():
-            raise ValueError("must be a directory, and one that is there")
+    try:
+        there = path.is_dir()
+    except PermissionError:
+        return path  # another user looks: the service itself reads it, and says so if it cannot
+    except OSError:  # of a name that is too long
+        there = False
+    if not there:
+        raise ValueError("must be a directory, and one that is there")
     return path
 
 

@@ -57,7 +57,8 @@ def missing(settings: Settings, models: Collection[str], seconds: float = LIST_S
     try:
         answer, body = http.ask(url, seconds, settings.trust, client.ollama_headers(settings))
     except http.NoAnswer as failure:
-        raise ServiceFault(OLLAMA, f"ollama {failure}: look at OLLAMA_BASE_URL") from None
+        said = str(failure).replace("REQUEST_TIMEOUT", f"{seconds:g} s")
+        raise ServiceFault(OLLAMA, f"ollama {said}: look at OLLAMA_BASE_URL") from None
     if answer.status != 200:
         raise error_of(refusal_of(OLLAMA, httpx2.Response(answer.status, content=body), ""))
     try:

@@ -175,7 +175,7 @@ def acknowledges(body: bytes, task_id: str) -> bool:
     named = document.get("_id", document.get("id"))
     if named is None:
         said = [document.get(key) for key in ("success", "ok", "status")]
-        failed = any(each is False or each in ("error", "fail", "failed") for each in said)
+        failed = any(each is False or each in ("error", "fail") for each in said)
         return not failed and not document.keys() & {"statusCode", "error", "errors"}
     return isinstance(named, str) and named.casefold() == task_id.casefold()
 

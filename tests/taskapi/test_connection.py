@@ -379,3 +379,25 @@ def test_a_refusal_does_not_keep_the_connection_from_being_used_again(desk_at: M
         with pytest.raises(CredentialsRefused):
             desk.deliver()
         assert {request.connection for request in server.requests} == {1}
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["ftp://proxy:21", "http://proxy:port", "http://proxy:99999", "http://[::1", "http://\N{EURO SIGN}:x@proxy"],
+)
+def test_a_proxy_that_cannot_be_used_is_a_fault_of_each_request(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    wire = http.Wire("http://tasks.example", 1.0, Trust(from_environment=True))
+    for _ in range(2):
+        with pytest.raises(http.NoAnswer) as failure:
+            wire.send("GET", "http://tasks.example/", {})
+        assert "proxy" not in str(failure.value) or "through the proxy" in str(failure.value)
+    wire.close()
+
+
+def test_a_scheme_in_capitals_is_no_part_of_what_is_asked_for() -> None:
+    with scripted(reply(200, [])) as server:
+        wire = http.Wire(f"HTTP://127.0.0.1:{server.port}", 1.0, Trust())
+        http.finish(wire.send("GET", f"HTTP://127.0.0.1:{server.port}/a?b", {}))
+        wire.close()
+    assert server.requests[0].line == "GET /a?b HTTP/1.1"
