@@ -13,6 +13,7 @@ before it forks.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -419,8 +420,11 @@ def allocate(path: Path) -> None:
     A new one is there only when a scrape can read it. Raises OSError, disk full included.
     """
     _set_aside_if_damaged(path)
-    if not path.exists():
-        # Written, not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
+    # Not sparse: a write to a page that a full disk cannot back would kill the process (SIGBUS).
+    if path.exists():
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    else:
         replace_file(path, bytes(_FILE_BYTES))
 
 

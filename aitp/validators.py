@@ -113,19 +113,30 @@ def unusable(environ: Mapping[str, str]) -> list[str]:
                 "HTTP proxy in it, or unset it"
             )
     for name in BUNDLES:
-        place = environ.get(name, "")
-        if not place or (name != "SSL_CERT_FILE" and any(map(os.path.isdir, place.split(os.pathsep)))):
-            continue
-        try:
-            if name == "SSL_CERT_DIR":
-                raise ValueError("there is no such directory")
-            read_authorities(Path(place))
-        except ValueError as error:
+        if (place := environ.get(name)) and (reason := _unreadable(name, place)):
             problems.append(
-                f"{name}={place}: {error}, and HTTP_TRUST_ENV=true takes the authorities to trust from there; correct "
+                f"{name}={place}: {reason}, and HTTP_TRUST_ENV=true takes the authorities to trust from there; correct "
                 "it, or unset it"
             )
     return list(dict.fromkeys(problems))
+
+
+def _unreadable(name: str, place: str) -> str:
+    """Why no certificates can be had from what this variable names: what OpenSSL takes can be."""
+    import ssl
+
+    if name == "SSL_CERT_DIR":
+        return "" if any(map(os.path.isdir, place.split(os.pathsep))) else "there is no such directory"
+    if name != "SSL_CERT_FILE" and os.path.isdir(place):
+        return ""
+    try:
+        with open(place, "rb"):  # in the words of the system, not of OpenSSL
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
+    except ssl.SSLError:
+        return "there is no certificate in it that can be read"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 # ── the types of settings ────────────────────────────────────────────────────────────────────────────────────────────
@@ -325,6 +336,7 @@ Thinking = Annotated[Literal["low", "medium", "high"] | bool, LOWER, Allowed("tr
 
 # ── a file of prices ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+PRICES_BYTES = 1_048_576
 HIGHEST_PRICE = 1_000_000  # of a million tokens
 
 
@@ -332,8 +344,8 @@ def read_prices(path: Path) -> Prices:
     """The prices in a TOML file. Raises ValueError that says all that is wrong with it, entry by entry."""
     try:
         with path.open("rb") as file:
-            document = tomllib.load(file, parse_float=Decimal)
-    except (OSError, ValueError, RecursionError) as error:
+            document = tomllib.loads(file.read(PRICES_BYTES).decode(), parse_float=Decimal)
+    except (OSError, ValueError, RecursionError, ArithmeticError) as error:
         raise ValueError(f"{reason(error)}; it must be a TOML file of prices, as etc/prices.example.toml is") from None
     try:
         found = _PriceFile.model_validate(document)
@@ -474,7 +486,7 @@ def odd_values(values: Mapping[str, str]) -> Iterator[str]:
     """
     for name, value in values.items():
         if re.fullmatch(r"your(-[a-z]+)+", value):
-            yield f"{name.upper()} still has the example's value {value}; set your own"
+            yield f"{name.upper()} still has the example's value; set your own"
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             yield f"{name.upper()} begins and ends with a quote, part of its value; take the quotes off unless meant"
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
@@ -253,7 +254,8 @@ def ahead_of(header: str | None, received_at: float) -> float | None:
     """Seconds by which our clock is ahead of a server's (behind: negative), by the Date of its answer, which took less
     than what is tolerated; None without one that can be read."""
     try:
-        return received_at - parsedate_to_datetime(header or "").timestamp()
+        theirs = parsedate_to_datetime(header or "")
+        return received_at - (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 from typing import Any
 
@@ -158,6 +159,7 @@ NOON = 1_753_963_200.0
 @pytest.mark.parametrize(("received_at", "ahead"), [(NOON, 0.0), (NOON + 61, 61.0), (NOON - 119, -119.0)])
 def test_a_clock_is_compared_with_the_date_of_an_answer(received_at: float, ahead: float) -> None:
     assert ahead_of(formatdate(NOON, usegmt=True), received_at) == ahead
+    assert ahead_of(time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime(NOON)), received_at) == ahead  # RFC 9110 5.6.7
 
 
 @pytest.mark.parametrize(

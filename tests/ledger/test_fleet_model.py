@@ -114,7 +114,8 @@ class LifeOfFleet(Life):
         self.relays_begin_anew((*OURS, *THEIRS))
         self.acknowledged()
         if forgotten := self.world.clock.stepped - found[-1].stepped:
-            self.remember()  # which may be forgotten once more
+            self.remember()
+            self.remembered[-1].stepped = found[-1].stepped  # it may be forgotten once more
             self.follow_clock(forgotten)
 
     # Lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
 from collections.abc import Callable
@@ -47,6 +48,18 @@ def test_a_damaged_file_of_a_slot_that_nobody_owns_is_set_aside_at_start(tmp_pat
     prepare_directory(tmp_path)
 
     assert value(scrape(tmp_path), "oauth_token_requests_total", status="success") == 0
+
+
+def test_a_sound_file_that_was_cut_has_all_its_space_again(tmp_path: Path) -> None:
+    """Else a full disk would kill whoever counts more than there was."""
+    open_metrics(tmp_path, 101).auth(success=True)
+    path = tmp_path / "counter_101.db"
+    os.truncate(path, 4_096)
+
+    open_metrics(tmp_path, 101).auth(success=True)
+
+    assert path.stat().st_size == path.stat().st_blocks * 512 > 4_096
+    assert value(scrape(tmp_path), "oauth_token_requests_total", status="success") == 2
 
 
 def test_a_sound_file_is_left_alone(tmp_path: Path) -> None:

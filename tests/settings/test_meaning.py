@@ -256,7 +256,7 @@ SOCKS = "socks5h://user:password@10.0.0.1:1080"
         ({"https_proxy": SOCKS}, "https_proxy"),
         ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE=/nowhere/ca.pem: No such file"),
         ({"SSL_CERT_FILE": "/etc"}, "SSL_CERT_FILE=/etc: Is a directory"),
-        ({"REQUESTS_CA_BUNDLE": "/etc/hostname"}, "REQUESTS_CA_BUNDLE=/etc/hostname: there is no PEM certificate"),
+        ({"REQUESTS_CA_BUNDLE": "/etc/hostname"}, "REQUESTS_CA_BUNDLE=/etc/hostname: there is no certificate"),
         ({"CURL_CA_BUNDLE": "/nowhere/ca.pem"}, "CURL_CA_BUNDLE"),
         ({"SSL_CERT_DIR": "/nowhere:/etc/hostname"}, "SSL_CERT_DIR"),
     ],

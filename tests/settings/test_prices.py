@@ -105,6 +105,7 @@ def test_a_star_is_the_price_of_all_other_models(file: Path) -> None:
         ('currency = "EUR"\nopenai = 3\n', "openai: Input should be a valid dictionary"),
         ('currency = "EUR"\n[openai]\na = 3\n', "[openai.a]: Input should be a valid dictionary"),
         ('currency = "EUR"\n[openai.a]\ninput = 1\n', "[openai.a] output: Field required"),
+        ("input = 1e999999999999999999999", "must be a TOML file of prices"),
         (
             'currency = "EUR"\n[openai.a]\ninput = -1\noutput = 1\n',
             "[openai.a] input: Input should be greater than or equal to 0",

@@ -233,6 +233,18 @@ def test_a_time_zone_of_a_thousand_parts_is_none() -> None:
         load_settings({**COMPLETE, "RATE_LIMIT_TIMEZONE": "0/" * 1_000})
 
 
+def test_a_path_that_no_system_can_look_for_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"PROMPTS_DIR=.*must be a directory"):
+        load_settings({**COMPLETE, "PROMPTS_DIR": "p" * 300})
+
+
+def test_what_a_secret_looks_like_is_never_told() -> None:
+    settings = load_settings({**COMPLETE, "OAUTH2_CLIENT_SECRET": "your-horse-battery"})
+
+    assert any("OAUTH2_CLIENT_SECRET" in warning for warning in settings.warnings)
+    assert not any("horse" in warning for warning in settings.warnings)
+
+
 def test_a_relative_path_that_is_wrong_is_told_with_where_it_leads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
