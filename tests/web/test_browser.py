@@ -144,7 +144,19 @@ def lose_the_master(world: World) -> None:
 
 def bury_a_result(world: World) -> None:
     change(world, "INSERT INTO queues (id, type, model, failed_at) VALUES (9, 'text_embedding', 'm', '')")
-    change(world, "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('d', 9, 'dead', 1, 1.0)")
+    bury(world, "d", 1.0)
+
+
+def bury(world: World, name: str, at: float) -> None:
+    change(
+        world,
+        f"INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('{name}', 9, 'dead', 1, {at})",
+    )
+    change(
+        world,
+        "INSERT INTO results (seq, status, finished_at, refusal, refused_at)"
+        f" SELECT seq, 'failed', {at}, '400', {at} FROM tasks WHERE id = '{name}'",
+    )
 
 
 Story = Callable[[World], None]
@@ -332,9 +344,7 @@ def test_a_command_is_marked_whole_when_it_has_the_focus_and_stays_so(browser: B
         browser.run("document.querySelector('#dead .run').focus()")
         assert browser.run("getSelection().toString()") == "aitp dead retry d"
 
-        change(
-            world, "INSERT INTO tasks (id, queue, state, entered_sequence, entered_at) VALUES ('e', 9, 'dead', 1, 0.5)"
-        )
+        bury(world, "e", 0.5)
         wait_until(lambda: "aitp dead retry e" in browser.text("#dead"), timeout=20, every=0.2)
 
         assert browser.run("getSelection().toString()") == "aitp dead retry d"
