@@ -297,7 +297,7 @@ class Services:
         Raises ServiceFault or CooldownRequired without running the block if the service is to be left alone now; what
         the block raises is judged and passes. `observe` is told when the breaker moves.
         """
-        state, prober, failures, quiet_until = self._look(service)
+        state, prober, _, quiet_until = self._look(service)
         if quiet_until is not None:
             seconds = max(0.0, quiet_until - self.database.clock())
             said = f"{service} asked to be left alone for another {seconds:.0f} s"
@@ -318,6 +318,7 @@ class Services:
             health = Health.UNKNOWN
             raise
         finally:
+            state, _, failures, _ = self._look(service)  # by others as well, since the call began
             says_nothing = health is Health.UNKNOWN or (health is Health.HEALTHY and not failures)
             if state != BreakerState.CLOSED or cooldown is not None or not says_nothing:
                 with self.database.transaction() as connection:

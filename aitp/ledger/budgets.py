@@ -95,12 +95,17 @@ def usage(connection: Connection, queue: QueueKey, route: Route) -> UsageEstimat
 
 
 def reserve(connection: Connection, slot: int, currency: str, nano: int) -> None:
-    """The slot's attempt may cost so much, or so much more: it makes a second request."""
+    """The slot's attempt may cost so much."""
     connection.execute(
         "INSERT INTO reservations (slot, currency, nano) VALUES (?, ?, ?)"
-        " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = reservations.nano + excluded.nano",
+        " ON CONFLICT (slot) DO UPDATE SET currency = excluded.currency, nano = excluded.nano",
         (slot, currency, nano),
     )
+
+
+def reserve_more(connection: Connection, slot: int, nano: int) -> None:
+    """It makes a second request, for so much more. What was taken from the slot meanwhile is settled and stays so."""
+    connection.execute("UPDATE reservations SET nano = nano + ? WHERE slot = ?", (nano, slot))
 
 
 def keep_back(connection: Connection, budget: BudgetState, needed: int) -> tuple[float, tuple[Overspent, ...]]:

@@ -160,7 +160,7 @@ class _Ready(NamedTuple):
 
 @dataclass(slots=True)
 class _Search:
-    """One claim's search for tasks that may be sent now: what it goes by."""
+    """One claim's search for tasks that may be sent now: what it goes by, and what is to be warned about."""
 
     connection: Connection
     now: float
@@ -171,6 +171,8 @@ class _Search:
     room: int | None
     budget: budgets.BudgetState | None
     gates: dict[str, Gate] = field(default_factory=dict)
+    overspent: list[budgets.Overspent] = field(default_factory=list)
+    unpriced: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -251,7 +253,7 @@ class Claims:
             if found := self._first_route(search, number, queue, stops):
                 break
         if found is None:
-            return _first_end(stops, next_due(connection, TaskState.READY))
+            return _first_end(search, stops, next_due(connection, TaskState.READY))
         others = len(queues) > 1 and (room.count is None or room.count > len(found.tasks))
         is_bounded = room.count is not None or found.reserved_nano > 0 or found.counted_for is not None
         return found._replace(more=found.more or others, is_bounded=is_bounded)
@@ -304,8 +306,9 @@ class Claims:
         if pricing.is_nothing:
             budget = None
         if budget is not None and (pricing.price is None or options.currency != budget.currency):
-            news = (route.model,) if budgets.note_unpriced(connection, route) else ()
-            return Idle(IdleReason.PRICE, service=provider, unpriced=news)
+            if budgets.note_unpriced(connection, route):
+                search.unpriced.append(route.model)
+            return Idle(IdleReason.PRICE, service=provider)
         # This model fails at tasks of this type.
         world = self.worlds.find(
             connection, search.seen.worlds_version, route, queue.type, options.setup(provider), now
@@ -345,7 +348,8 @@ class Claims:
             if not rows:
                 needed = estimate(pricing, usage, sizes[:1])
                 until, overspent = budgets.keep_back(connection, budget, needed)
-                return Idle(IdleReason.BUDGET, until, service=provider, overspent=overspent)
+                search.overspent += overspent
+                return Idle(IdleReason.BUDGET, until, service=provider)
             reserved = estimate(pricing, usage, sizes[: len(rows)])
             budgets.reserve(connection, search.slot, budget.currency, reserved)
         if turn is not None:
@@ -415,7 +419,7 @@ class Claims:
                 budget = budgets.state(connection, now, ZoneInfo(basis.timezone))
                 if budget.left_nano < claim.reserved_nano:
                     return False
-                budgets.reserve(connection, claim.slot, budget.currency, claim.reserved_nano)
+                budgets.reserve_more(connection, claim.slot, claim.reserved_nano)
             counted = limits.Counted(*connection.execute(f"SELECT {limits.COUNTED}").get)
             limits.count(connection, claim.queue.type, [task.id for task in claim.tasks], now, counted)
         if room.count is not None or claim.is_bounded:
@@ -423,15 +427,15 @@ class Claims:
         return True
 
 
-def _first_end(stops: Sequence[Idle], due_at: float | None) -> Idle:
+def _first_end(search: _Search, stops: Sequence[Idle], due_at: float | None) -> Idle:
     """Why nothing can be claimed though tasks are ready, and when the first of the reasons ends, as far as is known."""
     ends = [end for end in (due_at, *(stop.until for stop in stops)) if end is not None]
     return Idle(
         stops[0].because,  # of the fairest queue
         min(ends, default=None),
         service=stops[0].service,
-        overspent=tuple(news for stop in stops for news in stop.overspent),
-        unpriced=tuple(news for stop in stops for news in stop.unpriced),
+        overspent=tuple(search.overspent),
+        unpriced=tuple(search.unpriced),
     )
 
 

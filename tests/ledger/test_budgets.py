@@ -13,7 +13,7 @@ from aitp.ledger.evidence import Settled
 from aitp.ledger.outcomes import Cause
 from aitp.policy.costs import FIRST_USAGE, FREE, Bill, Price, Pricing, estimate
 from aitp.policy.routing import Route
-from aitp.tasks import Ending, Period
+from aitp.tasks import Ending, Health, Period
 from tests.ledger.conftest import Create
 from tests.ledger.test_plans import assert_no_scans, recorded
 from tests.ledger.world import (
@@ -109,6 +109,28 @@ def test_an_attempt_whose_process_is_gone_counts_its_estimate(create: Create, ca
     assert (use(world).spent_nano, use(world).reserved_nano) == (2 * EACH, 0)
 
 
+def test_a_second_request_of_who_owns_nothing_any_more_leaves_nothing_reserved(create: Create) -> None:
+    """Another host gave it back: this one's line was cut."""
+    world = budgeted(create, day=100 * EACH)
+    world.admit("a")
+    claim = world.claim(terms=PRICED)
+    world.ledger.outcomes.release(WORKER, Cause.STOPPED)
+    assert world.ledger.claims.again(claim)
+    pay(world, claim, EACH)
+
+    assert use(world).reserved_nano == 0
+    assert world.problems() == ()
+
+
+def test_a_claim_s_reservation_is_its_own_whatever_its_slot_has_left_behind(create: Create) -> None:
+    world = budgeted(create, day=100 * EACH)
+    world.change("INSERT INTO reservations VALUES (?, 'USD', ?)", WORKER, 7 * EACH)
+    world.admit("a")
+    world.claim(terms=PRICED)
+
+    assert use(world).reserved_nano == EACH
+
+
 def test_an_attempt_of_which_a_part_is_unknown_counts_its_estimate_if_that_is_more(create: Create) -> None:
     world = budgeted(create, day=100 * EACH)
     world.admit("a", "b")
@@ -167,6 +189,20 @@ def test_a_used_up_budget_is_warned_of_once_and_frees_at_midnight_of_its_zone(cr
     assert world.idle(terms=PRICED).until == idle.until
     world.clock.now = idle.until
     assert len(world.claim(terms=PRICED).tasks) == 1
+
+
+def test_news_of_a_fresh_task_that_was_to_make_a_suspect_s_probe_are_told(create: Create) -> None:
+    world = create()
+    world.admit("suspect")
+    world.run(Ending.RETRY, Health.FAULTY)
+    world.clock.go(100)
+    world.admit("fresh", queue=LARGE)
+    world.change("UPDATE breakers SET state = 'open', opened_at = ? WHERE service = 'openai'", world.clock.now - 1_000)
+    set_budgets(world.ledger, "USD", {"day": 1})
+    mixed = dataclasses.replace(PRICED, pricing=lambda queue, route: Pricing(None) if queue == LARGE else EMBEDDING)
+
+    assert [news.period for news in world.idle(terms=PRICED).overspent] == ["day"]
+    assert world.idle(terms=mixed).unpriced == ("text-embedding-3-large",)
 
 
 def test_the_month_binds_as_well_and_frees_on_the_first(create: Create) -> None:

@@ -65,6 +65,16 @@ def test_a_success_in_between_forgives_the_failures(desk: Desk) -> None:
     assert desk.state == "closed"
 
 
+def test_a_success_forgives_what_has_failed_since_its_call_began(desk: Desk) -> None:
+    calls = [desk.ledger.services.call("wikidata", 102, desk.changes.append) for _ in range(3)]
+    for call in calls:
+        call.__enter__()
+    for call in calls:
+        desk.fail(1)
+        call.__exit__(None, None, None)
+    assert (desk.state, desk.changes) == ("closed", [])
+
+
 def test_refused_credentials_open_it_at_once(desk: Desk) -> None:
     with pytest.raises(CredentialsRefused):
         desk.call(CredentialsRefused("wikidata", "403"))
