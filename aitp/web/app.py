@@ -197,6 +197,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run_metrics(settings: Settings) -> int:
     """Serve until told to stop; the exit code. In the main thread."""
+    parent = Parent(supervised=under_supervisord())
     logs.configure(settings.log_level, settings.log_format)
     settings = _needed(settings)
     # waitress warns of every request that waits for the one before.
@@ -217,7 +218,8 @@ def run_metrics(settings: Settings) -> int:
         log.error("METRICS_HOST is not an address of this machine and not a name that leads to one", **place)
         return ExitCode.MISCONFIGURED
     _install_signals(application)
-    _stop_with_parent()
+    if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and parent.is_gone:  # elsewhere an orphan is left to its operator
+        signal.raise_signal(signal.SIGTERM)
     log.info("Metrics server started", **place, mock=bool(settings.mocks))
     with suppress(SystemExit):  # of a signal that comes before waitress is in its loop
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -284,10 +286,3 @@ def _install_signals(application: Application) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, reload)
-
-
-def _stop_with_parent() -> None:
-    """Have the kernel send TERM when the parent dies. Where it can't (not Linux), an orphan is left to its operator."""
-    parent = Parent(supervised=under_supervisord())
-    if prctl(PR_SET_PDEATHSIG, signal.SIGTERM) and parent.is_gone:
-        signal.raise_signal(signal.SIGTERM)
