@@ -101,14 +101,16 @@ class ModelMissing(CooldownRequired):
 
 
 class ModelGone(RetryableError):
-    """A service says that it has no such `model` for us: retired, not allowed, of another kind. Its tasks wait."""
+    """A service says that it has no such `model` for us: retired, not allowed, of another kind. Its tasks wait.
 
-    named = True
+    `named`: it says so of itself, and not as the failure of what is behind it.
+    """
 
-    def __init__(self, service: str, message: str, *, model: str) -> None:
+    def __init__(self, service: str, message: str, *, model: str, named: bool = True) -> None:
         super().__init__(message)
         self.service = service
         self.model = model
+        self.named = named
 
 
 class SettingRefused(RetryableError):

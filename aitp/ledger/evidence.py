@@ -291,7 +291,7 @@ class _Case:
             # Sent before the request was changed: that says nothing, neither of the task nor of the world.
             self._tell(Health.UNKNOWN)
             return map(_adapted, self.outcomes)
-        if culprit is Culprit.MODEL and failure.stranger and not self.has_answered:
+        if culprit is Culprit.MODEL and failure.named and failure.stranger and not self.has_answered:
             self._tell(Health.HEALTHY)
             reason = f"{failure.reason}; no setting names this model, and it never answered here"
             return [_failed(each, reason) for each in self.outcomes]

@@ -51,36 +51,57 @@ _REPEATED = re.compile("(?:flagged_)?inputs?|prompt|messages|request|body|conten
 _DELAY = re.compile(
     r"(?:(?:retry|resets?)_?(?:after|delay|in)|x?ratelimitreset(?:after)?)_?(ms|milliseconds)?(?:_?s|_?seconds)?"
 )
+_RESETS = ("x-ratelimit-reset", "ratelimit-reset")
 _BOUNDS = r"\b(?:min|max)(?:length|items)\b|['\"`](?:minimum|maximum|pattern)['\"`]|\brepetitions?\b"
 _SCHEMA = r"schema|format|grammar"
 
 _KEY = (
     r"api[ _-]?key|credential|unauthenticated|authenticat|access[ _]token|\bbearer\b|unauthori[sz]ed|missing scopes?"
     r"|insufficient permissions?|location is not supported"
-    r"|\b(?:account|organi[sz]ation|project|consumer)\b.{0,40}\b(?:suspended|restricted|deactivated|terminated|banned)\b"
+    r"|\b(?:account|organi[sz]ation|project|consumer)\b.{0,40}"
+    r"\b(?:is|was|been) (?:suspended|restricted|deactivated|terminated|banned)\b"
+)
+_OURS = r"(?:your|account|user|team|wallet|paid|prepa\w+|api|free|available|remaining)"
+# All that a server may say of it when it fails.
+_NO_MONEY = (
+    r"insufficient[ _](?:account[ _])?(?:funds|balance|credits?)\b(?! of)|余额不足|欠费|额度(?:不足|已?用尽|失败)"
 )
 _CREDIT = (
-    r"insufficient[ _](?:\w+[ _])?(?:quota|funds|balance|credits?)|exceeded your current quota|billing|payment required"
-    r"|budget has been exceeded|(?:exceeded|over|crossed) ?budget|(?:spend(?:ing)?|hard)[ _]limit"
-    r"|credit (?:balance|card)|arrearage|\boverdue|余额不足|欠费|额度(?:不足|已?用尽|失败)"
-    r"|(?:\b(?:no|out of|used|exhaust\w*|deplet\w*)|n[o']t (?:have )?(?:any|enough))\b.{0,40}\bcredits?\b(?! were)"
-    r"|\b(?:balance|budget|quota|credits?)\b.{0,40}\b(?:insufficient|exhausted|depleted|used up)"
-    r"|\bused (?:up )?your\b.{0,20}\bfree\b|not enough (?:balance|funds|quota)"
+    rf"{_NO_MONEY}|insufficient[ _](?:{_OURS}[ _])?(?:quota|funds|balance|credits?)\b(?! of)|payment required|arrearage"
+    r"|exceeded[ _](?:your )?current[ _]quota(?! of)|spend(?:ing)?[ _]limit|billing[ _](?:hard[ _]limit|disabled)"
+    r"|\b(?:check|manage|update|enable|requires?) (?:your )?(?:\w+ and )?billing\b(?! page)"
+    r"|\bbudget_exceeded|\bbudget has been exceeded! current|\bexceededbudget|\bcrossed budget|\bkey budget exhausted"
+    r"|credit balance|\b(?:add|no|valid|requires?)\b.{0,20}\bcredit card\b(?! number)"
+    r"|\boverdue[ _-](?:balance|payment)|accountoverdue|not[ _]enough[ _](?:balance|funds|credits?)\b"
+    rf"|(?:\b(?:no|out of|used|exhaust\w*|deplet\w*)|n[o']t have (?:any|enough)) (?:(?:all|up|more|{_OURS}) ){{0,3}}"
+    r"(?:credits\b(?! (?:are|have|was|were|will|used|charged)\b)|credit (?:left|remaining|available)\b)"
+    rf"|\b{_OURS} (?:balance|budget|quota|credits?)\b.{{0,20}}\b(?:insufficient|exhausted|depleted|used up)"
+    r"|\bused (?:up )?your (?:daily |monthly )?free (?:allocation|quota|tier|credits)"
 )
+_TOKENS = r"\btoken(?:s| limit| count| length)\b"
 _TOO_LONG = (
     r"context[ _-]?(?:length|window|size|limit)"
     r"|max(?:imum)?[ _](?:(?:input|seq(?:uence)?|prompt|model)[ _])?(?:length|tokens|context|len\b)"
     r"|\b(?:input|prompt|text|sequence|element)\b.{0,60}\btoo (?:long|large|big)|too many (?:input )?tokens"
     r"|\b(?:input|prompt|text|messages?) length\b.{0,40}\b(?:exceed|(?:should|must) be (?:\[|<|less|at most))"
-    r"|unable to fit|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|n_keep|expected maxlength"
-    r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|must be <=.{0,20}given"
-    r"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{0,60}\btokens?\b"
-    r"|\btokens?\b.{0,60}\b(?:exceed|at most)|\b(?:inputs?|prompt|text)\b.{0,40}\bless than \d+ characters"
+    r"|unable to fit entire input|too long for|reduce (?:the|your) (?:length|size|prompt|input|text)|n_keep"
+    r"|longer than .{0,60}(?:tokens|allowed|maximum|context)|must be <=.{0,20}given|expected maxlength"
+    rf"|(?:exceed\w*|(?:more|less|fewer|greater) than|at most|up to|limit of|maximum of)\b.{{0,60}}{_TOKENS}"
+    rf"|{_TOKENS}.{{0,60}}\b(?:exceed|at most)|\b(?:inputs?|prompt|text)\b.{{0,20}} have less than \d+ characters"
+)
+_RATE = (
+    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _](?:limit|quota|of\b)|throttl|\bthis (?:minute|second)"
+    r"|slow down|\bconcurren|\b[rt]p[ms]\b|\bburst\b|\bbucket\b|\b[cg]pu\b"
 )
 _ANOTHER_LIMIT = (
-    r"per[ _](?:min|minute|hour|day|request|second)|\brate[ _]limit|throttl|please wait"
+    rf"{_RATE}|please wait|try(?:ing)? again (?:later|in\b)|before (?:re)?trying|\bexpired|\bqueue\b"
+    r"|api (?:key|token)|access token|\bbearer\b"
     r"|^(?!.*\bcontext[ _](?:length|window)).*\bmax_(?:completion_)?tokens\b"
-    r"|try(?:ing)? again (?:later|in\b)|before (?:re)?trying|\bexpired"
+)
+# Of an account or a key such a refusal speaks in passing.
+_OF_A_TEXT = (
+    r"\b(?:prompt|input|text|document|article|topic|word)s?\b(?! tokens?\b)"
+    r"|\b(?:detected|matched|contains?)\b"
 )
 _POLICY = (
     r"content[ _-]?(?:policy|filter|management|safety)|moderation|flagged|safety (?:system|policy|filter)|inappropriate"
@@ -89,28 +110,36 @@ _POLICY = (
 )
 _MODEL = r"\b(?:models?|deployment)\b"
 _GONE = (
-    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|allowed|served|loaded|deployed|enabled|work with)"
-    r"|(?:n[o']t have|no|unable to) access|no such|no longer|unknown|unrecogni[sz]|unsupported"
-    r"|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down|sunset|discontinued"
-    r"|end[ -]of[ -](?:its )?life|been (?:removed|withdrawn|exhausted)"
+    r"n[o']t[ _](?:\w+ ){0,2}(?:exist|found|supported|available|served|loaded(?! yet)|deployed|enabled)"
+    r"|n[o']t allowed(?! to (?!access|use))|(?:n[o']t have|no) access|no such|no longer"
+    r"|unknown|unrecogni[sz]|unsupported|unavailable|invalid|retired|deprecat|decommission|disabled|shut ?down"
+    r"|sunset|discontinued|end[ -]of[ -](?:its )?life|been (?:removed|withdrawn)"
 )
 # Only behind it: before it they may be said of a key.
-_GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)|\brestricted"
+_GONE_BEHIND = r"n[o']t[ _](?:\w+ ){0,2}(?:valid|active|offered|permitted|recogni[sz]ed)"
 _MODEL_GONE = (
-    rf"{_MODEL}.{{0,80}}(?:{_GONE}|{_GONE_BEHIND})|(?:{_GONE}).{{0,40}}{_MODEL}|n[o']t (?:an? )?valid {_MODEL}"
-    rf"|\bno {_MODEL}.{{0,20}}\bloaded|模型不存在"
+    rf"{_MODEL}.{{0,80}}(?:{_GONE}|{_GONE_BEHIND})|(?:{_GONE})\w*\W+(?:[^\s;]+ ){{0,3}}\W?{_MODEL}"
+    rf"|n[o']t (?:an? )?valid {_MODEL}|\bno {_MODEL}.{{0,20}}\bloaded|模型不存在"
+    rf"|unable to access .{{0,40}}\bmodel model\b|free tier of the {_MODEL} has been exhausted"
+    rf"|n[o']t work with (?:\w+ ){{0,2}}{_MODEL}|access to (?:\w+ ){{0,2}}{_MODEL} is restricted"
+    rf"|{_MODEL} is restricted to (?:\w+ )?(?:applications|users|accounts|customers|organi[sz]ations)"
 )
 # What gateways call a model that they do not have.
 _ROUTE = r"\bno endpoints\b(?!.*\bparameters\b)|\bfunction\b.{0,60}\baccount\b|\bwas retired\b"
 _KINDS = r"support\w*\b.{0,40}\b(?:chat|embed\w*|completions?|responses|generat\w*)"
 _NO_SUCH_MODEL = rf"(?:not|n't) {_KINDS}|invalid model name|unqualified name|disabled for this model"
-_NOT_FOUND = rf"{_MODEL}\W+(?:\S+ )?(?:not found|does not exist)"
+_NOT_FOUND = rf"{_MODEL}(?: (?:model|['\"`]\S+['\"`]))? (?:was )?(?:not found|does not exist)"
+# What a server that fails may miss of a model that it has.
+_FOR_NOW = r"\bload|warming|cache|replica|worker|shard|\bfile|retry|fetch|healthy|memory|\byet\b"
 _OTHER_KIND = (
     rf"{_NO_SUCH_MODEL}|only {_KINDS}|/v1/(?:responses|completions)|\bresponses api|from this model"
     r"|n[o']t (?:appear to be )?an? (?:chat|embedding) model"
 )
 _PARAMETER_WORDS = r"\b(?:parameter|argument|option|field|property)s?\b"
-_INPUT_WORDS = r"\b(?:input|text|language|content|prompt|character|message|word|output|json)s?\b"
+_INPUT_WORDS = (
+    r"\b(?:input|text|image|document|language|content|prompt|character|message|word|output|json|topic|question|answer"
+    r"|response)s?\b"
+)
 _OPTIONS = r"option \"|invalid option|invalid duration|in duration"
 # What a parameter of ours is called in refusals of it, by its name in `Provider.optional`.
 PARAMETERS: Mapping[str, str] = {
@@ -119,14 +148,15 @@ PARAMETERS: Mapping[str, str] = {
     "temperature": r"\btemperature\b",
     "reasoning_effort": r"\breasoning[ _.-]?effort|\beffort\b|\bthinking\b",
     "service_tier": r"\bservice[ _-]?tier|\bflex\b",
-    # Some check the answer's form themselves, and refuse the request where the model did not keep to it.
-    "json_schema": r"\bjson[ _-]?(?:schema|mode|validat)|\bschemas?\b|\b(?:generate|valid(?:ate)?) json|\bgrammar\b"
+    "json_schema": r"\bjson[ _-]?(?:schema|mode|validat)|\bgrammar\b"
     r"|(?:structured|guided)[ _-]?(?:output|decod|generat)|response[ _-]?(?:format|schema)",
-    "json_object": r"\bjson[ _-]?(?:object|mode|validat)|response[ _-]?format|\b(?:generate|valid(?:ate)?) json",
+    "json_object": r"\bjson[ _-]?(?:object|mode|validat)|response[ _-]?format",
     "think": r"\bthink(?:ing)?\b",
     "format": r"^format$|\b(?:invalid|unsupported|unknown) format\b|['\"`]format['\"`]|\bjson[ _-]?schema"
     r"|structured[ _-]?outputs?|\bgrammar\b|\bfor format\b",
 }
+# Some check the answer's form themselves, and refuse the request where the model did not keep to it.
+_FORM = r"\bschemas?\b|\b(?:generate|valid(?:ate)?) json"
 _MODEL_ADVICE = "it has no model {model} for us and this type of task; is its name right, has it been retired?"
 # Some texts come out as NaN, with some models: most servers then fail to write their answer, in their encoder's words.
 _NOT_A_NUMBER = r"\bnan\b|[+-]inf\b|\bjson compliant\b"
@@ -134,7 +164,7 @@ _NOT_A_NUMBER = r"\bnan\b|[+-]inf\b|\bjson compliant\b"
 _RUNNER = (
     r"embedding request:|embed response|\brunner\b|running the model|server status|server not responding"
     r"|connection refused|no slots available|failed to acquire|system memory|out of memory"
-    r"|\bcrashed\b|\bunloaded\b|\bdegraded\b"
+    r"|\b(?:model|runner|process|worker|function)\b.{0,20}\b(?:crashed|unloaded|degraded)\b|\bdegraded function\b"
 )
 
 
@@ -143,8 +173,9 @@ class Refusal:
     """An error answer. `message`: all that it says, in lower case, "model" in place of the model's name, which may hold
     any word; nothing of a `page` (HTML): that is somebody else's.
 
-    `delay`: seconds that it asks to wait. `batch`: the request could be a smaller one. `sent`: which parameters of
-    `Provider.optional` it held, and `tier`: the value of the one that has prices and room of its own.
+    `delay`: seconds that it asks to wait; `reset`: until a limit is whole again, which some say with every answer: only
+    how long a pause is, and never that there is one. `batch`: the request could be a smaller one. `sent`: which
+    parameters of `Provider.optional` it held, and `tier`: the value of the one that has prices and room of its own.
     """
 
     service: str
@@ -157,6 +188,7 @@ class Refusal:
     page: bool = False
     is_json: bool = False
     delay: float | None = None
+    reset: float | None = None
     batch: bool = False
     sent: tuple[str, ...] = ()
     tier: str = ""
@@ -168,8 +200,9 @@ class Refusal:
 
     def pause(self, unless_told: float) -> Mapping[str, Any]:
         """How long it asks to wait, within bounds."""
-        seconds = unless_told if self.delay is None else self.delay
-        return {"seconds": min(max(seconds, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS), "told": self.delay is not None}
+        told = self.reset if self.delay is None else self.delay
+        seconds = unless_told if told is None else told
+        return {"seconds": min(max(seconds, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS), "told": told is not None}
 
     def says(self, pattern: str) -> bool:
         """Whether it stands in its words."""
@@ -182,12 +215,20 @@ class Refusal:
             return "schema_bounds"
         known = [name for name in self.sent if name in PARAMETERS]
         said = (self.param.lower(), self.message)
-        return next((name for words in said for name in known if re.search(PARAMETERS[name], words)), "")
+        if named := next((name for words in said for name in known if re.search(PARAMETERS[name], words)), ""):
+            return named
+        of_a_form = self.status in (400, 422) and self.says(_FORM) and not self.says(_POLICY)
+        return next((name for name in known if name in ("json_schema", "json_object") and of_a_form), "")
 
     @property
     def names_the_input(self) -> bool:
         """A policy on contents, or `param` is the text itself."""
         return self.says(_POLICY) or bool(re.match(r"\W*(?:input|messages|prompt)\b", self.param))
+
+    @property
+    def means_a_text(self) -> bool:
+        """It names the input, or speaks of a text: what it says of an account or a key is then said in passing."""
+        return self.names_the_input or self.says(_OF_A_TEXT)
 
     @property
     def names_the_model(self) -> bool:
@@ -198,7 +239,7 @@ class Refusal:
             return True
         if self.status in (404, 410) and (self.type.lower() == "notfounderror" or self.says(f"{_MODEL}|{_ROUTE}")):
             return True
-        if self.status == 401 or self.says(_PARAMETER_WORDS):
+        if self.status == 401 or self.says(_PARAMETER_WORDS) or self.says(_POLICY):
             return False
         return self.says(_OTHER_KIND) or (self.says(_MODEL_GONE) and not self.says(_INPUT_WORDS))
 
@@ -230,9 +271,10 @@ def refusal_of(
     page = not is_json and ("html" in response.headers.get("content-type", "") or content.lstrip()[:1] == b"<")
     said: list[tuple[str, str]] = []
     delays: list[float] = []
+    resets = [_delay(name, response.headers.get(name)) or 0.0 for name in _RESETS]
     for key, value in _values("" if page else body):
         if delay := _delay(key, value):
-            delays.append(delay)
+            (resets if "ratelimit" in key else delays).append(delay)
         elif isinstance(value, str) or key in _CODES or key in _COUNTS:
             said.append((key, str(value)))
     # A number of a code's is none of tokens.
@@ -250,10 +292,21 @@ def refusal_of(
         return next(filter(None, found), "")
 
     kind = first("type")
-    told = _told_delay(response.headers, kind, delays, message)
-    code, param = first(*_CODES, names=True), first(*_PARAMETERS)
     return Refusal(
-        service, response.status_code, model, code, kind, param, message, page, is_json, told, batch, tuple(sent), tier
+        service,
+        response.status_code,
+        model,
+        code=first(*_CODES, names=True),
+        type=kind,
+        param=first(*_PARAMETERS),
+        message=message,
+        page=page,
+        is_json=is_json,
+        delay=_told_delay(response.headers, kind, delays, message),
+        reset=max(resets) or None,
+        batch=batch,
+        sent=tuple(sent),
+        tier=tier,
     )
 
 
@@ -307,13 +360,11 @@ def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], 
     """The headers' own word first, then when the exhausted limit is whole again, then what the body says."""
     resets = {name: parse_duration(headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
     known = [seconds for seconds in resets.values() if seconds is not None]
-    plain = [_delay("ratelimitreset", headers.get(name)) for name in ("x-ratelimit-reset", "ratelimit-reset")]
     told = (
         _delay("retry_after_ms", headers.get("retry-after-ms")),
         parse_retry_after(headers.get("retry-after"), time.time()),
         resets.get(kind),  # OpenAI's `type` says which limit it was
         max(known or delays, default=None),
-        max(filter(None, plain), default=None),
         delay_in_words(message),
     )
     return next((seconds for seconds in told if seconds is not None), None)
@@ -357,8 +408,17 @@ def _is_out_of_credit(refusal: Refusal) -> bool:
     if codes & {refusal.code, refusal.type} or (refusal.status == 402 and refusal.is_json):
         return True
     # Where a pause is told, it is a rate in the same words.
-    words = refusal.status in (400, 401, 402, 403, 412, 422, 429, 500) and refusal.delay is None
-    return words and refusal.says(_CREDIT)
+    if refusal.status not in (400, 401, 402, 403, 412, 422, 429, 500) or refusal.delay is not None:
+        return False
+    if refusal.status == 500:
+        return refusal.says(_NO_MONEY)
+    another = {401: r"api[ _-]?key", 429: _RATE}.get(refusal.status, _TOO_LONG)
+    return refusal.says(_CREDIT) and not (refusal.says(_TOO_LONG) or refusal.says(another) or refusal.means_a_text)
+
+
+def _names_the_key(refusal: Refusal) -> bool:
+    words = refusal.says(_KEY) and not (refusal.says(_RATE) or refusal.means_a_text)
+    return words or (refusal.status == 401 and refusal.is_json)
 
 
 def _is_above_the_limit(refusal: Refusal) -> bool:
@@ -378,6 +438,8 @@ def _is_over_the_context(refusal: Refusal) -> bool:
 
 def _is_no_such_model(refusal: Refusal) -> bool:
     """A gateway that fails where the model is missing; Ollama's own 404 is another matter: there it can be pulled."""
+    if refusal.status >= 500 and (refusal.status == 503 or refusal.says(_FOR_NOW)):
+        return refusal.code == "model_not_found"
     failed = refusal.status >= 500 and (refusal.code == "model_not_found" or refusal.says(_NOT_FOUND))
     return failed or (refusal.says(_NO_SUCH_MODEL) and (refusal.service == OLLAMA or refusal.says(_MODEL)))
 
@@ -427,21 +489,22 @@ ROWS: Sequence[Row] = (
     Row((400, 500), "the process that runs the model is gone", lambda r: r.says(_RUNNER), errors.ServiceFault,
         "the process that runs {model} died, or does not answer; its machine may lack memory"),
     Row((404, 500, 503), "a model of another kind, or a name that is none", _is_no_such_model, errors.ModelGone,
-        _MODEL_ADVICE, lambda r: {"model": r.model}),
+        _MODEL_ADVICE, lambda r: {"model": r.model, "named": r.status < 500}),
     Row((404,), "the model, at Ollama", lambda r: r.service == OLLAMA and r.says(_GONE) and r.names_the_model,
         errors.ModelMissing, "it has no model {model}; its tasks wait until that has been pulled",
         lambda r: {"seconds": MISSING_PAUSE_SECONDS, "model": r.model}),
     Row((400, 401, 403, 404, 410, 422, 501), "the model: gone, not allowed, of another kind",
-        lambda r: r.names_the_model, errors.ModelGone, _MODEL_ADVICE, lambda r: {"model": r.model}),
+        lambda r: r.names_the_model, errors.ModelGone, _MODEL_ADVICE,
+        lambda r: {"model": r.model, "named": r.status < 500}),
     Row((400, 403, 413, 415, 422, 501), "the input: a policy, or by `param`", lambda r: r.names_the_input,
         errors.InputRefused, "it refuses the input"),
-    Row((400, 401, 403, 422), "the key by its name", lambda r: r.says(_KEY) or (r.status == 401 and r.is_json),
-        errors.CredentialsRefused, "look at {SERVICE}_API_KEY and what it may do"),
+    Row((400, 401, 403, 422), "the key by its name", _names_the_key, errors.CredentialsRefused,
+        "look at {SERVICE}_API_KEY and what it may do"),
     Row((401, 402, 403), "a page", lambda r: r.page, errors.CredentialsRefused, facts=lambda r: {"named": False}),
     Row((401, 402, 403), "not a word of the key", ANYHOW, errors.CredentialsRefused,
         "look at {SERVICE}_API_KEY, {SERVICE}_BASE_URL, and at what stands in front of it",
         lambda r: {"named": False}),
-    Row((404, 405, 410), "the address", lambda r: not r.says(r"\bparameters\b"), errors.ServiceFault,
+    Row((404, 405, 410), "the address", lambda r: not r.says(r"\bno endpoints\b.*\bparameters\b"), errors.ServiceFault,
         "and not because of the model: look at {SERVICE}_BASE_URL"),
     Row((), "400, 413, 415, 422 and other refusals", _is_a_refusal, errors.RequestRefused,
         "it refuses the request, and does not name what of it"),

@@ -146,14 +146,19 @@ def read_embeddings(
 def _positions(items: Sequence[Any], count: int) -> list[int]:
     """Which text each item is for, -1 for none: by `index`, or by its place in a whole list where that says nothing.
 
-    Servers leave `index` out where it is 0, or everywhere, or have 0 everywhere, or count from 1.
+    Servers leave `index` out where it is 0, or everywhere, or have 0 everywhere, or count from 1. Else, where one
+    is the count itself, it is not known what they count.
     """
     said = [item.get("index") if isinstance(item, dict) else None for item in items]
     given = [index if type(index) is int else None for index in said]
     whole = len(items) == count
-    in_order = all(index in (None, place) for place, index in enumerate(given)) or given == [*range(1, count + 1)]
-    if whole and (in_order or not any(given)):
+    if whole and sorted(filter(None, given)) == [*range(1, count + 1)]:
+        return [index - 1 for index in given if index]
+    in_order = all(index in (None, place) for place, index in enumerate(given))
+    if whole and (in_order or not any(given) or count in given):
         return list(range(count))
+    if count in given:
+        return [-1] * len(items)
     return [index if type(index) is int else 0 if index is None and isinstance(item, dict) else -1
             for index, item in zip(said, items, strict=True)]  # fmt: skip
 

@@ -252,6 +252,14 @@ def test_a_name_that_no_setting_has_and_that_never_answered_here_fails_its_tasks
     assert pauses(world) == []
 
 
+def test_a_name_that_a_server_fails_at_may_be_right(world: World) -> None:
+    world.admit("a")
+    settled = fail(world, culprit=MODEL, named=False, stranger=True)
+
+    assert settled.outcomes[0].ending is Ending.POSTPONED
+    assert pauses(world) == [SMALL.model]
+
+
 def test_a_name_that_has_answered_here_once_is_no_stranger(world: World) -> None:
     serve(world)
     world.admit("a")

@@ -9,6 +9,7 @@ import traceback
 from email.utils import formatdate
 from typing import Any
 
+import httpx2
 import pytest
 
 from aitp import logs
@@ -24,7 +25,7 @@ from aitp.errors import (
     ServiceFault,
 )
 from aitp.providers.failures import ROWS as TABLE
-from aitp.providers.failures import Refusal
+from aitp.providers.failures import Refusal, error_of, refusal_of
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, provider_at
 from tests.providers.scripted import Answer, raw, reply, scripted
 
@@ -155,6 +156,31 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
      "credit"),
     ("403 no credits yet", reply(403, {"error": "Your newly created team doesn't have any credits yet."}),
      CooldownRequired, "credit"),
+    ("400 credits, a reset", reply(400, {"message": "Your credit balance is too low"}, x_ratelimit_reset="34"),
+     CooldownRequired, "credit"),
+    ("429 credits, a reset", reply(429, {"message": "You exceeded your current quota, check your plan and billing"},
+     ratelimit_reset="34"), CooldownRequired, "credit"),
+    ("500 balance", reply(500, {"message": "insufficient balance (1008)"}), CooldownRequired, "credit"),
+    ("400 billing", reply(400, {"message": "The API's free tier is not available here. Please enable billing on your pr"
+     "oject"}), CooldownRequired, "credit"),
+    ("429 depleted", reply(429, {"message": "Your prepayment credits are depleted."}), CooldownRequired, "credit"),
+    ("412 a key's budget", reply(412, {"message": "Usage limit exceeded. Virtual key budget exhausted"}),
+     CooldownRequired, "credit"),
+    ("400 over the budget of tokens", reply(400, {"message": "Prompt is over budget: 5000 tokens, model max length 4096"
+     }), InputTooLong, "longer"),
+    ("401 key, with an address", reply(401, {"message": "Invalid API key. Get one at https://example.com/billing"}),
+     CredentialsRefused, "_KEY"),
+    ("403 a policy on cards", reply(403, {"message": "Guardrail intervened: credit card number detected in prompt"}),
+     InputRefused, "refuses the input"),
+    ("400 a policy, beside the model", reply(400, {"message": "The model's answer was restricted by safety policy"}),
+     InputRefused, "refuses the input"),
+    ("400 a policy, beside the schema", reply(400, {"message": "The prompt was flagged; the schema was fine"}),
+     InputRefused, "refuses the input"),
+    ("403 restricted", reply(403, {"message": "Access to this model is restricted"}), ModelGone, SMALL),
+    ("400 unrecognized", reply(400, {"message": "Unrecognized model: x"}), ModelGone, SMALL),
+    ("404 address, its parameters", reply(404, {"message": "missing path parameters"}), ServiceFault, "BASE_URL"),
+    ("400 unable to fit", reply(400, {"message": "Unable to fit entire input into the context"}), InputTooLong,
+     "longer"),
     ("403 a card", reply(403, error(None, "customer_verification_required", "requires a valid credit card on file")),
      CooldownRequired, "credit"),
     ("403 overdue", reply(403, error("AccountOverdueError", "Forbidden", "your account has an overdue balance")),
@@ -349,6 +375,152 @@ def test_how_many_tokens_there_were_is_told_where_it_is_known(said: object, toke
     assert failure.tokens == tokens
 
 
+# What is said in passing: none of it may pause a provider or a model for long, open the breaker or cut a text.
+IN_PASSING: list[tuple[int, str]] = [
+    (400, "Request blocked: credit card number detected in the prompt"),
+    (400, "PII detected: CREDIT CARD. Request blocked by guardrail"),
+    (400, "We do not process text about gambling. No credits have been charged for this request."),
+    (400, "Invoice text is overdue"),
+    (400, "Possible leak of an API key found; this input was not processed"),
+    (400, "Your prompt seems to contain credentials. Remove them and send it again."),
+    (400, "Documents about bearer bonds are outside of what we summarise"),
+    (400, "Blocked by organization policy: restricted term found in prompt"),
+    (400, "The account of the murder in this text is banned content"),
+    (400, "This text says that a project was terminated, which our policy forbids"),
+    (400, "The model is restricted from answering questions of this kind"),
+    (400, "The model's response was restricted by safety policy"),
+    (400, "The model declined: unsupported claims about health in the text"),
+    (400, "The model was not able to answer"),
+    (400, "The model returned an invalid response"),
+    (400, "The model does not work with images"),
+    (400, "Unable to access model storage"),
+    (400, "An unknown error occurred while the model was running"),
+    (400, "Invalid question for this kind of model"),
+    (400, "The model's answer was no longer than one word"),
+    (400, "This topic is not supported by our models"),
+    (400, "Text must not be less than 10 characters"),
+    (400, "The input has at most one token: send a longer one"),
+    (400, "Numbers above a limit of one token per character cannot be read"),
+    (400, "This text mentions a maximum; nothing was found"),
+    (400, "Your story on how the plane crashed has no personalities"),
+    (400, "Image quality degraded; bad input"),
+    (400, "Request body failed validation"),
+    (400, "The schema of the story was fine, its content is flagged"),
+    (400, "Rate of requests exceeded for this access token"),
+    (400, "You have exceeded the number of requests allowed for this token"),
+    (400, "Thinking budget must be enough for the answer"),
+    (400, "Invalid API token: it has exceeded the life span of a token"),
+    (400, "overdue: field 'due' must be a date"),
+    (400, "Trial requests have no credit line in their footer"),
+    (400, "insufficient context balance"),
+    (400, "Your balance of good and bad words is odd"),
+    (400, "n must be at most 8"),
+    (400, "the hard limit on stop sequences is 4"),
+    (400, "exhausted all parsers"),
+    (400, "Invalid value: 'crashed' is not one of the severities"),
+    (400, "Trial accounts may not ask about accounts that were suspended in this text"),
+    (400, "the model's quota has been exhausted"),
+    (400, "This model is restricted to 2048 words"),
+    (400, "The document is about a model that no longer exists"),
+    (400, "Access token pattern matched by DLP rule 4"),
+    (400, "Leaked credentials matched rule 17"),
+    (400, "Unable to process: the article discusses bankruptcy and overdue payments"),
+    (400, "unsupported image size for model"),
+    (400, "The model is not allowed to discuss this"),
+    (403, "Secret scanner: an access token was detected in your text"),
+    (403, "Your project has rules on this; a banned topic was found"),
+    (403, "A text on the Manhattan Project was terminated by our filter"),
+    (403, "Request blocked by your organization's policy on restricted topics"),
+    (403, "your plan's schema of rights does not allow this"),
+    (403, "The word 'password' and other credentials are not allowed in a prompt"),
+    (403, "Model owners were informed of this prompt"),
+    (404, "missing path parameters"),
+    (404, "no route matches the API schema"),
+    (404, "The account service has no such page"),
+    (412, "Precondition: retry budget exhausted"),
+    (413, "Request Entity Too Large; add a credit to nobody"),
+    (415, "media type not allowed for this project"),
+    (422, "Please remove all billing details from your document"),
+    (422, "billing address in the text is invalid"),
+    (422, "Consumer complaint text is restricted"),
+    (422, "The prompt needs no less than 5 words"),
+    (422, "The reasoning budget is insufficient"),
+    (422, "valid credit card detected: remove it"),
+    (422, "We found 3 credit cards"),
+    (429, "Quota of concurrent requests exhausted"),
+    (429, "Your request budget for this minute is exhausted"),
+    (429, "Insufficient TPM quota, slow down"),
+    (429, "CPU credits exhausted"),
+    (429, "You don't have enough concurrency credits right now"),
+    (429, "no burst credits left"),
+    (429, "You have used your 20 free requests for this minute"),
+    (429, "Spending limit per minute hit"),
+    (429, "Too many requests. To increase your limits, visit the billing page"),
+    (429, "Rate limit exceeded. See https://x.example/docs/billing for how to raise limits"),
+    (429, "The requests-per-second balance is exhausted"),
+    (429, "Not enough capacity; credits not charged"),
+    (429, "Rate limit exceeded: free-models-per-day. Add 10 credits to unlock 1000 free model requests per day"),
+    (429, "insufficient_concurrency_quota"),
+    (429, "Calls of your API key come too fast"),
+    (429, "Model is not available right now: too many requests"),
+    (429, "Token bucket: not enough credits"),
+    (429, "You exceeded your current quota of 3 parallel calls"),
+    (429, "insufficient quota of requests, wait"),
+    (500, "retry budget exhausted"),
+    (500, "quota of threads used up"),
+    (500, "billing service unavailable"),
+    (500, "insufficient GPU quota on node"),
+    (500, "insufficient memory balance"),
+    (500, "Failed to parse the answer: field billing is missing"),
+    (500, "Retry budget has been exceeded upstream"),
+    (500, "credit card processor timed out"),
+    (500, "could not verify API key: auth backend down"),
+    (500, "the account service was terminated"),
+    (500, "model worker not found"),
+    (500, "model cache does not exist"),
+    (500, "Failed to load model: file not found"),
+    (500, "KeyError: model layer not found"),
+    (500, "The model does not exist in memory: it is being loaded"),
+    (500, "unable to fit model in GPU memory"),
+    (500, "worker exceeded the memory reserved per token"),
+    (500, "Queue max length exceeded"),
+    (500, "upstream: maximum length of queue reached"),
+    (500, "database schema is out of date"),
+    (500, "Failed to validate JSON response from upstream"),
+    (500, 'relation "keys" does not exist in schema public'),
+    (500, "credits table is locked: no free credit slot"),
+    (500, "db: insufficient balance of connections"),
+    (500, "model registry: model not found in shard"),
+    (500, "deployment does not exist yet"),
+    (500, "upstream said: invalid api key"),
+    (501, "no such endpoint here; the model is fine"),
+    (502, "no healthy upstream for model: not found"),
+    (502, "model not found"),
+    (503, "model not found: warming up"),
+    (503, "The model is not found on any healthy backend at the moment"),
+    (503, "deployment not found in cache, retry"),
+    (503, "This model does not support chat until it has been loaded"),
+    (503, "model not found"),
+    (503, "insufficient credits"),
+]
+
+
+@pytest.mark.parametrize(("status", "said"), IN_PASSING)
+def test_words_in_passing_are_no_verdict(status: int, said: str) -> None:
+    sent = ("temperature", "json_schema", "json_object")
+    failure = error_of(refusal_of("openai", httpx2.Response(status, json={"message": said}), SMALL, (), sent))
+
+    match failure:
+        case CooldownRequired():
+            assert (failure.model, failure.seconds) == (SMALL, 5.0)
+        case CredentialsRefused():
+            assert not failure.named
+        case RequestRefused():
+            assert status < 500
+        case _:
+            assert type(failure) in (InputRefused, ServiceFault)
+
+
 LIMIT = error("rate_limit_exceeded", "tokens")
 PAUSES: list[tuple[str, dict[str, str], float]] = [
     ("nothing said", {}, 5.0),
@@ -362,6 +534,7 @@ PAUSES: list[tuple[str, dict[str, str], float]] = [
     ("the limit that the error names", {"x_ratelimit_reset_requests": "8.64s", "x_ratelimit_reset_tokens": "1s"}, 1.0),
     ("the other one, if alone", {"x_ratelimit_reset_requests": "8.64s"}, 8.64),
     ("a reset of no kind", {"x_ratelimit_reset": "12"}, 12.0),
+    ("a reset behind the words for it", {"retry_after": "7", "x_ratelimit_reset": "86000"}, 7.0),
     ("an instant that is over", {"x_ratelimit_reset": "1748822400000"}, 5.0),
     ("its own word before resets", {"retry_after": "2", "x_ratelimit_reset_tokens": "6m0s"}, 2.0),
     ("nonsense", {"retry_after": "soon", "retry_after_ms": "x", "x_ratelimit_reset_tokens": "1x"}, 5.0),
@@ -403,6 +576,34 @@ def test_one_text_that_has_to_wait_for_a_day_pauses_its_model_for_an_hour() -> N
         provider_at(server.url).embed([TEXT], SMALL)
 
     assert (raised.value.model, raised.value.seconds) == (SMALL, 3600.0)
+
+
+def test_a_reset_far_away_says_nothing_against_a_batch() -> None:
+    said = {"message": "Rate limit reached. Please try again in 7s."}
+    for answer, seconds in (
+        (reply(429, said, x_ratelimit_reset="86000"), 7.0),
+        (reply(429, LIMIT, x_ratelimit_reset="86000"), 3600.0),
+        (reply(429, {"metadata": {"headers": {"X-RateLimit-Reset": "86000"}}}), 3600.0),
+    ):
+        failure = failure_of(answer)
+        assert isinstance(failure, CooldownRequired)
+        assert failure.seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (reply(404, error("model_not_found")), True),
+        (reply(500, {"message": f"OllamaException: model '{SMALL}' not found"}), False),
+        (reply(501, error("model_not_found")), False),
+        (reply(503, error("model_not_found")), False),
+    ],
+)
+def test_that_a_model_is_gone_is_only_presumed_of_a_server_that_fails(answer: Answer, named: bool) -> None:
+    failure = failure_of(answer)
+
+    assert isinstance(failure, ModelGone)
+    assert failure.named is named
 
 
 def test_one_text_that_is_above_the_limit_by_itself_is_not_waited_for() -> None:

@@ -129,7 +129,17 @@ def test_missing_doubled_and_strange_vectors_cost_only_their_own_texts() -> None
 
 @pytest.mark.parametrize(
     "indexes",
-    [(None, 1, 2), (None, None, None), (0, 0, 0), (None, 1, None), (0, 1, None), ("0", "1", "2"), (0, 1, 2), (1, 2, 3)],
+    [
+        (None, 1, 2),
+        (None, None, None),
+        (0, 0, 0),
+        (None, 1, None),
+        (0, 1, None),
+        ("0", "1", "2"),
+        (0, 1, 2),
+        (1, 2, 3),
+        (0, 1, 3),
+    ],
 )
 def test_an_index_that_is_left_out_or_says_nothing_is_the_place_in_the_list(indexes: tuple[object, ...]) -> None:
     items = [
@@ -138,6 +148,19 @@ def test_an_index_that_is_left_out_or_says_nothing_is_the_place_in_the_list(inde
     ]
     with scripted(reply(200, answer(*items))) as server:
         assert provider_at(server.url).embed(["a", "b", "c"], SMALL).vectors == [b"[1.0]", b"[2.0]", b"[3.0]"]
+
+
+def test_indexes_from_one_may_come_in_another_order() -> None:
+    items = [item(2, as_base64([2.0])), item(3, as_base64([3.0])), item(1, as_base64([1.0]))]
+    with scripted(reply(200, answer(*items))) as server:
+        assert provider_at(server.url).embed(["a", "b", "c"], SMALL).vectors == [b"[1.0]", b"[2.0]", b"[3.0]"]
+
+
+@pytest.mark.parametrize("indexes", [(1, 3), (3,), (0, 3), (0, 1, 2, 3), (1, 2, 3, 3)])
+def test_where_an_index_is_the_count_and_the_list_is_not_whole_no_vector_is_believed(indexes: tuple[int, ...]) -> None:
+    items = [item(index, as_base64([1.0])) for index in indexes]
+    with scripted(reply(200, answer(*items))) as server, pytest.raises(ServiceFault, match="no vector"):
+        provider_at(server.url).embed(["a", "b", "c"], SMALL)
 
 
 def test_an_index_that_is_left_out_in_another_order_is_the_first() -> None:
