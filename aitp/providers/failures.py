@@ -358,7 +358,7 @@ def _delay(key: str, value: object) -> float | None:
 
 def _told_delay(headers: Mapping[str, str], kind: str, delays: Sequence[float], message: str) -> float | None:
     """The headers' own word first, then when the exhausted limit is whole again, then what the body says."""
-    resets = {name: parse_duration(headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
+    resets = {name: _delay("retry_after", headers.get(f"x-ratelimit-reset-{name}")) for name in ("requests", "tokens")}
     known = [seconds for seconds in resets.values() if seconds is not None]
     told = (
         _delay("retry_after_ms", headers.get("retry-after-ms")),

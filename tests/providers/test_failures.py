@@ -536,6 +536,7 @@ PAUSES: list[tuple[str, dict[str, str], float]] = [
     ("a reset of no kind", {"x_ratelimit_reset": "12"}, 12.0),
     ("a reset behind the words for it", {"retry_after": "7", "x_ratelimit_reset": "86000"}, 7.0),
     ("an instant that is over", {"x_ratelimit_reset": "1748822400000"}, 5.0),
+    ("an instant of the limit's that is over", {"x_ratelimit_reset_tokens": "1748822400000"}, 0.1),
     ("its own word before resets", {"retry_after": "2", "x_ratelimit_reset_tokens": "6m0s"}, 2.0),
     ("nonsense", {"retry_after": "soon", "retry_after_ms": "x", "x_ratelimit_reset_tokens": "1x"}, 5.0),
 ]
