@@ -5,10 +5,10 @@ reservation), so that N processes together exceed no window. The limits in force
 load and reload. The claim asks for room, the finish counts.
 
 Completions, one row for each task that was sent and whose attempt has ended, are the memory of the limits. Ids are
-contiguous and times never decrease with them, so how many there are since some moment is a difference of two ids found
-by index: no query grows with history. Those that came together share a moment, and only the first of them is in the
-index: a batch of 32 is one entry there. `rate_limits` mirrors the counts of the current calendar windows, for people
-and tools that know the table.
+contiguous (but for `used_up`) and times never decrease with them, so how many there are since some moment is a
+difference of two ids found by index: no query grows with history. Those that came together share a moment, and only the
+first of them is in the index: a batch of 32 is one entry there. `rate_limits` mirrors the counts of the current
+calendar windows, for people and tools that know the table.
 """
 
 from __future__ import annotations
@@ -221,7 +221,11 @@ def _uses(connection: Connection, now: float, basis: Basis) -> dict[Period, Limi
 
 def _leaves_at(connection: Connection, period: Period, number: int) -> float:
     """When a completion, and with it all before it, will have left the rolling window."""
-    completed_at = connection.execute("SELECT completed_at FROM task_completions WHERE id = ?", (number,)).get
+    completed_at = connection.execute(
+        # The next one, where numbers are left out: of their moment as well.
+        "SELECT completed_at FROM task_completions WHERE id >= ? ORDER BY id LIMIT 1",
+        (number,),
+    ).get
     return float(completed_at) + ROLLING_SECONDS[period] + ROUNDING_SECONDS
 
 
@@ -235,6 +239,15 @@ def _is_news(connection: Connection, period: Period, use: LimitUse, now: float) 
 
 
 # Completions
+
+# The task of a completion before which numbers are left out, up to the one before it: they count, at its moment.
+LEFT_OUT = "all that was allowed"
+
+
+def used_up(allowed: int, at: float) -> list[tuple[int, float, str]]:
+    """The completions (id, time, task) of so many tasks of which nothing is known, in as few rows as count for them."""
+    return [(1, at, "")][:allowed] + [(allowed, at, LEFT_OUT)][: allowed - 1]
+
 
 _MIRROR_MORE = "UPDATE rate_limits SET current_count = current_count + ?, last_updated = ?"
 _MIRROR_ANEW = (

@@ -10,8 +10,8 @@ ever turned over inside a text: SQLite keeps no checksums. Every start makes the
 its log, under a dated name. From a copy, SQLite reads what it can of each table, around the pages that it cannot read,
 into a new ledger: what was bought, then what was delivered, sent and spent. Tasks that were not run yet are for the
 task API to list again. What cannot be known counts as used up, until its window ends: all limits where a completion is
-missing, all budgets where something spent is. The rest (breakers, cooldowns, statistics, what is known of servers)
-comes back by itself.
+missing, or may be, all budgets where something spent is. The rest (breakers, cooldowns, statistics, what is known of
+servers) comes back by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -69,7 +69,9 @@ PROMISES = {
     ),
     # Limits count by the difference of two ids.
     "completions are missing between the first and the last": (
-        "SELECT MAX(id) - MIN(id) + 1 - COUNT(*), MIN(id) FROM task_completions HAVING COUNT(*) > 0"
+        "SELECT CAST(COALESCE(SUM(missing), 0) AS BIGINT), MIN(id) FROM (SELECT id, task_id,"
+        " id - 1 - LAG(id) OVER (ORDER BY id) AS missing FROM task_completions) AS those"
+        f" WHERE missing > 0 AND task_id <> '{limits.LEFT_OUT}'"
     ),
     "completions are out of order": (
         "SELECT COUNT(*), MIN(id) FROM (SELECT id, completed_at < LAG(completed_at) OVER (ORDER BY id) AS early"
@@ -274,7 +276,7 @@ def _flush(path: Path, flags: int) -> None:
 Record = dict[str, Any]
 """A row by its columns' names, its values as they were found."""
 
-# How often in a row reading may fail before what lies beyond is looked for from the other end.
+# How often in a row reading may fail before what lies beyond is looked for from the other end, then one by one.
 MOST_FAILURES = 5_000
 # Nothing counts so far: greater numbers are damage, and so are those below nothing.
 LARGEST = 2**53
@@ -282,7 +284,19 @@ LARGEST = 2**53
 UNKNOWN = QueueKey("unknown", "unknown")
 # What was delivered, results for duplicates, what was bought and is of no use yet, calls in another's stead, money.
 KEPT = ("tombstones", "answers", "cache", "stand_ins", "spending", "reservations")
-IN_HAND = f"SELECT COUNT(*) FROM tasks INDEXED BY tasks_claimed WHERE {CLAIMED}"
+IN_HAND = f"SELECT seq FROM tasks INDEXED BY tasks_claimed WHERE {CLAIMED}"
+# A page that never came to the disk is an old one: in order, with less on it than others tell of.
+FIRSTS = [
+    f"SELECT COUNT(*), MAX(id) FROM task_completions {how} WHERE is_first = 1"
+    for how in ("INDEXED BY task_completions_first", "NOT INDEXED")
+]
+MIRRORED_MORE = (
+    "SELECT time_period FROM rate_limits WHERE (unixepoch(window_start) <= ?1 AND unixepoch(window_end) > ?1"
+    " OR NOT EXISTS (SELECT 1 FROM task_completions NOT INDEXED)) AND current_count >"
+    " (SELECT COALESCE(MAX(id) - MIN(id) + 1, 0) FROM task_completions NOT INDEXED"
+    " WHERE completed_at >= unixepoch(window_start))"
+)
+JUMPS = f"SELECT id FROM task_completions NOT INDEXED WHERE task_id = '{limits.LEFT_OUT}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +343,7 @@ def recover(path: Path, allowance: Allowance | None = None, *, clock: Callable[[
         for file, name in list(zip(sqlite.files_of(path), sqlite.files_of(copy), strict=True))[:2]:
             if file.exists():
                 shutil.copyfile(file, name)
+        copy.touch(0o600)  # of a ledger of which only the log is left
         with closing(sqlite.open_alone(fresh)) as new, closing(sqlite.open_alone(copy, keep_log=True)) as damaged, new:
             saving = _Saving(path, new, damaged, clock(), allowance or Allowance())
             saving.bring_over()
@@ -379,12 +394,13 @@ class _Saving:
     def bring_over(self) -> None:
         facts = self._ask("ledger", "SELECT version, paused, reuse_scope, reuse_after FROM ledger")
         for version, *these in facts:
-            if isinstance(version, int):
+            # A number may be damage; tables or columns that this release does not know are none.
+            is_others = any(set(columns) - set(self._tables.get(table, ())) for table, columns in self._known.items())
+            if isinstance(version, int) and is_others:
                 refuse_unknown(self._path, version)
             with suppress(*sqlite.SENSELESS):
                 self._new.execute("UPDATE ledger SET paused = ?, reuse_scope = ?, reuse_after = ?", these)
-        self._bring_results()
-        self._bring_completions()
+        self._bring_completions(self._bring_results())
         for table in KEPT:
             columns = self._tables[table]
             for row in self._ask(table, f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"):
@@ -397,8 +413,8 @@ class _Saving:
         self._use_up()
         self._new.execute("UPDATE ledger SET sequence = COALESCE((SELECT MAX(sequence) FROM tombstones), 0)")
 
-    def _bring_results(self) -> None:
-        """Results with their tasks, which cannot be bought again for nothing.
+    def _bring_results(self) -> int:
+        """Results with their tasks, which cannot be bought again for nothing; how many claims were in hand.
 
         Tasks that are still to be run are not brought over: the task API lists them again.
         """
@@ -407,8 +423,14 @@ class _Saving:
         # What an index remembers of rows that cannot be read: of a task, its id is enough to deliver its result.
         by_index = self._ask("tasks", "SELECT seq, id FROM tasks INDEXED BY sqlite_autoindex_tasks_1")
         tasks: dict[int, Record] = {seq: {"id": task_id} for seq, task_id in by_index}
-        tasks |= {task["seq"]: task for task in self._numbered("tasks", "seq", "id", "queue", "state", "fingerprint")}
-        for result in self._numbered("results", *self._tables["results"]):
+        columns = ("seq", "id", "queue", "state", "fingerprint")
+        tasks |= {task["seq"]: task for task in self._numbered("tasks", *columns, wanted=tasks)}
+        in_hand = {seq for (seq,) in self._ask("task_completions", IN_HAND)}
+        if any(
+            "state" in task and (task["state"] == TaskState.CLAIMED) != (seq in in_hand) for seq, task in tasks.items()
+        ):
+            self._torn.add("task_completions")  # nobody knows how many there were
+        for result in self._numbered("results", *self._tables["results"], wanted=tasks):
             task = tasks.get(result["seq"], {})
             dead = task.get("state") == TaskState.DEAD and result["refusal"] and result["refused_at"]
             entry = {
@@ -425,27 +447,39 @@ class _Saving:
                 self.saved["dead letters" if dead else "results"] += 1
         for task in tasks.values():
             self.lost["results" if task.get("state") in (TaskState.FINISHED, TaskState.DEAD) else "tasks"] += 1
+        return len(in_hand)
 
-    def _bring_completions(self) -> None:
+    def _bring_completions(self, in_hand: int) -> None:
         """The memory of the limits; so may claims in hand have been sent, and nobody is left to count them later.
 
         Completions are numbered without a gap, in the order of their times. Where they are not, or are not all there,
-        or there is none, nobody knows how many there were: then every limit is used up for as long as its window is.
+        or less than their index or `rate_limits` tells of, nobody knows how many there were: then every limit is used
+        up for as long as its window is.
         """
         limits_, now = self._allowance.limits, self._now
-        rows = [tuple(row.values()) for row in self._numbered("task_completions", "id", "completed_at")]
-        in_hand = sum(count for (count,) in self._ask("task_completions", IN_HAND))
-        times = [min(at, now) for _, at in rows if isinstance(at, float) and at >= 0]
-        in_order = len(times) == len(rows) and all(b == (a[0] + 1, max(a[1], b[1])) for a, b in pairwise(rows))
-        if rows and in_order and "task_completions" not in self._torn:
+        jumps = {number for (number,) in self._ask("task_completions", JUMPS)}
+        found = [tuple(row.values()) for row in self._numbered("task_completions", "id", "completed_at")]
+        rows = [
+            (number, min(at, now), limits.LEFT_OUT if number in jumps else "")
+            for number, at in found
+            if isinstance(at, float) and at >= 0
+        ]
+        in_order = len(rows) == len(found) and all(
+            a[1] <= b[1] and (b[0] == a[0] + 1 or b[0] in jumps) for a, b in pairwise(found)
+        )
+        by_index, by_table = ([*self._ask("task_completions", firsts)] for firsts in FIRSTS)
+        mirrored_more = [*self._ask("rate_limits", MIRRORED_MORE, (now,))]
+        known = rows or "rate_limits" not in self._torn  # an empty one has nothing else to be believed by
+        if known and in_order and by_index == by_table and not mirrored_more and "task_completions" not in self._torn:
             self.saved["completions"] = len(rows)
         else:
-            times = [now] * max(limits_.values(), default=0)
+            rows = limits.used_up(max(limits_.values(), default=0), now)
             self.lost["limits"] = len(limits_)
-        times += [now] * in_hand
+        last = rows[-1][0] if rows else 0
+        rows += [(last + number, now, "") for number in range(1, in_hand + 1)]
         self._new.executemany(
-            "INSERT INTO task_completions (completed_at, task_type, task_id, is_first) VALUES (?, '', '', ?)",
-            ((at, int(at != before)) for before, at in pairwise([-1.0, *times])),
+            "INSERT INTO task_completions (id, completed_at, task_type, task_id, is_first) VALUES (?, ?, '', ?, ?)",
+            ((*b, int(b[1] != a[1])) for a, b in pairwise([(0, -1.0, ""), *rows])),
         )
 
     def _use_up(self) -> None:
@@ -461,17 +495,18 @@ class _Saving:
                 budgets.spend(self._new, allowance.currency, max(left.values()), now, allowance.zone)
                 self.lost["budgets"] = len(left)
 
-    def _ask(self, table: str, query: str) -> Iterator[Row]:
+    def _ask(self, table: str, query: str, bindings: tuple[object, ...] = ()) -> Iterator[Row]:
         """The rows that a query of a table gives, from its beginning until that fails."""
         try:
-            yield from self._damaged.execute(query)
+            yield from self._damaged.execute(query, bindings)
         except sqlite.UNREADABLE:
             self._torn.add(table)
 
-    def _numbered(self, table: str, *columns: str) -> Iterator[Record]:
+    def _numbered(self, table: str, *columns: str, wanted: Iterable[int] = ()) -> Iterator[Record]:
         """Rows of a table that has numbers, each once: from both ends, and on where one of them cannot be read.
 
         SQLite goes down a tree, and fails where a page on its way is damaged; what lies to both sides is still there.
+        Numbers that are `wanted` are found wherever they are, though those around them are far apart.
         """
         read = f"SELECT rowid, {', '.join(columns)} FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
         if not set(columns) <= set(self._known.get(table, ())):
@@ -493,6 +528,11 @@ class _Saving:
                     self._torn.add(table)
                     failures += 1
                     low, high = (low + 1, high) if forward else (low, high - 1)
+        for each in sorted(number for number in wanted if low <= number <= high):
+            with suppress(*sqlite.UNREADABLE):
+                for number, *row in self._damaged.execute(read, (each, each)):
+                    if number == each:
+                        yield dict(zip(columns, row, strict=True))
 
     def _enter(self, *rows: tuple[str, Record]) -> bool:
         """Whether the new ledger took them: all, or none."""

@@ -129,7 +129,7 @@ def test_limits_whose_page_is_another_table_s_are_used_up(spender: World) -> Non
     world, outcome = recovered(path, spender.clock, allowance)
 
     assert outcome.lost["limits"] == 1
-    assert world.completions() == 1_000 + 4
+    assert world.value("SELECT MAX(id) FROM task_completions") == 1_000 + 4
     world.admit("again")
     assert world.idle().because is IdleReason.LIMIT
     world.close()

@@ -18,8 +18,9 @@ from aitp.ledger.outbox import DeliveryOutcome
 from aitp.ledger.queue import LedgerConfig
 from aitp.ledger.schema import VERSION
 from aitp.ledger.stats import snapshot
+from aitp.tasks import Period
 from tests.ledger.damage import DEAD, DELIVERED, FINISHED, PAGE, READY, closed, copy_of, lived, overwrite, pages_of
-from tests.ledger.world import OTHER_RELAY, RELAY, WORKER, Clock, World, ids
+from tests.ledger.world import OTHER_RELAY, OTHER_WORKER, RELAY, WORKER, Clock, IdleReason, World, ids, terms
 
 pytestmark = pytest.mark.sqlite
 
@@ -85,7 +86,7 @@ def test_of_a_ledger_that_lost_its_first_page_nothing_is_known_and_all_counts_as
 
     assert outcome.saved == {}
     assert outcome.lost == {"limits": 2, "budgets": 1}
-    assert rows(damaged, "SELECT COUNT(*), MIN(completed_at) FROM task_completions") == [(10_000, clock.now)]
+    assert rows(damaged, "SELECT MAX(id), MIN(completed_at) FROM task_completions") == [(10_000, clock.now)]
     assert rows(damaged, "SELECT SUM(nano) FROM spending") == [(1_000,)]
     assert check(damaged).sound
 
@@ -125,6 +126,25 @@ def test_what_lies_between_two_lost_pages_is_found(damaged: Path, clock: Clock) 
 
     assert outcome.lost["results"] == cells[pages[1]] + cells[pages[3]]
     assert outcome.saved["results"] + outcome.lost["results"] == FINISHED
+
+
+def test_results_whose_numbers_are_far_apart_are_found_between_two_lost_pages(
+    folder: Path, template: Path, clock: Clock
+) -> None:
+    """As of dead letters of months, or of a task API that was away for long."""
+    world = lived(folder, template)
+    for table in ("tasks", "contents", "results"):
+        world.change(f"UPDATE {table} SET seq = seq * -20000")
+        world.change(f"UPDATE {table} SET seq = -seq")
+    path = closed(world)
+    pages = pages_of(path, "results")
+    cells = {page: int(str(count)) for page, count in rows(path, "SELECT pageno, ncell FROM dbstat")}
+    for page in (pages[1], pages[-1]):
+        overwrite(path, page)
+    outcome = recover(path, clock=clock)
+
+    assert outcome.lost["results"] == cells[pages[1]] + cells[pages[-1]]
+    assert outcome.saved["results"] + outcome.saved["dead letters"] + outcome.lost["results"] == FINISHED + DEAD
 
 
 def test_an_inner_page_that_is_lost_costs_what_is_below_it_alone(folder: Path, template: Path, clock: Clock) -> None:
@@ -195,7 +215,90 @@ def test_completions_that_are_not_as_they_were_written_are_not_believed(
     outcome = recover(path, LIMITS, clock=clock)
 
     assert outcome.lost["limits"] == 2
-    assert rows(path, "SELECT COUNT(*), MIN(completed_at) FROM task_completions") == [(10_000 + IN_HAND, clock.now)]
+    assert rows(path, "SELECT MAX(id), MIN(completed_at) FROM task_completions") == [(10_000 + IN_HAND, clock.now)]
+
+
+@pytest.mark.parametrize("tables", [("task_completions",), ("task_completions", "task_completions_first")])
+def test_completions_of_which_the_last_never_came_to_the_disk_are_not_believed(
+    folder: Path, template: Path, clock: Clock, tables: tuple[str, ...]
+) -> None:
+    world = lived(folder, template)
+    early = closed(world).read_bytes()
+    world.open()
+    for _ in range(5):
+        world.finish(world.claim(OTHER_WORKER, terms(batch=1)))
+    path = closed(world)
+    for page in (pages_of(path, table)[-1] for table in tables):
+        overwrite(path, page, early[(page - 1) * PAGE : page * PAGE])
+    assert rows(path, "SELECT MAX(id) FROM task_completions NOT INDEXED") == [(RUN,)]
+    lose(path)
+
+    assert recover(path, LIMITS, clock=clock).lost["limits"] == 2
+
+
+def test_claims_in_hand_of_which_the_last_never_came_to_the_disk_are_not_believed(
+    folder: Path, template: Path, clock: Clock
+) -> None:
+    world = lived(folder, template)
+    early = closed(world).read_bytes()
+    world.open()
+    world.claim(OTHER_WORKER, terms(batch=15))
+    path = closed(world)
+    (page,) = pages_of(path, "tasks_claimed")
+    overwrite(path, page, early[(page - 1) * PAGE : page * PAGE])
+
+    assert recover(path, LIMITS, clock=clock).lost["limits"] == 2
+
+
+@pytest.mark.parametrize(("also_lost", "limits"), [((), 0), (("rate_limits",), 1), (("task_completions",), 1)])
+def test_a_service_that_never_sent_anything_is_believed_where_its_tables_can_be_read(
+    folder: Path, template: Path, also_lost: tuple[str, ...], limits: int
+) -> None:
+    world = World.create(folder, template, month=100)
+    world.admit("a")
+    path = closed(world)
+    for table in ("contents", *also_lost):
+        lose(path, table)
+
+    assert recover(path, Allowance(limits={"month": 100}), clock=world.clock).lost["limits"] == limits
+
+
+def test_limits_of_any_size_are_used_up_in_a_few_rows_and_stay_so_in_another_recovery(
+    damaged: Path, clock: Clock
+) -> None:
+    allowed = {"minute": 1, "hour": 500, "month": 10**9}
+    lost_at = clock.now
+    lose(damaged, "task_completions")
+    recover(damaged, Allowance(limits=allowed), clock=clock)
+    prepare(damaged, strategy="rolling", timezone="UTC", limits=allowed, clock=clock)
+    world = World(damaged, clock)
+    world.open()
+    world.admit("new")
+    for seconds, period in ((60.0, "minute"), (3_600.0, "hour"), (30 * 86_400.0, "month")):
+        use = snapshot(damaged, now=clock.now).limits[Period(period)]
+        assert use.remaining == 0
+        assert use.frees_at == pytest.approx(lost_at + seconds, abs=0.01)
+        assert world.idle().because is IdleReason.LIMIT
+        clock.now = lost_at + seconds - 1
+    closed(world)
+    assert rows(damaged, "SELECT COUNT(*) FROM task_completions") == [(2 + IN_HAND,)]
+    lose(damaged)
+    assert recover(damaged, Allowance(limits=allowed), clock=clock).lost["limits"] == 0
+
+    prepare(damaged, strategy="rolling", timezone="UTC", limits=allowed, clock=clock)
+    world.open()
+    world.admit("again")
+    assert world.idle().because is IdleReason.LIMIT
+    clock.go(2)
+    world.finish(world.claim())
+    clock.go(10 * 86_400)
+    for name in ("late", "later"):  # all that no window reaches is forgotten
+        world.admit(name)
+        world.run()
+        clock.go(60.1)
+    assert world.value("SELECT COUNT(*) FROM task_completions WHERE completed_at < ?", lost_at + 86_400) == 0
+    assert world.problems() == ()
+    world.close()
 
 
 def test_where_claims_in_hand_cannot_be_counted_every_limit_is_used_up(damaged: Path, clock: Clock) -> None:
@@ -225,12 +328,15 @@ def test_the_log_of_a_killed_service_is_read_as_well(folder: Path, template: Pat
     assert outcome.set_aside.with_name(outcome.set_aside.name + "-wal").exists()
 
 
-@pytest.mark.parametrize("left", [b"", b"S"])
-def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock, left: bytes) -> None:
+@pytest.mark.parametrize("left", [b"", b"S", None])
+def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock, left: bytes | None) -> None:
     world = lived(folder, template)
     path = copy_of(world.path, "cut.db")
     world.close()
-    path.write_bytes(left)
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(left)
     log = path.with_name("cut.db-wal").read_bytes()
     with pytest.raises(ConfigurationError, match="its write-ahead log is not"):
         prepare(path, strategy="rolling", timezone="UTC", limits={}, clock=clock)
@@ -239,7 +345,7 @@ def test_a_log_alone_is_never_deleted(folder: Path, template: Path, clock: Clock
         lambda: back_up(path, folder / "b"),
         lambda: Ledger.open(path, LedgerConfig()),
     ):
-        with pytest.raises(LedgerError, match="its write-ahead log is not"):
+        with pytest.raises(LedgerError, match=r"there is no ledger|its write-ahead log is not"):
             look()
     assert path.with_name("cut.db-wal").read_bytes() == log
     outcome = recover(path, LIMITS, clock=clock)
@@ -344,6 +450,19 @@ def test_a_full_disk_leaves_everything_as_it_was(damaged: Path, clock: Clock, mo
 
     assert damaged.read_bytes() == before
     assert not [path for path in damaged.parent.iterdir() if "recovery" in path.name or "damaged" in path.name]
+
+
+@pytest.mark.parametrize("version", [VERSION - 2, VERSION + 64])
+def test_a_version_that_only_damage_can_have_made_keeps_nobody_from_recovery(
+    folder: Path, template: Path, clock: Clock, version: int
+) -> None:
+    world = lived(folder, template)
+    world.change("UPDATE ledger SET version = ?, paused = 1", version)
+    path = closed(world)
+    lose(path, "results")
+    recover(path, clock=clock)
+
+    assert rows(path, "SELECT version, paused FROM ledger") == [(VERSION, 1)]
 
 
 def test_what_a_later_release_made_is_not_recovered_by_this_one(folder: Path, template: Path, clock: Clock) -> None:
