@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aitp.errors import ConfigurationError
-from aitp.hardening import Parent
+from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
@@ -56,6 +56,7 @@ class Helper:
     ) -> None:
         self._name, self._inherited, self._work, self._ended = name, inherited, work, ended
         self.seconds = seconds
+        self._master = os.getpid()
         self.pid = 0
         self.due = self._deadline = math.inf
 
@@ -79,7 +80,9 @@ class Helper:
     def _help(self) -> bool | None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        return self._work()
+        # A server that says nothing would keep it beyond the master's death, and the next one's from the models.
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return self._work() if os.getppid() == self._master else False
 
     def reap(self, pid: int, exit_code: int) -> None:
         """A process was reaped; if it was this one, go on with what waits for it."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from aitp.process.master import Helper
 from aitp.process.scoreboard import State
 from tests.process.house import House, alive
 from tests.waiting import wait_until
@@ -118,3 +122,23 @@ def test_kill_9_of_everything_is_no_crash_of_a_task(house: House) -> None:
     first.wait()
     house.start()
     assert {event["cause"] for event in house.events("started")} == {"stopped"}
+
+
+def test_a_helper_that_hangs_does_not_outlive_its_master(tmp_path: Path) -> None:
+    told = tmp_path / "helper"
+
+    def hang() -> None:
+        told.write_text(str(os.getpid()))
+        signal.pause()
+
+    if (master := os.fork()) == 0:
+        nothing: Any = SimpleNamespace(after_fork=lambda: None)
+        helper = Helper("hang", nothing, 60.0, hang, lambda code: None)
+        helper.due = 0.0
+        helper.send_if_due()
+        signal.pause()
+        os._exit(1)
+    wait_until(lambda: told.exists() and told.read_text())
+    os.kill(master, signal.SIGKILL)
+    os.waitpid(master, 0)
+    wait_until(lambda: not alive(int(told.read_text())))
