@@ -12,6 +12,7 @@ import ctypes
 import os
 import resource
 import select
+import signal
 from collections.abc import Collection
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def prctl(option: int, value: int | bytes) -> bool:
         return bool(ctypes.CDLL(None).prctl(option, argument, nothing, nothing, nothing) == 0)
     except (OSError, AttributeError):
         return False
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process with its parent, whose pid was noted before the fork: now, if that is dead."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Parent:

@@ -246,7 +246,10 @@ LEFT_OUT = "all that was allowed"
 
 def used_up(allowed: int, at: float) -> list[tuple[int, float, str]]:
     """The completions (id, time, task) of so many tasks of which nothing is known, in as few rows as count for them."""
-    return [(1, at, "")][:allowed] + [(allowed, at, LEFT_OUT)][: allowed - 1]
+    rows = [(1, at, "")] if allowed else []
+    if allowed > 1:
+        rows.append((allowed, at, LEFT_OUT))
+    return rows
 
 
 _MIRROR_MORE = "UPDATE rate_limits SET current_count = current_count + ?, last_updated = ?"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from aitp.errors import ConfigurationError
-from aitp.hardening import PR_SET_PDEATHSIG, Parent, prctl
+from aitp.hardening import Parent, end_with
 from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
@@ -81,8 +81,8 @@ class Helper:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the master decides
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         # A server that says nothing would keep it beyond the master's death, and the next one's from the models.
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        return self._work() if os.getppid() == self._master else False
+        end_with(self._master)
+        return self._work()
 
     def reap(self, pid: int, exit_code: int) -> None:
         """A process was reaped; if it was this one, go on with what waits for it."""

@@ -33,7 +33,7 @@ from supervisor import events, loggers, states, supervisord  # type: ignore[impo
 
 from aitp import sources
 from aitp.extensions import foreign_settings
-from aitp.hardening import PR_SET_PDEATHSIG, blot_out, prctl
+from aitp.hardening import blot_out, end_with
 from aitp.logs import configure, get_logger
 from aitp.process import start
 from aitp.tasks import ExitCode
@@ -81,8 +81,8 @@ def run_supervised(configuration: Path = CONFIGURATION) -> int:
     if (pid := os.fork()) == 0:
         # What settings take of memory is free when this ends, and so it does with us; Ctrl-C reaches both.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        return _prepare(configuration) if os.getppid() == parent else ExitCode.FAILED
+        end_with(parent)
+        return _prepare(configuration)
     if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
         if code < 0:
             log.error("The settings could not be judged", exit_code=code)
