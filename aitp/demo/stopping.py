@@ -28,8 +28,10 @@ def told_to_stop_once() -> Iterator[None]:
 
     # Whoever starts it with nohup wants it to outlive the terminal.
     heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    before = {number: signal.getsignal(number) for number in heard}
     try:
+        for number in heard:
+            signal.signal(number, interrupt)  # in here, as it may be answered at once
         yield
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
