@@ -1,19 +1,20 @@
-"""HTTP for relays and look-ups: one kept-alive connection to one server, no redirects, no retries, bounded bodies.
+"""HTTP: one kept-alive connection to one server, no redirects, no retries, bounded bodies.
 
 Retries are the ledger's: one more layer would multiply them. A redirect is never followed, because it would carry the
-token to wherever it points. Whatever goes wrong is a `NoAnswer` whose words are safe to log: the libraries' own quote
-addresses, headers and bodies. Time-outs bound each read, and the clock a body; a head that trickles is the master's to
-end. Used for the task API, for tokens, for Wikidata and for lists of models.
+token or the key to wherever it points. Whatever goes wrong is a `NoAnswer` whose words are safe to log: the libraries'
+own quote addresses, headers and bodies. Time-outs bound each read, and the clock a body; a head that trickles is the
+master's to end. Used for the task API, for tokens, for providers, for Wikidata and for lists of models.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import certifi
@@ -22,13 +23,15 @@ import urllib3
 from urllib3 import exceptions
 
 from aitp import __version__
-from aitp.validators import Trust
+from aitp.sources import exported
+from aitp.validators import BUNDLES, Trust
 
 USER_AGENT = f"aitp/{__version__}"
 CHUNK_BYTES = 65_536
 FINISH_BYTES = 262_144
 FINISH_SECONDS = 5.0
 ANSWER_BYTES = 4 * 2**20
+KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 
 BY_TLS = "could not be spoken to by TLS"
 # The first that fits.
@@ -39,6 +42,7 @@ WORDS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.NewConnectionError, "could not be connected to"),
     (exceptions.TimeoutError, "did not answer within REQUEST_TIMEOUT"),
 )
+UNSENT = (exceptions.ProxyError, exceptions.NewConnectionError, exceptions.ConnectTimeoutError)
 FAILURES = (exceptions.HTTPError, OSError, ValueError)
 Answer = urllib3.BaseHTTPResponse
 
@@ -46,20 +50,42 @@ Answer = urllib3.BaseHTTPResponse
 class NoAnswer(Exception):
     """A request got no answer, or not all of one. Its words continue a sentence about the server: "did not …"."""
 
+    def within(self, bound: str) -> str:
+        """Its words, where something else than REQUEST_TIMEOUT bounded the request."""
+        return str(self).replace("REQUEST_TIMEOUT", bound)
+
+
+class NotReached(NoAnswer):
+    """No connection came about: nothing was sent."""
+
 
 class TooLong(NoAnswer):
     """The answer is longer than was agreed."""
+
+
+class TooSlow(NoAnswer):
+    """The answer came, and its end did not within the time that was agreed."""
+
+
+class Whole(NamedTuple):
+    """An answer that has come as a whole; its headers are found whatever their case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Wire:
     """The connection to the server that `url` names. Opened by the first request, kept until `close`.
 
     `timeout`: seconds for the connection, and for each read. `trust`: whose certificates count, and whether proxies and
-    bundles may come from the environment (never credentials: a netrc would replace ours).
+    bundles may come from the environment (never credentials: a netrc would replace ours). `once`: what is sent must not
+    be sent twice. So nothing goes over a connection that has been idle for long: it may be closed just then.
     """
 
-    def __init__(self, url: str, timeout: float, trust: Trust) -> None:
-        self._url, self._timeout, self._trust = url, timeout, trust
+    def __init__(self, url: str, timeout: float, trust: Trust, *, once: bool = False) -> None:
+        self._url, self._timeout, self._trust, self._once = url, timeout, trust, once
+        self._used = time.monotonic()
 
     @cached_property
     def _pool(self) -> urllib3.HTTPConnectionPool:
@@ -67,56 +93,71 @@ class Wire:
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """One request. Of the answer, the body is still to be read: with `pieces`, `whole_body` or `finish`."""
+        idle, self._used = time.monotonic() - self._used, time.monotonic()
+        if self._once and idle > KEEPALIVE_SECONDS:
+            self.close()
+        how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
         try:
-            connections = self._pool.num_connections
+            pool = self._pool
+            parts, connections = urlsplit(url), pool.num_connections
+            if not (pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
+                url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
             try:
-                return self._send(method, url, headers, body)
+                return pool.urlopen(method, url, body, headers, **how)
             except exceptions.ProtocolError as error:
-                if not isinstance(error.args[-1], ConnectionError) or self._pool.num_connections != connections:
+                was_closed = isinstance(error.args[-1], ConnectionError) and pool.num_connections == connections
+                if self._once or not was_closed:
                     raise
-            # The server closed the connection while it was idle, and that was not yet known here. All our requests
-            # may be repeated; this one goes over a new connection, and is not repeated again.
-            return self._send(method, url, headers, body)
+            # The server closed the connection while it was idle, and that was not yet known here. This request goes
+            # over a new connection, and is not repeated again.
+            return pool.urlopen(method, url, body, headers, **how)
         except FAILURES as error:
             raise _no_answer(error) from None
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        parts = urlsplit(url)
-        if not (self._pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
-            url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
-        how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
-        return self._pool.urlopen(method, url, body, headers, **how)
-
     def close(self) -> None:
-        """End the connection, for good."""
-        if "_pool" in vars(self):
-            self._pool.close()
+        """End the connection. The next request opens another one."""
+        if pool := vars(self).pop("_pool", None):
+            pool.close()
 
 
 def _pool(url: str, timeout: float, trust: Trust) -> urllib3.HTTPConnectionPool:
     """Of one connection. Opens nothing."""
-    proxy, bundle = _surroundings(url) if trust.from_environment else ("", certifi.where())
-    terms: dict[str, Any] = {"maxsize": 1, "timeout": timeout, "retries": False, "cert_reqs": "CERT_REQUIRED"}
-    terms["ca_cert_dir" if os.path.isdir(bundle) else "ca_certs"] = bundle
-    if trust.certificates:  # beside the bundle, and of a proxy too
-        terms["ca_cert_data"] = trust.certificates
+    proxy = _proxy_to(url) if trust.from_environment else ""
+    terms: dict[str, Any] = {"maxsize": 1, "timeout": timeout, "retries": False}
+    if "https" in (urlsplit(url).scheme, urlsplit(proxy).scheme):
+        terms["ssl_context"] = tls_context(trust)
     if not proxy:
         return urllib3.PoolManager(**terms).connection_from_url(url)
     parts = urlsplit(proxy)
     credentials = unquote(f"{parts.username}:{parts.password or ''}") if parts.username else None
     terms["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=credentials)
-    return urllib3.ProxyManager(proxy, **terms).connection_from_url(url)
+    return urllib3.ProxyManager(proxy, proxy_ssl_context=terms.get("ssl_context"), **terms).connection_from_url(url)
 
 
-def _surroundings(url: str) -> tuple[str, str]:
-    """The proxy to `url` (empty: none) and the authorities' bundle, as requests takes them from the environment."""
+@cache
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """The roots to trust: the public ones and the system's, or those that the environment names.
+
+    Made once, by the master's warm-up: 2 MB and 20 ms that its children share.
+    """
+    system = ssl.get_default_verify_paths()
+    named = exported(*BUNDLES).values() if trust.from_environment else ()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for place in [*named][:1] or (certifi.where(), system.openssl_cafile, system.openssl_capath):
+        context.load_verify_locations(**{"cafile" if os.path.isfile(place) else "capath": place})
+    if trust.certificates:  # beside those, and of a proxy too
+        context.load_verify_locations(cadata=trust.certificates)
+    return context
+
+
+def _proxy_to(url: str) -> str:
+    """The proxy to `url`, as requests takes it from the environment; empty: none."""
     import requests  # not above: three megabytes, for the few who want it
 
     with requests.Session() as session:
         found = session.merge_environment_settings(url, {}, None, True, None)
     proxy = requests.utils.select_proxy(url, found["proxies"]) or ""
-    bundle = found["verify"] if isinstance(found["verify"], str) else certifi.where()
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy, bundle
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def pieces(answer: Answer, most: int, seconds: float = math.inf) -> Iterator[bytes]:
@@ -136,7 +177,7 @@ def pieces(answer: Answer, most: int, seconds: float = math.inf) -> Iterator[byt
         if size > most:
             raise TooLong(f"sent an answer of more than {most} bytes")
         if time.monotonic() > give_up:
-            raise NoAnswer(f"did not send its answer within {seconds:g} s")
+            raise TooSlow(f"did not send its answer within {seconds:g} s")
         yield piece
 
 
@@ -163,17 +204,15 @@ def finish(answer: Answer) -> tuple[bytes, NoAnswer | None]:
     return body, cut
 
 
-def ask(
-    url: str, seconds: float, trust: Trust, headers: Mapping[str, str], form: bytes | None = None
-) -> tuple[Answer, bytes]:
-    """One GET, or POST of a `form`, over a connection of its own: the answer, and its whole body. Raises NoAnswer;
-    `seconds` bound each read, and the body.
+def ask(url: str, seconds: float, trust: Trust, headers: Mapping[str, str], form: bytes | None = None) -> Whole:
+    """The answer to one GET, or POST of a `form`, over a connection of its own. Raises NoAnswer; `seconds` bound each
+    read, and the body.
     """
     wire = Wire(url, seconds, trust)
     try:
         sent = {"User-Agent": USER_AGENT, "Connection": "close", **headers}
         answer = wire.send("GET" if form is None else "POST", url, sent, form)
-        return answer, whole_body(answer, ANSWER_BYTES, seconds)
+        return Whole(answer.status, answer.headers, whole_body(answer, ANSWER_BYTES, seconds))
     finally:
         wire.close()
 
@@ -188,5 +227,11 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _no_answer(error: Exception) -> NoAnswer:
-    said = f"gave no whole answer ({type(error).__name__})"
-    return NoAnswer(next((words for kind, words in WORDS if isinstance(error, kind)), said))
+    said = next(
+        (words for kind, words in WORDS if isinstance(error, kind)), f"gave no whole answer ({type(error).__name__})"
+    )
+    if type(error) is exceptions.NewConnectionError and isinstance(error.__cause__, OSError):
+        said += f" ({error.__cause__.strerror})"  # the system's words: a refusal, or no way to there
+    # Of TLS only what the certificate is refused for: other trouble may come after a request.
+    unsent = isinstance(error, UNSENT) or isinstance(error.args and error.args[0], ssl.SSLCertVerificationError)
+    return (NotReached if unsent else NoAnswer)(said)

@@ -509,12 +509,11 @@ def in_force(settings: Settings) -> Settings:
 
 
 def prepare_environment() -> None:
-    """Call first, before numpy or the openai client is imported: no helper threads (we fork), no logging of request
-    bodies, no secrets for whoever looks at this process's environment from outside."""
+    """Call first, before numpy is imported: no helper threads (we fork), and no secrets for whoever looks at this
+    process's environment from outside."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = "1"
     blot_out(secret_names())
-    os.environ.pop("OPENAI_LOG", None)
     for name, value in list(os.environ.items()):
         # `import ollama` makes a client at once, and fails for hosts and proxies that it cannot use. We use neither.
         if name == "OLLAMA_HOST":

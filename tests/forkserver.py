@@ -53,10 +53,7 @@ PRELOADED = (
     "aitp.providers.ollama",
     "aitp.providers.openai",
     "aitp.web.app",
-    "httpcore2",
-    "openai",
     "structlog",
-    "truststore",
 )
 # Read at an interpreter's start: where they are others than here, one is started.
 READ_AT_START = ("LANG", "LC_ALL", "LC_CTYPE")
@@ -234,7 +231,7 @@ def main() -> None:
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")  # as aitp does before it has numpy loaded
     for name in PRELOADED:
         importlib.import_module(name)
-    importlib.import_module("aitp.providers.client").tls_context(Trust())  # kept there, and always the same
+    importlib.import_module("aitp.http").tls_context(Trust())  # kept there, and always the same
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -77,7 +77,7 @@ class Command(click.Command):
             if self.needs_settings is not None:
                 from aitp.settings import load_settings, prepare_environment
 
-                # Before it can import numpy or the openai client.
+                # Before it can import numpy.
                 prepare_environment()
                 if self.needs_settings:
                     ctx.params["settings"] = load_settings()

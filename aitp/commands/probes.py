@@ -119,14 +119,14 @@ def _listed(settings: Settings, granted: str) -> int:
 def _wikidata(settings: Settings) -> Answered:
     """Wikidata's description of itself."""
     url = f"{settings.wikidata_base_url.rstrip('/')}/w/api.php?action=query&meta=siteinfo&siprop=general&format=json"
-    answer, body = http.ask(url, settings.request_timeout, settings.trust, wikidata.headers_of(settings))
-    return answer.status, http.json_object(body)
+    answer = http.ask(url, settings.request_timeout, settings.trust, wikidata.headers_of(settings))
+    return answer.status, http.json_object(answer.body)
 
 
 def _ahead(url: str, settings: Settings) -> float | None:
     """Seconds that our clock is ahead of the server's at `url`; None if it tells no time. Without credentials."""
     try:
-        answer, _ = http.ask(url, settings.request_timeout, settings.trust, {})
+        answer = http.ask(url, settings.request_timeout, settings.trust, {})
     except http.NoAnswer:
         return None
     return ahead_of(answer.headers.get("Date"), time.time())

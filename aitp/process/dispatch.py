@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from hashlib import blake2b
-from typing import get_args
+from pathlib import Path
 
 from aitp.ledger.claims import ClaimOptions
 from aitp.logs import get_logger
@@ -23,6 +23,7 @@ from aitp.providers.inventory import FILE_NAME, read_inventory
 from aitp.settings import Settings
 from aitp.tasks import QueueKey, Service
 
+OPENAI_MODELS = Path(__file__).parents[1] / "providers" / "openai_models.txt"
 # How long tasks wait for the first answer that one of them gets: what a server refuses is then refused once.
 CANARY_SECONDS = 1.0
 # What requests depend on besides who and where we are.
@@ -137,10 +138,8 @@ def strangers_of(settings: Settings) -> Callable[[str], bool]:
 
 @cache
 def openai_names() -> frozenset[str]:
-    """What OpenAI has or once had: no misspelling, but gone, or not for this key. Found before the fork, for all."""
-    from openai.types import ChatModel, EmbeddingModel
-
-    return frozenset(map(canonical, get_args(ChatModel) + get_args(EmbeddingModel)))
+    """What OpenAI has or once had, as its own package lists it: no misspelling, but gone, or not for this key."""
+    return frozenset(map(canonical, OPENAI_MODELS.read_text().split()))
 
 
 class ModelAvailability:

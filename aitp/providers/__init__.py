@@ -1,7 +1,7 @@
 """Where answers are bought: what is said to a provider and what it answers, who there is, and which models go where.
 
 A provider is an object of the shape `Provider`, one module each. They are imported by those who build them: whoever
-needs only the vocabulary (processors, relays, the command line) does not load numpy and the OpenAI client.
+needs only the vocabulary (processors, relays, the command line) does not load numpy.
 
 Those of other installed packages are entry points of the group `aitp.providers`: a callable that takes the settings and
 makes the provider of the entry point's name. Its attribute `models` says which models go there, whatever

@@ -1,107 +1,32 @@
-"""The HTTP client under the providers: one call at a time, and no more of a body, nor for longer, than was agreed.
+"""What providers have in common: one request a call, and what both protocols say of a question in the same words.
 
-Nothing from the process's environment unless asked for, no redirects (the key would follow them to another host),
-one connection kept alive. Built after fork, by the provider. httpx2 is what the OpenAI client itself is made of.
+The requests are posted as ready JSON, and the answers' JSON is read as it came: clients of the servers' own packages
+make an object of each part, at several times the CPU and the memory of a worker, and know nothing of how long an answer
+may be.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import httpx2
 import orjson
 
-from aitp.errors import AitpError, DeadlineExceeded, ServiceFault
+from aitp import http
+from aitp.errors import AitpError
 from aitp.providers import BOUNDS, Question
 from aitp.providers.failures import error_of, no_answer, no_success, refusal_of, refused_with_200
 from aitp.settings import Settings
-from aitp.validators import Trust
 
-KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 CALL_MARGIN_SECONDS = 5.0  # that a call as a whole may take beyond the time-out of its single reads
-LIMITS = httpx2.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
 # The longest answer that anybody should want, its JSON escapes and a server's extra fields included; and for a vector:
 # a number may need 24 bytes, and models have up to 4,096 of them.
 ANSWER_BYTES, VECTOR_BYTES = 1_048_576, 131_072
-# Base64 of floats does not compress, and a bound on compressed bytes bounds nothing: 4 MB may unpack to 4 GB.
-PLAIN = {"Accept-Encoding": "identity"}
-
-
-class BodyBound:
-    """A response hook for bodies of all answers, errors too. `begin` each call with what its answer may have.
-
-    A time-out bounds single reads: whoever sends a byte now and then would never come to an end.
-    """
-
-    def __init__(self, service: str, seconds: float = math.inf, stream: type[BoundedStream] | None = None) -> None:
-        self.service, self.seconds = service, seconds
-        self._stream = stream or _Stream
-        self.begin(ANSWER_BYTES)
-
-    def begin(self, most: int) -> None:
-        """A call begins, whose answer has at most so many bytes."""
-        self.most, self.ends = most, time.monotonic() + self.seconds
-
-    def __call__(self, response: Any) -> None:
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise ServiceFault(self.service, f"{self.service} compressed its answer although asked for a plain one")
-        response.stream = self._stream(response.stream, self)
-
-
-class BoundedStream:
-    """A body that is checked as it comes; of the class that an HTTP client's streams have to be of as well."""
-
-    def __init__(self, stream: Any, bound: BodyBound) -> None:
-        self._inner, self._bound = stream, bound
-
-    def __iter__(self) -> Iterator[bytes]:
-        bound, received = self._bound, 0
-        for chunk in self._inner:
-            received += len(chunk)
-            if received > bound.most:
-                raise ServiceFault(bound.service, f"{bound.service} sent more than the {bound.most} bytes allowed")
-            if time.monotonic() > bound.ends:
-                said = f"{bound.service} did not come to the end of its answer within {bound.seconds:g} s"
-                raise DeadlineExceeded(bound.service, said)
-            yield chunk
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _Stream(BoundedStream, httpx2.SyncByteStream):
-    pass
-
-
-@cache
-def tls_context(trust: Trust) -> ssl.SSLContext:
-    """The roots to trust. Made once, by the master's warm-up: 2 MB and 20 ms that its children share.
-
-    A context may be inherited; connections and sessions may not, and there are none yet.
-    """
-    context = httpx2.create_ssl_context(trust_env=trust.from_environment)
-    if trust.certificates:
-        context.load_verify_locations(cadata=trust.certificates)
-    return context
-
-
-def http_client(bound: BodyBound, timeout_seconds: float, trust: Trust) -> httpx2.Client:
-    """`timeout_seconds` bounds connecting, each read and each write; `bound` the body as a whole."""
-    return httpx2.Client(
-        timeout=timeout_seconds,
-        limits=LIMITS,
-        verify=tls_context(trust),
-        trust_env=trust.from_environment,
-        follow_redirects=False,
-        event_hooks={"response": [bound]},
-    )
+# Base64 of floats does not compress.
+PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": http.USER_AGENT}
 
 
 def ollama_headers(settings: Settings) -> dict[str, str]:
@@ -116,54 +41,47 @@ def answer_in(thoughts: object) -> str:
 
 
 class HttpProvider(ABC):
-    """A provider's connection to the server at `base_url`: its client, made at the first call, and one request a call.
+    """A provider's connection to the server at `base_url`: made at the first call, and one request a call.
 
     `timeout_seconds` bound connecting, each read and each write, and with a margin the answer as a whole.
     """
 
     name: str
-    _client_errors: type[Exception] = httpx2.HTTPError
-    # How its client gives an answer as it came, and what it raises for one of an error, which is an answer, too.
-    _as_it_came: ClassVar[Mapping[str, Any]] = {}
-    _status_errors: Any = ()
 
     def __init__(self, settings: Settings, base_url: str, timeout_seconds: float) -> None:
         self._settings = settings
-        self._base_url = base_url
-        self._timeout = timeout_seconds
-        self._bound = BodyBound(self.name, timeout_seconds + CALL_MARGIN_SECONDS)
-        self._client: Any = None
+        self._base_url = base_url.rstrip("/")
+        self._seconds = timeout_seconds
+        self._wire = http.Wire(base_url, timeout_seconds, settings.trust, once=True)
 
     @abstractmethod
-    def _connect(self) -> Any:
-        """The client of the provider's own kind."""
+    def _headers(self) -> Mapping[str, str]:
+        """What goes with each request, the key among it. Not kept: nothing that shows a provider is to show it."""
 
     def _post(self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str]) -> object:
         """The answer's JSON; its body is free again when this returns.
 
         `texts`: what the request says of tasks; `sent`: which parameters it holds, and could do without.
         """
-        if self._client is None:
-            self._client = self._connect()
         inputs = len(request.get("input", ()))
-        self._bound.begin(ANSWER_BYTES + VECTOR_BYTES * inputs)
+        most, ends = ANSWER_BYTES + VECTOR_BYTES * inputs, time.monotonic() + self._seconds + CALL_MARGIN_SECONDS
+        headers = {**PLAIN, "Content-Type": "application/json", **self._headers()}
         try:
-            try:
-                answer: httpx2.Response = self._client.post(path, content=orjson.dumps(request), **self._as_it_came)
-            except self._status_errors as error:
-                answer = error.response
-            if answer.is_success:
-                document = orjson.loads(answer.content)
-                if (refused := refused_with_200(document)) is None:
-                    return document
-                answer = refused
+            answer = self._wire.send("POST", self._base_url + path, headers, orjson.dumps(request))
+            body = http.whole_body(answer, most, ends - time.monotonic())
+            refused: http.Whole | None = http.Whole(answer.status, answer.headers, body)
+            if 200 <= answer.status < 300:
+                document = orjson.loads(body)
+                refused = refused_with_200(document)
+            if refused is None:
+                return document
             tier = str(request.get("service_tier", ""))
-            refusal = refusal_of(self.name, answer, request["model"], texts, sent, batch=inputs > 1, tier=tier)
+            refusal = refusal_of(self.name, refused, request["model"], texts, sent, batch=inputs > 1, tier=tier)
             failure = error_of(refusal)
         except orjson.JSONDecodeError:
             failure = no_success(self.name, "no JSON")
-        except self._client_errors as error:
-            failure = no_answer(self.name, error.__cause__ or error)
+        except http.NoAnswer as error:
+            failure = no_answer(self.name, error)
         # Out here the caught error is gone: it holds the request (key, texts) or the server's own words.
         self._failed(failure, request["model"])
         raise failure
@@ -174,9 +92,7 @@ class HttpProvider(ABC):
 
     def close(self) -> None:
         """Close connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._wire.close()
 
 
 def held_of(optional: Sequence[str], leave_out: Collection[str]) -> list[str]:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 import orjson
 
-from aitp import errors
+from aitp import errors, http
 from aitp.policy.retry import delay_in_words, parse_duration, parse_retry_after
 from aitp.policy.routing import canonical
 from aitp.tasks import Service
@@ -35,8 +34,6 @@ LONG_PAUSE_SECONDS = 600.0  # for what only a person can mend
 MISSING_PAUSE_SECONDS = 10.0  # until it is looked again whether a missing model has been pulled
 # A gateway that says so may have handed the request on: it may have been answered, and be billed.
 MAYBE_BOUGHT = (408, 502, 504, 524)
-# The HTTP clients' errors from before a request.
-NEVER_SENT = ("ConnectError", "ConnectTimeout")
 # What may have no room while the standard tier has.
 OTHER_TIERS = ("flex", "priority")
 MOST_WORDS = 4_000
@@ -253,7 +250,7 @@ class Refusal:
 
 def refusal_of(
     service: str,
-    response: httpx2.Response,
+    answer: http.Whole,
     model: str,
     texts: Sequence[str] = (),
     sent: Sequence[str] = (),
@@ -262,16 +259,16 @@ def refusal_of(
     tier: str = "",
 ) -> Refusal:
     """The facts of an error answer to a request with `texts`, a `batch` or a question, and the parameters `sent`."""
-    content = response.content
+    content = answer.body
     try:
         body: Any = orjson.loads(content)
     except orjson.JSONDecodeError:
         body = content.decode("utf-8", "replace")
     is_json = isinstance(body, dict | list)
-    page = not is_json and ("html" in response.headers.get("content-type", "") or content.lstrip()[:1] == b"<")
+    page = not is_json and ("html" in answer.headers.get("content-type", "") or content.lstrip()[:1] == b"<")
     said: list[tuple[str, str]] = []
     delays: list[float] = []
-    resets = [_delay(name, response.headers.get(name)) or 0.0 for name in _RESETS]
+    resets = [_delay(name, answer.headers.get(name)) or 0.0 for name in _RESETS]
     for key, value in _values("" if page else body):
         if delay := _delay(key, value):
             (resets if "ratelimit" in key else delays).append(delay)
@@ -294,7 +291,7 @@ def refusal_of(
     kind = first("type")
     return Refusal(
         service,
-        response.status_code,
+        answer.status,
         model,
         code=first(*_CODES, names=True),
         type=kind,
@@ -302,7 +299,7 @@ def refusal_of(
         message=message,
         page=page,
         is_json=is_json,
-        delay=_told_delay(response.headers, kind, delays, message),
+        delay=_told_delay(answer.headers, kind, delays, message),
         reset=max(resets) or None,
         batch=batch,
         sent=tuple(sent),
@@ -310,7 +307,7 @@ def refusal_of(
     )
 
 
-def refused_with_200(document: object) -> httpx2.Response | None:
+def refused_with_200(document: object) -> http.Whole | None:
     """The error answer that came with status 200, with the status that it should have had; None if it is none.
 
     Some gateways answer 200 before they ask the model, and then have an `error` in place of its answer, whole or in the
@@ -323,7 +320,7 @@ def refused_with_200(document: object) -> httpx2.Response | None:
     answered = choice or document.get("data") or document.get("embeddings") or isinstance(document.get("message"), dict)
     error = choice.get("error") or (not answered and document.get("error"))
     code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
-    return httpx2.Response(int(code), json={"error": error}) if re.fullmatch("[45][0-9]{2}", code) else None
+    return http.Whole(int(code), {}, orjson.dumps({"error": error})) if re.fullmatch("[45][0-9]{2}", code) else None
 
 
 def _values(body: Any) -> Iterator[tuple[str, Any]]:
@@ -524,14 +521,13 @@ def no_success(service: str, what: str) -> errors.ServiceFault:
     return errors.ServiceFault(service, f"{service} answered 200 with {what}")
 
 
-def no_answer(service: str, error: BaseException) -> errors.AitpError:
-    """Our error for what an HTTP client raised in place of an answer."""
-    if isinstance(error, errors.AitpError):
-        return error.with_traceback(None)  # a bound of ours, raised within the client
-    name = type(error).__name__
-    if name.endswith("Timeout"):
-        said = f"{service} did not answer in time ({name}): look at {service.upper()}_TIMEOUT"
-    else:
-        # Its words only where they are the system's: others quote what was sent.
-        said = f"{service} gave no answer ({f'{name}: {error}' if name == 'ConnectError' else name})"
-    return errors.NotConnected(service, said) if name in NEVER_SENT else errors.ServiceFault(service, said)
+def no_answer(service: str, failure: http.NoAnswer) -> errors.ServiceFault:
+    """Our error for what came in place of an answer."""
+    name = service.upper()
+    said = f"{service} {failure.within(f'{name}_TIMEOUT')}"
+    match failure:
+        case http.NotReached():
+            return errors.NotConnected(service, f"{said}: look at {name}_BASE_URL")
+        case http.TooSlow():
+            return errors.DeadlineExceeded(service, said)
+    return errors.ServiceFault(service, said)

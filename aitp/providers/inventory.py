@@ -141,8 +141,8 @@ def ask_for_models(settings: Settings, seconds: float) -> tuple[int, object]:
     assert settings.openai_api_key is not None
     url = f"{(settings.openai_base_url or OPENAI_URL).rstrip('/')}/models"
     key = f"Bearer {settings.openai_api_key.get_secret_value()}"
-    answer, body = ask(url, seconds, settings.trust, {"Accept": "application/json", "Authorization": key})
-    return answer.status, json_object(body)
+    answer = ask(url, seconds, settings.trust, {"Accept": "application/json", "Authorization": key})
+    return answer.status, json_object(answer.body)
 
 
 def shutdowns_in(document: object) -> dict[str, float]:

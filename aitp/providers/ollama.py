@@ -1,9 +1,7 @@
 """Ollama: vectors by /api/embed, structured answers by /api/chat (Ollama's API reference).
 
-Posted as ready JSON over the HTTP client that OpenAI's is made of: the `ollama` package would build an object for each
-number's list, at five times the CPU, and not pass on when a server wants to be asked again. Made after fork, at the
-first call; never retries, never follows a redirect. Only the models of SUPPORTED_MODELS are asked for. A text that is
-longer than its model reads is refused: left to itself, a server cuts it without a word.
+Only the models of SUPPORTED_MODELS are asked for. A text that is longer than its model reads is refused: left to
+itself, a server cuts it without a word.
 """
 
 from __future__ import annotations
@@ -11,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import httpx2
-
 from aitp.errors import AitpError, AnswerCut, ModelGone, ModelMissing, UselessAnswer
 from aitp.policy.routing import canonical
 from aitp.providers import Embeddings, Question, Reply, Usage
-from aitp.providers.client import HttpProvider, answer_in, held_of, http_client, messages_of, ollama_headers, schema_of
+from aitp.providers.client import HttpProvider, answer_in, held_of, messages_of, ollama_headers, schema_of
 from aitp.providers.failures import OLLAMA, no_success
 from aitp.providers.vectors import vector_of
 from aitp.settings import Settings
@@ -82,11 +78,8 @@ class OllamaProvider(HttpProvider):
         if isinstance(failure, ModelMissing):
             self._missing(model)
 
-    def _connect(self) -> httpx2.Client:
-        client = http_client(self._bound, self._timeout, self._settings.trust)
-        client.base_url = httpx2.URL(self._base_url)
-        client.headers.update({**ollama_headers(self._settings), "Content-Type": "application/json"})
-        return client
+    def _headers(self) -> Mapping[str, str]:
+        return ollama_headers(self._settings)
 
 
 def read_embeddings(answer: object, texts: Sequence[str]) -> Embeddings:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx  # what the ollama package is made of; loaded by nobody else
-import httpx2
 import ollama
 import orjson
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -47,22 +47,39 @@ class PullBroken(ServiceFault):
     """A pull broke off, or came no further: the next one goes on from where it was."""
 
 
-class _Stream(client.BoundedStream, httpx.SyncByteStream):
-    pass
+class _Stream(httpx.SyncByteStream):
+    """The body of a pull's answer, which has at most so many bytes: a line of it need not end."""
+
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        received = 0
+        for piece in self._stream:
+            received += len(piece)
+            if received > STREAM_BYTES:
+                raise ServiceFault(OLLAMA, f"{OLLAMA} sent more than the {STREAM_BYTES} bytes allowed")
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _bound(response: Any) -> None:
+    response.stream = _Stream(response.stream)
 
 
 def missing(settings: Settings, models: Collection[str], seconds: float = LIST_SECONDS) -> list[str]:
     """Those of `models` that the server lacks. Raises ServiceFault and its like if it cannot be asked."""
     url = f"{settings.ollama_base_url.rstrip('/')}/api/tags"
     try:
-        answer, body = http.ask(url, seconds, settings.trust, client.ollama_headers(settings))
+        answer = http.ask(url, seconds, settings.trust, client.ollama_headers(settings))
     except http.NoAnswer as failure:
-        said = str(failure).replace("REQUEST_TIMEOUT", f"{seconds:g} s")
-        raise ServiceFault(OLLAMA, f"ollama {said}: look at OLLAMA_BASE_URL") from None
+        raise ServiceFault(OLLAMA, f"ollama {failure.within(f'{seconds:g} s')}: look at OLLAMA_BASE_URL") from None
     if answer.status != 200:
-        raise error_of(refusal_of(OLLAMA, httpx2.Response(answer.status, content=body), ""))
+        raise error_of(refusal_of(OLLAMA, answer, ""))
     try:
-        listed = [each.get("model") or each.get("name") for each in orjson.loads(body)["models"]]
+        listed = [each.get("model") or each.get("name") for each in orjson.loads(answer.body)["models"]]
         present = {canonical(name) for name in listed if name}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ServiceFault(OLLAMA, "ollama answered with no list of models") from None
@@ -83,7 +100,6 @@ def pull(
     ends it hangs up: the server stops a pull that nobody listens to, and keeps what has come.
     NonRetryableError: the registry does not give it to us. ServiceFault: it did not come to its end in a few tries.
     """
-    bound = client.BodyBound(OLLAMA, stream=_Stream)
     tries = Retrying(
         retry=retry_if_exception_type(PullBroken),
         stop=stop_after_attempt(TRIES),
@@ -96,13 +112,12 @@ def pull(
         follow_redirects=False,
         timeout=stall_seconds,
         headers=client.ollama_headers(settings),
-        verify=client.tls_context(settings.trust),
+        verify=http.tls_context(settings.trust),
         trust_env=settings.trust.from_environment,
-        event_hooks={"response": [bound]},
+        event_hooks={"response": [_bound]},
     ) as server:
         for attempt in tries:
             with attempt:
-                bound.begin(STREAM_BYTES)
                 _pull_once(server, model, told, stall_seconds)
 
 
@@ -127,8 +142,8 @@ def _pull_once(server: ollama.Client, model: str, told: Callable[[Progress], Non
             said = "ended without saying that it succeeded"
     except ollama.ResponseError as error:
         failure = _refused(error, model)
-    except httpx.ConnectError as error:
-        failure = no_answer(OLLAMA, error)
+    except httpx.ConnectError:
+        failure = no_answer(OLLAMA, http.NotReached("could not be connected to"))
     except httpx.HTTPError:
         said = f"broke off, or said nothing for {stall_seconds:g} s"
     except (ValueError, TypeError, AttributeError):  # no JSON, or none of a pull: the package takes it as it comes
@@ -140,7 +155,7 @@ def _pull_once(server: ollama.Client, model: str, told: Callable[[Progress], Non
 def _refused(error: ollama.ResponseError, model: str) -> AitpError:
     """What an error answer means, or an error in a line of a good one (which has no status)."""
     if error.status_code >= 0:
-        return error_of(refusal_of(OLLAMA, httpx2.Response(error.status_code, text=str(error.error)), model))
+        return error_of(refusal_of(OLLAMA, http.Whole(error.status_code, {}, str(error.error).encode()), model))
     # A line's words go to the log, without addresses: those may be signed.
     words = re.sub(r"https?://\S+", "…", " ".join(str(error.error).split()))[:200]
     if any(part in words.lower() for part in _FOR_GOOD):

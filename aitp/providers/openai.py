@@ -1,8 +1,4 @@
-"""OpenAI, or any server that speaks its protocol, through the official client.
-
-One call is one request: the client never retries (the ledger does), never follows a redirect, and is made at the
-first call, after fork. The request is posted as ready JSON and the answer taken as raw bytes, which the client offers
-for endpoints it does not know: its own way costs twice the CPU, most of it for objects that nobody here wants.
+"""OpenAI, or any server that speaks its protocol (OpenAI API reference, embeddings and chat completions).
 
 A refusal, a cut answer and a filtered one arrive with status 200, and none of them is a success (OpenAI API reference).
 """
@@ -11,20 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
-
-import httpx2
-import openai
 
 from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.client import PLAIN, HttpProvider, answer_in, held_of, http_client, messages_of, schema_of
+from aitp.providers.client import HttpProvider, answer_in, held_of, messages_of, schema_of
 from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
 from aitp.providers.vectors import numbers_in, vector_of
 from aitp.settings import Settings
+from aitp.sources import exported
 
 # Of `finish_reason`, in the words of whoever speaks the protocol.
 _CUT = r"length|max_\w*tokens|token_limit"
@@ -33,6 +27,8 @@ _HELD_BACK = "filter|safety|recitation|block|prohibit|spii|sensitive|guardrail|r
 # o1, o3, o4, gpt-5 and their variants, dated, fine-tuned or under a vendor's prefix.
 _REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9])(?![a-z])")
 _NOT_REASONING = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt)")
+# Whose bill it is, for a key of several: as OpenAI's own tools take it from the environment.
+_BEHALF = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
 _BROKEN_OFF = "error|insufficient|abort|cancel|interrupt"
 
 _log = get_logger(__name__)
@@ -42,9 +38,6 @@ class OpenAIProvider(HttpProvider):
     """By OPENAI_* of the settings, which have a key; vectors of EMBEDDING_DIMENSIONS numbers, of models that let us."""
 
     name = OPENAI
-    _client_errors = openai.OpenAIError
-    _as_it_came: ClassVar[Mapping[str, Any]] = {"cast_to": httpx2.Response}
-    _status_errors = openai.APIStatusError
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.openai_base_url or OPENAI_URL, settings.openai_timeout)
@@ -97,17 +90,11 @@ class OpenAIProvider(HttpProvider):
         if isinstance(failure, errors.CooldownRequired) and failure.model is None:
             _log.error("OpenAI quota exhausted, pausing", reason=str(failure), pause_seconds=failure.seconds)
 
-    def _connect(self) -> openai.OpenAI:
+    def _headers(self) -> Mapping[str, str]:
         key = self._settings.openai_api_key
         assert key is not None
-        return openai.OpenAI(
-            api_key=key.get_secret_value(),
-            base_url=self._base_url,
-            max_retries=0,
-            timeout=self._timeout,
-            http_client=http_client(self._bound, self._timeout, self._settings.trust),
-            default_headers=PLAIN,
-        )
+        named = {_BEHALF[name]: value for name, value in exported(*_BEHALF).items()}
+        return {"Authorization": f"Bearer {key.get_secret_value()}", **named}
 
 
 def accepts_dimensions(model: str) -> bool:

@@ -29,7 +29,7 @@ import urllib3
 
 from aitp.errors import AitpError, CooldownRequired, CredentialsRefused, ServiceFault
 from aitp.hardening import replace_file
-from aitp.http import Answer, NoAnswer, ask, json_object
+from aitp.http import NoAnswer, Whole, ask, json_object
 from aitp.policy.retry import pause_seconds
 from aitp.settings import Settings
 from aitp.tasks import Service
@@ -209,10 +209,10 @@ def ask_for_token(settings: Settings) -> Grant:
         headers |= urllib3.make_headers(basic_auth=":".join(map(quote_plus, client.values())))
     try:
         # Over a connection of its own: the next request is most likely another process's.
-        answer, content = ask(url, settings.request_timeout, settings.trust, headers, urlencode(fields).encode())
+        answer = ask(url, settings.request_timeout, settings.trust, headers, urlencode(fields).encode())
     except NoAnswer as failure:
         raise ServiceFault(OAUTH, f"the token endpoint {failure}: {look}") from None
-    body = json_object(content) or {}
+    body = json_object(answer.body) or {}
     value = body.get("access_token")
     # Some create a token with 201, some refuse one with 200.
     if not 200 <= answer.status < 300 or (not value and body.get("error")):
@@ -222,7 +222,7 @@ def ask_for_token(settings: Settings) -> Grant:
     return Grant(value, lifetime_of(body.get("expires_in")))
 
 
-def _refusal(answer: Answer, name: object, look: str) -> AitpError:
+def _refusal(answer: Whole, name: object, look: str) -> AitpError:
     status, error = answer.status, name if isinstance(name, str) and name in KNOWN_ERRORS else ""
     said = f"the token endpoint answered {status}{error and f' ({error})'}"
     if status == 429:

@@ -1,4 +1,5 @@
-"""docs/METRICS.md, SETTINGS.md and status.schema.json, from the declarations themselves. `bin/docs` runs it.
+"""docs/METRICS.md, SETTINGS.md and status.schema.json, from the declarations themselves, and the list of OpenAI's
+models, from its package. `bin/docs` runs it.
 
 Nobody edits these files by hand, and a test compares them with what this module would write. What a label may be,
 and what form a text setting has, stands here, because no declaration says it in words: an unknown label or a missing
@@ -13,8 +14,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from openai.types import ChatModel, EmbeddingModel
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
@@ -22,6 +24,7 @@ from aitp import metrics
 from aitp.ledger.stats import Snapshot
 from aitp.metrics import FAMILIES, Family, Source
 from aitp.policy.routing import Why
+from aitp.process.dispatch import OPENAI_MODELS
 from aitp.settings import PROJECT_ROOT, described
 from aitp.sources import SECRETS
 from aitp.tasks import Ending, Period, Service, TaskStatus, TaskType
@@ -38,6 +41,7 @@ def documents() -> Mapping[Path, str]:
         PROJECT_ROOT / "docs/METRICS.md": metrics_document(),
         PROJECT_ROOT / "docs/SETTINGS.md": settings_document(described(), sections()),
         PROJECT_ROOT / "docs/status.schema.json": status_schema(),
+        OPENAI_MODELS: models_of_openai(),
     }
 
 
@@ -81,6 +85,12 @@ def status_schema() -> str:
     """What `aitp status --json` prints, as JSON Schema 2020-12."""
     schema = TypeAdapter(StatusView).json_schema(mode="serialization")
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def models_of_openai() -> str:
+    """The models that OpenAI's package knows by name, and those that it once did, one a line."""
+    known = {*OPENAI_MODELS.read_text().split(), *get_args(ChatModel), *get_args(EmbeddingModel)}
+    return "\n".join([*sorted(known), ""])
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ import base64
 import json
 from typing import Any
 
-import httpx2
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aitp.errors import AitpError
+from aitp.http import Whole
 from aitp.knowledge import wikidata
 from aitp.policy.retry import pause_seconds
 from aitp.processors.structured import objects_in
@@ -100,9 +100,7 @@ def test_ollama_replies(answer: Any) -> None:
     st.sampled_from(["application/json", "text/html"]),
 )
 def test_refusals(body: Any, status: int, content_type: str) -> None:
-    response = httpx2.Response(
-        status, content=json.dumps(body, default=str).encode(), headers={"content-type": content_type}
-    )
+    response = Whole(status, {"content-type": content_type}, json.dumps(body, default=str).encode())
     for service in ("openai", "ollama"):
         assert_tells(error_of(refusal_of(service, response, "m", ["words"], ("dimensions", "format"))))
 

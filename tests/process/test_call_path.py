@@ -6,10 +6,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
+from aitp.http import NoAnswer, Wire
 from aitp.ledger.claims import Claim
 from aitp.ledger.ledger import prepare
 from aitp.metrics import Metrics
@@ -21,7 +20,7 @@ from tests.taskapi.desk import settings_for
 
 OPENAI = {"PROCESSING_MODE": "openai", "OPENAI_API_KEY": "sk-a-key"}
 OLLAMA = {"PROCESSING_MODE": "ollama", "SUPPORTED_MODELS": "nomic-embed-text,o3-mini"}
-MOST_FRAMES = 7  # `step` and the client's own function included
+MOST_FRAMES = 7  # `step` and the HTTP client's own function included
 
 
 @pytest.mark.parametrize(
@@ -44,15 +43,14 @@ def test_from_step_to_the_clients_call_it_takes_seven_frames_at_most(
 ) -> None:
     path: list[str] = []
 
-    def post(*_: Any, **__: Any) -> None:
+    def send(*_: Any, **__: Any) -> None:
         for frame in inspect.stack():
             path.append(frame.frame.f_code.co_qualname)
             if frame.frame.f_code is Worker.step.__code__:
                 break
-        raise httpx2.ConnectError("seen enough")
+        raise NoAnswer("has been seen enough of")
 
-    monkeypatch.setattr(openai.OpenAI, "post", post)
-    monkeypatch.setattr(httpx2.Client, "post", post)
+    monkeypatch.setattr(Wire, "send", send)
     prepare(tmp_path / "ledger.db", strategy="rolling", timezone="UTC", limits={})
     world = World(tmp_path / "ledger.db")
     world.open()

@@ -9,7 +9,6 @@ import traceback
 from email.utils import formatdate
 from typing import Any
 
-import httpx2
 import pytest
 
 from aitp import logs
@@ -24,6 +23,7 @@ from aitp.errors import (
     RetryableError,
     ServiceFault,
 )
+from aitp.http import Whole
 from aitp.providers.failures import ROWS as TABLE
 from aitp.providers.failures import Refusal, error_of, refusal_of
 from tests.providers.embeddings import KEY, OTHER, SMALL, TEXT, provider_at
@@ -277,11 +277,11 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("200 list", reply(200, []), ServiceFault, "without a list of embeddings"),
     ("200 error inside", reply(200, error("server_error")), ServiceFault, "without a list of embeddings"),
     ("200 no vectors", reply(200, {"data": []}), ServiceFault, "no vector"),
-    ("hung up before headers", raw(b""), ServiceFault, "RemoteProtocolError"),
-    ("hung up within headers", raw(b"HTTP/1.1 200 OK\r\nConte"), ServiceFault, "RemoteProtocolError"),
+    ("hung up before headers", raw(b""), ServiceFault, "gave no whole answer"),
+    ("hung up within headers", raw(b"HTTP/1.1 200 OK\r\nConte"), ServiceFault, "200 with no JSON"),
     ("hung up within the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"data\":"), ServiceFault,
-     "RemoteProtocolError"),
-    ("no HTTP", raw(f"220 mail {KEY} {TEXT}\r\n\r\n".encode()), ServiceFault, "RemoteProtocolError"),
+     "gave no whole answer"),
+    ("no HTTP", raw(f"220 mail {KEY} {TEXT}\r\n\r\n".encode()), ServiceFault, "gave no whole answer"),
 ]  # fmt: skip
 
 
@@ -508,7 +508,7 @@ IN_PASSING: list[tuple[int, str]] = [
 @pytest.mark.parametrize(("status", "said"), IN_PASSING)
 def test_words_in_passing_are_no_verdict(status: int, said: str) -> None:
     sent = ("temperature", "json_schema", "json_object")
-    failure = error_of(refusal_of("openai", httpx2.Response(status, json={"message": said}), SMALL, (), sent))
+    failure = error_of(refusal_of("openai", Whole(status, {}, json.dumps({"message": said}).encode()), SMALL, (), sent))
 
     match failure:
         case CooldownRequired():
@@ -664,20 +664,22 @@ def test_a_refused_port_is_the_services_fault() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         provider = provider_at(f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
-        with pytest.raises(ServiceFault, match=r"ConnectError: .*Connection refused"):
+        with pytest.raises(
+            ServiceFault, match=r"could not be connected to \(Connection refused\): look at \w+_BASE_URL"
+        ):
             provider.embed([TEXT], SMALL)
 
 
 def test_an_unknown_host_is_the_services_fault() -> None:
     provider = provider_at("http://no-such-host.invalid/v1")
-    with pytest.raises(ServiceFault, match="ConnectError"):
+    with pytest.raises(ServiceFault, match="name does not resolve: look at OPENAI_BASE_URL"):
         provider.embed([TEXT], SMALL)
 
 
 def test_silence_is_a_time_out_that_names_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         provider = provider_at(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout=0.1)
-        with pytest.raises(ServiceFault, match=r"ReadTimeout.*OPENAI_TIMEOUT"):
+        with pytest.raises(ServiceFault, match=r"did not answer within OPENAI_TIMEOUT"):
             provider.embed([TEXT], SMALL)
 
 

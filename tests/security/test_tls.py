@@ -165,7 +165,7 @@ def test_a_certificate_for_another_name_is_refused_whoever_signed_it(
 
 def test_the_public_authorities_stay_trusted_beside_it(authority: Authority) -> None:
     """One setting for all services: OpenAI's certificate is a public one, the task API's may be the house's own."""
-    from aitp.providers.client import tls_context
+    from aitp.http import tls_context
     from aitp.validators import Trust
 
     alone = tls_context(Trust())
