@@ -62,22 +62,23 @@ def test_a_task_can_be_worked_through_all_three_servers(world: WorldProcess) -> 
     assert world.issues()[-1].scope == "read write"
 
 
-def test_orders_reach_the_servers(world: WorldProcess) -> None:
-    token, url = token_of(world), world.environment["API_BASE_URL"] + "/api/ai-tasks/pending"
-    world.add_fault("task_api", Fault(status=502, times=1))
-    assert session(token).get(url).status_code == 502
-    world.add_fault("task_api", Fault(kind=FaultKind.DROP))
-    with pytest.raises(requests.ConnectionError):
-        session(token).get(url)
-    world.clear_faults()
-    world.set("task_api", honour_limit=True)
-    assert len(session(token).get(url + "?limit=3").json()) == 3
-    world.revoke_tokens()
-    assert session(token).get(url).status_code == 403
-    world.down("task_api", 0.2)
-    with pytest.raises(requests.ConnectionError):
-        session(token).get(url)
-    wait_until(lambda: world.exchanges("task_api"))
+def test_orders_reach_the_servers() -> None:
+    with WorldProcess({"tasks": 10}) as world:
+        token, url = token_of(world), world.environment["API_BASE_URL"] + "/api/ai-tasks/pending"
+        world.add_fault("task_api", Fault(status=502, times=1))
+        assert session(token).get(url).status_code == 502
+        world.add_fault("task_api", Fault(kind=FaultKind.DROP))
+        with pytest.raises(requests.ConnectionError):
+            session(token).get(url)
+        world.clear_faults()
+        world.set("task_api", honour_limit=True)
+        assert len(session(token).get(url + "?limit=3").json()) == 3
+        world.revoke_tokens()
+        assert session(token).get(url).status_code == 403
+        world.down("task_api", 0.2)
+        with pytest.raises(requests.ConnectionError):
+            session(token).get(url)
+        wait_until(lambda: world.exchanges("task_api"))
 
 
 def test_an_order_that_cannot_be_read_is_refused_with_its_reason(world: WorldProcess) -> None:

@@ -1,4 +1,4 @@
-"""A real Prometheus under test: it scrapes every half second, and its clock for alerts runs sixty times as fast.
+"""A real Prometheus under test: it scrapes every other second, and its clock for alerts runs sixty times as fast.
 
 Sixty times: the rules are a copy of docker/alerts.yml in which minutes are seconds, in `for:`, in ranges, and in spans
 written as `5 * 60` or `2 * 3600` inside expressions.
