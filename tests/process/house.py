@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ class House:
     def board(self) -> dict[int, Record]:
         return {record.slot: record for record in glance(self.scoreboard)}
 
+    def state_of(self, slot: int) -> State | None:
+        """What is told of it; None while nobody tells, as between two masters."""
+        return record.state if (record := self.board().get(slot)) else None
+
     def roles(self) -> dict[int, Record]:
         """The children, as the scoreboard has them, once the master has started all."""
         board = self.board()
@@ -105,10 +110,9 @@ class House:
 
     def clear(self) -> None:
         for master in self.masters:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(master.pid, signal.SIGKILL)  # its session: it and all that it forked
-            except ProcessLookupError:
-                pass
+            master.kill()  # one that has no session yet
             master.wait()
 
 

@@ -42,7 +42,7 @@ def test_a_new_master_starts_at_once_and_its_child_waits_for_the_orphans_slot(ho
     others = wait_until(lambda: [e for e in house.events("started")[3:] if e["slot"] != orphan["slot"]][1:])
     assert others, "the slots that nobody holds are filled"
     assert not house.events("call done")
-    assert wait_until(lambda: house.board()[orphan["slot"]].state is State.WAITING)
+    assert wait_until(lambda: house.state_of(orphan["slot"]) is State.WAITING)
     wait_until(lambda: house.crew_is(State.IDLE))
     done = house.events("call done")[0]
     successor = [event for event in house.events("started") if event["slot"] == orphan["slot"]][1]
@@ -70,7 +70,7 @@ def test_a_child_that_waits_for_its_slot_hears_term(house: House) -> None:
     orphan = house.await_events("call begins")[0]
     first.kill()
     second = house.start(ready=False)
-    wait_until(lambda: house.board().get(orphan["slot"]) and house.board()[orphan["slot"]].state is State.WAITING)
+    wait_until(lambda: house.state_of(orphan["slot"]) is State.WAITING)
     second.terminate()
     assert second.wait(3) == 0
     os.kill(orphan["pid"], signal.SIGKILL)
