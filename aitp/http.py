@@ -103,16 +103,23 @@ class Wire:
             if not (pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
                 url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
             try:
-                return pool.urlopen(method, url, body, headers, **how)
+                answer = pool.urlopen(method, url, body, headers, **how)
             except exceptions.ProtocolError as error:
                 was_closed = isinstance(error.args[-1], ConnectionError) and pool.num_connections == connections
                 if self._once or not was_closed:
                     raise
-            # The server closed the connection while it was idle, and that was not yet known here. This request goes
-            # over a new connection, and is not repeated again.
-            return pool.urlopen(method, url, body, headers, **how)
+                # The server closed the connection while it was idle, and that was not yet known here. This request
+                # goes over a new connection, and is not repeated again.
+                answer = pool.urlopen(method, url, body, headers, **how)
         except FAILURES as error:
             raise _no_answer(error) from None
+        if answer.status < 200:
+            # An interim one, which is read as if it were all. What follows it must not pass for the answer to the next
+            # request.
+            answer.close()
+            self.close()
+            raise NoAnswer(f"sent an interim answer ({answer.status}) and no other one")
+        return answer
 
     def close(self) -> None:
         """End the connection. The next request opens another one."""

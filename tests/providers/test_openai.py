@@ -282,6 +282,17 @@ def test_a_connection_that_the_server_closed_while_idle_is_not_used_again() -> N
     assert len(server.requests) == 3
 
 
+def test_what_comes_after_an_interim_answer_is_not_taken_for_the_answer_to_the_next_text() -> None:
+    with scripted(reply(103), reply(200, answer(item(0, as_base64([1.0]))))) as server:
+        provider = provider_at(server.url)
+        with pytest.raises(ServiceFault, match="103"):
+            provider.embed([OTHER], SMALL)
+        assert provider.embed([TEXT], SMALL).vectors == [b"[1.0]"]
+        provider.close()
+
+    assert [request.connection for request in server.requests] == [1, 2]
+
+
 def test_a_redirect_is_never_followed() -> None:
     with scripted(reply(200, answer())) as elsewhere, scripted(reply(307, location=elsewhere.url)) as server:
         with pytest.raises(ServiceFault, match="307"):
