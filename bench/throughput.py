@@ -4,18 +4,21 @@ The bare loop is what one writes in an afternoon: N threads, the `openai` client
 nothing remembered. Both run as processes of their own against the demo's servers in another process; what counts is
 what those servers saw, and the CPU time of all processes of the side that is measured, between two points under load.
 
-    PYTHONPATH=. python bench/throughput.py [--quick] [calls] [batched] [idle] [latency]
+    PYTHONPATH=. python bench/throughput.py [--quick] [calls] [batched] [idle] [latency] [memory] [start]
 
 calls     EMBEDDING_BATCH_SIZE=1: calls a second as a share of N/L, for L = 0.5 and 2 s, N = 5 and 20 (goal: 95%)
 batched   L = 0.5 s, N = 5: tasks a second over N/L (goal: 20), CPU of a task (goal: 1.5 ms)
 idle      5 workers and nothing to do: share of a core (goal: 0.2%)
 latency   a new task for an idle service that polls every second (goal: 1.2 s + L)
+memory    of 5 and of 20 workers that have work, and of all around them (by root: they let nobody else look)
+start     until work can be done, over what it takes to import openai and requests (goal: 2)
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -35,6 +38,7 @@ from aitp.demo.command import free_port
 from aitp.demo.sentences import text_of
 from aitp.demo.world_process import WorldProcess
 from aitp.ledger.stats import snapshot
+from aitp.process.start import await_start
 from aitp.settings import PROJECT_ROOT, surroundings
 
 PERIODS = ("MINUTE", "HOUR", "DAY", "WEEK", "MONTH")
@@ -283,6 +287,40 @@ def measure_latency(quick: bool) -> None:
     print(f"median {statistics.median(waits):.2f} s, longest {max(waits):.2f} s (goal {1.2 + latency:.1f})")
 
 
+def measure_memory(quick: bool) -> None:
+    """What all processes have together, each page shared out among those that have it (PSS, proc(5))."""
+    for workers in (5, 20):
+        calls = workers * (20 if quick else 60)
+        with world_of(calls, 0.1) as world, service(world, workers, EMBEDDING_BATCH_SIZE=1) as side:
+            until(lambda: world.states().get("succeeded", 0) >= calls * 9 // 10)  # noqa: B023
+            parts: dict[str, float] = {}
+            for pid in side.pids():
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                role, [kilobytes] = role_of_process(pid, side), re.findall(r"^Pss: +(\d+)", rollup, re.MULTILINE)
+                parts[role] = parts.get(role, 0.0) + int(kilobytes) / 1024
+        print(f"\n{workers} workers: {sum(parts.values()):.0f} MB")
+        print(", ".join(f"{role} {megabytes:.0f}" for role, megabytes in sorted(parts.items())), flush=True)
+
+
+def measure_start(quick: bool) -> None:
+    """From the command to children of both roles that can work."""
+    ours, theirs = [], []
+    for _ in range(3 if quick else 7):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import openai, requests"], check=True)
+        theirs.append(time.monotonic() - began)
+        with world_of(5, 0.1) as world:
+            began = time.monotonic()
+            with service(world, 5) as side:
+                until((side.folder / "run" / "scoreboard").exists)
+                if trouble := await_start(side.folder / "run"):
+                    raise SystemExit(trouble)
+                ours.append(time.monotonic() - began)
+    service_seconds, import_seconds = statistics.median(ours), statistics.median(theirs)
+    print(f"\nReady after {service_seconds:.2f} s, import openai and requests {import_seconds:.2f} s", end=": ")
+    print(f"{service_seconds / import_seconds:.2f} times", flush=True)
+
+
 @contextmanager
 def world_of(tasks: int, latency: float) -> Iterator[WorldProcess]:
     """The servers, with so many tasks pending."""
@@ -295,6 +333,8 @@ MEASUREMENTS = {
     "batched": measure_batched,
     "idle": measure_idle,
     "latency": measure_latency,
+    "memory": measure_memory,
+    "start": measure_start,
 }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 from pydantic import SecretStr
 
-from aitp.ledger.stats import Snapshot, snapshot
+from aitp.ledger.engine import Place
 from aitp.tasks import Fleet
 from tests.chaos import gathering
 from tests.chaos.acts import Acts, Undo, tell
@@ -72,9 +72,9 @@ class Host(Stage):
         self._world = other.world
         self.configure(**other.world.environment)
 
-    def snapshot(self) -> Snapshot:
-        place = Fleet(SecretStr(self._server.url), "aitp", "the suite", 60.0, self.runtime_dir / "fleet", "the fleet's")
-        return snapshot(place)
+    @property
+    def place(self) -> Place:
+        return Fleet(SecretStr(self._server.url), "aitp", "the suite", 60.0, self.runtime_dir / "fleet", "the fleet's")
 
     def taken_for_dead(self) -> None:
         """Others may release what these processes have in hand."""

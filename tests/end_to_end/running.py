@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from aitp.demo.world_process import WorldProcess
+from aitp.ledger.engine import Place
 from aitp.ledger.stats import Snapshot, snapshot
 from aitp.process.scoreboard import MASTER, Record, Role, State, glance, role_of
 from tests.ports import free_port
@@ -198,8 +199,13 @@ class Service:
             if slot != MASTER and (role is None or role_of(slot) is role)
         ]
 
+    @property
+    def place(self) -> Place:
+        """Where its ledger is."""
+        return self.ledger_path
+
     def snapshot(self) -> Snapshot:
-        return snapshot(self.ledger_path)
+        return snapshot(self.place)
 
     def pids(self) -> list[int]:
         """Every living process of every session that was started here."""
