@@ -7,7 +7,6 @@ the master bounds, and whose exit code it learns. `run_master` sets it up.
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import signal
@@ -22,7 +21,16 @@ from aitp.ledger.locks import SlotLocks
 from aitp.ledger.outcomes import Cause
 from aitp.logs import configure, get_logger
 from aitp.process import models, scoreboard, start
-from aitp.process.child import EXIT_QUIT, Inherited, Roles, Timings, run_child, run_forked, wait_for_signal
+from aitp.process.child import (
+    EXIT_QUIT,
+    Inherited,
+    Roles,
+    Timings,
+    run_child,
+    run_forked,
+    share_memory,
+    wait_for_signal,
+)
 from aitp.process.scoreboard import MASTER, Notifier, Record, Role, Scoreboard, State, role_of, slots_of
 from aitp.settings import Settings, under_supervisord
 from aitp.tasks import ExitCode
@@ -576,8 +584,7 @@ def run_master(settings: Settings, roles: Roles, timings: Timings = Timings()) -
         return ExitCode.FAILED
     log.info("Master started", pid=os.getpid())
     roles.warm_up()
-    gc.collect()
-    gc.freeze()  # children share what a collection would otherwise touch
+    share_memory()
     inherited = Inherited(board, Notifier(), death_pipe, death_pipe_end, locks, timings)
     return Master(settings, roles, inherited, start.Systemd()).run()
 

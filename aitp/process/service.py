@@ -6,12 +6,10 @@ leave. The functions without a role run in short-lived processes, so that the ma
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
 from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
 from functools import partial
 
 from pydantic import SecretStr
@@ -25,7 +23,7 @@ from aitp.ledger.queue import LedgerConfig
 from aitp.logs import conceal, get_logger
 from aitp.metrics import CHILD_EXITS, OTHER, Metrics, known_models, open_metrics, prepare_directory
 from aitp.policy.costs import ALL_OTHERS
-from aitp.process.child import Child, Roles
+from aitp.process.child import Child, Roles, give_back
 from aitp.process.dispatch import named_models, openai_names, reuse_scope, setup_of
 from aitp.process.relay import Relay
 from aitp.process.reports import tell_of_release
@@ -47,8 +45,6 @@ METRICS = "metrics"  # in RUNTIME_DIR, the slots' files
 STEPS_BEFORE_GIVING_BACK = 8
 # Of the models with a price so many have labels of their own: a file may list all that there are.
 MOST_LABELS = 20
-M_TRIM_THRESHOLD = -1  # mallopt(3)
-KEPT_BYTES = 65_536
 
 log = get_logger(__name__)
 
@@ -67,13 +63,12 @@ def roles(settings: Settings) -> Roles:
 
 
 def prepare_to_fork(settings: Settings) -> None:
-    """In the master: load what all children need, and have them keep little of what large answers took."""
+    """In the master: load what all children need."""
     warm_up(settings)
     openai_names()
     registered(settings)  # what other packages bring is found once, for all children
     release()  # asked of git at most once
     engine.engine_of(settings.ledger)
-    keep_little()
 
 
 def keep_out_of_logs(settings: Settings) -> None:
@@ -280,19 +275,3 @@ def _work(
                 ledger.forget_pages()
                 give_back()
             child.wait(until, fleet.database.line if fleet else None)
-
-
-# What the C library keeps of freed memory: little while there is work, next to nothing at rest. An answer for a batch
-# takes a megabyte for a moment, and glibc keeps up to twice its largest block so far. With another library, nothing.
-
-
-def keep_little() -> None:
-    """Once, before forking: children have the setting from their master."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-def give_back() -> None:
-    """Before a rest, after some work. Takes a few tenths of a millisecond."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from aitp.ledger.locks import SlotLocks
 from aitp.process.child import Child, Inherited, Timings
 from aitp.process.scoreboard import Notifier, Record, Scoreboard, State
-from aitp.settings import Settings, load_settings
+from aitp.settings import PROJECT_ROOT, Settings, load_settings
 from tests.process.forks import in_child
 from tests.process.house import House
 from tests.waiting import patience
@@ -186,3 +188,12 @@ def test_a_term_from_anyone_lets_the_call_in_hand_end(child: Child) -> None:
         return [ended == ([], [], []), child.leaving]
 
     assert in_child(calls) == [True, True]
+
+
+def test_what_a_child_allocates_copies_next_to_no_pages_of_its_master() -> None:
+    def faults(*words: str) -> int:
+        command = [sys.executable, "-m", "tests.process.holes", *words]
+        return int(subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert faults() > 400, "there are no holes: this shows nothing"
+    assert faults("shared") < 250  # half a megabyte, which stands together
