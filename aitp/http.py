@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import ssl
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
+from http import client
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -34,16 +37,18 @@ ANSWER_BYTES = 4 * 2**20
 KEEPALIVE_SECONDS = 30.0  # longer than a worker waits between calls while there is work, shorter than servers hang up
 
 BY_TLS = "could not be spoken to by TLS"
-# The first that fits.
+SILENT = "did not answer within REQUEST_TIMEOUT"
+# Where no connection came about, the first that fits.
 WORDS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.ProxyError, "could not be reached through the proxy"),
-    (exceptions.SSLError, f"{BY_TLS} (is its certificate valid?)"),
+    (exceptions.SSLError, BY_TLS),
     (exceptions.NameResolutionError, "could not be found: its name does not resolve"),
     (exceptions.NewConnectionError, "could not be connected to"),
-    (exceptions.TimeoutError, "did not answer within REQUEST_TIMEOUT"),
+    (exceptions.TimeoutError, SILENT),
 )
-UNSENT = (exceptions.ProxyError, exceptions.NewConnectionError, exceptions.ConnectTimeoutError)
-FAILURES = (exceptions.HTTPError, OSError, ValueError)
+FAILURES = (exceptions.HTTPError, OSError, ValueError, zlib.error)
+PACKED, PLAIN = ("gzip", "x-gzip", "deflate"), ("", "identity")
+INTERIM = re.compile(rb"HTTP/1\.\d 1(?!0[01])\d\d\b")  # but for 100, which http.client knows, and 101
 Answer = urllib3.BaseHTTPResponse
 
 
@@ -86,15 +91,26 @@ class Wire:
     def __init__(self, url: str, timeout: float, trust: Trust, *, once: bool = False) -> None:
         self._url, self._timeout, self._trust, self._once = url, timeout, trust, once
         self._used = time.monotonic()
+        self._reached = False  # there is a connection, and what is sent goes over it
 
     @cached_property
     def _pool(self) -> urllib3.HTTPConnectionPool:
-        return _pool(self._url, self._timeout, self._trust)
+        pool, wire = _pool(self._url, self._timeout, self._trust), self
+
+        class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
+            response_class = _Response
+
+            def connect(self) -> None:
+                wire._reached = False
+                super().connect()  # with the way through a proxy, and TLS
+                wire._reached = True
+
+        pool.ConnectionCls = Connection
+        return pool
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """One request. Of the answer, the body is still to be read: with `pieces`, `whole_body` or `finish`."""
-        idle, self._used = time.monotonic() - self._used, time.monotonic()
-        if self._once and idle > KEEPALIVE_SECONDS:
+        if self._once and time.monotonic() - self._used > KEEPALIVE_SECONDS:
             self.close()
         how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
         try:
@@ -112,19 +128,54 @@ class Wire:
                 # goes over a new connection, and is not repeated again.
                 answer = pool.urlopen(method, url, body, headers, **how)
         except FAILURES as error:
-            raise _no_answer(error) from None
-        if answer.status < 200:
-            # An interim one, which is read as if it were all. What follows it must not pass for the answer to the next
-            # request.
+            raise _no_answer(error, self._reached) from None
+        if answer.status < 200:  # whatever follows must not pass for the answer to the next request
             answer.close()
             self.close()
             raise NoAnswer(f"sent an interim answer ({answer.status}) and no other one")
+        self._used = time.monotonic()
         return answer
 
     def close(self) -> None:
         """End the connection. The next request opens another one."""
+        self._reached = False
         if pool := vars(self).pop("_pool", None):
             pool.close()
+
+
+class _Response(client.HTTPResponse):
+    """What http.client takes for an answer although it is none: an interim one, and a head that breaks off."""
+
+    def begin(self) -> None:
+        file: Any = self.fp
+        head: Any = _Head(file)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:  # else it is closed
+                self.fp = file
+        if head.last not in (b"\r\n", b"\n"):
+            raise client.IncompleteRead(b"")
+
+
+class _Head:
+    """The lines of an answer's head: `last` is an empty one, if it is whole."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.last = file, b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._file.readline(limit)
+        while INTERIM.match(line):
+            while self._file.readline(limit).strip():
+                pass
+            line = self._file.readline(limit)
+        self.last = line
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _pool(url: str, timeout: float, trust: Trust) -> urllib3.HTTPConnectionPool:
@@ -148,9 +199,9 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     Made once, by the master's warm-up: 2 MB and 20 ms that its children share.
     """
     system = ssl.get_default_verify_paths()
-    named = exported(*BUNDLES).values() if trust.from_environment else ()
+    named = tuple(exported(*BUNDLES).values()) if trust.from_environment else ()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for place in [*named][:1] or (certifi.where(), system.openssl_cafile, system.openssl_capath):
+    for place in named or (certifi.where(), system.openssl_cafile, system.openssl_capath):
         context.load_verify_locations(**{"cafile" if os.path.isfile(place) else "capath": place})
     if trust.certificates:  # beside those, and of a proxy too
         context.load_verify_locations(cadata=trust.certificates)
@@ -164,34 +215,57 @@ def _proxy_to(url: str) -> str:
     with requests.Session() as session:
         found = session.merge_environment_settings(url, {}, None, True, None)
     proxy = requests.utils.select_proxy(url, found["proxies"]) or ""
+    # What others understand as well: an address with a port or in brackets, and any name below another.
+    parts, passed = urlsplit(url), next(iter(exported("no_proxy", "NO_PROXY").values()), "").lower().split(",")
+    names = {parts.hostname, f"[{parts.hostname}]", parts.netloc.rpartition("@")[2].lower()}
+    if any(
+        entry in names or (entry[:2] == "*." and f"{parts.hostname}".endswith(entry[1:]))
+        for entry in map(str.strip, passed)
+    ):
+        return ""
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
-def pieces(answer: Answer, most: int, seconds: float = math.inf) -> Iterator[bytes]:
-    """The body, unpacked, in pieces as they come. Raises NoAnswer, also above `most` bytes, after `seconds`, or if it
-    breaks off.
+def pieces(answer: Answer, most: int, seconds: float = math.inf, began: float | None = None) -> Iterator[bytes]:
+    """The body, unpacked, in pieces as they come. Raises NoAnswer, also above `most` bytes, after `seconds` (since
+    `began`, by the monotonic clock), or if it breaks off.
     """
-    size, give_up = 0, time.monotonic() + seconds
+    packing = answer.headers.get("Content-Encoding", "").strip().lower()
+    if packing not in (*PACKED, *PLAIN):
+        raise NoAnswer("packed its answer in a way that nobody asked for")
+    # Not left to urllib3: what unpacks to nothing would keep it there for ever.
+    unpacker = zlib.decompressobj(47) if packing in PACKED else None
+    came, size, give_up = 0, 0, (time.monotonic() if began is None else began) + seconds
+    packed = b""
     while True:
         try:
-            # Not `read`, which would wait for a whole piece: with one byte a second, for ever.
-            piece = answer.read1(CHUNK_BYTES, decode_content=True)
+            if not packed:
+                # Not `read`, which would wait for a whole piece: with one byte a second, for ever.
+                packed = answer.read1(CHUNK_BYTES, decode_content=False)
+                came += len(packed)
+                if not packed:
+                    if unpacker and came and not unpacker.eof:
+                        raise NoAnswer("gave no whole answer: its end is missing")
+                    return
+            piece, packed = packed, b""
+            if unpacker:
+                piece = unpacker.decompress(piece, CHUNK_BYTES)
+                packed = unpacker.unconsumed_tail
         except FAILURES as error:
             raise _no_answer(error) from None
-        if not piece:
-            return
         size += len(piece)
-        if size > most:
+        if max(came, size) > most:
             raise TooLong(f"sent an answer of more than {most} bytes")
         if time.monotonic() > give_up:
             raise TooSlow(f"did not send its answer within {seconds:g} s")
-        yield piece
+        if piece:
+            yield piece
 
 
-def whole_body(answer: Answer, most: int, seconds: float = FINISH_SECONDS) -> bytes:
+def whole_body(answer: Answer, most: int, seconds: float = FINISH_SECONDS, began: float | None = None) -> bytes:
     """The whole body, unpacked, of an answer that is read no further. Raises NoAnswer, as `pieces` does."""
     try:
-        return b"".join(pieces(answer, most, seconds))
+        return b"".join(pieces(answer, most, seconds, began))
     finally:
         answer.close()
 
@@ -233,12 +307,17 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _no_answer(error: Exception) -> NoAnswer:
-    said = next(
-        (words for kind, words in WORDS if isinstance(error, kind)), f"gave no whole answer ({type(error).__name__})"
-    )
-    if type(error) is exceptions.NewConnectionError and isinstance(error.__cause__, OSError):
-        said += f" ({error.__cause__.strerror})"  # the system's words: a refusal, or no way to there
-    # Of TLS only what the certificate is refused for: other trouble may come after a request.
-    unsent = isinstance(error, UNSENT) or isinstance(error.args and error.args[0], ssl.SSLCertVerificationError)
-    return (NotReached if unsent else NoAnswer)(said)
+def _no_answer(error: Exception, reached: bool = True) -> NoAnswer:
+    if not reached:
+        said = next((words for kind, words in WORDS if isinstance(error, kind)), "could not be reached")
+        why = error.args[0] if isinstance(error, exceptions.SSLError) else error.__cause__
+        if isinstance(why, ssl.SSLCertVerificationError):
+            said += f": {why.verify_message} (is its certificate valid?)"
+        elif type(error) is exceptions.NewConnectionError and isinstance(why, OSError):
+            said += f" ({why.strerror})"  # the system's words: a refusal, or no way to there
+        return NotReached(said)
+    # What was sent through a proxy may be told of as if it had not come that far.
+    cause = error.original_error if isinstance(error, exceptions.ProxyError) else error
+    if isinstance(cause, exceptions.TimeoutError) or isinstance(cause.args and cause.args[-1], TimeoutError):
+        return NoAnswer(SILENT)
+    return NoAnswer(f"gave no whole answer ({type(cause).__name__})")

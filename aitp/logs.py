@@ -76,6 +76,7 @@ def configure(level: str, format: str = "auto", slot: int | None = None, stream:
     root = logging.getLogger()
     root.handlers[:] = [_ThirdParty()]
     root.setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of heads that it cannot read, in their own words
     # What is below a warning is never asked for, not even where a library sets its own level.
     logging.disable(logging.INFO)
     logging.raiseExceptions = False

@@ -201,7 +201,7 @@ class Api:
         self._base_url = settings.wikidata_base_url.rstrip("/")
         self._gate, self._bound = gate, bound
         self._timeout, self._trust = settings.request_timeout, settings.trust
-        self._headers = {**headers_of(settings), "Accept-Encoding": "gzip, deflate"}
+        self._headers = {**headers_of(settings), "Accept-Encoding": "gzip"}
         least = WITH_TOKEN_SECONDS if settings.wikidata_token else LEAST_SECONDS
         self._turn = partial(turn, least if self._base_url in VIEW_HOSTS else 0.0)
         self._wait_for_turn = sleep_and_retry(limits(CALLS, 1.0)(lambda: None))

@@ -248,7 +248,10 @@ def warm_up(settings: Settings) -> None:
     """Before fork: load everything that a call needs, by making one that is refused. Leaves nothing open, no thread."""
     import socket
 
+    from aitp.http import tls_context
     from aitp.settings import EMBEDDING_MODEL
+
+    tls_context(settings.trust)
 
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # held, and not listening: whoever connects is refused

@@ -43,7 +43,7 @@ def answer_in(thoughts: object) -> str:
 class HttpProvider(ABC):
     """A provider's connection to the server at `base_url`: made at the first call, and one request a call.
 
-    `timeout_seconds` bound connecting, each read and each write, and with a margin the answer as a whole.
+    `timeout_seconds` bound connecting, sending and each read, and with a margin the answer as a whole.
     """
 
     name: str
@@ -64,11 +64,11 @@ class HttpProvider(ABC):
         `texts`: what the request says of tasks; `sent`: which parameters it holds, and could do without.
         """
         inputs = len(request.get("input", ()))
-        most, ends = ANSWER_BYTES + VECTOR_BYTES * inputs, time.monotonic() + self._seconds + CALL_MARGIN_SECONDS
+        most, began = ANSWER_BYTES + VECTOR_BYTES * inputs, time.monotonic()
         headers = {**PLAIN, "Content-Type": "application/json", **self._headers()}
         try:
             answer = self._wire.send("POST", self._base_url + path, headers, orjson.dumps(request))
-            body = http.whole_body(answer, most, ends - time.monotonic())
+            body = http.whole_body(answer, most, self._seconds + CALL_MARGIN_SECONDS, began)
             refused: http.Whole | None = http.Whole(answer.status, answer.headers, body)
             if 200 <= answer.status < 300:
                 document = orjson.loads(body)

@@ -107,7 +107,7 @@ class TaskApi:
     def _send(self, method: str, endpoint: str, path: str, body: bytes | None, token: str) -> Answer:
         headers = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT, "Accept": "application/json"}
         if body is None:
-            headers["Accept-Encoding"] = "gzip, deflate"
+            headers["Accept-Encoding"] = "gzip"
         else:
             headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
         started, code = time.monotonic(), None

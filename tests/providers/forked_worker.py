@@ -15,6 +15,7 @@ from aitp.settings import Settings, prepare_environment
 
 prepare_environment()
 
+from aitp.http import tls_context  # noqa: E402
 from aitp.processors import PROCESSORS, Context  # noqa: E402
 from aitp.providers import build, warm_up  # noqa: E402
 from tests.providers.embeddings import SMALL, settings  # noqa: E402
@@ -51,7 +52,7 @@ def main(url: str) -> None:
     before = opened()
     warm_up(settings(openai_base_url=url))
     inherited = settings(openai_base_url=url)
-    facts: dict[str, Any] = {"before": before, "after": opened()}
+    facts: dict[str, Any] = {"before": before, "after": opened(), "trust": tls_context.cache_info().currsize}
     known = set(sys.modules)  # here, not in the child: merely looking at an object there copies its page
     gc.collect()
     gc.freeze()

@@ -278,7 +278,7 @@ ROWS: list[tuple[str, Answer, type[AitpError], str]] = [
     ("200 error inside", reply(200, error("server_error")), ServiceFault, "without a list of embeddings"),
     ("200 no vectors", reply(200, {"data": []}), ServiceFault, "no vector"),
     ("hung up before headers", raw(b""), ServiceFault, "gave no whole answer"),
-    ("hung up within headers", raw(b"HTTP/1.1 200 OK\r\nConte"), ServiceFault, "200 with no JSON"),
+    ("hung up within headers", raw(b"HTTP/1.1 200 OK\r\nConte"), ServiceFault, "gave no whole answer"),
     ("hung up within the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"data\":"), ServiceFault,
      "gave no whole answer"),
     ("no HTTP", raw(f"220 mail {KEY} {TEXT}\r\n\r\n".encode()), ServiceFault, "gave no whole answer"),

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from urllib3 import BaseHTTPResponse
 
+from aitp import http
 from aitp.errors import (
     CooldownRequired,
     CredentialsRefused,
     DeadlineExceeded,
     InputTooLong,
+    NotConnected,
     ServiceFault,
     SettingRefused,
     UselessAnswer,
@@ -282,15 +284,59 @@ def test_a_connection_that_the_server_closed_while_idle_is_not_used_again() -> N
     assert len(server.requests) == 3
 
 
-def test_what_comes_after_an_interim_answer_is_not_taken_for_the_answer_to_the_next_text() -> None:
-    with scripted(reply(103), reply(200, answer(item(0, as_base64([1.0]))))) as server:
+def test_an_interim_answer_is_none() -> None:
+    body = json.dumps(answer(item(0, as_base64([1.0])))).encode()
+    real = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    for interim in (b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n", b"HTTP/1.1 102 X\r\n\r\nHTTP/1.1 199 Y\r\n\r\n"):
+        with scripted(raw(interim + real)) as server:
+            assert provider_at(server.url).embed([TEXT], SMALL).vectors == [b"[1.0]"]
+
+
+def test_what_comes_after_a_change_of_protocols_is_not_taken_for_the_answer_to_the_next_text() -> None:
+    with scripted(reply(101), reply(200, answer(item(0, as_base64([1.0]))))) as server:
         provider = provider_at(server.url)
-        with pytest.raises(ServiceFault, match="103"):
+        with pytest.raises(ServiceFault, match="101"):
             provider.embed([OTHER], SMALL)
         assert provider.embed([TEXT], SMALL).vectors == [b"[1.0]"]
         provider.close()
 
     assert [request.connection for request in server.requests] == [1, 2]
+
+
+@pytest.mark.parametrize("status", [200, 401, 413, 429, 500])
+def test_an_answer_whose_head_breaks_off_says_nothing(status: int) -> None:
+    with scripted(raw(b"HTTP/1.1 %d X\r\nRetry-After: 60\r\n" % status)) as server:
+        with pytest.raises(ServiceFault, match="gave no whole answer") as raised:
+            provider_at(server.url).embed([TEXT], SMALL)
+        assert type(raised.value) is ServiceFault
+        assert not raised.value.bought_nothing
+
+
+@pytest.mark.parametrize("end", [b"", b"\0" * 8])
+def test_a_compressed_answer_without_its_end_is_none(end: bytes) -> None:
+    packed = gzip.compress(json.dumps(answer(item(0, as_base64([1.0])))).encode())[:-8] + end
+    with (
+        scripted(reply(200, packed, content_encoding="gzip")) as server,
+        pytest.raises(ServiceFault, match="gave no whole answer"),
+    ):
+        provider_at(server.url).embed([TEXT], SMALL)
+
+
+def test_a_body_that_unpacks_to_nothing_comes_to_an_end() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10]
+    with (
+        scripted(flood(head, b"\0\0\0\xff\xff" * 20_000, 100_000)) as server,
+        pytest.raises(ServiceFault, match="more than 1179648 bytes"),
+    ):
+        provider_at(server.url).embed([TEXT], SMALL)
+
+
+def test_a_body_that_is_packed_in_another_way_is_refused() -> None:
+    with (
+        scripted(reply(200, b"?", content_encoding="zstd")) as server,
+        pytest.raises(ServiceFault, match="packed its answer"),
+    ):
+        provider_at(server.url).embed([TEXT], SMALL)
 
 
 def test_a_redirect_is_never_followed() -> None:
@@ -312,6 +358,54 @@ def test_proxies_of_the_environment_are_used_only_if_asked_for(monkeypatch: pyte
 
     assert [request.line for request in server.requests] == ["POST /v1/embeddings HTTP/1.1"]
     assert [request.line for request in proxy.requests] == [f"POST {server.url}/embeddings HTTP/1.1"]
+
+
+def test_what_a_proxy_has_passed_on_may_have_been_bought(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = reply(200, answer(item(0, as_base64([1.0]))))
+    with scripted(raw(b""), good, raw(b"")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "elsewhere.example")
+        provider = provider_at("http://openai.example/v1", http_trust_env=True)
+        for _ in range(2):  # over a new connection, then over one that is kept
+            with pytest.raises(ServiceFault, match="gave no whole answer") as raised:
+                provider.embed([TEXT], SMALL)
+            assert type(raised.value) is ServiceFault
+            assert not raised.value.bought_nothing
+            if len(proxy.requests) == 1:
+                provider.embed([TEXT], SMALL)
+        provider.close()
+    assert len(proxy.requests) == 3
+    with pytest.raises(NotConnected, match="through the proxy") as unsent:
+        provider.embed([TEXT], SMALL)
+    assert unsent.value.bought_nothing
+
+
+@pytest.mark.parametrize("passed", ["127.0.0.1:{port}", " LOCALHOST.lan:{port}", "*.lan", "[127.0.0.1]", "127.0.0.0/8"])
+def test_no_proxy_is_asked_for_what_no_proxy_names(passed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    host = "localhost.lan" if "lan" in passed.lower() else "127.0.0.1"
+    monkeypatch.setenv("no_proxy", f"other.example,{passed.format(port=8000)}")
+    assert http._proxy_to(f"http://{host}:8000/v1") == ""
+    assert http._proxy_to("http://openai.example/v1") == "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize("said", [b"", b"\x15\x03\x03\0\x02\x02\x28", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_where_no_tls_comes_about_nothing_was_sent(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer_once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(said)
+
+        server = threading.Thread(target=answer_once)
+        server.start()
+        with pytest.raises(NotConnected, match="OPENAI_BASE_URL") as raised:
+            provider_at(f"https://127.0.0.1:{listener.getsockname()[1]}/v1").embed([TEXT], SMALL)
+        server.join()
+    assert raised.value.bought_nothing
+    assert not raised.value.sent
 
 
 CHUNKED = b"HTTP/1.1 %d Whatever\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

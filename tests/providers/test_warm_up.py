@@ -37,6 +37,10 @@ def test_a_worker_loads_no_module_of_its_own(facts: dict[str, Any]) -> None:
     assert facts["modules"] == []
 
 
+def test_whom_to_trust_is_read_once_for_all(facts: dict[str, Any]) -> None:
+    assert facts["trust"] == 1
+
+
 def test_a_worker_has_little_memory_of_its_own_after_twenty_batches(facts: dict[str, Any]) -> None:
     # 12 MB for the whole worker; its ledger and metrics need some of that.
     assert facts["private_kilobytes"] < 10_000
