@@ -123,8 +123,9 @@ def deaths_in(log: str, ahead: float) -> Iterable[tuple[int, float]]:
 
 
 def _deaths_at_points(journal: Sequence[Any]) -> Iterable[tuple[int, float]]:
+    """Killed there, or left with an answer because it could not be recorded: perhaps when no master lived to say so."""
     for line in journal:
-        if line["step"] == "struck" and line["action"] == "kill":
+        if line["step"] == "struck" and (line["action"] == "kill" or line["point"].startswith("finish.")):
             yield int(line["pid"]), float(line["at"])
 
 
