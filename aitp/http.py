@@ -47,7 +47,8 @@ WORDS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.TimeoutError, SILENT),
 )
 FAILURES = (exceptions.HTTPError, OSError, ValueError, zlib.error)
-PACKED, PLAIN = ("gzip", "x-gzip", "deflate"), ("", "identity")
+PACKED, UNKNOWN = frozenset(("gzip", "x-gzip", "deflate")), frozenset(("br", "zstd", "compress", "x-compress"))
+HEAD_LINES = 400
 INTERIM = re.compile(rb"HTTP/1\.\d 1(?!0[01])\d\d\b")  # but for 100, which http.client knows, and 101
 Answer = urllib3.BaseHTTPResponse
 
@@ -80,6 +81,13 @@ class Whole(NamedTuple):
     body: bytes
 
 
+class _Line:
+    """What a connection tells of itself: how often it was dialled, and whether what is sent goes over it."""
+
+    dialled = 0
+    is_up = False
+
+
 class Wire:
     """The connection to the server that `url` names. Opened by the first request, kept until `close`.
 
@@ -91,19 +99,19 @@ class Wire:
     def __init__(self, url: str, timeout: float, trust: Trust, *, once: bool = False) -> None:
         self._url, self._timeout, self._trust, self._once = url, timeout, trust, once
         self._used = time.monotonic()
-        self._reached = False  # there is a connection, and what is sent goes over it
+        self._line = _Line()
 
     @cached_property
     def _pool(self) -> urllib3.HTTPConnectionPool:
-        pool, wire = _pool(self._url, self._timeout, self._trust), self
+        pool, line = _pool(self._url, self._timeout, self._trust), self._line
 
         class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
             response_class = _Response
 
-            def connect(self) -> None:
-                wire._reached = False
+            def connect(self) -> None:  # it knows of neither wire nor pool: with them it would live on
+                line.dialled, line.is_up = line.dialled + 1, False
                 super().connect()  # with the way through a proxy, and TLS
-                wire._reached = True
+                line.is_up = True
 
         pool.ConnectionCls = Connection
         return pool
@@ -115,20 +123,20 @@ class Wire:
         how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
         try:
             pool = self._pool
-            parts, connections = urlsplit(url), pool.num_connections
+            parts, dialled = urlsplit(url), self._line.dialled
             if not (pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
                 url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
             try:
                 answer = pool.urlopen(method, url, body, headers, **how)
-            except exceptions.ProtocolError as error:
-                was_closed = isinstance(error.args[-1], ConnectionError) and pool.num_connections == connections
+            except (exceptions.ProtocolError, exceptions.ProxyError) as error:
+                was_closed = isinstance(_cause(error), ConnectionError) and self._line.dialled == dialled
                 if self._once or not was_closed:
                     raise
                 # The server closed the connection while it was idle, and that was not yet known here. This request
                 # goes over a new connection, and is not repeated again.
                 answer = pool.urlopen(method, url, body, headers, **how)
         except FAILURES as error:
-            raise _no_answer(error, self._reached) from None
+            raise _no_answer(error, self._line.is_up) from None
         if answer.status < 200:  # whatever follows must not pass for the answer to the next request
             answer.close()
             self.close()
@@ -138,7 +146,7 @@ class Wire:
 
     def close(self) -> None:
         """End the connection. The next request opens another one."""
-        self._reached = False
+        self._line.is_up = False
         if pool := vars(self).pop("_pool", None):
             pool.close()
 
@@ -163,16 +171,20 @@ class _Head:
     """The lines of an answer's head: `last` is an empty one, if it is whole."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self.last = file, b""
+        self._file, self._left, self.last = file, HEAD_LINES, b""
 
     def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(limit)
-        while INTERIM.match(line):
-            while self._file.readline(limit).strip():
+        while INTERIM.match(line := self._next(limit)):
+            while self._next(limit).strip():
                 pass
-            line = self._file.readline(limit)
-        self.last = line
         return line
+
+    def _next(self, limit: int) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise client.HTTPException("too many lines")
+        self.last = self._file.readline(limit)
+        return self.last
 
     def close(self) -> None:
         self._file.close()
@@ -230,13 +242,14 @@ def pieces(answer: Answer, most: int, seconds: float = math.inf, began: float | 
     """The body, unpacked, in pieces as they come. Raises NoAnswer, also above `most` bytes, after `seconds` (since
     `began`, by the monotonic clock), or if it breaks off.
     """
-    packing = answer.headers.get("Content-Encoding", "").strip().lower()
-    if packing not in (*PACKED, *PLAIN):
+    named = re.findall(r"[\w-]+", answer.headers.get("Content-Encoding", "").lower())
+    packings = [name for name in named if name in PACKED]
+    if len(packings) > 1 or UNKNOWN.intersection(named):
         raise NoAnswer("packed its answer in a way that nobody asked for")
     # Not left to urllib3: what unpacks to nothing would keep it there for ever.
-    unpacker = zlib.decompressobj(47) if packing in PACKED else None
+    unpacker = zlib.decompressobj(47) if packings else None
     came, size, give_up = 0, 0, (time.monotonic() if began is None else began) + seconds
-    packed = b""
+    packed, is_over = b"", False
     while True:
         try:
             if not packed:
@@ -248,9 +261,14 @@ def pieces(answer: Answer, most: int, seconds: float = math.inf, began: float | 
                         raise NoAnswer("gave no whole answer: its end is missing")
                     return
             piece, packed = packed, b""
-            if unpacker:
+            if unpacker and unpacker.eof and not is_over:
+                is_over = piece[:1] != b"\x1f"  # else it is the next part of a gzip; what is none belongs to nothing
+                unpacker = unpacker if is_over else zlib.decompressobj(31)
+            if is_over:
+                piece = b""
+            elif unpacker:
                 piece = unpacker.decompress(piece, CHUNK_BYTES)
-                packed = unpacker.unconsumed_tail
+                packed = unpacker.unconsumed_tail or unpacker.unused_data
         except FAILURES as error:
             raise _no_answer(error) from None
         size += len(piece)
@@ -308,16 +326,27 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _no_answer(error: Exception, reached: bool = True) -> NoAnswer:
+    cause = _cause(error)
     if not reached:
         said = next((words for kind, words in WORDS if isinstance(error, kind)), "could not be reached")
-        why = error.args[0] if isinstance(error, exceptions.SSLError) else error.__cause__
-        if isinstance(why, ssl.SSLCertVerificationError):
-            said += f": {why.verify_message} (is its certificate valid?)"
-        elif type(error) is exceptions.NewConnectionError and isinstance(why, OSError):
-            said += f" ({why.strerror})"  # the system's words: a refusal, or no way to there
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said += f": {cause.verify_message} (is its certificate valid?)"
+        elif type(error) is exceptions.NewConnectionError and isinstance(error.__cause__, OSError):
+            said += f" ({error.__cause__.strerror})"  # the system's words: a refusal, or no way to there
+        elif refused := re.search(r"Tunnel connection failed: (\d{3})", str(cause)):
+            said += f", which answered {refused[1]}"
         return NotReached(said)
-    # What was sent through a proxy may be told of as if it had not come that far.
-    cause = error.original_error if isinstance(error, exceptions.ProxyError) else error
-    if isinstance(cause, exceptions.TimeoutError) or isinstance(cause.args and cause.args[-1], TimeoutError):
+    if isinstance(cause, exceptions.TimeoutError | TimeoutError):
         return NoAnswer(SILENT)
-    return NoAnswer(f"gave no whole answer ({type(cause).__name__})")
+    return NoAnswer(
+        "sent what cannot be unpacked"
+        if isinstance(cause, zlib.error)
+        else f"gave no whole answer ({type(cause).__name__})"
+    )
+
+
+def _cause(error: Exception) -> Exception:
+    """What is behind an exception of urllib3's, which tells of all that a proxy has passed on as of a proxy's fault."""
+    inner = error.args[-1] if error.args else None
+    is_wrapper = isinstance(error, exceptions.ProtocolError | exceptions.ProxyError | exceptions.SSLError)
+    return _cause(inner) if is_wrapper and isinstance(inner, Exception) else error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gc
 import gzip
+import os
 import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,6 +26,7 @@ from aitp.validators import Trust
 from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 from tests.services import a_task
 from tests.taskapi.desk import Desk, MakeDesk, own
+from tests.waiting import wait_until
 
 CALLS: tuple[Callable[[Desk], Any], ...] = (Desk.list, Desk.deliver)
 
@@ -90,6 +94,84 @@ def test_what_is_closed_is_closed_for_the_server_too() -> None:
         assert not ended.wait(0.1)
         line.close()
         assert ended.wait(5)
+
+
+def test_a_wire_that_is_dropped_leaves_nothing_open() -> None:
+    with scripted(reply(200, b"{}")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            http.whole_body(http.Wire(url, 5.0, Trust()).send("GET", url, {}), 100)
+        gc.collect()
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)  # the last one that the server has
+
+
+def sent_twice(answers: Sequence[Answer], proxied: str = "") -> list[int]:
+    """The connections that the requests of two calls came over; the second call fails if no answer is left for it."""
+    with scripted(*answers) as server:
+        url = f"http://{proxied or f'127.0.0.1:{server.port}'}/"
+        wire = http.Wire(url, 5.0, Trust(from_environment=bool(proxied)))
+        if proxied:
+            os.environ["http_proxy"] = server.url
+        http.finish(wire.send("PATCH", url, {}, b"1"))
+        wait_until(lambda: server.requests)
+        with suppress(http.NoAnswer):
+            http.finish(wire.send("PATCH", url, {}, b"2"))
+        wire.close()
+    return [request.connection for request in server.requests]
+
+
+@pytest.mark.parametrize("proxied", ["", "tasks.example"])
+def test_a_request_is_repeated_over_a_new_connection_and_only_if_the_kept_one_was_closed(
+    proxied: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "")  # and back again
+    good, gone, last = reply(200, b"{}"), raw(b""), reply(200, b"{}", connection="close")
+    assert sent_twice((good, gone, good), proxied) == [1, 1, 2]
+    assert sent_twice((good, gone, gone), proxied) == [1, 1, 2]
+    assert sent_twice((last, gone, good), proxied) == [1, 2]
+
+
+def parted(body: bytes) -> bytes:
+    return gzip.compress(body[:40]) + gzip.compress(body[40:])
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (parted, "gzip"),
+        (lambda body: gzip.compress(b"") + gzip.compress(body), "x-gzip"),
+        (lambda body: gzip.compress(body) + b"\0" * 1000, "gzip"),
+        (lambda body: zlib.compress(body) + b"more", "deflate"),
+        (gzip.compress, "identity, gzip"),
+        (bytes, "none"),
+        (bytes, "utf-8"),
+    ],
+)
+def test_a_body_is_unpacked_whole_and_without_what_follows(body: Callable[[bytes], bytes], named: str) -> None:
+    whole = b"0123456789" * 30_000
+    with scripted(reply(200, body(whole), content_encoding=named)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        wire = http.Wire(url, 5.0, Trust())
+        assert http.whole_body(wire.send("GET", url, {}), 1_000_000) == whole
+        wire.close()
+
+
+def test_what_follows_a_packed_body_costs_next_to_nothing() -> None:
+    packed, started = gzip.compress(b"[]"), time.process_time()
+    with scripted(reply(200, packed + b"\0" * 50_000_000, content_encoding="gzip")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        wire = http.Wire(url, 5.0, Trust())
+        assert b"".join(http.pieces(wire.send("GET", url, {}), 2**30)) == b"[]"
+        wire.close()
+    assert time.process_time() - started < 3  # 13 s, if each piece were put to those before
+
+
+def test_interim_answers_without_end_are_none() -> None:
+    with scripted(raw(b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" * 200)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with pytest.raises(http.NoAnswer, match="gave no whole answer"):
+            http.Wire(url, 5.0, Trust()).send("GET", url, {})
 
 
 def test_a_connection_closed_while_idle_is_replaced_unseen(desk_at: MakeDesk) -> None:
