@@ -81,10 +81,10 @@ class Whole(NamedTuple):
     body: bytes
 
 
-class _Line:
-    """What a connection tells of itself: how often it was dialled, and whether what is sent goes over it."""
+class _Dialled:
+    """What a connection tells of itself: how often it was dialled, and whether it is there for what is sent."""
 
-    dialled = 0
+    times = 0
     is_up = False
 
 
@@ -99,19 +99,19 @@ class Wire:
     def __init__(self, url: str, timeout: float, trust: Trust, *, once: bool = False) -> None:
         self._url, self._timeout, self._trust, self._once = url, timeout, trust, once
         self._used = time.monotonic()
-        self._line = _Line()
+        self._dialled = _Dialled()
 
     @cached_property
     def _pool(self) -> urllib3.HTTPConnectionPool:
-        pool, line = _pool(self._url, self._timeout, self._trust), self._line
+        pool, dialled = _pool(self._url, self._timeout, self._trust), self._dialled
 
         class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
             response_class = _Response
 
             def connect(self) -> None:  # it knows of neither wire nor pool: with them it would live on
-                line.dialled, line.is_up = line.dialled + 1, False
+                dialled.times, dialled.is_up = dialled.times + 1, False
                 super().connect()  # with the way through a proxy, and TLS
-                line.is_up = True
+                dialled.is_up = True
 
         pool.ConnectionCls = Connection
         return pool
@@ -123,20 +123,20 @@ class Wire:
         how = {"redirect": False, "assert_same_host": False, "preload_content": False, "decode_content": False}
         try:
             pool = self._pool
-            parts, dialled = urlsplit(url), self._line.dialled
+            parts, dialled = urlsplit(url), self._dialled.times
             if not (pool.proxy and parts.scheme == "http"):  # a proxy that sees it is told the whole address
                 url = url[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
             try:
                 answer = pool.urlopen(method, url, body, headers, **how)
             except (exceptions.ProtocolError, exceptions.ProxyError) as error:
-                was_closed = isinstance(_cause(error), ConnectionError) and self._line.dialled == dialled
+                was_closed = isinstance(_cause(error), ConnectionError) and self._dialled.times == dialled
                 if self._once or not was_closed:
                     raise
                 # The server closed the connection while it was idle, and that was not yet known here. This request
                 # goes over a new connection, and is not repeated again.
                 answer = pool.urlopen(method, url, body, headers, **how)
         except FAILURES as error:
-            raise _no_answer(error, self._line.is_up) from None
+            raise _no_answer(error, self._dialled.is_up) from None
         if answer.status < 200:  # whatever follows must not pass for the answer to the next request
             answer.close()
             self.close()
@@ -146,7 +146,7 @@ class Wire:
 
     def close(self) -> None:
         """End the connection. The next request opens another one."""
-        self._line.is_up = False
+        self._dialled.is_up = False
         if pool := vars(self).pop("_pool", None):
             pool.close()
 
@@ -246,33 +246,42 @@ def pieces(answer: Answer, most: int, seconds: float = math.inf, began: float | 
     packings = [name for name in named if name in PACKED]
     if len(packings) > 1 or UNKNOWN.intersection(named):
         raise NoAnswer("packed its answer in a way that nobody asked for")
-    # Not left to urllib3: what unpacks to nothing would keep it there for ever.
-    unpacker = zlib.decompressobj(47) if packings else None
-    came, size, give_up = 0, 0, (time.monotonic() if began is None else began) + seconds
-    packed, is_over = b"", False
-    while True:
-        try:
-            if not packed:
-                # Not `read`, which would wait for a whole piece: with one byte a second, for ever.
-                packed = answer.read1(CHUNK_BYTES, decode_content=False)
-                came += len(packed)
-                if not packed:
-                    if unpacker and came and not unpacker.eof:
-                        raise NoAnswer("gave no whole answer: its end is missing")
-                    return
-            piece, packed = packed, b""
-            if unpacker and unpacker.eof and not is_over:
-                is_over = piece[:1] != b"\x1f"  # else it is the next part of a gzip; what is none belongs to nothing
+    give_up = (time.monotonic() if began is None else began) + seconds
+    body = _within(_received(answer), most, seconds, give_up)
+    try:
+        yield from _within(_unpacked(body), most, seconds, give_up) if packings else body
+    except FAILURES as error:
+        raise _no_answer(error) from None
+
+
+def _received(answer: Answer) -> Iterator[bytes]:
+    # Not `read`, which would wait for a whole piece: with one byte a second, for ever. Nor unpacked by urllib3, where
+    # what unpacks to nothing would never come to an end.
+    while piece := answer.read1(CHUNK_BYTES, decode_content=False):
+        yield piece
+
+
+def _unpacked(body: Iterator[bytes]) -> Iterator[bytes]:
+    """What gzip or deflate made of it: all parts of a gzip, and nothing of what follows."""
+    unpacker, has_begun, is_over = zlib.decompressobj(47), False, False
+    for piece in body:
+        rest, has_begun = piece, True
+        while rest and not is_over:
+            if unpacker.eof:
+                is_over = rest[:1] != b"\x1f"
                 unpacker = unpacker if is_over else zlib.decompressobj(31)
-            if is_over:
-                piece = b""
-            elif unpacker:
-                piece = unpacker.decompress(piece, CHUNK_BYTES)
-                packed = unpacker.unconsumed_tail or unpacker.unused_data
-        except FAILURES as error:
-            raise _no_answer(error) from None
+            else:
+                yield unpacker.decompress(rest, CHUNK_BYTES)
+                rest = unpacker.unconsumed_tail or unpacker.unused_data
+    if has_begun and not unpacker.eof:
+        raise NoAnswer("gave no whole answer: its end is missing")
+
+
+def _within(body: Iterator[bytes], most: int, seconds: float, give_up: float) -> Iterator[bytes]:
+    size = 0
+    for piece in body:
         size += len(piece)
-        if max(came, size) > most:
+        if size > most:
             raise TooLong(f"sent an answer of more than {most} bytes")
         if time.monotonic() > give_up:
             raise TooSlow(f"did not send its answer within {seconds:g} s")
