@@ -66,6 +66,10 @@ class _Stream(httpx.SyncByteStream):
 
 
 def _bound(response: Any) -> None:
+    if (
+        response.headers.get("content-encoding", "identity").lower() != "identity"
+    ):  # a bound on such bytes bounds nothing
+        raise ServiceFault(OLLAMA, f"{OLLAMA} compressed its answer although asked for a plain one")
     response.stream = _Stream(response.stream)
 
 

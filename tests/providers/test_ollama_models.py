@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import select
 import socket
@@ -15,7 +16,7 @@ from aitp.errors import CredentialsRefused, NonRetryableError, ServiceFault
 from aitp.providers import ollama_models
 from aitp.providers.ollama_models import TRIES, Progress, PullBroken
 from tests.providers.embeddings import settings
-from tests.providers.scripted import Answer, raw, reply, scripted, trickle
+from tests.providers.scripted import Answer, flood, raw, reply, scripted, trickle
 
 NOMIC = "nomic-embed-text"
 QWEN = "dengcao/Qwen3-Embedding-0.6B:Q8_0"
@@ -65,6 +66,17 @@ def test_a_list_that_trickles_keeps_nobody_waiting() -> None:
         missing(server.url, [NOMIC], seconds=0.2)
 
     assert gone.wait(10.0)
+
+
+def test_a_pull_is_read_no_further_than_its_bound_packed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_models, "STREAM_BYTES", 100_000)
+    packed = reply(200, gzip.compress(b" " * 10_000_000), content_encoding="gzip")
+    with scripted(packed) as server, pytest.raises(ServiceFault, match="compressed"):
+        pull(server.url, NOMIC, lambda progress: None)
+
+    endless = flood(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n", b" " * 65_536, 1000)
+    with scripted(endless) as server, pytest.raises(ServiceFault, match="more than the 100000 bytes"):
+        pull(server.url, NOMIC, lambda progress: None)
 
 
 def test_a_pull_tells_its_bytes_layer_by_layer() -> None:
