@@ -123,14 +123,22 @@ class Outbox:
             )
 
     def settle(
-        self, delivery: Delivery, outcome: DeliveryOutcome, refusal: str = "", fault: Fault | None = None
+        self,
+        delivery: Delivery,
+        outcome: DeliveryOutcome,
+        refusal: str = "",
+        fault: Fault | None = None,
+        earlier: Sequence[Delivery] = (),
     ) -> BreakerChange | None:
         """Record how a delivery ended, and what it says of the services; return the breaker that moved, if one did.
 
-        Nothing happens to the task if it is no longer this slot's.
+        `earlier`: those that were delivered just before. Nothing happens to a task that is no longer this slot's.
         """
         with self.database.transaction() as connection:
             now = self.database.clock()
+            for each in earlier:
+                self._settle(connection, each, DeliveryOutcome.DELIVERED, "", now)
+            first = self._judge(connection, delivery.slot, None, Health.HEALTHY, now) if earlier and fault else None
             tasks = delivery.type, [delivery.id]
             if fault is not None:
                 note_error(connection, now, fault.service, "not delivered", fault.reason, *tasks)
@@ -141,12 +149,10 @@ class Outbox:
                 unwitnessed = connection.execute("SELECT unwitnessed FROM results WHERE seq = ?", (delivery.seq,)).get
                 if is_suspect(delivery.tries, not unwitnessed) or self._awaits_poll(connection):
                     fault = replace(fault, health=Health.UNKNOWN)
-            is_owned = f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}"
-            if connection.execute(is_owned, (delivery.seq, delivery.slot)).get:
-                self._settle(connection, delivery, outcome, refusal, now)
+            self._settle(connection, delivery, outcome, refusal, now)
             said_nothing = outcome is DeliveryOutcome.RETURNED and fault is None
             otherwise = Health.UNKNOWN if said_nothing else Health.HEALTHY
-            return self._judge(connection, delivery.slot, fault, otherwise, now)
+            return self._judge(connection, delivery.slot, fault, otherwise, now) or first
 
     def _awaits_poll(self, connection: Connection) -> bool:
         """Whether a poll is to come first: none can while the disk is nearly full."""
@@ -155,6 +161,9 @@ class Outbox:
     def _settle(
         self, connection: Connection, delivery: Delivery, outcome: DeliveryOutcome, refusal: str, now: float
     ) -> None:
+        is_owned = f"SELECT 1 FROM tasks WHERE seq = ? AND slot = ? AND {FINISHED}"
+        if not connection.execute(is_owned, (delivery.seq, delivery.slot)).get:
+            return
         if outcome is DeliveryOutcome.DELIVERED:
             self.duplicates.keep(connection, delivery.seq)
             bury(connection, delivery.seq, delivery.id, now)

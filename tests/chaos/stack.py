@@ -94,7 +94,8 @@ def wrap(owner: Any, name: str, step: str, note: Callable[..., dict[str, Any] | 
         try:
             result = original(*arguments, **options)
         except Exception as error:
-            PROBE.note(f"{step} failed", began=began, error=type(error).__name__, **_ids(arguments))
+            for about in _about(arguments):
+                PROBE.note(f"{step} failed", began=began, error=type(error).__name__, **about)
             raise
         finally:
             _step = outer
@@ -107,11 +108,15 @@ def wrap(owner: Any, name: str, step: str, note: Callable[..., dict[str, Any] | 
     setattr(owner, name, wrapped)
 
 
-def _ids(arguments: Sequence[Any]) -> dict[str, Any]:
-    """The task that a failed settle or delivery was about."""
-    about = arguments[1] if len(arguments) > 1 else None
-    found = getattr(about, "id", about)
-    return {"id": found} if isinstance(found, str) else {}
+def _about(arguments: Sequence[Any]) -> list[dict[str, Any]]:
+    """The tasks that a failed settle or delivery was about; whatever else failed was about none."""
+    found = [getattr(about, "id", about) for about in (*arguments[1:2], *_earlier(arguments))]
+    return [{"id": each} for each in found if isinstance(each, str)] or [{}]
+
+
+def _earlier(arguments: Sequence[Any]) -> Sequence[Any]:
+    """The deliveries that are settled with another one."""
+    return arguments[5] if len(arguments) > 5 and isinstance(arguments[5], list) else ()
 
 
 def install() -> None:
@@ -150,6 +155,8 @@ def install() -> None:
         return None if isinstance(found, Nothing) else {"slot": arguments[1], "ids": [each.id for each in found]}
 
     def settled(_: Any, *arguments: Any) -> dict[str, Any]:
+        for each in _earlier(arguments):
+            PROBE.note("settle", began=time.monotonic(), slot=each.slot, id=each.id, verdict="delivered")
         return {"slot": arguments[1].slot, "id": arguments[1].id, "verdict": arguments[2].value}
 
     def begun(poll: Any, *arguments: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Deliveries: taken in chunks, settled one by one, never lost, and dead only by a person's word."""
+"""Deliveries: taken in chunks, settled alone or together, never lost, and dead only by a person's word."""
 
 from __future__ import annotations
 
@@ -144,6 +144,29 @@ def test_settling_too_late_changes_nothing(world: World) -> None:
     world.ledger.outbox.settle(late, DeliveryOutcome.DELIVERED)
 
     assert world.states() == {"a": "finished"}
+
+
+def test_what_was_delivered_before_is_settled_with_it_as_far_as_it_is_still_ours(world: World) -> None:
+    finished(world, "a", "b", "c")
+    first, second, third = world.take(RELAY)
+    world.ledger.outcomes.release(RELAY, Cause.CRASHED)
+    [taken] = world.take(OTHER_RELAY, 1)
+    assert taken.id == "a"
+    world.take(RELAY)
+    world.ledger.outbox.settle(third, DeliveryOutcome.DELIVERED, earlier=[first, second])
+
+    assert world.states() == {"a": "finished"}
+
+
+def test_a_fault_after_others_were_delivered_is_the_first_of_its_row(world: World) -> None:
+    for number in range(3):
+        finished(world, f"good {number}", f"bad {number}")
+        good, bad = world.take(RELAY, 2)
+        world.ledger.outbox.settle(bad, DeliveryOutcome.LATER, "out", Fault("api", Health.FAULTY, "out"), [good])
+
+    assert world.states() == {f"bad {number}": "finished" for number in range(3)}
+    [breaker] = world.rows("SELECT state, failures FROM breakers WHERE service = 'api'")
+    assert tuple(breaker) == ("closed", 1)
 
 
 def test_a_clock_that_steps_back_does_not_hold_deliveries(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,10 @@ from aitp.demo.faults import Fault, FaultKind
 from aitp.demo.task_api import TaskApi
 from aitp.ledger.claims import Claim
 from aitp.ledger.ledger import Ledger, prepare
+from aitp.ledger.outbox import Outbox
 from aitp.ledger.queue import LedgerConfig
 from aitp.metrics import open_metrics, prepare_directory
-from aitp.process.relay import Relay
+from aitp.process.relay import CHUNK, Relay
 from aitp.taskapi.client import TaskApi as Client
 from aitp.taskapi.token import Tokens
 from aitp.tasks import Ending
@@ -71,6 +73,55 @@ def office(task_api: TaskApi, authorization: AuthorizationServer, tmp_path: Path
         yield office
     finally:
         office.ledger.close()
+
+
+def settled(office: Office, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were settled at a time."""
+    numbers: list[int] = []
+    settle = Outbox.settle
+
+    def counted(*arguments: Any) -> Any:
+        numbers.append(1 + len(arguments[5]) if len(arguments) > 5 else 1)
+        return settle(*arguments)
+
+    monkeypatch.setattr(Outbox, "settle", counted)
+    return numbers
+
+
+def test_what_is_brought_within_a_second_is_settled_together(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = office.task_api.add([a_task(f"Text {number}") for number in range(CHUNK)])
+    office.relay.step()
+    office.finish_all()
+    numbers = settled(office, monkeypatch)
+    office.relay.step()
+
+    assert numbers == [CHUNK]
+    assert sorted(office.delivered()) == sorted(ids)
+
+
+def test_a_slow_api_is_settled_with_in_between(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.task_api.add([a_task(f"Text {number}") for number in range(4)])
+    office.relay.step()
+    office.finish_all()
+    numbers = settled(office, monkeypatch)
+    monkeypatch.setattr("aitp.process.relay.TOGETHER_SECONDS", 0.0)
+    office.relay.step()
+
+    assert numbers == [1, 1, 1, 1]
+
+
+def test_a_fault_settles_what_went_before_and_gives_back_the_rest(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.task_api.add([a_task(f"Text {number}") for number in range(5)])
+    office.relay.step()
+    office.finish_all()
+    office.task_api.faults.add(Fault(method="PATCH", status=503, skip=2, times=1))
+    numbers = settled(office, monkeypatch)
+    office.relay.step()
+
+    assert numbers == [3, 1, 1]
+    assert len(office.delivered()) == 2
 
 
 def test_a_poll_that_is_asked_for_while_results_go_out_is_made_after_them(office: Office) -> None:
