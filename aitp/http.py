@@ -48,7 +48,7 @@ WORDS: tuple[tuple[type[Exception], str], ...] = (
 )
 FAILURES = (exceptions.HTTPError, OSError, ValueError, zlib.error)
 PACKED, UNKNOWN = frozenset(("gzip", "x-gzip", "deflate")), frozenset(("br", "zstd", "compress", "x-compress"))
-HEAD_LINES = 400
+HEAD_LINES = 400  # with those of interim answers; http.client has a bound for each line, and for headers
 INTERIM = re.compile(rb"HTTP/1\.\d 1(?!0[01])\d\d\b")  # but for 100, which http.client knows, and 101
 Answer = urllib3.BaseHTTPResponse
 
@@ -222,12 +222,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 def _proxy_to(url: str) -> str:
     """The proxy to `url`, as requests takes it from the environment; empty: none."""
-    import requests  # not above: three megabytes, for the few who want it
-
-    with requests.Session() as session:
-        found = session.merge_environment_settings(url, {}, None, True, None)
-    proxy = requests.utils.select_proxy(url, found["proxies"]) or ""
-    # What others understand as well: an address with a port or in brackets, and any name below another.
+    # Of NO_PROXY what others understand as well: an address with a port or in brackets, and any name below another.
     parts, passed = urlsplit(url), next(iter(exported("no_proxy", "NO_PROXY").values()), "").lower().split(",")
     names = {parts.hostname, f"[{parts.hostname}]", parts.netloc.rpartition("@")[2].lower()}
     if any(
@@ -235,6 +230,11 @@ def _proxy_to(url: str) -> str:
         for entry in map(str.strip, passed)
     ):
         return ""
+    import requests  # not above: three megabytes, for the few who want it
+
+    with requests.Session() as session:
+        found = session.merge_environment_settings(url, {}, None, True, None)
+    proxy = requests.utils.select_proxy(url, found["proxies"]) or ""
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
@@ -347,11 +347,9 @@ def _no_answer(error: Exception, reached: bool = True) -> NoAnswer:
         return NotReached(said)
     if isinstance(cause, exceptions.TimeoutError | TimeoutError):
         return NoAnswer(SILENT)
-    return NoAnswer(
-        "sent what cannot be unpacked"
-        if isinstance(cause, zlib.error)
-        else f"gave no whole answer ({type(cause).__name__})"
-    )
+    if isinstance(cause, zlib.error):
+        return NoAnswer("sent what cannot be unpacked")
+    return NoAnswer(f"gave no whole answer ({type(cause).__name__})")
 
 
 def _cause(error: Exception) -> Exception:

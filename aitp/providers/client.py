@@ -56,7 +56,7 @@ class HttpProvider(ABC):
 
     @abstractmethod
     def _headers(self) -> Mapping[str, str]:
-        """What goes with each request, the key among it. Not kept: nothing that shows a provider is to show it."""
+        """What goes with each request, PLAIN and the key. Not kept: what shows a provider is not to show the key."""
 
     def _post(self, path: str, request: Mapping[str, Any], texts: Sequence[str], sent: Sequence[str]) -> object:
         """The answer's JSON; its body is free again when this returns.
@@ -65,7 +65,7 @@ class HttpProvider(ABC):
         """
         inputs = len(request.get("input", ()))
         most, began = ANSWER_BYTES + VECTOR_BYTES * inputs, time.monotonic()
-        headers = {**PLAIN, "Content-Type": "application/json", **self._headers()}
+        headers = {**self._headers(), "Content-Type": "application/json"}
         try:
             answer = self._wire.send("POST", self._base_url + path, headers, orjson.dumps(request))
             body = http.whole_body(answer, most, self._seconds + CALL_MARGIN_SECONDS, began)

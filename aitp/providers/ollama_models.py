@@ -66,9 +66,8 @@ class _Stream(httpx.SyncByteStream):
 
 
 def _bound(response: Any) -> None:
-    if (
-        response.headers.get("content-encoding", "identity").lower() != "identity"
-    ):  # a bound on such bytes bounds nothing
+    # A bound on compressed bytes bounds nothing.
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise ServiceFault(OLLAMA, f"{OLLAMA} compressed its answer although asked for a plain one")
     response.stream = _Stream(response.stream)
 

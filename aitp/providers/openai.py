@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aitp import errors
 from aitp.logs import get_logger
 from aitp.providers import Embeddings, Question, Reply, Usage, Vector
-from aitp.providers.client import HttpProvider, answer_in, held_of, messages_of, schema_of
+from aitp.providers.client import PLAIN, HttpProvider, answer_in, held_of, messages_of, schema_of
 from aitp.providers.failures import OPENAI, no_success
 from aitp.providers.inventory import OPENAI_URL
 from aitp.providers.vectors import numbers_in, vector_of
@@ -41,6 +41,7 @@ class OpenAIProvider(HttpProvider):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.openai_base_url or OPENAI_URL, settings.openai_timeout)
+        self._behalf = {_BEHALF[name]: value for name, value in exported(*_BEHALF).items()}
         self._effort = settings.openai_reasoning_effort
         # Other servers know no tiers, most of them, and "default" is what they have: some refuse what they don't know.
         own = urlsplit(self._base_url).hostname == urlsplit(OPENAI_URL).hostname
@@ -93,8 +94,7 @@ class OpenAIProvider(HttpProvider):
     def _headers(self) -> Mapping[str, str]:
         key = self._settings.openai_api_key
         assert key is not None
-        named = {_BEHALF[name]: value for name, value in exported(*_BEHALF).items()}
-        return {"Authorization": f"Bearer {key.get_secret_value()}", **named}
+        return {**PLAIN, **self._behalf, "Authorization": f"Bearer {key.get_secret_value()}"}
 
 
 def accepts_dimensions(model: str) -> bool:
